@@ -1,0 +1,47 @@
+# Every target runs from a bare machine with Python >= 3.11 and make: uv comes into .venv by pip when it is not on the PATH.
+PYTHON ?= python3
+UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: help install demo up test lint format bench clean
+
+help: ## what you can type
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet uv
+
+# A stamp, so that a second `make demo` starts at once.
+.venv/installed: uv.lock pyproject.toml */pyproject.toml ci/*/pyproject.toml | $(filter .venv/bin/uv,$(UV))
+	@echo "Installing into .venv ..."
+	@$(UV) sync --quiet --frozen --inexact --all-packages
+	@touch $@
+
+install: .venv/installed ## everything into .venv
+
+demo: install ## both ports under the same load: a table and a picture in out/demo
+	@$(RUN) gateway-demo run $(ARGS)
+
+up: install ## the same gateway left running, for you to curl
+	@$(RUN) gateway-demo up $(ARGS)
+
+test: install ## every test that needs no cluster, a real Envoy included
+	@$(RUN) pytest -n 2 --dist loadfile -m 'not bench' $(ARGS)
+
+lint: install ## ruff, pyright, import-linter
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) lint-imports --no-logo
+	@$(RUN) pyright
+
+format: install ## let ruff format and fix
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+bench: install ## the picker's figures through a real Envoy, as ratios in one run
+	@$(RUN) gateway-bench $(ARGS)
+
+clean: ## remove what these commands made
+	@rm -rf .venv out

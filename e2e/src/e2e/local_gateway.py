@@ -1,0 +1,220 @@
+"""The whole gateway on this machine: vLLM mocks, the picker and Envoy, from the tutorial's manifests."""
+
+import asyncio
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import yaml
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from e2e.processes import Child, ProcessFailed, free_ports, taken
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+MODEL = "/model/qwen"
+PLAIN_PORT, PICKED_PORT = 8080, 8081
+_BIN = Path(sys.executable).parent
+_START_TIMEOUT_S = 30.0
+
+
+class NotReady(Exception):
+    """A part does not answer yet."""
+
+
+class PortsTaken(Exception):
+    """Somebody else listens where the gateway would."""
+
+
+@dataclass(frozen=True, slots=True)
+class MockFleet:
+    """The model servers to start: one process each, so that one can be killed."""
+
+    replicas: int = 4
+    preset: str = "a10"
+    time_scale: float = 1.0
+    arguments: tuple[str, ...] = ()
+    """More flags of `vllm-mock serve`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the parts listen, all on loopback."""
+
+    plain: int
+    picked: int
+    ext_proc: int
+    health: int
+    xds: int
+    admin: int
+    envoy_admin: int
+    mocks: tuple[int, ...]
+
+    @classmethod
+    def free(cls, replicas: int) -> "Ports":
+        """Any that are free: several gateways fit on a machine."""
+        plain, picked, ext_proc, health, xds, admin, envoy_admin, *mocks = free_ports(7 + replicas)
+        return cls(plain, picked, ext_proc, health, xds, admin, envoy_admin, tuple(mocks))
+
+    @classmethod
+    def of_the_tutorial(cls, replicas: int) -> "Ports":
+        """8080 and 8081, and free ones inside. Raises PortsTaken."""
+        if busy := taken([PLAIN_PORT, PICKED_PORT]):
+            raise PortsTaken(f"port {' and '.join(map(str, busy))} taken: stop what listens there and try again")
+        inside = cls.free(replicas)
+        return cls(PLAIN_PORT, PICKED_PORT, *(getattr(inside, name) for name in list(cls.__slots__)[2:]))
+
+
+@dataclass(slots=True)
+class LocalGateway:
+    """Start with `async with`. Everything that was started is stopped on the way out, however one leaves."""
+
+    fleet: MockFleet = field(default_factory=MockFleet)
+    ports: Ports | None = None
+    picker_arguments: Sequence[str] = ()
+    folder: Path = field(init=False)
+    mocks: list[Child] = field(init=False, default_factory=list)
+    picker: Child | None = field(init=False, default=None)
+
+    @property
+    def manifests(self) -> Path:
+        """The folder that the gateway watches: edit it while traffic flows."""
+        return self.folder / "manifests"
+
+    @property
+    def endpoints_file(self) -> Path:
+        return self.folder / "endpoints.yaml"
+
+    @property
+    def plain_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.plain}"
+
+    @property
+    def picked_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.picked}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.admin}"
+
+    @property
+    def envoy_admin_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.envoy_admin}"
+
+    @property
+    def mock_urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self._ports.mocks]
+
+    @property
+    def _ports(self) -> Ports:
+        assert self.ports is not None, "the gateway has not been started"
+        return self.ports
+
+    async def __aenter__(self) -> Self:
+        self.folder = Path(tempfile.mkdtemp(prefix="inference-gateway-"))
+        self.ports = self.ports or Ports.free(self.fleet.replicas)
+        try:
+            self.write_manifests()
+            self.write_endpoints()
+            for number in range(self.fleet.replicas):
+                self.mocks.append(await self._start_mock(number))
+            self.picker = await self._start_picker()
+            await self.wait_until_ready()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        children = [*([self.picker] if self.picker else []), *self.mocks]
+        await asyncio.gather(*(child.stop() for child in children))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write_manifests(self) -> None:
+        """The tutorial's files as they stand; only the listeners' ports follow `ports` where those are not its own."""
+        self.manifests.mkdir()
+        for source in [*sorted((MANIFESTS / "tutorial").glob("*.yaml")), MANIFESTS / "vllm-service.yaml"]:
+            text = source.read_text()
+            for port, here in ((PLAIN_PORT, self._ports.plain), (PICKED_PORT, self._ports.picked)):
+                text = re.sub(rf"\bport: {port}\b", f"port: {here}", text)
+            (self.manifests / source.name).write_text(text)
+
+    def write_endpoints(self, without: Sequence[int] = ()) -> None:
+        """List the mocks in the endpoints file, except the numbers in `without`."""
+        servers = [
+            {"name": f"qwen-{number}", "address": "127.0.0.1", "port": port, "labels": {"app": "qwen"}}
+            for number, port in enumerate(self._ports.mocks)
+            if number not in without
+        ]
+        self.endpoints_file.write_text(yaml.safe_dump({"endpoints": servers}, sort_keys=False))
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Change a manifest as a person would."""
+        path = self.manifests / name
+        text = path.read_text()
+        assert old in text, f"{name} holds no {old!r}"
+        path.write_text(text.replace(old, new))
+
+    async def _start_mock(self, number: int) -> Child:
+        fleet = self.fleet
+        command = [
+            str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
+            "--host", "127.0.0.1", "--port", str(self._ports.mocks[number]),
+            "--preset", fleet.preset, "--time-scale", str(fleet.time_scale), *fleet.arguments,
+        ]  # fmt: skip
+        return await Child.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
+
+    async def restart_mock(self, number: int) -> None:
+        self.mocks[number] = await self._start_mock(number)
+
+    async def _start_picker(self) -> Child:
+        ports = self._ports
+        command = [
+            str(_BIN / "picker"), "standalone",
+            "--manifests", str(self.manifests), "--endpoints", str(self.endpoints_file),
+            "--ext-proc-address", f"127.0.0.1:{ports.ext_proc}", "--health-address", f"127.0.0.1:{ports.health}",
+            "--xds-address", f"127.0.0.1:{ports.xds}", "--admin-address", f"127.0.0.1:{ports.admin}",
+            "--envoy-admin-address", f"127.0.0.1:{ports.envoy_admin}", "--listen-ip", "127.0.0.1",
+            "--work-dir", str(self.folder / "envoy"), *self.picker_arguments,
+        ]  # fmt: skip
+        return await Child.start("picker standalone", command, self.folder / "gateway.log")
+
+    async def wait_until_ready(self) -> None:
+        """Until every mock, the picker, and both ports answer. Raises ProcessFailed as soon as a part has ended."""
+        async with httpx.AsyncClient(timeout=2.0) as client:
+            for url in [
+                *(f"{mock}/health" for mock in self.mock_urls),
+                f"{self.admin_url}/healthz",
+                f"{self.plain_url}/v1/models",
+                f"{self.picked_url}/v1/models",
+            ]:
+                await self._wait_for(client, url)
+
+    async def _wait_for(self, client: httpx.AsyncClient, url: str) -> None:
+        async for attempt in AsyncRetrying(
+            stop=stop_after_delay(_START_TIMEOUT_S),
+            wait=wait_fixed(0.05),
+            retry=retry_if_exception_type((httpx.TransportError, NotReady)),
+            reraise=True,
+        ):
+            with attempt:
+                for child in [*self.mocks, self.picker]:
+                    if child is not None:
+                        child.check()
+                answer = await client.get(url)
+                if answer.status_code != 200:
+                    raise NotReady(f"{url} answers {answer.status_code}")
+
+
+__all__ = ["MODEL", "LocalGateway", "MockFleet", "NotReady", "Ports", "PortsTaken", "ProcessFailed"]

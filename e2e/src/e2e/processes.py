@@ -1,0 +1,97 @@
+"""Child processes that never outlive who started them, with their output in files."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ProcessFailed(Exception):
+    """A child ended that should not have; the message ends with the last lines it wrote."""
+
+
+def _die_with_parent() -> None:
+    """Linux ends a child with its parent, even when that is killed. Elsewhere Ctrl-C and `stop` have to do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A running command."""
+
+    name: str
+    process: Process
+    log: Path
+
+    @classmethod
+    async def start(
+        cls, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> "Child":
+        """Start `command`; both its outputs go to `log`. It does not see Ctrl-C: who started it stops it in order."""
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        return cls(name, process, log)
+
+    @property
+    def running(self) -> bool:
+        return self.process.returncode is None
+
+    def last_lines(self, count: int = 15) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def check(self) -> None:
+        """Raises ProcessFailed when it has ended."""
+        if not self.running:
+            raise ProcessFailed(f"{self.name} ended with status {self.process.returncode}:\n{self.last_lines()}")
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """SIGTERM, then SIGKILL to whatever is left of its session."""
+        if self.running:
+            self.process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), timeout_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback TCP ports that nobody listened on a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def taken(ports: Sequence[int]) -> list[int]:
+    """Those of `ports` that somebody listens on."""
+
+    def is_taken(port: int) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                return True
+            return False
+
+    return [port for port in ports if is_taken(port)]

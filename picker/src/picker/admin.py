@@ -1,0 +1,77 @@
+"""The admin address: HTTP for operators and for the tools that watch a picker."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import prometheus_client
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from picker.endpoints.endpoint import Endpoint
+from picker.logs import LEVELS, set_level
+
+
+class EndpointState(msgspec.Struct, frozen=True):
+    """An endpoint as `/endpoints` shows it."""
+
+    pool: str
+    address: str
+    server: str
+    in_flight_requests: int
+    in_flight_prefill_tokens: int
+    in_flight_decode_tokens: int
+    running: int | None
+    queue_depth: int | None
+    kv_cache_usage: float | None
+    metrics_age_s: float | None
+    refuses_connections: bool
+
+
+def endpoint_state(pool: str, endpoint: Endpoint, now_s: float) -> EndpointState:
+    metrics = endpoint.metrics
+    return EndpointState(
+        pool=pool,
+        address=endpoint.address,
+        server=endpoint.server,
+        in_flight_requests=endpoint.in_flight.requests,
+        in_flight_prefill_tokens=endpoint.in_flight.prefill_tokens,
+        in_flight_decode_tokens=endpoint.in_flight.decode_tokens,
+        running=metrics.running if metrics else None,
+        queue_depth=metrics.queue_depth if metrics else None,
+        kv_cache_usage=metrics.kv_cache_usage if metrics else None,
+        metrics_age_s=round(now_s - metrics.scraped_at_s, 3) if metrics else None,
+        refuses_connections=endpoint.refused_since_s is not None,
+    )
+
+
+def admin_app(is_ready: Callable[[], bool], endpoints: Callable[[], Sequence[EndpointState]]) -> Starlette:
+    """`GET /healthz`, `/endpoints`, `/metrics`; `PUT /log-level` with the level as its body."""
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n") if is_ready() else PlainTextResponse("not ready\n", 503)
+
+    async def show_endpoints(_request: Request) -> Response:
+        body = msgspec.json.format(msgspec.json.encode(endpoints()), indent=2)
+        return Response(body + b"\n", media_type="application/json")
+
+    async def metrics(_request: Request) -> Response:
+        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def log_level(request: Request) -> Response:
+        asked = (await request.body())[:20].decode(errors="replace").strip()
+        for level in LEVELS:
+            if level == asked:
+                set_level(level)
+                return PlainTextResponse(f"log level is {level}\n")
+        return PlainTextResponse(f"found {asked!r}; allowed are {', '.join(LEVELS)}\n", 400)
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/endpoints", show_endpoints),
+            Route("/metrics", metrics),
+            Route("/log-level", log_level, methods=["PUT"]),
+        ]
+    )

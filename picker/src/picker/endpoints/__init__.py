@@ -1,0 +1,1 @@
+"""What we know of the model servers: what they report, and what we ourselves have in flight there."""

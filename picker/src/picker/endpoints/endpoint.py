@@ -1,0 +1,56 @@
+"""An endpoint and what is known of it. The objects live as long as the endpoint and are changed in place: metrics by
+the scraper, loads by the ledger. A decision reads them between two awaits, so it sees one consistent state without a
+copy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetrics:
+    """What one scrape of a model server said."""
+
+    queue_depth: int
+    """Requests waiting there."""
+    running: int
+    kv_cache_usage: float
+    """0 to 1."""
+    active_loras: frozenset[str] = frozenset()
+    waiting_loras: frozenset[str] = frozenset()
+    max_loras: int = 0
+    """0: the server runs without LoRA, or did not tell."""
+    block_size_tokens: int | None = None
+    kv_blocks: int | None = None
+    scraped_at_s: float = 0.0
+    """On the monotonic clock of the process."""
+    in_flight_then: int = 0
+    """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
+    came past this picker."""
+
+
+@dataclass(slots=True)
+class InFlight:
+    """What this picker has sent to an endpoint and not seen the end of."""
+
+    requests: int = 0
+    prefill_tokens: int = 0
+    """Prompt tokens of those requests, less what the prefix cache is thought to hold."""
+    decode_tokens: int = 0
+    """Tokens that those requests are expected to generate."""
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """One `ip:port` of a pool. Compared by identity: an endpoint that left and came back is a new one."""
+
+    address: str
+    """`ip:port`, an IPv6 address in brackets: the form of the picker protocol."""
+    server: str
+    """Name of the model server."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    metrics: ServerMetrics | None = None
+    """The newest scrape, however old; None when none has succeeded."""
+    in_flight: InFlight = field(default_factory=InFlight)
+    refused_since_s: float | None = None
+    """Since when connections to it are refused (monotonic); None when it answers, however badly. Such an endpoint is
+    ranked after the others."""

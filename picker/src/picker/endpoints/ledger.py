@@ -1,0 +1,71 @@
+"""What this picker has in flight, counted in the same step as the pick: no scrape is as fresh."""
+
+from picker.endpoints.endpoint import Endpoint, InFlight
+
+
+class Ticket:
+    """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
+    any order, and counts once; nothing counts after the end. The endpoint may have left its pool meanwhile."""
+
+    __slots__ = ("_decode_tokens", "_endpoint", "_ledger", "_prefill_tokens")
+
+    def __init__(self, ledger: "Ledger", endpoint: Endpoint, prefill_tokens: int, decode_tokens: int) -> None:
+        self._ledger: Ledger | None = ledger
+        self._endpoint = endpoint
+        self._prefill_tokens = prefill_tokens
+        self._decode_tokens = decode_tokens
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the request is counted."""
+        return self._endpoint
+
+    def moved_to(self, endpoint: Endpoint) -> None:
+        """Another endpoint serves the request: the proxy fell back. What is still counted is counted there."""
+        if self._ledger is None or endpoint is self._endpoint:
+            return
+        _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
+        _add(endpoint.in_flight, 1, self._prefill_tokens, self._decode_tokens)
+        self._endpoint = endpoint
+
+    def first_byte(self) -> None:
+        """The answer has begun: the prompt is computed, and its prefill weighs on the endpoint no more."""
+        if self._ledger is None or not self._prefill_tokens:
+            return
+        _add(self._endpoint.in_flight, 0, -self._prefill_tokens, 0)
+        _add(self._ledger.total, 0, -self._prefill_tokens, 0)
+        self._prefill_tokens = 0
+
+    def end(self) -> None:
+        """The stream has ended, by the answer's end or the client's leaving."""
+        ledger = self._ledger
+        if ledger is None:
+            return
+        self._ledger = None
+        _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
+        _add(ledger.total, -1, -self._prefill_tokens, -self._decode_tokens)
+
+
+class Ledger:
+    """All requests in flight through this picker. Its counts are sums over the open tickets, so they are never negative
+    and are 0 when the last ticket has ended."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = InFlight()
+        """Over all endpoints, those that have left their pools included."""
+
+    def begin(self, endpoint: Endpoint, prefill_tokens: int, decode_tokens: int) -> Ticket:
+        """Count a request on `endpoint` from now on. Raises ValueError on negative tokens."""
+        if prefill_tokens < 0 or decode_tokens < 0:
+            raise ValueError(f"{prefill_tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
+        _add(endpoint.in_flight, 1, prefill_tokens, decode_tokens)
+        _add(self.total, 1, prefill_tokens, decode_tokens)
+        return Ticket(self, endpoint, prefill_tokens, decode_tokens)
+
+
+def _add(counts: InFlight, requests: int, prefill_tokens: int, decode_tokens: int) -> None:
+    counts.requests += requests
+    counts.prefill_tokens += prefill_tokens
+    counts.decode_tokens += decode_tokens

@@ -1,0 +1,172 @@
+"""Which endpoint has which prompt prefix in its cache, as far as this picker's own picks tell.
+
+A prompt is cut into blocks of equal size, and each full block is named by a hash of itself and all before it: equal
+hashes mean equal prefixes. What an endpoint was sent it is taken to hold, up to its capacity and least recently used
+out first, as the servers do it themselves. They cache what they generate too, in the same memory, so this is an
+estimate."""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import compress
+from struct import Struct
+
+from xxhash import xxh3_64_intdigest
+
+from picker.endpoints.endpoint import Endpoint
+
+DEFAULT_CAPACITY_BLOCKS = 4096
+"""For a server that does not tell its own: 262,144 tokens at 64 a block, between what a 7B model leaves on a 24 GB card
+(77k) and on a 48 GB card (454k)."""
+
+MAX_CAPACITY_BLOCKS = 32_768
+"""However much a server says to hold, 2 million tokens at 64 a block are remembered of it: the bound on memory, at some
+200 bytes a block."""
+
+
+def block_hashes(
+    seed: bytes, prompt: bytes | bytearray | memoryview, block_bytes: int, max_blocks: int
+) -> tuple[int, ...]:
+    """Hashes of the first `max_blocks` full blocks of `prompt`, first block first; a block that is not full is left
+    out.
+
+    Two prompts share the hash at an index if and only if (but for collisions of 64 bits) they share `seed` and all
+    bytes up to that block's end. `prompt` is any contiguous buffer of bytes."""
+    blocks = min(len(prompt) // block_bytes, max_blocks)
+    if blocks <= 0:
+        return ()
+    digest = xxh3_64_intdigest(seed)
+    cut = _cutter(block_bytes).iter_unpack(memoryview(prompt)[: blocks * block_bytes])
+    # Each hash seeds the next one, which is what chains them.
+    return tuple([digest := xxh3_64_intdigest(block, digest) for (block,) in cut])
+
+
+@lru_cache(maxsize=8)
+def _cutter(block_bytes: int) -> Struct:
+    return Struct(f"{block_bytes}s")
+
+
+class _Holding:
+    """What one endpoint is taken to hold, the least recently used block first. A block is always younger than those
+    that follow it in a prompt, so they are dropped before it, and what is held of a prompt is always a beginning of
+    it."""
+
+    __slots__ = ("bit", "blocks", "slot")
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.bit = 1 << slot
+        self.blocks: OrderedDict[int, None] = OrderedDict()
+
+
+class PrefixIndex:
+    """Blocks by endpoint, and endpoints by block: the latter as sets of bits, so that a look-up touches only endpoints
+    that hold something, and grows with the logarithm of the prompt."""
+
+    def __init__(
+        self,
+        block_tokens: int,
+        default_capacity_blocks: int = DEFAULT_CAPACITY_BLOCKS,
+        max_capacity_blocks: int = MAX_CAPACITY_BLOCKS,
+    ) -> None:
+        """`block_tokens`: tokens that a hashed block stands for, to translate the cache sizes that servers report."""
+        self._block_tokens = block_tokens
+        self._default_capacity_blocks = default_capacity_blocks
+        self._max_capacity_blocks = max_capacity_blocks
+        self._holdings: dict[Endpoint, _Holding] = {}
+        self._slots: list[Endpoint | None] = []
+        self._holders: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Distinct blocks held anywhere."""
+        return len(self._holders)
+
+    def capacity_blocks(self, endpoint: Endpoint) -> int:
+        """Blocks that `endpoint` can hold: the size of its KV cache where its metrics tell it."""
+        metrics = endpoint.metrics
+        if metrics is None or not metrics.kv_blocks or not metrics.block_size_tokens:
+            return self._default_capacity_blocks
+        return min(self._max_capacity_blocks, metrics.kv_blocks * metrics.block_size_tokens // self._block_tokens)
+
+    def record(self, endpoint: Endpoint, hashes: Sequence[int]) -> None:
+        """`endpoint` is sent a prompt of these blocks (from `block_hashes`) and will hold them. What exceeds its
+        capacity is dropped."""
+        holding = self._holdings.get(endpoint) or self._admit(endpoint)
+        capacity = self.capacity_blocks(endpoint)
+        blocks, bit, holders = holding.blocks, holding.bit, self._holders
+        for block in reversed(hashes[:capacity]):
+            if block in blocks:
+                blocks.move_to_end(block)
+            else:
+                blocks[block] = None
+                holders[block] = holders.get(block, 0) | bit
+        while len(blocks) > capacity:
+            self._release(blocks.popitem(last=False)[0], bit)
+
+    def cached_blocks(self, endpoint: Endpoint, hashes: Sequence[int]) -> int:
+        """How many of a prompt's blocks, from the first on, `endpoint` holds."""
+        holding = self._holdings.get(endpoint)
+        if holding is None:
+            return 0
+        blocks = holding.blocks
+        return bisect_left(hashes, True, key=lambda block: block not in blocks)
+
+    def matches(self, hashes: Sequence[int], endpoints: Sequence[Endpoint]) -> Sequence[int]:
+        """For each of `endpoints` how many of a prompt's blocks, from the first on, it holds."""
+        found: dict[Endpoint | None, int] = {}
+        for mask, depth in self._tiers(hashes):
+            # The mask's binary digits, lowest first, as bytes 0 and 1: they select its endpoints.
+            digits = bin(mask)[:1:-1].encode().translate(_DIGIT_VALUES)
+            found.update(dict.fromkeys(compress(self._slots, digits), depth))
+        if not found:
+            return [0] * len(endpoints)
+        depth_of = found.get
+        return [depth_of(endpoint, 0) for endpoint in endpoints]
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """`endpoint` is gone, or has lost its cache."""
+        holding = self._holdings.pop(endpoint, None)
+        if holding is None:
+            return
+        for block in holding.blocks:
+            self._release(block, holding.bit)
+        self._slots[holding.slot] = None
+
+    def _tiers(self, hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """The endpoints that hold something of a prompt, as bits, by how many of its blocks they hold.
+
+        The endpoints that hold a block are among those that hold the block before it, so where their set changes is
+        found by bisection.
+        """
+        if not hashes:
+            return
+        holders_of = self._holders.get
+        depth = 0
+        mask = holders_of(hashes[0], 0)
+        while mask:
+            depth = bisect_left(hashes, True, depth + 1, key=lambda block: holders_of(block, 0) & mask != mask)
+            deeper = holders_of(hashes[depth], 0) & mask if depth < len(hashes) else 0
+            yield mask ^ deeper, depth
+            mask = deeper
+
+    def _admit(self, endpoint: Endpoint) -> _Holding:
+        """Give `endpoint` a bit of its own, one that a forgotten endpoint has left if there is any."""
+        if None in self._slots:
+            slot = self._slots.index(None)
+            self._slots[slot] = endpoint
+        else:
+            slot = len(self._slots)
+            self._slots.append(endpoint)
+        holding = self._holdings[endpoint] = _Holding(slot)
+        return holding
+
+    def _release(self, block: int, bit: int) -> None:
+        others = self._holders[block] & ~bit
+        if others:
+            self._holders[block] = others
+        else:
+            del self._holders[block]
+
+
+_DIGIT_VALUES = bytes.maketrans(b"01", b"\x00\x01")

@@ -1,0 +1,159 @@
+"""One keep-alive connection to a model server's `/metrics`: a request out, a page in, and again."""
+
+import asyncio
+from enum import StrEnum
+from typing import Protocol, cast
+
+import httptools
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of an answer's headers and chunk sizes; servers send some 200 bytes."""
+
+OK = 200
+_FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
+
+
+class ScrapeFailure(StrEnum):
+    """Why a scrape brought no metrics."""
+
+    REFUSED = "refused"
+    """Nobody listens there."""
+    UNREACHABLE = "unreachable"
+    """No connection for another reason."""
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    """The server closed the connection before its answer was complete."""
+    STATUS = "status"
+    """Another status than 200. Redirects are not followed: the metrics wanted are this endpoint's."""
+    TOO_LARGE = "too-large"
+    NOT_HTTP = "not-http"
+    NOT_METRICS = "not-metrics"
+    """A page without any of the metrics needed."""
+
+
+class PageReader(Protocol):
+    """Who gets what a connection brings: for each request a page or a failure, or nothing if the reader closes the
+    connection first."""
+
+    def connected(self) -> None: ...
+
+    def page_read(self, page: bytes) -> None: ...
+
+    def page_failed(self, failure: ScrapeFailure, detail: str) -> None:
+        """No page came, and the connection is closed. `detail` is for people."""
+        ...
+
+
+class ScrapeConnection(asyncio.Protocol):
+    """Asks for a page once connected, and then for one at a time. Reads every framing of HTTP/1.1: by length,
+    chunked, and up to the connection's end."""
+
+    def __init__(self, reader: PageReader, request: bytes, max_page_bytes: int) -> None:
+        """`request`: a whole GET request, sent for each page."""
+        self._reader = reader
+        self._request = request
+        self._max_bytes = max_page_bytes + MAX_HEAD_BYTES
+        self._transport: asyncio.WriteTransport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._asked = False
+        self._pages = 0
+        self._received_bytes = 0
+        self._status = 0
+        self._framed = False
+        self._parts: list[bytes] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether a page can be asked for."""
+        return self._transport is not None and not self._asked
+
+    @property
+    def went_stale(self) -> bool:
+        """Whether this connection has brought pages and nothing of the one asked for. If it fails then, the server has
+        only closed an idle connection, and another one may be tried."""
+        return self._pages > 0 and self._received_bytes == 0
+
+    def ask(self) -> None:
+        """Send the request. Only while `idle`."""
+        assert self._transport is not None
+        self._asked = True
+        self._received_bytes = 0
+        self._status = 0
+        self._transport.write(self._request)
+
+    def close(self) -> None:
+        """Close at once, and say nothing more to the reader."""
+        self._asked = False
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+
+    def _fail(self, failure: ScrapeFailure, detail: str) -> None:
+        self.close()
+        self._reader.page_failed(failure, detail)
+
+    def _complete(self) -> None:
+        page = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        self._asked = False
+        self._pages += 1
+        if not self._parser.should_keep_alive():
+            self.close()
+        self._reader.page_read(page)
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.WriteTransport", transport)
+        self._reader.connected()
+        self.ask()
+
+    def data_received(self, data: bytes) -> None:
+        self._received_bytes += len(data)
+        if not self._asked:
+            # An answer that nobody asked for, such as the 408 of a server that tires of an idle connection.
+            self.close()
+        elif self._received_bytes > self._max_bytes:
+            self._fail(ScrapeFailure.TOO_LARGE, f"more than {self._max_bytes} bytes")
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._asked:
+                self._fail(ScrapeFailure.NOT_HTTP, str(error))
+            else:
+                self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self._asked:
+            return
+        if exc is None and self._status == OK and not self._framed:
+            self._complete()
+        else:
+            self._fail(ScrapeFailure.CLOSED, str(exc or "before the answer was complete"))
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in _FRAMING_HEADERS:
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        if self._asked and self._status > OK:
+            self._fail(ScrapeFailure.STATUS, f"HTTP status {self._status}")
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        # Informational answers (1xx) precede the one awaited.
+        if self._asked and self._status == OK:
+            self._complete()

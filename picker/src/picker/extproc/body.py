@@ -1,0 +1,125 @@
+"""Read from a request's body what the decision needs, and nothing else."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from picker.extproc.refusals import Reason, Rejection
+
+BYTES_PER_TOKEN = 4
+"""Of JSON text around English: the usual estimate; a served answer would tell better, but costs reading it."""
+
+DEFAULT_OUTPUT_TOKENS = 256
+"""Expected of a request that names no limit."""
+
+GENERATING_PATHS = ("/v1/",)
+"""Here a body must be JSON and name its model. Elsewhere (/tokenize, /ping, a server's own routes) it need not."""
+
+UNNAMED_PATHS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+"""Routes under /v1/ whose bodies name no model."""
+
+
+class _Fields(msgspec.Struct):
+    """The fields read. `Raw` ones are checked to be JSON and kept as they are: no string of a prompt is ever
+    decoded."""
+
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    prompt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    system: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    cache_salt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_completion_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_output_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decoder = msgspec.json.Decoder(_Fields)
+_string = msgspec.json.Decoder(str)
+_integer = msgspec.json.Decoder(int, strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """What a body says."""
+
+    model: str | None
+    prompt: bytes
+    """The JSON of the prompt, tools and system text first, so that equal beginnings are equal bytes."""
+    salt: bytes
+    """What keeps equal prompts of different clients apart in a prefix cache."""
+    prompt_tokens: int
+    output_tokens: int
+
+
+NO_BODY = ReadBody(model=None, prompt=b"", salt=b"", prompt_tokens=0, output_tokens=0)
+
+
+def must_name_model(path: str, content_type: str) -> bool:
+    """Whether a body sent to `path` has to be a JSON object with a `model`. A form (audio, images) names it
+    elsewhere."""
+    return (
+        path.startswith(GENERATING_PATHS)
+        and not path.startswith(UNNAMED_PATHS)
+        and not content_type.startswith("multipart/")
+    )
+
+
+def read_body(body: bytes, strict: bool) -> ReadBody | Rejection:
+    """Read `body`. With `strict` what is not a JSON object with a string `model` is rejected; otherwise such a body is
+    passed on unread."""
+    if not body:
+        return Rejection(400, Reason.BODY_MISSING, "The request has no body.") if strict else NO_BODY
+    try:
+        fields = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not strict:
+            return NO_BODY
+        return Rejection(400, Reason.BODY_NOT_JSON, f"The request body is not a JSON object: {error}.")
+    model = _model(fields)
+    if isinstance(model, Rejection):
+        if strict:
+            return model
+        model = None
+    prompt = b"".join(bytes(raw) for raw in (fields.tools, fields.system, *_prompts(fields)) if raw)
+    return ReadBody(
+        model=model,
+        prompt=prompt,
+        salt=bytes(fields.cache_salt) if fields.cache_salt else b"",
+        prompt_tokens=_prompt_tokens(prompt),
+        output_tokens=_output_tokens(fields),
+    )
+
+
+def _model(fields: _Fields) -> str | Rejection:
+    if not fields.model:
+        return Rejection(400, Reason.MODEL_MISSING, "The request body names no model.", param="model")
+    try:
+        return _string.decode(fields.model)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = bytes(fields.model)[:40].decode(errors="replace")
+        return Rejection(
+            400, Reason.MODEL_WRONG_TYPE, f"The field model must be a string, found {found}.", param="model"
+        )
+
+
+def _prompts(fields: _Fields) -> tuple[msgspec.Raw | msgspec.UnsetType, ...]:
+    return fields.messages, fields.prompt, fields.input
+
+
+def _prompt_tokens(prompt: bytes) -> int:
+    """Tokens of the JSON of a prompt: counted in a list of token ids, estimated in text."""
+    if prompt[:2].lstrip(b"[")[:1].isdigit():
+        return prompt.count(b",") + 1
+    return len(prompt) // BYTES_PER_TOKEN
+
+
+def _output_tokens(fields: _Fields) -> int:
+    for limit in (fields.max_completion_tokens, fields.max_tokens, fields.max_output_tokens):
+        if limit:
+            try:
+                return max(0, _integer.decode(limit))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+    return DEFAULT_OUTPUT_TOKENS

@@ -1,0 +1,216 @@
+"""Between the messages of `messages` and the protobuf of `envoy.service.ext_proc.v3`."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from envoy.type.v3 import http_status_pb2
+from google.protobuf.message import DecodeError
+
+from picker.extproc.exchange import DESTINATION
+from picker.extproc.messages import (
+    Body,
+    BodyMode,
+    BodyReply,
+    Changes,
+    DuplexBodyReply,
+    HeadersReply,
+    ImmediateReply,
+    Incoming,
+    ModeOverride,
+    Modes,
+    Phase,
+    ProtocolViolation,
+    Reply,
+    RequestHeaders,
+    ResponseHeaders,
+    Trailers,
+    TrailersReply,
+)
+
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+SUBSET_KEY = "x-gateway-destination-endpoint-subset"
+LB_NAMESPACE = "envoy.lb"
+SERVED_KEY = "x-gateway-destination-endpoint-served"
+
+_READ = frozenset((":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id"))
+_Mode = processing_mode_pb2.ProcessingMode
+_BODY_MODES = {number: BodyMode(name) for name, number in _Mode.BodySendMode.items()}
+_OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def decode(data: bytes, pool: str | None) -> Incoming:
+    """The message in a serialised `ProcessingRequest`. Raises ProtocolViolation on what is none."""
+    try:
+        request = pb.ProcessingRequest.FromString(data)
+    except DecodeError as error:
+        raise ProtocolViolation("the message is not a ProcessingRequest") from error
+    match request.WhichOneof("request"):
+        case "request_headers":
+            return RequestHeaders(
+                _headers(request.request_headers),
+                request.request_headers.end_of_stream,
+                _subset(request),
+                _modes(request),
+                pool,
+            )
+        case "request_body":
+            return Body(Phase.REQUEST, request.request_body.body, request.request_body.end_of_stream)
+        case "request_trailers":
+            return Trailers(Phase.REQUEST)
+        case "response_headers":
+            return ResponseHeaders(
+                _headers(request.response_headers), request.response_headers.end_of_stream, _served(request)
+            )
+        case "response_body":
+            return Body(Phase.RESPONSE, request.response_body.body, request.response_body.end_of_stream)
+        case "response_trailers":
+            return Trailers(Phase.RESPONSE)
+        case _:
+            raise ProtocolViolation("the ProcessingRequest is empty")
+
+
+def _headers(message: pb.HttpHeaders) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for header in message.headers.headers:
+        key = header.key.lower()
+        if key in _READ:
+            found[key] = header.raw_value.decode("latin-1") if header.raw_value else header.value
+    return found
+
+
+def _modes(request: pb.ProcessingRequest) -> Modes | None:
+    if not request.HasField("protocol_config"):
+        return None
+    config = request.protocol_config
+    return Modes(_BODY_MODES[config.request_body_mode], _BODY_MODES[config.response_body_mode])
+
+
+def _subset(request: pb.ProcessingRequest) -> frozenset[str] | None:
+    """The hint is a list of `ip:port`; some proxies send one string with commas."""
+    namespaces = request.metadata_context.filter_metadata
+    if SUBSET_NAMESPACE not in namespaces or SUBSET_KEY not in namespaces[SUBSET_NAMESPACE].fields:
+        return None
+    hint = namespaces[SUBSET_NAMESPACE].fields[SUBSET_KEY]
+    if hint.HasField("string_value"):
+        return frozenset(part.strip() for part in hint.string_value.split(",") if part.strip())
+    return frozenset(value.string_value for value in hint.list_value.values)
+
+
+def _served(request: pb.ProcessingRequest) -> str | None:
+    namespaces = request.metadata_context.filter_metadata
+    if LB_NAMESPACE not in namespaces:
+        return None
+    fields = namespaces[LB_NAMESPACE].fields
+    return fields[SERVED_KEY].string_value if SERVED_KEY in fields else None
+
+
+def encode(reply: Reply) -> bytes:
+    """A serialised `ProcessingResponse`."""
+    match reply:
+        case HeadersReply():
+            return _encode_constant(reply) if reply.changes.destination is None else _headers_reply(reply)
+        case BodyReply():
+            return _body_reply(reply)
+        case DuplexBodyReply():
+            body = pb.BodyResponse(
+                response=pb.CommonResponse(
+                    body_mutation=pb.BodyMutation(
+                        streamed_response=pb.StreamedBodyResponse(body=reply.data, end_of_stream=reply.end_of_stream)
+                    )
+                )
+            )
+            return _of_phase(reply.phase, body).SerializeToString()
+        case TrailersReply():
+            return _encode_trailers(reply.phase)
+        case ImmediateReply():
+            return _immediate(reply)
+
+
+@lru_cache(maxsize=64)
+def _encode_constant(reply: HeadersReply) -> bytes:
+    """The answers that name no endpoint are a handful, the same for every request."""
+    return _headers_reply(reply)
+
+
+@lru_cache(maxsize=2)
+def _encode_trailers(phase: Phase) -> bytes:
+    trailers = pb.TrailersResponse()
+    if phase is Phase.REQUEST:
+        return pb.ProcessingResponse(request_trailers=trailers).SerializeToString()
+    return pb.ProcessingResponse(response_trailers=trailers).SerializeToString()
+
+
+def _headers_reply(reply: HeadersReply) -> bytes:
+    headers = pb.HeadersResponse(response=pb.CommonResponse())
+    _apply(reply.changes, headers.response)
+    if reply.phase is Phase.REQUEST:
+        response = pb.ProcessingResponse(request_headers=headers)
+    else:
+        response = pb.ProcessingResponse(response_headers=headers)
+    _send_to(response, reply.changes.destination)
+    if reply.mode is not None:
+        response.mode_override.CopyFrom(_mode(reply.mode))
+    return response.SerializeToString()
+
+
+def _body_reply(reply: BodyReply) -> bytes:
+    body = pb.BodyResponse(response=pb.CommonResponse())
+    _apply(reply.changes, body.response)
+    if reply.data is not None:
+        body.response.body_mutation.body = reply.data
+    response = _of_phase(reply.phase, body)
+    _send_to(response, reply.changes.destination)
+    return response.SerializeToString()
+
+
+def _of_phase(phase: Phase, body: pb.BodyResponse) -> pb.ProcessingResponse:
+    if phase is Phase.REQUEST:
+        return pb.ProcessingResponse(request_body=body)
+    return pb.ProcessingResponse(response_body=body)
+
+
+def _apply(changes: Changes, response: pb.CommonResponse) -> None:
+    if changes.set_headers or changes.remove_headers:
+        response.header_mutation.CopyFrom(_mutation(changes.set_headers, changes.remove_headers))
+    if changes.clear_route_cache:
+        response.clear_route_cache = True
+
+
+def _mutation(set_headers: Iterable[tuple[str, str]], remove_headers: Iterable[str]) -> pb.HeaderMutation:
+    return pb.HeaderMutation(
+        set_headers=[
+            base_pb2.HeaderValueOption(
+                header=base_pb2.HeaderValue(key=key, raw_value=value.encode()), append_action=_OVERWRITE
+            )
+            for key, value in set_headers
+        ],
+        remove_headers=remove_headers,
+    )
+
+
+def _send_to(response: pb.ProcessingResponse, destination: str | None) -> None:
+    if destination is not None:
+        response.dynamic_metadata.fields[LB_NAMESPACE].struct_value.fields[DESTINATION].string_value = destination
+
+
+def _mode(override: ModeOverride) -> processing_mode_pb2.ProcessingMode:
+    return _Mode(
+        request_header_mode=_Mode.SEND,
+        request_body_mode=_Mode.BUFFERED,
+        response_header_mode=_Mode.SEND if override.response_headers else _Mode.SKIP,
+        response_body_mode=_Mode.BodySendMode.Value(override.response_body.value),
+        response_trailer_mode=_Mode.SEND,
+    )
+
+
+def _immediate(reply: ImmediateReply) -> bytes:
+    return pb.ProcessingResponse(
+        immediate_response=pb.ImmediateResponse(
+            status=http_status_pb2.HttpStatus(code=http_status_pb2.StatusCode.ValueType(reply.status)),
+            headers=_mutation(reply.headers, ()),
+            body=reply.body,
+        )
+    ).SerializeToString()

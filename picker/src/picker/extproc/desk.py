@@ -1,0 +1,138 @@
+"""Where a request that has been read gets its endpoint: pool, model, schedule, and the ledger, in one step."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import structlog
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger, Ticket
+from picker.endpoints.prefixes import PrefixIndex, block_hashes
+from picker.extproc.body import BYTES_PER_TOKEN
+from picker.extproc.exchange import Wanted
+from picker.extproc.refusals import Reason, Rejection
+from picker.resources.inference import Criticality, InferenceModel, InferencePool
+from picker.resources.names import PoolName
+from picker.scheduling.request import InferenceRequest, Refusal, Refused
+from picker.scheduling.scheduler import Scheduler
+from picker.scheduling.targets import choose_target
+
+log = structlog.get_logger(__name__)
+
+STATUS_OF_REFUSAL: Mapping[Refused, int] = {
+    Refused.NO_READY_ENDPOINTS: 503,
+    Refused.SUBSET_EMPTY: 503,
+    Refused.SATURATED: 429,
+}
+"""The endpoint picker protocol's: 503 where nothing is ready, 429 where a request is shed."""
+
+BLOCK_TOKENS = 64
+"""In a hashed block: four of vLLM's blocks. Finer ones would follow the server's cache more closely and cost more
+hashes; a conversation's turns are longer than this."""
+
+BLOCK_BYTES = BLOCK_TOKENS * BYTES_PER_TOKEN
+
+MAX_BLOCKS = 2048
+"""Hashed of one prompt: half a MiB of text, or 131,072 tokens. What comes after does not change who has the prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPool:
+    """A pool with what serving it needs. Replaced when the pool's object changes; scheduler and prefixes live on."""
+
+    pool: InferencePool
+    models: Mapping[str, InferenceModel]
+    endpoints: Sequence[Endpoint]
+    """The pool's ready endpoints now: the registry's own sequence, changed in place."""
+    scheduler: Scheduler
+    prefixes: PrefixIndex
+
+    @property
+    def renames_models(self) -> bool:
+        return any(target.name != name for name, model in self.models.items() for target in model.targets)
+
+
+@dataclass(slots=True)
+class Assigned:
+    """A request with its endpoint; see `exchange.Assignment`."""
+
+    destination: str
+    served_model: str | None
+    _ticket: Ticket
+    _candidates: tuple[Endpoint, ...]
+
+    def served_by(self, address: str) -> None:
+        """Count the request on the endpoint that answered, if it is another one of the list."""
+        for endpoint in self._candidates:
+            if endpoint.address == address:
+                self._ticket.moved_to(endpoint)
+                return
+
+    def first_byte(self) -> None:
+        self._ticket.first_byte()
+
+    def end(self) -> None:
+        self._ticket.end()
+
+
+class PoolDesk:
+    """Assigns endpoints in all pools of one picker; see `exchange.Desk`."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float], rng: Random, *, unknown_models: bool) -> None:
+        """`clock`: the monotonic clock that the scrapes are stamped with. `unknown_models`: whether a model that the
+        pool does not declare is passed on as Standard (or answered 404)."""
+        self._ledger = ledger
+        self._clock = clock
+        self._rng = rng
+        self._unknown_models = unknown_models
+        self._pools: Mapping[str, ServedPool] = {}
+        self._default: ServedPool | None = None
+
+    def serve(self, pools: Iterable[ServedPool], default: PoolName | None) -> None:
+        """Serve these pools from now on; `default` gets requests of gateways that do not say which pool they mean."""
+        self._pools = {str(served.pool.name): served for served in pools}
+        self._default = self._pools.get(str(default)) if default is not None else None
+
+    def renames_models(self, pool: str | None) -> bool:
+        served = self._served(pool)
+        return served is not None and served.renames_models
+
+    def assign(self, wanted: Wanted) -> Assigned | Rejection:
+        served = self._served(wanted.pool)
+        if served is None:
+            return Rejection(
+                503, Reason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {wanted.pool or ''}."
+            )
+        asked = wanted.body.model
+        model = served.models.get(asked) if asked is not None else None
+        if model is None and asked is not None and not self._unknown_models:
+            return Rejection(404, Reason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
+        target = choose_target(model, self._rng) if model is not None else asked
+        request = InferenceRequest(
+            model=target,
+            criticality=model.criticality if model is not None else Criticality.STANDARD,
+            prompt_tokens=wanted.body.prompt_tokens,
+            output_tokens=wanted.body.output_tokens,
+            blocks=block_hashes(_seed(target, wanted.body.salt), wanted.body.prompt, BLOCK_BYTES, MAX_BLOCKS),
+            subset=wanted.subset,
+        )
+        ranking = served.scheduler.schedule(request, served.endpoints, self._clock())
+        if isinstance(ranking, Refusal):
+            return Rejection(STATUS_OF_REFUSAL[ranking.reason], ranking.reason, ranking.detail)
+        best = ranking.endpoints[0]
+        ticket = self._ledger.begin(best, max(0, request.prompt_tokens - ranking.cached_tokens), request.output_tokens)
+        if request.blocks:
+            served.prefixes.record(best, request.blocks)
+        destination = ",".join(endpoint.address for endpoint in ranking.endpoints)
+        return Assigned(destination, target if target != asked else None, ticket, ranking.endpoints)
+
+    def _served(self, pool: str | None) -> ServedPool | None:
+        if pool is None:
+            return self._default
+        return self._pools.get(pool)
+
+
+def _seed(model: str | None, salt: bytes) -> bytes:
+    """Starts the chain of block hashes: caches are not shared between models, nor between salts."""
+    return (model or "").encode() + b"\0" + salt

@@ -1,0 +1,230 @@
+"""Envoy's clusters: the endpoints of a pool, those of a Service, and the picker itself."""
+
+from ipaddress import ip_address
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.core.v3 import address_pb2, extension_pb2, protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
+from envoy.extensions.load_balancing_policies.override_host.v3 import override_host_pb2
+from envoy.extensions.load_balancing_policies.subset.v3 import subset_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.metadata.v3 import metadata_pb2
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from xds.type.v3 import typed_struct_pb2
+
+from picker.gateway.ext_proc_filter import LB_NAMESPACE
+from picker.gateway.packing import address, duration, packed, uint32
+from picker.gateway.xds_source import grpc_source
+from picker.resources.inference import AppProtocol, FailureMode, InferencePool
+from picker.resources.names import ObjectName, PoolName
+
+DESTINATION_KEY = "x-gateway-destination-endpoint"
+SERVED_KEY = "x-gateway-destination-endpoint-served"
+
+MAX_CONCURRENT = 40_000
+"""Requests, connections and retries at once. Envoy's default of 1,024 (3 for retries) is what users run into first:
+streams live for minutes, and a dead server's requests are all retried at the same moment."""
+
+POOL_CONNECT_TIMEOUT_S = 0.5
+"""A connection inside a cluster takes a millisecond. After this the next endpoint of the list is the better bet, well
+before TCP repeats a lost SYN (1 s)."""
+
+POOL_IDLE_TIMEOUT_S = 4.0
+"""vLLM closes a connection that was idle for 5 s; Envoy must do so first, or sends a request into the closing."""
+
+SERVICE_CONNECT_TIMEOUT_S = 10.0
+"""Envoy Gateway's."""
+
+SERVICE_BUFFER_BYTES = 32 << 10
+"""Envoy Gateway's `per_connection_buffer_limit_bytes`."""
+
+EJECTION_S = 5.0
+"""How long the fallback leaves out an endpoint that did not take connections: as long as a quick restart."""
+
+PICKER_CONNECT_TIMEOUT_S = 1.0
+PICKER_PING_INTERVAL_S = 10.0
+PICKER_PING_TIMEOUT_S = 3.0
+"""A picker whose machine is gone, or that hangs, loses its connection after 13 s at the latest, and its exchanges with
+it. The picker's server must allow such pings (`grpc.http2.min_ping_interval_without_data_ms`)."""
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HttpOptions = http_protocol_options_pb2.HttpProtocolOptions
+
+
+def pool_cluster_name(pool: PoolName) -> str:
+    return f"inferencepool/{pool}"
+
+
+def service_cluster_name(service: ObjectName, port: int) -> str:
+    """Also the EDS name."""
+    return f"service/{service}/{port}"
+
+
+def pool_cluster(pool: InferencePool, eds_target: str) -> cluster_pb2.Cluster:
+    """The pool's endpoints, as the picker at `eds_target` (gRPC, `host:port`) tells them; the request goes to the one
+    that the picker named, and on a retry to the next in its list.
+
+    Without a usable pick a FailOpen pool falls back to the endpoint with the fewest requests; a FailClose pool has
+    nothing to give, and Envoy answers 503."""
+    fails_open = pool.picker is not None and pool.picker.failure_mode is FailureMode.FAIL_OPEN
+    fallback = _policy("least_request", _least_request()) if fails_open else _no_endpoint()
+    cluster = cluster_pb2.Cluster(
+        name=pool_cluster_name(pool.name),
+        type=cluster_pb2.Cluster.EDS,
+        eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(
+            service_name=str(pool.name), eds_config=grpc_source(eds_target)
+        ),
+        connect_timeout=duration(POOL_CONNECT_TIMEOUT_S),
+        load_balancing_policy=_policy("override_host", _picked_endpoint(fallback)),
+        circuit_breakers=_roomy(),
+        typed_extension_protocol_options={_HTTP_OPTIONS: packed(_pool_protocol(pool.app_protocol))},
+        upstream_connection_options=_tcp_keepalive(),
+    )
+    if fails_open:
+        cluster.outlier_detection.CopyFrom(_eject_unconnectable())
+    return cluster
+
+
+def service_cluster(service: ObjectName, port: int, eds_target: str) -> cluster_pb2.Cluster:
+    """The endpoints behind a Service, balanced as Envoy Gateway does by default."""
+    name = service_cluster_name(service, port)
+    return cluster_pb2.Cluster(
+        name=name,
+        type=cluster_pb2.Cluster.EDS,
+        eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(service_name=name, eds_config=grpc_source(eds_target)),
+        connect_timeout=duration(SERVICE_CONNECT_TIMEOUT_S),
+        per_connection_buffer_limit_bytes=uint32(SERVICE_BUFFER_BYTES),
+        ignore_health_on_host_removal=True,
+        load_balancing_policy=_policy("least_request", _least_request()),
+    )
+
+
+def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
+    """The picker's gRPC server. `host` is an IP address, or a name of which every address is a replica."""
+    is_ip = _is_ip(host)
+    endpoint = endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint_components_pb2.Endpoint(address=address(host, port))
+    )
+    http2 = protocol_pb2.Http2ProtocolOptions(
+        connection_keepalive=protocol_pb2.KeepaliveSettings(
+            interval=duration(PICKER_PING_INTERVAL_S), timeout=duration(PICKER_PING_TIMEOUT_S)
+        )
+    )
+    options = _HttpOptions(explicit_http_config=_HttpOptions.ExplicitHttpConfig(http2_protocol_options=http2))
+    return cluster_pb2.Cluster(
+        name=name,
+        type=cluster_pb2.Cluster.STATIC if is_ip else cluster_pb2.Cluster.STRICT_DNS,
+        connect_timeout=duration(PICKER_CONNECT_TIMEOUT_S),
+        load_assignment=endpoint_pb2.ClusterLoadAssignment(
+            cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])]
+        ),
+        circuit_breakers=_roomy(),
+        typed_extension_protocol_options={_HTTP_OPTIONS: packed(options)},
+    )
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _lb_key(key: str) -> metadata_pb2.MetadataKey:
+    return metadata_pb2.MetadataKey(key=LB_NAMESPACE, path=[metadata_pb2.MetadataKey.PathSegment(key=key)])
+
+
+def _policy(name: str, config: Message) -> cluster_pb2.LoadBalancingPolicy:
+    typed = extension_pb2.TypedExtensionConfig(
+        name=f"envoy.load_balancing_policies.{name}", typed_config=packed(config)
+    )
+    return cluster_pb2.LoadBalancingPolicy(
+        policies=[cluster_pb2.LoadBalancingPolicy.Policy(typed_extension_config=typed)]
+    )
+
+
+def _picked_endpoint(fallback: cluster_pb2.LoadBalancingPolicy) -> typed_struct_pb2.TypedStruct:
+    """`OverrideHost`, as the struct that Envoy reads in its stead: the message of `xds-protos` 1.85 does not know
+    `selected_host_key` yet, through which the picker learns who served."""
+    override = override_host_pb2.OverrideHost(
+        override_host_sources=[override_host_pb2.OverrideHost.OverrideHostSource(metadata=_lb_key(DESTINATION_KEY))],
+        fallback_policy=fallback,
+    )
+    named = typed_struct_pb2.TypedStruct(type_url=packed(override).type_url)
+    named.value.update(
+        {
+            **MessageToDict(override, preserving_proto_field_name=True),
+            "selected_host_key": MessageToDict(_lb_key(SERVED_KEY), preserving_proto_field_name=True),
+        }
+    )
+    return named
+
+
+def _least_request() -> least_request_pb2.LeastRequest:
+    return least_request_pb2.LeastRequest()
+
+
+def _no_endpoint() -> cluster_pb2.LoadBalancingPolicy:
+    """A policy that never finds one: no endpoint carries the label that its only subset asks for."""
+    return _policy(
+        "subset",
+        subset_pb2.Subset(
+            fallback_policy=subset_pb2.Subset.NO_FALLBACK,
+            subset_selectors=[subset_pb2.Subset.LbSubsetSelector(keys=["picked"])],
+            subset_lb_policy=_policy("least_request", _least_request()),
+        ),
+    )
+
+
+def _roomy() -> circuit_breaker_pb2.CircuitBreakers:
+    most = uint32(MAX_CONCURRENT)
+    return circuit_breaker_pb2.CircuitBreakers(
+        thresholds=[
+            circuit_breaker_pb2.CircuitBreakers.Thresholds(
+                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+            )
+        ]
+    )
+
+
+def _pool_protocol(protocol: AppProtocol) -> _HttpOptions:
+    explicit = _HttpOptions.ExplicitHttpConfig()
+    if protocol is AppProtocol.H2C:
+        explicit.http2_protocol_options.SetInParent()
+    else:
+        explicit.http_protocol_options.SetInParent()
+    return _HttpOptions(
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=duration(POOL_IDLE_TIMEOUT_S)),
+        explicit_http_config=explicit,
+    )
+
+
+def _tcp_keepalive() -> cluster_pb2.UpstreamConnectionOptions:
+    """Notices within a minute that the machine of a long, silent answer has gone."""
+    return cluster_pb2.UpstreamConnectionOptions(
+        tcp_keepalive=address_pb2.TcpKeepalive(
+            keepalive_time=uint32(30), keepalive_interval=uint32(10), keepalive_probes=uint32(3)
+        )
+    )
+
+
+def _eject_unconnectable() -> outlier_detection_pb2.OutlierDetection:
+    """Leave an endpoint that takes no connections out of the fallback. Only that: a server that answers 500 to one
+    client's requests is none to keep from the others. The picker's word stands above this."""
+    never = uint32(0)
+    return outlier_detection_pb2.OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=uint32(2),
+        enforcing_consecutive_local_origin_failure=uint32(100),
+        enforcing_local_origin_success_rate=never,
+        enforcing_consecutive_5xx=never,
+        enforcing_consecutive_gateway_failure=never,
+        enforcing_success_rate=never,
+        interval=duration(1.0),
+        base_ejection_time=duration(EJECTION_S),
+        max_ejection_time=duration(EJECTION_S),
+        max_ejection_percent=uint32(50),
+    )

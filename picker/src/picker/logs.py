@@ -1,0 +1,41 @@
+"""How the picker logs: one event a line, with its fields, as text for people or JSON for machines."""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+
+def configure_logging(level: Level, output: Literal["json", "text"]) -> None:
+    """Set up structlog and the standard library's logging behind it. Lines go to standard error."""
+    render: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if output == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    set_level(level)
+
+
+def set_level(level: Level) -> None:
+    """Change what is logged from here on, in every module."""
+    logging.getLogger().setLevel(level.upper())
+    # The file watcher tells of every look it takes; nobody debugging the picker wants that.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)

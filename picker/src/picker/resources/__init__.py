@@ -1,0 +1,1 @@
+"""What users write: the Kubernetes objects that a gateway and its pools are made of, parsed, checked and typed."""

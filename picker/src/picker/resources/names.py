@@ -1,0 +1,38 @@
+"""How objects are named and how one refers to another."""
+
+from dataclasses import dataclass
+
+POOL_GROUP_V1 = "inference.networking.k8s.io"
+POOL_GROUP_V1ALPHA2 = "inference.networking.x-k8s.io"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectName:
+    """A namespaced object whose kind the context tells."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PoolName:
+    """An InferencePool. Its API group is part of its identity: a v1 and a v1alpha2 pool may share a name."""
+
+    group: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """The form that travels between Envoy and the picker: `GROUP/NAMESPACE/NAME`."""
+        return f"{self.group}/{self.namespace}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> "PoolName":
+        """The inverse of `str`. Raises ValueError on anything but three non-empty parts."""
+        parts = text.split("/")
+        if len(parts) != 3 or not all(parts):
+            raise ValueError(f"{text!r} is not GROUP/NAMESPACE/NAME")
+        return cls(*parts)

@@ -1,0 +1,67 @@
+"""Read files and folders of manifests and report on every object: what `picker validate` shows."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from picker.resources.parse import Parsed, Skipped, parse
+from picker.resources.problems import Problem
+from picker.resources.references import reference_warnings
+
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was read, in the order of the files."""
+
+    results: tuple[Parsed | Skipped | Problem, ...]
+    warnings: tuple[Problem, ...]
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(each for each in self.results if isinstance(each, Problem))
+
+    def lines(self) -> Iterator[str]:
+        """A line for each object and problem, and one that counts them."""
+        for each in self.results:
+            match each:
+                case Parsed():
+                    yield f"ok       {each.title}  ({each.file})"
+                case Skipped():
+                    yield f"skipped  {each.title}  ({each.file}; not an object of the gateway)"
+                case Problem():
+                    yield f"error    {each}"
+        for warning in self.warnings:
+            yield f"warning  {warning}"
+        good = sum(isinstance(each, Parsed) for each in self.results)
+        yield f"{good} objects ok, {len(self.problems)} errors, {len(self.warnings)} warnings"
+
+
+def manifest_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The YAML files among `paths`, folders walked, hidden ones left out, in a stable order."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix in SUFFIXES and file.is_file() and not file.name.startswith(".")
+            )
+        else:
+            yield path
+
+
+def read_manifest(file: Path) -> list[Parsed | Skipped | Problem]:
+    """Parse one file; a file that cannot be read is a problem like any other."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return [Problem(str(file), None, None, None, f"cannot be read: {reason}")]
+    return parse(text, str(file))
+
+
+def validate_files(paths: Iterable[Path]) -> Report:
+    """Read everything under `paths`."""
+    results = [each for file in manifest_files(paths) for each in read_manifest(file)]
+    return Report(tuple(results), tuple(reference_warnings([each for each in results if isinstance(each, Parsed)])))

@@ -1,0 +1,82 @@
+"""What all objects have in common as they are written: pydantic models of the wire form, camelCase outside."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from picker.resources.names import ObjectName
+
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+_DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
+_DURATION_PART = re.compile(r"([0-9]+)(h|ms|m|s)")
+_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+class Wire(BaseModel):
+    """A part of an object. Unknown fields are refused; a source whose objects an API server has checked already
+    parses with `extra="ignore"`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=AliasGenerator(validation_alias=to_camel), populate_by_name=True
+    )
+
+
+def _dns_name(value: str) -> str:
+    if not _DNS_NAME.fullmatch(value):
+        raise ValueError("allowed are lower-case letters, digits, '-' and '.', the ends being a letter or digit")
+    return value
+
+
+def _label_name(value: str) -> str:
+    if not _LABEL_NAME.fullmatch(value):
+        raise ValueError("allowed is [prefix/]name of letters, digits, '-', '_' and '.', the name at most 63 long")
+    return value
+
+
+def _label_value(value: str) -> str:
+    if not _LABEL_VALUE.fullmatch(value):
+        raise ValueError("allowed are letters, digits, '-', '_' and '.', at most 63")
+    return value
+
+
+def duration_s(value: object) -> object:
+    """Seconds of a Gateway API duration (GEP-2257): `1h`, `1m30s`, `500ms`. Raises ValueError."""
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return sum(int(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(value))
+    raise ValueError("allowed are durations such as 1h, 1m30s, 10s, 500ms")
+
+
+DnsName = Annotated[str, AfterValidator(_dns_name)]
+Label = Annotated[str, AfterValidator(_label_name)]
+LabelValue = Annotated[str, AfterValidator(_label_value)]
+Labels = dict[Label, LabelValue]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Seconds = Annotated[float, BeforeValidator(duration_s)]
+
+
+class Metadata(BaseModel):
+    """`metadata`: what a person writes, and whatever else an API server has added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    name: DnsName
+    namespace: DnsName = "default"
+    annotations: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    creation_timestamp: str | None = Field(None, validation_alias="creationTimestamp")
+
+
+class Object(Wire):
+    """An object. `status` is the cluster's affair and is not read."""
+
+    api_version: str
+    metadata: Metadata
+    status: Any = None
+
+    @property
+    def name(self) -> ObjectName:
+        return ObjectName(self.metadata.namespace, self.metadata.name)

@@ -1,0 +1,87 @@
+"""YAML text to documents that remember where each field stood."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from picker.resources.problems import Location, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a file: its plain value, and the nodes that it was read from."""
+
+    file: str
+    value: object
+    node: yaml.Node
+
+    def line_of(self, location: Location) -> int:
+        """The line (from 1) of the field at `location`, or of the innermost one around it that is there."""
+        node = self.node
+        line = node.start_mark.line
+        for part in location:
+            found = _child(node, part)
+            if found is None:
+                break
+            line, node = found
+        return line + 1
+
+
+def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return key.start_mark.line, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part].start_mark.line, node.value[part]
+    return None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML forbids it, PyYAML takes the last, and people meant both."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key.value!r} is written twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# A timestamp is text in every object here; as a date it would be of the wrong type.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def documents(text: str, file: str) -> Iterator[Document | Problem]:
+    """The documents of `text` that are not empty; after a problem nothing more is read."""
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        yield _not_yaml(error, file)
+        return
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is None:
+                continue
+            value: object = loader.construct_document(node)  # pyright: ignore[reportUnknownMemberType]
+            if value is not None:
+                yield Document(file, value, node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        yield _not_yaml(error, file)
+    finally:
+        loader.dispose()
+
+
+def _not_yaml(error: Exception, file: str) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Problem(file, mark.line + 1 if mark is not None else None, None, None, f"not YAML: {what}")

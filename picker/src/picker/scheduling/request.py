@@ -1,0 +1,50 @@
+"""What the decision is about and what it answers."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from picker.endpoints.endpoint import Endpoint
+from picker.resources.inference import Criticality
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A request as the scheduler sees it."""
+
+    model: str | None
+    """The servers' name for the model, a LoRA adapter's name included; None for requests that name none."""
+    criticality: Criticality
+    prompt_tokens: int
+    """Estimated from the bytes of the prompt."""
+    output_tokens: int
+    """Expected; 0 for requests that generate nothing."""
+    blocks: tuple[int, ...] = ()
+    """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefixes`)."""
+    subset: frozenset[str] | None = None
+    """Addresses that the proxy allows; None allows all, an empty set none."""
+
+
+class Refused(StrEnum):
+    """Why no endpoint was named; also the value of the reason header."""
+
+    NO_READY_ENDPOINTS = "no-ready-endpoints"
+    SUBSET_EMPTY = "subset-empty"
+    SATURATED = "saturated"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No endpoint shall serve this request now."""
+
+    reason: Refused
+    detail: str
+    """A sentence for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The endpoints that may serve a request, best first; the order in which a proxy tries them. Never empty."""
+
+    endpoints: tuple[Endpoint, ...]
+    cached_tokens: int = 0
+    """Prompt tokens that the first endpoint is thought to hold in its prefix cache."""

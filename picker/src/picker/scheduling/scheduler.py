@@ -1,0 +1,61 @@
+"""One pool's scheduler: from a request and the endpoints as they are now to an ordered list, or a refusal."""
+
+from collections.abc import Sequence
+from random import Random
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.prefixes import PrefixIndex
+from picker.resources.inference import RoutingStrategy
+from picker.scheduling.admission import saturated
+from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused
+from picker.scheduling.strategies import STRATEGIES
+
+FALLBACKS = 3
+"""Endpoints named after the best one. Envoy tries them in order when the first does not answer; three dead in a row is
+an outage that a fourth would not mend, and the list travels with every request."""
+
+
+class Scheduler:
+    """Decides for one pool. Deterministic for a seeded `rng`; keeps what its strategy remembers and nothing else."""
+
+    def __init__(self, strategy: RoutingStrategy, prefixes: PrefixIndex, rng: Random) -> None:
+        self.strategy = strategy
+        self._strategy = STRATEGIES[strategy]()
+        self._prefixes = prefixes
+        self._rng = rng
+
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+        """Rank `endpoints` (the ready ones of the pool) for `request`. `now_s` is on the clock of the scrapes."""
+        if request.subset is not None:
+            subset = request.subset
+            endpoints = [endpoint for endpoint in endpoints if endpoint.address in subset]
+            if not endpoints:
+                return Refusal(Refused.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
+        if not endpoints:
+            return Refusal(Refused.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
+        if saturated(request.criticality, endpoints, now_s):
+            return Refusal(
+                Refused.SATURATED,
+                f"All model servers are busy and the request is {request.criticality}. Try again later.",
+            )
+        cached = self._cached_tokens(request, endpoints)
+        return self._ranked(self._strategy.costs(request, endpoints, cached), endpoints, cached)
+
+    def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:
+        """For each endpoint the prompt tokens it is thought to have cached: the matched share of the prompt's
+        blocks."""
+        if not request.blocks:
+            return [0] * len(endpoints)
+        matches = self._prefixes.matches(request.blocks, endpoints)
+        tokens_per_block = request.prompt_tokens / len(request.blocks)
+        return [int(blocks * tokens_per_block) for blocks in matches]
+
+    def _ranked(self, costs: Sequence[float], endpoints: Sequence[Endpoint], cached: Sequence[int]) -> Ranking:
+        """Cheapest first, equals by lot, endpoints that refuse connections after all others."""
+        lot = self._rng.random
+        order = sorted(
+            (endpoint.refused_since_s is not None, cost, lot(), index)
+            for index, (endpoint, cost) in enumerate(zip(endpoints, costs, strict=True))
+        )
+        best = order[0][3]
+        return Ranking(tuple(endpoints[entry[3]] for entry in order[: 1 + FALLBACKS]), cached[best])

@@ -1,0 +1,39 @@
+"""What ordinary load balancers do, to be compared with."""
+
+from collections.abc import Sequence
+
+from picker.endpoints.endpoint import Endpoint
+from picker.scheduling.request import InferenceRequest
+
+
+class RandomChoice:
+    """Any endpoint: the scheduler draws among equals."""
+
+    def costs(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+    ) -> Sequence[float]:
+        return [0.0] * len(endpoints)
+
+
+class RoundRobin:
+    """Each endpoint in turn."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def costs(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+    ) -> Sequence[float]:
+        count = len(endpoints)
+        turn = self._turn % count
+        self._turn = turn + 1
+        return [float((index - turn) % count) for index in range(count)]
+
+
+class LeastRequest:
+    """The endpoint with the fewest requests in flight from this picker."""
+
+    def costs(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+    ) -> Sequence[float]:
+        return [float(endpoint.in_flight.requests) for endpoint in endpoints]

@@ -1,0 +1,21 @@
+"""What a strategy is."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from picker.endpoints.endpoint import Endpoint
+from picker.scheduling.request import InferenceRequest
+
+
+class Strategy(Protocol):
+    """One way to choose among endpoints. May remember its own choices, nothing else."""
+
+    def costs(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+    ) -> Sequence[float]:
+        """What `request` would cost on each of `endpoints`; the lowest is best, equal ones are drawn by lot.
+
+        `cached_tokens[i]` prompt tokens are thought to be in the prefix cache of `endpoints[i]`. `endpoints` is never
+        empty.
+        """
+        ...

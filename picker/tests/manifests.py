@@ -1,0 +1,66 @@
+"""Manifests to break."""
+
+from pathlib import Path
+
+TUTORIAL = Path(__file__).parents[2] / "e2e" / "manifests" / "tutorial"
+
+POOL = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferencePool
+metadata:
+  name: vllm-qwen-pool
+spec:
+  targetPortNumber: 8000
+  selector:
+    app: qwen
+  extensionRef:
+    name: inference-gateway-ext-proc
+"""
+
+POOL_V1 = """\
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata:
+  name: vllm-qwen-pool
+spec:
+  targetPorts:
+  - number: 8000
+  selector:
+    matchLabels:
+      app: qwen
+  endpointPickerRef:
+    name: inference-gateway-ext-proc
+    port:
+      number: 9002
+"""
+
+MODEL = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferenceModel
+metadata:
+  name: inferencemodel-qwen
+spec:
+  modelName: /model/qwen
+  criticality: Critical
+  poolRef:
+    name: vllm-qwen-pool
+  targetModels:
+  - name: /model/qwen
+    weight: 100
+"""
+
+ROUTE = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: qwen-backend
+spec:
+  parentRefs:
+  - name: qwen-inference-gateway
+  rules:
+  - backendRefs:
+    - name: qwen
+      port: 8000
+    timeouts:
+      request: 10s
+"""

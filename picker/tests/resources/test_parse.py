@@ -1,0 +1,197 @@
+"""Manifests become typed objects with the API's defaults, or every problem they have is named."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from manifests import MODEL, POOL, POOL_V1, ROUTE, TUTORIAL
+from picker.resources.gateway_api import HTTPRoute
+from picker.resources.inference import (
+    AppProtocol,
+    Criticality,
+    FailureMode,
+    InferenceModel,
+    InferencePool,
+    RoutingStrategy,
+    TargetModel,
+)
+from picker.resources.names import PoolName
+from picker.resources.objects import Resources
+from picker.resources.parse import Parsed, Skipped, parse
+from picker.resources.problems import Problem
+from picker.resources.validate import validate_files
+from picker.resources.wire import duration_s
+
+
+def problems(text: str) -> list[str]:
+    return [str(each) for each in parse(text, "f.yaml") if isinstance(each, Problem)]
+
+
+def the_object(text: str) -> object:
+    [parsed] = parse(text, "f.yaml")
+    assert isinstance(parsed, Parsed), parsed
+    return parsed.object
+
+
+def test_the_tutorials_files_are_right_as_they_stand() -> None:
+    """Every object of the gateway is read, the Deployment is left alone."""
+    report = validate_files([TUTORIAL])
+    assert report.problems == ()
+    kinds = [type(each.object).__name__ for each in report.results if isinstance(each, Parsed)]
+    assert sorted(kinds) == [
+        "BackendTrafficPolicy", "Gateway", "GatewayClass", "HTTPRoute", "HTTPRoute",
+        "InferenceModel", "InferencePool", "InferencePool",
+    ]  # fmt: skip
+    assert [each.title for each in report.results if isinstance(each, Skipped)] == ["Deployment default/vllm-benchmark"]
+
+
+def test_both_versions_of_a_pool_become_the_same_pool() -> None:
+    """But for the API group, which is part of its identity."""
+    old, new = the_object(POOL), the_object(POOL_V1)
+    assert isinstance(old, InferencePool)
+    assert isinstance(new, InferencePool)
+    assert replace(old, name=new.name) == new
+    assert old.name == PoolName("inference.networking.x-k8s.io", "default", "vllm-qwen-pool")
+
+
+def test_a_pool_has_the_apis_defaults() -> None:
+    """Picker port 9002, FailClose, http, strategy DEFAULT."""
+    pool = the_object(POOL)
+    assert isinstance(pool, InferencePool)
+    assert pool.picker is not None
+    assert (pool.picker.port, pool.picker.failure_mode) == (9002, FailureMode.FAIL_CLOSE)
+    assert (pool.app_protocol, pool.strategy) == (AppProtocol.HTTP, RoutingStrategy.DEFAULT)
+
+
+def test_a_model_has_the_apis_defaults() -> None:
+    """Standard, and served under its own name."""
+    text = MODEL.replace("  criticality: Critical\n", "").split("  targetModels")[0]
+    model = the_object(text)
+    assert isinstance(model, InferenceModel)
+    assert model.criticality is Criticality.STANDARD
+    assert model.targets == (TargetModel("/model/qwen", 1),)
+
+
+def test_a_route_has_the_apis_defaults() -> None:
+    """It matches every path, its backends are Services of weight 1, and durations are seconds."""
+    route = the_object(ROUTE)
+    assert isinstance(route, HTTPRoute)
+    [rule] = route.spec.rules
+    assert rule.matches[0].path.value == "/"
+    assert (rule.backend_refs[0].kind, rule.backend_refs[0].weight) == ("Service", 1)
+    assert rule.timeouts.request == 10.0
+
+
+def test_of_two_models_of_one_name_the_older_stands() -> None:
+    """As upstream decides."""
+    old = MODEL.replace("name: inferencemodel-qwen", "name: b\n  creationTimestamp: 2025-01-01T00:00:00Z")
+    new = MODEL.replace("name: inferencemodel-qwen", "name: a\n  creationTimestamp: 2025-06-01T00:00:00Z")
+    models = [the_object(old), the_object(new)]
+    resources = Resources.of(model for model in models if isinstance(model, InferenceModel))
+    pool = PoolName("inference.networking.x-k8s.io", "default", "vllm-qwen-pool")
+    assert resources.models_of(pool)["/model/qwen"].name.name == "b"
+
+
+ANNOTATED = "metadata:\n  annotations:\n    inference.networking.x-k8s.io/routing-strategy: "
+
+BROKEN = [
+    (POOL, "targetPortNumber: 8000", "targetPort: 8000", ["unknown field; did you mean targetPortNumber?", "f.yaml:6"]),
+    (POOL, "targetPortNumber: 8000", "targetPortNumber: 0", ["spec.targetPortNumber: found 0; allowed: at least 1"]),
+    (POOL, "targetPortNumber: 8000", "targetPortNumber: 65536", ["found 65536; allowed: at most 65535"]),
+    (POOL, "targetPortNumber: 8000", 'targetPortNumber: "8000"', ["found '8000'", "valid integer"]),
+    (POOL, "  targetPortNumber: 8000\n", "", ["spec.targetPortNumber: missing"]),
+    (POOL, "    app: qwen\n", "    {}\n", ["spec.selector: found 0 entries; allowed: at least 1"]),
+    (POOL, "app: qwen", "app: -qwen", ["spec.selector.app: found '-qwen'"]),
+    (POOL, "name: vllm-qwen-pool", "name: Vllm_Pool", ["metadata.name: found 'Vllm_Pool'", "lower-case"]),
+    (POOL, "  name: vllm-qwen-pool", "  labels: {}", ["metadata.name: missing"]),
+    (POOL, "    name: inference-gateway-ext-proc", "    failureMode: FailOpen", ["spec.extensionRef.name: missing"]),
+    (POOL, "    name: inference", "    failureMode: Open\n    name: inference", ["'FailOpen' or 'FailClose'"]),
+    (POOL, "    name: inference", "    kind: Pod\n    name: inference", ["spec.extensionRef.kind: found 'Pod'"]),
+    (POOL, "metadata:\n", ANNOTATED + "LEAST\n", ["routing-strategy: found 'LEAST'", "DEFAULT, PREFIX_CACHE"]),
+    (POOL, "v1alpha2", "v1alpha1", ["apiVersion: found", "v1alpha2", "inference.networking.k8s.io/v1"]),
+    (POOL, "  selector:", "\tselector:", ["not YAML", "f.yaml:7"]),
+    (POOL, "spec:", "spec: [", ["not YAML"]),
+    (POOL, "  selector:", "  targetPortNumber: 1\n  selector:", ["'targetPortNumber' is written twice"]),
+    (POOL, POOL, "- a\n- b\n", ["found list; allowed is an object"]),
+    (POOL, "kind: InferencePool\n", "", ["kind: missing"]),
+    (POOL, "kind: InferencePool\n", "kind: 3\n", ["kind: missing or not text"]),
+    (POOL_V1, "- number: 8000", "- number: 8000\n  - number: 8000", ["spec.targetPorts", "must be unique"]),
+    (POOL_V1, "- number: 8000", "".join(f"- number: {n}\n  " for n in range(1, 10)), ["9 entries; allowed: at most 8"]),
+    (POOL_V1, "matchLabels", "matchLabel", ["did you mean matchLabels?"]),
+    (POOL_V1, "  selector:", "  appProtocol: h2c\n  selector:", ["'http' or 'kubernetes.io/h2c'"]),
+    (
+        MODEL,
+        "Critical\n",
+        "critical\n",
+        ["spec.criticality: found 'critical'", "'Critical', 'Standard' or 'Sheddable'"],
+    ),
+    (MODEL, "weight: 100", "weight: 0", ["spec.targetModels[0].weight: found 0; allowed: at least 1", "f.yaml:12"]),
+    (MODEL, "weight: 100", "weight: 1000001", ["at most 1000000"]),
+    (MODEL, "weight: 100", "weight: 100\n  - name: b", ["weight must be set on all or on none"]),
+    (
+        MODEL,
+        "/model/qwen\n  crit",
+        f"{'m' * 257}\n  crit",
+        ["spec.modelName: found 257 characters; allowed: at most 256"],
+    ),
+    (MODEL, "  - name: /model/qwen\n    weight: 100", "  - name: m\n" * 11, ["11 entries; allowed: at most 10"]),
+    (MODEL, "    name: vllm-qwen-pool", "    kind: InferencePool", ["spec.poolRef.name: missing"]),
+    (ROUTE, "request: 10s", "request: 10 seconds", ["spec.rules[0].timeouts.request", "durations such as 1h"]),
+    (ROUTE, "name: qwen\n", "name: qwen\n      kind: Bucket\n", ["'Service' or 'InferencePool'"]),
+    (ROUTE, "  - backendRefs:", "  - filters: [{type: URLRewrite}]\n    backendRefs:", ["filters[0].type"]),
+]
+
+
+@pytest.mark.parametrize(("good", "old", "new", "said"), BROKEN)
+def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
+    good: str, old: str, new: str, said: list[str]
+) -> None:
+    """The file, the line, the object and the field stand in the sentence."""
+    assert old in good
+    found = problems(good.replace(old, new, 1))
+    assert found, "nothing was found wrong"
+    text = "\n".join(found)
+    assert text.startswith("f.yaml:")
+    for part in said:
+        assert part in text
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Not one a run."""
+    text = POOL.replace("8000", "0").replace("app: qwen", "app: -q") + "---\n" + MODEL.replace("100", "0")
+    assert len(problems(text)) == 3
+
+
+def test_empty_documents_are_nothing() -> None:
+    """A file of comments and separators is right."""
+    assert parse("---\n# nothing\n---\n---\n", "f.yaml") == []
+
+
+def test_what_an_api_server_adds_is_read_over() -> None:
+    """`kubectl get -o yaml` gives files that can be used."""
+    added = "metadata:\n  uid: x\n  resourceVersion: '1'\n  managedFields: [{manager: kubectl}]\n"
+    text = POOL.replace("metadata:\n", added) + "status: {parent: []}\n"
+    assert isinstance(the_object(text), InferencePool)
+
+
+@given(st.text(max_size=400))
+def test_any_text_is_read_or_refused_with_a_word(text: str) -> None:
+    """Nothing is raised."""
+    assert all(isinstance(each, Parsed | Skipped | Problem) for each in parse(text, "f.yaml"))
+
+
+@given(st.data())
+def test_a_manifest_with_any_value_anywhere_is_read_or_refused_with_a_word(data: st.DataObject) -> None:
+    """Nothing is raised, whatever a field holds."""
+    lines = data.draw(st.sampled_from([POOL, POOL_V1, MODEL, ROUTE])).splitlines()
+    index = data.draw(st.integers(0, len(lines) - 1))
+    value = data.draw(st.sampled_from(["3", "'x'", "[1]", "{a: b}", "null", "true", "1e999", "2020-01-01", "&a [*a]"]))
+    lines[index] = f"{lines[index].split(':')[0]}: {value}"
+    assert all(isinstance(each, Parsed | Problem | Skipped) for each in parse("\n".join(lines), "f.yaml"))
+
+
+@given(st.integers(0, 99_999), st.integers(0, 59), st.integers(0, 59))
+def test_durations_are_sums_of_their_parts(hours: int, minutes: int, seconds: int) -> None:
+    """GEP-2257."""
+    assert duration_s(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds

@@ -1,0 +1,210 @@
+"""What each strategy prefers."""
+
+from random import Random
+
+from fleet import endpoint, request, scheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from picker.endpoints.endpoint import Endpoint
+from picker.resources.inference import Criticality, RoutingStrategy
+from picker.scheduling.request import Ranking, Refusal, Refused
+from picker.scheduling.scheduler import FALLBACKS
+
+
+def first(ranking: Ranking | Refusal) -> Endpoint:
+    assert isinstance(ranking, Ranking)
+    return ranking.endpoints[0]
+
+
+def test_default_takes_the_endpoint_with_the_fewest_tokens_in_flight() -> None:
+    """Equal numbers of requests, unequal prompts."""
+    heavy, light = endpoint(1, requests=2, tokens=8000), endpoint(2, requests=2, tokens=2000)
+    assert first(scheduler().schedule(request(), [heavy, light], 0)) is light
+
+
+def test_default_sees_what_came_past_this_picker() -> None:
+    """A scrape that counts more than was in flight at its moment tells of other clients."""
+    shared, own = endpoint(1, running=20), endpoint(2, requests=3, tokens=3000, running=3, in_flight_then=3)
+    assert first(scheduler().schedule(request(), [shared, own], 0)) is own
+
+
+def test_default_does_not_herd_between_two_scrapes() -> None:
+    """What was sent since the scrape is in the ledger: twenty requests spread over four equal endpoints."""
+    fleet = [endpoint(i, running=0) for i in range(4)]
+    deciding = scheduler()
+    for _ in range(20):
+        chosen = first(deciding.schedule(request(), fleet, 0))
+        chosen.in_flight.requests += 1
+        chosen.in_flight.prefill_tokens += 1000
+    assert [each.in_flight.requests for each in fleet] == [5, 5, 5, 5]
+
+
+def test_default_avoids_a_server_that_queues() -> None:
+    """Its batch is as large as the other's, and more wait behind it."""
+    queueing = endpoint(1, running=10, queue_depth=10)
+    free = endpoint(2, running=18)
+    assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
+
+
+def test_default_judges_an_endpoint_without_metrics_by_the_ledger() -> None:
+    """Never scraped is not the same as idle, nor as unusable."""
+    unknown, busy = endpoint(1, requests=1, tokens=1000, scraped=False), endpoint(2, requests=9, tokens=9000, running=9)
+    assert first(scheduler().schedule(request(), [unknown, busy], 0)) is unknown
+
+
+def test_prefix_cache_returns_to_the_endpoint_that_has_the_prefix() -> None:
+    """Even when another is less loaded."""
+    deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
+    has, idle = endpoint(1, requests=2, tokens=2000), endpoint(2)
+    deciding.seen(has, (1, 2, 3))
+    assert first(deciding.schedule(request(blocks=(1, 2, 3, 4)), [has, idle], 0)) is has
+
+
+def test_prefix_cache_takes_the_longest_prefix() -> None:
+    """Two have its beginning, one has more of it."""
+    deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
+    short, long = endpoint(1), endpoint(2, requests=1, tokens=1000)
+    deciding.seen(short, (1,))
+    deciding.seen(long, (1, 2, 3))
+    assert first(deciding.schedule(request(blocks=(1, 2, 3, 4)), [short, long], 0)) is long
+
+
+def test_prefix_cache_spreads_a_hot_prefix() -> None:
+    """Over the load bound an endpoint comes after all others, however much it has cached."""
+    deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
+    fleet = [endpoint(i) for i in range(4)]
+    for _ in range(100):
+        chosen = first(deciding.schedule(request(blocks=(1, 2, 3)), fleet, 0))
+        chosen.in_flight.requests += 1
+        deciding.seen(chosen, (1, 2, 3))
+    counts = sorted(each.in_flight.requests for each in fleet)
+    assert sum(counts) == 100
+    assert counts[-1] <= 1.25 * 25 + 5
+
+
+def test_round_robin_takes_each_in_turn() -> None:
+    """Whatever their load."""
+    deciding = scheduler(RoutingStrategy.ROUND_ROBIN)
+    fleet = [endpoint(i, requests=i) for i in range(3)]
+    turns = [fleet.index(first(deciding.schedule(request(), fleet, 0))) for _ in range(6)]
+    assert turns == [0, 1, 2, 0, 1, 2]
+
+
+def test_least_request_counts_requests_alone() -> None:
+    """As Envoy's least-request balancer does, with full knowledge."""
+    few, many = endpoint(1, requests=1, tokens=90_000), endpoint(2, requests=2, tokens=10)
+    assert first(scheduler(RoutingStrategy.LEAST_REQUEST).schedule(request(), [many, few], 0)) is few
+
+
+def test_random_takes_every_endpoint_now_and_then() -> None:
+    """Drawn with the seed it was given."""
+    fleet = [endpoint(i) for i in range(3)]
+    deciding = scheduler(RoutingStrategy.RANDOM)
+    assert {first(deciding.schedule(request(), fleet, 0)).address for _ in range(50)} == {e.address for e in fleet}
+
+
+def test_an_endpoint_that_refuses_connections_comes_last() -> None:
+    """But stays in the list: it may be back."""
+    gone, busy = endpoint(1, refused=True), endpoint(2, requests=50, tokens=50_000)
+    ranking = scheduler().schedule(request(), [gone, busy], 0)
+    assert isinstance(ranking, Ranking)
+    assert ranking.endpoints == (busy, gone)
+
+
+def test_the_list_holds_a_few_fallbacks_and_no_more() -> None:
+    """It travels with every request."""
+    ranking = scheduler().schedule(request(), [endpoint(i) for i in range(20)], 0)
+    assert isinstance(ranking, Ranking)
+    assert len(ranking.endpoints) == 1 + FALLBACKS
+
+
+def test_no_endpoint_is_a_refusal() -> None:
+    """With its own reason."""
+    refusal = scheduler().schedule(request(), [], 0)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.NO_READY_ENDPOINTS
+
+
+def test_the_subset_is_matched_with_its_port() -> None:
+    """An address with another port is another endpoint."""
+    fleet = [endpoint(1), endpoint(2)]
+    ranking = scheduler().schedule(request(subset=frozenset({fleet[1].address})), fleet, 0)
+    assert isinstance(ranking, Ranking)
+    assert ranking.endpoints == (fleet[1],)
+    other_port = frozenset({fleet[1].address.replace("8000", "8001")})
+    refusal = scheduler().schedule(request(subset=other_port), fleet, 0)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.SUBSET_EMPTY
+
+
+def test_sheddable_requests_are_turned_away_when_every_server_is_busy() -> None:
+    """One with room is enough to stay, and Critical always stays."""
+    full, roomy = endpoint(1, running=50, queue_depth=9, kv=0.95), endpoint(2, running=10, kv=0.4)
+    sheddable = request(criticality=Criticality.SHEDDABLE)
+    refusal = scheduler().schedule(sheddable, [full], 0)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.SATURATED
+    assert isinstance(scheduler().schedule(sheddable, [full, roomy], 0), Ranking)
+    assert isinstance(scheduler().schedule(request(criticality=Criticality.CRITICAL), [full], 0), Ranking)
+
+
+def test_standard_requests_are_turned_away_later_than_sheddable_ones() -> None:
+    """Only where the queues are minutes long."""
+    busy, hopeless = endpoint(1, running=50, queue_depth=20, kv=1.0), endpoint(2, running=50, queue_depth=200, kv=1.0)
+    assert isinstance(scheduler().schedule(request(), [busy, hopeless], 0), Ranking)
+    assert isinstance(scheduler().schedule(request(), [hopeless], 0), Refusal)
+
+
+def test_nobody_is_turned_away_on_account_of_old_metrics() -> None:
+    """They say nothing about the load now."""
+    full = endpoint(1, running=50, queue_depth=200, kv=1.0)
+    assert isinstance(scheduler().schedule(request(criticality=Criticality.SHEDDABLE), [full], 60), Ranking)
+
+
+loads = st.builds(
+    endpoint,
+    st.just(0),
+    requests=st.integers(0, 500),
+    tokens=st.integers(0, 10**7),
+    running=st.integers(0, 300),
+    queue_depth=st.integers(0, 300),
+    kv=st.floats(0, 1),
+    in_flight_then=st.integers(0, 500),
+    refused=st.booleans(),
+    scraped=st.booleans(),
+)
+
+
+@given(
+    st.sampled_from(RoutingStrategy),
+    st.lists(loads, max_size=12),
+    st.sampled_from(Criticality),
+    st.lists(st.integers(0, 50), max_size=8).map(tuple),
+    st.integers(0, 10**6),
+)
+def test_any_state_gives_an_ordered_list_without_repeats_or_a_named_refusal(
+    strategy: RoutingStrategy, fleet: list[Endpoint], criticality: Criticality, blocks: tuple[int, ...], tokens: int
+) -> None:
+    """For every strategy and request."""
+    deciding = scheduler(strategy, Random(0))
+    if fleet:
+        deciding.seen(fleet[0], blocks)
+    decision = deciding.schedule(request(criticality=criticality, blocks=blocks, tokens=tokens), fleet, 0)
+    if isinstance(decision, Ranking):
+        assert 1 <= len(decision.endpoints) <= min(len(fleet), 1 + FALLBACKS)
+        assert len(set(map(id, decision.endpoints))) == len(decision.endpoints)
+        assert all(any(chosen is each for each in fleet) for chosen in decision.endpoints)
+        assert decision.cached_tokens <= max(tokens, 0)
+    else:
+        assert decision.reason in (Refused.NO_READY_ENDPOINTS, Refused.SATURATED)
+        assert criticality is not Criticality.CRITICAL or not fleet
+
+
+@given(st.lists(loads, min_size=2, max_size=8, unique_by=lambda e: e.in_flight.prefill_tokens), st.randoms())
+def test_the_order_in_which_endpoints_are_listed_does_not_matter(fleet: list[Endpoint], shuffler: Random) -> None:
+    """Except between equals."""
+    shuffled = fleet[:]
+    shuffler.shuffle(shuffled)
+    costs = scheduler().costs(request(), fleet)
+    again = scheduler().costs(request(), shuffled)
+    assert [again[shuffled.index(each)] for each in fleet] == list(costs)

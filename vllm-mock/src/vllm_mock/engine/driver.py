@@ -1,0 +1,79 @@
+"""An engine in real time, or in time that runs faster, on asyncio."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.messages import EngineRequest, FinishReason, NewTokens
+
+OnTokens = Callable[[NewTokens], None]
+
+
+class AsyncEngine:
+    """Steps the engine while there is something to do. Steps end at absolute times, so lateness does not add up."""
+
+    def __init__(self, engine: Engine, time_scale: float = 1.0) -> None:
+        """`time_scale` 10: ten seconds of the engine pass in one."""
+        self.engine = engine
+        self.time_scale = time_scale
+        self._listeners: dict[str, OnTokens] = {}
+        self._work = asyncio.Event()
+        self._running = asyncio.Event()
+        self._running.set()
+        self._task: asyncio.Task[None] | None = None
+        self._started_s = time.monotonic()
+
+    def now_s(self) -> float:
+        """The engine's own time."""
+        return (time.monotonic() - self._started_s) * self.time_scale
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def submit(self, request: EngineRequest, on_tokens: OnTokens) -> None:
+        """Queue `request`; `on_tokens` is called for each step that gives it something."""
+        self._listeners[request.request_id] = on_tokens
+        self.engine.add(request, self.now_s())
+        self._work.set()
+
+    def abort(self, request_id: str) -> None:
+        """The client has gone."""
+        if self._listeners.pop(request_id, None) is not None:
+            self.engine.abort(request_id)
+
+    def finish(self, request_id: str, reason: FinishReason) -> None:
+        """The front end has seen a stop string."""
+        if self._listeners.pop(request_id, None) is not None:
+            self.engine.finish(request_id, reason, self.now_s())
+
+    def stall(self) -> None:
+        """Give no more tokens until `resume`."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    async def _run(self) -> None:
+        now_s = self.now_s()
+        while True:
+            await self._running.wait()
+            duration_s = self.engine.begin_step(now_s)
+            if duration_s is None:
+                self._work.clear()
+                await self._work.wait()
+                now_s = self.now_s()
+                continue
+            now_s += duration_s
+            await asyncio.sleep((now_s - self.now_s()) / self.time_scale)
+            for tokens in self.engine.end_step(now_s):
+                on_tokens = self._listeners.get(tokens.request_id)
+                if tokens.finish_reason is not None:
+                    self._listeners.pop(tokens.request_id, None)
+                if on_tokens is not None:
+                    on_tokens(tokens)

@@ -1,0 +1,76 @@
+"""What goes into an engine and what comes out of it. No clock, no I/O: every time is a value in seconds."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class FinishReason(StrEnum):
+    """Label values of `vllm:request_success_total`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+    REPETITION = "repetition"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One sequence to generate. A body with `n=2` or three prompts is as many of these (NOTES: counters see them
+    so)."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    """Token ids; already cut and checked against `max_model_len` by the front end."""
+    max_tokens: int
+    """At least 1, already cut to `max_model_len - len(prompt)`."""
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    """Token ids that end the sequence, the end-of-sequence token among them unless `ignore_eos` was asked for."""
+    lora: str | None = None
+    cache_salt: str | None = None
+    prompt_logprobs: bool = False
+    """Such a request does no prefix look-up (NOTES)."""
+    params_n: int | None = 1
+    """Observed in `request_params_n` at finish; None on all but the first sequence of a body."""
+    params_max_tokens: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """What one step gave to one request."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    stop_token_id: int | None = None
+    cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache at first admission; set on the first token."""
+
+
+class Sampler(Protocol):
+    """Decides the text. Deterministic: equal arguments give equal tokens."""
+
+    def token(self, request: EngineRequest, position: int) -> int:
+        """The id of output token `position` (0 is the first) of `request`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """The scheduler's settings, by vLLM's own names and defaults (see `vllm serve --help`)."""
+
+    max_model_len: int = 4096
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    num_gpu_blocks: int = 4837
+    """With the null block, as `vllm:cache_config_info` shows it."""
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    enable_lora: bool = False
+    max_loras: int = 1
+    extra_cache_config: dict[str, str] = field(default_factory=dict[str, str])
+    """Further labels of `vllm:cache_config_info`."""

@@ -1,0 +1,43 @@
+"""How long a step takes.
+
+step_s = a + b * decoding sequences + c * prefill tokens + d * context tokens read
+"""
+
+from dataclasses import dataclass
+
+from vllm_mock.engine.scheduler import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The four coefficients, in seconds."""
+
+    base_s: float
+    per_decode_s: float
+    per_prefill_token_s: float
+    per_context_token_s: float
+
+    def duration_s(self, schedule: Schedule) -> float:
+        return (
+            self.base_s
+            + self.per_decode_s * schedule.decoding
+            + self.per_prefill_token_s * schedule.prefill_tokens
+            + self.per_context_token_s * schedule.context_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU with DeepSeek-R1-Distill-Qwen-7B (bf16) on it."""
+
+    step_time: StepTime
+    num_gpu_blocks: int
+    """Of 16 tokens."""
+
+
+CARDS: dict[str, Card] = {
+    "a10": Card(StepTime(28.6e-3, 0.15e-3, 0.20e-3, 1.1e-7), 4837),
+    "l20": Card(StepTime(20e-3, 0.12e-3, 0.18e-3, 7.5e-8), 28357),
+}
+"""Derived, not measured on these cards: roofline figures fitted to public measurements of Qwen2.5-7B on an A6000 (TPOT
+22.0 ms at 1 sequence, 27.5 at 64, 36.0 at 128, 53.1 at 256)."""

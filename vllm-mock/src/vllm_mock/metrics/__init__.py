@@ -1,0 +1,1 @@
+"""What a vLLM server says of itself on /metrics."""

@@ -1,0 +1,1 @@
+"""The door: vLLM's HTTP surface."""
