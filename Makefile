@@ -34,6 +34,7 @@ lint: install ## ruff, pyright, import-linter
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) lint-imports --no-logo
+	@$(RUN) python ci/envoy_stubs.py
 	@$(RUN) pyright
 
 format: install ## let ruff format and fix

@@ -30,7 +30,7 @@ def imported_modules() -> set[str]:
             if whole:
                 modules.add(whole)
             modules.update(f"{package}.{word.split(' as ')[0].strip()}" for word in names.split(",") if "_pb2" in word)
-    return {name for name in modules if name.startswith("envoy.") and not name.endswith("_grpc")}
+    return {name for name in modules if name.startswith(("envoy.", "xds.")) and not name.endswith("_grpc")}
 
 
 def with_dependencies(file: FileDescriptor, seen: set[str]) -> Iterator[FileDescriptor]:
@@ -54,7 +54,7 @@ def main() -> None:
             each.CopyToProto(request.proto_file.add())
     request.file_to_generate.extend(f.name for f in request.proto_file if not f.name.startswith(PROVIDED))
     plugin = Path(sys.executable).parent / "protoc-gen-mypy"
-    done = subprocess.run([plugin], input=request.SerializeToString(), stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([plugin], input=request.SerializeToString(), capture_output=True, check=True)
     answer = plugin_pb2.CodeGeneratorResponse.FromString(done.stdout)
     for stub in answer.file:
         path = OUT / stub.name
