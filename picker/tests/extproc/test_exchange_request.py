@@ -265,3 +265,21 @@ def test_a_client_that_leaves_is_no_longer_counted(messages: int) -> None:
         talk.receive(message)
     talk.close()
     assert seat.ended == (1 if messages == 2 else 0)
+
+
+def test_the_desk_is_told_the_objective_and_the_flow() -> None:
+    """How much the request matters, and whose it is."""
+    desk = FakeDesk()
+    talk = exchange(desk)
+    talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
+    talk.receive(body())
+    assert (desk.asked[0].objective, desk.asked[0].flow) == ("batch", "tenant-a")
+
+
+def test_an_empty_objective_or_flow_is_none() -> None:
+    """As if the header were not there."""
+    desk = FakeDesk()
+    talk = exchange(desk)
+    talk.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
+    talk.receive(body())
+    assert (desk.asked[0].objective, desk.asked[0].flow) == (None, None)

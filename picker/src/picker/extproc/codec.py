@@ -9,7 +9,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 from google.protobuf.message import DecodeError
 
-from picker.extproc.exchange import DESTINATION
+from picker.extproc.exchange import DESTINATION, FLOW, OBJECTIVE
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -35,7 +35,14 @@ SUBSET_KEY = "x-gateway-destination-endpoint-subset"
 LB_NAMESPACE = "envoy.lb"
 SERVED_KEY = "x-gateway-destination-endpoint-served"
 
-_READ = frozenset((":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id"))
+_READ = frozenset(
+    (
+        ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id",
+        OBJECTIVE, FLOW,
+    )
+)  # fmt: skip
+"""The headers that matter here; the others are not even copied."""
+
 _Mode = processing_mode_pb2.ProcessingMode
 _BODY_MODES = {number: BodyMode(name) for name, number in _Mode.BodySendMode.items()}
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD

@@ -3,18 +3,16 @@
     headers ──► (body ... body) ──► picked ──► (response headers ──► response body ... ) ──► closed
                                 └─► refused: an immediate reply, and nothing more is expected
 
-The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes;
-the
+The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes; the
 pick goes with the answer to the body. FULL_DUPLEX_STREAMED: only with the pick, or the request is routed before it; the
 body then has to be handed back piece by piece. A stream that ends, by the response's end or by the client's leaving,
-ends
-the request's count in the ledger.
+ends the request's count in the ledger.
 """
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
+from picker.extproc.assignment import Assignment, Desk, Wanted
 from picker.extproc.body import NO_BODY, ReadBody, must_name_model, read_body
 from picker.extproc.json_spans import replace_model
 from picker.extproc.messages import (
@@ -44,6 +42,12 @@ CONTROL_HEADERS = (DESTINATION, "x-gateway-destination-endpoint-served", "x-gate
 DUPLEX_PIECE_BYTES = 62_000
 """Envoy takes no full-duplex message over 64 KiB; the rest of the message needs some of that."""
 
+OBJECTIVE = "x-gateway-inference-objective"
+"""Names the InferenceObjective of a request: how much it matters."""
+
+FLOW = "x-gateway-inference-fairness-id"
+"""Names whose request it is; where requests have to wait, flows take turns."""
+
 BODY_TIMEOUT_S = 60.0
 """For a body to arrive once its headers have. A client that stalls longer is not going to finish."""
 
@@ -54,53 +58,6 @@ class Limits:
 
     max_body_bytes: int = 16 << 20
     """A 128k-token prompt is about half a MiB of text; images in a chat take the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A request that has been read, asking for an endpoint."""
-
-    pool: str | None
-    body: ReadBody
-    subset: frozenset[str] | None
-
-
-class Assignment(Protocol):
-    """A request that has its endpoint and is counted there."""
-
-    @property
-    def destination(self) -> str:
-        """`ip:port[,ip:port...]`, best first."""
-        ...
-
-    @property
-    def served_model(self) -> str | None:
-        """The name that the servers know the model by, where it differs from the one asked for."""
-        ...
-
-    def served_by(self, address: str) -> None:
-        """The proxy says that another endpoint than the first answered."""
-        ...
-
-    def first_byte(self) -> None:
-        """The answer has begun."""
-        ...
-
-    def end(self) -> None:
-        """The request has left its endpoint. May be called again."""
-        ...
-
-
-class Desk(Protocol):
-    """Who assigns endpoints."""
-
-    def assign(self, wanted: Wanted) -> "Assignment | Rejection":
-        """Decide, and count the request in the same step."""
-        ...
-
-    def renames_models(self, pool: str | None) -> bool:
-        """Whether a request to this pool may be served under another model name than it asked for."""
-        ...
 
 
 class _State(Enum):
@@ -278,7 +235,8 @@ class Exchange:
         )
 
     def _assign(self, message: RequestHeaders, body: ReadBody) -> Assignment | Rejection:
-        assigned = self._desk.assign(Wanted(message.pool, body, message.subset))
+        objective, flow = message.headers.get(OBJECTIVE), message.headers.get(FLOW)
+        assigned = self._desk.assign(Wanted(message.pool, body, message.subset, objective or None, flow or None))
         if not isinstance(assigned, Rejection):
             self._assignment = assigned
             self._state = _State.PICKED

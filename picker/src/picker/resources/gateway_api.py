@@ -1,7 +1,6 @@
 """GatewayClass, Gateway and HTTPRoute (gateway.networking.k8s.io), as far as the gateway on one machine serves them.
 
-Defaults are those of the API (https://gateway-api.sigs.k8s.io/reference/spec/). A field that is not served is refused
-by
+Defaults are those of the API (https://gateway-api.sigs.k8s.io/reference/spec/). A field that is not served is refused by
 name rather than ignored: a route that silently does half of what it says is worse than none.
 """
 

@@ -1,0 +1,58 @@
+"""What an exchange asks of whoever assigns endpoints, and what it tells them afterwards."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from picker.extproc.body import ReadBody
+from picker.extproc.refusals import Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request that has been read, asking for an endpoint."""
+
+    pool: str | None
+    body: ReadBody
+    subset: frozenset[str] | None
+    objective: str | None = None
+    """Name of an InferenceObjective in the pool's namespace, as the client gave it; it may not exist."""
+    flow: str | None = None
+    """Whose request it is, as the client gave it; requests without a flow share one."""
+
+
+class Assignment(Protocol):
+    """A request that has its endpoint and is counted there."""
+
+    @property
+    def destination(self) -> str:
+        """`ip:port[,ip:port...]`, best first."""
+        ...
+
+    @property
+    def served_model(self) -> str | None:
+        """The name that the servers know the model by, where it differs from the one asked for."""
+        ...
+
+    def served_by(self, address: str) -> None:
+        """The proxy says that another endpoint than the first answered."""
+        ...
+
+    def first_byte(self) -> None:
+        """The answer has begun."""
+        ...
+
+    def end(self) -> None:
+        """The request has left its endpoint. May be called again."""
+        ...
+
+
+class Desk(Protocol):
+    """Who assigns endpoints."""
+
+    def assign(self, wanted: Wanted) -> "Assignment | Rejection":
+        """Decide, and count the request in the same step."""
+        ...
+
+    def renames_models(self, pool: str | None) -> bool:
+        """Whether a request to this pool may be served under another model name than it asked for."""
+        ...

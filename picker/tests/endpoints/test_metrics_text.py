@@ -1,0 +1,255 @@
+"""What is read from a metrics page, by generation, shape and accident."""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from picker.endpoints.endpoint import ServerMetrics
+from picker.endpoints.metrics_text import NoServerMetrics, read_metrics
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import generate_latest as generate_text
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.openmetrics.exposition import generate_latest as escaping_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+RECORDINGS = Path(__file__).parents[4] / "shared" / "vllm-reference" / "0.32.0"
+recorded = pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings of vLLM are not beside this project")
+
+
+@recorded
+def test_the_recorded_loaded_server_is_read() -> None:
+    """A real vLLM 0.32.0 with requests running and waiting."""
+    metrics = read_metrics((RECORDINGS / "metrics-loaded.txt").read_bytes(), scraped_at_s=12.5, in_flight_then=3)
+    assert metrics == ServerMetrics(
+        queue_depth=4,
+        running=8,
+        kv_cache_usage=0.09001956947162426,
+        block_size_tokens=32,
+        kv_blocks=512,
+        scraped_at_s=12.5,
+        in_flight_then=3,
+    )
+
+
+@recorded
+def test_the_recorded_lora_server_shows_the_newest_adapters() -> None:
+    """Old label sets stay on the page; the one with the greatest value, idle here, is the current one."""
+    metrics = read_metrics((RECORDINGS / "lora" / "metrics-after.txt").read_bytes())
+    assert (metrics.active_loras, metrics.waiting_loras, metrics.max_loras) == (frozenset(), frozenset(), 2)
+
+
+def test_a_v0_server_is_read() -> None:
+    """0.6.6: gpu_cache_usage_perc, no engine label."""
+    page = b"""\
+# HELP vllm:num_requests_running Number of requests currently running on GPU.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{model_name="m"} 7.0
+# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{model_name="m"} 3.0
+# HELP vllm:gpu_cache_usage_perc GPU KV-cache usage. 1 means 100 percent usage.
+# TYPE vllm:gpu_cache_usage_perc gauge
+vllm:gpu_cache_usage_perc{model_name="m"} 0.25
+"""
+    metrics = read_metrics(page)
+    assert (metrics.queue_depth, metrics.running, metrics.kv_cache_usage) == (3, 7, 0.25)
+    assert (metrics.block_size_tokens, metrics.kv_blocks) == (None, None)
+
+
+def test_the_newer_name_of_the_kv_cache_usage_is_believed() -> None:
+    """0.9.2 to 0.10.2 show both."""
+    assert read_metrics(b"vllm:gpu_cache_usage_perc 0.1\nvllm:kv_cache_usage_perc 0.6\n").kv_cache_usage == 0.6
+
+
+def test_engines_of_one_server_are_added_up() -> None:
+    """Queues, running requests and blocks are sums, the KV cache usage is the mean."""
+    page = b"""\
+vllm:num_requests_running{engine="0",model_name="m"} 7.0
+vllm:num_requests_running{engine="1",model_name="m"} 5.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 1.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.75
+vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0
+vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="150"} 1.0
+"""
+    metrics = read_metrics(page)
+    assert (metrics.queue_depth, metrics.running, metrics.kv_cache_usage) == (4, 12, 0.5)
+    assert (metrics.block_size_tokens, metrics.kv_blocks) == (16, 250)
+
+
+def test_waiting_by_reason_is_not_waiting() -> None:
+    """Its name begins like the other's."""
+    page = b'vllm:num_requests_waiting_by_reason{reason="capacity"} 9\nvllm:num_requests_running 1\n'
+    assert read_metrics(page).queue_depth == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "queue_depth"),
+    [
+        (b"vllm:num_requests_waiting 4", 4),
+        (b"  vllm:num_requests_waiting\t4\r", 4),
+        (b'vllm:num_requests_waiting{model_name="m",engine="0"} 4 1712345678901', 4),
+        (b'vllm:num_requests_waiting { model_name = "m" , engine = "0" , } 4', 4),
+        (b'vllm:num_requests_waiting{model_name="a} 9 \\" b\\\\"} 4', 4),
+        (b'vllm:num_requests_waiting{model_name=""}4', 4),
+        (b"vllm:num_requests_waiting 1.2e+01", 12),
+        (b"vllm:num_requests_waiting -3", 0),
+        (b"vllm:num_requests_waiting NaN", 0),
+        (b"vllm:num_requests_waiting +Inf", 0),
+        (b"vllm:num_requests_waiting 1_000", 0),
+        (b"vllm:num_requests_waiting four", 0),
+        (b"vllm:num_requests_waiting", 0),
+        (b"# vllm:num_requests_waiting 4", 0),
+        (b'vllm:other{text="vllm:num_requests_waiting 4"} 1', 0),
+        (b"vllm:num_requests_waiting_total 4", 0),
+    ],
+)
+def test_a_line_is_read_as_the_text_format_says(line: bytes, queue_depth: int) -> None:
+    """Blanks, label order, escapes, timestamps, exponents, and values that are no numbers of requests."""
+    assert read_metrics(b"vllm:num_requests_running 1\n" + line).queue_depth == queue_depth
+
+
+def test_kv_cache_usage_stays_between_0_and_1() -> None:
+    """Rounding in the server must not reach a decision."""
+    assert read_metrics(b"vllm:kv_cache_usage_perc 1.0000001").kv_cache_usage == 1.0
+    assert read_metrics(b"vllm:kv_cache_usage_perc -1e-17").kv_cache_usage == 0.0
+
+
+def test_lora_adapters_are_taken_from_the_newest_series() -> None:
+    """Order on the page does not count, time does."""
+    page = b"""\
+vllm:num_requests_waiting 0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="old",waiting_lora_adapters=""} 1.7954156739264057e+09
+vllm:lora_requests_info{waiting_lora_adapters="c",running_lora_adapters="a, b",max_lora="4"} 1.7954156785121906e+09
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="older",waiting_lora_adapters="x"} NaN
+"""
+    metrics = read_metrics(page)
+    assert metrics.active_loras == {"a", "b"}
+    assert metrics.waiting_loras == {"c"}
+    assert metrics.max_loras == 4
+
+
+@pytest.mark.parametrize("page", [b"", b"\n", b"# EOF\n", b"<html>404</html>", b"python_info 1\n", b"sglang:x 1\n"])
+def test_a_page_without_the_needed_lines_is_a_named_error(page: bytes) -> None:
+    """So that a wrong port is not taken for an idle server."""
+    with pytest.raises(NoServerMetrics, match="vllm:num_requests_waiting"):
+        read_metrics(page)
+
+
+FRAGMENTS = [
+    b"vllm:num_requests_waiting",
+    b"vllm:num_requests_running",
+    b"vllm:kv_cache_usage_perc",
+    b"vllm:lora_requests_info",
+    b"vllm:cache_config_info",
+    b'{max_lora="2",running_lora_adapters="',
+    b'{block_size="16",num_gpu_blocks="',
+    *[bytes([each]) for each in b' \n\t"{}\\,=#'],
+    *[b"1", b"1e308", b"1e999", b"-", b"NaN", b"\xff\xfe", b"\xc2\xb2", b"9" * 400],
+]
+
+
+@given(st.one_of(st.binary(), st.lists(st.sampled_from(FRAGMENTS), max_size=40).map(b"".join)))
+def test_no_bytes_make_it_raise_anything_else(page: bytes) -> None:
+    """Any page either is read, into finite and sane numbers, or is the named error."""
+    try:
+        metrics = read_metrics(page)
+    except NoServerMetrics:
+        return
+    assert metrics.queue_depth >= 0
+    assert metrics.running >= 0
+    assert 0.0 <= metrics.kv_cache_usage <= 1.0
+    assert math.isfinite(metrics.queue_depth + metrics.running + metrics.max_loras + (metrics.kv_blocks or 0))
+
+
+label_texts = st.text(st.characters(codec="utf-8"), max_size=12)
+counts = st.one_of(st.integers(0, 5000).map(float), st.sampled_from([math.nan, math.inf]))
+usages = st.one_of(st.floats(0, 1), st.just(math.nan))
+adapters = st.lists(st.text('abc-\\"{} \n', min_size=1, max_size=6), max_size=3).map(",".join)
+
+
+@st.composite
+def registries(draw: st.DrawFn) -> CollectorRegistry:
+    """A server's metrics as the library that vLLM uses holds them, other metrics in between."""
+    registry = CollectorRegistry()
+    engines = [str(engine) for engine in range(draw(st.integers(1, 3)))]
+    model = draw(label_texts)
+
+    def gauge(name: str, values: st.SearchStrategy[float], **labels: str) -> None:
+        metric = Gauge(f"vllm:{name}", draw(label_texts), ["engine", "model_name", *labels], registry=registry)
+        for engine in engines:
+            metric.labels(engine, model, *labels.values()).set(draw(values))
+
+    for name in draw(st.permutations(["running", "waiting", "waiting_by_reason", "running_in_dreams"])):
+        gauge(f"num_requests_{name}", counts, reason="capacity")
+    for name in draw(st.sampled_from([["kv"], ["gpu"], ["gpu", "kv"]])):
+        gauge(f"{name}_cache_usage_perc", usages)
+    lora = Gauge(
+        "vllm:lora_requests_info",
+        "-",
+        ["running_lora_adapters", "max_lora", "waiting_lora_adapters"],
+        registry=registry,
+    )
+    for at in draw(st.lists(st.floats(1e9, 2e9), max_size=4, unique=True)):
+        lora.labels(draw(adapters), "3", draw(adapters)).set(at)
+    config = Gauge("vllm:cache_config_info", "-", ["a", "block_size", "engine", "num_gpu_blocks"], registry=registry)
+    blocks = draw(st.one_of(st.integers(1, 99_999).map(str), st.just("None")))
+    for engine in engines:
+        config.labels(draw(label_texts), "16", engine, blocks).set(1)
+    return registry
+
+
+def by_the_library(page: str) -> ServerMetrics:
+    """What the library's full parser finds, put together by the same rules."""
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+
+    def named(name: str) -> list[Sample]:
+        return [sample for sample in samples if sample.name == name]
+
+    def finite(name: str) -> list[float]:
+        return [sample.value for sample in named(name) if math.isfinite(sample.value)]
+
+    def names(joined: str) -> frozenset[str]:
+        return frozenset(each.strip() for each in joined.split(",") if each.strip())
+
+    def total(values: Iterable[float]) -> int:
+        return int(sum(values))
+
+    usage = finite("vllm:kv_cache_usage_perc") or finite("vllm:gpu_cache_usage_perc")
+    lora = max(named("vllm:lora_requests_info"), key=lambda sample: sample.value, default=None)
+    configs = [sample.labels for sample in named("vllm:cache_config_info")]
+    blocks = [int(labels["num_gpu_blocks"]) for labels in configs if labels["num_gpu_blocks"] != "None"]
+    return ServerMetrics(
+        queue_depth=total(finite("vllm:num_requests_waiting")),
+        running=total(finite("vllm:num_requests_running")),
+        kv_cache_usage=math.fsum(usage) / len(usage) if usage else 0.0,
+        active_loras=names(lora.labels["running_lora_adapters"]) if lora else frozenset(),
+        waiting_loras=names(lora.labels["waiting_lora_adapters"]) if lora else frozenset(),
+        max_loras=int(lora.labels["max_lora"]) if lora else 0,
+        block_size_tokens=16,
+        kv_blocks=sum(blocks) if blocks else None,
+    )
+
+
+generate_openmetrics = partial(escaping_openmetrics, escaping=ALLOWUTF8)
+"""With its default escaping the library writes `vllm_` for `vllm:` in OpenMetrics (not in text, which is asked for)."""
+
+
+@pytest.mark.parametrize("generate", [generate_text, generate_openmetrics], ids=["text", "openmetrics"])
+@given(registry=registries())
+def test_it_agrees_with_the_prometheus_library(
+    generate: Callable[[CollectorRegistry], bytes], registry: CollectorRegistry
+) -> None:
+    """Pages written by the library, in either format, mean the same to both parsers."""
+    page = generate(registry)
+    expected = by_the_library(generate_text(registry).decode())
+    try:
+        assert read_metrics(page) == expected
+    except NoServerMetrics:
+        assert expected.queue_depth == expected.running == expected.kv_cache_usage == 0
