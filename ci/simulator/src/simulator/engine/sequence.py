@@ -1,0 +1,75 @@
+"""What goes into an engine and what comes out of it."""
+
+from dataclasses import dataclass, field
+
+from simulator.content import Content
+from simulator.engine.blocks import Block
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence to generate."""
+
+    number: int
+    content: Content
+    """Of the prompt and the answer after it."""
+    prompt_tokens: int
+    output_tokens: int
+    """Generated exactly; at least 1."""
+    lora: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """A request's first token is out."""
+
+    number: int
+    at_s: float
+    cached_tokens: int
+    """Found in the prefix cache at the first admission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request's last token is out."""
+
+    number: int
+    at_s: float
+    preemptions: int
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request that is waiting or running.
+
+    While it decodes it grows by one token in every step, so its length is kept as `offset`: the length less the
+    engine's count of steps."""
+
+    request: EngineRequest
+    length: int
+    """Tokens of prompt and answer; true while it does not decode."""
+    computed: int = 0
+    """Tokens in the cache; true while it does not decode."""
+    hashed: list[Block] = field(default_factory=list[Block])
+    """Its first blocks: those that could be found while it ran."""
+    blank: int = 0
+    """Blocks held after those."""
+    offset: int | None = None
+    """None while it does not decode."""
+    cached_tokens: int | None = None
+    """None before the first admission."""
+    preemptions: int = 0
+    epoch: int = 0
+    """Counts its leaving the decoding ones, to know which plans for it are void."""
+    keys: list[int] = field(default_factory=list[int])
+    """Of its full blocks, as far as they were needed."""
+
+    @property
+    def blocks(self) -> int:
+        return len(self.hashed) + self.blank
+
+    def key_range(self, start: int, end: int, block_tokens: int) -> list[int]:
+        """Keys of its blocks from `start` to `end`."""
+        if len(self.keys) < end:
+            self.keys = self.request.content.keys(end * block_tokens, block_tokens)
+        return self.keys[start:end]
