@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test lint format bench clean
+.PHONY: help install demo up test lint format bench crds clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ format: install ## let ruff format and fix
 
 bench: install ## the picker's figures through a real Envoy, as ratios in one run
 	@$(RUN) gateway-bench $(ARGS)
+
+crds: install ## write the chart's CRDs anew, after a change of the wire types
+	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds
 
 clean: ## remove what these commands made
 	@rm -rf .venv out

@@ -1,0 +1,86 @@
+"""The status that is written to inference objects, as it is written."""
+
+from typing import Annotated, Literal
+
+from pydantic import AliasGenerator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from picker.resources.gateway_api import GROUP
+
+
+class StatusWire(BaseModel):
+    """A part of a status. Serialise it with `by_alias`."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=AliasGenerator(alias=to_camel), populate_by_name=True)
+
+
+class Condition(StatusWire):
+    """One aspect of an object's state, as every Kubernetes API tells it."""
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    message: Annotated[str, Field(max_length=32768)]
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Field(
+        max_length=8,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]
+
+
+class ParentReference(StatusWire):
+    """The Gateway that a v1 status speaks of."""
+
+    group: Annotated[str, Field(max_length=253)] = GROUP
+    kind: Annotated[str, Field(min_length=1, max_length=63)] = "Gateway"
+    namespace: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class ParentStatus(StatusWire):
+    """What one Gateway makes of a v1 pool."""
+
+    parent_ref: ParentReference
+    controller_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    conditions: Conditions = ()
+
+
+class InferencePoolStatusV1(StatusWire):
+    parents: Annotated[
+        tuple[ParentStatus, ...], Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+
+
+class ObjectReference(StatusWire):
+    """The Gateway that a v1alpha2 status speaks of: a reference of the core API."""
+
+    api_version: str | None = None
+    field_path: str | None = None
+    kind: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    resource_version: str | None = None
+    uid: str | None = None
+
+
+class ParentStatusV1Alpha2(StatusWire):
+    """What one Gateway makes of a v1alpha2 pool."""
+
+    parent_ref: Annotated[ObjectReference, Field(json_schema_extra={"x-kubernetes-map-type": "atomic"})]
+    conditions: Conditions = ()
+
+
+class InferencePoolStatusV1Alpha2(StatusWire):
+    parent: Annotated[tuple[ParentStatusV1Alpha2, ...], Field(max_length=32)] = ()
+
+
+class ConditionsStatus(StatusWire):
+    """Of the objects that are about models."""
+
+    conditions: Conditions = ()

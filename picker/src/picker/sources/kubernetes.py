@@ -1,0 +1,137 @@
+"""A Kubernetes cluster: the inference objects and the pods that the pools select."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import cast
+
+import structlog
+from lightkube import AsyncClient
+from pydantic import ValidationError
+
+from picker.resources.inference import InferencePool
+from picker.resources.objects import AnyObject, Resources
+from picker.resources.parse import KINDS, typed
+from picker.resources.problems import field_path, sentence
+from picker.resources.wire import Object
+from picker.sources.changes import changes
+from picker.sources.inventory import Inventory, ModelServer
+from picker.sources.kubernetes_watch import Copy, Json, Resource, resource
+
+INFERENCE_KINDS = ("InferencePool", "InferenceModel", "InferenceObjective", "InferenceModelRewrite")
+POD: Resource = resource("", "v1", "Pod")
+
+SETTLE_S = 0.02
+"""Changes come in handfuls (a rollout, a list); they are looked at once, and a change still takes effect at once."""
+
+_Selection = tuple[str, tuple[tuple[str, str], ...]]
+"""Namespace and labels of a pool's pods."""
+
+log = structlog.get_logger(__name__)
+
+
+class KubernetesSource:
+    """See `inventory.Source`. An object that the API server accepted and that is wrong nevertheless keeps what it last
+    said rightly."""
+
+    def __init__(self, client: AsyncClient, namespace: str = "*") -> None:
+        """`namespace`: the only one to look at; `*` is all."""
+        self._client = client
+        self._namespace = namespace
+        self._changed = asyncio.Event()
+        self._objects = [
+            Copy(client, resource(*_group_and_version(api_version), kind), _Reader(wire).keep, namespace)
+            for kind in INFERENCE_KINDS
+            for api_version, wire in KINDS.get(kind, {}).items()
+        ]
+        self._pods: dict[_Selection, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
+
+    async def inventories(self) -> AsyncIterator[Inventory]:
+        following = [asyncio.create_task(copy.follow(self._changed.set)) for copy in self._objects]
+        current: Inventory | None = None
+        try:
+            for copy in self._objects:
+                await copy.listed.wait()
+            while True:
+                self._changed.clear()
+                objects = [each for copy in self._objects for each in copy.objects.values()]
+                self._follow_pods(objects)
+                for copy, _ in self._pods.values():
+                    await copy.listed.wait()
+                new = Inventory(Resources.of(objects), self._servers())
+                if current is None or new != current:
+                    for line in changes(current, new) if current is not None else ():
+                        log.info("source.changed", change=line)
+                    current = new
+                    yield new
+                await self._changed.wait()
+                await asyncio.sleep(SETTLE_S)
+        finally:
+            for task in [*following, *(task for _, task in self._pods.values())]:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    def _follow_pods(self, objects: list[AnyObject]) -> None:
+        """Follow the pods that the pools select now, and no others."""
+        wanted = {_selection(each) for each in objects if isinstance(each, InferencePool) and each.selector}
+        for gone in self._pods.keys() - wanted:
+            self._pods.pop(gone)[1].cancel()
+        for selection in wanted - self._pods.keys():
+            namespace, labels = selection
+            copy = Copy(self._client, POD, ready_server, namespace, dict(labels))
+            self._pods[selection] = copy, asyncio.create_task(copy.follow(self._changed.set))
+
+    def _servers(self) -> tuple[ModelServer, ...]:
+        by_name = {name: server for copy, _ in self._pods.values() for name, server in copy.objects.items()}
+        return tuple(by_name[name] for name in sorted(by_name))
+
+
+class _Reader:
+    """Reads the objects of one kind and version."""
+
+    def __init__(self, wire: type[Object]) -> None:
+        self._wire = wire
+
+    def keep(self, object_: Json, before: AnyObject | None) -> AnyObject | None:
+        """The object, or what it said before if it is wrong now."""
+        try:
+            return typed(self._wire.model_validate(object_, extra="ignore"))
+        except ValidationError as error:
+            problems = [f"{field_path(each['loc'])}: {sentence(each, self._wire)}" for each in error.errors()]
+        except ValueError as error:
+            problems = [str(error)]
+        metadata = object_["metadata"]
+        for problem in problems:
+            log.error(
+                "source.invalid",
+                problem=f"{object_['kind']} {metadata['namespace']}/{metadata['name']}: {problem}",
+                kept="what it last said rightly" if before is not None else "nothing",
+            )
+        return before
+
+
+def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer | None:
+    """The pod as a model server; None while it is not to be sent requests: not ready, without an address, on its way
+    out."""
+    metadata, status = pod["metadata"], cast(Json, pod.get("status") or {})
+    address = status.get("podIP")
+    if not address or "deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    conditions = cast(list[Mapping[str, str]], status.get("conditions") or [])
+    if not any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
+        return None
+    labels = cast(Mapping[str, str], metadata.get("labels") or {})
+    return ModelServer(metadata["name"], metadata["namespace"], address, None, labels)
+
+
+def _selection(pool: InferencePool) -> _Selection:
+    return pool.name.namespace, tuple(sorted(pool.selector.items()))
+
+
+def _group_and_version(api_version: str) -> tuple[str, str]:
+    group, _, version = api_version.rpartition("/")
+    return group, version
+
+
+__all__ = ["INFERENCE_KINDS", "POD", "KubernetesSource", "ready_server"]

@@ -1,0 +1,61 @@
+"""The chart's CustomResourceDefinitions are the picker's wire types, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from picker.resources.crd import DEFINITIONS, Definition, crd
+from picker.resources.parse import KINDS
+
+CHART = Path(__file__).parents[3] / "charts" / "inference-gateway" / "charts" / "crds" / "crds"
+
+
+def schema(definition: Definition) -> dict[str, Any]:
+    [version] = crd(definition)["spec"]["versions"]
+    return version["schema"]["openAPIV3Schema"]
+
+
+def nodes(node: Any) -> list[dict[str, Any]]:
+    """Every object in a schema, itself included."""
+    if isinstance(node, list):
+        return [found for each in node for found in nodes(each)]
+    if isinstance(node, dict):
+        return [node, *(found for each in node.values() for found in nodes(each))]
+    return []
+
+
+def test_the_chart_installs_what_the_wire_types_say() -> None:
+    """After a change of the types: make crds."""
+    installed = {path.name: yaml.safe_load(path.read_text()) for path in CHART.glob("*.yaml")}
+    assert installed == {f"{definition.name}.yaml": crd(definition) for definition in DEFINITIONS}
+
+
+def test_every_inference_kind_that_is_read_has_a_definition() -> None:
+    """In every group and version."""
+    read = {(kind, version) for kind in KINDS if kind.startswith("Inference") for version in KINDS[kind]}
+    assert {(each.kind, f"{each.group}/{each.version}") for each in DEFINITIONS} == read
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
+def test_a_schema_is_structural(definition: Definition) -> None:
+    """An API server takes no references, no alternatives, and no closed objects."""
+    forbidden = {"$ref", "$defs", "anyOf", "oneOf", "const", "title"}
+    for node in nodes(schema(definition)):
+        if "type" in node and not isinstance(node["type"], dict):
+            assert not forbidden & node.keys(), node
+            assert node.get("additionalProperties") is not False
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
+def test_status_is_a_subresource_and_the_table_tells_the_age(definition: Definition) -> None:
+    """A status is written by the controller alone."""
+    [version] = crd(definition)["spec"]["versions"]
+    assert version["subresources"] == {"status": {}}
+    assert version["additionalPrinterColumns"][-1]["name"] == "Age"
+
+
+def test_names_in_tables_are_unique() -> None:
+    """A short name that two kinds share would mean one of them."""
+    names = [definition.short_name for definition in DEFINITIONS]
+    assert len(set(names)) == len(names)
