@@ -64,3 +64,34 @@ spec:
     timeouts:
       request: 10s
 """
+
+OBJECTIVE = """\
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceObjective
+metadata:
+  name: batch
+spec:
+  priority: -10
+  poolRef:
+    name: vllm-qwen-pool
+"""
+
+REWRITE = """\
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata:
+  name: canary
+spec:
+  poolRef:
+    name: vllm-qwen-pool
+  rules:
+  - matches:
+    - model:
+        type: Exact
+        value: qwen
+    targets:
+    - modelRewrite: qwen-v1
+      weight: 90
+    - modelRewrite: qwen-v2
+      weight: 10
+"""

@@ -1,6 +1,7 @@
 """Manifests become typed objects with the API's defaults, or every problem they have is named."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -99,7 +100,12 @@ BROKEN = [
     (POOL, "targetPortNumber: 8000", "targetPort: 8000", ["unknown field; did you mean targetPortNumber?", "f.yaml:6"]),
     (POOL, "targetPortNumber: 8000", "targetPortNumber: 0", ["spec.targetPortNumber: found 0; allowed: at least 1"]),
     (POOL, "targetPortNumber: 8000", "targetPortNumber: 65536", ["found 65536; allowed: at most 65535"]),
-    (POOL, "targetPortNumber: 8000", 'targetPortNumber: "8000"', ["found '8000'", "valid integer"]),
+    (
+        POOL,
+        "targetPortNumber: 8000",
+        'targetPortNumber: "8000"',
+        ["found '8000'; allowed is a whole number, without quotes"],
+    ),
     (POOL, "  targetPortNumber: 8000\n", "", ["spec.targetPortNumber: missing"]),
     (POOL, "    app: qwen\n", "    {}\n", ["spec.selector: found 0 entries; allowed: at least 1"]),
     (POOL, "app: qwen", "app: -qwen", ["spec.selector.app: found '-qwen'"]),
@@ -108,7 +114,12 @@ BROKEN = [
     (POOL, "    name: inference-gateway-ext-proc", "    failureMode: FailOpen", ["spec.extensionRef.name: missing"]),
     (POOL, "    name: inference", "    failureMode: Open\n    name: inference", ["'FailOpen' or 'FailClose'"]),
     (POOL, "    name: inference", "    kind: Pod\n    name: inference", ["spec.extensionRef.kind: found 'Pod'"]),
-    (POOL, "metadata:\n", ANNOTATED + "LEAST\n", ["routing-strategy: found 'LEAST'", "DEFAULT, PREFIX_CACHE"]),
+    (
+        POOL,
+        "metadata:\n",
+        ANNOTATED + "LEAST\n",
+        ["routing-strategy]: found 'LEAST'", "'DEFAULT', 'PREFIX_CACHE'", "f.yaml:5"],
+    ),
     (POOL, "v1alpha2", "v1alpha1", ["apiVersion: found", "v1alpha2", "inference.networking.k8s.io/v1"]),
     (POOL, "  selector:", "\tselector:", ["not YAML", "f.yaml:7"]),
     (POOL, "spec:", "spec: [", ["not YAML"]),
@@ -195,3 +206,100 @@ def test_a_manifest_with_any_value_anywhere_is_read_or_refused_with_a_word(data:
 def test_durations_are_sums_of_their_parts(hours: int, minutes: int, seconds: int) -> None:
     """GEP-2257."""
     assert duration_s(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+def test_the_items_of_a_list_are_read() -> None:
+    """`kubectl get -o yaml` writes a List when it prints several objects; a problem is told with its own line."""
+    items = "".join(f"- {text.replace(chr(10), chr(10) + '  ').rstrip()}\n" for text in (POOL, MODEL))
+    text = f"apiVersion: v1\nkind: List\nitems:\n{items}metadata:\n  resourceVersion: ''\n"
+    pool, model = parse(text, "f.yaml")
+    assert isinstance(pool, Parsed)
+    assert isinstance(model, Parsed)
+    assert (pool.line, pool.object) == (4, the_object(POOL))
+    assert (model.line, model.object) == (14, the_object(MODEL))
+    assert problems(text.replace("weight: 100", "weight: 0")) == [
+        "f.yaml:25: InferenceModel default/inferencemodel-qwen: spec.targetModels[0].weight: "
+        "found 0; allowed: at least 1"
+    ]
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    """YAML's aliases make it possible."""
+    [problem] = problems("kind: List\napiVersion: v1\nitems:\n- &a {kind: List, apiVersion: v1, items: [*a]}\n")
+    assert "a List stands in a List" in problem
+
+
+@pytest.mark.parametrize("items", ["", "items: []\n", "items: {}\n", "items: [3]\n", "items: [null]\n"])
+def test_a_list_with_anything_in_it_is_read_or_refused_with_a_word(items: str) -> None:
+    """Nothing is raised."""
+    found = parse(f"apiVersion: v1\nkind: List\n{items}", "f.yaml")
+    assert all(isinstance(each, Problem) for each in found)
+    assert bool(found) == (items != "items: []\n")
+
+
+def test_a_field_that_is_null_is_not_there() -> None:
+    """As the API server reads it: `labels:` with nothing behind it is common."""
+    text = POOL.replace("metadata:\n", "metadata:\n  labels:\n  annotations: null\n  creationTimestamp: null\n")
+    assert the_object(text) == the_object(POOL)
+    [problem] = problems(POOL.replace("targetPortNumber: 8000", "targetPortNumber:"))
+    assert "spec.targetPortNumber: missing" in problem
+
+
+def test_an_unknown_field_that_is_null_is_refused_all_the_same() -> None:
+    """It may be a misspelt one that is optional."""
+    [problem] = problems(POOL.replace("    name: inference", "    failuremode:\n    name: inference"))
+    assert "did you mean failureMode?" in problem
+
+
+@pytest.mark.parametrize("written", ["2025-01-01T00:00:00Z", "2025-01-01", "2025-01-01T00:00:00"])
+def test_a_time_without_a_zone_is_utc(written: str) -> None:
+    """So that any two can be compared."""
+    model = the_object(MODEL.replace("metadata:\n", f"metadata:\n  creationTimestamp: {written}\n"))
+    assert isinstance(model, InferenceModel)
+    assert model.created == datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def test_a_time_that_is_none_is_named() -> None:
+    """With an example."""
+    [problem] = problems(POOL.replace("metadata:\n", "metadata:\n  creationTimestamp: yesterday\n"))
+    assert "metadata.creationTimestamp: found 'yesterday'; allowed are times such as 2025-01-31T12:00:00Z" in problem
+
+
+SERVICE_FROM_A_CLUSTER = """\
+apiVersion: v1
+kind: Service
+metadata: {name: dns}
+spec:
+  clusterIP: 10.0.0.10
+  clusterIPs: [10.0.0.10]
+  internalTrafficPolicy: Cluster
+  ipFamilies: [IPv4]
+  ipFamilyPolicy: SingleStack
+  ports:
+  - {name: dns, port: 53, protocol: UDP, targetPort: dns, appProtocol: dns, nodePort: 30053}
+  selector: {app: dns}
+  sessionAffinity: None
+  type: NodePort
+status: {loadBalancer: {}}
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SERVICE_FROM_A_CLUSTER,
+        "apiVersion: v1\nkind: Service\nmetadata: {name: out}\nspec: {type: ExternalName, externalName: a.b}\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: headless}\nspec: {clusterIP: None, selector: {app: a}}\n",
+    ],
+)
+def test_any_service_of_a_cluster_is_read_without_a_warning(text: str) -> None:
+    """How others reach it is not the gateway's affair."""
+    [parsed] = parse(text, "f.yaml")
+    assert isinstance(parsed, Parsed)
+    assert parsed.warnings == ()
+
+
+def test_a_misspelt_field_of_a_service_is_refused() -> None:
+    """It would select nothing, silently."""
+    [problem] = problems(SERVICE_FROM_A_CLUSTER.replace("selector", "selctor"))
+    assert "did you mean selector?" in problem

@@ -1,6 +1,6 @@
 """BackendTrafficPolicy (gateway.envoyproxy.io): timeouts of whole Gateways and routes."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,12 +9,14 @@ from picker.resources.wire import DnsName, Object, Seconds, Wire
 
 class PolicyTarget(Wire):
     group: Literal["gateway.networking.k8s.io"]
-    kind: Literal["Gateway", "HTTPRoute"]
+    kind: Literal["Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute"]
     name: DnsName
     section_name: str | None = None
 
 
 class HTTPTimeout(Wire):
+    not_served: ClassVar = frozenset({"maxStreamDuration"})
+
     request_timeout: Seconds | None = None
     connection_idle_timeout: Seconds | None = None
     max_connection_duration: Seconds | None = None
@@ -30,6 +32,14 @@ class PolicyTimeout(Wire):
 
 
 class BackendTrafficPolicySpec(Wire):
+    not_served: ClassVar = frozenset(
+        {
+            "circuitBreaker", "compression", "compressor", "connection", "dns", "faultInjection", "healthCheck",
+            "http2", "httpUpgrade", "loadBalancer", "mergeType", "proxyProtocol", "rateLimit", "requestBuffer",
+            "responseOverride", "retry", "tcpKeepalive", "telemetry", "useClientProtocol",
+        }
+    )  # fmt: skip
+
     target_ref: PolicyTarget | None = None
     target_refs: tuple[PolicyTarget, ...] = Field((), max_length=16)
     timeout: PolicyTimeout = PolicyTimeout()

@@ -1,10 +1,11 @@
 """GatewayClass, Gateway and HTTPRoute (gateway.networking.k8s.io), as far as the gateway on one machine serves them.
 
-Defaults are those of the API (https://gateway-api.sigs.k8s.io/reference/spec/). A field that is not served is refused by
-name rather than ignored: a route that silently does half of what it says is worse than none.
+Defaults are those of the API (https://gateway-api.sigs.k8s.io/reference/spec/). A field of the API that is not served
+is told in a warning; a value that would send traffic elsewhere than the object says (a protocol, a filter, a kind of
+backend that is not served) is refused.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +16,8 @@ GROUP = "gateway.networking.k8s.io"
 
 
 class GatewayClassSpec(Wire):
+    not_served: ClassVar = frozenset({"parametersRef"})
+
     controller_name: str
     description: str = ""
 
@@ -29,10 +32,14 @@ class RouteNamespaces(Wire):
 
 
 class AllowedRoutes(Wire):
+    not_served: ClassVar = frozenset({"kinds"})
+
     namespaces: RouteNamespaces = RouteNamespaces(from_="Same")
 
 
 class Listener(Wire):
+    not_served: ClassVar = frozenset({"tls"})
+
     name: str
     port: Port
     protocol: Literal["HTTP"]
@@ -41,6 +48,8 @@ class Listener(Wire):
 
 
 class GatewaySpec(Wire):
+    not_served: ClassVar = frozenset({"addresses", "allowedListeners", "backendTLS", "infrastructure", "tls"})
+
     gateway_class_name: str
     listeners: tuple[Listener, ...] = Field(min_length=1, max_length=64)
 
@@ -80,6 +89,8 @@ class RouteMatch(Wire):
 
 
 class BackendRef(Wire):
+    not_served: ClassVar = frozenset({"filters"})
+
     group: str = ""
     kind: Literal["Service", "InferencePool"] = "Service"
     namespace: DnsName | None = None
@@ -111,6 +122,8 @@ class RouteTimeouts(Wire):
 
 
 class RouteRule(Wire):
+    not_served: ClassVar = frozenset({"retry", "sessionPersistence"})
+
     name: str | None = None
     matches: tuple[RouteMatch, ...] = (RouteMatch(),)
     filters: tuple[RouteFilter, ...] = ()
@@ -119,6 +132,8 @@ class RouteRule(Wire):
 
 
 class HTTPRouteSpec(Wire):
+    not_served: ClassVar = frozenset({"useDefaultGateways"})
+
     parent_refs: tuple[ParentRef, ...] = ()
     hostnames: tuple[str, ...] = ()
     rules: tuple[RouteRule, ...] = (RouteRule(),)

@@ -39,6 +39,14 @@ class Criticality(StrEnum):
     STANDARD = "Standard"
     SHEDDABLE = "Sheddable"
 
+    @classmethod
+    def of_priority(cls, priority: int) -> "Criticality":
+        """What an InferenceObjective's priority means: below 0 it may be shed, and 0 is that of requests without an
+        objective."""
+        if priority < 0:
+            return cls.SHEDDABLE
+        return cls.STANDARD if priority == 0 else cls.CRITICAL
+
 
 @dataclass(frozen=True, slots=True)
 class PickerRef:
@@ -83,3 +91,47 @@ class InferenceModel:
     """Never empty: a model without targets is served under its own name."""
     created: datetime | None
     """Of two objects for the same model of a pool the older one wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceObjective:
+    """How much the requests matter that name it in their header `x-gateway-inference-objective`."""
+
+    name: ObjectName
+    pool: PoolName
+    priority: int
+    """The higher, the sooner served. Below 0: shed when there is not room for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteRule:
+    """Which models of the servers answer for a model that clients ask for."""
+
+    models: tuple[str, ...]
+    """The names that clients use; empty means every name that no rule lists."""
+    targets: tuple[TargetModel, ...]
+    """Empty: the models keep their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceModelRewrite:
+    """Rules that give the models of a pool other names on the servers, or split them."""
+
+    name: ObjectName
+    pool: PoolName
+    rules: tuple[RewriteRule, ...]
+    created: datetime | None
+    """Of two rules for the same model of a pool that of the older object wins, and in one object the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRewrites:
+    """All rewrite rules of a pool, brought into one."""
+
+    by_model: Mapping[str, tuple[TargetModel, ...]]
+    others: tuple[TargetModel, ...]
+    """For models that have no entry; empty: they keep their names."""
+
+    def targets(self, model: str) -> tuple[TargetModel, ...]:
+        """What serves `model`; empty when it keeps its name."""
+        return self.by_model.get(model, self.others)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 POOL_GROUP_V1 = "inference.networking.k8s.io"
 POOL_GROUP_V1ALPHA2 = "inference.networking.x-k8s.io"
+ROUTER_GROUP = "llm-d.ai"
+"""Where InferenceObjective and InferenceModelRewrite moved to from POOL_GROUP_V1ALPHA2."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,16 +1,35 @@
 """All that users wrote, at one moment."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from picker.resources.envoy_gateway import BackendTrafficPolicy
 from picker.resources.gateway_api import Gateway, GatewayClass, HTTPRoute
-from picker.resources.inference import InferenceModel, InferencePool
+from picker.resources.inference import (
+    InferenceModel,
+    InferenceModelRewrite,
+    InferenceObjective,
+    InferencePool,
+    ModelRewrites,
+    TargetModel,
+)
 from picker.resources.names import PoolName
 from picker.resources.services import Service
 
-AnyObject = InferencePool | InferenceModel | GatewayClass | Gateway | HTTPRoute | Service | BackendTrafficPolicy
+AnyObject = (
+    InferencePool
+    | InferenceModel
+    | InferenceObjective
+    | InferenceModelRewrite
+    | GatewayClass
+    | Gateway
+    | HTTPRoute
+    | Service
+    | BackendTrafficPolicy
+)
+_Aged = TypeVar("_Aged", InferenceModel, InferenceModelRewrite)
 _AT_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -20,6 +39,8 @@ class Resources:
 
     pools: Mapping[PoolName, InferencePool] = field(default_factory=dict[PoolName, InferencePool])
     models: tuple[InferenceModel, ...] = ()
+    objectives: tuple[InferenceObjective, ...] = ()
+    rewrites: tuple[InferenceModelRewrite, ...] = ()
     gateway_classes: tuple[GatewayClass, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     http_routes: tuple[HTTPRoute, ...] = ()
@@ -34,6 +55,8 @@ class Resources:
         return cls(
             pools={each.name: each for each in ordered if isinstance(each, InferencePool)},
             models=tuple(each for each in ordered if isinstance(each, InferenceModel)),
+            objectives=tuple(each for each in ordered if isinstance(each, InferenceObjective)),
+            rewrites=tuple(each for each in ordered if isinstance(each, InferenceModelRewrite)),
             gateway_classes=tuple(each for each in ordered if isinstance(each, GatewayClass)),
             gateways=tuple(each for each in ordered if isinstance(each, Gateway)),
             http_routes=tuple(each for each in ordered if isinstance(each, HTTPRoute)),
@@ -44,9 +67,29 @@ class Resources:
     def models_of(self, pool: PoolName) -> Mapping[str, InferenceModel]:
         """The models of a pool by the name that clients use. Of two objects for one name the older wins, as
         upstream."""
-        models = [model for model in self.models if model.pool == pool]
-        models.sort(key=lambda model: (model.created or _AT_FIRST, model.name), reverse=True)
-        return {model.model_name: model for model in models}
+        oldest_last = reversed(_oldest_first([model for model in self.models if model.pool == pool]))
+        return {model.model_name: model for model in oldest_last}
+
+    def objectives_of(self, pool: PoolName) -> Mapping[str, InferenceObjective]:
+        """The objectives of a pool by the name that requests give."""
+        return {each.name.name: each for each in self.objectives if each.pool == pool}
+
+    def rewrites_in_order(self, pool: PoolName) -> Sequence[InferenceModelRewrite]:
+        """The rewrite objects of a pool, the one that goes first first."""
+        return _oldest_first([each for each in self.rewrites if each.pool == pool])
+
+    def rewrites_of(self, pool: PoolName) -> ModelRewrites:
+        """The rewrite rules of a pool. A rule that lists a model goes before those for every model, then the older
+        object goes first, then the rule that is written first, as upstream."""
+        by_model: dict[str, tuple[TargetModel, ...]] = {}
+        others: tuple[TargetModel, ...] | None = None
+        for rewrite in self.rewrites_in_order(pool):
+            for rule in rewrite.rules:
+                if not rule.models and others is None:
+                    others = rule.targets
+                for model in rule.models:
+                    by_model.setdefault(model, rule.targets)
+        return ModelRewrites(by_model, others or ())
 
     def routed_pools(self) -> frozenset[PoolName]:
         """Pools that some route leads to."""
@@ -57,3 +100,7 @@ class Resources:
             for ref in rule.backend_refs
             if ref.kind == "InferencePool"
         )
+
+
+def _oldest_first(objects: Sequence[_Aged]) -> list[_Aged]:
+    return sorted(objects, key=lambda each: (each.created or _AT_FIRST, each.name))

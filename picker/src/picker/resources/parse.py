@@ -1,6 +1,6 @@
 """YAML text to typed objects, or to everything that is wrong with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -8,14 +8,16 @@ from pydantic import ValidationError
 
 from picker.resources.envoy_gateway import BackendTrafficPolicy
 from picker.resources.gateway_api import Gateway, GatewayClass, HTTPRoute
-from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2
+from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP
+from picker.resources.objective_wire import InferenceModelRewriteV1Alpha2, InferenceObjectiveV1Alpha2
 from picker.resources.objects import AnyObject
 from picker.resources.pool_wire import InferenceModelV1Alpha2, InferencePoolV1, InferencePoolV1Alpha2
-from picker.resources.problems import Location, Problem, field_path, sentence
+from picker.resources.problems import Location, Problem, field_path, mistakes, unserved_fields
 from picker.resources.services import Service
 from picker.resources.wire import Object
 from picker.resources.yaml_documents import Document, documents
 
+_OBJECTIVE_VERSIONS = (f"{ROUTER_GROUP}/v1alpha2", f"{POOL_GROUP_V1ALPHA2}/v1alpha2")
 _GATEWAY_VERSIONS = ("gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1")
 KINDS: Mapping[str, Mapping[str, type[Object]]] = {
     "InferencePool": {
@@ -23,6 +25,8 @@ KINDS: Mapping[str, Mapping[str, type[Object]]] = {
         f"{POOL_GROUP_V1}/v1": InferencePoolV1,
     },
     "InferenceModel": {f"{POOL_GROUP_V1ALPHA2}/v1alpha2": InferenceModelV1Alpha2},
+    "InferenceObjective": dict.fromkeys(_OBJECTIVE_VERSIONS, InferenceObjectiveV1Alpha2),
+    "InferenceModelRewrite": dict.fromkeys(_OBJECTIVE_VERSIONS, InferenceModelRewriteV1Alpha2),
     "GatewayClass": dict.fromkeys(_GATEWAY_VERSIONS, GatewayClass),
     "Gateway": dict.fromkeys(_GATEWAY_VERSIONS, Gateway),
     "HTTPRoute": dict.fromkeys(_GATEWAY_VERSIONS, HTTPRoute),
@@ -30,6 +34,9 @@ KINDS: Mapping[str, Mapping[str, type[Object]]] = {
     "BackendTrafficPolicy": {"gateway.envoyproxy.io/v1alpha1": BackendTrafficPolicy},
 }
 """The wire form of every kind that is read, by kind and apiVersion."""
+
+CLUSTER_SCOPED = ("GatewayClass",)
+"""Kinds whose objects have no namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,8 @@ class Parsed:
     title: str
     """`InferencePool default/vllm-qwen-pool`"""
     object: AnyObject
+    warnings: tuple[Problem, ...] = ()
+    """What it says that has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +64,22 @@ def parse(text: str, file: str) -> list[Parsed | Skipped | Problem]:
     """Everything in `text`, in its order. Never raises."""
     results: list[Parsed | Skipped | Problem] = []
     for document in documents(text, file):
-        results += [document] if isinstance(document, Problem) else _parse_document(document)
+        if isinstance(document, Problem):
+            results.append(document)
+        else:
+            for each in _items(document):
+                results += _parse_document(each)
     return results
+
+
+def _items(document: Document) -> Sequence[Document]:
+    """The objects in a document: those of a List, which is what `kubectl get -o yaml` writes, or the one it is."""
+    value = document.value
+    if isinstance(value, dict):
+        fields = cast(dict[str, object], value)
+        if fields.get("kind") == "List" and isinstance(fields.get("items"), list):
+            return document.items("items")
+    return [document]
 
 
 def _parse_document(document: Document) -> list[Parsed | Skipped | Problem]:
@@ -70,15 +93,8 @@ def _parse_document(document: Document) -> list[Parsed | Skipped | Problem]:
     if not isinstance(version, str) or not isinstance(kind, str):
         missing = "kind" if isinstance(version, str) else "apiVersion"
         return [_problem(document, None, (missing,), "missing or not text; every object needs apiVersion and kind")]
-    if kind == "List" and isinstance(items := fields.get("items"), list):
-        return [
-            _problem(
-                document,
-                "List",
-                (),
-                f"lists are not read; write its {len(cast(list[object], items))} objects as documents",
-            )
-        ]
+    if kind == "List":
+        return [_problem(document, "List", (), "a List stands in a List; only objects may")]
     title = f"{kind} {_name_of(fields)}"
     versions = KINDS.get(kind)
     if versions is None:
@@ -93,19 +109,26 @@ def _parse_document(document: Document) -> list[Parsed | Skipped | Problem]:
 def _validate(document: Document, title: str, wire: type[Object]) -> list[Parsed | Skipped | Problem]:
     try:
         read = wire.model_validate(document.value)
-        typed = _typed(read)
+        object_ = typed(read)
     except ValidationError as error:
-        return [_problem(document, title, each["loc"], sentence(each, wire)) for each in error.errors()]
-    except ValueError as error:
-        return [_problem(document, title, ("metadata",), str(error))]
-    return [Parsed(document.file, document.line_of(()), title, typed)]
+        return [_problem(document, title, location, message) for location, message in mistakes(error, wire)]
+    warnings = tuple(
+        _problem(document, title, location, "has no effect: the gateway on one machine does not serve it")
+        for location in unserved_fields(wire, document.value)
+    )
+    return [Parsed(document.file, document.line_of(()), title, object_, warnings)]
 
 
-def _typed(read: Object) -> AnyObject:
+def typed(read: Object) -> AnyObject:
+    """The object as the rest of the picker sees it. Raises ValueError where the wire form promises too much."""
     if isinstance(read, InferencePoolV1Alpha2 | InferencePoolV1):
         return read.pool()
     if isinstance(read, InferenceModelV1Alpha2):
         return read.model()
+    if isinstance(read, InferenceObjectiveV1Alpha2):
+        return read.objective()
+    if isinstance(read, InferenceModelRewriteV1Alpha2):
+        return read.rewrite()
     assert isinstance(read, GatewayClass | Gateway | HTTPRoute | Service | BackendTrafficPolicy)
     return read
 
@@ -115,7 +138,8 @@ def _name_of(fields: Mapping[str, object]) -> str:
     if not isinstance(metadata, dict):
         return "(without a name)"
     named = cast(dict[str, object], metadata)
-    return f"{named.get('namespace', 'default')}/{named.get('name', '(without a name)')}"
+    name = f"{named.get('name', '(without a name)')}"
+    return name if fields.get("kind") in CLUSTER_SCOPED else f"{named.get('namespace', 'default')}/{name}"
 
 
 def _problem(document: Document, title: str | None, location: Location, message: str) -> Problem:

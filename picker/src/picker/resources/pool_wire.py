@@ -3,10 +3,9 @@
 Rules and defaults are those of the Gateway API inference extension's CRDs; the routing-strategy annotation is ACK's.
 """
 
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from picker.resources.inference import (
     AppProtocol,
@@ -29,14 +28,18 @@ MAX_TARGET_MODELS = 10
 MAX_WEIGHT = 1_000_000
 
 
-def _strategy_is_known(metadata: Metadata) -> Metadata:
-    found = metadata.annotations.get(STRATEGY_ANNOTATION)
-    if found is not None and found not in tuple(RoutingStrategy):
-        raise ValueError(f"annotation {STRATEGY_ANNOTATION}: found {found!r}; allowed are {', '.join(RoutingStrategy)}")
-    return metadata
+class PoolAnnotations(Wire):
+    """The one that is ours, among those of others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    strategy: RoutingStrategy = Field(default=RoutingStrategy.DEFAULT, validation_alias=STRATEGY_ANNOTATION)
 
 
-PoolMetadata = Annotated[Metadata, AfterValidator(_strategy_is_known)]
+class PoolMetadata(Metadata):
+    annotations: PoolAnnotations = PoolAnnotations()
+
+
 Selector = Annotated[Labels, Field(min_length=1)]
 
 
@@ -58,7 +61,7 @@ class InferencePoolSpecV1Alpha2(Wire):
 
 class InferencePoolV1Alpha2(Object):
     kind: Literal["InferencePool"]
-    metadata: PoolMetadata
+    metadata: PoolMetadata  # pyright: ignore[reportIncompatibleVariableOverride]  # It is frozen.
     spec: InferencePoolSpecV1Alpha2
 
     def pool(self) -> InferencePool:
@@ -70,7 +73,7 @@ class InferencePoolV1Alpha2(Object):
             target_ports=(spec.target_port_number,),
             picker=PickerRef(service, ref.port_number, ref.failure_mode) if ref is not None and service else None,
             app_protocol=AppProtocol.HTTP,
-            strategy=_strategy(self.metadata),
+            strategy=self.metadata.annotations.strategy,
         )
 
 
@@ -113,7 +116,7 @@ class InferencePoolSpecV1(Wire):
 
 class InferencePoolV1(Object):
     kind: Literal["InferencePool"]
-    metadata: PoolMetadata
+    metadata: PoolMetadata  # pyright: ignore[reportIncompatibleVariableOverride]  # It is frozen.
     spec: InferencePoolSpecV1
 
     def pool(self) -> InferencePool:
@@ -125,12 +128,8 @@ class InferencePoolV1(Object):
             target_ports=tuple(port.number for port in spec.target_ports),
             picker=PickerRef(service, ref.port.number, ref.failure_mode) if ref is not None and service else None,
             app_protocol=spec.app_protocol,
-            strategy=_strategy(self.metadata),
+            strategy=self.metadata.annotations.strategy,
         )
-
-
-def _strategy(metadata: Metadata) -> RoutingStrategy:
-    return RoutingStrategy(metadata.annotations.get(STRATEGY_ANNOTATION, RoutingStrategy.DEFAULT))
 
 
 class PoolRef(Wire):
@@ -164,7 +163,6 @@ class InferenceModelV1Alpha2(Object):
 
     def model(self) -> InferenceModel:
         spec = self.spec
-        created = self.metadata.creation_timestamp
         return InferenceModel(
             name=self.name,
             pool=PoolName(spec.pool_ref.group, self.metadata.namespace, spec.pool_ref.name),
@@ -172,5 +170,5 @@ class InferenceModelV1Alpha2(Object):
             criticality=spec.criticality,
             targets=tuple(TargetModel(target.name, target.weight or 1) for target in spec.target_models)
             or (TargetModel(spec.model_name, 1),),
-            created=datetime.fromisoformat(created) if created is not None else None,
+            created=self.metadata.creation_timestamp,
         )

@@ -1,15 +1,32 @@
 """What is wrong with what users wrote, said so that they can mend it."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import Path
+from typing import cast, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from picker.resources.wire import Wire
+
 Location = tuple[int | str, ...]
+
+SHOWN_CHARACTERS = 80
+"""Of a value that is wrong; enough to find it."""
+
+_TYPES = {
+    "int_type": "a whole number, without quotes",
+    "int_parsing": "a whole number",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+}
+"""What pydantic's type errors mean in YAML's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +56,58 @@ class InvalidManifests(Exception):
         self.problems = tuple(problems)
 
 
+def unreadable(file: Path, error: OSError | UnicodeDecodeError) -> Problem:
+    """A file that cannot be read as text."""
+    if isinstance(error, UnicodeDecodeError):
+        reason = f"it is not UTF-8 (byte {error.start + 1})"
+    else:
+        reason = error.strerror or str(error)
+    return Problem(str(file), None, None, None, f"cannot be read: {reason}")
+
+
 def field_path(location: Location) -> str:
-    """`("spec", "targetModels", 0, "weight")` as people write it."""
+    """`("spec", "targetModels", 0, "weight")` as people write it; a key that has dots itself stands in brackets."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        path += f"[{part}]" if isinstance(part, int) or "." in part else f".{part}"
     return path.removeprefix(".")
 
 
-def sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
+def mistakes(error: ValidationError, model: type[Wire]) -> list[tuple[Location, str]]:
+    """Each thing that is wrong, once: of a required field under a misspelt name only the name is told."""
+    errors = error.errors()
+    meant = {(*each["loc"][:-1], _near(each, model)) for each in errors if each["type"] == "extra_forbidden"}
+    return [
+        (each["loc"], sentence(each, model)) for each in errors if each["type"] != "missing" or each["loc"] not in meant
+    ]
+
+
+def _near(error: ErrorDetails, model: type[Wire]) -> str | None:
+    """The field that an unknown one may have been meant to be."""
+    return next(
+        iter(difflib.get_close_matches(str(error["loc"][-1]), _fields_at(model, error["loc"][:-1]), 1, 0.5)), None
+    )
+
+
+def sentence(error: ErrorDetails, model: type[Wire]) -> str:
     """What a validation error means to who wrote the field."""
     context, found = error.get("ctx", {}), error["input"]
+    shown = _shown(found)
+    if wanted := _TYPES.get(error["type"]):
+        return f"found {shown}; allowed is {wanted}"
     match error["type"]:
         case "missing":
             return "missing; it is required"
         case "extra_forbidden":
             allowed = _fields_at(model, error["loc"][:-1])
-            near = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = _near(error, model)
+            hint = f"; did you mean {near}?" if near else ""
             return f"unknown field{hint} (allowed are {', '.join(allowed)})"
         case "enum" | "literal_error":
-            return f"found {found!r}; allowed: {context['expected']}"
+            return f"found {shown}; allowed: {context['expected']}"
         case "greater_than_equal" | "less_than_equal":
             bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
-            return f"found {found!r}; allowed: {bound}"
+            return f"found {shown}; allowed: {bound}"
         case "too_short" | "too_long" | "string_too_short" | "string_too_long":
             unit = "characters" if error["type"].startswith("string") else "entries"
             length = len(found) if hasattr(found, "__len__") else found
@@ -72,12 +117,32 @@ def sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
             return f"found {length} {unit}; allowed: {bound}"
         case "value_error":
             text = str(context.get("error", error["msg"]))
-            return text if isinstance(found, BaseModel | dict) else f"found {found!r}; {text}"
+            return text if isinstance(found, BaseModel | dict) else f"found {shown}; {text}"
         case _:
-            return f"found {found!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"found {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
+def unserved_fields(model: type[Wire], value: object, at: Location = ()) -> Iterator[Location]:
+    """Where the object `value`, which is right, says something that has no effect here."""
+    if isinstance(value, list | tuple):
+        for index, each in enumerate(cast("Sequence[object]", value)):
+            yield from unserved_fields(model, each, (*at, index))
+    elif isinstance(value, Mapping):
+        fields = dict(_named(model))
+        for name, each in cast("Mapping[str, object]", value).items():
+            if name in model.not_served:
+                yield (*at, name)
+            elif name in fields and (inner := _model_in(fields[name].annotation)) is not None:
+                yield from unserved_fields(inner, each, (*at, name))
+
+
+def _shown(found: object) -> str:
+    """A value as it stands in a sentence, cut where it is long."""
+    text = repr(found)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _fields_at(model: type[Wire], location: Location) -> list[str]:
     """The names that the fields of the object at `location` may have, as they are written."""
     for part in location:
         if isinstance(part, str):
@@ -88,7 +153,7 @@ def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
     return [name for name, _ in _named(model)]
 
 
-def _named(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+def _named(model: type[Wire]) -> list[tuple[str, FieldInfo]]:
     """The fields of a model by the names they are written with."""
     return [
         (field.validation_alias if isinstance(field.validation_alias, str) else name, field)
@@ -96,8 +161,8 @@ def _named(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     ]
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
+def _model_in(annotation: object) -> type[Wire] | None:
     """The model in `Model`, `Model | None`, `tuple[Model, ...]`, `Annotated[Model, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Wire):
         return annotation
     return next((found for each in get_args(annotation) if (found := _model_in(each)) is not None), None)

@@ -1,6 +1,6 @@
 """Service (core API), as far as finding its model servers needs it."""
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -8,24 +8,29 @@ from picker.resources.wire import Object, Port, Wire
 
 
 class ServicePort(Wire):
+    not_read: ClassVar = frozenset({"appProtocol", "nodePort"})
+
     name: str | None = None
     port: Port
     target_port: Port | str | None = None
-    protocol: Literal["TCP"] = "TCP"
-    app_protocol: str | None = None
-    node_port: int | None = None
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
 
 
 class ServiceSpec(Wire):
+    """A gateway goes to the servers behind a Service; the rest is how others reach it."""
+
+    not_read: ClassVar = frozenset(
+        {
+            "allocateLoadBalancerNodePorts", "clusterIP", "clusterIPs", "externalIPs", "externalName",
+            "externalTrafficPolicy", "healthCheckNodePort", "internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy",
+            "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges", "publishNotReadyAddresses",
+            "sessionAffinity", "sessionAffinityConfig", "trafficDistribution", "type",
+        }
+    )  # fmt: skip
+
     selector: dict[str, str] = Field(default_factory=dict[str, str])
-    ports: tuple[ServicePort, ...] = Field(min_length=1)
-    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    cluster_ip: str | None = Field(None, validation_alias="clusterIP")
-    session_affinity: Any = None
-    internal_traffic_policy: Any = None
-    ip_families: Any = None
-    ip_family_policy: Any = None
-    cluster_ips: Any = Field(None, validation_alias="clusterIPs")
+    ports: tuple[ServicePort, ...] = ()
+    """None for a headless Service or an ExternalName."""
 
 
 class Service(Object):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picker.resources.parse import Parsed, Skipped, parse
-from picker.resources.problems import Problem
+from picker.resources.problems import Problem, unreadable
 from picker.resources.references import reference_warnings
 
 SUFFIXES = (".yaml", ".yml")
@@ -35,7 +35,8 @@ class Report:
         for warning in self.warnings:
             yield f"warning  {warning}"
         good = sum(isinstance(each, Parsed) for each in self.results)
-        yield f"{good} objects ok, {len(self.problems)} errors, {len(self.warnings)} warnings"
+        counts = ((good, "object", " ok"), (len(self.problems), "error", ""), (len(self.warnings), "warning", ""))
+        yield ", ".join(f"{count} {what}{'' if count == 1 else 's'}{more}" for count, what, more in counts)
 
 
 def manifest_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -56,8 +57,7 @@ def read_manifest(file: Path) -> list[Parsed | Skipped | Problem]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return [Problem(str(file), None, None, None, f"cannot be read: {reason}")]
+        return [unreadable(file, error)]
     return parse(text, str(file))
 
 

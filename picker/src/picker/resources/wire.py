@@ -1,9 +1,19 @@
 """What all objects have in common as they are written: pydantic models of the wire form, camelCase outside."""
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar, cast
 
-from pydantic import AfterValidator, AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from picker.resources.names import ObjectName
@@ -18,11 +28,30 @@ _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 class Wire(BaseModel):
     """A part of an object. Unknown fields are refused; a source whose objects an API server has checked already
-    parses with `extra="ignore"`."""
+    parses with `extra="ignore"`. A field that is null is not there, as everywhere in Kubernetes."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=AliasGenerator(validation_alias=to_camel), populate_by_name=True
     )
+
+    not_served: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the API that may be written and have no effect here: a warning, where an unknown field is an error."""
+    not_read: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are others' affair: not even a warning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_is_read(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        fields = cast("Mapping[str, object]", value)
+        left_out = cls.not_served | cls.not_read
+        known = [field.validation_alias for field in cls.model_fields.values()]
+        return {
+            name: each
+            for name, each in fields.items()
+            if name not in left_out and (each is not None or name not in known)
+        }
 
 
 def _dns_name(value: str) -> str:
@@ -50,6 +79,16 @@ def duration_s(value: object) -> object:
     raise ValueError("allowed are durations such as 1h, 1m30s, 10s, 500ms")
 
 
+def _time(value: object) -> object:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        time = None
+    if time is None:
+        raise ValueError("allowed are times such as 2025-01-31T12:00:00Z")
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Label = Annotated[str, AfterValidator(_label_name)]
 LabelValue = Annotated[str, AfterValidator(_label_value)]
@@ -58,24 +97,26 @@ Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Seconds = Annotated[float, BeforeValidator(duration_s)]
 
 
-class Metadata(BaseModel):
+Time = Annotated[datetime, BeforeValidator(_time)]
+
+
+class Metadata(Wire):
     """`metadata`: what a person writes, and whatever else an API server has added."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore")
 
     name: DnsName
     namespace: DnsName = "default"
-    annotations: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    creation_timestamp: str | None = Field(None, validation_alias="creationTimestamp")
+    creation_timestamp: Time | None = None
 
 
 class Object(Wire):
-    """An object. `status` is the cluster's affair and is not read."""
+    """An object. Its status is the cluster's to write."""
+
+    not_read: ClassVar = frozenset({"status"})
 
     api_version: str
     metadata: Metadata
-    status: Any = None
 
     @property
     def name(self) -> ObjectName:

@@ -1,7 +1,8 @@
 """YAML text to documents that remember where each field stood."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import yaml
 
@@ -26,6 +27,13 @@ class Document:
                 break
             line, node = found
         return line + 1
+
+    def items(self, key: str) -> "Sequence[Document]":
+        """The entries of the list at `key`, which must be one, each as a document that knows its own lines."""
+        values = cast("Mapping[str, Sequence[object]]", self.value)[key]
+        found = _child(self.node, key)
+        assert found is not None
+        return [Document(self.file, value, node) for value, node in zip(values, found[1].value, strict=True)]
 
 
 def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
@@ -84,4 +92,6 @@ def documents(text: str, file: str) -> Iterator[Document | Problem]:
 def _not_yaml(error: Exception, file: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "'\\t'" in what:
+        what = "found a tab; allowed for indenting are spaces"
     return Problem(file, mark.line + 1 if mark is not None else None, None, None, f"not YAML: {what}")

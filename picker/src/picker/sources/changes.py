@@ -42,6 +42,8 @@ def _by_title(resources: Resources) -> dict[str, AnyObject]:
     objects: list[AnyObject] = [
         *resources.pools.values(),
         *resources.models,
+        *resources.objectives,
+        *resources.rewrites,
         *resources.gateway_classes,
         *resources.gateways,
         *resources.http_routes,

@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from picker.resources.problems import Problem, field_path, sentence
+from picker.resources.problems import Location, Problem, field_path, mistakes, unreadable
 from picker.resources.wire import DnsName, Labels, Port, Wire
-from picker.resources.yaml_documents import documents
+from picker.resources.yaml_documents import Document, documents
 from picker.sources.inventory import ModelServer
 
 
@@ -53,22 +53,22 @@ def parse_endpoints(text: str, file: str) -> tuple[ModelServer, ...] | list[Prob
         lines = EndpointsFile.model_validate(document.value).endpoints
     except ValidationError as error:
         return [
-            Problem(file, document.line_of(each["loc"]), None, field_path(each["loc"]), sentence(each, EndpointsFile))
-            for each in error.errors()
+            Problem(file, document.line_of(location), None, field_path(location) or None, message)
+            for location, message in mistakes(error, EndpointsFile)
         ]
-    return _unique(lines, file)
+    return _unique(lines, document)
 
 
-def _unique(lines: tuple[EndpointLine, ...], file: str) -> tuple[ModelServer, ...] | list[Problem]:
+def _unique(lines: tuple[EndpointLine, ...], document: Document) -> tuple[ModelServer, ...] | list[Problem]:
     problems: list[Problem] = []
     names: set[tuple[str, str]] = set()
     places: set[tuple[str, int | None]] = set()
     for index, line in enumerate(lines):
         if (line.namespace, line.name) in names:
-            problems.append(Problem(file, None, None, f"endpoints[{index}].name", f"found {line.name!r} a second time"))
+            problems.append(_twice(document, ("endpoints", index, "name"), repr(line.name)))
         elif (line.address, line.port) in places:
             where = line.address if line.port is None else f"{line.address}:{line.port}"
-            problems.append(Problem(file, None, None, f"endpoints[{index}].address", f"found {where} a second time"))
+            problems.append(_twice(document, ("endpoints", index, "address"), where))
         names.add((line.namespace, line.name))
         places.add((line.address, line.port))
     return problems or tuple(
@@ -76,9 +76,14 @@ def _unique(lines: tuple[EndpointLine, ...], file: str) -> tuple[ModelServer, ..
     )
 
 
+def _twice(document: Document, location: Location, what: str) -> Problem:
+    message = f"found {what} a second time"
+    return Problem(document.file, document.line_of(location), None, field_path(location), message)
+
+
 def read_endpoints(file: Path) -> tuple[ModelServer, ...] | list[Problem]:
     """Parse `file`; one that cannot be read is a problem like any other."""
     try:
         return parse_endpoints(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
-        return [Problem(str(file), None, None, None, f"cannot be read: {error}")]
+        return [unreadable(file, error)]
