@@ -158,6 +158,13 @@ class StandaloneSettings(CommonSettings):
     work_dir: Path | None = Field(None, description="Folder for Envoy's configuration; without it a temporary one")
 
 
+def flags(settings: CommonSettings, of: type[CommonSettings]) -> list[str]:
+    """The settings that `of` has, as flags: for a process of its own. The file they may have come from is read
+    already."""
+    values = settings.model_dump(mode="json", include=set(of.model_fields) - {"config"}, exclude_none=True)
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+
+
 def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:
     """The settings in the file named by `--config` or PICKER_CONFIG. Raises InvalidSettings."""
     only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

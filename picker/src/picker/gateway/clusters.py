@@ -16,6 +16,7 @@ from xds.type.v3 import typed_struct_pb2
 
 from picker.gateway.ext_proc_filter import LB_NAMESPACE
 from picker.gateway.packing import address, duration, packed, uint32
+from picker.gateway.policies import NO_TIMEOUTS, ConnectionTimeouts
 from picker.gateway.xds_source import grpc_source
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool
 from picker.resources.names import ObjectName, PoolName
@@ -62,12 +63,14 @@ def service_cluster_name(service: ObjectName, port: int) -> str:
     return f"service/{service}/{port}"
 
 
-def pool_cluster(pool: InferencePool, eds_target: str) -> cluster_pb2.Cluster:
+def pool_cluster(
+    pool: InferencePool, eds_target: str, timeouts: ConnectionTimeouts = NO_TIMEOUTS
+) -> cluster_pb2.Cluster:
     """The pool's endpoints, as the picker at `eds_target` (gRPC, `host:port`) tells them; the request goes to the one
     that the picker named, and on a retry to the next in its list.
 
     Without a usable pick a FailOpen pool falls back to the endpoint with the fewest requests; a FailClose pool has
-    nothing to give, and Envoy answers 503."""
+    nothing to give, and Envoy answers 503. Of `timeouts` those count that are shorter than a pool's own."""
     fails_open = pool.picker is not None and pool.picker.failure_mode is FailureMode.FAIL_OPEN
     fallback = _policy("least_request", _least_request()) if fails_open else _no_endpoint()
     cluster = cluster_pb2.Cluster(
@@ -76,10 +79,10 @@ def pool_cluster(pool: InferencePool, eds_target: str) -> cluster_pb2.Cluster:
         eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(
             service_name=str(pool.name), eds_config=grpc_source(eds_target)
         ),
-        connect_timeout=duration(POOL_CONNECT_TIMEOUT_S),
+        connect_timeout=duration(min(timeouts.connect_s or POOL_CONNECT_TIMEOUT_S, POOL_CONNECT_TIMEOUT_S)),
         load_balancing_policy=_policy("override_host", _picked_endpoint(fallback)),
         circuit_breakers=_roomy(),
-        typed_extension_protocol_options={_HTTP_OPTIONS: packed(_pool_protocol(pool.app_protocol))},
+        typed_extension_protocol_options={_HTTP_OPTIONS: packed(_pool_protocol(pool.app_protocol, timeouts))},
         upstream_connection_options=_tcp_keepalive(),
     )
     if fails_open:
@@ -87,18 +90,27 @@ def pool_cluster(pool: InferencePool, eds_target: str) -> cluster_pb2.Cluster:
     return cluster
 
 
-def service_cluster(service: ObjectName, port: int, eds_target: str) -> cluster_pb2.Cluster:
+def service_cluster(
+    service: ObjectName, port: int, eds_target: str, timeouts: ConnectionTimeouts = NO_TIMEOUTS
+) -> cluster_pb2.Cluster:
     """The endpoints behind a Service, balanced as Envoy Gateway does by default."""
     name = service_cluster_name(service, port)
-    return cluster_pb2.Cluster(
+    cluster = cluster_pb2.Cluster(
         name=name,
         type=cluster_pb2.Cluster.EDS,
         eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(service_name=name, eds_config=grpc_source(eds_target)),
-        connect_timeout=duration(SERVICE_CONNECT_TIMEOUT_S),
+        connect_timeout=duration(timeouts.connect_s or SERVICE_CONNECT_TIMEOUT_S),
         per_connection_buffer_limit_bytes=uint32(SERVICE_BUFFER_BYTES),
         ignore_health_on_host_removal=True,
         load_balancing_policy=_policy("least_request", _least_request()),
     )
+    if timeouts.idle_s is not None or timeouts.max_duration_s is not None:
+        options = _HttpOptions(
+            common_http_protocol_options=_common(timeouts.idle_s, timeouts.max_duration_s),
+            explicit_http_config=_explicit(AppProtocol.HTTP),
+        )
+        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
+    return cluster
 
 
 def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
@@ -190,16 +202,27 @@ def _roomy() -> circuit_breaker_pb2.CircuitBreakers:
     )
 
 
-def _pool_protocol(protocol: AppProtocol) -> _HttpOptions:
+def _pool_protocol(protocol: AppProtocol, timeouts: ConnectionTimeouts) -> _HttpOptions:
+    idle_s = min(timeouts.idle_s or POOL_IDLE_TIMEOUT_S, POOL_IDLE_TIMEOUT_S)
+    return _HttpOptions(
+        common_http_protocol_options=_common(idle_s, timeouts.max_duration_s), explicit_http_config=_explicit(protocol)
+    )
+
+
+def _common(idle_s: float | None, max_duration_s: float | None) -> protocol_pb2.HttpProtocolOptions:
+    return protocol_pb2.HttpProtocolOptions(
+        idle_timeout=duration(idle_s) if idle_s is not None else None,
+        max_connection_duration=duration(max_duration_s) if max_duration_s is not None else None,
+    )
+
+
+def _explicit(protocol: AppProtocol) -> _HttpOptions.ExplicitHttpConfig:
     explicit = _HttpOptions.ExplicitHttpConfig()
     if protocol is AppProtocol.H2C:
         explicit.http2_protocol_options.SetInParent()
     else:
         explicit.http_protocol_options.SetInParent()
-    return _HttpOptions(
-        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=duration(POOL_IDLE_TIMEOUT_S)),
-        explicit_http_config=explicit,
-    )
+    return explicit
 
 
 def _tcp_keepalive() -> cluster_pb2.UpstreamConnectionOptions:

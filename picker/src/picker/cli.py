@@ -1,0 +1,85 @@
+"""The `picker` command."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from picker.addresses import AddressTaken
+from picker.resources.problems import InvalidManifests
+from picker.resources.validate import validate_files
+from picker.serve import serve
+from picker.settings import InvalidSettings, ServeSettings, StandaloneSettings
+from picker.standalone.envoy_process import EnvoyMissing
+from picker.standalone.gateway import PartFailed, standalone
+
+_USAGE = """picker COMMAND [flags]
+
+  serve       answer Envoy's questions: which endpoint shall serve this request?
+  standalone  the whole gateway on this machine: Envoy, configured from your manifests, and the picker
+  validate    read manifests and say what is wrong with them{added}
+
+`picker COMMAND --help` tells the flags. Each is also an environment variable (PICKER_LOG_LEVEL) and a line of the YAML
+file that --config names (log_level: debug)."""
+
+COMMANDS_GROUP = "picker.commands"
+"""Entry points that add commands: NAME = module:function, the function being a Command."""
+
+Command = Callable[[list[str]], int]
+"""Takes the arguments after its name, and returns the exit status."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command named by the first argument. Exits 2 on wrong usage, 1 when the command failed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own: Mapping[str, Command] = {"serve": _serve, "standalone": _standalone, "validate": _validate}
+    added = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
+    if not given or given[0] in ("-h", "--help"):
+        print(_USAGE.format(added="".join(f"\n  {name:<11} (from {added[name].module})" for name in sorted(added))))
+        sys.exit(0 if given else 2)
+    name = given[0]
+    if name not in own and name not in added:
+        allowed = ", ".join([*own, *sorted(added)])
+        print(f"picker: no command {name!r}; allowed are {allowed}", file=sys.stderr)
+        sys.exit(2)
+    command: Command = own[name] if name in own else added[name].load()
+    try:
+        sys.exit(command(given[1:]))
+    except InvalidSettings as error:
+        _complain(name, error)
+        sys.exit(2)
+    except (InvalidManifests, AddressTaken, EnvoyMissing, PartFailed) as error:
+        _complain(name, error)
+        sys.exit(1)
+
+
+def _complain(command: str, error: Exception) -> None:
+    for line in str(error).splitlines():
+        print(f"picker {command}: {line}", file=sys.stderr)
+
+
+def _serve(arguments: list[str]) -> int:
+    return _run(serve(ServeSettings.read(arguments, "picker serve")))
+
+
+def _standalone(arguments: list[str]) -> int:
+    return _run(standalone(StandaloneSettings.read(arguments, "picker standalone")))
+
+
+def _run(command: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(command)
+
+
+def _validate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("picker validate", description="Read manifests and say what is wrong with them.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a YAML file, or a folder of them")
+    report = validate_files(parser.parse_args(arguments).files)
+    for line in report.lines():
+        print(line)
+    return 1 if report.problems else 0

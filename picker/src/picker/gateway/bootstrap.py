@@ -1,0 +1,43 @@
+"""The configuration that Envoy starts with on one machine; listeners, routes and clusters come from a folder."""
+
+from pathlib import Path
+
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.config.overload.v3 import overload_pb2
+from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2
+
+from picker.gateway.packing import address, packed
+from picker.gateway.xds_source import file_source
+
+BOOTSTRAP_FILE, CLUSTERS_FILE, LISTENERS_FILE = "bootstrap.json", "clusters.json", "listeners.json"
+
+MAX_CONNECTIONS = 50_000
+"""From clients. Envoy wants a bound, and warns without one; its file descriptors end not far beyond."""
+
+
+def routes_file(name: str) -> str:
+    """Of the route configuration `name`."""
+    return f"routes-{name.replace('/', '_')}.json"
+
+
+def bootstrap(admin_ip: str, admin_port: int, folder: Path) -> bootstrap_pb2.Bootstrap:
+    """`folder` holds CLUSTERS_FILE and LISTENERS_FILE; both must be there when Envoy starts."""
+    connections = downstream_connections_pb2.DownstreamConnectionsConfig(
+        max_active_downstream_connections=MAX_CONNECTIONS
+    )
+    return bootstrap_pb2.Bootstrap(
+        # Envoy asks under this name for what the picker's gRPC server gives.
+        node=base_pb2.Node(id="standalone", cluster="inference-gateway"),
+        admin=bootstrap_pb2.Admin(address=address(admin_ip, admin_port)),
+        dynamic_resources=bootstrap_pb2.Bootstrap.DynamicResources(
+            cds_config=file_source(folder / CLUSTERS_FILE), lds_config=file_source(folder / LISTENERS_FILE)
+        ),
+        overload_manager=overload_pb2.OverloadManager(
+            resource_monitors=[
+                overload_pb2.ResourceMonitor(
+                    name="envoy.resource_monitors.global_downstream_max_connections", typed_config=packed(connections)
+                )
+            ]
+        ),
+    )

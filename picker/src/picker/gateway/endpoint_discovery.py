@@ -1,0 +1,137 @@
+"""Tells Envoy the addresses of pools and Services over gRPC: its endpoint discovery service, EDS."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Collection
+
+import grpc
+import structlog
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+
+from picker.endpoints.membership import Endpoints, MembershipChange
+from picker.gateway.packing import address, packed
+
+SERVICE = "envoy.service.endpoint.v3.EndpointDiscoveryService"
+
+_OPTIONS = (
+    # Two pickers on one port would each get half of Envoy's questions.
+    ("grpc.so_reuseport", 0),
+    # Envoy's keepalive pings come without data for as long as nothing changes.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+log = structlog.get_logger(__name__)
+
+_Request = discovery_pb2.DiscoveryRequest
+_Response = discovery_pb2.DiscoveryResponse
+_Call = grpc.aio.ServicerContext[_Request, _Response]
+
+
+def load_assignment(name: str, addresses: Collection[str]) -> endpoint_pb2.ClusterLoadAssignment:
+    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`."""
+    endpoints = [
+        endpoint_components_pb2.LbEndpoint(
+            endpoint=endpoint_components_pb2.Endpoint(address=address(host.strip("[]"), int(port)))
+        )
+        for host, _, port in (each.rpartition(":") for each in addresses)
+    ]
+    return endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=endpoints)]
+    )
+
+
+class EndpointDiscovery:
+    """Answers each of Envoy's streams with what it asks for, and again whenever that changes.
+
+    For a name that nothing has it says nothing: Envoy keeps what it knew. An empty answer would take the endpoints away
+    from a cluster that is about to go, or whose pool this picker has yet to hear of."""
+
+    def __init__(self, endpoints: Endpoints, address: str) -> None:
+        """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when it cannot be had."""
+        self._endpoints = endpoints
+        self._streams: set[_Stream] = set()
+        self._versions = itertools.count(1)
+        self._version = next(self._versions)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        handler: grpc.RpcMethodHandler[_Request, _Response] = grpc.stream_stream_rpc_method_handler(
+            self._stream_endpoints,
+            request_deserializer=_Request.FromString,
+            response_serializer=_Response.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"StreamEndpoints": handler}),)
+        )
+        self.port = self._server.add_insecure_port(address)
+        endpoints.listen(self._changed)
+
+    async def start(self) -> None:
+        """Listen. To be called once `endpoints` has its first inventory."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """End all streams; Envoy keeps what it was told."""
+        await self._server.stop(None)
+
+    def _changed(self, change: MembershipChange) -> None:
+        self._version = next(self._versions)
+        for stream in self._streams:
+            if not change.readdressed.isdisjoint(stream.names):
+                stream.due.set()
+
+    async def _stream_endpoints(self, requests: AsyncIterator[_Request], call: _Call) -> None:
+        stream = _Stream()
+        self._streams.add(stream)
+        reading = asyncio.create_task(stream.read(requests))
+        try:
+            while await stream.next_answer():
+                if (response := self._response(stream)) is not None:
+                    await call.write(response)
+        finally:
+            self._streams.discard(stream)
+            reading.cancel()
+
+    def _response(self, stream: "_Stream") -> _Response | None:
+        """None where there is nothing to tell of what the stream asks for."""
+        known = [
+            (name, addresses) for name in stream.names if (addresses := self._endpoints.addresses(name)) is not None
+        ]
+        if not known:
+            return None
+        return _Response(
+            version_info=str(self._version),
+            nonce=str(next(stream.nonces)),
+            type_url=packed(endpoint_pb2.ClusterLoadAssignment()).type_url,
+            resources=[packed(load_assignment(name, addresses)) for name, addresses in known],
+        )
+
+
+class _Stream:
+    """What one of Envoy's streams asks for, and whether it is to be answered."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.due = asyncio.Event()
+        self.nonces = itertools.count(1)
+        self._ended = False
+
+    async def read(self, requests: AsyncIterator[_Request]) -> None:
+        """Follow the requests to their end. Most only acknowledge; those that name other resources are to be
+        answered."""
+        try:
+            async for request in requests:
+                if request.HasField("error_detail"):
+                    log.warning("eds.refused", names=self.names, detail=request.error_detail.message)
+                names = tuple(sorted(request.resource_names))
+                if names != self.names:
+                    self.names = names
+                    self.due.set()
+        finally:
+            self._ended = True
+            self.due.set()
+
+    async def next_answer(self) -> bool:
+        """Wait until an answer is due; False once Envoy has ended the stream."""
+        await self.due.wait()
+        self.due.clear()
+        return not self._ended

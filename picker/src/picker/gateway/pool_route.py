@@ -1,0 +1,68 @@
+"""What makes a route lead to a pool: it asks the picker, and tries the next endpoint of the picker's list."""
+
+from collections.abc import Mapping
+
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from google.protobuf.any_pb2 import Any
+
+from picker.gateway.ext_proc_filter import FILTER_NAME, filter_for_pool
+from picker.gateway.packing import duration, packed, uint32
+from picker.resources.names import PoolName
+from picker.scheduling.scheduler import FALLBACKS
+
+RETRY_ON = "connect-failure,refused-stream,reset"
+"""The endpoint could not be reached, did not want the request, or went before its answer began. Never once an answer
+has begun, and never for an answer that is an error: that is the model server's word."""
+
+RETRY_BASE_S, RETRY_MAX_S = 0.01, 0.1
+"""Between tries. The next one goes to another endpoint, so there is nothing to wait for but a burst to spread."""
+
+SPARE_BODY_BYTES = 64 << 10
+"""Buffered beyond the picker's limit, so that it is the picker that refuses a body a little too large, in words."""
+
+
+def asking_picker(
+    route: route_components_pb2.Route, pools: Mapping[str, PoolName], picker_cluster: str, max_body_bytes: int
+) -> route_components_pb2.Route:
+    """`route`, pool-aware. `pools` tells which of the clusters that the route names are a pool's; each of them, of
+    several weighted ones too, tells the picker its own pool. A retry policy that the route has stays."""
+    made = route_components_pb2.Route()
+    made.CopyFrom(route)
+    action = made.route
+    leads_to_pool = False
+    if action.WhichOneof("cluster_specifier") == "cluster" and action.cluster in pools:
+        made.typed_per_filter_config[FILTER_NAME].CopyFrom(_override(pools[action.cluster], picker_cluster))
+        leads_to_pool = True
+    for weighted in action.weighted_clusters.clusters:
+        if weighted.name in pools:
+            weighted.typed_per_filter_config[FILTER_NAME].CopyFrom(_override(pools[weighted.name], picker_cluster))
+            leads_to_pool = True
+    if leads_to_pool:
+        # The listener's own limit, often 32 KiB, would answer 413 to most chats.
+        made.request_body_buffer_limit.value = max_body_bytes + SPARE_BODY_BYTES
+        if not action.HasField("retry_policy"):
+            action.retry_policy.CopyFrom(next_endpoint_policy())
+    return made
+
+
+def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
+    """Try the endpoints of the picker's list in turn. After the last, a FailOpen pool's fallback avoids those tried."""
+    return route_components_pb2.RetryPolicy(
+        retry_on=RETRY_ON,
+        num_retries=uint32(FALLBACKS),
+        retry_host_predicate=[
+            route_components_pb2.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=FALLBACKS,
+        retry_back_off=route_components_pb2.RetryPolicy.RetryBackOff(
+            base_interval=duration(RETRY_BASE_S), max_interval=duration(RETRY_MAX_S)
+        ),
+    )
+
+
+def _override(pool: PoolName, picker_cluster: str) -> Any:
+    return packed(filter_for_pool(pool, picker_cluster))

@@ -1,0 +1,144 @@
+"""`picker serve`: the picker as one process. Source, endpoints, scraper, desk, and the servers that Envoy asks."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from random import Random
+
+import structlog
+import uvicorn
+
+from picker.addresses import check_free, split_address
+from picker.admin import EndpointState, admin_app, endpoint_state
+from picker.endpoints.ledger import Ledger
+from picker.endpoints.membership import Endpoints
+from picker.endpoints.scraper import Scraper, ScrapeSettings
+from picker.extproc.desk import PoolDesk
+from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.grpc_server import ExtProcServer
+from picker.follower import InventoryFollower
+from picker.gateway.endpoint_discovery import EndpointDiscovery
+from picker.logs import configure_logging
+from picker.settings import ServeSettings
+from picker.sources.folder import FolderSource
+from picker.sources.inventory import Inventory, Source
+
+log = structlog.get_logger(__name__)
+
+
+class Picker:
+    """All parts of one picker. `run` it once."""
+
+    def __init__(self, settings: ServeSettings, source: Source) -> None:
+        """In the event loop that will run it. Raises AddressTaken."""
+        addresses = {
+            name: getattr(settings, name)
+            for name in ("ext_proc_address", "health_address", "xds_address", "admin_address")
+        }
+        check_free(addresses)
+        self._settings = settings
+        self._source = source
+        self._endpoints = Endpoints()
+        self._ledger = Ledger()
+        rng = Random()
+        scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
+        self._scraper = Scraper(scraping, rng)
+        # The scrapes are stamped with the event loop's clock.
+        clock = asyncio.get_running_loop().time
+        desk = PoolDesk(self._ledger, clock, rng, unknown_models=settings.unknown_models == "pass")
+        self._follower = InventoryFollower(self._endpoints, self._scraper, desk, rng, settings.pool)
+        limits = Limits(max_body_bytes=settings.max_body_bytes)
+        self._ext_proc = ExtProcServer(
+            lambda: Exchange(desk, limits), settings.ext_proc_address, settings.health_address
+        )
+        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
+        self._ready = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain. Raises InvalidManifests when the source is wrong from the start."""
+        inventories = self._source.inventories()
+        self._follower.follow(await anext(inventories))
+        async with asyncio.TaskGroup() as tasks, _admin_server(self._settings.admin_address, self):
+            following = tasks.create_task(self._follow(inventories))
+            await self._discovery.start()
+            await self._ext_proc.start()
+            await self._say_ready(True)
+            log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            await self._drain()
+            following.cancel()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    def endpoint_states(self) -> list[EndpointState]:
+        """Every endpoint, as often as there are pools that have it."""
+        now_s = asyncio.get_running_loop().time()
+        return [
+            endpoint_state(f"{pool.namespace}/{pool.name}", endpoint, now_s)
+            for pool in self._follower.pools
+            for endpoint in self._endpoints.of_pool(pool)
+        ]
+
+    async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
+        async for inventory in inventories:
+            self._follower.follow(inventory)
+
+    async def _say_ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        await self._ext_proc.ready(is_ready)
+
+    async def _drain(self) -> None:
+        began_s = time.monotonic()
+        log.info("picker.draining", in_flight=self._ledger.total.requests)
+        await self._say_ready(False)
+        await self._ext_proc.drain(self._settings.drain_s)
+        await self._discovery.stop()
+        self._scraper.close()
+        log.info("picker.stopped", drained_s=round(time.monotonic() - began_s, 3))
+
+
+class _NoSignals(uvicorn.Server):
+    """uvicorn would take the signals for itself, and end the process its own way."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
+    host, port = split_address(address)
+    app = admin_app(lambda: picker.ready, picker.endpoint_states)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, log_level="warning", lifespan="off", loop="none"
+    )
+    server = _NoSignals(config)
+    serving = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def serve(settings: ServeSettings) -> int:
+    """Run a picker until SIGTERM or SIGINT. The exit status."""
+    configure_logging(settings.log_level, settings.log_format)
+    picker = Picker(settings, FolderSource(settings.manifests, settings.endpoints))
+    await picker.run(stop_on_signal())
+    return 0
+
+
+def stop_on_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
+    return stop
