@@ -1,0 +1,1 @@
+"""Sending a workload and measuring each request."""

@@ -1,0 +1,1 @@
+"""What the model servers themselves show while a load runs."""

@@ -1,0 +1,1 @@
+"""From samples to figures, and figures for people and files."""
