@@ -18,6 +18,8 @@ class Wanted:
     """Name of an InferenceObjective in the pool's namespace, as the client gave it; it may not exist."""
     flow: str | None = None
     """Whose request it is, as the client gave it; requests without a flow share one."""
+    request_id: str | None = None
+    """For logs."""
 
 
 class Assignment(Protocol):

@@ -235,8 +235,10 @@ class Exchange:
         )
 
     def _assign(self, message: RequestHeaders, body: ReadBody) -> Assignment | Rejection:
-        objective, flow = message.headers.get(OBJECTIVE), message.headers.get(FLOW)
-        assigned = self._desk.assign(Wanted(message.pool, body, message.subset, objective or None, flow or None))
+        headers = message.headers
+        objective, flow = headers.get(OBJECTIVE) or None, headers.get(FLOW) or None
+        wanted = Wanted(message.pool, body, message.subset, objective, flow, headers.get("x-request-id"))
+        assigned = self._desk.assign(wanted)
         if not isinstance(assigned, Rejection):
             self._assignment = assigned
             self._state = _State.PICKED
