@@ -12,6 +12,7 @@ import uvicorn
 
 from picker.addresses import check_free, split_address
 from picker.admin import EndpointState, admin_app, endpoint_state
+from picker.decision_log import LoggedDesk
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.membership import Endpoints
 from picker.endpoints.scraper import Scraper, ScrapeSettings
@@ -41,17 +42,19 @@ class Picker:
         self._settings = settings
         self._source = source
         self._endpoints = Endpoints()
-        self._ledger = Ledger()
+        self.ledger = Ledger()
+        """What is in flight through this picker."""
         rng = Random()
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, rng)
         # The scrapes are stamped with the event loop's clock.
         clock = asyncio.get_running_loop().time
-        desk = PoolDesk(self._ledger, clock, rng, unknown_models=settings.unknown_models == "pass")
+        desk = PoolDesk(self.ledger, clock, rng, unknown_models=settings.unknown_models == "pass")
         self._follower = InventoryFollower(self._endpoints, self._scraper, desk, rng, settings.pool)
+        logged = LoggedDesk(desk)
         limits = Limits(max_body_bytes=settings.max_body_bytes)
         self._ext_proc = ExtProcServer(
-            lambda: Exchange(desk, limits), settings.ext_proc_address, settings.health_address
+            lambda: Exchange(logged, limits), settings.ext_proc_address, settings.health_address
         )
         self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
         self._ready = False
@@ -95,7 +98,7 @@ class Picker:
 
     async def _drain(self) -> None:
         began_s = time.monotonic()
-        log.info("picker.draining", in_flight=self._ledger.total.requests)
+        log.info("picker.draining", in_flight=self.ledger.total.requests)
         await self._say_ready(False)
         await self._ext_proc.drain(self._settings.drain_s)
         await self._discovery.stop()
