@@ -76,6 +76,22 @@ class EngineState:
     waiting_loras: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What no scrape shows."""
+
+    sequences: int
+    """Running and waiting."""
+    uncomputed_tokens: int
+    """Of prompts."""
+    context_tokens: int
+    """Held now, and by those that wait once they run."""
+    steps_until_it_fits: int
+    """Until enough sequences have ended for the prompt in question and all that wait to have their blocks."""
+    mean_steps_left: float
+    """Of the running ones."""
+
+
 class Engine:
     """Submit requests, and call `advance` whenever `next_s` has come."""
 
@@ -111,15 +127,33 @@ class Engine:
         """All requests that are not finished."""
         return [each.request for each in (*self._running, *self._waiting, *self._arriving)]
 
-    def true_load(self) -> tuple[int, int, int]:
-        """What only the engine knows: sequences, prompt tokens not yet computed, tokens that will be held at the end."""
-        uncomputed = held = 0
-        sequences = [*self._running, *self._waiting, *self._arriving]
-        for each in sequences:
-            if each.offset is None:
-                uncomputed += each.length - each.computed
-            held += each.request.prompt_tokens + each.request.output_tokens
-        return len(sequences), uncomputed, held
+    def look_inside(self, prompt_tokens: int) -> "Inside":
+        """What a scheduler would want to know before it sends a prompt."""
+        size = self.config.block_size
+        lengths = [each.offset + self._step if each.offset is not None else each.length for each in self._running]
+        queued = [*self._waiting, *self._arriving]
+        uncomputed = sum(each.length for each in queued)
+        if self._prefilling is not None:
+            uncomputed += self._prefilling.length - self._prefilling.computed
+        left = sorted(
+            (each.request.prompt_tokens + each.request.output_tokens - length, length)
+            for each, length in zip(self._running, lengths, strict=True)
+        )
+        lacking = -(-(prompt_tokens + sum(each.length for each in queued)) // size) - self._pool.free
+        steps = 0
+        for steps_left, length in left:
+            if lacking <= 0:
+                break
+            # What has ended gives its blocks back, less what the others have grown by.
+            lacking -= -(-length // size) - (steps_left - steps) * len(left) // size
+            steps = steps_left
+        return Inside(
+            sequences=len(lengths) + len(queued),
+            uncomputed_tokens=uncomputed,
+            context_tokens=sum(lengths) + sum(each.length for each in queued),
+            steps_until_it_fits=steps,
+            mean_steps_left=sum(steps_left for steps_left, _ in left) / len(left) if left else 0.0,
+        )
 
     def cached_tokens(self, content_keys: list[int]) -> int:
         """Tokens of a prompt with these block keys that a look-up would find now."""

@@ -1,0 +1,62 @@
+"""Who is compared: the picker's strategies, what others do, and the limit."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from picker.endpoints.prefixes import PrefixIndex
+from picker.resources.inference import RoutingStrategy
+from picker.scheduling.dispatch import Schedules
+from picker.scheduling.scheduler import Scheduler
+
+from simulator.baselines import BoundedHashing, FilterTree, TwoChoices, TwoChoicesOfTokens, WeightedScorers
+from simulator.oracle import Oracle, Truth
+
+UPSTREAM_SCRAPE_S = 0.05
+"""The inference extension's own interval; with a longer one it would be compared at less than its best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One row of the table."""
+
+    name: str
+    scheduler: Callable[[PrefixIndex, Random, Truth], Schedules]
+    scrapes: bool = True
+    scrape_interval_s: float | None = None
+    """None: the scenario's."""
+
+
+def _own(strategy: RoutingStrategy, scrapes: bool = True) -> Contender:
+    return Contender(strategy.value, lambda prefixes, rng, _truth: Scheduler(strategy, prefixes, rng), scrapes)
+
+
+LEAST_REQUEST = "least-request"
+ORACLE = "oracle"
+
+CONTENDERS: Mapping[str, Contender] = {
+    each.name: each
+    for each in (
+        Contender("random", lambda prefixes, rng, _: Scheduler(RoutingStrategy.RANDOM, prefixes, rng), scrapes=False),
+        Contender(
+            "round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng), scrapes=False
+        ),
+        Contender(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng), scrapes=False),
+        Contender(
+            "least-request-full",
+            lambda prefixes, rng, _: Scheduler(RoutingStrategy.LEAST_REQUEST, prefixes, rng),
+            scrapes=False,
+        ),
+        Contender("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), scrapes=False),
+        Contender("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), scrape_interval_s=UPSTREAM_SCRAPE_S),
+        Contender(
+            "weighted-scorers",
+            lambda prefixes, rng, _: WeightedScorers(rng, prefixes),
+            scrape_interval_s=UPSTREAM_SCRAPE_S,
+        ),
+        Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing(), scrapes=False),
+        _own(RoutingStrategy.DEFAULT),
+        _own(RoutingStrategy.PREFIX_CACHE),
+        Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng), scrapes=False),
+    )
+}

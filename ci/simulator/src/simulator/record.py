@@ -1,0 +1,43 @@
+"""What became of one request."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from picker.resources.inference import Criticality
+
+
+class Outcome(StrEnum):
+    SERVED = "served"
+    SHED = "shed"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Record:
+    """As the client saw it."""
+
+    arrived_s: float
+    criticality: Criticality
+    prompt_tokens: int
+    output_tokens: int
+    outcome: Outcome = Outcome.FAILED
+    address: str = ""
+    first_s: float = 0.0
+    end_s: float = 0.0
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+    @property
+    def ttft_s(self) -> float:
+        return self.first_s - self.arrived_s
+
+    @property
+    def e2e_s(self) -> float:
+        return self.end_s - self.arrived_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean time between its tokens; None for answers of one token."""
+        if self.output_tokens < 2:
+            return None
+        return (self.end_s - self.first_s) / (self.output_tokens - 1)

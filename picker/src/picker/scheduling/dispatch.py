@@ -1,0 +1,66 @@
+"""A decision and its bookkeeping in one step, and what is heard of the request afterwards."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger, Ticket
+from picker.endpoints.prefixes import PrefixIndex
+from picker.scheduling.request import InferenceRequest, Ranking, Refusal
+
+
+class Schedules(Protocol):
+    """What decides: `Scheduler`, or another in its place."""
+
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+        """Rank `endpoints` for `request`, or refuse it."""
+        ...
+
+
+class Dispatched:
+    """A request that has its endpoint and is counted there. Its steps may come any number of times, in any order."""
+
+    __slots__ = ("_prefixes", "_request", "ranking", "ticket")
+
+    def __init__(self, ranking: Ranking, ticket: Ticket, request: InferenceRequest, prefixes: PrefixIndex) -> None:
+        self.ranking = ranking
+        self.ticket = ticket
+        self._request = request
+        self._prefixes = prefixes
+
+    def served_by(self, address: str) -> None:
+        """The proxy says which endpoint of the list answered: the request is counted there, and its prompt cached."""
+        for endpoint in self.ranking.endpoints:
+            if endpoint.address == address:
+                if endpoint is not self.ticket.endpoint:
+                    self.ticket.moved_to(endpoint)
+                    self._prefixes.record(endpoint, self._request.blocks)
+                return
+
+    def first_byte(self) -> None:
+        """The answer has begun."""
+        self.ticket.first_byte()
+
+    def end(self) -> None:
+        """The request has left its endpoint."""
+        self.ticket.end()
+
+
+def dispatch(
+    request: InferenceRequest,
+    endpoints: Sequence[Endpoint],
+    scheduler: Schedules,
+    prefixes: PrefixIndex,
+    ledger: Ledger,
+    now_s: float,
+) -> Dispatched | Refusal:
+    """Choose among `endpoints` (the ready ones of the pool), and count the request on the best in the same step.
+    `now_s` is on the clock of the scrapes."""
+    ranking = scheduler.schedule(request, endpoints, now_s)
+    if isinstance(ranking, Refusal):
+        return ranking
+    best = ranking.endpoints[0]
+    ticket = ledger.begin(best, max(0, request.prompt_tokens - ranking.cached_tokens), request.output_tokens)
+    if request.blocks:
+        prefixes.record(best, request.blocks)
+    return Dispatched(ranking, ticket, request, prefixes)
