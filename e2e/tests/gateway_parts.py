@@ -1,0 +1,229 @@
+"""A gateway for tests: upstreams and the picker in this process, a real Envoy beside it."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import yaml
+from e2e.processes import free_ports
+from picker.serve import Picker
+from picker.settings import ServeSettings, StandaloneSettings
+from picker.sources.folder import FolderSource
+from picker.standalone.children import Child
+from picker.standalone.control_plane import ControlPlane
+from picker.standalone.envoy_process import EnvoyAdmin, envoy_binary, envoy_command
+from upstream import Upstream, until
+
+V1ALPHA2 = "inference.networking.x-k8s.io"
+Manifest = Mapping[str, Any]
+
+
+def pool(name: str, **spec: object) -> Manifest:
+    """A FailClose pool over the upstreams that carry `pool: name`; `strategy` is its annotation."""
+    strategy = spec.pop("strategy", "DEFAULT")
+    failure_mode = spec.pop("failure_mode", "FailClose")
+    return {
+        "apiVersion": f"{V1ALPHA2}/v1alpha2",
+        "kind": "InferencePool",
+        "metadata": {"name": name, "annotations": {f"{V1ALPHA2}/routing-strategy": strategy}},
+        "spec": {
+            "selector": {"pool": name},
+            "targetPortNumber": 8000,
+            "extensionRef": {"name": "picker", "failureMode": failure_mode},
+            **spec,
+        },
+    }
+
+
+def pool_v1(name: str, app_protocol: str) -> Manifest:
+    return {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": {"pool": name}},
+            "targetPorts": [{"number": 8000}],
+            "appProtocol": app_protocol,
+            "endpointPickerRef": {"name": "picker", "port": {"number": 9002}},
+        },
+    }
+
+
+def model(name: str, of_pool: str, criticality: str = "Standard", **targets: int) -> Manifest:
+    return {
+        "apiVersion": f"{V1ALPHA2}/v1alpha2",
+        "kind": "InferenceModel",
+        "metadata": {"name": name.replace("/", "-")},
+        "spec": {
+            "modelName": name,
+            "criticality": criticality,
+            "poolRef": {"name": of_pool},
+            "targetModels": [{"name": target, "weight": weight} for target, weight in targets.items()],
+        },
+    }
+
+
+def service(name: str) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": {"pool": name}, "ports": [{"port": 8000}]},
+    }
+
+
+def gateway(listeners: Mapping[str, int]) -> Manifest:
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "gw"},
+        "spec": {
+            "gatewayClassName": "c",
+            "listeners": [{"name": name, "port": port, "protocol": "HTTP"} for name, port in listeners.items()],
+        },
+    }
+
+
+def to_pool(name: str, weight: int = 1, group: str = V1ALPHA2) -> Manifest:
+    return {"group": group, "kind": "InferencePool", "name": name, "weight": weight}
+
+
+def to_service(name: str, weight: int = 1) -> Manifest:
+    return {"name": name, "port": 8000, "weight": weight}
+
+
+def route(name: str, listener: str, *rules: Mapping[str, object], hostnames: Sequence[str] = ()) -> Manifest:
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": name},
+        "spec": {
+            "parentRefs": [{"name": "gw", "sectionName": listener}],
+            "hostnames": list(hostnames),
+            "rules": list(rules),
+        },
+    }
+
+
+@dataclass
+class GatewayParts:
+    """Start with `async with`. `upstreams` tells each pool's and Service's servers; `manifests` are all but the
+    Gateway, which has a listener for each of `listeners`."""
+
+    upstreams: Mapping[str, Sequence[Upstream]]
+    listeners: Sequence[str]
+    manifests: Sequence[Manifest]
+    arguments: Sequence[str] = ()
+    """More flags of the picker."""
+    folder: Path = field(init=False)
+    picker: Picker = field(init=False)
+    client: httpx.AsyncClient = field(init=False)
+    ports: dict[str, int] = field(init=False)
+    settings: StandaloneSettings = field(init=False)
+    _stack: AsyncExitStack = field(init=False, default_factory=AsyncExitStack)
+    _stop: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="gateway-test-"))
+        self._stack.callback(shutil.rmtree, self.folder, True)
+        for upstream in self.all_upstreams:
+            await self._stack.enter_async_context(upstream)
+        *inside, self.ports = self._free_ports()
+        self.write(*self.manifests)
+        self.write_endpoints()
+        self.settings = self._settings(inside)
+        serving = asyncio.create_task(self._run_picker())
+        self._stack.push_async_callback(self._stop_picker, serving)
+        await self._start_envoy(serving)
+        self.client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=20.0))
+
+    @property
+    def all_upstreams(self) -> list[Upstream]:
+        return [each for several in self.upstreams.values() for each in several]
+
+    def url(self, listener: str, path: str = "/v1/completions") -> str:
+        return f"http://127.0.0.1:{self.ports[listener]}{path}"
+
+    def write(self, *manifests: Manifest) -> None:
+        """All objects but the Gateway, from now on."""
+        text = yaml.safe_dump_all([gateway(self.ports), *manifests])
+        (self.folder / "m").mkdir(exist_ok=True)
+        (self.folder / "m" / "all.yaml").write_text(text)
+
+    def write_endpoints(self, *without: Upstream) -> None:
+        servers = [
+            {"name": each.name, "address": each.host, "port": each.port, "labels": {"pool": name}}
+            for name, several in self.upstreams.items()
+            for each in several
+            if each not in without
+        ]
+        (self.folder / "endpoints.yaml").write_text(yaml.safe_dump({"endpoints": servers}))
+
+    async def nothing_in_flight(self) -> None:
+        """The picker has seen the end of everything."""
+        await until(lambda: self.picker.ledger.total.requests == 0, "the ledger is not at zero")
+        total = self.picker.ledger.total
+        assert (total.prefill_tokens, total.decode_tokens) == (0, 0)
+
+    def _free_ports(self) -> tuple[int, int, int, int, int, dict[str, int]]:
+        found = free_ports(5 + len(self.listeners))
+        return (*found[:5], dict(zip(self.listeners, found[5:], strict=True)))  # pyright: ignore[reportReturnType]
+
+    def _settings(self, ports: Sequence[int]) -> StandaloneSettings:
+        names = ("ext-proc", "health", "xds", "admin", "envoy-admin")
+        addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)]
+        given = [f"--manifests={self.folder / 'm'}", f"--endpoints={self.folder / 'endpoints.yaml'}", *addresses]
+        return StandaloneSettings.read([*given, "--listen-ip=127.0.0.1", "--log-level=debug", *self.arguments], "test")
+
+    async def _run_picker(self) -> None:
+        fields = self.settings.model_dump(include=set(ServeSettings.model_fields))
+        self.picker = Picker(ServeSettings.model_construct(**fields), self._source())
+        await self.picker.run(self._stop)
+
+    async def _stop_picker(self, serving: "asyncio.Task[None]") -> None:
+        self._stop.set()
+        await serving
+
+    def _source(self) -> FolderSource:
+        return FolderSource(self.folder / "m", self.folder / "endpoints.yaml")
+
+    async def _start_envoy(self, serving: "asyncio.Task[None]") -> None:
+        settings = self.settings
+        admin = EnvoyAdmin(settings.envoy_admin_address)
+        control_plane = ControlPlane(settings, self.folder / "envoy", admin)
+        inventories = self._source().inventories()
+        control_plane.begin(await anext(inventories))
+        await until(lambda: serving.done() or self.picker.ready, "the picker is not ready")
+        if serving.done():
+            await serving
+        command = envoy_command(envoy_binary(None), control_plane.bootstrap_file, 1, "info")
+        envoy = await Child.start("Envoy", command, {})
+        self._stack.push_async_callback(envoy.stop, 3.0)
+        async with asyncio.timeout(20):
+            while not await admin.is_ready():
+                assert envoy.process.returncode is None, "Envoy has ended"
+                await asyncio.sleep(0.02)
+
+        async def follow() -> None:
+            async for inventory in inventories:
+                await control_plane.follow(inventory)
+
+        following = asyncio.create_task(follow())
+        self._stack.callback(following.cancel)
