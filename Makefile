@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test lint format bench crds clean
+.PHONY: help install demo up test lint format bench crds protos clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: install ## the picker's figures through a real Envoy, as ratios in one ru
 
 crds: install ## write the chart's CRDs anew, after a change of the wire types
 	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds
+
+protos: install ## generate the messages of our own .proto files anew
+	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/gateway/extension_service.proto
 
 clean: ## remove what these commands made
 	@rm -rf .venv out

@@ -11,10 +11,11 @@ from typing import Any
 import uvloop
 
 from picker.addresses import AddressTaken
+from picker.gateway_server import serve_gateway
 from picker.resources.problems import InvalidManifests
 from picker.resources.validate import validate_files
 from picker.serve import serve
-from picker.settings import InvalidSettings, ServeSettings, StandaloneSettings
+from picker.settings import GatewaySettings, InvalidSettings, ServeSettings, StandaloneSettings
 from picker.standalone.envoy_process import EnvoyMissing
 from picker.standalone.gateway import PartFailed, standalone
 
@@ -22,6 +23,7 @@ _USAGE = """picker COMMAND [flags]
 
   serve       answer Envoy's questions: which endpoint shall serve this request?
   standalone  the whole gateway on this machine: Envoy, configured from your manifests, and the picker
+  gateway     what Envoy Gateway asks to serve InferencePools on Kubernetes
   validate    read manifests and say what is wrong with them{added}
 
 `picker COMMAND --help` tells the flags. Each is also an environment variable (PICKER_LOG_LEVEL) and a line of the YAML
@@ -37,7 +39,12 @@ Command = Callable[[list[str]], int]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command named by the first argument. Exits 2 on wrong usage, 1 when the command failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    own: Mapping[str, Command] = {"serve": _serve, "standalone": _standalone, "validate": _validate}
+    own: Mapping[str, Command] = {
+        "serve": _serve,
+        "standalone": _standalone,
+        "gateway": _gateway,
+        "validate": _validate,
+    }
     added = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
     if not given or given[0] in ("-h", "--help"):
         print(_USAGE.format(added="".join(f"\n  {name:<11} (from {added[name].module})" for name in sorted(added))))
@@ -74,6 +81,11 @@ def _standalone(arguments: list[str]) -> int:
 def _run(command: Coroutine[Any, Any, int]) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(command)
+
+
+def _gateway(arguments: list[str]) -> int:
+    settings = GatewaySettings.read(arguments, "picker gateway")
+    return _run(serve_gateway(settings))
 
 
 def _validate(arguments: list[str]) -> int:

@@ -25,6 +25,8 @@ from picker.logs import configure_logging
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
+from picker.sources.kubernetes import KubernetesSource
+from picker.sources.kubernetes_watch import kubernetes_client
 
 log = structlog.get_logger(__name__)
 
@@ -133,9 +135,15 @@ async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
 async def serve(settings: ServeSettings) -> int:
     """Run a picker until SIGTERM or SIGINT. The exit status."""
     configure_logging(settings.log_level, settings.log_format)
-    picker = Picker(settings, FolderSource(settings.manifests, settings.endpoints))
+    picker = Picker(settings, _source(settings))
     await picker.run(stop_on_signal())
     return 0
+
+
+def _source(settings: ServeSettings) -> Source:
+    if settings.manifests is not None and settings.endpoints is not None:
+        return FolderSource(settings.manifests, settings.endpoints)
+    return KubernetesSource(kubernetes_client(), settings.namespace)
 
 
 def stop_on_signal() -> asyncio.Event:

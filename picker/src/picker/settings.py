@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -39,7 +39,7 @@ def _address(value: str) -> str:
 ListenAddress = Annotated[str, AfterValidator(_address)]
 
 
-class CommonSettings(BaseSettings):
+class CommandSettings(BaseSettings):
     """What every long-running command takes."""
 
     model_config = SettingsConfigDict(
@@ -53,13 +53,45 @@ class CommonSettings(BaseSettings):
     )
 
     config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
-    manifests: Path = Field(description="Folder of Kubernetes YAML: pools, models, gateways, routes; watched")
-    endpoints: Path = Field(description="YAML file that lists the model servers (name, address, port, labels); watched")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",  # One line a change of state; a line a request is debug.
         description="Least severe lines to log; changed while running by PUT /log-level on the admin address",
     )
     log_format: Literal["json", "text"] = Field("text", description="json for machines, text for people")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The YAML file comes in as init values: it is the weakest source.
+        return env_settings, init_settings
+
+    @classmethod
+    def read(cls, arguments: Sequence[str], program: str) -> Self:
+        """Settings from `arguments` (flags), the environment, and the YAML file that either names.
+
+        Raises InvalidSettings. `--help` prints and exits as argparse does."""
+        _refuse_unknown_environment(cls)
+        try:
+            cli = CliSettingsSource[Self](
+                cls, cli_prog_name=program, cli_parse_args=list(arguments), cli_show_env_vars=True
+            )
+            # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
+            return cls(_cli_settings_source=cli, **_yaml_values(arguments))  # pyright: ignore[reportCallIssue]
+        except ValidationError as error:
+            raise InvalidSettings("\n".join(_sentence(each) for each in error.errors())) from None
+        except SettingsError as error:
+            raise InvalidSettings(str(error)) from None
+
+
+class CommonSettings(CommandSettings):
+    """What every command that picks takes."""
+
     ext_proc_address: ListenAddress = Field(
         "0.0.0.0:9002",  # The port that an InferencePool means when it names none.
         description="Where Envoy asks",
@@ -105,43 +137,57 @@ class CommonSettings(BaseSettings):
         description="Seconds after SIGTERM for requests that still wait for their pick",
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The YAML file comes in as init values: it is the weakest source.
-        return env_settings, init_settings
-
-    @classmethod
-    def read(cls, arguments: Sequence[str], program: str) -> Self:
-        """Settings from `arguments` (flags), the environment, and the YAML file that either names.
-
-        Raises InvalidSettings. `--help` prints and exits as argparse does."""
-        _refuse_unknown_environment(cls)
-        try:
-            cli = CliSettingsSource[Self](
-                cls, cli_prog_name=program, cli_parse_args=list(arguments), cli_show_env_vars=True
-            )
-            # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
-            return cls(_cli_settings_source=cli, **_yaml_values(arguments))  # pyright: ignore[reportCallIssue]
-        except ValidationError as error:
-            raise InvalidSettings("\n".join(_sentence(each) for each in error.errors())) from None
-        except SettingsError as error:
-            raise InvalidSettings(str(error)) from None
-
 
 class ServeSettings(CommonSettings):
-    """Answer Envoy's questions: which endpoint shall serve this request?"""
+    """Answer Envoy's questions: which endpoint shall serve this request? Of the pools of the Kubernetes cluster that
+    this runs in (or of KUBECONFIG), unless manifests are given."""
+
+    manifests: Path | None = Field(
+        None, description="Folder of Kubernetes YAML in place of a cluster: pools, models, routes; watched"
+    )
+    endpoints: Path | None = Field(
+        None,
+        description="With manifests: YAML file that lists the model servers (name, address, port, labels); watched",
+    )
+    namespace: str = Field(
+        "*",  # One picker for all pools that name it.
+        description="The only Kubernetes namespace to serve pools of; * is all",
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.manifests is None) != (self.endpoints is None):
+            raise ValueError("manifests and endpoints: give both, or neither for a Kubernetes cluster")
+        return self
+
+
+class GatewaySettings(CommandSettings):
+    """What Envoy Gateway asks to serve InferencePools: its extension, the pools' endpoints, the pools' statuses."""
+
+    extension_address: ListenAddress = Field("0.0.0.0:5005", description="Where Envoy Gateway asks")
+    xds_address: ListenAddress = Field("0.0.0.0:9004", description="Where Envoy learns the endpoints of pools (EDS)")
+    health_address: ListenAddress = Field("0.0.0.0:9003", description="gRPC health checks")
+    eds_target: str = Field(description="HOST:PORT under which Envoy reaches xds-address: a Service's full name")
+    namespace: str = Field(description="Kubernetes namespace of the Lease that elects who writes statuses")
+    controller_name: str = Field(
+        "gateway.envoyproxy.io/gatewayclass-controller",  # Envoy Gateway's own default.
+        description="Of the GatewayClasses whose Gateways count in a pool's status",
+    )
+    cluster_domain: str = Field("cluster.local", description="DNS domain of the cluster's Services")
+    max_body_bytes: int = Field(16 << 20, gt=0, description="The pickers' largest request body")
+    shared_picker: str | None = Field(
+        None,
+        pattern="^[^/]+/[^/]+$",
+        description="NAMESPACE/NAME of a picker's Service that pools of sharing-namespaces may name as theirs",
+    )
+    sharing_namespaces: list[str] = Field([], description="See shared-picker")
 
 
 class StandaloneSettings(CommonSettings):
     """The whole gateway on this machine: Envoy configured from the manifests, and the picker that it asks."""
 
+    manifests: Path = Field(description="Folder of Kubernetes YAML: pools, models, gateways, routes; watched")
+    endpoints: Path = Field(description="YAML file that lists the model servers (name, address, port, labels); watched")
     ext_proc_address: ListenAddress = Field("127.0.0.1:9002", description="Where Envoy asks")
     health_address: ListenAddress = Field("127.0.0.1:9003", description="gRPC health checks")
     xds_address: ListenAddress = Field("127.0.0.1:9004", description="Where Envoy learns the endpoints (EDS)")
@@ -158,7 +204,7 @@ class StandaloneSettings(CommonSettings):
     work_dir: Path | None = Field(None, description="Folder for Envoy's configuration; without it a temporary one")
 
 
-def flags(settings: CommonSettings, of: type[CommonSettings]) -> list[str]:
+def flags(settings: CommandSettings, of: type[CommandSettings]) -> list[str]:
     """The settings that `of` has, as flags: for a process of its own. The file they may have come from is read
     already."""
     values = settings.model_dump(mode="json", include=set(of.model_fields) - {"config"}, exclude_none=True)

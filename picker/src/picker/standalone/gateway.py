@@ -15,7 +15,7 @@ import structlog
 
 from picker.addresses import check_free
 from picker.logs import configure_logging
-from picker.settings import ENV_PREFIX, CommonSettings, StandaloneSettings, flags
+from picker.settings import ENV_PREFIX, ServeSettings, StandaloneSettings, flags
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory
 from picker.standalone.children import Child, how_it_ended
@@ -87,7 +87,7 @@ class _KeptPicker:
 
     def __init__(self, settings: StandaloneSettings) -> None:
         self._settings = settings
-        self._command = [sys.executable, "-m", "picker", "serve", *flags(settings, CommonSettings)]
+        self._command = [sys.executable, "-m", "picker", "serve", *flags(settings, ServeSettings)]
 
     async def __aenter__(self) -> "_KeptPicker":
         await self._start()

@@ -1,0 +1,149 @@
+"""Answers Envoy Gateway's calls on its extension, over gRPC."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from google.protobuf.message import Message
+from pydantic import ValidationError
+
+from picker.gateway import extension_service_pb2 as service_pb2
+from picker.gateway.extension import Extension, RuleBackend, RuleName, needs_backends, route_clusters
+from picker.resources.inference import InferencePool
+from picker.resources.parse import KINDS, typed
+
+SERVICE = "envoygateway.extension.EnvoyGatewayExtension"
+
+_OPTIONS = (
+    # The whole configuration comes and goes in one message; gRPC's own limit is 4 MiB.
+    ("grpc.max_receive_message_length", 256 << 20),
+    ("grpc.max_send_message_length", 256 << 20),
+    ("grpc.so_reuseport", 0),
+)
+
+log = structlog.get_logger(__name__)
+
+_Call = grpc.aio.ServicerContext[Any, Any]
+
+
+class RuleLookup(Protocol):
+    """Reads a rule's backends where the hooks' own context does not tell them."""
+
+    async def backends(self, rule: RuleName) -> Sequence[RuleBackend]:
+        """The backends in the order of the HTTPRoute; none for a rule that is gone. Raises LookupFailed."""
+        ...
+
+
+class LookupFailed(Exception):
+    """The HTTPRoute could not be read. Envoy Gateway keeps what it had, and asks again."""
+
+
+class ExtensionServer:
+    """Listens for Envoy Gateway."""
+
+    def __init__(self, extension: Extension, lookup: RuleLookup, address: str) -> None:
+        """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when that is taken."""
+        self._extension = extension
+        self._lookup = lookup
+        self._server = grpc.aio.server(options=_OPTIONS)
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "PostRouteModify": _handler(self._route, service_pb2.PostRouteModifyRequest),
+            "PostClusterModify": _handler(self._cluster, service_pb2.PostClusterModifyRequest),
+            "PostTranslateModify": _handler(self._translation, service_pb2.PostTranslateModifyRequest),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self.port = self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Let the calls under way end."""
+        await self._server.stop(5.0)
+
+    async def _route(self, request: service_pb2.PostRouteModifyRequest, call: _Call) -> Message:
+        pools = _pools(request.post_route_context.extension_resources)
+        if not pools:
+            return service_pb2.PostRouteModifyResponse(route=request.route)
+        route = route_components_pb2.Route.FromString(request.route)
+        backends = await self._backends(route_clusters(route), pools, call)
+        made = self._extension.route(route, pools, backends)
+        return service_pb2.PostRouteModifyResponse(route=_bytes(made))
+
+    async def _cluster(self, request: service_pb2.PostClusterModifyRequest, call: _Call) -> Message:
+        pools = _pools(request.post_cluster_context.backend_extension_resources)
+        if not pools:
+            return service_pb2.PostClusterModifyResponse(cluster=request.cluster)
+        cluster = cluster_pb2.Cluster.FromString(request.cluster)
+        backends = await self._backends([cluster.name], pools, call)
+        made = self._extension.cluster(cluster, pools, backends)
+        return service_pb2.PostClusterModifyResponse(cluster=_bytes(made))
+
+    async def _translation(self, request: service_pb2.PostTranslateModifyRequest, _call: _Call) -> Message:
+        began_s = time.perf_counter()
+        clusters, listeners = self._extension.translation(
+            map(cluster_pb2.Cluster.FromString, request.clusters),
+            map(listener_pb2.Listener.FromString, request.listeners),
+            map(route_pb2.RouteConfiguration.FromString, request.routes),
+        )
+        log.debug("extension.translated", clusters=len(clusters), took_s=round(time.perf_counter() - began_s, 4))
+        return service_pb2.PostTranslateModifyResponse(
+            clusters=map(_bytes, clusters),
+            secrets=request.secrets,
+            listeners=map(_bytes, listeners),
+            routes=request.routes,
+        )
+
+    async def _backends(
+        self, clusters: Iterable[str], pools: Sequence[InferencePool], call: _Call
+    ) -> Sequence[RuleBackend]:
+        """Of the rule that the clusters belong to, as far as they have to be known."""
+        for cluster in clusters:
+            rule = needs_backends(cluster, pools)
+            if rule is not None:
+                try:
+                    return await self._lookup.backends(rule)
+                except LookupFailed as error:
+                    log.warning("extension.lookup_failed", http_route=str(rule.route), reason=str(error))
+                    await call.abort(grpc.StatusCode.UNAVAILABLE, f"HTTPRoute {rule.route}: {error}")
+        return ()
+
+
+def _handler(
+    method: Callable[[Any, _Call], Awaitable[Message]], request: type[Message]
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    return grpc.unary_unary_rpc_method_handler(
+        method, request_deserializer=request.FromString, response_serializer=Message.SerializeToString
+    )
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def _pools(resources: Iterable[service_pb2.ExtensionResource]) -> list[InferencePool]:
+    """The pools among the objects. One that cannot be served is left out: Envoy Gateway's own cluster without endpoints
+    answers for it with 503, and the pool's status tells why."""
+    pools: list[InferencePool] = []
+    for each in resources:
+        object_ = json.loads(each.unstructured_bytes)
+        wire = KINDS.get(object_.get("kind", ""), {}).get(object_.get("apiVersion", ""))
+        if wire is None:
+            continue
+        metadata = object_["metadata"]
+        # Annotations are the picker's affair: a wrong one is no reason to take the pool off the air.
+        bare = object_ | {"metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
+        try:
+            pool = typed(wire.model_validate(bare, extra="ignore"))
+        except ValidationError as error:
+            log.error("extension.invalid_pool", pool=f"{metadata['namespace']}/{metadata['name']}", reason=str(error))
+            continue
+        if isinstance(pool, InferencePool):
+            pools.append(pool)
+    return pools

@@ -1,0 +1,96 @@
+"""`picker gateway`: what Envoy Gateway asks to serve InferencePools. Its extension, the endpoints of all pools for
+Envoy, and the pools' statuses."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+from lightkube import AsyncClient
+
+from picker.addresses import check_free
+from picker.endpoints.membership import Endpoints
+from picker.extproc.health import Health
+from picker.gateway.endpoint_discovery import EndpointDiscovery
+from picker.gateway.extension import Extension, Joints
+from picker.gateway.extension_server import ExtensionServer
+from picker.kubernetes.lease import LeaseHolder
+from picker.kubernetes.rule_lookup import ApiRuleLookup
+from picker.kubernetes.status_writer import StatusWriter
+from picker.logs import configure_logging
+from picker.resources.names import ObjectName
+from picker.serve import stop_on_signal
+from picker.settings import GatewaySettings
+from picker.sources.inventory import Inventory
+from picker.sources.kubernetes import KubernetesSource
+from picker.sources.kubernetes_watch import kubernetes_client
+
+LEASE = "inference-gateway-status"
+
+log = structlog.get_logger(__name__)
+
+
+class GatewayServer:
+    """All parts of one replica. `run` it once."""
+
+    def __init__(self, settings: GatewaySettings, client: AsyncClient) -> None:
+        """In the event loop that will run it. Raises AddressTaken."""
+        names = ("extension_address", "xds_address", "health_address")
+        check_free({name: getattr(settings, name) for name in names})
+        self._endpoints = Endpoints()
+        self._source = KubernetesSource(client)
+        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
+        shared = settings.shared_picker
+        extension = Extension(
+            Joints(
+                eds_target=settings.eds_target,
+                cluster_domain=settings.cluster_domain,
+                max_body_bytes=settings.max_body_bytes,
+                shared_picker=ObjectName(*shared.split("/")) if shared is not None else None,
+                sharing_namespaces=frozenset(settings.sharing_namespaces),
+            )
+        )
+        self._extension = ExtensionServer(extension, ApiRuleLookup(client), settings.extension_address)
+        self._health = Health()
+        self._health_server = grpc.aio.server()
+        self._health.add_to(self._health_server)
+        self._health_server.add_insecure_port(settings.health_address)
+        self._lease = LeaseHolder(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
+        self._status = StatusWriter(client, settings.controller_name, extension.service)
+        self._settings = settings
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set."""
+        inventories = self._source.inventories()
+        async with asyncio.TaskGroup() as tasks:
+            await self._health.ready(False)
+            await self._health_server.start()
+            self._endpoints.update(await anext(inventories))
+            working = [
+                tasks.create_task(self._follow(inventories)),
+                tasks.create_task(self._lease.run(self._status.run)),
+            ]
+            await self._discovery.start()
+            await self._extension.start()
+            await self._health.ready(True)
+            log.info("gateway.ready", extension=self._settings.extension_address, eds=self._settings.eds_target)
+            await stop.wait()
+            log.info("gateway.stopping")
+            await self._health.ready(False)
+            for task in working:
+                task.cancel()
+            await self._extension.stop()
+            await self._discovery.stop()
+        await self._health_server.stop(None)
+
+    async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
+        async for inventory in inventories:
+            self._endpoints.update(inventory)
+
+
+async def serve_gateway(settings: GatewaySettings) -> int:
+    """Run until SIGTERM or SIGINT. The exit status."""
+    configure_logging(settings.log_level, settings.log_format)
+    await GatewayServer(settings, kubernetes_client()).run(stop_on_signal())
+    return 0

@@ -1,0 +1,116 @@
+"""What a pool's status says. Pure: from the objects as they are to the status as it shall be.
+
+Conditions and reasons are the inference extension's
+(https://gateway-api-inference-extension.sigs.k8s.io/reference/spec/#inferencepoolconditiontype)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from picker.kubernetes.objects import HTTPRoute, Service
+from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
+from picker.resources.status_wire import Condition
+
+MAX_PARENTS = 32
+"""Entries that a status has room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PickerReference:
+    """The picker that a pool names, of whichever kind."""
+
+    group: str
+    kind: str
+    service: ObjectName
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A condition but for its times."""
+
+    type: Literal["Accepted", "ResolvedRefs"]
+    holds: bool
+    reason: str
+    message: str
+
+    def condition(self, generation: int, now: str, before: Iterable[Mapping[str, object]]) -> Condition:
+        """`before`: the conditions so far; the time of one that still says the same stays."""
+        status: Literal["True", "False"] = "True" if self.holds else "False"
+        since = next(
+            (
+                str(each["lastTransitionTime"])
+                for each in before
+                if each.get("type") == self.type and each.get("status") == status
+            ),
+            now,
+        )
+        return Condition(
+            type=self.type,
+            status=status,
+            reason=self.reason,
+            message=self.message,
+            observed_generation=generation,
+            last_transition_time=since,
+        )
+
+
+def parents(pool: PoolName, routes: Iterable[HTTPRoute], controller: str) -> Mapping[ObjectName, bool]:
+    """The Gateways of `controller` that some HTTPRoute leads from to the pool, and whether one such route is accepted
+    there. In a stable order."""
+    found: dict[ObjectName, bool] = {}
+    for route in routes:
+        if pool not in set(route.pools()):
+            continue
+        wanted = {route.gateway(parent) for parent in route.spec.parent_refs if parent.kind == "Gateway"}
+        for parent in route.status.parents:
+            gateway = route.gateway(parent.parent_ref)
+            if parent.controller_name != controller or gateway not in wanted:
+                continue
+            accepted = any(each.type == "Accepted" and each.status == "True" for each in parent.conditions)
+            found[gateway] = found.get(gateway, False) or accepted
+    return {gateway: found[gateway] for gateway in sorted(found)[:MAX_PARENTS]}
+
+
+def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: bool) -> Finding:
+    """Whether a Gateway takes the pool."""
+    if picker is None:
+        reason = "EndpointPickerRefMissing" if pool.group == POOL_GROUP_V1 else "NotSupportedByGateway"
+        return Finding("Accepted", False, reason, "The pool names no endpoint picker; this gateway needs one.")
+    if not route_accepted:
+        reason = "HTTPRouteNotAccepted" if pool.group == POOL_GROUP_V1 else "NotSupportedByGateway"
+        return Finding("Accepted", False, reason, "No HTTPRoute that refers to the pool is accepted by the Gateway.")
+    return Finding("Accepted", True, "Accepted", "An HTTPRoute of the Gateway refers to the pool.")
+
+
+def resolved(picker: PickerReference | None, services: Mapping[ObjectName, Service]) -> Finding:
+    """Whether what the pool refers to is there."""
+    problem = _problem(picker, services) if picker is not None else None
+    if problem is not None:
+        return Finding("ResolvedRefs", False, "InvalidExtensionRef", problem)
+    return Finding("ResolvedRefs", True, "ResolvedRefs", "All references of the pool are resolved.")
+
+
+def _problem(picker: PickerReference, services: Mapping[ObjectName, Service]) -> str | None:
+    if (picker.group, picker.kind) != ("", "Service"):
+        kind = f"{picker.kind} of group {picker.group}" if picker.group else picker.kind
+        return f"The endpoint picker is a {kind}; allowed is a Service."
+    service = services.get(picker.service)
+    if service is None:
+        return f"There is no Service {picker.service}."
+    if service.spec.type == "ExternalName":
+        return f"Service {picker.service} is an ExternalName; a picker's address must be inside the cluster."
+    ports = [each.port for each in service.spec.ports]
+    if picker.port not in ports:
+        return f"Service {picker.service} has no port {picker.port}; it has {', '.join(map(str, ports))}."
+    return None
+
+
+def same_but_for_times(one: Sequence[Mapping[str, object]], other: Sequence[Mapping[str, object]]) -> bool:
+    """Whether two lists of conditions say the same."""
+
+    def said(conditions: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+        kept = [{key: value for key, value in each.items() if key != "lastTransitionTime"} for each in conditions]
+        return sorted(kept, key=lambda each: str(each.get("type")))
+
+    return said(one) == said(other)

@@ -1,0 +1,181 @@
+"""Writes the statuses of pools."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, cast
+
+import httpx2
+import structlog
+from lightkube import AsyncClient
+from lightkube.types import PatchType
+
+from picker.kubernetes.events import EventRecorder
+from picker.kubernetes.objects import HTTP_ROUTE, SERVICE, HTTPRoute, Service, read_pool_route, read_service
+from picker.kubernetes.pool_status import PickerReference, accepted, parents, resolved, same_but_for_times
+from picker.resources.gateway_api import GROUP
+from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ObjectName, PoolName
+from picker.resources.pool_wire import PICKER_PORT
+from picker.resources.status_wire import (
+    Condition,
+    ObjectReference,
+    ParentReference,
+    ParentStatus,
+    ParentStatusV1Alpha2,
+    StatusWire,
+)
+from picker.sources.kubernetes_watch import Copy, Json, Resource, resource, status_code
+
+POOL_V1 = resource(POOL_GROUP_V1, "v1", "InferencePool")
+POOL_V1ALPHA2 = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferencePool")
+
+SETTLE_S = 0.05
+RETRY_S = 2.0
+"""After a status that could not be written."""
+
+log = structlog.get_logger(__name__)
+
+
+class StatusWriter:
+    """Keeps the statuses in step with pools, HTTPRoutes and Services. Runs in one replica at a time."""
+
+    def __init__(self, client: AsyncClient, controller: str, where: Callable[[ObjectName], ObjectName]) -> None:
+        """`controller`: the `controllerName` of the GatewayClasses that are ours. `where`: the Service that is meant by
+        the one that a pool names."""
+        self._client = client
+        self._controller = controller
+        self._where = where
+        self._events = EventRecorder(client)
+
+    async def run(self) -> None:
+        """For ever."""
+        changed = asyncio.Event()
+        routes = Copy(self._client, HTTP_ROUTE, read_pool_route)
+        services = Copy(self._client, SERVICE, read_service)
+        pools = [Copy(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
+        async with asyncio.TaskGroup() as tasks:
+            for copy in (routes, services, *pools):
+                tasks.create_task(copy.follow(changed.set))
+            for copy in (routes, services, *pools):
+                await copy.listed.wait()
+            while True:
+                changed.clear()
+                if not await self._write_all(pools, list(routes.objects.values()), services.objects):
+                    asyncio.get_running_loop().call_later(RETRY_S, changed.set)
+                await changed.wait()
+                await asyncio.sleep(SETTLE_S)
+
+    async def _write_all(
+        self, pools: Sequence[Copy[Json]], routes: Sequence[HTTPRoute], services: Mapping[ObjectName, Service]
+    ) -> bool:
+        """Write what differs; whether all could be written."""
+        written = True
+        for kind, copy in zip((POOL_V1, POOL_V1ALPHA2), pools, strict=True):
+            for pool in list(copy.objects.values()):
+                await self._events.tell_problems(pool)
+                status = self._status(pool, routes, services)
+                if status is not None:
+                    written = await self._write(kind, pool, status) and written
+        return written
+
+    def _status(
+        self, pool: Json, routes: Sequence[HTTPRoute], services: Mapping[ObjectName, Service]
+    ) -> dict[str, Any] | None:
+        """The status that `pool` shall have; None where it has it."""
+        metadata = pool["metadata"]
+        name = PoolName(str(pool["apiVersion"]).partition("/")[0], metadata["namespace"], metadata["name"])
+        is_v1 = name.group == POOL_GROUP_V1
+        field = "parents" if is_v1 else "parent"
+        before = cast(list[Json], cast(Json, pool.get("status") or {}).get(field) or [])
+        ours = parents(name, routes, self._controller)
+        theirs = [each for each in before if self._is_foreign(each, name, routes, is_v1)]
+        picker = self._picker(pool, is_v1)
+        entries: list[Json] = list(theirs)
+        for gateway, route_accepted in ours.items():
+            findings = accepted(name, picker, route_accepted), resolved(picker, services)
+            said = _conditions_of(gateway, before)
+            conditions = tuple(finding.condition(metadata.get("generation", 0), _now(), said) for finding in findings)
+            entries.append(_json(self._entry(gateway, conditions, is_v1)))
+        return None if _same(before, entries) else {field: entries}
+
+    def _is_foreign(self, entry: Json, pool: PoolName, routes: Sequence[HTTPRoute], is_v1: bool) -> bool:
+        """Whether another controller answers for an entry of the status."""
+        reference = entry["parentRef"]
+        if is_v1:
+            return entry.get("controllerName") not in (None, self._controller)
+        gateway = ObjectName(reference.get("namespace") or pool.namespace, reference.get("name", ""))
+        others = {
+            each.controller_name for route in routes for each in route.status.parents
+            if route.gateway(each.parent_ref) == gateway
+        }  # fmt: skip
+        return reference.get("kind") == "Gateway" and bool(others) and self._controller not in others
+
+    def _entry(self, gateway: ObjectName, conditions: tuple[Condition, ...], is_v1: bool) -> StatusWire:
+        if is_v1:
+            reference = ParentReference(namespace=gateway.namespace, name=gateway.name)
+            return ParentStatus(parent_ref=reference, controller_name=self._controller, conditions=conditions)
+        return ParentStatusV1Alpha2(
+            parent_ref=ObjectReference(
+                api_version=f"{GROUP}/v1", kind="Gateway", namespace=gateway.namespace, name=gateway.name
+            ),
+            conditions=conditions,
+        )
+
+    def _picker(self, pool: Json, is_v1: bool) -> PickerReference | None:
+        reference = pool["spec"].get("endpointPickerRef" if is_v1 else "extensionRef")
+        if reference is None:
+            return None
+        port = cast(Json, reference.get("port") or {}).get("number") if is_v1 else reference.get("portNumber")
+        service = self._where(ObjectName(pool["metadata"]["namespace"], reference["name"]))
+        return PickerReference(
+            reference.get("group", ""), reference.get("kind", "Service"), service, port or PICKER_PORT
+        )
+
+    async def _write(self, kind: Resource, pool: Json, status: dict[str, Any]) -> bool:
+        metadata = pool["metadata"]
+        try:
+            await self._client.patch(  # pyright: ignore[reportUnknownMemberType]
+                kind.Status,
+                metadata["name"],
+                # With the version that this was worked out from: a pool that has changed since is looked at again.
+                {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status},
+                namespace=metadata["namespace"],
+                patch_type=PatchType.MERGE,
+            )
+        except httpx2.HTTPError as error:
+            if status_code(error) in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                return True
+            reason = str(error).partition("\n")[0]
+            log.warning("status.not_written", pool=f"{metadata['namespace']}/{metadata['name']}", reason=reason)
+            return False
+        log.info("status.written", pool=f"{metadata['namespace']}/{metadata['name']}")
+        return True
+
+
+def _whole(object_: Json, _before: Json | None) -> Json:
+    return object_
+
+
+def _conditions_of(gateway: ObjectName, entries: Sequence[Json]) -> Sequence[Json]:
+    for entry in entries:
+        reference = entry["parentRef"]
+        if (reference.get("namespace"), reference.get("name")) == (gateway.namespace, gateway.name):
+            return entry.get("conditions") or []
+    return ()
+
+
+def _same(before: Sequence[Json], after: Sequence[Json]) -> bool:
+    return len(before) == len(after) and all(
+        {**one, "conditions": None} == {**other, "conditions": None}
+        and same_but_for_times(one.get("conditions") or [], other.get("conditions") or [])
+        for one, other in zip(before, after, strict=True)
+    )
+
+
+def _json(wire: StatusWire) -> Json:
+    return wire.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
