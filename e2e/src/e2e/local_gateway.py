@@ -136,6 +136,12 @@ class LocalGateway:
     ) -> None:
         await self.stop()
 
+    def check(self) -> None:
+        """Raises ProcessFailed when a part has ended."""
+        for child in [*self.mocks, self.picker]:
+            if child is not None:
+                child.check()
+
     async def stop(self) -> None:
         children = [*([self.picker] if self.picker else []), *self.mocks]
         await asyncio.gather(*(child.stop() for child in children))
@@ -209,9 +215,7 @@ class LocalGateway:
             reraise=True,
         ):
             with attempt:
-                for child in [*self.mocks, self.picker]:
-                    if child is not None:
-                        child.check()
+                self.check()
                 answer = await client.get(url)
                 if answer.status_code != 200:
                     raise NotReady(f"{url} answers {answer.status_code}")

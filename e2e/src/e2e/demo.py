@@ -1,0 +1,151 @@
+"""`make demo` and `make up`: the tutorial's gateway on this machine."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import uvloop
+from benchmark.compare.rounds import CompareProgress, Contender, Plan, compare
+from benchmark.compare.table import comparison_table, conclusions
+from benchmark.datasets.random_lengths import RandomLengths, random_workload
+from benchmark.load.pace import Pace
+from benchmark.load.target import Target
+from benchmark.progress import shown_progress
+from benchmark.replicas.watch import Replica
+from benchmark.report.plots import save_kv_usage
+from benchmark.tokens.tokenizer import find_tokenizer
+from rich.console import Console
+
+from e2e.curls import CurlFailed, as_typed, post_chat
+from e2e.demo_settings import DemoSettings, Load, read_settings
+from e2e.local_gateway import MODEL, LocalGateway, MockFleet, NotReady, Ports, PortsTaken, ProcessFailed
+
+PLAIN, PICKED = "8080", "8081"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cannot(Exception):
+    """The demo cannot go on; the message is for people."""
+
+    message: str
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exits 0 when the demo has run whole, 1 when a part failed or could not start, 2 on wrong usage, 130 on Ctrl-C."""
+    settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130, soft_wrap=True)
+    command = _up if settings.command == "up" else _run
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_stoppable(command(settings, console)))
+    except (PortsTaken, ProcessFailed, NotReady, CurlFailed, httpx.TransportError, _Cannot) as error:
+        console.print(f"[red]The demo stopped:[/red] {error}", markup=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("Stopped.")
+        sys.exit(0 if settings.command == "up" else 130)
+
+
+async def _stoppable(command: Coroutine[None, None, None]) -> None:
+    """SIGTERM ends the demo as Ctrl-C does: by leaving every `with` on the way out."""
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await command
+
+
+def _gateway(settings: DemoSettings) -> LocalGateway:
+    fleet = MockFleet(
+        settings.replicas,
+        settings.preset,
+        settings.time_scale,
+        ("--num-gpu-blocks-override", str(settings.kv_blocks)) if settings.kv_blocks else (),
+    )
+    return LocalGateway(fleet, Ports.of_the_tutorial(settings.replicas))
+
+
+async def _up(settings: DemoSettings, console: Console) -> None:
+    console.print(_starting(settings))
+    async with _gateway(settings) as gateway:
+        console.print(f"""
+The gateway is up. Port {PLAIN} is the plain Service, port {PICKED} goes through the endpoint picker.
+
+{as_typed(int(PICKED), "Los Angeles")}
+
+Manifests (edit them, the gateway follows):   {gateway.manifests}
+Model servers (edit, take one out):           {gateway.endpoints_file}
+What the gateway says:                        tail -f {gateway.folder / "gateway.log"}
+What the picker knows of the endpoints:       curl {gateway.admin_url}/endpoints
+Log every decision:                           curl -X PUT -d debug {gateway.admin_url}/log-level
+Kill a model server:                          kill -9 {gateway.mocks[0].process.pid}
+
+Ctrl-C stops everything.""")
+        while True:
+            await asyncio.sleep(1)
+            gateway.check()
+
+
+async def _run(settings: DemoSettings, console: Console) -> None:
+    console.print(_starting(settings))
+    async with _gateway(settings) as gateway:
+        for port, city in ((PLAIN, "San Francisco"), (PICKED, "Los Angeles")):
+            console.print(f"\n[bold]$ {as_typed(int(port), city)}[/bold]")
+            console.print(await post_chat(f"http://127.0.0.1:{port}", city), markup=False)
+        await _compare(settings.load, settings.out, gateway, console)
+        gateway.check()
+
+
+async def _compare(load: Load, out: Path, gateway: LocalGateway, console: Console) -> None:
+    tokenizer = find_tokenizer(MODEL, None)
+    lengths = RandomLengths(
+        prompts=load.prompts,
+        prefix_tokens=load.prefix_tokens,
+        input_tokens=load.input_tokens,
+        output_tokens=load.output_tokens,
+        range_ratio=load.range_ratio,
+    )
+    plan = Plan(
+        contenders=(
+            Contender(f"port {PLAIN}", Target(gateway.plain_url, MODEL)),
+            Contender(f"port {PICKED}", Target(gateway.picked_url, MODEL)),
+        ),
+        workload=partial(random_workload, lengths, tokenizer),
+        pace=Pace(max_concurrency=load.concurrency),
+        rounds=load.rounds,
+        replicas=tuple(Replica(f"qwen-{number}", f"{url}/metrics") for number, url in enumerate(gateway.mock_urls)),
+        interval_s=0.25,
+    )
+    console.print(
+        f"\nThe same load through both ports, {load.rounds} rounds in turns: {plan.workload(0).name}, "
+        f"{load.concurrency} at a time."
+    )
+    with shown_progress(console) as told:
+        comparison = await compare(plan, partial(_tell, told))
+    console.print(comparison_table(comparison))
+    for sentence in conclusions(comparison):
+        console.print(sentence)
+    picture = out / "kv-cache-utilisation.png"
+    save_kv_usage(comparison, picture)
+    console.print(f"Each replica's KV cache utilisation over time, both ports side by side: {picture}")
+    if comparison.failed_requests:
+        raise _Cannot(f"{comparison.failed_requests} requests failed")
+
+
+def _tell(told: Callable[[str, int, int, int], None], progress: CompareProgress) -> None:
+    what = f"round {progress.round_number} of {progress.rounds}, {progress.contender}"
+    told(what, progress.leg.done, progress.leg.total, progress.leg.failed)
+
+
+def _starting(settings: DemoSettings) -> str:
+    speed = f", time running {settings.time_scale:g} times as fast" if settings.time_scale != 1 else ""
+    return (
+        f"Starting {settings.replicas} model servers with the speed of {settings.preset.upper()} cards{speed}, "
+        "the picker, and Envoy ..."
+    )
