@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Self
 import httpx
 import yaml
 from e2e.processes import free_ports
+from picker.gateway.bootstrap import LISTENERS_FILE
 from picker.serve import Picker
 from picker.settings import ServeSettings, StandaloneSettings
 from picker.sources.folder import FolderSource
@@ -121,6 +122,8 @@ class GatewayParts:
     manifests: Sequence[Manifest]
     arguments: Sequence[str] = ()
     """More flags of the picker."""
+    amend_listeners: Callable[[str], str] = lambda text: text
+    """Changes Envoy's listeners, as JSON, before it starts."""
     folder: Path = field(init=False)
     picker: Picker = field(init=False)
     client: httpx.AsyncClient = field(init=False)
@@ -210,6 +213,8 @@ class GatewayParts:
         control_plane = ControlPlane(settings, self.folder / "envoy", admin)
         inventories = self._source().inventories()
         control_plane.begin(await anext(inventories))
+        listeners = self.folder / "envoy" / LISTENERS_FILE
+        listeners.write_text(self.amend_listeners(listeners.read_text()))
         await until(lambda: serving.done() or self.picker.ready, "the picker is not ready")
         if serving.done():
             await serving

@@ -1,0 +1,88 @@
+"""The picker behind a gateway that streams bodies through it in full duplex, as other gateways do, by a real Envoy."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from gateway_parts import GatewayParts, model, pool, route, to_pool
+from upstream import Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 1 << 20
+DUPLEX = {
+    "request_body_mode": "FULL_DUPLEX_STREAMED",
+    "request_trailer_mode": "SEND",
+    "response_header_mode": "SEND",
+    "response_body_mode": "FULL_DUPLEX_STREAMED",
+    "response_trailer_mode": "SEND",
+}
+
+
+def in_full_duplex(listeners: str) -> str:
+    """Every mode that is not the default stands in the text already; the others are put beside it."""
+    modes = ", ".join(f'"{name}": "{mode}"' for name, mode in DUPLEX.items())
+    changed, count = re.subn(
+        r'"processing_mode": \{[^}]*\}', f'"processing_mode": {{"request_header_mode": "SEND", {modes}}}', listeners
+    )
+    assert count == 1
+    return changed
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[GatewayParts]:
+    manifests = [
+        pool("main"),
+        model("asked/for", "main", served=1),
+        route("main", "main", {"backendRefs": [to_pool("main")]}),
+    ]
+    upstreams = {"main": [Upstream("a"), Upstream("b")]}
+    async with GatewayParts(upstreams, ["main"], manifests, amend_listeners=in_full_duplex) as parts:
+        yield parts
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
+    for upstream in running.all_upstreams:
+        upstream.reset()
+    yield running
+    await running.nothing_in_flight()
+
+
+@pytest.mark.parametrize("size", [100, 62_000, 130_000, MIB, 5 * MIB, 15 * MIB])
+async def test_a_body_passes_whole(gateway: GatewayParts, size: int) -> None:
+    start = b'{"model": "m", "prompt": "'
+    body = start + b"x" * (size - len(start) - 2) + b'"}'
+    answer = await gateway.client.post(gateway.url("main"), content=body, headers={"x-behave": "echo"})
+    assert (answer.status_code, answer.content == body) == (200, True)
+
+
+async def test_a_chunked_body_passes_whole(gateway: GatewayParts) -> None:
+    body = json.dumps({"model": "m", "prompt": "x" * 300_000}).encode()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 7000):
+            yield body[start : start + 7000]
+
+    answer = await gateway.client.post(gateway.url("main"), content=chunks(), headers={"x-behave": "echo"})
+    assert (answer.status_code, answer.content == body) == (200, True)
+
+
+async def test_a_renamed_model_is_named_as_asked_in_the_answer(gateway: GatewayParts) -> None:
+    body = b'{"model": "asked/for"}'
+    assert (await gateway.client.post(gateway.url("main"), content=body)).json()["model"] == "asked/for"
+    answer = await gateway.client.post(gateway.url("main"), content=body, headers={"x-behave": "stream"})
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+    assert events == [{"model": "asked/for", "n": n} for n in range(3)]
+    assert {each.body for upstream in gateway.all_upstreams for each in upstream.received} == {b'{"model": "served"}'}
+
+
+async def test_a_get_is_picked_for(gateway: GatewayParts) -> None:
+    assert (await gateway.client.get(gateway.url("main", "/v1/models"))).status_code == 200
+
+
+async def test_a_bad_body_is_refused_in_words(gateway: GatewayParts) -> None:
+    answer = await gateway.client.post(gateway.url("main"), content=b"hello")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "body-not-json")
