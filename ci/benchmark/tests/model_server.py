@@ -32,6 +32,8 @@ class ModelServer:
     headers: list[dict[str, str]] = field(default_factory=list)
     connections: set[Any] = field(default_factory=set)
     running: int = 0
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    """Notified when `running` changes."""
     most_running: int = 0
     url: str = ""
 
@@ -42,12 +44,22 @@ class ModelServer:
         if self.refuse is not None:
             error = {"message": "The server is overloaded.", "type": "ServiceUnavailable", "param": None}
             return web.json_response({"error": error}, status=self.refuse)
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
+        await self._runs(1)
         try:
             return await self._stream(request, self.bodies[-1])
         finally:
-            self.running -= 1
+            await self._runs(-1)
+
+    async def until_running(self, count: int) -> None:
+        """Wait until so many requests are being answered."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.running == count)
+
+    async def _runs(self, more: int) -> None:
+        self.running += more
+        self.most_running = max(self.most_running, self.running)
+        async with self.changed:
+            self.changed.notify_all()
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -19,7 +19,6 @@ from benchmark.load.run import Progress, run_load
 from benchmark.load.samples import LoadResult
 from benchmark.load.target import Target
 from benchmark.progress import shown_progress
-from benchmark.report.plots import save_kv_usage
 from benchmark.results.printed import printed_summary
 from benchmark.results.saved import RunDescription, default_filename, result_json, save
 from benchmark.results.summary import summarise
@@ -126,6 +125,9 @@ async def _compare(settings: CompareSettings) -> int:
     for sentence in conclusions(comparison):
         console.print(sentence)
     if settings.plot is not None:
+        # matplotlib takes a second to load; who draws nothing need not wait for it.
+        from benchmark.report.plots import save_kv_usage
+
         save_kv_usage(comparison, settings.plot)
         console.print(f"Saved {settings.plot}")
     return 1 if comparison.failed_requests else 0

@@ -13,7 +13,7 @@ from typing import TypeVar
 from benchmark.datasets.random_lengths import RandomLengths
 from benchmark.load.pace import Pace
 from benchmark.load.target import Api
-from benchmark.replicas.watch import DEFAULT_INTERVAL_S, Replica, replicas_at
+from benchmark.replicas.watch import DEFAULT_INTERVAL_S, Replica, replica_at
 from benchmark.results.printed import DEFAULT_LATENCIES, Latency
 from benchmark.results.summary import Goals
 
@@ -195,6 +195,7 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
         "--replica-metrics",
         nargs="+",
         action="extend",
+        type=_replica,
         default=[],
         metavar="[NAME=]URL",
         help="model servers whose /metrics to read meanwhile",
@@ -228,10 +229,6 @@ def _add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(given: argparse.Namespace) -> LoadSettings:
-    try:
-        replicas = replicas_at(given.replica_metrics)
-    except ValueError as error:
-        raise SystemExit(f"--replica-metrics {error}") from None
     return LoadSettings(
         backend=given.backend,
         api=_APIS[given.backend],
@@ -254,7 +251,7 @@ def _load(given: argparse.Namespace) -> LoadSettings:
         logprobs=given.logprobs,
         headers=tuple(given.header),
         show_progress=not given.disable_tqdm,
-        replicas=replicas,
+        replicas=tuple(given.replica_metrics),
         replica_interval_s=given.replica_interval,
     )
 
@@ -298,6 +295,13 @@ def _split(kind: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return split
+
+
+def _replica(text: str) -> Replica:
+    try:
+        return replica_at(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -41,19 +41,15 @@ class Watched:
     looks: list[Look]
 
 
-def replicas_at(urls: Sequence[str]) -> tuple[Replica, ...]:
-    """Replicas by URL, named by host and port; `NAME=URL` gives another name, and without a path it is /metrics. Raises
-    ValueError for what is no http URL."""
-    return tuple(_replica(url) for url in urls)
-
-
-def _replica(text: str) -> Replica:
+def replica_at(text: str) -> Replica:
+    """A replica by its URL, which without a path is that of /metrics, and named by host and port; `NAME=URL` names it
+    otherwise. Raises ValueError for what is no http URL."""
     name, equals, url = text.partition("=")
     if not equals or "/" in name:
         name, url = "", text
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{text}: allowed is [NAME=]http://HOST:PORT[/PATH]")
+        raise ValueError(f"found {text}; allowed is [NAME=]http://HOST:PORT[/PATH]")
     return Replica(name or parts.netloc, url if parts.path.strip("/") else f"{url.rstrip('/')}/metrics")
 
 

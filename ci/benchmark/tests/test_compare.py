@@ -1,0 +1,162 @@
+"""Comparing targets: the rounds, the judgement, the table, the picture."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Leg, Plan, compare
+from benchmark.compare.table import comparison_table, conclusions
+from benchmark.compare.verdict import Better, Conclusion, judge, ratio_of
+from benchmark.datasets.random_lengths import RandomLengths, random_workload
+from benchmark.load.pace import Pace
+from benchmark.load.target import Target
+from benchmark.replicas.watch import replica_at
+from benchmark.report.plots import kv_usage_figure, save_kv_usage
+from benchmark.tokens.approximate import ApproximateTokenizer
+from benchmark.workload import Workload
+from hypothesis import given
+from hypothesis import strategies as st
+from model_server import ModelServer, model_server
+from rich.console import Console
+
+
+def workload(seed: int) -> Workload:
+    return random_workload(RandomLengths(4, 2, 10, 5, 0.3), ApproximateTokenizer(), seed)
+
+
+def plan(*servers: ModelServer, rounds: int = 2) -> Plan:
+    return Plan(
+        contenders=tuple(Contender(f"server {index}", Target(each.url, "m")) for index, each in enumerate(servers)),
+        workload=workload,
+        pace=Pace(2),
+        rounds=rounds,
+        replicas=tuple(replica_at(f"replica {index}={each.url}") for index, each in enumerate(servers)),
+        interval_s=0.01,
+    )
+
+
+def printed(comparison: Comparison) -> str:
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(comparison_table(comparison))
+        for sentence in conclusions(comparison):
+            console.print(sentence, soft_wrap=True)
+    return capture.get()
+
+
+async def test_the_order_turns_around_from_round_to_round(server: ModelServer) -> None:
+    """A B B A: seen in the progress."""
+    told: list[CompareProgress] = []
+    async with model_server() as other:
+        comparison = await compare(plan(server, other, rounds=3), told.append)
+    legs = list(dict.fromkeys((each.round_number, each.contender) for each in told))
+    a, b = "server 0", "server 1"
+    assert legs == [(1, a), (1, b), (2, b), (2, a), (3, a), (3, b)]
+    assert [[leg.contender.name for leg in legs] for legs in comparison.rounds] == [[a, b]] * 3
+    assert told[-1].leg.done == told[-1].leg.total == 4
+
+
+async def test_contenders_of_a_round_get_the_same_prompts_behind_lines_of_their_own(server: ModelServer) -> None:
+    """So no cache that one has filled helps another, nor a later round."""
+    async with model_server() as other:
+        await compare(plan(server, other))
+        sent = [[body["prompt"].split("\n", 1) for body in each.bodies] for each in (server, other)]
+    first, second = ([sorted(text for _, text in prompts[start : start + 4]) for start in (0, 4)] for prompts in sent)
+    assert first == second
+    assert first[0] != first[1]
+    lines = [{line for line, _ in prompts[start : start + 4]} for prompts in sent for start in (0, 4)]
+    assert [len(each) for each in lines] == [1] * 4
+    assert len(set.union(*lines)) == 4
+
+
+async def test_a_target_that_is_no_url_is_refused_before_anything_is_sent(server: ModelServer) -> None:
+    bad = Plan((Contender("a", Target(server.url, "m")), Contender("b", Target("b:80", "m"))), workload, Pace(1))
+    with pytest.raises(ValueError, match="allowed is http"):
+        await compare(bad)
+    assert not server.bodies
+
+
+async def test_failed_requests_are_told_before_any_conclusion(server: ModelServer) -> None:
+    async with model_server() as other:
+        other.refuse = 503
+        text = printed(await compare(plan(server, other)))
+    assert "8 requests failed; all figures are of those that did not." in text
+
+
+async def test_a_plain_difference_is_concluded_and_an_absent_one_is_not(server: ModelServer) -> None:
+    """One server takes ten times as long for a token."""
+    server.token_gap_s = 0.003
+    async with model_server() as other:
+        other.token_gap_s = 0.03
+        comparison = await compare(plan(server, other, rounds=4))
+    rows = {row.figure.name: row.ratios[0] for row in judge(comparison)}
+    assert rows["TPOT p50"].conclusion is Conclusion.WORSE
+    assert rows["Output throughput"].conclusion is Conclusion.WORSE
+    assert rows["Failed requests"].conclusion is Conclusion.NO_RATIO
+    assert "server 1 is worse than server 0 in: Request throughput" in printed(comparison)
+
+
+async def test_one_round_concludes_nothing(server: ModelServer) -> None:
+    async with model_server() as other:
+        text = printed(await compare(plan(server, other, rounds=1)))
+    assert "No conclusion from one round; --rounds 4 or more shows what is noise." in text
+    assert " is better " not in text
+    assert " is worse " not in text
+
+
+@given(
+    st.lists(st.floats(1, 1000), min_size=2, max_size=30),
+    st.floats(0.01, 100),
+    st.sampled_from(Better),
+)
+def test_a_constant_ratio_is_found_whatever_the_rounds_did(values: list[float], ratio: float, better: Better) -> None:
+    """What changes both sides alike is no noise."""
+    found = ratio_of(values, [value * ratio for value in values], better)
+    assert found.mean == pytest.approx(ratio)
+    if abs(math.log(ratio)) > 1e-6:
+        assert found.conclusion is (Conclusion.BETTER if (ratio > 1) == (better is Better.HIGHER) else Conclusion.WORSE)
+
+
+def test_noise_without_a_difference_is_seldom_taken_for_one() -> None:
+    """A 95 % interval misses in one case of twenty, by the t distribution even with four rounds."""
+    numbers = np.random.default_rng(0)
+
+    def noisy() -> list[float]:
+        return list(numbers.lognormal(0, 0.3, 4))
+
+    concluded = sum(
+        ratio_of(noisy(), noisy(), Better.HIGHER).conclusion is not Conclusion.WITHIN_NOISE for _ in range(2000)
+    )
+    assert 0.03 < concluded / 2000 < 0.07
+
+
+@pytest.mark.parametrize(
+    ("base", "other"), [([0.0, 1.0], [1.0, 1.0]), ([1.0, math.nan], [1.0, 1.0]), ([], []), ([1.0, 1.0], [0.0, 1.0])]
+)
+def test_zeros_and_gaps_have_no_ratio(base: Sequence[float], other: Sequence[float]) -> None:
+    assert ratio_of(base, other, Better.LOWER).conclusion is Conclusion.NO_RATIO
+
+
+async def test_the_picture_has_a_pane_for_each_target_and_a_line_for_each_replica(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    server.metrics = "vllm:kv_cache_usage_perc 0.5\n"
+    async with model_server() as other:
+        other.metrics = "vllm:kv_cache_usage_perc 0.25\n"
+        comparison = await compare(plan(server, other, rounds=1))
+    figure = kv_usage_figure(comparison.rounds[0])
+    assert [pane.get_title().splitlines() for pane in figure.axes] == [
+        [name, "spread between replicas (std): 12.5 %"] for name in ("server 0", "server 1")
+    ]
+    assert [len(pane.get_lines()) for pane in figure.axes] == [2, 2]
+    save_kv_usage(comparison, tmp_path / "made" / "kv.png")
+    assert (tmp_path / "made" / "kv.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_replicas_that_say_nothing_leave_no_row(server: ModelServer) -> None:
+    async with model_server() as other:
+        comparison = await compare(plan(server, other, rounds=1))
+    assert not [row for row in judge(comparison) if "KV" in row.figure.name or "Prefix" in row.figure.name]
+    assert all(isinstance(leg, Leg) for leg in comparison.legs_of(1))
