@@ -35,7 +35,7 @@ async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
 
 
 def headers(
-    method: str = "POST", *, end: bool = False, mode: str = "BUFFERED", **subset: object
+    method: str = "POST", *, end: bool = False, mode: str = "BUFFERED", subset: str | list[str] | None = None
 ) -> pb.ProcessingRequest:
     named = {":method": method, ":path": "/v1/completions"}
     request = pb.ProcessingRequest(
@@ -47,9 +47,9 @@ def headers(
         ),
         protocol_config=pb.ProtocolConfiguration(request_body_mode=_Modes.BodySendMode.Value(mode)),
     )
-    if subset:
-        hint = {"x-gateway-destination-endpoint-subset": subset["subset"]}
-        request.metadata_context.filter_metadata["envoy.lb.subset_hint"].update(hint)
+    if subset is not None:
+        hint = request.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+        hint["x-gateway-destination-endpoint-subset"] = subset  # pyright: ignore[reportArgumentType]
     return request
 
 
