@@ -5,23 +5,53 @@ request gives back go to a queue of free ones, last block first, hashed ones to 
 front is reused first, and only then forgets its hash.
 """
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
-BlockHash = int
+from xxhash import xxh3_128_digest
+
+BlockHash = bytes
+"""16 bytes. Equal blocks after equal blocks have equal hashes in every process; others differ (128 bits)."""
 
 
-def chain(parent: BlockHash, tokens: Sequence[int]) -> BlockHash:
-    """The hash of a full block: equal for equal tokens after equal blocks."""
-    return hash((parent, *tokens))
+def root(lora: str | None, cache_salt: str | None) -> BlockHash:
+    """What the chain of a sequence starts from: sequences with other adapters or salts share no block."""
+    return xxh3_128_digest(repr((lora, cache_salt)).encode())
+
+
+def chain(parent: BlockHash, tokens: "array[int]") -> BlockHash:
+    """The hash of a full block that follows `parent`."""
+    return xxh3_128_digest(parent + tokens.tobytes())
+
+
+class BlockListener(Protocol):
+    """Told what enters and leaves the prefix cache."""
+
+    def stored(
+        self,
+        parent: BlockHash | None,
+        hashes: Sequence[BlockHash],
+        tokens: Sequence[int],
+        lora: str | None,
+        salt: str | None,
+    ) -> None:
+        """Full blocks that follow `parent` (None: the sequence begins with them) can be found from now on."""
+        ...
+
+    def removed(self, block_hash: BlockHash) -> None: ...
+
+    def cleared(self) -> None: ...
 
 
 class BlockPool:
     """All usable blocks: `num_gpu_blocks` less the null block, which is never given out."""
 
-    def __init__(self, num_gpu_blocks: int, enable_prefix_caching: bool) -> None:
+    def __init__(self, num_gpu_blocks: int, enable_prefix_caching: bool, listener: BlockListener | None = None) -> None:
         self.usable = num_gpu_blocks - 1
         self._caching = enable_prefix_caching
+        self._listener = listener
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_gpu_blocks))
         self._holders = [0] * num_gpu_blocks
         self._hash_of: dict[int, BlockHash] = {}
@@ -67,7 +97,8 @@ class BlockPool:
         taken: list[int] = []
         for _ in range(count):
             block, _ = self._free.popitem(last=False)
-            self._forget(block)
+            if block in self._hash_of:
+                self._forget(block)
             self._holders[block] = 1
             taken.append(block)
         return taken
@@ -99,12 +130,15 @@ class BlockPool:
             return False
         self._hash_of.clear()
         self._cached.clear()
+        if self._listener is not None:
+            self._listener.cleared()
         return True
 
     def _forget(self, block: int) -> None:
-        block_hash = self._hash_of.pop(block, None)
-        if block_hash is not None:
-            blocks = self._cached[block_hash]
-            del blocks[block]
-            if not blocks:
-                del self._cached[block_hash]
+        block_hash = self._hash_of.pop(block)
+        blocks = self._cached[block_hash]
+        del blocks[block]
+        if not blocks:
+            del self._cached[block_hash]
+        if self._listener is not None:
+            self._listener.removed(block_hash)

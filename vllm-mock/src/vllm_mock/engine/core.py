@@ -1,54 +1,71 @@
 """An engine: the scheduler, its metrics and its step times, with time as a value."""
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import pairwise
 
+from vllm_mock.engine.blocks import BlockListener
+from vllm_mock.engine.live import Live, Schedule
 from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason, NewTokens, Sampler
-from vllm_mock.engine.scheduler import Generated, Live, Schedule, Scheduler
+from vllm_mock.engine.scheduler import Scheduler
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 
-
-@dataclass(slots=True)
-class _Times:
-    """Of one request, in seconds on the caller's clock."""
-
-    queued_s: float
-    scheduled_s: float | None = None
-    first_token_s: float | None = None
-    last_token_s: float = 0.0
-    preemptions_counted: int = 0
+_LONGEST_LEAP = 1024
+"""Steps that virtual time takes at once at most."""
 
 
 class Engine:
     """Feed it requests and steps, or let `advance_to` step it through virtual time."""
 
-    def __init__(self, config: EngineConfig, sampler: Sampler, step_time: StepTime, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        sampler: Sampler,
+        step_time: StepTime,
+        metrics: EngineMetrics | None = None,
+        kv_events: BlockListener | None = None,
+    ) -> None:
+        """Without `metrics` nothing is counted, which simulations that look at tokens alone do not need."""
         self.config = config
-        self.metrics = metrics
-        self.scheduler = Scheduler(config, sampler)
+        self.scheduler = Scheduler(config, sampler, kv_events)
         self.step_time = step_time
-        self._times: dict[str, _Times] = {}
+        self._metrics = metrics
         self._schedule: Schedule | None = None
         self._coming: list[tuple[float, int, EngineRequest]] = []
         self._submitted = 0
+        self._live = 0
+        self._arrived: list[Live] = []
+        """Not yet seen by the scheduler."""
         self._now_s = 0.0
         self._step_ends_s: float | None = None
+        self._loras: dict[str, int] = {}
+        """Live requests that had a token, by adapter, in the order in which the adapters appeared."""
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """Raises LookupError when the engine was made without."""
+        if self._metrics is None:
+            raise LookupError("this engine was made without metrics")
+        return self._metrics
 
     @property
     def live_requests(self) -> int:
         """Running and waiting."""
-        return len(self._times)
+        return self._live
 
     def add(self, request: EngineRequest, now_s: float) -> None:
         """Queue `request` now; it is looked at in the next step."""
-        self.scheduler.add(request)
-        self._times[request.request_id] = _Times(queued_s=now_s)
+        live = self.scheduler.add(request)
+        live.arrived_s = live.queued_s = now_s
+        self._arrived.append(live)
+        self._live += 1
 
     def abort(self, request_id: str) -> None:
         """The client has gone: the request leaves without a trace in the finished counts."""
-        self.scheduler.remove(request_id)
-        self._times.pop(request_id, None)
+        live = self.scheduler.remove(request_id)
+        if live is not None:
+            self._left(live)
 
     def finish(self, request_id: str, reason: FinishReason, now_s: float) -> None:
         """The front end has ended a request (a stop string): it counts as finished."""
@@ -56,32 +73,38 @@ class Engine:
         if live is not None:
             self._finished(live, reason, now_s)
 
+    @property
+    def current_step(self) -> Schedule | None:
+        """The step that has begun and not ended."""
+        return self._schedule
+
     def begin_step(self, now_s: float) -> float | None:
         """Schedule a step; how long it takes (seconds), None when there is nothing to do."""
+        self._queue_arrived(now_s)
         self._schedule = schedule = self.scheduler.schedule()
         if schedule is None:
             return None
-        for request_id in schedule.new:
-            self._times[request_id].scheduled_s = now_s
+        for live in schedule.new:
+            live.scheduled_s = max(now_s, live.queued_s)
         return self.step_time.duration_s(schedule)
 
     def end_step(self, now_s: float) -> list[NewTokens]:
         """The tokens of the step begun last."""
-        schedule = self._schedule
+        schedule, self._schedule = self._schedule, None
         assert schedule is not None, "no step has begun"
-        self._schedule = None
-        for request_id, cached in schedule.new.items():
-            live = self.scheduler.get(request_id)
-            if live is not None and self.config.enable_prefix_caching and not live.request.prompt_logprobs:
-                self.metrics.looked_up(len(live.request.prompt), cached)
-        given = self.scheduler.complete()
-        computed = sum(self._token(each, now_s) for each in given)
-        if given:
-            self.metrics.generated(len(given))
-            self.metrics.step_tokens(computed + len(given))
-        scheduler = self.scheduler
-        self.metrics.step(len(scheduler.running), len(scheduler.waiting), scheduler.deferred, scheduler.pool.usage)
-        return [each.tokens for each in given]
+        given, lost = self.scheduler.complete()
+        metrics = self._metrics
+        if metrics is not None:
+            if self.config.enable_prefix_caching:
+                for live in schedule.new:
+                    if not live.request.prompt_logprobs:
+                        metrics.looked_up(live.prompt_tokens, live.cached_tokens)
+            self._count(metrics, given, lost, now_s)
+        else:
+            for live in given:
+                if live.finish_reason is not None:
+                    self._left(live)
+        return [_new_tokens(live) for live in given]
 
     def submit(self, request: EngineRequest, at_s: float) -> None:
         """In virtual time: `request` arrives at `at_s`, which must not be past."""
@@ -90,8 +113,9 @@ class Engine:
         self._submitted += 1
         heapq.heappush(self._coming, (at_s, self._submitted, request))
 
-    def advance_to(self, until_s: float) -> list[tuple[float, NewTokens]]:
-        """In virtual time: every token up to `until_s`, with its time. No sleeping; deterministic."""
+    def advance_to(self, until_s: float, every_token: bool = True) -> list[tuple[float, NewTokens]]:
+        """In virtual time: every token up to `until_s`, with its time; without `every_token` only those of requests'
+        first tokens and ends. No sleeping; deterministic."""
         tokens: list[tuple[float, NewTokens]] = []
         while True:
             if self._step_ends_s is not None:
@@ -99,8 +123,14 @@ class Engine:
                     break
                 self._now_s, self._step_ends_s = self._step_ends_s, None
                 self._arrive()
-                tokens += ((self._now_s, each) for each in self.end_step(self._now_s))
+                tokens += [
+                    (self._now_s, each)
+                    for each in self.end_step(self._now_s)
+                    if every_token or each.finish_reason is not None or self._is_first(each)
+                ]
             self._arrive()
+            if self._leap(until_s, tokens if every_token else None):
+                continue
             duration_s = self.begin_step(self._now_s)
             if duration_s is not None:
                 self._step_ends_s = self._now_s + duration_s
@@ -111,44 +141,141 @@ class Engine:
         self._now_s = max(self._now_s, until_s)
         return tokens
 
+    def _is_first(self, tokens: NewTokens) -> bool:
+        live = self.scheduler.get(tokens.request_id)
+        return live is not None and live.generated == 1
+
+    def _queue_arrived(self, now_s: float) -> None:
+        for live in self._arrived:
+            live.queued_s = max(now_s, live.arrived_s)
+        self._arrived.clear()
+
     def _arrive(self) -> None:
         while self._coming and self._coming[0][0] <= self._now_s:
             at_s, _, request = heapq.heappop(self._coming)
             self.add(request, at_s)
 
-    def _token(self, given: Generated, now_s: float) -> int:
-        """Count one token; the prompt tokens that were computed for it, if it is a first one."""
-        live, tokens = given.live, given.tokens
-        times = self._times[tokens.request_id]
-        computed = 0
-        if times.first_token_s is None:
-            times.first_token_s = now_s
-            prompt = len(live.request.prompt)
-            computed = prompt - live.cached_tokens
-            self.metrics.first_token(prompt, live.cached_tokens, now_s - times.queued_s)
-        else:
-            self.metrics.later_token(now_s - times.last_token_s)
-        times.last_token_s = now_s
-        if live.preemptions > times.preemptions_counted:
-            self.metrics.resumed(live.preemptions - times.preemptions_counted)
-            times.preemptions_counted = live.preemptions
-        if tokens.finish_reason is not None:
-            self._finished(live, tokens.finish_reason, now_s)
-        return computed
+    def _leap(self, until_s: float, tokens: list[tuple[float, NewTokens]] | None) -> bool:
+        """Take steps that do nothing but decode at once, up to `until_s` or the next arrival. Exact: states, metrics
+        and times are those of one step at a time. False when there are not at least two."""
+        scheduler = self.scheduler
+        steps = scheduler.steady_steps(_LONGEST_LEAP)
+        if steps < 2:
+            return False
+        arrival_s = self._coming[0][0] if self._coming else until_s
+        ends_s = self._ends_s(steps, min(until_s, arrival_s), until_s)
+        if len(ends_s) < 2:
+            return False
+        self._queue_arrived(self._now_s)
+        running = scheduler.running
+        before = [len(live.tokens) for live in running]
+        scheduler.decode(len(ends_s))
+        if self._metrics is not None:
+            self._count_leap(self._metrics, running, ends_s)
+        for live in running:
+            live.last_token_s = ends_s[-1]
+        self._now_s = ends_s[-1]
+        if tokens is not None:
+            for step, end_s in enumerate(ends_s):
+                tokens += [
+                    (end_s, NewTokens(live.request_id, (live.tokens[start + step],), None, None, live.cached_tokens))
+                    for live, start in zip(running, before, strict=True)
+                ]
+        self._arrive()
+        return True
+
+    def _ends_s(self, steps: int, begin_before_s: float, until_s: float) -> list[float]:
+        """When each of the next `steps` decode steps ends: those that begin before `begin_before_s` and end by
+        `until_s`."""
+        decoding = len(self.scheduler.running)
+        context = sum(live.computed for live in self.scheduler.running)
+        ends_s: list[float] = []
+        end_s = self._now_s
+        for _ in range(steps):
+            if end_s >= begin_before_s:
+                break
+            end_s += self.step_time.seconds(decoding, 0, context)
+            if end_s > until_s:
+                break
+            ends_s.append(end_s)
+            context += decoding
+        return ends_s
+
+    def _count_leap(self, metrics: EngineMetrics, running: Sequence[Live], ends_s: Sequence[float]) -> None:
+        decoding = len(running)
+        for live in running:
+            metrics.later_tokens(ends_s[0] - live.last_token_s, 1)
+        for earlier_s, later_s in pairwise(ends_s):
+            metrics.later_tokens(later_s - earlier_s, decoding)
+        for end_s in ends_s:
+            metrics.output(decoding, decoding, end_s)
+        scheduler = self.scheduler
+        metrics.step(decoding, len(scheduler.queued), len(scheduler.deferred), scheduler.pool.usage)
+        if self.config.enable_lora:
+            metrics.adapters(tuple(self._loras))
+
+    def _count(self, metrics: EngineMetrics, given: Sequence[Live], lost: int, now_s: float) -> None:
+        """What a step that gave `given` tokens does to the metrics."""
+        computed = alike = 0
+        latency_s = -1.0
+        for live in given:
+            if live.first_token_s is None:
+                computed += self._first_token(metrics, live, now_s)
+            elif now_s - live.last_token_s == latency_s:
+                alike += 1
+            else:
+                metrics.later_tokens(latency_s, alike)
+                latency_s, alike = now_s - live.last_token_s, 1
+            live.last_token_s = now_s
+            if live.preemptions > live.preemptions_counted:
+                metrics.resumed(live.preemptions - live.preemptions_counted)
+                live.preemptions_counted = live.preemptions
+            if live.finish_reason is not None:
+                self._finished(live, live.finish_reason, now_s)
+        metrics.later_tokens(latency_s, alike)
+        if given or lost:
+            metrics.output(len(given), computed + len(given), now_s)
+            if self.config.enable_lora:
+                metrics.adapters(tuple(self._loras))
+        scheduler = self.scheduler
+        metrics.step(len(scheduler.running), len(scheduler.queued), len(scheduler.deferred), scheduler.pool.usage)
+
+    def _first_token(self, metrics: EngineMetrics, live: Live, now_s: float) -> int:
+        """The prompt tokens that were computed for it."""
+        live.first_token_s = now_s
+        metrics.first_token(live.prompt_tokens, live.cached_tokens, now_s - live.arrived_s)
+        if live.lora is not None:
+            self._loras[live.lora] = self._loras.get(live.lora, 0) + 1
+        return live.prompt_tokens - live.cached_tokens
 
     def _finished(self, live: Live, reason: FinishReason, now_s: float) -> None:
-        times = self._times.pop(live.request.request_id)
-        scheduled_s = times.scheduled_s if times.scheduled_s is not None else now_s
-        first_s = times.first_token_s if times.first_token_s is not None else now_s
-        last_s = times.last_token_s or now_s
-        self.metrics.finished(
+        self._left(live)
+        if self._metrics is None:
+            return
+        scheduled_s = live.scheduled_s if live.scheduled_s is not None else now_s
+        first_s = live.first_token_s if live.first_token_s is not None else now_s
+        self._metrics.finished(
             live.request,
             reason,
             live.generated,
             live.cached_tokens,
             live.preemptions,
-            e2e_s=now_s - times.queued_s,
-            queue_s=scheduled_s - times.queued_s,
+            e2e_s=now_s - live.arrived_s,
+            queue_s=scheduled_s - live.queued_s,
             prefill_s=first_s - scheduled_s,
-            decode_s=last_s - first_s,
+            decode_s=max(live.last_token_s, first_s) - first_s,
         )
+
+    def _left(self, live: Live) -> None:
+        """It is no longer among the live requests, nor its adapter among those in use."""
+        self._live -= 1
+        if live.lora is not None and live.first_token_s is not None:
+            self._loras[live.lora] -= 1
+            if not self._loras[live.lora]:
+                del self._loras[live.lora]
+
+
+def _new_tokens(live: Live) -> NewTokens:
+    token = live.tokens[-1]
+    stop_token = token if live.finish_reason is FinishReason.STOP else None
+    return NewTokens(live.request_id, (token,), live.finish_reason, stop_token, live.cached_tokens)

@@ -62,7 +62,9 @@ class AsyncEngine:
     async def _run(self) -> None:
         now_s = self.now_s()
         while True:
-            await self._running.wait()
+            if not self._running.is_set():
+                await self._running.wait()
+                now_s = self.now_s()
             duration_s = self.engine.begin_step(now_s)
             if duration_s is None:
                 self._work.clear()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 
 class FinishReason(StrEnum):
     """Label values of `vllm:request_success_total`."""
@@ -24,7 +26,7 @@ class EngineRequest:
     prompt: tuple[int, ...]
     """Token ids; already cut and checked against `max_model_len` by the front end."""
     max_tokens: int
-    """At least 1, already cut to `max_model_len - len(prompt)`."""
+    """At least 1, already cut to `max_model_len - len(prompt)`; what `request_params_max_tokens` observes."""
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
     """Token ids that end the sequence, the end-of-sequence token among them unless `ignore_eos` was asked for."""
@@ -38,8 +40,7 @@ class EngineRequest:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NewTokens:
+class NewTokens(msgspec.Struct, frozen=True, gc=False):
     """What one step gave to one request."""
 
     request_id: str
@@ -47,7 +48,7 @@ class NewTokens:
     finish_reason: FinishReason | None
     stop_token_id: int | None = None
     cached_tokens: int = 0
-    """Prompt tokens found in the prefix cache at first admission; set on the first token."""
+    """Prompt tokens found in the prefix cache at first admission."""
 
 
 class Sampler(Protocol):

@@ -5,81 +5,37 @@ Synchronous scheduling, as recorded of vLLM 0.32: a step is scheduled when the t
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 
-from vllm_mock.engine.blocks import BlockHash, BlockPool, chain
-from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason, NewTokens, Sampler
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """A request that is waiting or running."""
-
-    request: EngineRequest
-    tokens: list[int]
-    """The prompt and what has been generated."""
-    computed: int = 0
-    """Tokens whose keys and values are in the cache."""
-    blocks: list[int] = field(default_factory=list[int])
-    hashes: list[BlockHash] = field(default_factory=list[BlockHash])
-    """Of the full blocks of `tokens`, as far as they were needed."""
-    findable: int = 0
-    """Of `blocks`, how many are in the prefix cache."""
-    admitted: bool = False
-    cached_tokens: int = 0
-    """Prompt tokens found in the prefix cache at the first admission."""
-    preemptions: int = 0
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """What one step computes."""
-
-    tokens: dict[str, int]
-    """Tokens computed for each request, in the order of the running list."""
-    new: dict[str, int]
-    """First admissions, with the tokens found in the prefix cache."""
-    resumed: dict[str, int]
-    """Admissions after a preemption, the same."""
-    preempted: tuple[str, ...]
-    prefill_tokens: int
-    """Of `tokens`, those of sequences that had more to compute than their newest token."""
-    decoding: int
-    """Sequences that compute their newest token alone."""
-    context_tokens: int
-    """Tokens already in the cache that attention reads in this step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One request's token of a step, with what the metrics need to know of it."""
-
-    live: Live
-    tokens: NewTokens
+from vllm_mock.engine.blocks import BlockHash, BlockListener, BlockPool, chain, root
+from vllm_mock.engine.live import Live, Schedule
+from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason, Sampler
 
 
 class Scheduler:
     """Requests in, steps out. Pure: no clock, no randomness; the text is the sampler's."""
 
-    def __init__(self, config: EngineConfig, sampler: Sampler) -> None:
+    def __init__(self, config: EngineConfig, sampler: Sampler, listener: BlockListener | None = None) -> None:
         self.config = config
-        self.pool = BlockPool(config.num_gpu_blocks, config.enable_prefix_caching)
-        self.waiting: deque[Live] = deque()
+        self.pool = BlockPool(config.num_gpu_blocks, config.enable_prefix_caching, listener)
         self.running: list[Live] = []
-        self.deferred = 0
-        """Waiting requests that the last step passed over for their LoRA adapter."""
+        self.queued: deque[Live] = deque()
+        self.deferred: deque[Live] = deque()
+        """Passed over for their LoRA adapter; they come before the others of the queue."""
         self._sampler = sampler
+        self._listener = listener
         self._by_id: dict[str, Live] = {}
-        self._step: list[Live] = []
+        self._computing: list[Live] = []
+        """The requests of the step that `complete` will end."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait, for capacity or deferred."""
+        return len(self.queued) + len(self.deferred)
 
     def add(self, request: EngineRequest) -> Live:
         """Queue a request."""
-        live = self._by_id[request.request_id] = Live(request, list(request.prompt))
-        self.waiting.append(live)
+        live = self._by_id[request.request_id] = Live(request, self.config.max_model_len)
+        self.queued.append(live)
         return live
 
     def get(self, request_id: str) -> Live | None:
@@ -91,71 +47,129 @@ class Scheduler:
         live = self._by_id.pop(request_id, None)
         if live is None:
             return None
+        live.gone = True
         if live.blocks:
             self.running.remove(live)
             self.pool.release(live.blocks)
+            live.blocks = []
+        elif live in self.queued:
+            self.queued.remove(live)
         else:
-            self.waiting.remove(live)
+            self.deferred.remove(live)
         return live
 
     def schedule(self) -> Schedule | None:
         """Decide one step; None when there is nothing to compute."""
-        budget = self.config.max_num_batched_tokens
-        tokens: dict[str, int] = {}
-        new: dict[str, int] = {}
-        resumed: dict[str, int] = {}
-        preempted: list[Live] = []
+        step = Schedule(self.config.max_num_batched_tokens)
+        size, running = self.config.block_size, self.running
         index = 0
-        while index < len(self.running) and budget:
-            live = self.running[index]
-            count = min(len(live.tokens) - live.computed, budget)
-            if not self._has_blocks_for(live, live.computed + count, preempted):
+        while index < len(running) and step.budget:
+            live = running[index]
+            count = min(len(live.tokens) - live.computed, step.budget)
+            if live.computed + count > len(live.blocks) * size and not self._take_blocks(live, count, step):
                 break
-            tokens[live.request.request_id] = count
-            budget -= count
+            self._compute(live, count, step)
             index += 1
-        self.deferred = 0
-        if not preempted:
-            self._admit(budget, tokens, new, resumed)
-        if not tokens and not preempted:
-            return None
-        return self._begin(tokens, new, resumed, preempted)
+        if not step.preempted:
+            self._admit(step)
+        self._computing = step.scheduled
+        return step if step.scheduled or step.preempted else None
 
-    def complete(self) -> list[Generated]:
-        """The tokens of the step that was scheduled last; requests that end with theirs have left."""
-        given: list[Generated] = []
-        for live in self._step:
-            if live.computed < len(live.tokens) or live.request.request_id not in self._by_id:
+    def complete(self) -> tuple[list[Live], int]:
+        """End the step that was scheduled last: the requests that got a token, with it as the last of their tokens
+        (those that end with it have left and carry a `finish_reason`), and how many would have got one had they not
+        been removed since."""
+        given: list[Live] = []
+        lost = 0
+        draw = self._sampler.token
+        for live in self._computing:
+            tokens = live.tokens
+            if live.computed < len(tokens):
                 continue
-            token = self._sampler.token(live.request, live.generated)
-            live.tokens.append(token)
-            reason = self._finish_reason(live, token)
-            stop_token = token if reason is FinishReason.STOP else None
-            new = NewTokens(live.request.request_id, (token,), reason, stop_token, live.cached_tokens)
-            given.append(Generated(live, new))
-            if reason is not None:
-                self.remove(live.request.request_id)
-        self._step = []
-        return given
+            if live.gone:
+                lost += 1
+                continue
+            position = len(tokens) - live.prompt_tokens
+            token = draw(live.request, position)
+            tokens.append(token)
+            live.decodes = True
+            given.append(live)
+            if live.stops and token in live.stops and position + 1 >= live.request.min_tokens:
+                self._finish(live, FinishReason.STOP)
+            elif position + 1 >= live.limit:
+                self._finish(live, FinishReason.LENGTH)
+        self._computing = []
+        return given, lost
 
-    def _finish_reason(self, live: Live, token: int) -> FinishReason | None:
-        request, generated = live.request, live.generated
-        if generated >= request.min_tokens and token in request.stop_token_ids:
-            return FinishReason.STOP
-        if generated >= request.max_tokens or len(live.tokens) >= self.config.max_model_len:
-            return FinishReason.LENGTH
-        return None
+    def steady_steps(self, most: int) -> int:
+        """How many of the next `most` steps surely do nothing but give each running request a token: nobody is
+        admitted, preempted or at its end. 0 when that cannot be told at once."""
+        running, size = self.running, self.config.block_size
+        if not running or len(running) > self.config.max_num_batched_tokens:
+            return 0
+        if len(running) < self.config.max_num_seqs and (self.queued or self.deferred):
+            return 0
+        for live in running:
+            if live.stops or not live.decodes:
+                return 0
+            most = min(most, live.limit - len(live.tokens) + live.prompt_tokens - 1)
+        while most > 0:
+            needed = sum(max(0, -(-(live.computed + most) // size) - len(live.blocks)) for live in running)
+            if needed <= self.pool.free:
+                break
+            most //= 2
+        return most
 
-    def _has_blocks_for(self, live: Live, length: int, preempted: list[Live]) -> bool:
-        """Give `live` the blocks for its first `length` tokens, preempting from the end of the running list until there
-        are enough. False when it was preempted itself."""
-        needed = -(-length // self.config.block_size) - len(live.blocks)
-        if needed <= 0:
-            return True
+    def decode(self, steps: int) -> None:
+        """Take as many steps as `steady_steps` allowed at once. Blocks change hands in the order in which they would
+        have one step at a time."""
+        size = self.config.block_size
+        events: list[tuple[int, int, bool]] = []
+        for index, live in enumerate(self.running):
+            computed = live.computed
+            position = len(live.tokens) - live.prompt_tokens
+            live.tokens.extend([self._sampler.token(live.request, position + step) for step in range(steps)])
+            live.computed = computed + steps
+            events += [(step, index, False) for step in range(len(live.blocks) * size - computed + 1, steps + 1, size)]
+            if self.config.enable_prefix_caching:
+                first = (live.findable + 1) * size - computed
+                events += [(step, index, True) for step in range(first, steps + 1, size)]
+        events.sort()
+        for _, index, fills in events:
+            live = self.running[index]
+            if fills:
+                self._make_findable(live, (live.findable + 1) * size)
+            else:
+                live.blocks += self.pool.take(1)
+
+    def _finish(self, live: Live, reason: FinishReason) -> None:
+        live.finish_reason = reason
+        self.remove(live.request_id)
+
+    def _compute(self, live: Live, count: int, step: Schedule) -> None:
+        """`live` computes `count` tokens in this step. Blocks that it fills can be hit by requests admitted after it in
+        the same step."""
+        computed = live.computed
+        step.scheduled.append(live)
+        step.counts.append(count)
+        step.budget -= count
+        step.context_tokens += computed
+        if len(live.tokens) - computed > 1:
+            step.prefill_tokens += count
+        else:
+            step.decoding += 1
+        live.computed = computed = computed + count
+        if computed >= (live.findable + 1) * self.config.block_size and self.config.enable_prefix_caching:
+            self._make_findable(live, computed)
+
+    def _take_blocks(self, live: Live, count: int, step: Schedule) -> bool:
+        """Give `live` the blocks for `count` tokens more, preempting from the end of the running list until there are
+        enough. False when it was preempted itself."""
+        needed = -(-(live.computed + count) // self.config.block_size) - len(live.blocks)
         while self.pool.free < needed:
             last = self.running.pop()
             self._preempt(last)
-            preempted.append(last)
+            step.preempted.append(last)
             if last is live:
                 return False
         live.blocks += self.pool.take(needed)
@@ -166,42 +180,47 @@ class Scheduler:
         self.pool.release(live.blocks)
         live.blocks = []
         live.computed = live.findable = 0
+        live.decodes = False
         live.preemptions += 1
-        self.waiting.appendleft(live)
+        self.queued.appendleft(live)
 
-    def _admit(self, budget: int, tokens: dict[str, int], new: dict[str, int], resumed: dict[str, int]) -> None:
+    def _admit(self, step: Schedule) -> None:
         """Take requests from the head of the queue; the first that does not fit holds up all behind it, one that may
         not run for its LoRA adapter is passed over."""
-        passed_over: list[Live] = []
-        loras = {live.request.lora for live in self.running if live.request.lora is not None}
-        while self.waiting and budget and len(self.running) < self.config.max_num_seqs:
-            live = self.waiting[0]
-            lora = live.request.lora
-            if lora is not None and lora not in loras and len(loras) >= self.config.max_loras:
-                passed_over.append(self.waiting.popleft())
+        passed_over: deque[Live] = deque()
+        loras = {live.lora for live in self.running if live.lora is not None}
+        while step.budget and len(self.running) < self.config.max_num_seqs:
+            queue = self.deferred or self.queued
+            if not queue:
+                break
+            live = queue[0]
+            if live.lora is not None and live.lora not in loras and len(loras) >= self.config.max_loras:
+                passed_over.append(queue.popleft())
                 continue
-            count = self._admitted_tokens(live, budget)
+            count = self._first_tokens(live, step.budget)
             if count is None:
                 break
-            self.waiting.popleft()
+            queue.popleft()
             self.running.append(live)
-            if lora is not None:
-                loras.add(lora)
-            (resumed if live.admitted else new)[live.request.request_id] = live.computed
-            if not live.admitted:
+            if live.lora is not None:
+                loras.add(live.lora)
+            if live.admitted:
+                step.resumed.append(live)
+            else:
                 live.admitted, live.cached_tokens = True, live.computed
-            tokens[live.request.request_id] = count
-            budget -= count
-            self._make_findable(live, live.computed + count)
-        self.deferred = len(passed_over)
-        self.waiting.extendleft(reversed(passed_over))
+                step.new.append(live)
+            live.hit_tokens = live.computed
+            self._compute(live, count, step)
+        self.deferred.extendleft(reversed(passed_over))
 
-    def _admitted_tokens(self, live: Live, budget: int) -> int | None:
+    def _first_tokens(self, live: Live, budget: int) -> int | None:
         """Give `live` its first blocks and return how many tokens it computes in this step; None when it does not fit.
         There must be room for the whole sequence, though only the first chunk's blocks are taken."""
         size = self.config.block_size
         length = len(live.tokens)
-        cached = [] if live.request.prompt_logprobs else self.pool.find(self._hashes(live, (length - 1) // size))
+        cached: list[int] = []
+        if self.config.enable_prefix_caching and not live.request.prompt_logprobs:
+            cached = self.pool.find(self._hashes(live, (length - 1) // size))
         count = length - len(cached) * size
         if count > budget:
             if not self.config.enable_chunked_prefill:
@@ -218,38 +237,22 @@ class Scheduler:
     def _hashes(self, live: Live, count: int) -> list[BlockHash]:
         """Hashes of the first `count` blocks of a sequence, which must be full."""
         size, hashes, tokens = self.config.block_size, live.hashes, live.tokens
-        for index in range(len(hashes), count):
-            parent = hashes[-1] if hashes else hash((live.request.lora, live.request.cache_salt))
-            hashes.append(chain(parent, tokens[index * size : (index + 1) * size]))
-        return hashes[:count]
+        if len(hashes) < count:
+            parent = hashes[-1] if hashes else root(live.lora, live.request.cache_salt)
+            for start in range(len(hashes) * size, count * size, size):
+                parent = chain(parent, tokens[start : start + size])
+                hashes.append(parent)
+        return hashes if len(hashes) == count else hashes[:count]
 
     def _make_findable(self, live: Live, length: int) -> None:
-        """Blocks that this step fills can be hit by requests admitted after it in the same step."""
-        full = length // self.config.block_size
-        if full > live.findable and self.config.enable_prefix_caching:
-            hashes = self._hashes(live, full)
-            for index in range(live.findable, full):
-                self.pool.cache(live.blocks[index], hashes[index])
-            live.findable = full
-
-    def _begin(
-        self, tokens: dict[str, int], new: dict[str, int], resumed: dict[str, int], preempted: list[Live]
-    ) -> Schedule:
-        """Compute what was decided, and count what it costs."""
-        prefill = decoding = context = 0
-        self._step = []
-        for live in self.running:
-            count = tokens.get(live.request.request_id)
-            if count is None:
-                continue
-            context += live.computed
-            if len(live.tokens) - live.computed > 1:
-                prefill += count
-            else:
-                decoding += 1
-            live.computed += count
-            self._make_findable(live, live.computed)
-            self._step.append(live)
-        return Schedule(
-            tokens, new, resumed, tuple(each.request.request_id for each in preempted), prefill, decoding, context
-        )
+        """The full blocks of the first `length` tokens enter the prefix cache."""
+        size = self.config.block_size
+        start, full = live.findable, length // size
+        hashes = self._hashes(live, full)
+        for index in range(start, full):
+            self.pool.cache(live.blocks[index], hashes[index])
+        live.findable = full
+        if self._listener is not None:
+            parent = hashes[start - 1] if start else None
+            tokens = live.tokens[start * size : full * size]
+            self._listener.stored(parent, hashes[start:], tokens, live.lora, live.request.cache_salt)

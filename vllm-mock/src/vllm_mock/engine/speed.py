@@ -5,7 +5,7 @@ step_s = a + b * decoding sequences + c * prefill tokens + d * context tokens re
 
 from dataclasses import dataclass
 
-from vllm_mock.engine.scheduler import Schedule
+from vllm_mock.engine.live import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,23 @@ class StepTime:
     per_context_token_s: float
 
     def duration_s(self, schedule: Schedule) -> float:
+        return self.seconds(schedule.decoding, schedule.prefill_tokens, schedule.context_tokens)
+
+    def seconds(self, decoding: int, prefill_tokens: int, context_tokens: int) -> float:
         return (
             self.base_s
-            + self.per_decode_s * schedule.decoding
-            + self.per_prefill_token_s * schedule.prefill_tokens
-            + self.per_context_token_s * schedule.context_tokens
+            + self.per_decode_s * decoding
+            + self.per_prefill_token_s * prefill_tokens
+            + self.per_context_token_s * context_tokens
+        )
+
+    def scaled(self, factor: float) -> "StepTime":
+        """A card on which everything takes `factor` times as long."""
+        return StepTime(
+            self.base_s * factor,
+            self.per_decode_s * factor,
+            self.per_prefill_token_s * factor,
+            self.per_context_token_s * factor,
         )
 
 

@@ -1,136 +1,166 @@
-"""Recorded scheduler traces, replayed against the scheduler step by step."""
+"""Recorded scheduler traces, replayed against the engine step by step.
+
+Compared: every field of every step, all speed-free numbers, every sample of /metrics (each must be a state that the
+engine was in, in order, within `_SAMPLE_SLACK_S`), the histograms of tokens and requests, and of times how many
+observations there are and, where the replay has the recorded step times, their sum. Not compared: clients' times.
+"""
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_mock.engine.messages import EngineConfig, EngineRequest
-from vllm_mock.engine.scheduler import Schedule, Scheduler
+from vllm_mock.engine.messages import EngineConfig
+from vllm_mock.engine.speed import StepTime
 from vllm_mock.verify.result import Result
-
-_SETTINGS = (
-    "max_num_seqs",
-    "num_gpu_blocks",
-    "block_size",
-    "max_num_batched_tokens",
-    "enable_prefix_caching",
-    "max_model_len",
-    "enable_chunked_prefill",
+from vllm_mock.verify.speed_free import (
+    LATENCY_HISTOGRAMS,
+    REQUEST_HISTOGRAMS,
+    histogram_json,
+    step_numbers,
+    totals,
 )
-Json = dict[str, Any]
+from vllm_mock.verify.trace_run import Json, TraceRun, engine_for, recorded_request, sampled, step_by_step
 
-
-def recorded_prompt(workload: Json) -> tuple[int, ...]:
-    """The token ids of a recorded request (the recordings' README gives the rule)."""
-    shared = workload.get("shared_prefix_tokens", 0)
-    prefix = _ids(workload["shared_prefix_seed"], shared) if shared else []
-    return (*prefix, *_ids(workload["seed"], workload["prompt_tokens"] - shared))
-
-
-def _ids(seed: int, count: int) -> list[int]:
-    generator = random.Random(seed)
-    return [generator.randrange(10, 990) for _ in range(count)]
-
-
-class UniqueText:
-    """Output tokens that never repeat between requests, as a model's would not for different prompts: requests with
-    equal prompts get equal text, as at temperature 0."""
-
-    def token(self, request: EngineRequest, position: int) -> int:
-        return 1000 + hash((request.prompt, position)) % (1 << 40)
+_SAMPLE_SLACK_S = 0.06
+"""How far a sample may lie from the steps that it shows: /metrics is answered by another process than the one that
+steps, on the recording's two busy cores."""
+_STEP_S = 0.0023
+"""Of the replay of a trace that was recorded without steps."""
+_TIMES_APART = 0.1
+"""By which share sums of times may differ, and"""
+_TIMES_APART_S = 0.004
+"""by how much each observation: when a step's tokens left is known to about that."""
 
 
 def verify_traces(folder: Path) -> Iterator[Result]:
-    """One result for each file under `folder`/traces that has steps."""
+    """One result for each file under `folder`/traces."""
     for file in sorted((folder / "traces").glob("*.json")):
         trace: Json = json.loads(file.read_text())
-        name = f"traces/{file.name}"
-        if "steps" not in trace:
-            yield Result(name, None, "recorded without steps: nothing to compare step by step")
-        else:
-            yield Result(name, first_difference(trace), f"{len(trace['steps'])} steps")
+        steps = len(trace.get("steps", ()))
+        note = f"{steps} steps, {len(trace.get('samples', ()))} samples" if steps else "no steps recorded: totals"
+        yield Result(f"traces/{file.name}", first_difference(trace), note)
 
 
 def first_difference(trace: Json) -> str | None:
-    """Where the scheduler leaves the recording; None when every step is the same."""
-    config = EngineConfig(**{name: trace["config"][name] for name in _SETTINGS})
-    scheduler = Scheduler(config, UniqueText())
-    arrivals = _Arrivals(trace, scheduler)
-    for recorded in trace["steps"]:
-        arrivals.before(recorded)
-        schedule = scheduler.schedule()
-        if schedule is None:
-            return f"step {recorded['step']}: the recording goes on, the scheduler has nothing to do"
-        during = _during(scheduler, schedule)
-        finished = [each.tokens.request_id for each in scheduler.complete() if each.tokens.finish_reason is not None]
-        ours = during | {
-            "finished": finished,
-            "reported": [len(scheduler.running), len(scheduler.waiting), scheduler.pool.usage],
-        }
-        for field, mine in ours.items():
-            if not _same(field, recorded[field], mine):
-                return f"step {recorded['step']}: {field} is {mine}, recorded {recorded[field]}"
-        arrivals.after(finished)
-    if scheduler.running or scheduler.waiting:
-        return f"{len(scheduler.running)} requests run on after the recording's last step"
-    return None
+    """Where the engine leaves the recording; None when all is the same."""
+    run = TraceRun(engine_for(trace))
+    if "steps" not in trace:
+        _run_freely(trace, run)
+        return _totals(trace, run) or _histograms(trace, run, with_steps=False)
+    for recorded in step_by_step(trace, run):
+        for name, mine in run.steps[-1].items():
+            if not _same(name, recorded[name], mine):
+                return f"step {recorded['step']}: {name} is {mine}, recorded {recorded[name]}"
+    if len(run.steps) < len(trace["steps"]):
+        return f"step {len(run.steps) + 1}: the recording goes on, the engine has nothing to do"
+    if run.engine.live_requests:
+        return f"{run.engine.live_requests} requests run on after the recording's last step"
+    return (
+        _totals(trace, run)
+        or _step_numbers(trace, run)
+        or _samples(trace, run)
+        or _histograms(trace, run, with_steps=True)
+    )
 
 
-def _during(scheduler: Scheduler, schedule: Schedule) -> Json:
-    """The state just after scheduling, before the tokens of the step exist."""
-    return {
-        "run": len(scheduler.running),
-        "wait": len(scheduler.waiting),
-        "used": scheduler.pool.used,
-        "sched": schedule.tokens,
-        "new": schedule.new,
-        "resumed": schedule.resumed,
-        "preempted": list(schedule.preempted),
-        "blocks": {live.request.request_id: len(live.blocks) for live in scheduler.running},
-    }
+def _run_freely(trace: Json, run: TraceRun) -> None:
+    """Without recorded steps: virtual time, every request at the time it was sent."""
+    run.engine.step_time = StepTime(_STEP_S, 0.0, 0.0, 0.0)
+    limit = EngineConfig(max_model_len=trace["config"]["max_model_len"]).max_model_len
+    for request, work in zip(trace["requests"], trace["workload"], strict=True):
+        run.engine.submit(recorded_request(request["id"], work, limit), request["sent_s"])
+    run.engine.advance_to(1e6)
+    run.states.append((1e6, sampled(run.values)))
 
 
-def _same(field: str, recorded: Any, ours: Any) -> bool:
-    if field == "reported":
+def _same(name: str, recorded: Any, ours: Any) -> bool:
+    if name == "reported":
         # The recording rounds the usage.
         return recorded[:2] == ours[:2] and abs(recorded[2] - ours[2]) < 5e-4
-    if field in ("preempted", "finished"):
+    if name in ("preempted", "finished"):
         return sorted(recorded) == sorted(ours)
     return recorded == ours
 
 
-class _Arrivals:
-    """Hands the recorded requests to the scheduler when the recording shows them to arrive."""
+def _totals(trace: Json, run: TraceRun) -> str | None:
+    return _unequal(trace["speed_free"], totals(run, trace["speed_free"]))
 
-    def __init__(self, trace: Json, scheduler: Scheduler) -> None:
-        self._kind: str = trace["arrival"]
-        self._scheduler = scheduler
-        self._coming = [
-            EngineRequest(
-                request_id=request["id"],
-                prompt=recorded_prompt(work),
-                max_tokens=min(work["max_tokens"], trace["config"]["max_model_len"] - work["prompt_tokens"]),
-            )
-            for request, work in zip(trace["requests"], trace["workload"], strict=True)
-        ]
-        self._live = 0
-        if self._kind == "burst":
-            while self._coming:
-                self._add()
 
-    def before(self, recorded: Json) -> None:
-        """`timed`: the step's running and waiting requests tell how many have come."""
-        if self._kind == "sequential" and not self._live:
-            self._add()
-        if self._kind == "timed":
-            while self._live < recorded["run"] + recorded["wait"]:
-                self._add()
+def _step_numbers(trace: Json, run: TraceRun) -> str | None:
+    """The speed-free numbers that steps make; the order of ends may differ among those of one step."""
+    recorded = trace["speed_free"]
+    difference = _unequal(recorded, step_numbers(run))
+    if difference is not None:
+        return difference
+    ended = {name: step for step, each in enumerate(run.steps) for name in each["finished"]}
+    order = [ended[name] for name in recorded["ordering_by_end"]]
+    if order != sorted(order):
+        return f"speed_free.ordering_by_end: requests end in the order {list(ended)}"
+    return None
 
-    def after(self, finished: list[str]) -> None:
-        self._live -= len(finished)
 
-    def _add(self) -> None:
-        self._scheduler.add(self._coming.pop(0))
-        self._live += 1
+def _unequal(recorded: Json, ours: Json) -> str | None:
+    for name, mine in ours.items():
+        if name in recorded and not _equal(recorded[name], mine):
+            return f"speed_free.{name} is {mine}, recorded {recorded[name]}"
+    return None
+
+
+def _equal(recorded: Any, ours: Any) -> bool:
+    """Lists of events within one step may be in any order."""
+    if isinstance(recorded, list) and recorded and isinstance(recorded[0], dict):
+        return len(recorded) == len(ours) and all(each in recorded for each in ours)  # pyright: ignore[reportUnknownArgumentType]
+    return recorded == ours
+
+
+def _samples(trace: Json, run: TraceRun) -> str | None:
+    """Every sample shows a state of the engine's, none goes back, and none is far from its time."""
+    paused = trace.get("sample_while_paused")
+    if paused is not None and not _shows(paused, run.states[0][1]):
+        return f"sample_while_paused is {run.states[0][1]}, recorded {paused}"
+    position = 0
+    for index, sample in enumerate(trace.get("samples", ())):
+        found = _state_for(sample, run, position)
+        if found is None:
+            end_s, state = run.states[position]
+            return f"sample {index} at {sample['t']} s: no such state after {end_s:.3f} s ({state}), recorded {sample}"
+        position = found
+    return None
+
+
+def _state_for(sample: Json, run: TraceRun, position: int) -> int | None:
+    """The next state that `sample` can show."""
+    states = run.states
+    for index in range(position, len(states)):
+        since_s = states[index][0]
+        until_s = states[index + 1][0] if index + 1 < len(states) else float("inf")
+        if since_s > sample["t"] + _SAMPLE_SLACK_S:
+            return None
+        if until_s + _SAMPLE_SLACK_S >= sample["t"] and _shows(sample, states[index][1]):
+            return index
+    return None
+
+
+def _shows(sample: Json, state: dict[str, float]) -> bool:
+    return all(abs(sample[name] - value) < 5e-4 for name, value in state.items() if name in sample)
+
+
+def _histograms(trace: Json, run: TraceRun, with_steps: bool) -> str | None:
+    of = run.values.histograms
+    ours = histogram_json(of["step_tokens"])
+    recorded = trace["iteration_tokens_histogram"]
+    if recorded != ours if with_steps else recorded["sum"] != ours["sum"]:
+        return f"iteration_tokens_histogram is {ours}, recorded {recorded}"
+    for name, recorded in trace["request_histograms"].items():
+        ours = histogram_json(of[REQUEST_HISTOGRAMS[name]])
+        if recorded != ours:
+            return f"{name} is {ours}, recorded {recorded}"
+    for name, recorded in trace["latency_histograms"].items():
+        histogram = of[LATENCY_HISTOGRAMS[name]]
+        if recorded["count"] != histogram.count:
+            return f"{name}_count is {histogram.count}, recorded {recorded['count']}"
+        apart_s = abs(recorded["sum"] - histogram.total)
+        if with_steps and apart_s > max(_TIMES_APART * recorded["sum"], _TIMES_APART_S * histogram.count):
+            return f"{name}_sum is {histogram.total:.3f}, recorded {recorded['sum']:.3f}"
+    return None

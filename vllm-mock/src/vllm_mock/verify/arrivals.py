@@ -1,0 +1,113 @@
+"""When the requests of a recorded page arrived.
+
+The recordings tell when a client was to send each request, not in which step the server first saw it, nor how long its
+steps were. Both decide which requests met in a step. So they are sought: the lateness of each request that comes
+nearest to the recorded page. Only numbers that arrivals can change are looked at here; the comparison is of all.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.messages import EngineConfig
+from vllm_mock.engine.speed import StepTime
+from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.verify.speed_free import histogram_json
+from vllm_mock.verify.trace_run import Json, UniqueText, recorded_request
+
+_STEP_S = 0.0106
+"""The recorded server's floor is 10 ms, its overhead 0.5 to 1 ms."""
+_LATE_S = tuple(_STEP_S * half / 2 for half in range(8))
+"""By how much a request may have come later than its client was to send it."""
+_STARTS = 40
+"""Beginnings of the search; the first is that of no lateness."""
+
+
+def nearest(text: str, workload: Json, config: EngineConfig, ended: bool) -> Engine:
+    """An engine that has had the workload, up to as many tokens as the page `text` shows (`ended`: to the end)."""
+    search = _Search(_numbers_of_page(text), workload, config, ended)
+    random = Random(0)
+    best: tuple[float, list[float]] | None = None
+    for start in range(_STARTS):
+        late_s = [random.choice(_LATE_S) if start else 0.0 for _ in workload["workload"]]
+        distance = search.descend(late_s)
+        if best is None or distance < best[0]:
+            best = distance, late_s
+        if not distance:
+            break
+    assert best is not None
+    return search.replay(best[1])
+
+
+class _Search:
+    def __init__(self, recorded: Sequence[float], workload: Json, config: EngineConfig, ended: bool) -> None:
+        self._recorded = recorded
+        self._config = config
+        self._ended = ended
+        self._spacing_s: float = workload["arrival_spacing_s"]
+        self._requests = [
+            recorded_request(f"q{index:03}", work, config.max_model_len)
+            for index, work in enumerate(workload["workload"])
+        ]
+
+    def descend(self, late_s: list[float]) -> float:
+        """Change one lateness after the other for the better, until none is; how far the numbers are apart then."""
+        now, before = self._distance(late_s), float("inf")
+        while 0 < now < before:
+            before = now
+            for index in range(len(late_s)):
+                for late in _LATE_S:
+                    kept, late_s[index] = late_s[index], late
+                    tried = self._distance(late_s)
+                    if tried < now:
+                        now = tried
+                    else:
+                        late_s[index] = kept
+        return now
+
+    def replay(self, late_s: Sequence[float]) -> Engine:
+        config = self._config
+        engine = Engine(config, UniqueText(), StepTime(_STEP_S, 0.0, 0.0, 0.0), EngineMetrics(config, "/model/qwen"))
+        at_s = 0.0
+        for index, (request, late) in enumerate(zip(self._requests, late_s, strict=True)):
+            at_s = max(at_s, index * self._spacing_s + late)
+            engine.submit(request, at_s)
+        if self._ended:
+            engine.advance_to(1e6, every_token=False)
+            return engine
+        now_s, tokens, values = 0.0, self._recorded[0], engine.metrics.values
+        while values.generation_tokens < tokens and now_s < at_s + 1e3:
+            now_s += _STEP_S
+            engine.advance_to(now_s)
+        return engine
+
+    def _distance(self, late_s: Sequence[float]) -> float:
+        ours = _numbers(self.replay(late_s))
+        return sum(abs(theirs - mine) for theirs, mine in zip(self._recorded, ours, strict=True))
+
+
+def _numbers(engine: Engine) -> list[float]:
+    """What arrivals change, tokens generated first."""
+    values = engine.metrics.values
+    steps = histogram_json(values.histograms["step_tokens"])["buckets"]
+    return [
+        values.generation_tokens,
+        values.kv_cache_usage * 100,
+        values.running,
+        values.prompt_tokens,
+        *steps.values(),
+    ]
+
+
+def _numbers_of_page(text: str) -> list[float]:
+    """The same, of a page."""
+    rows = [line.rpartition(" ") for line in text.splitlines() if line.startswith("vllm:")]
+    found = [(name, float(value)) for name, _, value in rows]
+
+    def of(family: str) -> list[float]:
+        return [value for name, value in found if name.startswith(f"vllm:{family}{{")]
+
+    (tokens,), (usage,), (running,), (prompt,) = map(
+        of, ("generation_tokens_total", "kv_cache_usage_perc", "num_requests_running", "prompt_tokens_total")
+    )
+    return [tokens, usage * 100, running, prompt, *of("iteration_tokens_total_bucket")]

@@ -1,0 +1,121 @@
+"""Recorded pages and states of a server with LoRA adapters.
+
+A recorded state tells how many requests ran and waited, for capacity or deferred, and which adapters were shown in
+use. The engine is brought into that state, and must show the same.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.messages import EngineConfig, EngineRequest
+from vllm_mock.engine.speed import StepTime
+from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.verify.metrics import config_of, first_difference, page_lines
+from vllm_mock.verify.result import Result
+from vllm_mock.verify.trace_run import Json, UniqueText
+
+_INFO = "vllm:lora_requests_info"
+_TOKENS = 20
+
+
+def verify_lora_metrics(folder: Path) -> Iterator[Result]:
+    """One result for each file under `folder`/lora that is about metrics."""
+    lora = folder / "lora"
+    states_file = lora / "states.json"
+    if not states_file.exists():
+        return
+    recorded: Json = json.loads(states_file.read_text())
+    max_loras, max_num_seqs = recorded["config"]["max_loras"], recorded["config"]["max_num_seqs"]
+    for file in (lora / "metrics-idle.txt", lora / "metrics-after.txt"):
+        if file.exists():
+            config = config_of(file.read_text(), max_loras=max_loras)
+            fresh = "idle" in file.stem
+            note = "fresh" if fresh else "families, labels and order: its requests are not recorded"
+            yield Result(f"lora/{file.name}", _page(file.read_text(), config, fresh), note)
+    config = EngineConfig(enable_lora=True, max_loras=max_loras, max_num_seqs=max_num_seqs)
+    yield Result("lora/states.json", _states(recorded["states"], config), f"{len(recorded['states'])} states")
+
+
+def _page(text: str, config: EngineConfig, fresh: bool) -> str | None:
+    recorded = page_lines(text)
+    ours = page_lines(EngineMetrics(config, "/model/qwen").engine_text())
+    if fresh:
+        return first_difference(recorded, ours)
+    names = [line.text for line in recorded if not line.text.startswith(_INFO)]
+    mine = [line.text for line in ours]
+    if names != mine:
+        return next(f"{m} stands where {n} is recorded" for n, m in zip(names, mine, strict=False) if n != m)
+    for running, waiting, max_lora in _series(text):
+        if running != waiting or max_lora != str(config.max_loras):
+            return f"{_INFO} of {running!r} and {waiting!r} with max_lora {max_lora} is not a state of the engine"
+    return None
+
+
+def _states(states: Sequence[Json], config: EngineConfig) -> str | None:
+    for state in states:
+        difference = _state(state, config)
+        if difference is not None:
+            return f"{state['name']}: {difference}"
+    return None
+
+
+def _state(state: Json, config: EngineConfig) -> str | None:
+    """Bring an engine there. What waits brings an adapter of its own, which must not show."""
+    updates = count(1.0)
+    metrics = EngineMetrics(config, "/model/qwen", unix_s=lambda: next(updates))
+    engine = Engine(config, UniqueText(), StepTime(0.02, 0.0, 0.0, 0.0), metrics)
+    running, by_reason = int(state["running"]), state["waiting_by_reason"]
+    rows = [line for line in state["lora_requests_info"] if not line.startswith("#")]
+    adapters = _newest(rows) if rows else []
+    if not running and rows:
+        engine.submit(_request("over", None, 1), 0.0)
+    for index in range(running):
+        engine.submit(_request(f"running-{index}", adapters[index % len(adapters)] if adapters else None, _TOKENS), 0.1)
+    for index in range(int(by_reason["capacity"]) + int(by_reason["deferred"])):
+        engine.submit(_request(f"waiting-{index}", f"waiting-{index}", _TOKENS), 0.15)
+    engine.advance_to(0.25)
+    values = engine.metrics.values
+    ours = {
+        "running": values.running,
+        "waiting": values.waiting_capacity + values.waiting_deferred,
+        "waiting_by_reason": {"capacity": values.waiting_capacity, "deferred": values.waiting_deferred},
+    }
+    for name, mine in ours.items():
+        if mine != state[name]:
+            return f"{name} is {mine}, recorded {state[name]}"
+    shown = [line for line in engine.metrics.engine_text().splitlines() if line.startswith(_INFO)]
+    if bool(shown) != bool(rows):
+        return f"{_INFO} has {len(shown)} samples, recorded {len(rows)}"
+    if shown and _newest(shown) != adapters:
+        return f"{_INFO} shows {_newest(shown)} last, recorded {adapters}"
+    return None
+
+
+def _request(request_id: str, lora: str | None, tokens: int) -> EngineRequest:
+    return EngineRequest(request_id=request_id, prompt=(1, 2, 3), max_tokens=tokens, lora=lora)
+
+
+def _newest(rows: Sequence[str]) -> list[str]:
+    """The adapters of the sample with the greatest value."""
+    newest = max(rows, key=lambda row: float(row.rpartition(" ")[2]))
+    (names,) = {running for running, _, _ in _series(newest)}
+    return names.split(",") if names else []
+
+
+def _series(text: str) -> list[tuple[str, str, str]]:
+    """Running, waiting and max_lora of each sample."""
+    return [
+        (
+            sample.labels["running_lora_adapters"],
+            sample.labels["waiting_lora_adapters"],
+            sample.labels["max_lora"],
+        )
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == _INFO
+    ]
