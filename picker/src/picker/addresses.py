@@ -3,8 +3,10 @@
 import socket
 from collections.abc import Mapping
 
+from picker.failures import CommandFailed
 
-class AddressTaken(Exception):
+
+class AddressTaken(CommandFailed):
     """An address that is wanted cannot be listened on; the message has a line for each."""
 
 

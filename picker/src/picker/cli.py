@@ -1,4 +1,4 @@
-"""The `picker` command."""
+"""The `picker` command. Each command's own modules are imported when it runs: none pays for the others."""
 
 import argparse
 import asyncio
@@ -10,14 +10,10 @@ from typing import Any
 
 import uvloop
 
-from picker.addresses import AddressTaken
-from picker.gateway_server import serve_gateway
+from picker.failures import CommandFailed
 from picker.resources.problems import InvalidManifests
 from picker.resources.validate import validate_files
-from picker.serve import serve
 from picker.settings import GatewaySettings, InvalidSettings, ServeSettings, StandaloneSettings
-from picker.standalone.envoy_process import EnvoyMissing
-from picker.standalone.gateway import PartFailed, standalone
 
 _USAGE = """picker COMMAND [flags]
 
@@ -60,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InvalidSettings as error:
         _complain(name, error)
         sys.exit(2)
-    except (InvalidManifests, AddressTaken, EnvoyMissing, PartFailed) as error:
+    except (InvalidManifests, CommandFailed) as error:
         _complain(name, error)
         sys.exit(1)
 
@@ -71,21 +67,26 @@ def _complain(command: str, error: Exception) -> None:
 
 
 def _serve(arguments: list[str]) -> int:
+    from picker.serve import serve
+
     return _run(serve(ServeSettings.read(arguments, "picker serve")))
 
 
 def _standalone(arguments: list[str]) -> int:
+    from picker.standalone.gateway import standalone
+
     return _run(standalone(StandaloneSettings.read(arguments, "picker standalone")))
+
+
+def _gateway(arguments: list[str]) -> int:
+    from picker.gateway_server import serve_gateway
+
+    return _run(serve_gateway(GatewaySettings.read(arguments, "picker gateway")))
 
 
 def _run(command: Coroutine[Any, Any, int]) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(command)
-
-
-def _gateway(arguments: list[str]) -> int:
-    settings = GatewaySettings.read(arguments, "picker gateway")
-    return _run(serve_gateway(settings))
 
 
 def _validate(arguments: list[str]) -> int:

@@ -25,8 +25,6 @@ from picker.logs import configure_logging
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
-from picker.sources.kubernetes import KubernetesSource
-from picker.sources.kubernetes_watch import kubernetes_client
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +141,11 @@ async def serve(settings: ServeSettings) -> int:
 def _source(settings: ServeSettings) -> Source:
     if settings.manifests is not None and settings.endpoints is not None:
         return FolderSource(settings.manifests, settings.endpoints)
+    # Only where there is a cluster: the client takes as long to import as all the rest, and a picker that was killed
+    # shall be back at once.
+    from picker.sources.kubernetes import KubernetesSource
+    from picker.sources.kubernetes_watch import kubernetes_client
+
     return KubernetesSource(kubernetes_client(), settings.namespace)
 
 

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from picker.failures import CommandFailed
 from picker.logs import Level
 
 _POLL_S = 0.02
@@ -18,7 +19,7 @@ _LOG_LEVELS: Mapping[Level, str] = {"debug": "info", "info": "warning", "warning
 """What Envoy calls info is hundreds of lines at its start."""
 
 
-class EnvoyMissing(Exception):
+class EnvoyMissing(CommandFailed):
     """There is no Envoy to run; the message says how to get one."""
 
 

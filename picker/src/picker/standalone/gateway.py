@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from picker.addresses import check_free
+from picker.failures import CommandFailed
 from picker.logs import configure_logging
 from picker.settings import ENV_PREFIX, ServeSettings, StandaloneSettings, flags
 from picker.sources.folder import FolderSource
@@ -40,7 +41,7 @@ PICKER_GRACE_S = 5.0
 _POLL_S = 0.05
 
 
-class PartFailed(Exception):
+class PartFailed(CommandFailed):
     """Envoy has ended, or a part did not come up."""
 
 
