@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers
+from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.extproc.exchange import CONTROL_HEADERS, DESTINATION, DUPLEX_PIECE_BYTES
@@ -95,6 +95,15 @@ def test_duplex_trailers_end_the_body() -> None:
     assert last == TrailersReply(Phase.REQUEST)
 
 
+def test_trailers_without_a_body_are_a_bad_request() -> None:
+    """The proxy keeps the body, and has none to put the pick to."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(path="/tokenize"))
+    [reply] = talk.receive(Trailers(Phase.REQUEST))
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 400
+
+
 def test_a_request_without_a_body_gets_any_endpoint_of_the_subset() -> None:
     """GET /v1/models and the like."""
     desk = FakeDesk()
@@ -184,13 +193,44 @@ def test_a_body_over_the_limit_is_refused(declared: bool) -> None:
     assert reply.status == 413
 
 
-def test_a_compressed_body_is_refused() -> None:
-    """Model servers do not read them either."""
-    talk = exchange(FakeDesk())
-    talk.receive(headers(content_encoding="gzip"))
-    [reply] = talk.receive(body(b"\x1f\x8b"))
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "GZip", "identity, gzip"])
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
+def test_a_compressed_body_is_refused_before_it_is_sent(coding: str, mode: BodyMode) -> None:
+    """Model servers do not read them either; the answer says what would be taken."""
+    [reply] = exchange(FakeDesk()).receive(headers(mode=mode, content_encoding=coding))
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 415
+    assert dict(reply.headers)["accept-encoding"] == "identity"
+    assert coding.lower().rpartition(" ")[2] in json.loads(reply.body)["error"]["message"]
+
+
+@pytest.mark.parametrize("coding", ["identity", "", " Identity , identity"])
+def test_identity_is_no_compression(coding: str) -> None:
+    """The body is read."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(content_encoding=coding))
+    [reply] = talk.receive(body())
+    assert isinstance(reply, BodyReply)
+
+
+def test_a_compressed_body_of_another_route_is_passed_on_unread() -> None:
+    """Nobody needs its model."""
+    desk = FakeDesk()
+    talk = exchange(desk)
+    talk.receive(headers(path="/tokenize", content_encoding="gzip"))
+    [reply] = talk.receive(body(b"\x1f\x8b"))
+    assert isinstance(reply, BodyReply)
+    assert desk.asked[0].body.model is None
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "\u00b2", "9" * 5000, ""])
+def test_a_content_length_that_is_none_is_not_believed(length: str) -> None:
+    """The bytes that come are counted all the same."""
+    talk = exchange(FakeDesk(), max_body_bytes=10)
+    assert talk.receive(headers(mode=DUPLEX, content_length=length)) == []
+    [reply] = talk.receive(body(b"x" * 11, end=False))
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 413
 
 
 def test_a_refusal_of_the_desk_reaches_the_client() -> None:
@@ -283,3 +323,35 @@ def test_an_empty_objective_or_flow_is_none() -> None:
     talk.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
     talk.receive(body())
     assert (desk.asked[0].objective, desk.asked[0].flow) == (None, None)
+
+
+@pytest.mark.parametrize("mode", [BodyMode.STREAMED, BodyMode.BUFFERED_PARTIAL])
+def test_bodies_that_the_pick_did_not_wait_for_pass(mode: BodyMode) -> None:
+    """Also once the answer has begun."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=mode))
+    assert talk.receive(body(b"not json", end=False)) == [BodyReply(Phase.REQUEST)]
+    talk.receive(response())
+    assert talk.receive(body(b"at all")) == [BodyReply(Phase.REQUEST)]
+
+
+def test_an_answer_of_the_proxy_itself_is_left_alone() -> None:
+    """It found the body too large or too slow; nobody was asked for an endpoint."""
+    desk = FakeDesk(renames=True)
+    talk = exchange(desk)
+    talk.receive(headers())
+    assert talk.receive(response()) == [HeadersReply(Phase.RESPONSE)]
+    assert talk.deadline_s is None
+    assert desk.asked == []
+
+
+def test_after_its_end_an_exchange_says_nothing_more() -> None:
+    """And the request was counted out once."""
+    seat = Seat()
+    talk = exchange(FakeDesk(seat))
+    talk.receive(headers())
+    talk.receive(body())
+    talk.close()
+    talk.close()
+    assert talk.receive(response()) == []
+    assert seat.ended == 1

@@ -1,5 +1,7 @@
 """Read from a request's body what the decision needs, and nothing else."""
 
+import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 
 import msgspec
@@ -11,6 +13,9 @@ BYTES_PER_TOKEN = 4
 
 DEFAULT_OUTPUT_TOKENS = 256
 """Expected of a request that names no limit."""
+
+MAX_OUTPUT_TOKENS = 1 << 20
+"""Expected of any request, whatever it names: no server's context is longer."""
 
 GENERATING_PATHS = ("/v1/",)
 """Here a body must be JSON and name its model. Elsewhere (/tokenize, /ping, a server's own routes) it need not."""
@@ -35,6 +40,7 @@ class _Fields(msgspec.Struct):
     max_output_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _decoder = msgspec.json.Decoder(_Fields)
 _string = msgspec.json.Decoder(str)
 _integer = msgspec.json.Decoder(int, strict=False)
@@ -62,8 +68,23 @@ def must_name_model(path: str, content_type: str) -> bool:
     return (
         path.startswith(GENERATING_PATHS)
         and not path.startswith(UNNAMED_PATHS)
-        and not content_type.startswith("multipart/")
+        and not content_type.lower().startswith("multipart/")
     )
+
+
+def declared_bytes(content_length: str) -> int:
+    """The length that a request declares; 0 when it declares none that can be read."""
+    return (
+        int(content_length) if content_length.isascii() and content_length.isdigit() and len(content_length) < 20 else 0
+    )
+
+
+def content_coding(content_encoding: str) -> str | None:
+    """The first coding of a body that is none of its own text: gzip, say. None for a body as it is."""
+    if not content_encoding:
+        return None
+    codings = (coding.strip().lower() for coding in content_encoding.split(","))
+    return next((coding for coding in codings if coding not in ("", "identity")), None)
 
 
 def read_body(body: bytes, strict: bool) -> ReadBody | Rejection:
@@ -72,7 +93,7 @@ def read_body(body: bytes, strict: bool) -> ReadBody | Rejection:
     if not body:
         return Rejection(400, Reason.BODY_MISSING, "The request has no body.") if strict else NO_BODY
     try:
-        fields = _decoder.decode(body)
+        fields = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not strict:
             return NO_BODY
@@ -90,6 +111,18 @@ def read_body(body: bytes, strict: bool) -> ReadBody | Rejection:
         prompt_tokens=_prompt_tokens(prompt),
         output_tokens=_output_tokens(fields),
     )
+
+
+def _decode(body: bytes) -> _Fields:
+    """Raises msgspec.DecodeError. A byte order mark and escapes of half a character are read over: the decoder takes
+    neither, yet both are sent (by editors, and by clients that cut text by UTF-16 units), and servers may read them."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError:
+        mended = _SURROGATE_ESCAPE.sub(rb"\\ufffd", body.removeprefix(BOM_UTF8))
+        if mended == body:
+            raise
+        return _decoder.decode(mended)
 
 
 def _model(fields: _Fields) -> str | Rejection:
@@ -110,7 +143,7 @@ def _prompts(fields: _Fields) -> tuple[msgspec.Raw | msgspec.UnsetType, ...]:
 
 def _prompt_tokens(prompt: bytes) -> int:
     """Tokens of the JSON of a prompt: counted in a list of token ids, estimated in text."""
-    if prompt[:2].lstrip(b"[")[:1].isdigit():
+    if prompt[:16].lstrip(b"[ \t\r\n")[:1].isdigit():
         return prompt.count(b",") + 1
     return len(prompt) // BYTES_PER_TOKEN
 
@@ -119,7 +152,7 @@ def _output_tokens(fields: _Fields) -> int:
     for limit in (fields.max_completion_tokens, fields.max_tokens, fields.max_output_tokens):
         if limit:
             try:
-                return max(0, _integer.decode(limit))
+                return min(MAX_OUTPUT_TOKENS, max(0, _integer.decode(limit)))
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
     return DEFAULT_OUTPUT_TOKENS

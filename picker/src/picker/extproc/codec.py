@@ -92,7 +92,10 @@ def _modes(request: pb.ProcessingRequest) -> Modes | None:
     if not request.HasField("protocol_config"):
         return None
     config = request.protocol_config
-    return Modes(_BODY_MODES[config.request_body_mode], _BODY_MODES[config.response_body_mode])
+    try:
+        return Modes(_BODY_MODES[config.request_body_mode], _BODY_MODES[config.response_body_mode])
+    except KeyError as error:
+        raise ProtocolViolation(f"the proxy runs with a body mode that is not known, {error}") from None
 
 
 def _subset(request: pb.ProcessingRequest) -> frozenset[str] | None:
@@ -103,7 +106,7 @@ def _subset(request: pb.ProcessingRequest) -> frozenset[str] | None:
     hint = namespaces[SUBSET_NAMESPACE].fields[SUBSET_KEY]
     if hint.HasField("string_value"):
         return frozenset(part.strip() for part in hint.string_value.split(",") if part.strip())
-    return frozenset(value.string_value for value in hint.list_value.values)
+    return frozenset(value.string_value for value in hint.list_value.values if value.string_value)
 
 
 def _served(request: pb.ProcessingRequest) -> str | None:

@@ -3,18 +3,18 @@
     headers ──► (body ... body) ──► picked ──► (response headers ──► response body ... ) ──► closed
                                 └─► refused: an immediate reply, and nothing more is expected
 
-The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes; the
-pick goes with the answer to the body. FULL_DUPLEX_STREAMED: only with the pick, or the request is routed before it; the
-body then has to be handed back piece by piece. A stream that ends, by the response's end or by the client's leaving,
-ends the request's count in the ledger.
+The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes;
+the pick goes with the answer to the body. FULL_DUPLEX_STREAMED: only with the pick, or the request is routed before it;
+the body then has to be handed back piece by piece. A stream that ends, by the response's end or by the client's
+leaving, ends the request's count in the ledger.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
 from picker.extproc.assignment import Assignment, Desk, Wanted
-from picker.extproc.body import NO_BODY, ReadBody, must_name_model, read_body
-from picker.extproc.json_spans import replace_model
+from picker.extproc.body import NO_BODY, ReadBody, content_coding, declared_bytes, must_name_model, read_body
+from picker.extproc.json_spans import rename_request
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -131,9 +131,11 @@ class Exchange:
         return []
 
     def close(self) -> None:
-        """The stream has ended."""
-        if self._assignment is not None:
-            self._assignment.end()
+        """The stream has ended. Nothing is answered from here on."""
+        assignment, self._assignment = self._assignment, None
+        self._state = _State.REFUSED
+        if assignment is not None:
+            assignment.end()
 
     def _expect(self, what: str, *states: _State) -> None:
         if self._state not in states:
@@ -145,9 +147,17 @@ class Exchange:
         if message.modes is not None:
             self._request_mode = message.modes.request_body
             self._response_mode = message.modes.response_body
-        length = message.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._limits.max_body_bytes:
-            return self._refuse(self._too_large(int(length)))
+        length = declared_bytes(message.headers.get("content-length", ""))
+        if length > self._limits.max_body_bytes:
+            return self._refuse(self._too_large(length))
+        coding = content_coding(message.headers.get("content-encoding", ""))
+        if coding is not None and not message.end_of_stream and self._strict(message):
+            # Model servers read none (vLLM takes it for broken JSON), and unpacking is work that clients could impose.
+            return self._refuse(
+                Rejection(
+                    415, Reason.BODY_ENCODED, f"Request bodies must not be compressed, found content-encoding {coding}."
+                )
+            )
         if message.end_of_stream or self._request_mode not in (BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED):
             return self._pick_without_body(message)
         self._state = _State.BODY
@@ -171,7 +181,7 @@ class Exchange:
         return [HeadersReply(Phase.REQUEST, self._destination(assigned))]
 
     def _request_body(self, message: Body) -> list[Reply]:
-        if self._state is _State.PICKED and (self._body_ended or self._request_mode is BodyMode.STREAMED):
+        if self._state in (_State.PICKED, _State.ANSWERING):
             return self._body_after_pick(message)
         self._expect("a request body", _State.BODY)
         if len(self._body) + len(message.data) > self._limits.max_body_bytes:
@@ -185,31 +195,30 @@ class Exchange:
         return []
 
     def _body_after_pick(self, message: Body) -> list[Reply]:
-        """Streamed bodies that the pick did not wait for, and an end of stream said twice (seen above 1 MB)."""
-        if self._request_mode is BodyMode.STREAMED:
-            return [BodyReply(Phase.REQUEST)]
-        if message.data:
-            raise ProtocolViolation("a request body came after its end")
-        return []
+        """Bodies that the pick did not wait for, or that an answer came before, and an end of stream said twice (seen
+        above 1 MB)."""
+        if self._body_ended:
+            if message.data:
+                raise ProtocolViolation("a request body came after its end")
+            return []
+        if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            return list(_pieces(Phase.REQUEST, message.data, message.end_of_stream))
+        self._body_ended = message.end_of_stream
+        return [BodyReply(Phase.REQUEST)]
 
     def _request_trailers(self, _message: Trailers) -> list[Reply]:
         if self._state is _State.BODY:
+            if self._request_mode is BodyMode.BUFFERED:
+                # A body would have come first, and there is no message left that could take the pick along.
+                return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
             return [*self._pick_with_body(end_of_stream=False), TrailersReply(Phase.REQUEST)]
-        self._expect("request trailers", _State.PICKED)
+        self._expect("request trailers", _State.PICKED, _State.ANSWERING)
         return [TrailersReply(Phase.REQUEST)]
 
     def _pick_with_body(self, end_of_stream: bool) -> list[Reply]:
         request = self._request
         assert request is not None
         self._body_ended = True
-        if encoding := request.headers.get("content-encoding", "").strip().lower().removeprefix("identity"):
-            return self._refuse(
-                Rejection(
-                    415,
-                    Reason.BODY_ENCODED,
-                    f"Request bodies must not be compressed, found content-encoding {encoding}.",
-                )
-            )
         data = bytes(self._body)
         self._body.clear()
         read = read_body(data, self._strict(request))
@@ -221,7 +230,7 @@ class Exchange:
         renamed: bytes | None = None
         if assigned.served_model is not None and read.model is not None:
             self._asked_model = read.model
-            renamed = replace_model(data, read.model, assigned.served_model)
+            renamed = rename_request(data, read.model, assigned.served_model)
         changes = self._destination(assigned, len(renamed) if renamed is not None else None)
         if self._request_mode is BodyMode.BUFFERED:
             return [BodyReply(Phase.REQUEST, changes, renamed)]
@@ -257,15 +266,18 @@ class Exchange:
         return Changes(tuple(set_headers), tuple(remove), assigned.destination, clear_route_cache=duplex)
 
     def _response_headers(self, message: ResponseHeaders) -> list[Reply]:
-        self._expect("response headers", _State.PICKED)
-        assert self._assignment is not None
+        self._expect("response headers", _State.BODY, _State.PICKED)
         self._state = _State.ANSWERING
+        if self._assignment is None:
+            # The proxy itself answers, before the body was complete: too large, or too slow.
+            return [HeadersReply(Phase.RESPONSE)]
         if message.served is not None:
             self._assignment.served_by(message.served)
         self._assignment.first_byte()
         kind = AnswerKind.of(message.headers.get("content-type", ""))
         served = self._assignment.served_model
-        if self._asked_model is None or served is None or kind is None or message.end_of_stream:
+        compressed = content_coding(message.headers.get("content-encoding", "")) is not None
+        if self._asked_model is None or served is None or kind is None or compressed or message.end_of_stream:
             return [HeadersReply(Phase.RESPONSE)]
         self._restorer = NameRestorer(kind, served, self._asked_model)
         mode = None

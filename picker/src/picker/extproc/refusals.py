@@ -61,6 +61,9 @@ class Rejection:
             }
         )
         headers = [("content-type", "application/json"), (REASON_HEADER, self.reason)]
+        if self.status == 415:
+            # What would be taken instead (RFC 9110, 15.5.16).
+            headers.append(("accept-encoding", "identity"))
         if self.status in (429, 503):
             headers.append(("retry-after", str(RETRY_AFTER_S)))
         return ImmediateReply(self.status, tuple(headers), body)

@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+import msgspec
+
 from picker.extproc.json_spans import replace_model
 
 MAX_HELD_BYTES = 16 << 20
@@ -19,6 +21,17 @@ class AnswerKind(Enum):
         """None for a content type that has no model name to restore."""
         media_type = content_type.partition(";")[0].strip().lower()
         return next((kind for kind in cls if kind.value == media_type), None)
+
+
+_any_json = msgspec.json.Decoder(msgspec.Raw)
+
+
+def _is_json(text: bytearray) -> bool:
+    try:
+        _any_json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 class NameRestorer:
@@ -39,21 +52,24 @@ class NameRestorer:
         held = self._held
         held += chunk
         if end:
-            out = self._restored(bytes(held))
-            held.clear()
-            return out
+            return self._restored(self._taken(len(held)))
         if self._kind is AnswerKind.EVENTS:
-            line_end = held.rfind(b"\n") + 1
+            line_end = chunk.rfind(b"\n") + 1
             if line_end:
-                out = self._restored(bytes(held[:line_end]))
-                del held[:line_end]
-                return out
+                return self._restored(self._taken(len(held) - len(chunk) + line_end))
+        elif chunk.rstrip().endswith(b"}") and _is_json(held):
+            # Complete, so that nothing is held when trailers end the answer.
+            return self._restored(self._taken(len(held)))
         if len(held) > MAX_HELD_BYTES:
             self._gave_up = True
-            out = bytes(held)
-            held.clear()
-            return out
+            return self._taken(len(held))
         return b""
+
+    def _taken(self, count: int) -> bytes:
+        """The first `count` bytes held, which are held no more."""
+        taken = bytes(self._held[:count])
+        del self._held[:count]
+        return taken
 
     def _restored(self, text: bytes) -> bytes:
         if self._kind is AnswerKind.JSON:
