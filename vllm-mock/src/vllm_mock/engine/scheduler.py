@@ -28,9 +28,9 @@ class Scheduler:
         """The requests of the step that `complete` will end."""
 
     @property
-    def waiting(self) -> int:
-        """Requests that wait, for capacity or deferred."""
-        return len(self.queued) + len(self.deferred)
+    def waiting(self) -> list[Live]:
+        """Requests that wait, in the order in which a step looks at them."""
+        return [*self.deferred, *self.queued]
 
     def add(self, request: EngineRequest) -> Live:
         """Queue a request."""

@@ -138,7 +138,7 @@ def _during(scheduler: Scheduler, schedule: Schedule) -> Json:
     """The state just after scheduling, before the tokens of the step exist."""
     return {
         "run": len(scheduler.running),
-        "wait": scheduler.waiting,
+        "wait": len(scheduler.waiting),
         "used": scheduler.pool.used,
         "sched": {live.request_id: count for live, count in zip(schedule.scheduled, schedule.counts, strict=True)},
         "new": {live.request_id: live.hit_tokens for live in schedule.new},

@@ -107,6 +107,8 @@ class Engine:
         """When the steps under way end; None when there is nothing to do."""
         self._pool = BlockPool(config.num_gpu_blocks)
         self._waiting: deque[Sequence] = deque()
+        self._deferred: deque[Sequence] = deque()
+        """Passed over for their LoRA adapter; they come before the waiting ones."""
         self._arriving: list[Sequence] = []
         self._running: dict[Sequence, None] = {}
         self._prefilling: Sequence | None = None
@@ -125,13 +127,13 @@ class Engine:
     @property
     def live(self) -> list[EngineRequest]:
         """All requests that are not finished."""
-        return [each.request for each in (*self._running, *self._waiting, *self._arriving)]
+        return [each.request for each in (*self._running, *self._deferred, *self._waiting, *self._arriving)]
 
     def look_inside(self, prompt_tokens: int) -> "Inside":
         """What a scheduler would want to know before it sends a prompt."""
         size = self.config.block_size
         lengths = [each.offset + self._step if each.offset is not None else each.length for each in self._running]
-        queued = [*self._waiting, *self._arriving]
+        queued = [*self._deferred, *self._waiting, *self._arriving]
         uncomputed = sum(each.length for each in queued)
         if self._prefilling is not None:
             uncomputed += self._prefilling.length - self._prefilling.computed
@@ -165,10 +167,12 @@ class Engine:
         taken = self._blocks_after_first(stride.steps_until(now_s)) if stride is not None else 0
         return EngineState(
             running=len(self._running),
-            waiting=len(self._waiting) + len(self._arriving),
+            waiting=len(self._deferred) + len(self._waiting) + len(self._arriving),
             kv_cache_usage=1.0 - (self._pool.free - taken) / self._pool.usable,
             running_loras=frozenset(each.request.lora for each in self._running if each.request.lora is not None),
-            waiting_loras=frozenset(each.request.lora for each in self._waiting if each.request.lora is not None),
+            waiting_loras=frozenset(
+                each.request.lora for each in (*self._deferred, *self._waiting) if each.request.lora is not None
+            ),
         )
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
@@ -226,12 +230,10 @@ class Engine:
             self._pool.take(blocks)
             partial.blank += blocks
             step.compute(partial, chunk)
+            self._computed(partial, chunk)
             budget -= chunk
         if fits:
             self._admit(budget, step)
-        if partial is not None:
-            # Only now: what a running sequence computes in this step cannot be hit in this step.
-            self._computed(partial, chunk)
         self._stride = self._plan(now_s, step, alike=fits)
         self.next_s = None if self._stride is None else now_s + self._stride.duration_s(self._stride.steps)
 
@@ -313,20 +315,23 @@ class Engine:
     def _admit(self, budget: int, step: _Step) -> None:
         """Take sequences from the head of the queue; the first that does not fit holds up all behind it, one that may
         not run for its LoRA adapter is passed over."""
-        if not self._waiting:
+        if not self._waiting and not self._deferred:
             return
         passed_over: list[Sequence] = []
         loras = {each.request.lora for each in self._running if each.request.lora is not None}
-        while self._waiting and budget and len(self._running) < self.config.max_num_seqs:
-            sequence = self._waiting[0]
+        while budget and len(self._running) < self.config.max_num_seqs:
+            queue = self._deferred or self._waiting
+            if not queue:
+                break
+            sequence = queue[0]
             lora = sequence.request.lora
             if lora is not None and lora not in loras and len(loras) >= self.config.max_loras:
-                passed_over.append(self._waiting.popleft())
+                passed_over.append(queue.popleft())
                 continue
             count = self._fitting_tokens(sequence, budget)
             if count is None:
                 break
-            self._waiting.popleft()
+            queue.popleft()
             self._running[sequence] = None
             if lora is not None:
                 loras.add(lora)
@@ -335,7 +340,7 @@ class Engine:
             step.compute(sequence, count)
             self._computed(sequence, count)
             budget -= count
-        self._waiting.extendleft(reversed(passed_over))
+        self._deferred.extendleft(reversed(passed_over))
 
     def _fitting_tokens(self, sequence: Sequence, budget: int) -> int | None:
         """Give `sequence` its first blocks; how many tokens it computes in this step, None when it does not fit. There
