@@ -1,0 +1,75 @@
+"""Carries one exchange with Envoy over one call of the external processing service."""
+
+from collections.abc import Callable
+
+import structlog
+
+from picker.extproc.codec import decode, encode
+from picker.extproc.edge.call import Call, Carrier, Method
+from picker.extproc.edge.status import CallRefused, Status
+from picker.extproc.exchange import Exchange
+from picker.extproc.http2.heads import RequestHead
+from picker.extproc.messages import ProtocolViolation, Reply
+
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+PROCESS = f"/{SERVICE}/Process"
+
+POOL_METADATA = "x-inference-pool"
+"""gRPC metadata in which the gateway says which pool a route leads to."""
+
+log = structlog.get_logger(__name__)
+
+
+class Conversation(Call):
+    """Messages of the protocol to the exchange, and its replies back."""
+
+    __slots__ = ("_exchange", "_pool")
+
+    def __init__(self, carrier: Carrier, stream_id: int, exchange: Exchange, pool: str | None) -> None:
+        super().__init__(carrier, stream_id)
+        self._exchange = exchange
+        self._pool = pool
+
+    @property
+    def deadline_s(self) -> float | None:
+        return self._exchange.deadline_s
+
+    def received(self, message: bytes) -> None:
+        exchange = self._exchange
+        try:
+            for reply in exchange.receive(decode(message, self._pool)):
+                self.send(encode(reply))
+        except ProtocolViolation as violation:
+            log.warning("ext_proc.protocol_violation", detail=str(violation))
+            raise CallRefused(Status.INVALID_ARGUMENT, str(violation)) from violation
+        except Exception:
+            log.exception("ext_proc.failed")
+            self._say_last(exchange.fail())
+            return
+        if self.carrier.draining:
+            self.drain()
+
+    def expired(self) -> None:
+        self._say_last(self._exchange.expire())
+
+    def drain(self) -> None:
+        """An external processor that closes its stream in good order is not missed for the rest of the request."""
+        if self._exchange.settled:
+            self.end()
+
+    def closed(self) -> None:
+        self._exchange.close()
+
+    def _say_last(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            self.send(encode(reply))
+        self.end()
+
+
+def process(new_exchange: Callable[[], Exchange]) -> Method:
+    """The service's only method."""
+
+    def begin(carrier: Carrier, stream_id: int, head: RequestHead) -> Call:
+        return Conversation(carrier, stream_id, new_exchange(), head.headers.get(POOL_METADATA))
+
+    return begin

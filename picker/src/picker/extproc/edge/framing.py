@@ -1,0 +1,65 @@
+"""Length-prefixed messages (gRPC over HTTP/2, "Length-Prefixed-Message"): a flag, four bytes of length, the message."""
+
+import struct
+
+from picker.extproc.edge.status import CallRefused, Status
+
+PREFIX_BYTES = 5
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""A proxy's buffered body is one message. Far above the largest body that the picker reads, because what is refused
+here is a failed call, which may let the request pass unpicked; a body that is too large is answered 413 instead."""
+
+_PREFIX = struct.Struct(">BI")
+
+
+def framed(message: bytes) -> bytes:
+    return _PREFIX.pack(0, len(message)) + message
+
+
+class MessageReader:
+    """Puts one call's messages together again."""
+
+    __slots__ = ("_parts", "held_bytes")
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        """Of a message that is not complete yet."""
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that `data` completes. Raises CallRefused."""
+        if self.held_bytes:
+            self._parts.append(data)
+            self.held_bytes += len(data)
+            if self.held_bytes < PREFIX_BYTES or (
+                len(self._parts[0]) >= PREFIX_BYTES and self.held_bytes < _size(self._parts[0], 0)
+            ):
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self.held_bytes = 0
+        messages: list[bytes] = []
+        position, end = 0, len(data)
+        while end - position >= PREFIX_BYTES:
+            size = _size(data, position)
+            if position + size > end:
+                break
+            messages.append(data[position + PREFIX_BYTES : position + size])
+            position += size
+        if position < end:
+            self._parts.append(data[position:] if position else data)
+            self.held_bytes = end - position
+        return messages
+
+
+def _size(data: bytes, position: int) -> int:
+    """Of the message at `position`, its prefix included. Raises CallRefused."""
+    flag, length = _PREFIX.unpack_from(data, position)
+    if flag:
+        raise CallRefused(
+            Status.UNIMPLEMENTED if flag == 1 else Status.INTERNAL, "Compressed messages are not read; use identity."
+        )
+    if length > MAX_MESSAGE_BYTES:
+        raise CallRefused(Status.RESOURCE_EXHAUSTED, f"The message is {length} bytes, {MAX_MESSAGE_BYTES} are allowed.")
+    return PREFIX_BYTES + length
