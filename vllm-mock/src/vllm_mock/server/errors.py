@@ -1,10 +1,23 @@
 """Refusals in vLLM's words and shape."""
 
-from starlette.responses import JSONResponse
+import msgspec
+
+ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorInfo
 
 
 class Refused(Exception):
-    """A request that vLLM would not take."""
+    """A request that vLLM would not take, or could not finish."""
 
     def __init__(self, status: int, message: str, param: str | None = None, kind: str = "BadRequestError") -> None:
         super().__init__(message)
@@ -19,8 +32,25 @@ class Refused(Exception):
         shown = f"(parameter={param}" + (f", value={value})" if value is not None else ")")
         return cls(400, f"{message} {shown}", param)
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(
-            {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}},
-            self.status,
+    @classmethod
+    def unknown_model(cls, model: str, served: str) -> "Refused":
+        message = f"The model `{model}` does not exist. Valid aliases: {served}."
+        return cls(404, message, "model", "NotFoundError")
+
+    @classmethod
+    def busy(cls) -> "Refused":
+        """More requests than --max-num-queued-reqs."""
+        message = (
+            "The engine is currently busy and cannot accept new requests. "
+            "Please try again later or on a different instance."
         )
+        return cls(503, message, None, "Service Unavailable")
+
+    @classmethod
+    def engine_dead(cls) -> "Refused":
+        """The engine has gone while the request ran, or is going."""
+        return cls(500, ENGINE_DEAD, None, "InternalServerError")
+
+    @property
+    def body(self) -> ErrorBody:
+        return ErrorBody(ErrorInfo(self.message, self.kind, self.param, self.status))

@@ -1,6 +1,5 @@
 """One model server: an engine, its text and its metrics, and how requests become sequences."""
 
-import itertools
 import time
 import uuid
 import zlib
@@ -9,12 +8,45 @@ from dataclasses import dataclass, field
 
 from vllm_mock.engine.driver import AsyncEngine
 from vllm_mock.engine.messages import EngineRequest
-from vllm_mock.server.bodies import Body, ChatBody, CompletionBody, Message
+from vllm_mock.server.bodies import Body, ChatBody, CompletionBody
 from vllm_mock.server.errors import Refused
-from vllm_mock.tokens.tokenizer import Tokenizer, chat_prompt
+from vllm_mock.server.loras import Loras
+from vllm_mock.server.messages import ChatMessageParam, turns
+from vllm_mock.server.sampling import check_sampling
+from vllm_mock.server.scripts import Scripts
+from vllm_mock.tokens.tokenizer import ChatTemplateError, Tokenizer
 
-DEFAULT_COMPLETION_TOKENS = 16
-"""What /v1/completions generates when no limit is named."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What vLLM's flags change at the door."""
+
+    version: str = "0.32.0"
+    root: str = ""
+    """The model's folder, as /v1/models shows it."""
+    seed: int = 0
+    api_keys: tuple[str, ...] = ()
+    max_queued_requests: int | None = None
+    """Running and waiting together."""
+    prompt_tokens_details: bool = False
+    request_id_headers: bool = False
+    server_load_tracking: bool = False
+    runtime_lora: bool = False
+    """Whether adapters may be loaded and unloaded while running."""
+    auto_tool_choice: bool = False
+    answer_tokens: int = 256
+    """About as many tokens has an answer whose request names no limit."""
+    older_chat_fields: bool = True
+    """`reasoning_content` and `tool_calls` in every chat message, where clients of vLLM before 0.10 look for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a body."""
+
+    tokens: tuple[int, ...]
+    text: str | None
+    """None where the client sent token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +56,18 @@ class Asked:
     id: str
     model: str
     created: int
+    prompts: tuple[Prompt, ...]
     sequences: tuple[EngineRequest, ...]
-    stops: tuple[str, ...]
-    echo: tuple[str, ...]
-    """What each choice's text begins with."""
+    """For each prompt as many as samples were asked for."""
+    samples: int
 
     @property
     def prompt_tokens(self) -> int:
         """Of the usage: each prompt once, however many samples it has."""
-        return sum(len(prompt) for prompt, _ in itertools.groupby(each.prompt for each in self.sequences))
+        return sum(len(prompt.tokens) for prompt in self.prompts)
+
+    def prompt_of(self, choice: int) -> Prompt:
+        return self.prompts[choice // self.samples]
 
 
 @dataclass(slots=True)
@@ -42,103 +77,172 @@ class Replica:
     models: tuple[str, ...]
     engine: AsyncEngine
     tokenizer: Tokenizer
-    seed: int = 0
-    max_queued_requests: int | None = None
+    scripts: Scripts
+    loras: Loras
+    options: Options = field(default_factory=Options)
     created: int = field(default_factory=lambda: int(time.time()))
+    load: int = 0
+    """Completions that are being answered, as /load shows them."""
+    draining: bool = False
+    """No new completions: the server is about to end."""
 
     @property
     def max_model_len(self) -> int:
         return self.engine.engine.config.max_model_len
 
+    @property
+    def fingerprint(self) -> str:
+        """As `system_fingerprint`: the version and a digest of the settings."""
+        settings = f"{self.models}{self.engine.engine.config}"
+        return f"vllm-{self.options.version}-{zlib.crc32(settings.encode()):08x}"
+
     def check_model(self, model: str | None) -> str:
         """The model to answer as. Raises Refused for one that is not served."""
-        if model is None or model in self.models:
-            return model or self.models[0]
-        aliases = ", ".join(self.models)
-        raise Refused(404, f"The model `{model}` does not exist. Valid aliases: {aliases}.", "model", "NotFoundError")
+        if not model:
+            return self.models[0]
+        if model in self.models or model in self.loras.paths:
+            return model
+        raise Refused.unknown_model(model, ", ".join(self.models))
 
     def admit(self) -> None:
-        """Raises Refused when the queue is as long as it may be."""
-        most = self.max_queued_requests
+        """Raises Refused when the server ends, or its queue is as long as it may be."""
+        if self.draining:
+            raise Refused.engine_dead()
+        most = self.options.max_queued_requests
         if most is not None and self.engine.engine.live_requests >= most:
             self.engine.engine.metrics.rejected("max_num_queued_reqs")
-            raise Refused(
-                503,
-                f"The server is overloaded: {most} requests are queued. Try again later.",
-                None,
-                "ServiceUnavailable",
-            )
+            raise Refused.busy()
 
     def completion(self, body: CompletionBody, request_id: str | None) -> Asked:
-        prompts = self._prompts(body)
-        echo = [self.tokenizer.decode(ids) if body.echo else "" for ids in prompts]
-        return self._asked(body, f"cmpl-{request_id or _new_id()}", prompts, DEFAULT_COMPLETION_TOKENS, echo)
+        """Raises Refused."""
+        model = self.check_model(body.model)
+        limit = body.max_tokens
+        self._check_limit("max_tokens", limit)
+        prompts = [self._cut(prompt, body, limit) for prompt in self._prompts(body)]
+        # `echo` with no tokens is a way to ask for the prompt's logprobs: one token is made and not shown.
+        wanted = 1 if body.echo and limit == 0 else limit
+        return self._asked(body, model, f"cmpl-{_id(body, request_id)}", prompts, wanted, limit)
 
     def chat(self, body: ChatBody, request_id: str | None) -> Asked:
-        if not body.messages:
-            raise Refused.value("messages must not be empty.", "messages")
-        prompt = self.chat_tokens(body.messages)
-        return self._asked(body, f"chatcmpl-{request_id or _new_id()}", [prompt], None, [""])
+        """Raises Refused."""
+        model = self.check_model(body.model)
+        self._check_limit(body.limit_name, body.limit)
+        text = self.chat_text(body.messages)
+        prompt = self._cut(Prompt(tuple(self.tokenizer.encode(text)), text), body, body.limit)
+        return self._asked(body, model, f"chatcmpl-{_id(body, request_id)}", [prompt], body.limit, body.limit)
 
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        return self.tokenizer.encode(chat_prompt([(each.role, each.text) for each in messages]))
+    def chat_text(self, messages: Sequence[ChatMessageParam]) -> str:
+        """The conversation in the model's template. Raises Refused."""
+        if not messages:
+            raise Refused(400, "Cannot apply chat template to an empty conversation. Provide at least one message.")
+        try:
+            return self.tokenizer.chat_prompt(turns(messages))
+        except ChatTemplateError as error:
+            raise Refused(400, str(error)) from None
 
-    def _prompts(self, body: CompletionBody) -> list[list[int]]:
+    def _check_limit(self, name: str, limit: int | None) -> None:
+        most = self.max_model_len
+        if limit is not None and limit > most:
+            message = f"{name}={limit} cannot be greater than max_model_len={most}. Please request fewer output tokens."
+            raise Refused.value(message, name, limit)
+
+    def _prompts(self, body: CompletionBody) -> list[Prompt]:
         prompt = body.prompt
         if not prompt:
-            raise Refused.value("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+            raise Refused(400, "You must pass at least one prompt")
         if isinstance(prompt, str):
-            return [self.tokenizer.encode(prompt)]
+            return [self._text(prompt)]
         if isinstance(prompt[0], int):
-            return [[token for token in prompt if isinstance(token, int)]]
+            return [self._ids([token for token in prompt if isinstance(token, int)])]
         return [
-            self.tokenizer.encode(each) if isinstance(each, str) else each
+            self._text(each) if isinstance(each, str) else self._ids(each)
             for each in prompt
             if not isinstance(each, int)
         ]
 
+    def _text(self, text: str) -> Prompt:
+        return Prompt(tuple(self.tokenizer.encode(text)), text)
+
+    def _ids(self, tokens: list[int]) -> Prompt:
+        if not tokens:
+            raise Refused(400, "The decoder prompt cannot be empty")
+        highest = max(tokens)
+        if highest >= self.tokenizer.vocabulary:
+            raise Refused(400, f"Token id {highest} is out of vocabulary")
+        return Prompt(tuple(tokens), None)
+
+    def _cut(self, prompt: Prompt, body: Body, limit: int | None) -> Prompt:
+        """The end of a prompt, where that was asked for. Raises Refused for one that is too long."""
+        keep = body.truncate_prompt_tokens
+        tokens = prompt.tokens
+        if keep is not None:
+            keep = self.max_model_len - (limit or 0) if keep < 0 else keep
+            tokens = tokens[max(0, len(tokens) - keep) :]
+        most = self.max_model_len
+        if len(tokens) > most:
+            # Text is tokenized no further than to find it too long.
+            count = len(tokens) if prompt.text is None else most + 1
+            contains = count if prompt.text is None else f"at least {count}"
+            message = (
+                f"This model's maximum context length is {most} tokens. However, your prompt contains {contains} input "
+                "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
+                "input prompt."
+            )
+            raise Refused.value(message, "input_tokens", count)
+        return Prompt(tokens, prompt.text)
+
     def _asked(
-        self, body: Body, answer_id: str, prompts: list[list[int]], default_tokens: int | None, echo: list[str]
+        self, body: Body, model: str, answer_id: str, prompts: list[Prompt], wanted: int | None, named: int | None
     ) -> Asked:
-        model = self.check_model(body.model)
-        body.check(self.max_model_len)
+        limits = [self._room(prompt, wanted) for prompt in prompts]
+        for limit in limits:
+            check_sampling(body, limit)
         self.admit()
         sequences = [
-            self._sequence(body, f"{answer_id}-{index}-{sample}", prompt, default_tokens, sample)
-            for index, prompt in enumerate(prompts)
-            for sample in range(body.n)
+            self._sequence(body, model, f"{answer_id}-{number}-{sample}-{_new_id()}", prompt.tokens, limit, sample)
+            for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
+            for sample in range(body.samples)
         ]
-        told = tuple(text for text in echo for _ in range(body.n))
-        return Asked(answer_id, model, int(time.time()), tuple(sequences), body.stops, told)
+        if named is None and not body.ignore_eos:
+            for sequence in sequences:
+                self._end_by_itself(sequence)
+        return Asked(answer_id, model, int(time.time()), tuple(prompts), tuple(sequences), body.samples)
+
+    def _room(self, prompt: Prompt, wanted: int | None) -> int:
+        room = self.max_model_len - len(prompt.tokens)
+        return room if wanted is None else min(wanted, room)
+
+    def _end_by_itself(self, sequence: EngineRequest) -> None:
+        """A model ends its answer; half to one and a half times `answer_tokens` is as good as any length."""
+        usual = self.options.answer_tokens
+        length = min(max(1, usual // 2 + sequence.seed % max(1, usual)), sequence.max_tokens)
+        words = [self.tokenizer.token(sequence, position) for position in range(length)]
+        self.scripts.lay_down(sequence.request_id, words)
 
     def _sequence(
-        self, body: Body, sequence_id: str, prompt: list[int], default_tokens: int | None, sample: int
+        self, body: Body, model: str, sequence_id: str, prompt: tuple[int, ...], limit: int, sample: int
     ) -> EngineRequest:
-        room = self.max_model_len - len(prompt)
-        if room < 1:
-            raise Refused.value(
-                f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains "
-                f"{len(prompt)} input tokens, which exceeds this limit even without any output tokens. Please reduce "
-                "the length of the input prompt.",
-                "input_tokens",
-                len(prompt),
-            )
-        limit = body.limit if body.limit is not None else default_tokens
-        stop_ids = set(body.stop_token_ids)
+        stop_ids = set(body.stop_token_ids or ())
         if not body.ignore_eos:
             stop_ids.add(self.tokenizer.end_of_sequence)
-        text_seed = zlib.crc32(repr(prompt).encode()) + (self.seed << 32) + (body.seed or 0) * 7919 + sample
+        said = 0 if body.greedy else (body.seed or 0) * 7919 + sample
         return EngineRequest(
             request_id=sequence_id,
-            prompt=tuple(prompt),
-            max_tokens=min(limit, room) if limit is not None else room,
+            prompt=prompt,
+            max_tokens=limit,
             min_tokens=body.min_tokens,
             stop_token_ids=frozenset(stop_ids),
+            lora=model if model in self.loras.paths else None,
             cache_salt=body.cache_salt,
-            params_n=body.n if sample == 0 else None,
+            prompt_logprobs=body.wanted_prompt_logprobs is not None,
+            params_n=body.samples if sample == 0 else None,
             params_max_tokens=limit if sample == 0 else None,
-            seed=text_seed,
+            seed=zlib.crc32(repr(prompt).encode()) + (self.options.seed << 32) + said,
         )
+
+
+def _id(body: Body, header: str | None) -> str:
+    return header or body.request_id or _new_id()
 
 
 def _new_id() -> str:

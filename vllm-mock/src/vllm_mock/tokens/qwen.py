@@ -9,7 +9,8 @@ import tiktoken
 from tiktoken.load import load_tiktoken_bpe
 
 from vllm_mock.engine.messages import EngineRequest
-from vllm_mock.tokens.tokenizer import draw
+from vllm_mock.tokens.chat_template import qwen_chat_prompt
+from vllm_mock.tokens.tokenizer import Turn, byte_level_names, draw
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -20,6 +21,7 @@ _SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 15164
 _WORD = re.compile(rb" [a-z]{2,9}")
 _COMMON_RANKS = 12_000
 """Merges are ranked by how often they occur: words among the first are ones that readers know."""
+_SENTENCE_TOKENS = 12
 
 
 class QwenTokenizer:
@@ -33,6 +35,9 @@ class QwenTokenizer:
         self._encoding = tiktoken.Encoding("qwen", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=_SPECIAL)
         self._words = [rank for text, rank in ranks.items() if rank < _COMMON_RANKS and _WORD.fullmatch(text)]
         self._stop = ranks[b"."]
+        self._ordinary = len(ranks)
+        self._special_names = {token: name for name, token in _SPECIAL.items()}
+        self._byte_names = byte_level_names()
         self.vocabulary = self._encoding.n_vocab
         self.end_of_sequence = _SPECIAL["<|im_end|>"]
 
@@ -40,9 +45,19 @@ class QwenTokenizer:
         return self._encoding.encode(text, allowed_special="all")
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._encoding.decode(list(ids), errors="replace")
+        return b"".join(map(self.piece, ids)).decode(errors="replace")
+
+    def piece(self, token: int) -> bytes:
+        return self._encoding.decode_single_token_bytes(token) if 0 <= token < self._ordinary else b""
+
+    def name(self, token: int) -> str:
+        special = self._special_names.get(token)
+        return special if special is not None else "".join(self._byte_names[byte] for byte in self.piece(token))
+
+    def chat_prompt(self, turns: Sequence[Turn]) -> str:
+        return qwen_chat_prompt(turns)
 
     def token(self, request: EngineRequest, position: int) -> int:
-        if position % 12 == 11:
+        if position % _SENTENCE_TOKENS == _SENTENCE_TOKENS - 1:
             return self._stop
         return self._words[draw(request.seed, position, len(self._words))]

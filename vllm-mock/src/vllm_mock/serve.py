@@ -1,0 +1,108 @@
+"""`vllm-mock serve`: the replicas that the settings ask for."""
+
+import asyncio
+import os
+import sys
+
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.driver import AsyncEngine
+from vllm_mock.engine.messages import EngineConfig
+from vllm_mock.engine.speed import CARDS, StepTime
+from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.server.bodies import LoadLoraBody
+from vllm_mock.server.door import Door
+from vllm_mock.server.errors import Refused
+from vllm_mock.server.faults import Faults
+from vllm_mock.server.loras import AdaptersOnDisk, Loras
+from vllm_mock.server.replica import Options, Replica
+from vllm_mock.server.running import Listener, listen, serve_until_signal
+from vllm_mock.server.scripts import Scripts
+from vllm_mock.settings import InvalidSettings, ServeSettings
+from vllm_mock.tokens.choose import choose_tokenizer
+from vllm_mock.tokens.tokenizer import Tokenizer
+
+_CARD_BLOCK_SIZE = 16
+_CRASHED = 1
+"""Exit status."""
+
+
+async def serve(settings: ServeSettings) -> None:
+    """Until SIGTERM or SIGINT. Raises PortTaken, InvalidTokenizer, InvalidSettings."""
+    tokenizer = choose_tokenizer(settings.tokenizer)
+    doors = [build_door(settings, tokenizer) for _ in range(settings.replicas)]
+    await asyncio.sleep(settings.startup_delay)
+    first = settings.port
+    ports = [first + number if first else 0 for number in range(settings.replicas)]
+    listeners = [Listener(door, listen(settings.host, port)) for door, port in zip(doors, ports, strict=True)]
+    if settings.crash_after is not None:
+        asyncio.get_running_loop().call_later(settings.crash_after, os._exit, _CRASHED)
+    told = ", ".join(str(listener.port) for listener in listeners)
+    print(f"serving {settings.names[0]} on {settings.host}, port {told}", file=sys.stderr, flush=True)
+    await serve_until_signal(listeners, settings.shutdown_timeout)
+
+
+def build_door(settings: ServeSettings, tokenizer: Tokenizer) -> Door:
+    """Raises InvalidSettings."""
+    config = engine_config(settings)
+    scripts = Scripts(tokenizer)
+    metrics = EngineMetrics(config, settings.names[0], settings.metrics_profile)
+    engine = AsyncEngine(Engine(config, scripts, _step_time(settings), metrics), settings.time_scale)
+    replica = Replica(settings.names, engine, tokenizer, scripts, _loras(settings), _options(settings))
+    return Door(replica, _faults(settings))
+
+
+def engine_config(settings: ServeSettings) -> EngineConfig:
+    card_tokens = CARDS[settings.preset].num_gpu_blocks * _CARD_BLOCK_SIZE
+    return EngineConfig(
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        block_size=settings.block_size,
+        num_gpu_blocks=settings.num_gpu_blocks_override or card_tokens // settings.block_size,
+        enable_prefix_caching=settings.enable_prefix_caching,
+        enable_chunked_prefill=settings.enable_chunked_prefill,
+        enable_lora=settings.enable_lora,
+        max_loras=settings.max_loras,
+    )
+
+
+def _step_time(settings: ServeSettings) -> StepTime:
+    if settings.step_floor_s is not None:
+        return StepTime(settings.step_floor_s, 0.0, 0.0, 0.0)
+    return CARDS[settings.preset].step_time
+
+
+def _options(settings: ServeSettings) -> Options:
+    return Options(
+        root=settings.model,
+        seed=settings.seed,
+        api_keys=tuple(settings.api_key),
+        max_queued_requests=settings.max_num_queued_reqs,
+        prompt_tokens_details=settings.enable_prompt_tokens_details,
+        request_id_headers=settings.enable_request_id_headers,
+        server_load_tracking=settings.enable_server_load_tracking,
+        # vLLM asks for VLLM_ALLOW_RUNTIME_LORA_UPDATING on top; a mock has nothing to protect.
+        runtime_lora=settings.enable_lora,
+        auto_tool_choice=settings.enable_auto_tool_choice,
+        answer_tokens=settings.answer_tokens,
+        older_chat_fields=settings.older_chat_fields,
+    )
+
+
+def _loras(settings: ServeSettings) -> Loras:
+    loras = Loras(settings.names, AdaptersOnDisk(settings.check_lora_paths), settings.max_lora_rank)
+    if settings.lora_modules and not settings.enable_lora:
+        raise InvalidSettings("lora_modules: needs --enable-lora")
+    for module in settings.lora_modules:
+        name, separator, path = module.partition("=")
+        if not separator:
+            raise InvalidSettings(f"lora_modules: found {module!r}; allowed is NAME=PATH")
+        try:
+            loras.load(LoadLoraBody(lora_name=name, lora_path=path))
+        except Refused as error:
+            raise InvalidSettings(f"lora_modules: {error}") from None
+    return loras
+
+
+def _faults(settings: ServeSettings) -> Faults:
+    return Faults(**{name: getattr(settings, name) for name in Faults.model_fields})

@@ -1,0 +1,60 @@
+"""The routes of one server, and what happens around them."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from vllm_mock.server.admin_routes import OURS, admin_routes
+from vllm_mock.server.answers import json_response, refusal
+from vllm_mock.server.completion_routes import completion_routes
+from vllm_mock.server.door import Door, Endpoint, Entry
+from vllm_mock.server.errors import Refused
+from vllm_mock.server.http_metrics import HANDLER, HttpMetrics
+from vllm_mock.server.middleware import ApiKeys, RequestIds
+from vllm_mock.server.model_routes import model_routes
+from vllm_mock.server.shapes import Detail
+from vllm_mock.server.status_routes import status_routes
+from vllm_mock.server.token_routes import token_routes
+
+
+def build_app(door: Door) -> ASGIApp:
+    entries = [*completion_routes(door), *model_routes(door), *token_routes(door)]
+    entries += [*status_routes(door, entries), *admin_routes(door)]
+    starlette = Starlette(
+        routes=_routes(entries),
+        exception_handlers={HTTPException: _no_such_route, Refused: _refused},  # pyright: ignore[reportArgumentType]
+    )
+    options = door.replica.options
+    app: ASGIApp = HttpMetrics(starlette, door.replica.engine.engine.metrics.registry, OURS)
+    if options.api_keys:
+        app = ApiKeys(app, options.api_keys)
+    return RequestIds(app) if options.request_id_headers else app
+
+
+def _routes(entries: list[Entry]) -> list[Route]:
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for method, path, endpoint in entries:
+        by_path.setdefault(path, {})[method] = endpoint
+    return [_route(path, endpoints) for path, endpoints in by_path.items()]
+
+
+def _route(path: str, endpoints: dict[str, Endpoint]) -> Route:
+    async def take(request: Request) -> Response:
+        request.scope[HANDLER] = path
+        return await endpoints[request.method](request)
+
+    route = Route(path, take, methods=list(endpoints))
+    # Starlette lets HEAD in wherever GET is; FastAPI, and so vLLM, does not.
+    route.methods = set(endpoints)
+    return route
+
+
+async def _no_such_route(request: Request, error: HTTPException) -> Response:
+    return json_response(Detail(error.detail), error.status_code, error.headers)
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    return refusal(error)

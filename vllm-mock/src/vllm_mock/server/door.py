@@ -1,0 +1,94 @@
+"""What the routes of one server share: the replica, its faults, and the completions that are being answered."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vllm_mock.server.answers import EventStream, while_connected
+from vllm_mock.server.bodies import Body
+from vllm_mock.server.errors import Refused
+from vllm_mock.server.faults import Faults, Trouble
+from vllm_mock.server.generation import Generation
+from vllm_mock.server.replica import Asked, Replica
+from vllm_mock.server.validation import read_body
+
+Kind = TypeVar("Kind")
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Entry: TypeAlias = tuple[str, str, Endpoint]
+"""Method, path, endpoint."""
+
+
+async def read(request: Request, kind: type[Kind]) -> Kind:
+    """The body. Raises Refused."""
+    return read_body(kind, request.headers.get("content-type", ""), await request.body())
+
+
+class Door:
+    """One server's."""
+
+    def __init__(self, replica: Replica, faults: Faults) -> None:
+        self.replica = replica
+        self.trouble = Trouble(faults, replica.options.seed)
+        self._open: set[Generation] = set()
+        self._step_time = replica.engine.engine.step_time
+        self.strike_with(faults)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being answered."""
+        return bool(self._open)
+
+    def abort_all(self) -> None:
+        """The engine goes: everybody who waits is told so."""
+        for generation in list(self._open):
+            generation.fail(Refused.engine_dead())
+
+    def strike_with(self, faults: Faults) -> None:
+        """From now on these faults and no others."""
+        self.trouble.faults = faults
+        engine = self.replica.engine
+        engine.engine.step_time = self._step_time.scaled(faults.slow_factor)
+        if faults.stalled:
+            engine.stall()
+        else:
+            engine.resume()
+
+    def begin(self, asked: Asked, body: Body) -> Generation:
+        """Hand the request to the engine. Raises Refused where a fault says so."""
+        self._strike()
+        generation = Generation(self.replica, asked, body)
+        self._open.add(generation)
+        if self.replica.options.server_load_tracking:
+            self.replica.load += 1
+        generation.start()
+        return generation
+
+    async def finish(self, request: Request, generation: Generation) -> None:
+        """Until all of it is there, or the client has gone. Raises Refused."""
+
+        def over() -> None:
+            self._over(generation)
+
+        await while_connected(request.receive, generation.finished(), over)
+
+    def stream(self, generation: Generation, events: AsyncIterator[bytes]) -> Response:
+        """The events as they come."""
+        faults = self.trouble.faults
+        cut_after = faults.cut_stream_after_events if self.trouble.strikes(faults.cut_stream_rate) else None
+        return EventStream(events, lambda: self._over(generation), cut_after)
+
+    def _strike(self) -> None:
+        trouble = self.trouble
+        if trouble.strikes(trouble.faults.error_500_rate):
+            raise Refused.engine_dead()
+        if trouble.strikes(trouble.faults.error_503_rate):
+            raise Refused.busy()
+
+    def _over(self, generation: Generation) -> None:
+        generation.close()
+        if generation in self._open:
+            self._open.remove(generation)
+            if self.replica.options.server_load_tracking:
+                self.replica.load -= 1

@@ -1,0 +1,213 @@
+"""Every setting of the mock: one schema, read from flags, environment and a YAML file; the first that says wins."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+ENV_PREFIX = "VLLM_MOCK_"
+_SEVERAL = ("--served-model-name", "--api-key", "--lora-modules")
+"""Flags that take several values after one name, as vLLM's do."""
+
+
+class InvalidSettings(Exception):
+    """Settings that cannot be used; the message has a line for each problem."""
+
+
+class Settings(BaseSettings):
+    """Reads them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The YAML file comes in as init values: it is the weakest source.
+        return env_settings, init_settings
+
+    @classmethod
+    def read(cls, arguments: Sequence[str], program: str) -> Self:
+        """Settings from `arguments` (flags), the environment, and the YAML file that either names.
+
+        Raises InvalidSettings. `--help` prints and exits as argparse does."""
+        _refuse_unknown_environment(cls)
+        flags = _spread(arguments)
+        try:
+            cli = CliSettingsSource[Self](cls, cli_prog_name=program, cli_parse_args=flags, cli_show_env_vars=True)
+            # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
+            return cls(_cli_settings_source=cli, **_yaml_values(flags))  # pyright: ignore[reportCallIssue]
+        except ValidationError as error:
+            raise InvalidSettings("\n".join(_sentence(each) for each in error.errors())) from None
+        except SettingsError as error:
+            raise InvalidSettings(str(error)) from None
+
+
+class ServeSettings(Settings):
+    """Serve one model as vLLM would: its HTTP surface, its metrics and its timing, with no GPU.
+
+    Flags that vLLM has too are spelt and mean what they do there. `vllm-mock serve MODEL ...` is the same as
+    --model MODEL."""
+
+    model: str = Field(
+        "/models/DeepSeek-R1-Distill-Qwen-7B",  # The tutorial's.
+        description="The model's folder; it is only shown, by /v1/models",
+    )
+    served_model_name: list[str] = Field(
+        default=[], description="Names that clients may use, the first of them on metrics; without it --model"
+    )
+    host: str = Field("0.0.0.0", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the first replica")
+    replicas: int = Field(1, ge=1, description="Servers in this process, on as many ports from --port on")
+    preset: Literal["a10", "l20"] = Field(
+        "a10",  # The tutorial's first card.
+        description="The card: its step times and KV cache size. Derived from public figures, not measured",
+    )
+    time_scale: float = Field(1.0, gt=0, description="10: ten seconds of the engine pass in one")
+    step_floor_s: float | None = Field(
+        None, ge=0, description="Instead of the card's step times: every step takes as many seconds"
+    )
+    tokenizer: str = Field(
+        "qwen",  # The tutorial's prompt counts 39 tokens with it.
+        description="qwen, approximate (four bytes a token; nothing is loaded), or a folder with tokenizer.json",
+    )
+    seed: int = Field(0, description="Another seed, another text")
+    metrics_profile: Literal["v1-current", "v1-0.10", "v1-0.8", "v0-0.6"] = Field(
+        "v1-current", description="Whose names /metrics shows: vLLM 0.32, 0.10, 0.8, or 0.6 with the old engine"
+    )
+    answer_tokens: int = Field(
+        256,  # A few paragraphs: a person who tries it out does not wait for minutes.
+        ge=1,
+        description="About as many tokens has an answer to a request that names no limit",
+    )
+    older_chat_fields: bool = Field(
+        True,  # The tutorial prints them, and clients written for it read them.
+        description="reasoning_content and tool_calls in every chat message; vLLM 0.32 has left them out",
+    )
+    max_model_len: int = Field(4096, ge=1, description="Tokens of prompt and answer together")
+    max_num_seqs: int = Field(256, ge=1, description="Sequences that run at the same time")
+    max_num_batched_tokens: int = Field(2048, ge=1, description="Tokens that one step computes")
+    block_size: int = Field(16, ge=1, description="Tokens of a KV cache block")
+    num_gpu_blocks_override: int | None = Field(
+        None, ge=2, description="KV cache blocks; without it what the card holds"
+    )
+    enable_prefix_caching: bool = Field(True, description="Find prompts' beginnings in the KV cache")
+    enable_chunked_prefill: bool = Field(True, description="Compute long prompts in several steps")
+    enable_lora: bool = Field(False, description="Serve LoRA adapters")
+    max_loras: int = Field(1, ge=1, description="Adapters that run at the same time")
+    max_lora_rank: int = Field(16, ge=1, description="Adapters above are refused")
+    lora_modules: list[str] = Field(default=[], description="Adapters to begin with, as NAME=PATH")
+    check_lora_paths: bool = Field(False, description="Refuse adapters whose path does not exist")
+    api_key: list[str] = Field(default=[], description="Keys of which /v1 asks one")
+    max_num_queued_reqs: int | None = Field(
+        None, ge=1, description="Running and waiting requests, above which new ones get 503"
+    )
+    shutdown_timeout: float = Field(0, ge=0, description="Seconds after SIGTERM in which running requests may finish")
+    enable_request_id_headers: bool = Field(False, description="Answer with the request's X-Request-Id")
+    enable_server_load_tracking: bool = Field(False, description="Count running requests in /load")
+    enable_prompt_tokens_details: bool = Field(False, description="Tell cached tokens in usage")
+    enable_auto_tool_choice: bool = Field(False, description="Let the model choose a tool; it takes the first")
+    startup_delay: float = Field(0, ge=0, description="Fault: seconds before the port opens")
+    crash_after: float | None = Field(None, ge=0, description="Fault: seconds after which the process dies")
+    error_500_rate: float = Field(0, ge=0, le=1, description="Fault: share of completions answered 500")
+    error_503_rate: float = Field(0, ge=0, le=1, description="Fault: share of completions answered 503")
+    cut_stream_rate: float = Field(0, ge=0, le=1, description="Fault: share of streams that break halfway")
+    cut_stream_after_events: int = Field(3, ge=0, description="Fault: events of a stream before it breaks")
+    metrics_delay_s: float = Field(0, ge=0, description="Fault: seconds before /metrics answers")
+    metrics_hang: bool = Field(False, description="Fault: /metrics never answers")
+    metrics_stale: bool = Field(False, description="Fault: /metrics shows the same page for ever")
+    stalled: bool = Field(False, description="Fault: the engine makes no steps")
+    slow_factor: float = Field(1, gt=0, description="Fault: steps take this many times as long")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.served_model_name) or (self.model,)
+
+
+class VerifySettings(Settings):
+    """Replay a folder of recordings against the mock and say where it differs. Exit status 1 if anywhere."""
+
+    folder: Path = Field(description="The recordings of one vLLM version")
+    real: bool = Field(False, description="Replay the scheduler traces over HTTP and in real time as well")
+    only: list[str] = Field(default=[], description="Parts to replay: traces, http, flags, lora, metrics, behaviour")
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """`MODEL --x a b` as `--model MODEL --x a --x b`."""
+    flags: list[str] = []
+    several: str | None = None
+    for at, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            several = argument if argument in _SEVERAL else None
+            flags.append(argument)
+        elif at == 0:
+            flags += ["--model", argument]
+        elif several is not None and flags[-1] != several:
+            flags += [several, argument]
+        else:
+            flags.append(argument)
+    return flags
+
+
+def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings in the file named by `--config` or VLLM_MOCK_CONFIG. Raises InvalidSettings."""
+    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_config.add_argument("--config", default=os.environ.get(f"{ENV_PREFIX}CONFIG"))
+    path = only_config.parse_known_args(list(arguments))[0].config
+    if path is None:
+        return {}
+    try:
+        values: object = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"config {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidSettings(f"config {path}: found {type(values).__name__}; allowed is a mapping of settings")
+    return {str(key): value for key, value in cast(dict[object, Any], values).items()}
+
+
+def _refuse_unknown_environment(settings: type[BaseSettings]) -> None:
+    """A misspelt variable would otherwise do nothing, silently."""
+    known = {ENV_PREFIX + name.upper() for name in settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    if unknown:
+        raise InvalidSettings(
+            "\n".join(f"environment {name}: not a setting; allowed are {', '.join(sorted(known))}" for name in unknown)
+        )
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """One validation error as `setting: what is wrong`."""
+    setting = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        flag = "--" + setting.replace("_", "-")
+        return f"{setting}: missing; give {flag}, {ENV_PREFIX}{setting.upper()} or a line in --config"
+    if error["type"] == "extra_forbidden":
+        return f"{setting}: not a setting"
+    return f"{setting}: {error['msg'].removeprefix('Value error, ')}; found {error['input']!r}"
