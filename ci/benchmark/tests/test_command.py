@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from benchmark.cli import main
-from benchmark.settings import read_compare, read_serve
+from benchmark.load.pace import Pace
+from benchmark.settings.commands import read_compare, read_serve
 from model_server import ModelServer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -42,7 +43,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_the_tutorials_flags_are_understood() -> None:
     settings = read_serve(shlex.split(TUTORIAL))
     assert (settings.base_url, settings.load.endpoint) == ("http://10.0.0.9:8080", "/v1/completions")
-    assert (settings.load.pace.max_concurrency, settings.load.random.prompts) == (200, 3000)
+    assert settings.load.pace == Pace(max_concurrency=200)
     assert settings.save_result
 
 
@@ -54,9 +55,11 @@ def test_the_tutorials_flags_are_understood() -> None:
         ("--dataset-name sonnet", "invalid choice: 'sonnet'"),
         ("--request-rate 0", "found 0; allowed is a number above 0"),
         ("--random-range-ratio 1.5", "found 1.5; allowed is 0 to 1"),
-        ("--num-prompts 0", "found 0; allowed is 1 or more"),
+        ("--num-prompts 0", "found 0; allowed is a whole number from 1 on"),
         ("--goodput itl:3", "found 'itl:3'; allowed is METRIC:MS with one of ttft, tpot, e2el"),
-        ("--metric-percentiles 50,x", "could not convert"),
+        ("--dataset-name sharegpt", "--dataset-path: needed with --dataset-name sharegpt"),
+        ("--dataset-path x.json", "--dataset-path: of no use with --dataset-name random"),
+        ("--metric-percentiles 50,x", "found x; allowed is 0 to 100"),
         (
             "--replica-metrics 10.0.0.1:8000",
             "argument --replica-metrics: found 10.0.0.1:8000; allowed is [NAME=]http://",
@@ -140,6 +143,18 @@ async def test_a_named_tokenizer_that_is_not_there_is_refused(
     assert status == 1
     assert err == f"benchmark-serving: --tokenizer {tmp_path}: no tokenizer.json there\n"
     assert not server.bodies
+
+
+async def test_a_file_that_is_no_dataset_is_one_clear_line(
+    server: ModelServer, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "qa.jsonl").write_text('{"question": "Why?"}\n{"question": 3}\n')
+    line = f"--base-url {server.url} {SMALL} --dataset-name custom --dataset-path"
+    status, _, err = await command(f"{line} qa.jsonl")
+    assert status == 1
+    assert err.startswith("benchmark-serving: qa.jsonl, line 2: ")
+    assert err.count("\n") == 1
+    assert (await command(f"{line} absent.jsonl"))[2].endswith("No such file or directory: 'absent.jsonl'\n")
 
 
 async def test_a_comparison_prints_a_table_and_draws_a_picture(

@@ -84,7 +84,7 @@ async def test_a_replica_that_hangs_holds_up_nothing(server: ModelServer) -> Non
 
     listener = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    async with listener, watching([replica_at(f"http://127.0.0.1:{port}")], interval_s=0.01) as seen:
+    async with listener, watching([replica_at(f"http://127.0.0.1:{port}")], interval_s=0.01, timeout_s=0.05) as seen:
         assert len(seen.looks) == 1
     assert all(math.isnan(look.loads[0].running) for look in seen.looks)
 

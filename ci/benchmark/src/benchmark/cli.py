@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmark.compare.rounds import CompareProgress, Contender, Plan, compare
 from benchmark.compare.table import comparison_table, conclusions
-from benchmark.datasets.random_lengths import random_workload
+from benchmark.datasets.files import BadDataset
 from benchmark.load.run import Progress, run_load
 from benchmark.load.samples import LoadResult
 from benchmark.load.target import Target
@@ -22,7 +22,8 @@ from benchmark.progress import shown_progress
 from benchmark.results.printed import printed_summary
 from benchmark.results.saved import RunDescription, default_filename, result_json, save
 from benchmark.results.summary import summarise
-from benchmark.settings import CompareSettings, LoadSettings, ServeSettings, read_compare, read_serve
+from benchmark.settings.commands import CompareSettings, ServeSettings, read_compare, read_serve
+from benchmark.settings.load import LoadSettings
 from benchmark.tokens.tokenizer import NoSuchTokenizer, Tokenizer, find_tokenizer
 
 _MOST_ERRORS_TOLD = 10
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:1] == ["compare"]:
             sys.exit(_run(_compare(read_compare(given[1:]))))
         sys.exit(_run(_serve(read_serve(given))))
-    except (CannotRun, NoSuchTokenizer, OSError) as error:
+    except (CannotRun, NoSuchTokenizer, BadDataset, OSError) as error:
         print(f"benchmark-serving: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -57,7 +58,7 @@ async def _serve(settings: ServeSettings) -> int:
     load = settings.load
     target = await _target(load, settings.base_url, settings.request_id_prefix)
     tokenizer = _tokenizer(load, target, console)
-    workload = random_workload(load.random, tokenizer, load.seed)
+    workload = load.dataset(tokenizer, load.seed)
     print("Starting main benchmark run...")
     print(f"Traffic request rate: {load.pace.request_rate}")
     process = "Poisson process" if load.pace.burstiness == 1 else "Gamma distribution"
@@ -104,7 +105,7 @@ async def _compare(settings: CompareSettings) -> int:
     tokenizer = _tokenizer(load, targets[0][1], console)
     plan = Plan(
         contenders=tuple(Contender(name, target) for name, target in targets),
-        workload=partial(random_workload, load.random, tokenizer),
+        workload=partial(load.dataset, tokenizer),
         pace=load.pace,
         rounds=settings.rounds,
         seed=load.seed,

@@ -14,6 +14,9 @@ from benchmark.replicas.page import UNKNOWN, ReplicaLoad, read_page
 DEFAULT_INTERVAL_S = 0.5
 """KV cache use moves by a percent or so in this time, and a page costs a server about a millisecond."""
 
+DEFAULT_TIMEOUT_S = 1.0
+"""A vLLM under load answers within tens of ms; what comes later says nothing of the moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -54,14 +57,15 @@ def replica_at(text: str) -> Replica:
 
 
 @contextlib.asynccontextmanager
-async def watching(replicas: Sequence[Replica], interval_s: float = DEFAULT_INTERVAL_S) -> AsyncGenerator[Watched]:
+async def watching(
+    replicas: Sequence[Replica], interval_s: float = DEFAULT_INTERVAL_S, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> AsyncGenerator[Watched]:
     """Look at all replicas at the same moments, at the beginning, in every interval and once more at the end."""
     watched = Watched(tuple(replicas), [])
     if not replicas:
         yield watched
         return
-    timeout = aiohttp.ClientTimeout(total=max(1.0, interval_s))
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session:
         watched.looks.append(await _look(session, watched.replicas))
         watcher = asyncio.create_task(_go_on_looking(session, watched, interval_s))
         try:

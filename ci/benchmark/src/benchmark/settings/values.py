@@ -1,0 +1,95 @@
+"""What a flag's value may be. Each function reads one, and raises ArgumentTypeError with what is allowed."""
+
+import argparse
+from collections.abc import Callable
+from typing import TypeVar
+
+from benchmark.replicas.watch import Replica, replica_at
+
+_T = TypeVar("_T")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A whole number from `least` on."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"found {text}; allowed is a whole number from {least} on")
+        return value
+
+    return read
+
+
+def positive(text: str) -> float:
+    """Above 0, infinity among them."""
+    value = _number(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"found {text}; allowed is a number above 0, inf among them")
+    return value
+
+
+def ratio(text: str) -> float:
+    """0 to 1."""
+    return _between(text, 1)
+
+
+def percentile(text: str) -> float:
+    """0 to 100."""
+    return _between(text, 100)
+
+
+def split(kind: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
+    """Values of one kind with commas between them."""
+
+    def read(text: str) -> tuple[_T, ...]:
+        try:
+            return tuple(kind(part.strip()) for part in text.split(","))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE, neither empty."""
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is NAME=VALUE")
+    return key, value
+
+
+def goal(text: str) -> tuple[str, float]:
+    """METRIC:MS of `--goodput`."""
+    name, _, value = text.partition(":")
+    if name not in ("ttft", "tpot", "e2el") or not _number(value) > 0:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; allowed is METRIC:MS with one of ttft, tpot, e2el, such as ttft:300"
+        )
+    return name, float(value)
+
+
+def replica(text: str) -> Replica:
+    """See `replica_at`."""
+    try:
+        return replica_at(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _between(text: str, most: int) -> float:
+    value = _number(text)
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"found {text}; allowed is 0 to {most}")
+    return value
+
+
+def _number(text: str) -> float:
+    """NaN, which is never allowed, for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
