@@ -53,9 +53,15 @@ class ExtensionServer:
         self._lookup = lookup
         self._server = grpc.aio.server(options=_OPTIONS)
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "PostRouteModify": _handler(self._route, service_pb2.PostRouteModifyRequest),
-            "PostClusterModify": _handler(self._cluster, service_pb2.PostClusterModifyRequest),
-            "PostTranslateModify": _handler(self._translation, service_pb2.PostTranslateModifyRequest),
+            "PostRouteModify": _handler(
+                self._route, service_pb2.PostRouteModifyRequest, service_pb2.PostRouteModifyResponse
+            ),
+            "PostClusterModify": _handler(
+                self._cluster, service_pb2.PostClusterModifyRequest, service_pb2.PostClusterModifyResponse
+            ),
+            "PostTranslateModify": _handler(
+                self._translation, service_pb2.PostTranslateModifyRequest, service_pb2.PostTranslateModifyResponse
+            ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self.port = self._server.add_insecure_port(address)
@@ -116,10 +122,10 @@ class ExtensionServer:
 
 
 def _handler(
-    method: Callable[[Any, _Call], Awaitable[Message]], request: type[Message]
+    method: Callable[[Any, _Call], Awaitable[Message]], request: type[Message], response: type[Message]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     return grpc.unary_unary_rpc_method_handler(
-        method, request_deserializer=request.FromString, response_serializer=Message.SerializeToString
+        method, request_deserializer=request.FromString, response_serializer=response.SerializeToString
     )
 
 

@@ -1,0 +1,20 @@
+{{/* All names, in one place. Those of the workload are the tutorial's. */}}
+
+{{- define "names.extension" -}}inference-gateway-extension{{- end }}
+{{- define "names.picker" -}}inference-gateway-ext-proc{{- end }}
+{{- define "names.pickerClusterRole" -}}{{ printf "%s-%s" .Release.Name "picker" | trunc 63 | trimSuffix "-" }}{{- end }}
+{{- define "names.extensionClusterRole" -}}{{ printf "%s-%s" .Release.Name "extension" | trunc 63 | trimSuffix "-" }}{{- end }}
+{{- define "names.envoyGatewayClusterRole" -}}{{ printf "%s-%s" .Release.Name "envoy-gateway-pools" | trunc 63 | trimSuffix "-" }}{{- end }}
+{{- define "names.gatewayClass" -}}{{ .Values.gateway.className }}{{- end }}
+{{- define "names.gateway" -}}{{ .Values.gateway.name }}{{- end }}
+{{- define "names.poolRoute" -}}qwen-backend{{- end }}
+{{- define "names.serviceRoute" -}}qwen-backend-no-inference{{- end }}
+{{- define "names.timeoutPolicy" -}}backend-timeout{{- end }}
+{{- define "names.envoyProxy" -}}{{ .Values.gateway.name }}-proxy{{- end }}
+{{- define "names.pool" -}}{{ .Values.pool.name }}{{- end }}
+{{- define "names.vllm" -}}qwen{{- end }}
+{{- define "names.benchmark" -}}vllm-benchmark{{- end }}
+{{- define "names.test" -}}{{ printf "%s-test" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
+
+{{/* The namespace of the workload: pools, picker, model servers, Gateway and routes. */}}
+{{- define "names.workloadNamespace" -}}{{ .Values.workload.namespace | default .Release.Namespace }}{{- end }}
