@@ -278,12 +278,13 @@ class Connection:
 
     def _window_update(self, payload: bytes, stream_id: int) -> None:
         self._patience.empty_frame()
+        if stream_id:
+            self._streams.check_not_idle(stream_id, "WINDOW_UPDATE")
         increment = payloads.window_increment(payload, stream_id)
         if stream_id == 0:
             if not self._sending.window_opened(increment):
                 raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its bound")
             return
-        self._streams.check_not_idle(stream_id, "WINDOW_UPDATE")
         stream = self._open.get(stream_id)
         if stream is not None and not self._sending.stream_window_opened(stream, increment):
             raise StreamFailure(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
