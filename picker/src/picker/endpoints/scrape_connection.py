@@ -140,6 +140,10 @@ class ScrapeConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._framed = False
+        self._parts = []
+        if not self._asked:
+            # Two answers to one question: the next one could not be told from this.
+            self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in _FRAMING_HEADERS:

@@ -168,7 +168,9 @@ class _Target:
             self._ask()
         if not self._scraping:
             return self._due_s
-        return self._deadline_s if self._due_s <= soon_s else min(self._due_s, self._deadline_s)
+        # A server that answers later than the interval is looked at once an interval until it has.
+        next_s = self._due_s if self._due_s > soon_s else now_s + self._scraper.settings.interval_s
+        return min(next_s, self._deadline_s)
 
     def stop(self) -> None:
         self.stopped = True
