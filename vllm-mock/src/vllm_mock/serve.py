@@ -13,7 +13,7 @@ from vllm_mock.server.bodies import LoadLoraBody
 from vllm_mock.server.door import Door
 from vllm_mock.server.errors import Refused
 from vllm_mock.server.faults import Faults
-from vllm_mock.server.loras import AdaptersOnDisk, Loras
+from vllm_mock.server.loras import Adapters, AdaptersOnDisk, Loras
 from vllm_mock.server.replica import Options, Replica
 from vllm_mock.server.running import Listener, listen, serve_until_signal
 from vllm_mock.server.scripts import Scripts
@@ -41,13 +41,16 @@ async def serve(settings: ServeSettings) -> None:
     await serve_until_signal(listeners, settings.shutdown_timeout)
 
 
-def build_door(settings: ServeSettings, tokenizer: Tokenizer) -> Door:
+def build_door(
+    settings: ServeSettings, tokenizer: Tokenizer, scripts: Scripts | None = None, adapters: Adapters | None = None
+) -> Door:
     """Raises InvalidSettings."""
     config = engine_config(settings)
-    scripts = Scripts(tokenizer)
+    scripts = scripts or Scripts(tokenizer)
+    adapters = adapters or AdaptersOnDisk(settings.check_lora_paths)
     metrics = EngineMetrics(config, settings.names[0], settings.metrics_profile)
     engine = AsyncEngine(Engine(config, scripts, _step_time(settings), metrics), settings.time_scale)
-    replica = Replica(settings.names, engine, tokenizer, scripts, _loras(settings), _options(settings))
+    replica = Replica(settings.names, engine, tokenizer, scripts, _loras(settings, adapters), _options(settings))
     return Door(replica, _faults(settings))
 
 
@@ -89,8 +92,8 @@ def _options(settings: ServeSettings) -> Options:
     )
 
 
-def _loras(settings: ServeSettings) -> Loras:
-    loras = Loras(settings.names, AdaptersOnDisk(settings.check_lora_paths), settings.max_lora_rank)
+def _loras(settings: ServeSettings, adapters: Adapters) -> Loras:
+    loras = Loras(settings.names, adapters, settings.max_lora_rank)
     if settings.lora_modules and not settings.enable_lora:
         raise InvalidSettings("lora_modules: needs --enable-lora")
     for module in settings.lora_modules:

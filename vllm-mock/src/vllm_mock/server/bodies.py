@@ -232,7 +232,9 @@ def _with_tool_choice(data: JsonObject) -> JsonObject:
             f'Invalid value for `tool_choice`: {choice}! Only named tools, "none", "auto" or "required" are supported.'
         )
         raise Refused.value(message, "tool_choice")
-    return data | {"tool_choice": "auto"} if tools and "tool_choice" not in data else data
+    if tools and "tool_choice" not in data:
+        return {**data, "tool_choice": "auto"}
+    return data
 
 
 class TokenizePrompt(BaseModel):

@@ -109,8 +109,7 @@ def _example(schema: JsonObject, root: JsonObject, depth: int) -> Any:
 
 def _of_type(schema: JsonObject, root: JsonObject, depth: int) -> Any:
     kind: Any = schema.get("type", "object" if "properties" in schema else "string")
-    name: object = kind[0] if isinstance(kind, list) else kind
-    match name:
+    match str(kind[0] if isinstance(kind, list) else kind):  # pyright: ignore[reportUnknownArgumentType]
         case "object":
             properties: JsonObject = schema.get("properties", {})
             required = schema.get("required", [])

@@ -17,7 +17,9 @@ _MOST_ERROR_CHARACTERS = 1000
 _TRUNCATED = "...[truncated]"
 _BRACKETS = re.compile(r"[\[\](){}]")
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "none", "nullable"})
-"""Names that pydantic puts into the place of an error for a branch of a union; clients know no such field."""
+_BODY_NAMES = frozenset({"tokenizeprompt", "tokenizechat", "namedtoolchoice"})
+"""Names that pydantic puts into the place of an error for a branch of a union; clients know no such field. The forms of
+a message are named all the same, as vLLM names them."""
 
 Kind = TypeVar("Kind")
 
@@ -38,7 +40,7 @@ def read_body(kind: type[Kind], content_type: str, data: bytes) -> Kind:
     except RecursionError:
         raise _not_json(0, "nested too deeply") from None
     try:
-        return _adapter(kind).validate_python(value)
+        return _adapter(kind).validate_python(value, from_attributes=True)
     except ValidationError as error:
         raise _invalid(error.errors(include_url=False)) from None
 
@@ -70,7 +72,7 @@ def _invalid(errors: list[ErrorDetails]) -> Refused:
 
 def _place(error: ErrorDetails) -> str:
     parts = map(str, error["loc"])
-    fields = (part for part in parts if part.lower() not in _TYPE_NAMES and not _BRACKETS.search(part))
+    fields = (part for part in parts if part.lower() not in _TYPE_NAMES | _BODY_NAMES and not _BRACKETS.search(part))
     return ".".join(["body", *fields])
 
 

@@ -1,0 +1,82 @@
+"""Recorded HTTP exchanges: a request, and what a real vLLM answered."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+Json = dict[str, Any]
+
+
+class Line(msgspec.Struct):
+    """A line of a stream."""
+
+    line: str
+    offset_ms: float = 0.0
+
+
+class RecordedRequest(msgspec.Struct):
+    method: str
+    path: str
+    headers: dict[str, str] = {}
+    body: Any = msgspec.UNSET
+    body_raw: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def content(self) -> bytes | None:
+        if isinstance(self.body_raw, str):
+            return self.body_raw.encode()
+        return None if self.body is msgspec.UNSET else msgspec.json.encode(self.body)
+
+    @property
+    def fields(self) -> Json:
+        """The body, where it is a JSON object."""
+        return self.parsed if isinstance(self.parsed, dict) else {}
+
+    @property
+    def parsed(self) -> Any:
+        if isinstance(self.body_raw, str):
+            try:
+                return msgspec.json.decode(self.body_raw)
+            except msgspec.DecodeError:
+                return None
+        return None if self.body is msgspec.UNSET else self.body
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers.items() if key.lower() == name), None)
+
+
+class RecordedResponse(msgspec.Struct):
+    status: int
+    headers: dict[str, str] = {}
+    body: Any = msgspec.UNSET
+    body_text: str | None = None
+    body_lines: list[Line] | None = None
+    body_omitted: bool = False
+
+    @property
+    def fields(self) -> Json:
+        return self.body if isinstance(self.body, dict) else {}
+
+
+class Exchange(msgspec.Struct, dict=True):
+    request: RecordedRequest
+    response: RecordedResponse
+    note: str = ""
+
+    @cached_property
+    def chunks(self) -> list[Json]:
+        """The JSON of a stream's events."""
+        told = (each.line.removeprefix("data: ") for each in self.response.body_lines or ())
+        return [msgspec.json.decode(text) for text in told if text.startswith("{")]
+
+    def number_in_note(self, name: str, default: int) -> int:
+        """`max_num_seqs 2` in a note of the recorder."""
+        found = re.search(rf"{name} (\d+)", self.note)
+        return int(found[1]) if found else default
+
+
+def read_exchange(file: Path) -> Exchange:
+    return msgspec.json.decode(file.read_bytes(), type=Exchange)

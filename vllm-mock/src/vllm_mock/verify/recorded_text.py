@@ -1,0 +1,213 @@
+"""The recorded model's words, put into the mock's mouth.
+
+The recordings were made with a vocabulary that they do not hold, and with random weights. So the mock is told what the
+model said and how many tokens a text is; everything that follows from it (what is shown when, stop strings, offsets,
+counts, limits, finish reasons) is the mock's own and compared."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm_mock.engine.messages import EngineRequest
+from vllm_mock.server.scripts import Scripts
+from vllm_mock.tokens.tokenizer import Turn
+from vllm_mock.verify.exchanges import Exchange, Json
+
+VOCABULARY = 1000
+_FIRST_MADE_UP = 1_000_000
+"""Ids for pieces of text whose own are not recorded."""
+_UNKNOWN_PIECE = b"<unknown>"
+_CONVERSATION = "<conversation>"
+
+
+class RecordedText:
+    """A tokenizer that knows the texts of one exchange."""
+
+    vocabulary = VOCABULARY
+    end_of_sequence = 0
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._pieces: dict[int, bytes] = {0: b""}
+        self._names: dict[int, str] = {}
+        self._prompts: dict[str, list[int]] = {}
+        self._choices: list[list[int]] = []
+        self._asked: dict[str, int] = {}
+        self._listening = False
+        self._learn_prompts(exchange)
+        self._learn_choices(exchange)
+
+    def listen(self) -> None:
+        """The next requests are the recorded one; those before were to prepare for it."""
+        self._listening = True
+
+    def encode(self, text: str) -> list[int]:
+        return self._prompts.get(text) or self._prompts.get(_CONVERSATION) or [1] * max(1, len(text) // 2)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(self.piece(token) for token in ids if token < VOCABULARY or token in self._pieces).decode()
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces.get(token, _UNKNOWN_PIECE)
+
+    def name(self, token: int) -> str:
+        return self._names.get(token, "")
+
+    def chat_prompt(self, turns: Sequence[Turn]) -> str:
+        return _CONVERSATION
+
+    def token(self, request: EngineRequest, position: int) -> int:
+        """Sequences are asked for in the order of the choices."""
+        if not self._listening:
+            return 1
+        choice = self._asked.setdefault(request.request_id, len(self._asked))
+        said = self._choices[choice] if choice < len(self._choices) else []
+        return said[position] if position < len(said) else self.end_of_sequence
+
+    def _learn_prompts(self, exchange: Exchange) -> None:
+        body, answer = exchange.request.fields, exchange.response.fields
+        if exchange.request.path == "/detokenize":
+            known = [token for token in body.get("tokens", ()) if token < VOCABULARY]
+            self._pieces |= dict.fromkeys(known, b"")
+            self._pieces[known[0]] = str(answer.get("prompt", "")).encode()
+        ids: list[int] | None = answer.get("tokens")
+        if ids is not None:
+            self._names |= dict(zip(ids, answer.get("token_strs") or (), strict=False))
+            self._prompts[body.get("prompt", _CONVERSATION)] = ids
+            return
+        prompt = body.get("prompt")
+        texts = [prompt] if isinstance(prompt, str) else prompt if isinstance(prompt, list) else [_CONVERSATION]
+        texts = [text for text in texts if isinstance(text, str)]
+        for text, count in zip(texts, _shared_out(_prompt_tokens(exchange), len(texts)), strict=True):
+            self._prompts[text] = self._prompt_ids(exchange, count)
+
+    def _prompt_ids(self, exchange: Exchange, count: int) -> list[int]:
+        """As recorded where they are, else made up; with their text where an echo's logprobs tell it."""
+        choices = exchange.response.fields.get("choices") or [{}]
+        ids: list[int] | None = choices[0].get("prompt_token_ids") or exchange.response.fields.get("prompt_token_ids")
+        if ids is not None:
+            return ids
+        logprobs = choices[0].get("logprobs")
+        if exchange.request.fields.get("echo") and logprobs and "tokens" in logprobs:
+            return [self._id(piece) for piece in logprobs["tokens"][:count]]
+        return [self._id("") for _ in range(count)]
+
+    def _learn_choices(self, exchange: Exchange) -> None:
+        if exchange.chunks:
+            self._choices = [self._streamed(exchange, index) for index in _indexes(exchange.chunks)]
+            return
+        answer = exchange.response.fields
+        choices: list[Json] = answer.get("choices", [])
+        counts = _choice_tokens(exchange, choices)
+        self._choices = [self._whole(exchange, choice, count) for choice, count in zip(choices, counts, strict=True)]
+
+    def _whole(self, exchange: Exchange, choice: Json, count: int) -> list[int]:
+        """An answer's text in `count` pieces, which it does not show: all of it with the first token but for what ended
+        it."""
+        ids: list[int] | None = choice.get("token_ids")
+        text = _text(choice)
+        if exchange.request.fields.get("echo") and isinstance(exchange.request.fields.get("prompt"), str):
+            text = text.removeprefix(exchange.request.fields["prompt"])
+        pieces = _logprob_pieces(choice, count) or _ended([text, *[""] * (count - 1)], choice, exchange)
+        if ids is not None:
+            for token, piece in zip(ids, pieces, strict=True):
+                self._pieces.setdefault(token, piece.encode())
+            # Equal ids are equal pieces.
+            if "".join(self._pieces[token].decode() for token in ids) != text and text:
+                self._pieces |= dict.fromkeys(ids, text[: len(text) // len(ids)].encode())
+            return ids
+        return [*(self._id(piece) for piece in pieces[:-1]), self._last(pieces[-1], choice)] if pieces else []
+
+    def _streamed(self, exchange: Exchange, index: int) -> list[int]:
+        """The pieces from what was shown when: with stop strings the server holds some characters back, so they came
+        earlier than they were shown."""
+        chunks = [
+            choice
+            for chunk in exchange.chunks
+            for choice in chunk["choices"]
+            if choice["index"] == index and not (choice.get("delta") or {}).get("role")
+        ]
+        body = exchange.request.fields
+        stops = [body["stop"]] if isinstance(body.get("stop"), str) else body.get("stop") or []
+        held_back = max((len(stop) for stop in stops), default=1) - 1
+        if body.get("include_stop_str_in_output"):
+            held_back = 0
+        text = "".join(_ended([_text(chunk) for chunk in chunks], chunks[-1], exchange))
+        shown, said, pieces = 0, 0, list[str]()
+        for chunk in chunks:
+            shown += len(_text(chunk))
+            until = len(text) if chunk is chunks[-1] else min(shown + held_back if shown else 0, len(text))
+            pieces.append(text[said:until])
+            said = max(said, until)
+        return [*(self._id(piece) for piece in pieces[:-1]), self._last(pieces[-1], chunks[-1])]
+
+    def _last(self, piece: str, choice: Json) -> int:
+        """The id of the token that ended the answer."""
+        if choice.get("finish_reason") == "stop" and not isinstance(choice.get("stop_reason"), str):
+            stop = choice.get("stop_reason")
+            return self.end_of_sequence if stop is None else stop
+        return self._id(piece)
+
+    def _id(self, piece: str) -> int:
+        token = _FIRST_MADE_UP + len(self._pieces)
+        self._pieces[token] = piece.encode()
+        return token
+
+
+class RecordedScripts(Scripts):
+    """Nothing is laid down but the recording."""
+
+    def lay_down(self, request_id: str, tokens: Sequence[int]) -> None:
+        del request_id, tokens
+
+
+def _prompt_tokens(exchange: Exchange) -> int:
+    """From the usage; from the refusal, where the prompt was too long."""
+    usages = [exchange.response.fields, *reversed(exchange.chunks)]
+    for answer in usages:
+        if answer.get("usage"):
+            return answer["usage"]["prompt_tokens"]
+    error: Any = exchange.response.fields.get("error")
+    if isinstance(error, dict) and error.get("param") == "input_tokens":
+        return int(str(error["message"]).partition("value=")[2].rstrip(")"))
+    return 1
+
+
+def _shared_out(total: int, count: int) -> list[int]:
+    """Of several prompts only the sum is recorded."""
+    return [total // count + (number < total % count) for number in range(count)] if count else []
+
+
+def _choice_tokens(exchange: Exchange, choices: list[Json]) -> list[int]:
+    """Tokens of each choice; those that ended by the limit are as long as each other."""
+    total: int = (exchange.response.fields.get("usage") or {}).get("completion_tokens", 0)
+    return _shared_out(total, len(choices))
+
+
+def _indexes(chunks: list[Json]) -> list[int]:
+    return sorted({choice["index"] for chunk in chunks for choice in chunk["choices"]})
+
+
+def _text(choice: Json) -> str:
+    """Of a choice or a chunk's choice, completion or chat."""
+    spoken: Json = choice.get("message") or choice.get("delta") or choice
+    return spoken.get("content", spoken.get("text")) or ""
+
+
+def _logprob_pieces(choice: Json, count: int) -> list[str] | None:
+    logprobs: Json = choice.get("logprobs") or {}
+    if "tokens" in logprobs:
+        return logprobs["tokens"][-count:]
+    if "content" in logprobs:
+        return [each["token"] for each in logprobs["content"]]
+    return None
+
+
+def _ended(pieces: list[str], choice: Json, exchange: Exchange) -> list[str]:
+    """With the stop string that ended the answer and was cut off."""
+    stop = choice.get("stop_reason")
+    if not isinstance(stop, str) or exchange.request.fields.get("include_stop_str_in_output"):
+        if isinstance(stop, str) and len(pieces) > 1:
+            # The stop string comes with the last token.
+            whole = "".join(pieces)
+            return [whole.removesuffix(stop), *[""] * (len(pieces) - 2), stop]
+        return pieces
+    return [*pieces[:-1], pieces[-1] + stop]

@@ -1,0 +1,165 @@
+"""The server that a recorded exchange was made with, and what had happened to it before.
+
+The recordings do not say it file by file, so it is read off the exchange: headers that only a flag puts there, adapters
+that are or are not loaded, a queue that is full. What the exchange then answers is the mock's own."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_mock.server.loras import AdapterMissing
+from vllm_mock.settings import ServeSettings
+from vllm_mock.verify.exchanges import Exchange, Json
+
+SERVED = "/model/qwen"
+START = ServeSettings(
+    model="/models/tiny",
+    served_model_name=[SERVED],
+    max_model_len=2048,
+    max_num_seqs=8,
+    block_size=32,
+    num_gpu_blocks_override=512,
+    step_floor_s=0.01,
+    time_scale=20,
+    tokenizer="approximate",
+    older_chat_fields=False,
+    answer_tokens=100_000,
+)  # pyright: ignore[reportCallIssue]
+"""The recordings' start command, where steps take a twentieth of the time."""
+
+_RANK = re.compile(r"LoRA rank (\d+) is greater")
+_FILLING_TOKENS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    settings: ServeSettings
+    before: tuple[tuple[str, Json], ...] = ()
+    """Requests (path, body) that are made and answered before."""
+    in_flight: int = 0
+    """Completions that are being answered all the while."""
+    adapters: "RecordedAdapters | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAdapters:
+    """The adapters that lay on the recorder's disk."""
+
+    missing: frozenset[str] = frozenset()
+    ranks: dict[str, int] = field(default_factory=dict[str, int])
+
+    def rank(self, path: str) -> int:
+        if path in self.missing:
+            raise AdapterMissing(path)
+        return self.ranks.get(path, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a folder of exchanges tells as a whole."""
+
+    keys: tuple[str, ...]
+    """API keys that were accepted."""
+    max_loras: int = 2
+    max_lora_rank: int = 8
+
+
+def surroundings(folder: Path, exchanges: list[Exchange]) -> Surroundings:
+    keys = {
+        (each.request.header("authorization") or "").removeprefix("Bearer ")
+        for each in exchanges
+        if each.request.header("authorization") and each.response.status != 401
+    }
+    states = folder.parent / "states.json"
+    config: Json = msgspec.json.decode(states.read_bytes()).get("config", {}) if states.exists() else {}
+    return Surroundings(
+        tuple(sorted(keys)) or ("recorded-key",), config.get("max_loras", 2), config.get("max_lora_rank", 8)
+    )
+
+
+def plain(exchange: Exchange) -> Situation:
+    """No flags but the start command's."""
+    del exchange
+    return Situation(START)
+
+
+def with_flags(exchange: Exchange, around: Surroundings) -> Situation:
+    """Of flags/: one server had --api-key, --enable-request-id-headers, --enable-server-load-tracking and
+    --enable-prompt-tokens-details at once, another --max-num-queued-reqs."""
+    if exchange.response.status == 503:
+        most = exchange.number_in_note("max-num-queued-reqs", 4)
+        running = exchange.number_in_note("max_num_seqs", 2)
+        settings = START.model_copy(update={"max_num_queued_reqs": most, "max_num_seqs": running})
+        return Situation(settings, in_flight=most)
+    if "x-request-id" not in exchange.response.headers:
+        return Situation(START)
+    settings = START.model_copy(
+        update={
+            "api_key": list(around.keys),
+            "enable_request_id_headers": True,
+            "enable_server_load_tracking": True,
+            "enable_prompt_tokens_details": True,
+            "max_num_seqs": exchange.number_in_note("max_num_seqs", START.max_num_seqs),
+        }
+    )
+    return Situation(settings, _primed(exchange), int(exchange.response.fields.get("server_load", 0)))
+
+
+def with_loras(exchange: Exchange, around: Surroundings) -> Situation:
+    """Of lora/."""
+    settings = START.model_copy(
+        update={
+            "enable_lora": True,
+            "max_loras": around.max_loras,
+            "max_lora_rank": around.max_lora_rank,
+            "max_num_seqs": 4,
+        }
+    )
+    before = tuple(
+        ("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}) for name, path in _loaded(exchange).items()
+    )
+    return Situation(settings, before, adapters=_adapters(exchange))
+
+
+def _primed(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
+    """Whatever was in the prefix cache came from the same prompt."""
+    for answer in (exchange.response.fields, *exchange.chunks):
+        details: Json = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+        if details.get("cached_tokens"):
+            body = {**exchange.request.fields, "stream": False, "max_tokens": 1}
+            body.pop("stream_options", None)
+            return ((exchange.request.path, body),)
+    return ()
+
+
+def _loaded(exchange: Exchange) -> dict[str, str]:
+    """Adapters that must have been loaded for the exchange to go as it went."""
+    path, status = exchange.request.path, exchange.response.status
+    body, answer = exchange.request.fields, exchange.response.fields
+    name: Any = body.get("lora_name")
+    if path == "/v1/models":
+        return {card["id"]: card["root"] for card in answer.get("data", ()) if card["parent"] is not None}
+    if path == "/v1/load_lora_adapter" and "already been loaded" in str(answer):
+        return {name: body["lora_path"]}
+    if path == "/v1/unload_lora_adapter" and status == 200:
+        return {name: f"/adapters/{name}"}
+    model = body.get("model")
+    if isinstance(model, str) and model != SERVED and status == 200:
+        return {model: f"/adapters/{model}"}
+    return {}
+
+
+def _adapters(exchange: Exchange) -> RecordedAdapters:
+    told, path = str(exchange.response.fields), exchange.request.fields.get("lora_path", "")
+    if "No adapter found" in told:
+        return RecordedAdapters(frozenset({path}))
+    rank = _RANK.search(told)
+    return RecordedAdapters(ranks={path: int(rank[1])} if rank else {})
+
+
+def filling(number: int) -> Json:
+    """A completion that is in flight for as long as an exchange takes."""
+    return {"prompt": [10 + number] * 8, "max_tokens": _FILLING_TOKENS, "ignore_eos": True}
