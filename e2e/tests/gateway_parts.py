@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -14,12 +15,13 @@ import yaml
 from e2e.processes import free_ports
 from picker.gateway.bootstrap import LISTENERS_FILE
 from picker.serve import Picker
-from picker.settings import ServeSettings, StandaloneSettings
+from picker.settings import ServeSettings, StandaloneSettings, flags
 from picker.sources.folder import FolderSource
 from picker.standalone.children import Child
 from picker.standalone.control_plane import ControlPlane
-from picker.standalone.envoy_process import EnvoyAdmin, envoy_binary, envoy_command
-from upstream import Upstream, until
+from picker.standalone.envoy_process import EnvoyAdmin, answer, envoy_binary, envoy_command
+from upstream import Upstream
+from waiting import until
 
 V1ALPHA2 = "inference.networking.x-k8s.io"
 Manifest = Mapping[str, Any]
@@ -124,6 +126,9 @@ class GatewayParts:
     """More flags of the picker."""
     amend_listeners: Callable[[str], str] = lambda text: text
     """Changes Envoy's listeners, as JSON, before it starts."""
+    picker_apart: bool = False
+    """Whether the picker is a process of its own (`picker_process`), so that it can be killed."""
+    picker_process: Child | None = field(init=False, default=None)
     folder: Path = field(init=False)
     picker: Picker = field(init=False)
     client: httpx.AsyncClient = field(init=False)
@@ -152,9 +157,17 @@ class GatewayParts:
         self.write(*self.manifests)
         self.write_endpoints()
         self.settings = self._settings(inside)
-        serving = asyncio.create_task(self._run_picker())
-        self._stack.push_async_callback(self._stop_picker, serving)
-        await self._start_envoy(serving)
+        if self.picker_apart:
+            await self.start_picker()
+            self._stack.push_async_callback(self._stop_picker_process)
+        else:
+            self.picker = self._new_picker()
+            serving = asyncio.create_task(self.picker.run(self._stop))
+            self._stack.push_async_callback(self._stop_picker, serving)
+            await until(lambda: serving.done() or self.picker.ready, "the picker is not ready")
+            if serving.done():
+                await serving
+        await self._start_envoy()
         self.client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=20.0))
 
     @property
@@ -195,10 +208,28 @@ class GatewayParts:
         given = [f"--manifests={self.folder / 'm'}", f"--endpoints={self.folder / 'endpoints.yaml'}", *addresses]
         return StandaloneSettings.read([*given, "--listen-ip=127.0.0.1", "--log-level=debug", *self.arguments], "test")
 
-    async def _run_picker(self) -> None:
+    def _new_picker(self) -> Picker:
         fields = self.settings.model_dump(include=set(ServeSettings.model_fields))
-        self.picker = Picker(ServeSettings.model_construct(**fields), self._source())
-        await self.picker.run(self._stop)
+        return Picker(ServeSettings.model_construct(**fields), self._source())
+
+    async def start_picker(self) -> None:
+        """As a process, until it is ready."""
+        command = [sys.executable, "-m", "picker", "serve", *flags(self.settings, ServeSettings)]
+        process = self.picker_process = await Child.start("picker", command, {})
+        async with asyncio.timeout(20):
+            while await answer(f"http://{self.settings.admin_address}/healthz") is None:
+                assert process.process.returncode is None, "the picker has ended"
+                await asyncio.sleep(0.02)
+
+    async def kill_picker(self) -> None:
+        """As SIGKILL does."""
+        assert self.picker_process is not None
+        self.picker_process.process.kill()
+        await self.picker_process.process.wait()
+
+    async def _stop_picker_process(self) -> None:
+        assert self.picker_process is not None
+        await self.picker_process.stop(5.0)
 
     async def _stop_picker(self, serving: "asyncio.Task[None]") -> None:
         self._stop.set()
@@ -207,7 +238,7 @@ class GatewayParts:
     def _source(self) -> FolderSource:
         return FolderSource(self.folder / "m", self.folder / "endpoints.yaml")
 
-    async def _start_envoy(self, serving: "asyncio.Task[None]") -> None:
+    async def _start_envoy(self) -> None:
         settings = self.settings
         admin = EnvoyAdmin(settings.envoy_admin_address)
         control_plane = ControlPlane(settings, self.folder / "envoy", admin)
@@ -215,9 +246,6 @@ class GatewayParts:
         control_plane.begin(await anext(inventories))
         listeners = self.folder / "envoy" / LISTENERS_FILE
         listeners.write_text(self.amend_listeners(listeners.read_text()))
-        await until(lambda: serving.done() or self.picker.ready, "the picker is not ready")
-        if serving.done():
-            await serving
         command = envoy_command(envoy_binary(None), control_plane.bootstrap_file, 1, "info")
         envoy = await Child.start("Envoy", command, {})
         self._stack.push_async_callback(envoy.stop, 3.0)

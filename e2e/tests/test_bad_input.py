@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 from gateway_parts import GatewayParts, model, pool, route, to_pool
 from picker.extproc.desk import PoolDesk
-from upstream import Upstream, until
+from upstream import Upstream
+from waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

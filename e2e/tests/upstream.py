@@ -11,7 +11,6 @@ A request's header `x-behave` says how to answer:
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -168,17 +167,3 @@ def _model(body: bytes) -> object:
         return json.loads(body)["model"]
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> "asyncio.Task[None]":
-    """Wait until `condition` holds; fails with `what` when it does not."""
-
-    async def look() -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not condition():  # noqa: ASYNC110 - conditions of other processes have no event
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"after {timeout_s:g} s: {what}") from None
-
-    return asyncio.ensure_future(look())

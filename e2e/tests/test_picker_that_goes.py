@@ -1,0 +1,104 @@
+"""A picker that is killed or stopped while requests are on their way, through a real Envoy."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from gateway_parts import GatewayParts, pool, route, to_pool
+from load import load
+from upstream import Upstream
+from waiting import eventually, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BODY = b'{"model": "m"}'
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[GatewayParts]:
+    manifests = [
+        pool("open", failure_mode="FailOpen"),
+        pool("close", failure_mode="FailClose"),
+        route("open", "open", {"backendRefs": [to_pool("open")]}),
+        route("close", "close", {"backendRefs": [to_pool("close")]}),
+    ]
+    upstreams = {"open": [Upstream("a"), Upstream("b")], "close": [Upstream("c"), Upstream("d")]}
+    async with GatewayParts(upstreams, ["open", "close"], manifests, picker_apart=True) as parts:
+        yield parts
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
+    for upstream in running.all_upstreams:
+        upstream.reset()
+    yield running
+    await running.start_picker()
+    await _serves(running, "close")
+
+
+async def _serves(gateway: GatewayParts, listener: str) -> None:
+    async def serves() -> bool:
+        return (await gateway.client.post(gateway.url(listener), content=BODY)).status_code == 200
+
+    await eventually(serves, f"{listener} does not serve")
+
+
+async def test_without_its_picker_a_fail_open_pool_goes_on_and_a_fail_close_pool_answers_503(
+    gateway: GatewayParts,
+) -> None:
+    async with load([gateway.url("open")]) as answers:
+        await gateway.kill_picker()
+        since = answers.mark()
+        await answers.more(50)
+        closed = await gateway.client.post(gateway.url("close"), content=BODY)
+    assert answers.counts.keys() == {200}
+    assert answers.servers_since(since) == {"a", "b"}
+    assert closed.status_code == 503
+
+
+async def test_without_the_picker_a_client_still_cannot_choose_its_server(gateway: GatewayParts) -> None:
+    await gateway.kill_picker()
+    chosen = gateway.upstreams["close"][0].address
+    headers = {"x-gateway-destination-endpoint": chosen}
+    answers = [await gateway.client.post(gateway.url("open"), content=BODY, headers=headers) for _ in range(4)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert (await gateway.client.post(gateway.url("close"), content=BODY, headers=headers)).status_code == 503
+
+
+@pytest.mark.parametrize("listener", ["open", "close"])
+async def test_answers_that_are_on_their_way_outlive_the_picker(gateway: GatewayParts, listener: str) -> None:
+    headers = {"x-behave": "hold"}
+    async with gateway.client.stream("POST", gateway.url(listener), content=BODY, headers=headers) as stream:
+        await gateway.kill_picker()
+        for upstream in gateway.all_upstreams:
+            upstream.released.set()
+        assert (await stream.aread()).count(b"data: ") == 3
+
+
+@pytest.mark.parametrize("listener", ["open", "close"])
+async def test_requests_that_wait_for_their_answer_outlive_the_picker(gateway: GatewayParts, listener: str) -> None:
+    asked = asyncio.create_task(gateway.client.post(gateway.url(listener), content=BODY, headers={"x-behave": "wait"}))
+    await until(lambda: any(each.waiting.is_set() for each in gateway.all_upstreams), "no server is asked")
+    await gateway.kill_picker()
+    for upstream in gateway.all_upstreams:
+        upstream.released.set()
+    assert (await asked).status_code == 200
+
+
+async def test_a_picker_that_is_stopped_in_order_loses_nothing(gateway: GatewayParts) -> None:
+    body = b'{"model": "m", "prompt": "hello"}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ports["close"])
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body[:10])
+    waiting = asyncio.create_task(gateway.client.post(gateway.url("close"), content=BODY, headers={"x-behave": "wait"}))
+    await until(lambda: any(each.waiting.is_set() for each in gateway.all_upstreams), "no server is asked")
+    assert gateway.picker_process is not None
+    gateway.picker_process.process.terminate()
+    for upstream in gateway.all_upstreams:
+        upstream.released.set()
+    assert (await waiting).status_code == 200
+    # Its body comes while the picker drains, and it is still picked for.
+    writer.write(body[10:])
+    assert b" 200 OK" in await reader.readline()
+    writer.close()
+    assert await gateway.picker_process.process.wait() == 0
