@@ -85,7 +85,7 @@ class Engine:
         if schedule is None:
             return None
         for live in schedule.new:
-            live.scheduled_s = max(now_s, live.queued_s)
+            live.scheduled_s = now_s
         return self.step_time.duration_s(schedule)
 
     def end_step(self, now_s: float) -> list[NewTokens]:
@@ -105,6 +105,11 @@ class Engine:
                 if live.finish_reason is not None:
                     self._left(live)
         return [_new_tokens(live) for live in given]
+
+    def idle(self, now_s: float) -> None:
+        """There has been no step for a while."""
+        if self._metrics is not None:
+            self._metrics.idle(now_s)
 
     def submit(self, request: EngineRequest, at_s: float) -> None:
         """In virtual time: `request` arrives at `at_s`, which must not be past."""
@@ -146,8 +151,11 @@ class Engine:
         return live is not None and live.generated == 1
 
     def _queue_arrived(self, now_s: float) -> None:
+        """The scheduler sees what has arrived. A driver in real time may be late with its steps, whose time is then
+        before an arrival's."""
         for live in self._arrived:
-            live.queued_s = max(now_s, live.arrived_s)
+            live.arrived_s = min(live.arrived_s, now_s)
+            live.queued_s = now_s
         self._arrived.clear()
 
     def _arrive(self) -> None:

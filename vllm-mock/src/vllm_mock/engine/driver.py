@@ -7,13 +7,19 @@ from collections.abc import Callable
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.messages import EngineRequest, FinishReason, NewTokens
 
+_IDLE_S = 10.0
+"""How often an idle engine's rates are computed, as vLLM's API server does."""
+_MOST_LATE_S = 0.25
+"""Steps that end late are caught up with, but not more than this: a process that was held up does not rush after."""
 OnTokens = Callable[[NewTokens], None]
 
 
 class AsyncEngine:
     """Steps the engine while there is something to do. Steps end at absolute times, so lateness does not add up."""
 
-    def __init__(self, engine: Engine, time_scale: float = 1.0) -> None:
+    def __init__(
+        self, engine: Engine, time_scale: float = 1.0, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
         """`time_scale` 10: ten seconds of the engine pass in one."""
         self.engine = engine
         self.time_scale = time_scale
@@ -22,11 +28,12 @@ class AsyncEngine:
         self._running = asyncio.Event()
         self._running.set()
         self._task: asyncio.Task[None] | None = None
-        self._started_s = time.monotonic()
+        self._monotonic_s = monotonic_s
+        self._started_s = monotonic_s()
 
     def now_s(self) -> float:
         """The engine's own time."""
-        return (time.monotonic() - self._started_s) * self.time_scale
+        return (self._monotonic_s() - self._started_s) * self.time_scale
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -68,14 +75,23 @@ class AsyncEngine:
             duration_s = self.engine.begin_step(now_s)
             if duration_s is None:
                 self._work.clear()
-                await self._work.wait()
+                await self._work_or_idleness()
                 now_s = self.now_s()
                 continue
             now_s += duration_s
             await asyncio.sleep((now_s - self.now_s()) / self.time_scale)
+            now_s = max(now_s, self.now_s() - _MOST_LATE_S * self.time_scale)
             for tokens in self.engine.end_step(now_s):
                 on_tokens = self._listeners.get(tokens.request_id)
                 if tokens.finish_reason is not None:
                     self._listeners.pop(tokens.request_id, None)
                 if on_tokens is not None:
                     on_tokens(tokens)
+
+    async def _work_or_idleness(self) -> None:
+        """Wait for work; the engine hears of it when there is none for long."""
+        while not self._work.is_set():
+            try:
+                await asyncio.wait_for(self._work.wait(), _IDLE_S / self.time_scale)
+            except TimeoutError:
+                self.engine.idle(self.now_s())

@@ -96,6 +96,11 @@ class EngineMetrics:
         if self._throughput is not None:
             self._throughput.update(now_s)
 
+    def idle(self, now_s: float) -> None:
+        """Every 10 s without a step."""
+        if self._throughput is not None:
+            self._throughput.update(now_s)
+
     def adapters(self, names: Sequence[str]) -> None:
         """After a step that returned output: the LoRA adapters of live requests that had a token, oldest first. vLLM
         shows the same list as running and as waiting."""
@@ -149,8 +154,8 @@ class EngineMetrics:
 
 
 class Throughput:
-    """Tokens a second as the V0 engine gave them: the mean over the last interval, computed by the first step that ends
-    after it and kept until the next."""
+    """Tokens a second as the V0 engine gave them: the mean over the last interval, computed by the first step (or look
+    at an idle engine) after it and kept until the next."""
 
     def __init__(self, values: Values, interval_s: float) -> None:
         self._values = values

@@ -1,0 +1,33 @@
+"""Small engines for tests."""
+
+from pathlib import Path
+
+import pytest
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.messages import EngineConfig, EngineRequest
+from vllm_mock.engine.speed import StepTime
+from vllm_mock.metrics.engine_metrics import EngineMetrics
+
+STEP_TIME = StepTime(28.6e-3, 0.157e-3, 0.2013e-3, 1.1037e-6)
+REFERENCE = Path(__file__).parents[3] / "shared" / "vllm-reference" / "0.32.0"
+needs_reference = pytest.mark.skipif(
+    not REFERENCE.exists(), reason="the recordings of a real vLLM are not beside this checkout (../shared)"
+)
+
+
+class Text:
+    """Tokens that differ from request to request and from place to place."""
+
+    def token(self, request: EngineRequest, position: int) -> int:
+        return 1_000_000 * (request.seed + 1) + position
+
+
+def engine(config: EngineConfig, step_time: StepTime = STEP_TIME, profile: str = "v1-current") -> Engine:
+    return Engine(config, Text(), step_time, EngineMetrics(config, "m", profile, unix_s=lambda: 1e9))
+
+
+def request(name: str, prompt: int, max_tokens: int, **more: object) -> EngineRequest:
+    """A prompt of `prompt` tokens that is like no other's."""
+    seed = sum(ord(letter) * 131**place for place, letter in enumerate(name)) % 100_003
+    tokens = tuple(range(1000 * seed, 1000 * seed + prompt))
+    return EngineRequest(request_id=name, prompt=tokens, max_tokens=max_tokens, seed=seed, **more)  # type: ignore[arg-type]

@@ -1,0 +1,28 @@
+"""The recordings of a real vLLM 0.32, replayed. Skipped where they are not beside the checkout."""
+
+import engines
+import pytest
+from vllm_mock.verify.metrics import verify_metrics
+from vllm_mock.verify.metrics_lora import verify_lora_metrics
+from vllm_mock.verify.result import Result
+from vllm_mock.verify.traces import verify_traces
+
+pytestmark = engines.needs_reference
+
+
+def differences(results: list[Result]) -> dict[str, str]:
+    assert results
+    return {result.file: result.difference for result in results if result.difference is not None}
+
+
+def test_every_trace_is_the_same_step_by_step() -> None:
+    assert differences(list(verify_traces(engines.REFERENCE))) == {}
+
+
+@pytest.mark.timeout(180)
+def test_every_page_of_metrics_is_the_same() -> None:
+    assert differences(list(verify_metrics(engines.REFERENCE))) == {}
+
+
+def test_pages_and_states_with_adapters_are_the_same() -> None:
+    assert differences(list(verify_lora_metrics(engines.REFERENCE))) == {}
