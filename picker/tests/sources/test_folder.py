@@ -84,7 +84,7 @@ async def test_an_endpoint_that_leaves_the_file_is_gone(watched: Watched) -> Non
     with capture_logs() as logs:
         inventory = await edited(watched, watched.endpoints, ENDPOINTS.rsplit("- ", 1)[0])
     assert [server.name for server in inventory.servers] == ["qwen-0"]
-    assert {"model server qwen-1 left"} <= {line.get("change") for line in logs}
+    assert {"model server default/qwen-1 left"} <= {line.get("change") for line in logs}
 
 
 async def test_a_file_that_is_replaced_by_renaming_is_seen(watched: Watched) -> None:
@@ -123,20 +123,69 @@ async def test_a_folder_that_is_wrong_from_the_start_is_refused(tmp_path: Path) 
     assert "found 'localhost'; allowed is an IP address" in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "found 0 documents"),
-        ("endpoints: {}", "endpoints: "),
-        ("endpoints: [{name: a, address: 1.2.3.4, prt: 1}]", "did you mean port?"),
-        ("endpoints: [{name: a, address: 1.2.3.4}, {name: a, address: 1.2.3.5}]", "found 'a' a second time"),
-        ("endpoints: [{name: a, address: 1.2.3.4}, {name: b, address: 1.2.3.4}]", "1.2.3.4 a second time"),
-        ("endpoints: [{name: a, address: 1.2.3.4, port: 0}]", "endpoints[0].port: found 0; allowed: at least 1"),
-    ],
-)
-async def test_what_is_wrong_with_the_endpoints_file_is_named(watched: Watched, text: str, said: str) -> None:
-    """Field, found, allowed."""
-    watched.endpoints.write_text(text)
-    with pytest.raises(InvalidManifests) as raised:
-        await watched.next()
-    assert said in str(raised.value)
+async def test_an_edit_right_after_the_first_look_is_seen(watched: Watched) -> None:
+    """The watch begins after it, and nothing announces what came before."""
+    await watched.next()
+    watched.model.write_text(MODEL.replace("Critical", "Sheddable"))
+    [model] = (await watched.next()).resources.models
+    assert model.criticality == "Sheddable"
+
+
+async def test_a_problem_is_told_when_it_appears_and_not_again(watched: Watched) -> None:
+    """Another file's edit is no reason to repeat it; that all is right again is told, too."""
+    await watched.next()
+    with capture_logs() as logs:
+        watched.pool.write_text(POOL.replace("8000", "0"))
+        await edited(watched, watched.model, MODEL.replace("Critical", "Standard"))
+        await edited(watched, watched.model, MODEL.replace("Critical", "Sheddable"))
+        await edited(watched, watched.pool, POOL.replace("8000", "8001"))
+    told = [line["event"] for line in logs if line["event"] in ("source.invalid", "source.valid")]
+    assert told == ["source.invalid", "source.valid"]
+
+
+async def test_a_configmaps_volume_is_read_once(tmp_path: Path) -> None:
+    """Its files are links into a hidden folder, which an update replaces as a whole."""
+    watched = Watched(tmp_path)
+    for file in (watched.pool, watched.model):
+        file.unlink()
+    volume = watched.folder
+    for version, text in (("..1", POOL), ("..2", POOL.replace("8000", "8001"))):
+        (volume / version).mkdir()
+        (volume / version / "pool.yaml").write_text(text)
+    (volume / "..data").symlink_to("..1")
+    watched.pool.symlink_to("..data/pool.yaml")
+    with capture_logs() as logs:
+        first = await watched.next()
+        (volume / "..new").symlink_to("..2")
+        (volume / "..new").rename(volume / "..data")
+        second = await watched.next()
+    ports = [[pool.target_ports for pool in each.resources.pools.values()] for each in (first, second)]
+    assert ports == [[(8000,)], [(8001,)]]
+    assert not any(line["event"] == "source.warning" for line in logs)
+    await watched.source.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_file_that_goes_takes_its_objects_along(watched: Watched) -> None:
+    """And told."""
+    await watched.next()
+    with capture_logs() as logs:
+        watched.model.unlink()
+        inventory = await watched.next()
+    assert inventory.resources.models == ()
+    assert "InferenceModel default/inferencemodel-qwen deleted" in [line.get("change") for line in logs]
+
+
+async def test_an_endpoints_file_among_the_manifests_is_no_manifest(tmp_path: Path) -> None:
+    """One folder may hold both."""
+    watched = Watched(tmp_path)
+    together = watched.endpoints.rename(watched.folder / "endpoints.yaml")
+    source = FolderSource(watched.folder, together).inventories()
+    inventory = await anext(source)
+    assert len(inventory.servers) == 2
+    await source.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """By name."""
+    with pytest.raises(InvalidManifests, match="none: is not a folder"):
+        await anext(FolderSource(tmp_path / "none", tmp_path / "endpoints.yaml").inventories())

@@ -40,13 +40,16 @@ class Report:
 
 
 def manifest_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The YAML files among `paths`, folders walked, hidden ones left out, in a stable order."""
+    """The YAML files among `paths`, folders walked, in a stable order. What is hidden is left out, folders too: a
+    ConfigMap's volume keeps its files in one and links to them."""
     for path in paths:
         if path.is_dir():
             yield from sorted(
                 file
                 for file in path.rglob("*")
-                if file.suffix in SUFFIXES and file.is_file() and not file.name.startswith(".")
+                if file.suffix in SUFFIXES
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                and file.is_file()
             )
         else:
             yield path

@@ -10,8 +10,8 @@ from picker.sources.inventory import Inventory
 def changes(before: Inventory, after: Inventory) -> Iterator[str]:
     """A line for each object and model server that came, went or changed."""
     yield from _object_changes(_by_title(before.resources), _by_title(after.resources))
-    servers_before = {server.name: server for server in before.servers}
-    servers_after = {server.name: server for server in after.servers}
+    servers_before = {f"{server.namespace}/{server.name}": server for server in before.servers}
+    servers_after = {f"{server.namespace}/{server.name}": server for server in after.servers}
     for name in sorted(servers_before.keys() | servers_after.keys()):
         if name not in servers_after:
             yield f"model server {name} left"

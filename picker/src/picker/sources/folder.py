@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 DEBOUNCE_MS = 50
 """An editor's save is a handful of file events; they are read once, and an edit still takes effect at once."""
 
+LOOK_AGAIN_MS = 500
+"""After the watch has begun: an edit that came between the first look and the watch was not announced."""
+
 
 class FolderSource:
     """See `inventory.Source`. A file that is wrong keeps what it last said rightly, the other files go on changing: one
@@ -30,7 +33,8 @@ class FolderSource:
         self._endpoints_file = endpoints_file
         self._good: dict[Path, list[Parsed]] = {}
         self._servers: tuple[ModelServer, ...] = ()
-        self._told: set[str] = set()
+        self._problems: set[str] = set()
+        self._warnings: set[str] = set()
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """Raises InvalidManifests when the folder is wrong from the start."""
@@ -39,8 +43,20 @@ class FolderSource:
         current = self._inventory()
         yield current
         watched = {self._folder, self._endpoints_file.parent}
-        async for _ in awatch(*watched, debounce=DEBOUNCE_MS, step=DEBOUNCE_MS, recursive=True):
-            self._tell(self._read())
+        watch = awatch(
+            *watched,
+            debounce=DEBOUNCE_MS,
+            step=DEBOUNCE_MS,
+            rust_timeout=LOOK_AGAIN_MS,
+            yield_on_timeout=True,
+            recursive=True,
+        )
+        looked_again = False
+        async for events in watch:
+            if not events and looked_again:
+                continue
+            looked_again = True
+            self._tell_problems(self._read())
             new = self._inventory()
             if new != current:
                 for line in changes(current, new):
@@ -73,17 +89,21 @@ class FolderSource:
 
     def _inventory(self) -> Inventory:
         parsed = [each for file in sorted(self._good) for each in self._good[file]]
-        self._tell_once(reference_warnings(parsed))
+        self._tell_warnings(reference_warnings(parsed))
         objects: list[AnyObject] = [each.object for each in parsed]
         return Inventory(Resources.of(objects), self._servers)
 
-    def _tell(self, problems: Sequence[Problem]) -> None:
-        for problem in problems:
-            log.error("source.invalid", problem=str(problem), kept="the last good state of this file")
+    def _tell_problems(self, problems: Sequence[Problem]) -> None:
+        """A problem is told when it appears, not at every look at the folder."""
+        lines = {str(problem) for problem in problems}
+        for line in sorted(lines - self._problems):
+            log.error("source.invalid", problem=line, kept="the last good state of this file")
+        if self._problems and not lines:
+            log.info("source.valid")
+        self._problems = lines
 
-    def _tell_once(self, warnings: Sequence[Problem]) -> None:
-        """A warning is told when it appears, not at every look at the folder."""
+    def _tell_warnings(self, warnings: Sequence[Problem]) -> None:
         lines = {str(warning) for warning in warnings}
-        for line in sorted(lines - self._told):
+        for line in sorted(lines - self._warnings):
             log.warning("source.warning", problem=line)
-        self._told = lines
+        self._warnings = lines
