@@ -1,0 +1,121 @@
+"""The picker's endpoint discovery service, against a gRPC client that asks as Envoy does."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+import pytest_asyncio
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from gateway_objects import pool, resources, service
+from picker.endpoints.membership import Endpoints
+from picker.gateway.endpoint_discovery import EndpointDiscovery
+from picker.sources.inventory import Inventory, ModelServer
+
+POOL_A = "inference.networking.x-k8s.io/default/a"
+POOL_B = "inference.networking.x-k8s.io/default/b"
+
+
+def inventory(*servers: str, of: str = "a", pools: str = "ab") -> Inventory:
+    """Servers at the addresses `servers`, on port 8000."""
+    texts = [*(pool(name) for name in pools), service("a")]
+    return Inventory(
+        resources(*texts),
+        tuple(ModelServer(f"s-{address}", "default", address, None, {"app": of}) for address in servers),
+    )
+
+
+@pytest.fixture
+def endpoints() -> Endpoints:
+    made = Endpoints()
+    made.update(inventory("10.0.0.1", "fd00::1"))
+    return made
+
+
+@pytest_asyncio.fixture
+async def stream(endpoints: Endpoints) -> AsyncIterator["Stream"]:
+    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0")
+    await discovery.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
+        yield Stream(channel)
+    await discovery.stop()
+
+
+class Stream:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._call = channel.stream_stream(
+            "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+            request_serializer=discovery_pb2.DiscoveryRequest.SerializeToString,
+            response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
+        )()
+
+    async def ask(self, *names: str, nonce: str = "", refusing: bool = False) -> None:
+        request = discovery_pb2.DiscoveryRequest(resource_names=names, response_nonce=nonce)
+        if refusing:
+            request.error_detail.message = "no"
+        await self._call.write(request)
+
+    async def told(self) -> dict[str, list[str]]:
+        """The addresses by name in the next answer, which is acknowledged."""
+        async with asyncio.timeout(5):
+            response = await self._call.read()
+        assert isinstance(response, discovery_pb2.DiscoveryResponse)
+        found = [endpoint_pb2.ClusterLoadAssignment.FromString(each.value) for each in response.resources]
+        await self.ask(*(each.cluster_name for each in found), nonce=response.nonce)
+        return {
+            each.cluster_name: [
+                f"{where.address} {where.port_value}"
+                for locality in each.endpoints
+                for where in (one.endpoint.address.socket_address for one in locality.lb_endpoints)
+            ]
+            for each in found
+        }
+
+
+async def test_a_stream_is_told_what_it_asks_for(stream: Stream) -> None:
+    await stream.ask(POOL_A)
+    assert await stream.told() == {POOL_A: ["10.0.0.1 8000", "fd00::1 8000"]}
+
+
+async def test_a_service_is_told_by_its_port(stream: Stream) -> None:
+    await stream.ask("service/default/a/80")
+    assert await stream.told() == {"service/default/a/80": ["10.0.0.1 80", "fd00::1 80"]}
+
+
+async def test_a_pool_without_servers_is_told_to_have_none(stream: Stream) -> None:
+    await stream.ask(POOL_B)
+    assert await stream.told() == {POOL_B: []}
+
+
+async def test_a_change_is_told_to_who_asked_for_it_and_to_nobody_else(stream: Stream, endpoints: Endpoints) -> None:
+    await stream.ask(POOL_A)
+    await stream.told()
+    endpoints.update(inventory("10.0.0.1", "fd00::1", pools="a"))
+    endpoints.update(inventory("10.0.0.2"))
+    assert await stream.told() == {POOL_A: ["10.0.0.2 8000"]}
+
+
+async def test_of_a_pool_that_is_not_known_nothing_is_said_until_it_is(stream: Stream, endpoints: Endpoints) -> None:
+    endpoints.update(inventory("10.0.0.1", pools="a"))
+    await stream.ask(POOL_B)
+    endpoints.update(inventory("10.0.0.3", of="b"))
+    assert await stream.told() == {POOL_B: ["10.0.0.3 8000"]}
+
+
+async def test_a_pool_that_is_gone_keeps_its_endpoints_until_its_cluster_goes(
+    stream: Stream, endpoints: Endpoints
+) -> None:
+    await stream.ask(POOL_A)
+    await stream.told()
+    endpoints.update(inventory(pools="b"))
+    endpoints.update(inventory("10.0.0.4"))
+    assert await stream.told() == {POOL_A: ["10.0.0.4 8000"]}
+
+
+async def test_an_answer_that_envoy_refuses_is_not_sent_again(stream: Stream, endpoints: Endpoints) -> None:
+    await stream.ask(POOL_A)
+    await stream.told()
+    await stream.ask(POOL_A, refusing=True)
+    endpoints.update(inventory("10.0.0.5"))
+    assert await stream.told() == {POOL_A: ["10.0.0.5 8000"]}

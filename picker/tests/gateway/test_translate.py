@@ -1,0 +1,199 @@
+"""Gateways, routes and pools as one configuration of Envoy."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import protocol_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from gateway_objects import (  # fmt: skip
+    SURROUNDINGS,
+    config,
+    gateway,
+    policy,
+    pool,
+    resources,
+    route,
+    service,
+    to_pool,
+    to_service,
+)
+from google.protobuf.json_format import MessageToJson
+from manifests import TUTORIAL
+from picker.gateway.bootstrap import bootstrap, routes_file
+from picker.gateway.discovery_files import DiscoveryFiles
+from picker.gateway.translate import PICKER_CLUSTER, EnvoyConfig, translate
+from picker.gateway.xds_source import file_source
+from picker.standalone.envoy_process import envoy_binary
+
+FILES = [*sorted(TUTORIAL.glob("*.yaml")), TUTORIAL.parent / "vllm-service.yaml"]
+GATEWAY = gateway({"name": "http", "port": 80})
+TO_A = route({"backendRefs": [to_pool("a")]})
+
+
+def tutorial(**edits: str) -> EnvoyConfig:
+    texts = [path.read_text() for path in FILES if path.name != "vllm-benchmark.yaml"]
+    for old, new in edits.items():
+        texts = [text.replace(old, new) for text in texts]
+    return config(*texts)
+
+
+def hosts(made: EnvoyConfig) -> dict[str, list[str]]:
+    """Of each route configuration the host names, with the number of their routes."""
+    return {
+        each.name: [f"{host.domains[0]} {len(host.routes)}" for host in each.virtual_hosts]
+        for each in made.route_configurations
+    }
+
+
+def test_the_tutorial_makes_two_listeners_and_the_clusters_that_they_lead_to() -> None:
+    made = tutorial()
+    assert [each.name for each in made.listeners] == [
+        "default/qwen-inference-gateway/http",
+        "default/qwen-inference-gateway/llm-gw",
+    ]
+    assert [each.name for each in made.clusters] == [
+        "inferencepool-picker",
+        "inferencepool/inference.networking.x-k8s.io/default/vllm-qwen-pool",
+        "service/default/qwen/8000",
+    ]
+    plain, picked = (str(each) for each in made.listeners)
+    assert "ext_proc" in picked
+    assert "ext_proc" not in plain
+
+
+def test_envoy_takes_the_tutorials_configuration(tmp_path: Path) -> None:
+    surroundings = replace(SURROUNDINGS, route_source=lambda name: file_source(tmp_path / routes_file(name)))
+    texts = [path.read_text() for path in FILES if path.name != "vllm-benchmark.yaml"]
+    made = translate(resources(*texts), surroundings)
+    files = DiscoveryFiles(tmp_path)
+    files.write_clusters(made)
+    files.write_routes(made)
+    files.write_listeners(made)
+    path = tmp_path / "bootstrap.json"
+    path.write_text(MessageToJson(bootstrap("127.0.0.1", 9901, tmp_path)))
+    done = subprocess.run(
+        [envoy_binary(None), "--mode", "validate", "--config-path", path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "OK" in done.stdout
+
+
+def test_the_same_objects_give_the_same_bytes_in_whatever_order_they_are_read() -> None:
+    texts = [GATEWAY, pool("a"), pool("b"), service("s"), TO_A, route({"backendRefs": [to_service("s")]}, name="z")]
+    one, other = config(*texts), config(*reversed(texts))
+    assert one == other
+    for kind in ("listeners", "route_configurations", "clusters"):
+        assert [each.SerializeToString() for each in getattr(one, kind)] == [
+            each.SerializeToString() for each in getattr(other, kind)
+        ]
+
+
+def test_a_strategy_is_not_envoys_affair() -> None:
+    assert tutorial(DEFAULT="PREFIX_CACHE") == tutorial()
+
+
+def test_an_edited_timeout_changes_routes_and_neither_listener_nor_cluster() -> None:
+    before, after = tutorial(), tutorial(**{"requestTimeout: 1h": "requestTimeout: 2h"})
+    assert before.route_configurations != after.route_configurations
+    assert (before.listeners, before.clusters) == (after.listeners, after.clusters)
+
+
+def test_a_gateway_without_routes_listens_and_finds_nothing() -> None:
+    made = config(GATEWAY)
+    assert hosts(made) == {"default/gw/http": []}
+    assert made.clusters == ()
+
+
+def test_a_pool_that_no_route_leads_to_has_no_cluster() -> None:
+    assert [each.name for each in config(GATEWAY, pool("a"), pool("b"), TO_A).clusters] == [
+        PICKER_CLUSTER,
+        "inferencepool/inference.networking.x-k8s.io/default/a",
+    ]
+
+
+def test_a_route_reaches_the_listeners_that_its_parent_references_name() -> None:
+    gw = gateway({"name": "one", "port": 81}, {"name": "two", "port": 82}, {"name": "three", "port": 83})
+    rule: dict[str, object] = {"backendRefs": [to_pool("a")]}
+    by_section = route(rule, name="s", parentRefs=[{"name": "gw", "sectionName": "one"}])
+    by_port = route(rule, name="p", parentRefs=[{"name": "gw", "port": 82}])
+    elsewhere = route(rule, name="e", parentRefs=[{"name": "other"}])
+    assert hosts(config(gw, pool("a"), by_section, by_port, elsewhere)) == {
+        "default/gw/one": ["* 1"],
+        "default/gw/two": ["* 1"],
+        "default/gw/three": [],
+    }
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [("Same", []), ("All", ["* 1"])])
+def test_a_route_of_another_namespace_is_served_only_where_the_listener_allows_it(
+    allowed: str, expected: list[str]
+) -> None:
+    gw = gateway({"name": "http", "port": 80, "allowedRoutes": {"namespaces": {"from": allowed}}})
+    there = route({"backendRefs": []}, namespace="other", parentRefs=[{"name": "gw", "namespace": "default"}])
+    assert hosts(config(gw, there)) == {"default/gw/http": expected}
+
+
+def test_listeners_on_one_port_are_one_to_envoy_with_the_host_names_of_each() -> None:
+    gw = gateway(
+        {"name": "a", "port": 80, "hostname": "a.com"},
+        {"name": "b", "port": 80, "hostname": "*.b.com"},
+        {"name": "any", "port": 80},
+    )
+    named = route({"backendRefs": [to_pool("a")]}, hostnames=["x.b.com", "a.com"])
+    made = config(gw, pool("a"), named)
+    assert [each.name for each in made.listeners] == ["default/gw/a"]
+    assert hosts(made) == {"default/gw/a": ["a.com 2", "x.b.com 2"]}
+    assert made.conflicts == ()
+
+
+def test_of_two_listeners_with_one_port_and_host_name_the_first_stands_and_the_other_is_told() -> None:
+    made = config(gateway({"name": "x", "port": 80}, name="gw"), gateway({"name": "y", "port": 80}, name="later"))
+    assert [each.name for each in made.listeners] == ["default/gw/x"]
+    assert made.conflicts == ("listener default/later/y: port 80 belongs to listener default/gw/x, which stands",)
+
+
+def test_connection_timeouts_of_a_policy_reach_the_clusters_and_the_strictest_holds() -> None:
+    target: dict[str, object] = {"kind": "Gateway", "name": "gw"}
+    texts = [GATEWAY, pool("a"), service("s"), route({"backendRefs": [to_pool("a"), to_service("s")]})]
+    timeouts = policy(
+        target, tcp={"connectTimeout": "3s"}, http={"connectionIdleTimeout": "60s", "maxConnectionDuration": "1h"}
+    )
+    _, of_pool, of_service = config(*texts, timeouts).clusters
+    assert (of_service.connect_timeout.seconds, of_pool.connect_timeout.nanos) == (3, 500_000_000)
+    assert _common_options(of_service).idle_timeout.seconds == 60
+    assert _common_options(of_pool).idle_timeout.seconds < 5, "the servers close sooner than the policy asks"
+    assert _common_options(of_pool).max_connection_duration.seconds == 3600
+
+
+def _common_options(cluster: cluster_pb2.Cluster) -> protocol_pb2.HttpProtocolOptions:
+    [options] = cluster.typed_extension_protocol_options.values()
+    return http_protocol_options_pb2.HttpProtocolOptions.FromString(options.value).common_http_protocol_options
+
+
+def test_files_are_replaced_only_when_their_content_changes(tmp_path: Path) -> None:
+    files = DiscoveryFiles(tmp_path)
+    made = config(GATEWAY, pool("a"), TO_A)
+    versions = files.write_clusters(made) | files.write_routes(made) | files.write_listeners(made)
+    written = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert versions == files.write_clusters(made) | files.write_routes(made) | files.write_listeners(made)
+    assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == written
+    other = config(GATEWAY, pool("a"), pool("b"), route({"backendRefs": [to_pool("b")]}))
+    files.write_clusters(made, other)
+    files.write_routes(other)
+    changed = {name for name, inode in written.items() if (tmp_path / name).stat().st_ino != inode}
+    assert changed == {"clusters.json", "routes-default_gw_http.json"}
+    assert all(f"/default/{name}" in (tmp_path / "clusters.json").read_text() for name in "ab")
+
+
+def test_the_routes_of_a_listener_that_is_gone_go_too(tmp_path: Path) -> None:
+    files = DiscoveryFiles(tmp_path)
+    a, b = ({"name": name, "port": port} for name, port in (("a", 81), ("b", 82)))
+    before, after = config(gateway(a, b)), config(gateway(a))
+    for made in (before, after):
+        files.write_routes(made)
+        files.write_listeners(made)
+    assert [path.name for path in tmp_path.glob("routes-*")] == ["routes-default_gw_a.json"]
+    assert SURROUNDINGS.listen_ip in (tmp_path / "listeners.json").read_text()
