@@ -10,6 +10,10 @@ MAX_MESSAGE_BYTES = 64 << 20
 """A proxy's buffered body is one message. Far above the largest body that the picker reads, because what is refused
 here is a failed call, which may let the request pass unpicked; a body that is too large is answered 413 instead."""
 
+FEW_PARTS, SMALL_PART_BYTES = 64, 1 << 10
+"""More parts than that, and smaller ones on average, are joined before the message is complete: a part weighs some 50
+bytes more than its data, and a peer may send them one byte at a time."""
+
 _PREFIX = struct.Struct(">BI")
 
 
@@ -30,8 +34,7 @@ class MessageReader:
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes. Raises CallRefused."""
         if self.held_bytes:
-            self._parts.append(data)
-            self.held_bytes += len(data)
+            self._hold(data)
             if self.held_bytes < PREFIX_BYTES or (
                 len(self._parts[0]) >= PREFIX_BYTES and self.held_bytes < _size(self._parts[0], 0)
             ):
@@ -48,9 +51,14 @@ class MessageReader:
             messages.append(data[position + PREFIX_BYTES : position + size])
             position += size
         if position < end:
-            self._parts.append(data[position:] if position else data)
-            self.held_bytes = end - position
+            self._hold(data[position:] if position else data)
         return messages
+
+    def _hold(self, data: bytes) -> None:
+        self._parts.append(data)
+        self.held_bytes += len(data)
+        if len(self._parts) > FEW_PARTS and self.held_bytes < len(self._parts) * SMALL_PART_BYTES:
+            self._parts = [b"".join(self._parts)]
 
 
 def _size(data: bytes, position: int) -> int:
