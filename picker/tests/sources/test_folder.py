@@ -33,7 +33,7 @@ class Watched:
         self.source = FolderSource(self.folder, self.endpoints).inventories()
 
     async def next(self) -> Inventory:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await anext(self.source)
 
 
@@ -53,7 +53,7 @@ def strategy(inventory: Inventory) -> RoutingStrategy:
 async def edited(watched: Watched, path: Path, text: str) -> Inventory:
     """What the source yields after `path` has been written, once it is watching."""
     pending = asyncio.ensure_future(watched.next())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not pending.done():
             # Written again until seen: the watcher's start is not announced.
             path.write_text(text)
@@ -91,7 +91,7 @@ async def test_a_file_that_is_replaced_by_renaming_is_seen(watched: Watched) -> 
     """As editors and ConfigMap mounts do."""
     await watched.next()
     pending = asyncio.ensure_future(watched.next())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not pending.done():
             new = watched.folder / ".new"
             new.write_text(MODEL.replace("Critical", "Sheddable"))
