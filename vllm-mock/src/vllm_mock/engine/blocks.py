@@ -7,7 +7,7 @@ front is reused first, and only then forgets its hash.
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 from xxhash import xxh3_128_digest
@@ -43,6 +43,8 @@ class BlockListener(Protocol):
     def removed(self, block_hash: BlockHash) -> None: ...
 
     def cleared(self) -> None: ...
+
+    def step_ended(self) -> None: ...
 
 
 class BlockPool:
@@ -80,6 +82,10 @@ class BlockPool:
                 break
             found.append(next(iter(blocks)))
         return found
+
+    def cached_hashes(self) -> Set[BlockHash]:
+        """Everything that `find` would find."""
+        return self._cached.keys()
 
     def free_among(self, blocks: Sequence[int]) -> int:
         """How many of `blocks` nobody holds: taking them lowers the free count."""

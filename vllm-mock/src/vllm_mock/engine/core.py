@@ -31,6 +31,7 @@ class Engine:
         self.scheduler = Scheduler(config, sampler, kv_events)
         self.step_time = step_time
         self._metrics = metrics
+        self._kv_events = kv_events
         self._schedule: Schedule | None = None
         self._coming: list[tuple[float, int, EngineRequest]] = []
         self._submitted = 0
@@ -93,6 +94,8 @@ class Engine:
         schedule, self._schedule = self._schedule, None
         assert schedule is not None, "no step has begun"
         given, lost = self.scheduler.complete()
+        if self._kv_events is not None:
+            self._kv_events.step_ended()
         metrics = self._metrics
         if metrics is not None:
             if self.config.enable_prefix_caching:
@@ -178,6 +181,8 @@ class Engine:
         running = scheduler.running
         before = [len(live.tokens) for live in running]
         scheduler.decode(len(ends_s))
+        if self._kv_events is not None:
+            self._kv_events.step_ended()
         if self._metrics is not None:
             self._count_leap(self._metrics, running, ends_s)
         for live in running:

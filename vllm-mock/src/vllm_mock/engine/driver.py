@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.messages import EngineRequest, FinishReason, NewTokens
@@ -14,13 +15,26 @@ _MOST_LATE_S = 0.25
 OnTokens = Callable[[NewTokens], None]
 
 
+class Companion(Protocol):
+    """Something that lives as long as an engine runs."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class AsyncEngine:
     """Steps the engine while there is something to do. Steps end at absolute times, so lateness does not add up."""
 
     def __init__(
-        self, engine: Engine, time_scale: float = 1.0, monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        time_scale: float = 1.0,
+        companion: Companion | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`time_scale` 10: ten seconds of the engine pass in one."""
+        """`time_scale` 10: ten seconds of the engine pass in one. `companion` is started and stopped with it: the
+        publisher of its KV events."""
         self.engine = engine
         self.time_scale = time_scale
         self._listeners: dict[str, OnTokens] = {}
@@ -28,6 +42,7 @@ class AsyncEngine:
         self._running = asyncio.Event()
         self._running.set()
         self._task: asyncio.Task[None] | None = None
+        self._companion = companion
         self._monotonic_s = monotonic_s
         self._started_s = monotonic_s()
 
@@ -36,12 +51,16 @@ class AsyncEngine:
         return (self._monotonic_s() - self._started_s) * self.time_scale
 
     def start(self) -> None:
+        if self._companion is not None:
+            self._companion.start()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._companion is not None:
+            await self._companion.stop()
 
     def submit(self, request: EngineRequest, on_tokens: OnTokens) -> None:
         """Queue `request`; `on_tokens` is called for each step that gives it something."""

@@ -1,0 +1,72 @@
+"""The sockets: PUB for batches as they come, ROUTER for those that a subscriber asks for again.
+
+A message is three frames: topic, sequence number (8 bytes, big-endian, from 0), batch. A request for replay is one
+such number; the answers are [number, batch] from there on, and at last [-1, nothing].
+"""
+
+import asyncio
+import time
+from collections import deque
+
+import zmq
+import zmq.asyncio
+
+from vllm_mock.kv_events.config import KvEventsConfig
+from vllm_mock.kv_events.messages import Batch, Encoding, Event, encode
+
+_END = (-1).to_bytes(8, "big", signed=True)
+
+
+class KvEventPublisher:
+    """One engine's. Made and closed on the event loop's thread."""
+
+    def __init__(self, config: KvEventsConfig, encoding: Encoding = Encoding.MAP) -> None:
+        """Raises zmq.ZMQError when an address is taken or makes no sense."""
+        self._topic = config.topic.encode()
+        self._encoding = encoding
+        self._sent = 0
+        self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=config.buffer_steps)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()  # pyright: ignore[reportUnknownVariableType]
+        self._pub = context.socket(zmq.PUB)
+        self._pub.set_hwm(config.hwm)
+        self._pub.linger = 0
+        if "*" in config.endpoint or "::" in config.endpoint or config.endpoint.startswith(("ipc://", "inproc://")):
+            self._pub.bind(config.endpoint)
+        else:
+            self._pub.connect(config.endpoint)
+        self._replay_endpoint = config.replay_endpoint
+        self._replay: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Answer requests for replay, on the running loop."""
+        if self._replay_endpoint is not None:
+            router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+            router.linger = 0
+            router.bind(self._replay_endpoint)
+            self._replay = asyncio.create_task(self._answer(router))
+
+    def publish(self, events: list[Event]) -> None:
+        """A batch of one step. Never waits: what a subscriber cannot take in time is lost to it."""
+        number = self._sent.to_bytes(8, "big")
+        payload = encode(Batch(time.time(), events), self._encoding)
+        self._sent += 1
+        self._kept.append((number, payload))
+        self._pub.send_multipart((self._topic, number, payload), zmq.NOBLOCK)  # pyright: ignore[reportUnknownMemberType]
+
+    async def stop(self) -> None:
+        if self._replay is not None:
+            self._replay.cancel()
+            await asyncio.gather(self._replay, return_exceptions=True)
+        self._pub.close()
+
+    async def _answer(self, router: zmq.asyncio.Socket) -> None:
+        try:
+            while True:
+                frames = await router.recv_multipart()
+                if len(frames) != 3 or len(frames[2]) != 8:
+                    continue
+                client, _, start = frames
+                for number, payload in [*(kept for kept in self._kept if kept[0] >= start), (_END, b"")]:
+                    await router.send_multipart((client, b"", number, payload))  # pyright: ignore[reportUnknownMemberType]
+        finally:
+            router.close()
