@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test lint format bench crds protos clean
+.PHONY: help install demo up test lint format bench crds protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ crds: install ## write the chart's CRDs anew, after a change of the wire types
 
 protos: install ## generate the messages of our own .proto files anew
 	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/gateway/extension_service.proto
+
+simulate: install ## the strategies against their peers in virtual time: tables, plots and JSON in out/simulate
+	@$(RUN) picker simulate ci/simulator/scenarios --seeds 20 --json out/simulate/results.json --plots out/simulate $(ARGS)
 
 clean: ## remove what these commands made
 	@rm -rf .venv out

@@ -10,7 +10,6 @@ from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refuse
 from xxhash import xxh3_64_intdigest
 
 
-
 def ranked(costs: Sequence[float], endpoints: Sequence[Endpoint], rng: Random, fallbacks: int = 3) -> Ranking:
     """Cheapest first, equals by lot."""
     order = sorted((cost, rng.random(), index) for index, cost in enumerate(costs))
@@ -135,8 +134,8 @@ class WeightedScorers:
 
 
 class BoundedHashing:
-    """Consistent hashing of the prefix with bounded loads (Mirrokni et al., 2016): the first endpoint in the prefix's own
-    order that has at most 1.25 times the mean load. The order is by rendezvous."""
+    """Consistent hashing of the prefix with bounded loads (Mirrokni et al., 2016): the first endpoint in the prefix's
+    own order that has at most 1.25 times the mean load. The order is by rendezvous."""
 
     BOUND = 1.25
     PREFIX_BLOCKS = 8
@@ -148,9 +147,7 @@ class BoundedHashing:
         prefix = request.blocks[min(len(request.blocks), self.PREFIX_BLOCKS) - 1] if request.blocks else 0
         total = sum(each.in_flight.requests for each in endpoints) + 1
         bound = self.BOUND * total / len(endpoints)
-        keyed = sorted(endpoints, key=lambda each: xxh3_64_intdigest(each.address, prefix & (1 << 64) - 1))
+        keyed = sorted(endpoints, key=lambda each: xxh3_64_intdigest(each.address.encode(), prefix & (1 << 64) - 1))
         within = [each for each in keyed if each.in_flight.requests + 1 <= bound]
         first = within[0] if within else min(keyed, key=lambda each: each.in_flight.requests)
         return Ranking((first, *[each for each in keyed if each is not first][:3]))
-
-

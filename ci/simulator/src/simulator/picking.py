@@ -52,9 +52,7 @@ class Picker:
             output_tokens=turn.max_tokens,
             blocks=picker_blocks(turn.content, turn.prompt_tokens, BLOCK_TOKENS)[:MAX_BLOCKS],
         )
-        return dispatch(
-            request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s
-        )
+        return dispatch(request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s)
 
     def _follow(self) -> None:
         """The fleet has changed."""
@@ -65,7 +63,9 @@ class Picker:
             if address not in self._known:
                 endpoint = self._known[address] = Endpoint(address, f"vllm-{address}")
                 if self._scrapes:
-                    self._timeline.after(self._rng.uniform(0, self._interval_s), partial(self._scrape, endpoint, replica))
+                    self._timeline.after(
+                        self._rng.uniform(0, self._interval_s), partial(self._scrape, endpoint, replica)
+                    )
         self._endpoints[:] = [self._known[address] for address in ready]
 
     def _scrape(self, endpoint: Endpoint, replica: Replica) -> None:

@@ -1,7 +1,7 @@
 """A scenario file: fleet, load, disturbances. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 import yaml
 from picker.resources.inference import Criticality
@@ -171,7 +171,9 @@ class Scenario(Schema):
     pickers: int = Field(1, gt=0, description="that share nothing; requests fall to them at random")
     scrapes: Scrapes = Scrapes()  # pyright: ignore[reportCallIssue]
     network_s: float = Field(0.001, ge=0, description="one way between picker, server and client")
-    estimate_error: float = Field(0.1, ge=0, description="sigma of the picker's estimate of a prompt's tokens, log scale")
+    estimate_error: float = Field(
+        0.1, ge=0, description="sigma of the picker's estimate of a prompt's tokens, log scale"
+    )
     first_byte: bool = Field(True, description="whether the picker is told when an answer begins")
     max_loras: int = Field(4, gt=0, description="adapters that a replica runs at once")
 
@@ -179,7 +181,7 @@ class Scenario(Schema):
 def read_scenario(path: Path) -> Scenario:
     """Raises InvalidScenario, OSError."""
     try:
-        document = cast("Any", yaml.safe_load(path.read_text()))
+        document: object = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InvalidScenario(f"{path}: not YAML: {error}") from None
     if not isinstance(document, dict):

@@ -285,8 +285,8 @@ class Engine:
         return -(-(sequence.computed + count) // self.config.block_size) - sequence.blocks
 
     def _make_room(self, chunk: int) -> None:
-        """Give the decoding sequences their blocks of this step, preempting from the end of the running ones until there
-        are enough, and leave enough for the `chunk` of the prefilling one."""
+        """Give the decoding sequences their blocks of this step, preempting from the end of the running ones until
+        there are enough, and leave enough for the `chunk` of the prefilling one."""
         needing = -self._step % self.config.block_size
         for sequence in list(self._running):
             if sequence not in self._running:

@@ -1,0 +1,120 @@
+"""`picker simulate`: strategies against scenarios, in virtual time."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from picker.resources.inference import RoutingStrategy
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from simulator.contenders import CONTENDERS
+from simulator.report import print_summary, print_tables, write_json
+from simulator.scenario import InvalidScenario, Scenario, Scrapes, Trace, read_scenario
+from simulator.study import Results, Study, run_study
+
+OURS = (RoutingStrategy.DEFAULT.value, RoutingStrategy.PREFIX_CACHE.value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it. The exit status: 1 when nothing could be run, 2 on wrong usage."""
+    given = _parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        scenarios = [_overridden(read_scenario(path), given) for path in _files(given.scenarios)]
+    except (InvalidScenario, OSError) as error:
+        print(f"picker simulate: {error}", file=sys.stderr)
+        return 2
+    scenarios = [each for each in scenarios if _has_trace(each, given.traces)]
+    if not scenarios:
+        print("picker simulate: no scenario to run", file=sys.stderr)
+        return 1
+    study = Study(scenarios, given.strategies, given.seeds, given.traces)
+    results = _run(study, given.jobs)
+    print_tables(results, console)
+    print_summary(results, [name for name in OURS if name in given.strategies], console)
+    if given.json is not None:
+        write_json(results, given.json)
+        console.print(f"Every seed's figures are in {given.json}.")
+    if given.plots is not None:
+        # matplotlib takes a second to import.
+        from simulator.plots import plot_all
+
+        written = plot_all(results, OURS, given.plots)
+        console.print(f"{len(written)} plots are in {given.plots}.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("picker simulate", description="Strategies against scenarios, in virtual time.")
+    parser.add_argument("scenarios", nargs="+", type=Path, metavar="SCENARIO", help="a YAML file, or a folder of them")
+    parser.add_argument(
+        "--seeds", type=_positive, default=5, help="runs of each, with loads of their own (%(default)s)"
+    )
+    parser.add_argument(
+        "--strategies",
+        type=_strategies,
+        default=list(CONTENDERS),
+        metavar="NAME[,NAME...]",
+        help=f"of {', '.join(CONTENDERS)} (all)",
+    )
+    parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of traces (%(default)s)")
+    parser.add_argument("--pickers", type=_positive, help="replicas of the picker, instead of the scenario's")
+    parser.add_argument("--scrape-interval", type=float, metavar="S", help="instead of the scenario's")
+    parser.add_argument("--no-first-byte", action="store_true", help="pickers are not told when an answer begins")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a picture of each scenario there")
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"allowed are whole numbers from 1 on, found {text}")
+    return int(text)
+
+
+def _strategies(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in CONTENDERS:
+            raise argparse.ArgumentTypeError(f"no strategy {name!r}; allowed are {', '.join(CONTENDERS)}")
+    return names
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return [file for path in paths for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+
+
+def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:
+    changes: dict[str, object] = {}
+    if given.pickers is not None:
+        changes["pickers"] = given.pickers
+    if given.scrape_interval is not None:
+        changes["scrapes"] = Scrapes.model_validate(
+            {**scenario.scrapes.model_dump(), "interval_s": given.scrape_interval}
+        )
+    if given.no_first_byte:
+        changes["first_byte"] = False
+    return scenario.model_copy(update=changes)
+
+
+def _has_trace(scenario: Scenario, traces: Path) -> bool:
+    workload = scenario.workload
+    if not isinstance(workload, Trace) or (traces / workload.path).is_file():
+        return True
+    print(f"{scenario.name} is left out: there is no {traces / workload.path} (see --traces).", file=sys.stderr)
+    return False
+
+
+def _run(study: Study, jobs: int) -> Results:
+    columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting")
+
+        def progress(done: int, total: int, last: str) -> None:
+            bar.update(task, completed=done, total=total, description=last)
+
+        return run_study(study, jobs, progress)

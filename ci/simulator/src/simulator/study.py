@@ -1,0 +1,51 @@
+"""Many runs: scenarios, contenders and seeds, on all cores."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from simulator.contenders import CONTENDERS
+from simulator.measures import Measures, measure
+from simulator.scenario import Scenario
+from simulator.simulation import Simulation
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What to run."""
+
+    scenarios: Sequence[Scenario]
+    contenders: Sequence[str]
+    seeds: int
+    traces: Path
+
+
+Results = Mapping[str, Mapping[str, Sequence[Measures]]]
+"""Measures by scenario, contender and seed. Seed `n` is the same load for every contender."""
+
+
+def run_study(study: Study, jobs: int, progress: Callable[[int, int, str], None]) -> Results:
+    """Run all. `progress` hears how many runs are done, of how many, and what ended last. Raises NoTrace."""
+    cells = [(scenario, name) for scenario in study.scenarios for name in study.contenders]
+    results: dict[str, dict[str, Sequence[Measures]]] = {scenario.name: {} for scenario in study.scenarios}
+    with ProcessPoolExecutor(jobs) as pool:
+        # A cell is all seeds of a scenario and a contender: enough work to be worth its way to another process.
+        pending = [
+            (scenario, name, pool.submit(run_cell, scenario, name, study.seeds, study.traces))
+            for scenario, name in cells
+        ]
+        for done, (scenario, name, future) in enumerate(pending, 1):
+            results[scenario.name][name] = future.result()
+            progress(done, len(cells), f"{scenario.name}: {name}")
+    return results
+
+
+def run_cell(scenario: Scenario, contender: str, seeds: int, traces: Path) -> list[Measures]:
+    """All seeds of a scenario and a contender. Raises NoTrace."""
+    measures: list[Measures] = []
+    for seed in range(seeds):
+        simulation = Simulation(scenario, CONTENDERS[contender], seed, traces)
+        simulation.run()
+        measures.append(measure(simulation.records, simulation.kv_spreads, scenario))
+    return measures
