@@ -17,8 +17,8 @@ from picker.endpoints.ledger import Ledger
 from picker.endpoints.membership import Endpoints
 from picker.endpoints.scraper import Scraper, ScrapeSettings
 from picker.extproc.desk import PoolDesk
+from picker.extproc.edge.server import ExtProcServer
 from picker.extproc.exchange import Exchange, Limits
-from picker.extproc.grpc_server import ExtProcServer
 from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.logs import configure_logging

@@ -56,7 +56,7 @@ class Client:
         self.server = Server(self.desk)
         self.peer = H2Client(self.server)  # type: ignore[arg-type]
 
-    def call(self, path: str = PROCESS, *messages: bytes, end: bool = False, **metadata: str) -> int:
+    def call(self, path: str = PROCESS, *messages: bytes, **metadata: str) -> int:
         fields = [*(field for field in REQUEST if field[0] not in (":path", "content-type")), (":path", path)]
         fields.sort(key=lambda field: not field[0].startswith(":"))
         fields += [
@@ -65,9 +65,6 @@ class Client:
         stream_id = self.peer.request(fields)
         for message in messages:
             self.send(stream_id, framed(message))
-        if end:
-            self.peer.client.end_stream(stream_id)
-            self.peer.pump()
         return stream_id
 
     def send(self, stream_id: int, data: bytes) -> None:

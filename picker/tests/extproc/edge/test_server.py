@@ -10,7 +10,7 @@ import pytest
 import structlog
 import trustme
 from exchange_conversation import FakeDesk, Seat
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from picker.extproc.edge import server as server_module
 from picker.extproc.edge.conversation import PROCESS, SERVICE
 from picker.extproc.edge.server import ExtProcServer
@@ -48,6 +48,25 @@ async def channel(server: ExtProcServer) -> AsyncGenerator[grpc.aio.Channel]:
 
 def process(channel: grpc.aio.Channel) -> grpc.aio.StreamStreamCall[bytes, bytes]:
     return channel.stream_stream(PROCESS)()
+
+
+async def check(channel: grpc.aio.Channel, service: str = "") -> int:
+    method = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=Answers.FromString,
+    )
+    return (await method(health_pb2.HealthCheckRequest(service=service), timeout=10)).status
+
+
+def watch(channel: grpc.aio.Channel, service: str = "") -> AsyncIterator[int]:
+    method = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=Answers.FromString,
+    )
+    call = method(health_pb2.HealthCheckRequest(service=service))
+    return (answer.status async for answer in call)
 
 
 async def until(condition: AsyncIterator[bool]) -> None:
@@ -129,32 +148,32 @@ async def test_health_checks(server: ExtProcServer, own_port: bool) -> None:
     """On both ports: not ready, then ready; alive in any case; NOT_FOUND for a name nobody has."""
     port = server.health_port if own_port else server.port
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
         names = ("", "readiness", "liveness", SERVICE)
 
         async def answers() -> list[int]:
-            return [(await check(health_pb2.HealthCheckRequest(service=name))).status for name in names]
+            return [await check(channel, name) for name in names]
 
         assert await answers() == [Answers.NOT_SERVING, Answers.NOT_SERVING, Answers.SERVING, Answers.NOT_SERVING]
         await server.ready(True)
         assert await answers() == [Answers.SERVING] * 4
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await check(health_pb2.HealthCheckRequest(service="nobody"))
+            await check(channel, "nobody")
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_health_watches(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
     """An answer at once, and one for each change; a drain ends them."""
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-    unknown = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="nobody"))
-    assert (await watch.read()).status == Answers.NOT_SERVING
-    assert (await unknown.read()).status == Answers.SERVICE_UNKNOWN
+    watching, unknown = watch(channel), watch(channel, "nobody")
+    assert await anext(watching) == Answers.NOT_SERVING
+    assert await anext(unknown) == Answers.SERVICE_UNKNOWN
     await server.ready(True)
     await server.ready(True)
-    assert (await watch.read()).status == Answers.SERVING
+    assert await anext(watching) == Answers.SERVING
     draining = asyncio.create_task(server.drain(10))
-    assert (await watch.read()).status == Answers.NOT_SERVING
-    assert await watch.code() is grpc.StatusCode.UNAVAILABLE
+    assert await anext(watching) == Answers.NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anext(watching)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     await draining
 
 
@@ -199,9 +218,8 @@ async def test_probes_are_answered_while_draining(server: ExtProcServer, channel
     await server.ready(True)
     draining = asyncio.create_task(server.drain(10))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as probing:
-        check = health_pb2_grpc.HealthStub(probing).Check
-        assert (await check(health_pb2.HealthCheckRequest(service="liveness"))).status == Answers.SERVING
-        assert (await check(health_pb2.HealthCheckRequest(service="readiness"))).status == Answers.NOT_SERVING
+        assert await check(probing, "liveness") == Answers.SERVING
+        assert await check(probing, "readiness") == Answers.NOT_SERVING
     call.cancel()
     await draining
 
@@ -254,8 +272,7 @@ def credentials(authority: trustme.CA, own: trustme.LeafCert | None = None) -> g
 
 async def checked(port: int, trusted: grpc.ChannelCredentials) -> int:
     async with grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        return (await stub.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=10)).status
+        return await check(channel, "liveness")
 
 
 async def test_tls_speaks_http2_by_alpn(tmp_path: Path, authority: trustme.CA, desk: FakeDesk) -> None:
@@ -270,8 +287,7 @@ async def test_tls_speaks_http2_by_alpn(tmp_path: Path, authority: trustme.CA, d
     assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
     writer.close()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        assert (await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))).status == Answers.SERVING
+        assert await check(channel, "liveness") == Answers.SERVING
     await server.drain(0)
 
 
