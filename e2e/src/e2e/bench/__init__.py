@@ -1,0 +1,1 @@
+"""What the picker costs, measured through a real Envoy and told as ratios within one run."""

@@ -1,0 +1,57 @@
+"""`gateway-bench`: the picker's figures as a table."""
+
+import argparse
+import sys
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from e2e.bench.figures import Figure, all_figures
+
+
+def main() -> None:
+    """Print the figures. Exits 1 when a request failed or a body did not pass; 0 otherwise, and with --check only if
+    every bound is met: on a machine that does other things beside, figures are not verdicts."""
+    parser = argparse.ArgumentParser("gateway-bench", description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of load for each measurement (default 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each measurement (default 3)")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a bound is not met")
+    arguments = parser.parse_args()
+    if sys.platform != "linux":
+        parser.exit(2, "gateway-bench: reads CPU times from /proc, which only Linux has\n")
+    figures = uvloop.run(_measure(arguments.seconds, arguments.rounds))
+    Console().print(_table(figures))
+    broken = [figure for figure in figures if figure.unit in ("", "of 3") and not figure.met]
+    sys.exit(1 if broken or (arguments.check and not all(figure.met for figure in figures)) else 0)
+
+
+async def _measure(seconds: float, rounds: int) -> list[Figure]:
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+
+        def progress(text: str) -> None:
+            if console.is_terminal:
+                status.update(text)
+            else:
+                console.print(text)
+
+        return [figure async for figure in all_figures(seconds, rounds, progress)]
+
+
+def _table(figures: list[Figure]) -> Table:
+    table = Table("figure", "measured", "bound", "", "detail")
+    for figure in figures:
+        sign = ">=" if figure.at_least else "<="
+        table.add_row(
+            figure.name,
+            f"{figure.value:.2f} {figure.unit}",
+            f"{sign} {figure.bound:.2f}",
+            "met" if figure.met else "NOT MET",
+            figure.detail,
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The figures: each measured in rounds, what is compared always in turn, and told as a ratio."""
+
+import asyncio
+import json
+import statistics
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e.bench.load import Load, post, run_load
+from e2e.bench.stage import Stage, scraping, staged
+from e2e.bench.upstreams import STREAM_CHUNKS, answer_to
+
+REPLICAS = 8
+CLIENTS = 64
+SMALL_BYTES, LARGE_BYTES = 2_000, 220_000
+MIB = 1 << 20
+SCRAPED_ENDPOINTS = 200
+SCRAPE_INTERVAL_S = 1.0
+_SETTLE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    value: float
+    unit: str
+    bound: float
+    """`value` is to be at most this, or at least where `at_least`."""
+    detail: str
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run of load, and what it cost the process that was looked at."""
+
+    load: Load
+    cpu_s: float
+
+    @property
+    def cpu_per_request_s(self) -> float:
+        return self.cpu_s / len(self.load.latencies_s)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time that all threads of a process have had. Linux only."""
+    tasks = Path(f"/proc/{pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+
+
+def completion(size: int) -> bytes:
+    """A request of about `size` bytes, of words that differ so that every block of the prompt is its own."""
+    words = " ".join(f"word{number}" for number in range(size // 8))
+    return post("/v1/completions", json.dumps({"model": "m", "prompt": words[: size - 40]}).encode())
+
+
+def streamed() -> bytes:
+    prompt = " ".join(f"word{number}" for number in range(SMALL_BYTES // 8))
+    body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "stream": True}
+    return post("/v1/chat/completions", json.dumps(body).encode())
+
+
+class Bench:
+    """`seconds` of load for each measurement, `rounds` of each."""
+
+    def __init__(self, stage: Stage, seconds: float, rounds: int, progress: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._seconds = seconds
+        self._rounds = rounds
+        self._progress = progress
+
+    async def figures(self) -> AsyncIterator[Figure]:
+        stage, small = self._stage, completion(SMALL_BYTES)
+        for port in (stage.plain, stage.picked, stage.bare):
+            await run_load(port, small, CLIENTS, self._seconds / 2)
+        for figure in await self._many_clients(small):
+            yield figure
+        yield await self._streams(small)
+        yield await self._one_client(small)
+        yield await self._large_prompts(small)
+        yield await self._bodies()
+
+    async def _measure(self, port: int, request: bytes, clients: int, pid: int) -> Measured:
+        before_s = cpu_s(pid)
+        load = await run_load(port, request, clients, self._seconds)
+        return Measured(load, cpu_s(pid) - before_s)
+
+    async def _in_turn(
+        self, what: str, one: tuple[int, bytes, int, int], other: tuple[int, bytes, int, int]
+    ) -> list[tuple[Measured, Measured]]:
+        """Both measured in each round, the first one first in every second: (port, request, clients, pid)."""
+        pairs: list[tuple[Measured, Measured]] = []
+        for number in range(self._rounds):
+            self._progress(f"{what}, round {number + 1} of {self._rounds}")
+            if number % 2 == 0:
+                first = await self._measure(*one)
+                pairs.append((first, await self._measure(*other)))
+            else:
+                second = await self._measure(*other)
+                pairs.append((await self._measure(*one), second))
+        return pairs
+
+    async def _many_clients(self, small: bytes) -> list[Figure]:
+        stage = self._stage
+        pairs = await self._in_turn(
+            f"{CLIENTS} clients",
+            (stage.picked, small, CLIENTS, stage.picker_pid),
+            (stage.bare, small, CLIENTS, stage.bare_pid),
+        )
+        own, bare = ([pair[index].cpu_per_request_s for pair in pairs] for index in (0, 1))
+        tails = [pair[0].load.percentile_s(0.99) / pair[0].load.percentile_s(0.5) for pair in pairs]
+        errors = sum(measured.load.errors for pair in pairs for measured in pair)
+        rates = [statistics.median(pair[index].load.rate for pair in pairs) for index in (0, 1)]
+        return [
+            Figure(
+                f"picker CPU a request / bare grpc.aio's, {CLIENTS} clients, 2 KB",
+                statistics.median(a / b for a, b in zip(own, bare, strict=True)),
+                "x",
+                1.3,
+                f"{_us(own)} / {_us(bare)} us; {rates[0]:.0f} / {rates[1]:.0f} req/s",
+            ),
+            Figure(f"p99 / p50 at {CLIENTS} clients", statistics.median(tails), "x", 5.0, f"{len(tails)} rounds"),
+            Figure(f"errors at {CLIENTS} clients", float(errors), "", 0.0, ""),
+        ]
+
+    async def _streams(self, small: bytes) -> Figure:
+        stage = self._stage
+        pairs = await self._in_turn(
+            f"answers of {STREAM_CHUNKS} chunks",
+            (stage.picked, streamed(), CLIENTS, stage.picker_pid),
+            (stage.picked, small, CLIENTS, stage.picker_pid),
+        )
+        streams, plain = ([pair[index].cpu_per_request_s for pair in pairs] for index in (0, 1))
+        ratio = statistics.median(a / b for a, b in zip(streams, plain, strict=True))
+        detail = f"{_us(streams)} / {_us(plain)} us"
+        return Figure(f"picker CPU a request / its own, {STREAM_CHUNKS} chunks streamed", ratio, "x", 1.2, detail)
+
+    async def _one_client(self, small: bytes) -> Figure:
+        stage = self._stage
+        pairs = await self._in_turn(
+            "one client",
+            (stage.picked, small, 1, stage.picker_pid),
+            (stage.plain, small, 1, stage.picker_pid),
+        )
+        picked, plain = (
+            statistics.median(pair[index].load.percentile_s(0.5) for pair in pairs) * 1e3 for index in (0, 1)
+        )
+        detail = f"{picked:.2f} ms with, {plain:.2f} ms without"
+        return Figure("p50 added for one client", picked - plain, "ms", 1.6, detail)
+
+    async def _large_prompts(self, small: bytes) -> Figure:
+        stage = self._stage
+        pairs = await self._in_turn(
+            "220 KB prompts",
+            (stage.picked, completion(LARGE_BYTES), CLIENTS, stage.picker_pid),
+            (stage.picked, small, CLIENTS, stage.picker_pid),
+        )
+        large, rate = (statistics.median(pair[index].load.rate for pair in pairs) for index in (0, 1))
+        detail = f"{large:.0f} / {rate:.0f} req/s"
+        return Figure("rate of 220 KB prompts / 2 KB's", large / rate, "x", 1 / 3, detail, at_least=True)
+
+    async def _bodies(self) -> Figure:
+        """How many of three large bodies arrive as they were sent."""
+        whole = 0
+        for size in (1, 5, 15):
+            self._progress(f"a body of {size} MiB")
+            start, end = b'{"model": "m", "prompt": "', b'"}'
+            body = start + b"x" * (size * MIB - len(start) - len(end)) + end
+            load = await run_load(self._stage.picked, post("/v1/completions", body), 1, 0.01)
+            whole += load.last_body == answer_to(body)
+        return Figure("bodies of 1, 5 and 15 MiB that pass whole", float(whole), "of 3", 3.0, "", at_least=True)
+
+
+async def idle_figure(seconds: float, progress: Callable[[str], None]) -> Figure:
+    """What scraping costs a picker that has nothing else to do."""
+    progress(f"{SCRAPED_ENDPOINTS} endpoints scraped")
+    async with scraping(SCRAPED_ENDPOINTS, SCRAPE_INTERVAL_S) as pid:
+        await asyncio.sleep(_SETTLE_S)
+        before_s, began_s = cpu_s(pid), asyncio.get_running_loop().time()
+        await asyncio.sleep(max(seconds, 2 * SCRAPE_INTERVAL_S))
+        share = (cpu_s(pid) - before_s) / (asyncio.get_running_loop().time() - began_s)
+    detail = f"once a second; {share / SCRAPED_ENDPOINTS * SCRAPE_INTERVAL_S * 1e6:.0f} us a scrape"
+    return Figure(f"a core's share for scraping {SCRAPED_ENDPOINTS} endpoints", share * 100, "%", 10.0, detail)
+
+
+async def all_figures(seconds: float, rounds: int, progress: Callable[[str], None]) -> AsyncIterator[Figure]:
+    """Each figure once it is known."""
+    progress("starting")
+    async with staged(REPLICAS) as stage:
+        async for figure in Bench(stage, seconds, rounds, progress).figures():
+            yield figure
+    yield await idle_figure(seconds, progress)
+
+
+def _us(values_s: list[float]) -> str:
+    return f"{statistics.median(values_s) * 1e6:.0f}"

@@ -1,0 +1,108 @@
+"""A load generator that costs little: clients that ask the same thing over and over, each on its own connection."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import cast
+
+from e2e.bench.upstreams import content_length
+
+_HEAD_END = b"\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run of some seconds saw."""
+
+    latencies_s: tuple[float, ...]
+    """Of the requests answered with 200, in ascending order."""
+    errors: int
+    elapsed_s: float
+    last_body: bytes
+    """Of the last answer with a Content-Length."""
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return len(self.latencies_s) / self.elapsed_s
+
+    def percentile_s(self, share: float) -> float:
+        """0.5 is the median. NaN without requests."""
+        if not self.latencies_s:
+            return float("nan")
+        return self.latencies_s[min(len(self.latencies_s) - 1, int(share * len(self.latencies_s)))]
+
+
+def post(path: str, body: bytes) -> bytes:
+    """A request, ready to be sent."""
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+async def run_load(port: int, request: bytes, clients: int, seconds: float) -> Load:
+    """Closed loop: `clients` connections to a loopback port, each sends `request` again once it is answered."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    run = _Run(request, began_s + seconds)
+    connections = [await loop.create_connection(lambda: _Client(run), "127.0.0.1", port) for _ in range(clients)]
+    await asyncio.gather(*(client.finished for _, client in connections))
+    return Load(tuple(sorted(run.latencies_s)), run.errors, loop.time() - began_s, run.last_body)
+
+
+class _Run:
+    def __init__(self, request: bytes, until_s: float) -> None:
+        self.request = request
+        self.until_s = until_s
+        self.latencies_s: list[float] = []
+        self.errors = 0
+        self.last_body = b""
+
+
+class _Client(asyncio.Protocol):
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray()
+        self.finished: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked_s = self._loop.time()
+        if self._asked_s >= self._run.until_s:
+            self._end()
+        else:
+            self._transport.write(self._run.request)
+
+    def _end(self) -> None:
+        if not self.finished.done():
+            self.finished.set_result(None)
+        self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        if (head_end := buffer.find(_HEAD_END)) < 0:
+            return
+        if b"chunked" in buffer[:head_end]:
+            if not buffer.endswith(_LAST_CHUNK):
+                return
+        else:
+            body_start = head_end + len(_HEAD_END)
+            if len(buffer) < body_start + content_length(bytes(buffer[:head_end]).lower()):
+                return
+            self._run.last_body = bytes(buffer[body_start:])
+        if buffer.startswith(b"HTTP/1.1 200"):
+            self._run.latencies_s.append(self._loop.time() - self._asked_s)
+        else:
+            self._run.errors += 1
+        buffer.clear()
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.finished.done():
+            self._run.errors += 1
+            self.finished.set_result(None)

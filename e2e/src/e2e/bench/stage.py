@@ -1,0 +1,190 @@
+"""The processes that the bench measures: cheap servers, the picker, a bare one beside it, and an Envoy for each."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from picker.settings import ServeSettings, StandaloneSettings, flags
+from picker.sources.folder import FolderSource
+from picker.standalone.control_plane import ControlPlane
+from picker.standalone.envoy_process import EnvoyAdmin, envoy_binary, envoy_command
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from e2e.local_gateway import NotReady
+from e2e.processes import Child, free_ports
+
+_START_TIMEOUT_S = 30.0
+
+MANIFESTS = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha2
+kind: InferencePool
+metadata: {{name: pool}}
+spec:
+  selector: {{app: bench}}
+  targetPortNumber: 8000
+  extensionRef: {{name: picker}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: service}}
+spec:
+  selector: {{app: bench}}
+  ports: [{{port: 8000}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: gateway}}
+spec:
+  gatewayClassName: bench
+  listeners:
+  - {{name: plain, port: {plain}, protocol: HTTP}}
+  - {{name: picked, port: {picked}, protocol: HTTP}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: plain}}
+spec:
+  parentRefs: [{{name: gateway, sectionName: plain}}]
+  rules: [{{backendRefs: [{{name: service, port: 8000}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: picked}}
+spec:
+  parentRefs: [{{name: gateway, sectionName: picked}}]
+  rules: [{{backendRefs: [{{group: inference.networking.x-k8s.io, kind: InferencePool, name: pool}}]}}]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where to send requests, and whose CPU to look at."""
+
+    plain: int
+    """Port that knows no picker."""
+    picked: int
+    """The same Envoy, asking the picker."""
+    bare: int
+    """Another Envoy, asking the bare picker."""
+    picker_pid: int
+    bare_pid: int
+    envoy_pid: int
+
+
+@asynccontextmanager
+async def staged(replicas: int) -> AsyncGenerator[Stage]:
+    """Everything started, and stopped on the way out."""
+    async with AsyncExitStack() as stack:
+        folder = _temporary_folder(stack)
+        servers = free_ports(replicas)
+        await _start_servers(stack, folder, servers)
+        of_picker = _settings(folder / "picked", servers, [])
+        picker = await _start_picker(stack, folder, of_picker)
+        # The bare one's Envoy learns the endpoints from the picker as well.
+        of_bare = _settings(folder / "bare", servers, [f"--xds-address={of_picker.settings.xds_address}"])
+        command = [sys.executable, "-m", "e2e.bench.bare", of_bare.settings.ext_proc_address]
+        bare = await _start(stack, folder, "bare", [*command, *(f"127.0.0.1:{port}" for port in servers)])
+        envoy = await _start_envoy(stack, folder, of_picker)
+        await _start_envoy(stack, folder, of_bare)
+        pids = (each.process.pid for each in (picker, bare, envoy))
+        stage = Stage(of_picker.plain, of_picker.picked, of_bare.picked, *pids)
+        for port in (stage.plain, stage.picked, stage.bare):
+            await _answers(f"http://127.0.0.1:{port}/v1/models")
+        yield stage
+
+
+@asynccontextmanager
+async def scraping(endpoints: int, interval_s: float) -> AsyncGenerator[int]:
+    """A picker that does nothing but scrape; its process id."""
+    async with AsyncExitStack() as stack:
+        folder = _temporary_folder(stack)
+        servers = free_ports(endpoints)
+        await _start_servers(stack, folder, servers)
+        only = _settings(folder / "idle", servers, [f"--scrape-interval-s={interval_s}"])
+        yield (await _start_picker(stack, folder, only)).process.pid
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    settings: StandaloneSettings
+    plain: int
+    picked: int
+
+
+def _settings(folder: Path, servers: Sequence[int], more: Sequence[str]) -> _Gateway:
+    """Of a gateway whose files are in `folder`, in front of loopback ports."""
+    plain, picked, *inside = free_ports(7)
+    (folder / "m").mkdir(parents=True)
+    (folder / "m" / "all.yaml").write_text(MANIFESTS.format(plain=plain, picked=picked))
+    lines = (f"- {{name: s{port}, address: 127.0.0.1, port: {port}, labels: {{app: bench}}}}" for port in servers)
+    (folder / "endpoints.yaml").write_text("\n".join(["endpoints:", *lines]))
+    names = ("ext-proc", "health", "xds", "admin", "envoy-admin")
+    addresses = (f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, inside, strict=True))
+    given = [f"--manifests={folder / 'm'}", f"--endpoints={folder / 'endpoints.yaml'}", *addresses, *more]
+    return _Gateway(StandaloneSettings.read([*given, "--listen-ip=127.0.0.1"], "gateway-bench"), plain, picked)
+
+
+async def _start_servers(stack: AsyncExitStack, folder: Path, ports: Sequence[int]) -> None:
+    """They all show the metrics page of one vLLM mock that has just started."""
+    [mock] = free_ports(1)
+    command = [str(Path(sys.executable).parent / "vllm-mock"), "serve", "--port", str(mock), "--host", "127.0.0.1"]
+    child = await Child.start("vllm-mock", command, folder / "vllm-mock.log")
+    try:
+        (folder / "metrics.txt").write_bytes(await _answers(f"http://127.0.0.1:{mock}/metrics", child))
+    finally:
+        await child.stop()
+    command = [sys.executable, "-m", "e2e.bench.upstreams", str(folder / "metrics.txt"), *map(str, ports)]
+    servers = await _start(stack, folder, "servers", command)
+    await _answers(f"http://127.0.0.1:{ports[-1]}/metrics", servers)
+
+
+async def _start_picker(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
+    command = [sys.executable, "-m", "picker", "serve", *flags(gateway.settings, ServeSettings)]
+    picker = await _start(stack, folder, "picker", command)
+    await _answers(f"http://{gateway.settings.admin_address}/healthz", picker)
+    return picker
+
+
+async def _start_envoy(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
+    settings = gateway.settings
+    admin = EnvoyAdmin(settings.envoy_admin_address)
+    control_plane = ControlPlane(settings, folder / f"envoy-{gateway.picked}", admin)
+    control_plane.begin(await anext(FolderSource(settings.manifests, settings.endpoints).inventories()))
+    command = envoy_command(envoy_binary(None), control_plane.bootstrap_file, settings.envoy_concurrency, "error")
+    return await _start(stack, folder, "envoy", command)
+
+
+async def _start(stack: AsyncExitStack, folder: Path, name: str, command: Sequence[str]) -> Child:
+    child = await Child.start(name, command, folder / f"{name}.log")
+    stack.push_async_callback(child.stop)
+    return child
+
+
+def _temporary_folder(stack: AsyncExitStack) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
+    stack.callback(shutil.rmtree, folder, True)
+    return folder
+
+
+async def _answers(url: str, child: Child | None = None) -> bytes:
+    """What a GET is answered with, once that is a 200. Raises ProcessFailed when `child` ends instead."""
+    async with httpx.AsyncClient(timeout=2.0) as client:
+        async for attempt in AsyncRetrying(
+            stop=stop_after_delay(_START_TIMEOUT_S),
+            wait=wait_fixed(0.05),
+            retry=retry_if_exception_type((httpx.TransportError, NotReady)),
+            reraise=True,
+        ):
+            with attempt:
+                if child is not None:
+                    child.check()
+                answer = await client.get(url)
+                if answer.status_code != 200:
+                    raise NotReady(f"{url} answers {answer.status_code}")
+                return answer.content
+    raise NotReady(url)
