@@ -1,0 +1,39 @@
+"""What is left behind when a test has failed: enough to find out why without the cluster."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from clusters import Cluster, CommandFailed
+from releases import NAMESPACE, forwarded
+
+KINDS = (
+    "pods,deployments,services,events,gatewayclasses,gateways,httproutes,inferencemodels,"
+    "inferencepools.inference.networking.x-k8s.io,inferencepools.inference.networking.k8s.io"
+)
+
+
+def leave(cluster: Cluster, folder: Path) -> None:
+    """Objects, events, logs, and Envoy's configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _keep(folder / "objects.txt", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "wide"))
+    _keep(folder / "objects.yaml", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "yaml"))
+    _keep(folder / "events.txt", lambda: cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp"))
+    for namespace in ("default", NAMESPACE):
+        for pod in cluster.items("pods", "-n", namespace):
+            name = pod["metadata"]["name"]
+            logs = ("logs", "-n", namespace, name, "--all-containers", "--tail=2000")
+            _keep(folder / f"{name}.log", lambda logs=logs: cluster.kubectl(*logs))
+            if name.startswith("envoy-default-"):
+                _keep(folder / f"{name}.config.json", lambda name=name: _config_dump(cluster, name))
+
+
+def _keep(path: Path, text: object) -> None:
+    with suppress(CommandFailed, OSError, AssertionError):
+        path.write_text(text())  # type: ignore[operator]
+
+
+def _config_dump(cluster: Cluster, pod: str) -> str:
+    import httpx
+
+    with forwarded(cluster.kubeconfig, f"pod/{pod}", NAMESPACE, [19000]) as ports:
+        return httpx.get(f"http://127.0.0.1:{ports[19000]}/config_dump?include_eds", timeout=10).text

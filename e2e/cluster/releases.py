@@ -1,0 +1,106 @@
+"""The chart, installed."""
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from clusters import ROOT, Cluster
+from e2e.processes import free_ports
+from waits import until
+
+CHART = ROOT / "charts" / "inference-gateway"
+NAME = "inference-gateway"
+NAMESPACE = "envoy-gateway-system"
+MODEL = "/model/qwen"
+PLAIN, PICKED = 8080, 8081
+
+
+@dataclass(slots=True)
+class Release:
+    """What tests know of an installation: where it answers."""
+
+    cluster: Cluster
+    values: Sequence[str]
+    """Flags of helm that say how it was installed."""
+    urls: dict[int, str] = field(default_factory=dict[int, str])
+    """By the Gateway's port."""
+    first_answer_s: float | None = None
+    """From `helm install` to the first answer on PICKED."""
+
+    def install(self, *more: str) -> None:
+        self.cluster.helm(
+            "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE, "--create-namespace",
+            *self.values, *more,
+        )  # fmt: skip
+
+    def chat(self, port: int, content: str = "Hello", max_tokens: int = 3, **more: object) -> httpx.Response:
+        """One chat through a port of the Gateway."""
+        headers = {str(key): str(value) for key, value in dict(more.pop("headers", {})).items()}  # type: ignore[arg-type, call-overload]
+        body = {
+            "model": MODEL,
+            "max_completion_tokens": max_tokens,
+            "messages": [{"role": "user", "content": content}],
+            **more,
+        }
+        return httpx.post(f"{self.urls[port]}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+    def answers(self, port: int, **more: object) -> int:
+        """The status of one chat; 0 when nothing answers."""
+        try:
+            return self.chat(port, **more).status_code  # type: ignore[arg-type]
+        except httpx.TransportError:
+            return 0
+
+    def wait_until_serving(self, port: int, timeout_s: float = 60) -> None:
+        until(lambda: self.answers(port) == 200, f"port {port} answers", timeout_s)
+
+
+@contextmanager
+def gateway_urls(cluster: Cluster) -> Iterator[dict[int, str]]:
+    """Where the Gateway's ports are: mapped by kind, at its own address, or forwarded."""
+    if cluster.local_ports is not None:
+        yield {port: f"http://127.0.0.1:{local}" for port, local in cluster.local_ports.items()}
+        return
+    service = envoy_service(cluster)
+    if service["spec"]["type"] == "LoadBalancer" and service["status"].get("loadBalancer", {}).get("ingress"):
+        address = service["status"]["loadBalancer"]["ingress"][0]
+        yield {port: f"http://{address.get('ip') or address['hostname']}:{port}" for port in (PLAIN, PICKED)}
+        return
+    with forwarded(cluster.kubeconfig, f"service/{service['metadata']['name']}", NAMESPACE, (PLAIN, PICKED)) as ports:
+        yield {port: f"http://127.0.0.1:{local}" for port, local in ports.items()}
+
+
+def envoy_service(cluster: Cluster) -> dict[str, Any]:
+    """What Envoy Gateway made for the Gateway, once it has."""
+    labels = "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway"
+    [service] = until(lambda: cluster.items("service", "-n", NAMESPACE, "-l", labels), "Envoy has a Service", 60)
+    return service
+
+
+@contextmanager
+def forwarded(kubeconfig: Path, target: str, namespace: str, ports: Sequence[int]) -> Iterator[dict[int, int]]:
+    """`kubectl port-forward` while it lasts: remote port to local port."""
+    local = dict(zip(ports, free_ports(len(ports)), strict=True))
+    pairs = [f"{here}:{there}" for there, here in local.items()]
+    command = ["kubectl", f"--kubeconfig={kubeconfig}", "port-forward", "-n", namespace, target, *pairs]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: all(map(_is_open, local.values())), f"{target} is forwarded", 20)
+        yield local
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_open(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/", timeout=2)
+    except httpx.ConnectError:
+        return False
+    except httpx.TransportError:
+        return True
+    return True

@@ -1,0 +1,40 @@
+"""One command, and it serves."""
+
+from releases import NAMESPACE, PICKED, Release
+
+
+def test_the_first_answer_comes_within_a_minute(release: Release) -> None:
+    """From `helm install`, with mocks, the images on the node."""
+    assert release.first_answer_s is not None
+    assert release.first_answer_s < 60
+
+
+def test_every_deployment_is_complete(release: Release) -> None:
+    """Two pickers, two extension servers, the model servers, Envoy Gateway."""
+    for namespace in ("default", NAMESPACE):
+        for deployment in release.cluster.items("deployments", "-n", namespace):
+            release.cluster.rolled_out(deployment["metadata"]["name"], namespace)
+
+
+def test_no_container_of_ours_has_started_twice(release: Release) -> None:
+    """Nothing waits for another part by crashing."""
+    selector = "app.kubernetes.io/part-of=inference-gateway"
+    pods = release.cluster.items("pods", "-A", "-l", selector)
+    assert pods
+    assert [
+        pod["metadata"]["name"] for pod in pods for each in pod["status"]["containerStatuses"] if each["restartCount"]
+    ] == []
+
+
+def test_helm_test_asks_both_ports(release: Release) -> None:
+    """As the notes of the chart say."""
+    assert "Succeeded" in release.cluster.helm("test", "inference-gateway", "-n", NAMESPACE)
+
+
+def test_the_pool_has_a_readable_status(release: Release) -> None:
+    """`kubectl get inferencepools` is where people look first."""
+    assert release.answers(PICKED) == 200
+    table = release.cluster.kubectl("get", "inferencepools.inference.networking.x-k8s.io", "vllm-qwen-pool")
+    header, row = table.splitlines()
+    assert header.split() == ["NAME", "PORT", "PICKER", "STRATEGY", "ACCEPTED", "RESOLVED", "AGE"]
+    assert row.split()[:5] == ["vllm-qwen-pool", "8000", "inference-gateway-ext-proc", "True", "True"]

@@ -1,0 +1,109 @@
+"""What a client of the Gateway sees."""
+
+import json
+import re
+from collections.abc import Mapping
+
+import httpx
+import pytest
+from clusters import Cluster
+from releases import MODEL, PICKED, PLAIN, Release
+from waits import until
+
+POOL = "inferencepools.inference.networking.x-k8s.io/vllm-qwen-pool"
+STRATEGY = "inference.networking.x-k8s.io/routing-strategy"
+
+
+def served(cluster: Cluster, selector: str = "app=qwen") -> Mapping[str, int]:
+    """Requests that each pod has answered, by its own count."""
+    counts: dict[str, int] = {}
+    for pod in cluster.pods(selector):
+        page = cluster.pod_page(pod, 8000, "/metrics")
+        counts[pod] = sum(int(float(n)) for n in re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", page, re.M))
+    return counts
+
+
+def answered_since(before: Mapping[str, int], now: Mapping[str, int]) -> list[int]:
+    return sorted(now[pod] - before.get(pod, 0) for pod in now)
+
+
+@pytest.mark.parametrize(("port", "city"), [(PLAIN, "San Francisco"), (PICKED, "Los Angeles")])
+def test_both_curls_of_the_tutorial(release: Release, port: int, city: str) -> None:
+    """The answer that its page shows."""
+    answer = release.chat(port, f"Write as if you were a critic: {city}", max_tokens=100, temperature=0)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["object"], body["model"]) == ("chat.completion", MODEL)
+    assert body["usage"]["completion_tokens"] == 100
+    [choice] = body["choices"]
+    assert (choice["finish_reason"], choice["message"]["role"]) == ("length", "assistant")
+
+
+@pytest.mark.parametrize("port", [PLAIN, PICKED])
+def test_an_answer_can_be_streamed(release: Release, port: int) -> None:
+    """Chunk by chunk, to the end."""
+    body = {
+        "model": MODEL,
+        "stream": True,
+        "max_completion_tokens": 10,
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    with httpx.stream("POST", f"{release.urls[port]}/v1/chat/completions", json=body, timeout=30) as answer:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    assert {json.loads(line)["object"] for line in lines[:-1]} == {"chat.completion.chunk"}
+
+
+@pytest.mark.parametrize("port", [PLAIN, PICKED])
+def test_a_request_without_a_body_is_answered(release: Release, port: int) -> None:
+    """By any of the pool's servers."""
+    models = httpx.get(f"{release.urls[port]}/v1/models", timeout=10).json()
+    assert [model["id"] for model in models["data"]] == [MODEL]
+
+
+def test_a_large_prompt_passes(release: Release) -> None:
+    """Beyond the 32 KiB that Envoy Gateway's listeners buffer. It is the server's to refuse: its context is shorter."""
+    assert release.answers(PICKED, content="word " * 60_000) == 400
+
+
+def test_requests_that_share_a_prefix_reach_one_pod(release: Release) -> None:
+    """With the annotation set to PREFIX_CACHE while traffic flows, and spread again with DEFAULT: the requests on 8081
+    reach the pods that the picker named."""
+    cluster = release.cluster
+    document = "A long document that every question is about. " * 200
+    cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=PREFIX_CACHE")
+    try:
+        until(lambda: _strategy_followed(cluster, "PREFIX_CACHE"), "every picker follows PREFIX_CACHE")
+        release.chat(PICKED, document)
+        before = served(cluster)
+        for number in range(8):
+            assert release.answers(PICKED, content=f"{document} Question {number}?") == 200
+        assert answered_since(before, served(cluster)) == [0, 8]
+    finally:
+        cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=DEFAULT")
+    until(lambda: _strategy_followed(cluster, "DEFAULT"), "every picker follows DEFAULT")
+    before = served(cluster)
+    for number in range(20):
+        assert release.answers(PICKED, content=f"{number} is a number of its own") == 200
+    assert min(answered_since(before, served(cluster))) > 0
+
+
+def test_a_client_cannot_pick_its_own_target(release: Release) -> None:
+    """The protocol's header is the picker's to set."""
+    assert release.answers(PICKED, headers={"x-gateway-destination-endpoint": "127.0.0.1:1"}) == 200
+
+
+def test_what_vllm_refuses_comes_through_as_it_is(release: Release) -> None:
+    """Status and body."""
+    plain, picked = (release.chat(port, model="nobody") for port in (PLAIN, PICKED))
+    assert plain.status_code == picked.status_code == 404
+    assert plain.json() == picked.json()
+
+
+def _strategy_followed(cluster: Cluster, strategy: str) -> bool:
+    """Whether every picker has told that it changed to `strategy` last."""
+    for pod in cluster.pods("app.kubernetes.io/name=picker"):
+        told = re.findall(r"routing-strategy \w+ -> (\w+)", cluster.kubectl("logs", pod))
+        if (told or ["DEFAULT"])[-1] != strategy:
+            return False
+    return True

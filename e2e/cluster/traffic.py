@@ -1,0 +1,69 @@
+"""Requests that go on while something happens to what answers them."""
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import httpx
+from releases import MODEL
+
+
+@dataclass(slots=True)
+class Load:
+    """`with Load(url):` some clients chat one request after the other, streaming, until the block ends."""
+
+    url: str
+    clients: int = 4
+    max_tokens: int = 20
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    """`ok`, a status, or the name of what went wrong."""
+    problems: list[str] = field(default_factory=list[str])
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list[threading.Thread])
+
+    def __enter__(self) -> Self:
+        self._threads = [threading.Thread(target=self._chat, args=(number,)) for number in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def failures(self) -> int:
+        return self.outcomes.total() - self.outcomes["ok"]
+
+    def _chat(self, client: int) -> None:
+        with httpx.Client(timeout=30) as http:
+            number = 0
+            while not self._stop.is_set():
+                number += 1
+                outcome = self._one(http, f"client {client}, request {number}")
+                self.outcomes[outcome] += 1
+                if outcome != "ok":
+                    self.problems.append(f"{time.strftime('%H:%M:%S')} {outcome}")
+                    self._stop.wait(0.05)
+
+    def _one(self, http: httpx.Client, content: str) -> str:
+        body = {
+            "model": MODEL,
+            "stream": True,
+            "max_completion_tokens": self.max_tokens,
+            "messages": [{"role": "user", "content": content}],
+        }
+        try:
+            with http.stream("POST", f"{self.url}/v1/chat/completions", json=body) as answer:
+                if answer.status_code != 200:
+                    return f"{answer.status_code} {answer.read()[:200]!r}"
+                last = [line for line in answer.iter_lines() if line]
+                return "ok" if last and last[-1] == "data: [DONE]" else "cut off"
+        except httpx.TransportError as error:
+            return type(error).__name__
