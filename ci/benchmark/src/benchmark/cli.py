@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import aiohttp
+import msgspec
 import uvloop
 from rich.console import Console
 
-from benchmark.compare.rounds import CompareProgress, Contender, Plan, compare
+from benchmark.compare.history import comparable, regressions
+from benchmark.compare.record import BadHistory, Record, add_to_history, read_history, record_of, save_record
+from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Plan, compare
 from benchmark.compare.table import comparison_table, conclusions
 from benchmark.datasets.files import BadDataset
 from benchmark.load.run import Progress, run_load
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given[:1] == ["compare"]:
             sys.exit(_run(_compare(read_compare(given[1:]))))
         sys.exit(_run(_serve(read_serve(given))))
-    except (CannotRun, NoSuchTokenizer, BadDataset, OSError) as error:
+    except (CannotRun, NoSuchTokenizer, BadDataset, BadHistory, OSError) as error:
         print(f"benchmark-serving: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -125,13 +129,42 @@ async def _compare(settings: CompareSettings) -> int:
     console.print(comparison_table(comparison))
     for sentence in conclusions(comparison):
         console.print(sentence)
-    if settings.plot is not None:
+    record, past = _judged_by_history(record_of(comparison, datetime.now()), settings.history)
+    for sentence in record.regressions:
+        console.print(f"Regression: {sentence}.")
+    _keep(settings, comparison, record, past, console)
+    regressed = settings.fail_on_regression and record.regressions
+    return 1 if comparison.failed_requests or regressed else 0
+
+
+def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Sequence[Record]]:
+    """The record with its regressions, and the runs that it was judged by. Raises BadHistory, OSError."""
+    if history is None:
+        return record, ()
+    past = comparable(record, read_history(history))
+    return msgspec.structs.replace(record, regressions=tuple(regressions(record, past))), past
+
+
+def _keep(
+    settings: CompareSettings, comparison: Comparison, record: Record, past: Sequence[Record], console: Console
+) -> None:
+    """Write every file that was asked for. Raises OSError."""
+    if settings.plot is not None or settings.report is not None:
         # matplotlib takes a second to load; who draws nothing need not wait for it.
+        from benchmark.report.page import save_report
         from benchmark.report.plots import save_kv_usage
 
-        save_kv_usage(comparison, settings.plot)
-        console.print(f"Saved {settings.plot}")
-    return 1 if comparison.failed_requests else 0
+        if settings.plot is not None:
+            save_kv_usage(comparison, settings.plot)
+        if settings.report is not None:
+            save_report(settings.report, comparison, record, past, settings.told)
+    if settings.json is not None:
+        save_record(settings.json, record)
+    if settings.history is not None:
+        add_to_history(settings.history, record)
+    for path in (settings.report, settings.plot, settings.json, settings.history):
+        if path is not None:
+            console.print(f"Saved {path}")
 
 
 def _console() -> Console:

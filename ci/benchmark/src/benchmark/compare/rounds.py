@@ -1,5 +1,6 @@
 """Running the targets in turns."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,16 +85,18 @@ class CompareProgress:
 async def compare(plan: Plan, on_progress: Callable[[CompareProgress], None] | None = None) -> Comparison:
     """Run every round. The order turns around from round to round (A B, B A, ...), so that a drift of the machine
     favours nobody. All contenders of a round get the same prompts, each behind a line of its own (`Workload.salted`),
-    so that none finds the caches filled by another. Raises ValueError for a target that is no URL, before anything is
-    sent."""
+    so that none finds the caches filled by another, or by an earlier comparison. Raises ValueError for a target that is
+    no URL, before anything is sent."""
     for contender in plan.contenders:
         _ = contender.target.url
+    salt = secrets.token_hex(4)
     rounds: list[tuple[Leg, ...]] = []
     for number in range(plan.rounds):
         workload = plan.workload(plan.seed + number)
         legs: dict[str, Leg] = {}
         for contender in _order(plan.contenders, number):
-            legs[contender.name] = await _run_leg(plan, contender, workload, number, on_progress)
+            salted = workload.salted(f"{salt} {contender.name} {number}")
+            legs[contender.name] = await _run_leg(plan, contender, salted, number, on_progress)
         rounds.append(tuple(legs[contender.name] for contender in plan.contenders))
     return Comparison(plan, tuple(rounds))
 
@@ -113,13 +116,12 @@ async def _run_leg(
         if on_progress is not None:
             on_progress(CompareProgress(number + 1, plan.rounds, contender.name, progress))
 
-    seed = plan.seed + number
     async with watching(plan.replicas, plan.interval_s) as watched:
         result = await run_load(
             contender.target,
-            workload.salted(f"{contender.name} {seed}"),
+            workload,
             plan.pace,
-            seed=seed,
+            seed=plan.seed + number,
             timeout_s=plan.timeout_s,
             on_progress=told,
         )

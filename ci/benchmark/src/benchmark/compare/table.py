@@ -26,7 +26,7 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_column("95 % interval", justify="right")
         table.add_column("")
     for row in judge(comparison):
-        cells: list[str | Text] = [_name(row.figure), told(row.means[0], row.figure)]
+        cells: list[str | Text] = [figure_name(row.figure), told(row.means[0], row.figure)]
         for mean, ratio in zip(row.means[1:], row.ratios, strict=True):
             cells += [told(mean, row.figure), *ratio_cells(ratio)]
             cells.append(Text(ratio.conclusion, style=_STYLES.get(ratio.conclusion, "dim")))
@@ -70,7 +70,8 @@ def conclusions(comparison: Comparison) -> Iterator[str]:
             yield "No conclusion from one round; --rounds 4 or more shows what is noise."
 
 
-def _name(figure: Figure) -> str:
+def figure_name(figure: Figure) -> str:
+    """With its unit."""
     return f"{figure.name} ({figure.unit})" if figure.unit else figure.name
 
 

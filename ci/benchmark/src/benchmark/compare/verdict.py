@@ -10,8 +10,12 @@ from benchmark.compare.rounds import Comparison, Leg
 
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
-_T_95_MANY = 2.131
-"""For more: a little wide, so never too bold."""
+
+
+def student_t_95(degrees: int) -> float:
+    """The same for any number of them, at least one; beyond the table the last, which is a little wide and so never too
+    bold."""
+    return _T_95[min(degrees, len(_T_95)) - 1]
 
 
 class Better(StrEnum):
@@ -83,8 +87,7 @@ def ratio_of(base: Sequence[float], other: Sequence[float], better: Better) -> R
     mean = fmean(logs)
     if len(logs) < 2:
         return Ratio(math.exp(mean), math.nan, math.nan, Conclusion.TOO_FEW_ROUNDS)
-    quantile = _T_95[len(logs) - 2] if len(logs) - 2 < len(_T_95) else _T_95_MANY
-    half = quantile * stdev(logs) / math.sqrt(len(logs))
+    half = student_t_95(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     if abs(mean) <= half:
         conclusion = Conclusion.WITHIN_NOISE
     else:

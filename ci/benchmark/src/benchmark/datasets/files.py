@@ -137,7 +137,7 @@ def _sampled(
         chosen.append(again)
         missing -= len(again)
     return Workload(
-        f"{name}: {settings.prompts} requests of {settings.path.name}{told}, seed {seed}",
+        f"{name}: {settings.prompts} requests of {settings.path.name}{told}",
         tuple(chosen),
         ignore_eos=settings.ignore_eos,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmark.datasets.random_lengths import RandomLengths, random_workload
+from benchmark.datasets.random_lengths import RandomLengths, described_lengths, random_workload
 from benchmark.tokens.tokenizer import Tokenizer
 from benchmark.workload import Workload
 
@@ -26,7 +26,7 @@ def multi_turn_workload(settings: MultiTurn, tokenizer: Tokenizer, seed: int) ->
     # A stream of numbers of its own, so that the openings do not depend on the number of turns.
     turns = list(random_workload(later, tokenizer, int(np.random.default_rng([seed, 1]).integers(1 << 32))))
     return Workload(
-        f"multi_turn: {conversations} conversations of {settings.turns} turns; {openings.name}",
+        f"multi_turn: {conversations} conversations of {settings.turns} turns of {described_lengths(settings.lengths)}",
         tuple(
             (*opening, *turns[index * (settings.turns - 1) : (index + 1) * (settings.turns - 1)])
             for index, opening in enumerate(openings.conversations)

@@ -34,8 +34,7 @@ def random_workload(settings: RandomLengths, tokenizer: Tokenizer, seed: int) ->
     outputs = numbers.integers(*_range(settings.output_tokens, settings, least=1), size=settings.prompts)
     prefix = random_text(numbers, words, settings.prefix_tokens)
     return Workload(
-        f"random: {settings.prompts} prompts of {settings.prefix_tokens} + {_told(settings.input_tokens, settings)} "
-        f"tokens, output {_told(settings.output_tokens, settings)} tokens, seed {seed}",
+        f"random: {settings.prompts} prompts of {described_lengths(settings)}",
         tuple(
             (
                 Prompt(
@@ -47,6 +46,13 @@ def random_workload(settings: RandomLengths, tokenizer: Tokenizer, seed: int) ->
             for input_tokens, output_tokens in zip(inputs, outputs, strict=True)
         ),
     )
+
+
+def described_lengths(settings: RandomLengths) -> str:
+    """For people."""
+    shared = f"{settings.prefix_tokens} shared + " if settings.prefix_tokens else ""
+    input_tokens, output_tokens = (_told(each, settings) for each in (settings.input_tokens, settings.output_tokens))
+    return f"{shared}{input_tokens} tokens, output {output_tokens}"
 
 
 def random_text(numbers: np.random.Generator, words: NDArray[np.str_], tokens: int) -> str:

@@ -30,7 +30,7 @@ def shared_prefix_workload(settings: SharedPrefix, tokenizer: Tokenizer, seed: i
     tokens = settings.prefix_tokens + settings.suffix_tokens
     return Workload(
         f"prefix_repetition: {settings.prompts} prompts of {settings.prefix_tokens} + {settings.suffix_tokens} tokens, "
-        f"{settings.prefixes} different prefixes, output {settings.output_tokens} tokens, seed {seed}",
+        f"{settings.prefixes} different prefixes, output {settings.output_tokens}",
         tuple(
             (
                 Prompt(

@@ -10,12 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+from numpy.typing import NDArray
 
 from benchmark.compare.rounds import Comparison, Leg
 from benchmark.replicas.spread import kv_usage
 
 _PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777", "#000000")
 """Paul Tol's bright scheme: told apart by most who are colour-blind, and in print."""
+_HIGH = 0.5
+"""A highest utilisation beyond which the scale ends at 100 %; else it ends where the lines do."""
 _MOST_NAMED_REPLICAS = 12
 """More lines than this have no legend: nobody could read it."""
 
@@ -28,7 +32,8 @@ def kv_usage_figure(legs: Sequence[Leg]) -> Figure:
     for leg, pane in zip(legs, panes, strict=True):
         _draw_usage(pane, leg)
     panes[0].set_ylabel("KV cache utilisation (%)")
-    panes[0].set_ylim(0, 105)
+    peak = max((float(np.nanmax(kv_usage(leg.watched)[1], initial=0.0)) for leg in legs), default=0.0)
+    panes[0].set_ylim(0, 105 if peak > _HIGH else None)
     panes[0].set_xlim(left=0)
     handles, labels = panes[0].get_legend_handles_labels()
     if 0 < len(labels) <= _MOST_NAMED_REPLICAS:
@@ -61,9 +66,72 @@ def _draw_usage(pane: Axes, leg: Leg) -> None:
     told = "" if np.isnan(spread) else f"\nspread between replicas (std): {100 * spread:.1f} %"
     pane.set_title(f"{leg.contender.name}{told}", fontsize=11)
     pane.set_xlabel("time (s)")
-    pane.grid(alpha=0.25)
-    pane.spines[["top", "right"]].set_visible(False)
+    _tidy(pane)
 
 
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def latency_figure(comparison: Comparison) -> Figure:
+    """Cumulative distributions of TTFT and TPOT: a bold line a contender for all rounds, thin ones for each."""
+    figure = _figure(width=12.4, height=4.2)
+    ttft, tpot = figure.subplots(1, 2, sharey=True)
+    for index, contender in enumerate(comparison.plan.contenders):
+        legs = comparison.legs_of(index)
+        ttfts = [np.array([sample.ttft_s for sample in leg.result.completed]) for leg in legs]
+        tpots = [
+            np.array([each for sample in leg.result.completed if (each := sample.tpot_s) is not None]) for leg in legs
+        ]
+        _draw_shares(ttft, [1000 * each for each in ttfts], contender.name, color(index))
+        _draw_shares(tpot, [1000 * each for each in tpots], contender.name, color(index))
+    ttft.set_xscale("log")
+    ttft.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    ttft.set_ylabel("share of requests (%)")
+    ttft.set_ylim(0, 100)
+    for pane, name in ((ttft, "time to first token (ms)"), (tpot, "time per output token (ms)")):
+        pane.set_xlabel(name)
+        _tidy(pane)
+    tpot.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def throughput_figure(legs: Sequence[Leg]) -> Figure:
+    """Output tokens a second over time, a line for each leg."""
+    figure = _figure(width=12.4, height=3.8)
+    pane = figure.subplots()
+    longest_s = max(leg.result.duration_s for leg in legs)
+    bin_s = max(longest_s / 80, 1e-3)
+    edges = np.arange(0, longest_s + bin_s, bin_s)
+    for index, leg in enumerate(legs):
+        times = [sample.token_times_s + sample.started_s for sample in leg.result.completed]
+        counts, _ = np.histogram(np.concatenate([*times, np.array([])]), edges)
+        pane.stairs(counts / bin_s, edges, color=color(index), lw=1.4, label=leg.contender.name)
+    pane.set_xlabel("time (s)")
+    pane.set_ylabel("output tokens per second")
+    pane.set_xlim(left=0)
+    pane.set_ylim(bottom=0)
+    pane.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _tidy(pane)
+    pane.legend(frameon=False)
+    return figure
+
+
+def _draw_shares(pane: Axes, rounds: Sequence[NDArray[np.float64]], name: str, line_color: str) -> None:
+    if len(rounds) > 1:
+        for values in rounds:
+            _draw_share(pane, values, line_color, lw=0.6, alpha=0.5)
+    _draw_share(pane, np.concatenate(rounds), line_color, lw=2.0, alpha=1.0, label=name)
+
+
+def _draw_share(
+    pane: Axes, values: NDArray[np.float64], line_color: str, lw: float, alpha: float, label: str | None = None
+) -> None:
+    if len(values):
+        shares = 100 * np.arange(1, len(values) + 1) / len(values)
+        pane.step(np.sort(values), shares, where="post", color=line_color, lw=lw, alpha=alpha, label=label)
+
+
+def _tidy(pane: Axes) -> None:
+    pane.grid(alpha=0.25)
+    pane.spines[["top", "right"]].set_visible(False)

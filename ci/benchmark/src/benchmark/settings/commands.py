@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from benchmark.replicas.watch import Replica
 from benchmark.results.printed import DEFAULT_LATENCIES, Latency
 from benchmark.results.summary import Goals
 from benchmark.settings.load import LoadSettings, add_load_flags, read_load
@@ -38,6 +40,12 @@ class CompareSettings:
     """Names and base URLs."""
     rounds: int
     plot: Path | None
+    report: Path | None
+    json: Path | None
+    history: Path | None
+    fail_on_regression: bool
+    told: tuple[tuple[str, str], ...]
+    """The flags that are not at their defaults, for the report."""
 
 
 def read_serve(arguments: Sequence[str]) -> ServeSettings:
@@ -125,15 +133,58 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         default=4,  # The fewest that see a 10 % difference through a noise of 5 %, and turn the order twice.
         help="of all targets each; even, so that each goes first equally often (default: 4)",
     )
-    what.add_argument("--plot", type=Path, metavar="PNG", help="picture of the replicas' KV cache utilisation")
+    kept = parser.add_argument_group("what is kept")
+    kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, pictures, settings")
+    kept.add_argument("--plot", type=Path, metavar="PNG", help="picture of the replicas' KV cache utilisation")
+    kept.add_argument("--json", type=Path, help="all figures, round by round")
+    kept.add_argument(
+        "--history",
+        type=Path,
+        metavar="JSONL",
+        help="file of earlier comparisons: this one is judged by the last good ones of the same load, and added",
+    )
+    kept.add_argument("--fail-on-regression", action="store_true", help="exit 1 when it is worse than they were")
     add_load_flags(parser)
     given = parser.parse_args(arguments)
     names = [name for name, _ in given.target]
     if len(names) < 2 or len(set(names)) < len(names):
         parser.error(f"--target: found {', '.join(names)}; needed are two or more, of different names")
+    if given.fail_on_regression and given.history is None:
+        parser.error("--fail-on-regression: needed with it is --history")
     return CompareSettings(
-        load=read_load(parser, given), targets=tuple(given.target), rounds=given.rounds, plot=given.plot
+        load=read_load(parser, given),
+        targets=tuple(given.target),
+        rounds=given.rounds,
+        plot=given.plot,
+        report=given.report,
+        json=given.json,
+        history=given.history,
+        fail_on_regression=given.fail_on_regression,
+        told=_flags(parser, given),
     )
+
+
+def _flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Each flag that is not at its default, as it would be typed."""
+    flags: list[tuple[str, str]] = []
+    for name, value in vars(given).items():
+        if value == parser.get_default(name):
+            continue
+        # Headers may hold credentials; a report is shown around.
+        flags.append((f"--{name.replace('_', '-')}", "..." if name == "header" else _typed(value)))
+    return tuple(flags)
+
+
+def _typed(value: object) -> str:
+    match value:
+        case list():
+            return " ".join(map(_typed, cast("list[object]", value)))
+        case (str() as name, str() as text):
+            return f"{name}={text}"
+        case Replica(name, url):
+            return f"{name}={url}"
+        case _:
+            return str(value)
 
 
 def _bracketed(host: str) -> str:

@@ -1,0 +1,127 @@
+"""The comparison as one HTML page that needs nothing beside it."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from benchmark.compare.record import Record
+from benchmark.compare.rounds import Comparison
+from benchmark.compare.table import conclusions, figure_name, ratio_cells, told
+from benchmark.compare.verdict import judge
+from benchmark.report.plots import kv_usage_figure, latency_figure, throughput_figure
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("benchmark", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    text: str
+    conclusion: str = ""
+    """Of the class that colours it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    title: str
+    says: str
+    """What to look for."""
+    data: str
+    """SVG, base64."""
+
+
+def save_report(
+    path: Path, comparison: Comparison, record: Record, past: Sequence[Record], settings: Sequence[tuple[str, str]]
+) -> None:
+    """Write the page, its folder too. `settings` are told as they are. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report_html(comparison, record, past, settings), encoding="utf-8")
+
+
+def report_html(
+    comparison: Comparison, record: Record, past: Sequence[Record], settings: Sequence[tuple[str, str]]
+) -> str:
+    """The page: what may be concluded, the figures, the pictures, each round, the settings."""
+    return _ENVIRONMENT.get_template("page.html.j2").render(
+        title=" and ".join(contender.name for contender in comparison.plan.contenders) + " under the same load",
+        record=record,
+        conclusions=list(conclusions(comparison)),
+        past=past,
+        header=_header(comparison),
+        rows=_rows(comparison),
+        pictures=_pictures(comparison),
+        rounds=_each_round(comparison),
+        settings=settings,
+    )
+
+
+def _header(comparison: Comparison) -> list[str]:
+    first, *others = comparison.plan.contenders
+    cells = ["", first.name]
+    for contender in others:
+        cells += [contender.name, f"{contender.name} / {first.name}", "95 % interval", ""]
+    return cells
+
+
+def _rows(comparison: Comparison) -> list[list[_Cell]]:
+    rows: list[list[_Cell]] = []
+    for row in judge(comparison):
+        cells = [_Cell(figure_name(row.figure)), _Cell(told(row.means[0], row.figure))]
+        for mean, ratio in zip(row.means[1:], row.ratios, strict=True):
+            ratio_text, interval = ratio_cells(ratio)
+            cells += [_Cell(told(mean, row.figure)), _Cell(ratio_text), _Cell(interval)]
+            cells.append(_Cell(ratio.conclusion, ratio.conclusion.name.lower().replace("_", "-")))
+        rows.append(cells)
+    return rows
+
+
+def _each_round(comparison: Comparison) -> list[list[str]]:
+    """A line for each figure and contender: its value in every round."""
+    return [
+        [
+            figure_name(row.figure),
+            contender.name,
+            *(told(row.figure.of(leg), row.figure) for leg in comparison.legs_of(index)),
+        ]
+        for row in judge(comparison)
+        for index, contender in enumerate(comparison.plan.contenders)
+    ]
+
+
+def _pictures(comparison: Comparison) -> list[_Picture]:
+    last = comparison.rounds[-1]
+    pictures = [
+        _picture(
+            "Time to first token and time per output token",
+            "The share of requests that were at most so slow; further left is faster. A bold line is all rounds "
+            "together, a thin one each round: where the thin ones of two targets cross, the difference is noise.",
+            latency_figure(comparison),
+        ),
+        _picture(
+            "Output throughput over time",
+            "All tokens that the client received, in the last round. A long tail at the end is requests that wait for "
+            "one slow replica.",
+            throughput_figure(last),
+        ),
+    ]
+    if comparison.plan.replicas:
+        usage = _picture(
+            "KV cache utilisation of each replica",
+            "In the last round. Lines side by side are even load; a line at 100 % is a replica that queues and "
+            "preempts while others have room.",
+            kv_usage_figure(last),
+        )
+        pictures.insert(0, usage)
+    return pictures
+
+
+def _picture(title: str, says: str, figure: Figure) -> _Picture:
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
+    return _Picture(title, says, base64.b64encode(out.getvalue()).decode())

@@ -1,0 +1,139 @@
+"""What is kept of a comparison, and what later ones are judged by."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from benchmark.compare.history import MOST_RUNS, comparable, regressions
+from benchmark.compare.record import (
+    BadHistory,
+    ContenderRecord,
+    FigureRecord,
+    Record,
+    add_to_history,
+    read_history,
+    record_of,
+    save_record,
+)
+from benchmark.compare.rounds import Contender, Plan, compare
+from benchmark.compare.verdict import Better
+from benchmark.datasets.random_lengths import RandomLengths, random_workload
+from benchmark.load.pace import Pace
+from benchmark.load.target import Target
+from benchmark.report.page import report_html
+from benchmark.tokens.approximate import ApproximateTokenizer
+from benchmark.workload import Workload
+from model_server import ModelServer, model_server
+
+
+def record(throughput: float, ttft: float = 100.0, load: str = "random", failed: int = 0) -> Record:
+    def figure(name: str, unit: str, better: Better, mean: float) -> FigureRecord:
+        return FigureRecord(name, unit, better, (mean, mean), mean)
+
+    figures = (
+        figure("Output throughput", "tok/s", Better.HIGHER, throughput),
+        figure("TTFT p90", "ms", Better.LOWER, ttft),
+        figure("Failed requests", "", Better.LOWER, 0.0),
+    )
+    return Record(datetime(2026, 1, 1), load, failed, (ContenderRecord("picked", "http://g", figures),), ())
+
+
+def workload(seed: int) -> Workload:
+    return random_workload(RandomLengths(4, 2, 10, 5), ApproximateTokenizer(), seed)
+
+
+USUAL = [record(value) for value in (1000, 1020, 990, 1010)]
+
+
+def test_a_figure_beyond_what_is_usual_is_a_regression() -> None:
+    """The noise of those before is less than 5 %, so 5 % around their geometric mean, 1,004.9, are allowed."""
+    assert list(regressions(record(800), USUAL)) == [
+        "picked: Output throughput 800 tok/s, usual in the last 4 good runs is 957.1 to 1,055"
+    ]
+    (sentence,) = regressions(record(1000, ttft=130), USUAL)
+    assert sentence.startswith("picked: TTFT p90 130 ms")
+
+
+@pytest.mark.parametrize(("throughput", "ttft"), [(1000, 100), (1300, 100), (1000, 50), (965, 104)])
+def test_what_is_better_or_within_the_usual_is_none(throughput: float, ttft: float) -> None:
+    assert not list(regressions(record(throughput, ttft), USUAL))
+
+
+def test_noisy_runs_allow_more() -> None:
+    """Runs that differed by a third among themselves: 20 % less is nothing."""
+    noisy = [record(value) for value in (1000, 1300, 800, 1150, 900)]
+    assert not list(regressions(record(800), noisy))
+
+
+@pytest.mark.parametrize("past", [[], USUAL[:2]])
+def test_two_runs_do_not_show_what_is_usual(past: Sequence[Record]) -> None:
+    assert not list(regressions(record(1), past))
+
+
+def test_only_good_runs_of_the_same_load_are_a_measure() -> None:
+    """Neither those with failures nor those that were a regression themselves, and of the good ones the last."""
+    bad = msgspec.structs.replace(record(100), regressions=("worse",))
+    good = [record(1000 + index) for index in range(MOST_RUNS + 3)]
+    history = [*good, record(1, failed=3), bad, record(1, load="sharegpt")]
+    assert comparable(record(1000), history) == good[3:]
+
+
+def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "history.jsonl"
+    assert read_history(path) == ()
+    for each in USUAL:
+        add_to_history(path, each)
+    assert list(read_history(path)) == USUAL
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    add_to_history(path, USUAL[0])
+    with path.open("a") as file:
+        file.write('{"date": 3}\n')
+    with pytest.raises(BadHistory, match=r"history\.jsonl, line 2: "):
+        read_history(path)
+
+
+async def test_a_comparison_becomes_a_record_with_every_round(server: ModelServer, tmp_path: Path) -> None:
+    async with model_server() as other:
+        plan = Plan(
+            (Contender("a", Target(server.url, "m")), Contender("b", Target(other.url, "m"))),
+            workload,
+            Pace(2, 1000.0),
+            rounds=2,
+        )
+        comparison = await compare(plan)
+    made = record_of(comparison, datetime(2026, 1, 2))
+    assert made.load == (
+        "random: 4 prompts of 2 shared + 10 tokens, output 5; 1000 requests/s, burstiness 1; at most 2 at a time"
+    )
+    figures = {figure.name: figure for figure in made.contenders[1].figures}
+    assert len(figures["TTFT p99"].rounds) == 2
+    assert "KV cache spread (std)" not in figures
+    assert {ratio.contender for ratio in made.ratios} == {"b"}
+    save_record(tmp_path / "made" / "run.json", made)
+    assert msgspec.json.decode((tmp_path / "made" / "run.json").read_bytes(), type=Record) == made
+
+
+async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: ModelServer) -> None:
+    """Pictures inside, names from outside escaped, regressions told."""
+    async with model_server() as other:
+        plan = Plan(
+            (Contender("plain", Target(server.url, "m")), Contender("<picked>", Target(other.url, "m"))),
+            workload,
+            Pace(2),
+            rounds=2,
+        )
+        comparison = await compare(plan)
+    made = msgspec.structs.replace(record_of(comparison, datetime(2026, 1, 2)), regressions=("plain: slower",))
+    page = report_html(comparison, made, USUAL, [("--target", "plain=http://x")])
+    assert page.count('src="data:image/svg+xml;base64,') == 2
+    assert 'src="http' not in page
+    assert "href=" not in page
+    assert "<picked>" not in page
+    assert "&lt;picked&gt; / plain" in page
+    assert "Regression: plain: slower." in page
+    assert "plain=http://x" in page
