@@ -18,6 +18,7 @@ from picker.endpoints.membership import Endpoints
 from picker.endpoints.scraper import Scraper, ScrapeSettings
 from picker.extproc.desk import PoolDesk
 from picker.extproc.edge.server import ExtProcServer
+from picker.extproc.edge.tls import TlsFiles
 from picker.extproc.exchange import Exchange, Limits
 from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
@@ -33,7 +34,7 @@ class Picker:
     """All parts of one picker. `run` it once."""
 
     def __init__(self, settings: ServeSettings, source: Source) -> None:
-        """In the event loop that will run it. Raises AddressTaken."""
+        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable."""
         addresses = {
             name: getattr(settings, name)
             for name in ("ext_proc_address", "health_address", "xds_address", "admin_address")
@@ -54,7 +55,7 @@ class Picker:
         logged = LoggedDesk(desk)
         limits = Limits(max_body_bytes=settings.max_body_bytes)
         self._ext_proc = ExtProcServer(
-            lambda: Exchange(logged, limits), settings.ext_proc_address, settings.health_address
+            lambda: Exchange(logged, limits), settings.ext_proc_address, settings.health_address, _tls(settings)
         )
         self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
         self._ready = False
@@ -147,6 +148,12 @@ def _source(settings: ServeSettings) -> Source:
     from picker.sources.kubernetes_watch import kubernetes_client
 
     return KubernetesSource(kubernetes_client(), settings.namespace)
+
+
+def _tls(settings: ServeSettings) -> TlsFiles | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 def stop_on_signal() -> asyncio.Event:

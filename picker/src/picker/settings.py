@@ -153,6 +153,22 @@ class ServeSettings(CommonSettings):
         "*",  # One picker for all pools that name it.
         description="The only Kubernetes namespace to serve pools of; * is all",
     )
+    tls_certificate: Path | None = Field(
+        None,  # A service mesh, or nothing between the two, is what most have; plain is also what an Envoy expects.
+        description="PEM file: the certificate shown to Envoy on ext-proc-address; without it there is no TLS",
+    )
+    tls_key: Path | None = Field(None, description="PEM file: the certificate's key; both are read again on changes")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file: who must have signed Envoy's own certificate; without it Envoy need not show one"
+    )
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls-certificate and tls-key: give both, or neither for no TLS")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls-client-ca: needs tls-certificate and tls-key")
+        return self
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
@@ -239,6 +255,8 @@ def _refuse_unknown_environment(settings: type[BaseSettings]) -> None:
 
 def _sentence(error: ErrorDetails) -> str:
     """One validation error as `setting: what is wrong`."""
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")  # Of several settings, which it names itself.
     setting = ".".join(str(part) for part in error["loc"])
     if error["type"] == "missing":
         flag = "--" + setting.replace("_", "-")

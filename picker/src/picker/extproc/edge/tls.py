@@ -4,8 +4,10 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from picker.failures import CommandFailed
 
-class CertificatesUnusable(Exception):
+
+class CertificatesUnusable(CommandFailed):
     """The files do not make a server's TLS; the message says which and why."""
 
 
