@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import pytest
 from exchange_conversation import FakeDesk, Seat, answer, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from picker.extproc.messages import (
     HeadersReply,
     ModeOverride,
     Phase,
+    ProtocolViolation,
+    ResponseHeaders,
     Trailers,
     TrailersReply,
 )
@@ -139,3 +142,35 @@ def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:
         talk.receive(body())
     assert plain.settled
     assert not renaming.settled
+
+
+def test_nothing_comes_after_the_trailers_of_an_answer() -> None:
+    """Out of order messages end the stream."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers())
+    talk.receive(body())
+    assert talk.receive(Trailers(Phase.RESPONSE)) == [TrailersReply(Phase.RESPONSE)]
+    assert talk.settled
+    for late in (response(), answer(b"x"), Trailers(Phase.RESPONSE)):
+        with pytest.raises(ProtocolViolation):
+            talk.receive(late)
+
+
+def test_a_compressed_answer_is_not_searched() -> None:
+    """A server that compresses unasked keeps its length and its name."""
+    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk.receive(headers())
+    talk.receive(body())
+    compressed = ResponseHeaders(
+        {":status": "200", "content-type": "application/json", "content-encoding": "gzip"}, False
+    )
+    assert talk.receive(compressed) == [HeadersReply(Phase.RESPONSE)]
+
+
+def test_a_renamed_request_asks_for_an_answer_that_can_be_searched() -> None:
+    """Clients offer compression without thinking."""
+    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk.receive(headers())
+    [reply] = talk.receive(body())
+    assert isinstance(reply, BodyReply)
+    assert "accept-encoding" in reply.changes.remove_headers

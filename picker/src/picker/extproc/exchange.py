@@ -65,7 +65,11 @@ class _State(Enum):
     BODY = "the request's body"
     PICKED = "the response"
     ANSWERING = "the response's body"
+    ANSWERED = "the end"
     REFUSED = "nothing"
+
+
+_AFTER_PICK = (_State.PICKED, _State.ANSWERING, _State.ANSWERED)
 
 
 class Exchange:
@@ -94,7 +98,7 @@ class Exchange:
     def settled(self) -> bool:
         """Whether the proxy could do without the rest: the pick is out and the answer need not pass through here."""
         return self._state is _State.REFUSED or (
-            self._state in (_State.PICKED, _State.ANSWERING)
+            self._state in _AFTER_PICK
             and self._asked_model is None
             and self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED
         )
@@ -181,7 +185,7 @@ class Exchange:
         return [HeadersReply(Phase.REQUEST, self._destination(assigned))]
 
     def _request_body(self, message: Body) -> list[Reply]:
-        if self._state in (_State.PICKED, _State.ANSWERING):
+        if self._state in _AFTER_PICK:
             return self._body_after_pick(message)
         self._expect("a request body", _State.BODY)
         if len(self._body) + len(message.data) > self._limits.max_body_bytes:
@@ -212,7 +216,7 @@ class Exchange:
                 # A body would have come first, and there is no message left that could take the pick along.
                 return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
             return [*self._pick_with_body(end_of_stream=False), TrailersReply(Phase.REQUEST)]
-        self._expect("request trailers", _State.PICKED, _State.ANSWERING)
+        self._expect("request trailers", *_AFTER_PICK)
         return [TrailersReply(Phase.REQUEST)]
 
     def _pick_with_body(self, end_of_stream: bool) -> list[Reply]:
@@ -296,7 +300,9 @@ class Exchange:
         return [BodyReply(Phase.RESPONSE, data=data if self._restorer is not None else None)]
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
+        # Without headers before them where the proxy was told to keep those.
         self._expect("response trailers", _State.PICKED, _State.ANSWERING)
+        self._state = _State.ANSWERED
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return [*_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
