@@ -1,0 +1,1 @@
+"""From a benchmark of a real server to the four numbers of the speed model."""
