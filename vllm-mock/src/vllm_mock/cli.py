@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 
 import uvloop
 
-from vllm_mock.serve import serve
 from vllm_mock.server.running import PortTaken
-from vllm_mock.settings import InvalidSettings, ServeSettings
+from vllm_mock.settings import FitSettings, InvalidSettings, ServeSettings, VerifySettings
 from vllm_mock.tokens.folder import InvalidTokenizer
 
+_COLUMNS = 160
+"""Of a table that goes into a file or a log."""
 _USAGE = """vllm-mock COMMAND [flags]
 
   serve    a model server without a GPU: vLLM's HTTP surface, metrics and timing
+  fit      the speed model's coefficients from a benchmark of a real server
+  verify   replay recordings of a real vLLM against the mock, and say where it differs
 
 `vllm-mock COMMAND --help` tells the flags. Each is also an environment variable (VLLM_MOCK_TIME_SCALE) and a line of
 the YAML file that --config names (time_scale: 10)."""
@@ -22,7 +25,7 @@ the YAML file that --config names (time_scale: 10)."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command named by the first argument. Exits 2 on wrong usage, 1 when the command failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], int]] = {"serve": _serve}
+    commands: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "fit": _fit, "verify": _verify}
     if not given or given[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if given else 2)
@@ -39,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _serve(arguments: list[str]) -> int:
+    from vllm_mock.serve import serve
+
     settings = ServeSettings.read(arguments, "vllm-mock serve")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -47,3 +52,41 @@ def _serve(arguments: list[str]) -> int:
         print(f"vllm-mock serve: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _fit(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from vllm_mock.fit.measurements import InvalidMeasurements, read_measurements
+    from vllm_mock.fit.report import report_anchors, report_fit
+
+    settings = FitSettings.read(arguments, "vllm-mock fit")
+    try:
+        if settings.files:
+            report_fit(read_measurements(settings.files), Console())
+        else:
+            report_anchors(Console())
+    except InvalidMeasurements as error:
+        print(f"vllm-mock fit: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _verify(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from vllm_mock.verify.report import PARTS, NothingToVerify, verify
+
+    settings = VerifySettings.read(arguments, "vllm-mock verify")
+    parts = settings.only or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise InvalidSettings(f"only: found {', '.join(unknown)}; allowed are {', '.join(PARTS)}")
+    try:
+        return 1 if verify(settings.folder, parts, Console(width=None if sys.stdout.isatty() else _COLUMNS)) else 0
+    except NothingToVerify as error:
+        print(f"vllm-mock verify: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@ from vllm_mock.engine.core import Engine
 from vllm_mock.engine.driver import AsyncEngine
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import CARDS, StepTime
+from vllm_mock.kv_events.config import InvalidKvEventsConfig
+from vllm_mock.kv_events.publishing import KvEvents, kv_events
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 from vllm_mock.server.bodies import LoadLoraBody
 from vllm_mock.server.door import Door
@@ -29,7 +31,7 @@ _CRASHED = 1
 async def serve(settings: ServeSettings) -> None:
     """Until SIGTERM or SIGINT. Raises PortTaken, InvalidTokenizer, InvalidSettings."""
     tokenizer = choose_tokenizer(settings.tokenizer)
-    doors = [build_door(settings, tokenizer) for _ in range(settings.replicas)]
+    doors = [build_door(settings, tokenizer, number=number) for number in range(settings.replicas)]
     await asyncio.sleep(settings.startup_delay)
     first = settings.port
     ports = [first + number if first else 0 for number in range(settings.replicas)]
@@ -42,14 +44,23 @@ async def serve(settings: ServeSettings) -> None:
 
 
 def build_door(
-    settings: ServeSettings, tokenizer: Tokenizer, scripts: Scripts | None = None, adapters: Adapters | None = None
+    settings: ServeSettings,
+    tokenizer: Tokenizer,
+    scripts: Scripts | None = None,
+    adapters: Adapters | None = None,
+    number: int = 0,
 ) -> Door:
-    """Raises InvalidSettings."""
+    """`number`: of the replica. Raises InvalidSettings."""
     config = engine_config(settings)
     scripts = scripts or Scripts(tokenizer)
     adapters = adapters or AdaptersOnDisk(settings.check_lora_paths)
     metrics = EngineMetrics(config, settings.names[0], settings.metrics_profile)
-    engine = AsyncEngine(Engine(config, scripts, _step_time(settings), metrics), settings.time_scale)
+    events = _kv_events(settings, number)
+    engine = AsyncEngine(
+        Engine(config, scripts, _step_time(settings), metrics, events.log if events is not None else None),
+        settings.time_scale,
+        events.publisher if events is not None else None,
+    )
     replica = Replica(settings.names, engine, tokenizer, scripts, _loras(settings, adapters), _options(settings))
     return Door(replica, _faults(settings))
 
@@ -67,6 +78,15 @@ def engine_config(settings: ServeSettings) -> EngineConfig:
         enable_lora=settings.enable_lora,
         max_loras=settings.max_loras,
     )
+
+
+def _kv_events(settings: ServeSettings, number: int) -> KvEvents | None:
+    if settings.kv_events_config is None:
+        return None
+    try:
+        return kv_events(settings.kv_events_config, number, settings.block_size, settings.metrics_profile)
+    except InvalidKvEventsConfig as error:
+        raise InvalidSettings(str(error)) from None
 
 
 def _step_time(settings: ServeSettings) -> StepTime:
@@ -88,6 +108,7 @@ def _options(settings: ServeSettings) -> Options:
         runtime_lora=settings.enable_lora,
         auto_tool_choice=settings.enable_auto_tool_choice,
         answer_tokens=settings.answer_tokens,
+        dev_mode=settings.dev_mode,
         older_chat_fields=settings.older_chat_fields,
     )
 

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import yaml
 from pydantic import Field, ValidationError
@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 
 ENV_PREFIX = "VLLM_MOCK_"
-_SEVERAL = ("--served-model-name", "--api-key", "--lora-modules")
+_SEVERAL = ("--served-model-name", "--api-key", "--lora-modules", "--files")
 """Flags that take several values after one name, as vLLM's do."""
 
 
@@ -39,6 +39,8 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
+    first_word: ClassVar[str]
+    """The setting that may be given as the first argument, with no flag before it."""
     config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
 
     @classmethod
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
 
         Raises InvalidSettings. `--help` prints and exits as argparse does."""
         _refuse_unknown_environment(cls)
-        flags = _spread(arguments)
+        flags = _spread(arguments, cls.first_word)
         try:
             cli = CliSettingsSource[Self](cls, cli_prog_name=program, cli_parse_args=flags, cli_show_env_vars=True)
             # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
@@ -76,6 +78,7 @@ class ServeSettings(Settings):
     Flags that vLLM has too are spelt and mean what they do there. `vllm-mock serve MODEL ...` is the same as
     --model MODEL."""
 
+    first_word: ClassVar[str] = "model"
     model: str = Field(
         "/models/DeepSeek-R1-Distill-Qwen-7B",  # The tutorial's.
         description="The model's folder; it is only shown, by /v1/models",
@@ -101,6 +104,11 @@ class ServeSettings(Settings):
     seed: int = Field(0, description="Another seed, another text")
     metrics_profile: Literal["v1-current", "v1-0.10", "v1-0.8", "v0-0.6"] = Field(
         "v1-current", description="Whose names /metrics shows: vLLM 0.32, 0.10, 0.8, or 0.6 with the old engine"
+    )
+    kv_events_config: str | None = Field(
+        None,
+        description="JSON, as vLLM takes it: publish what enters and leaves the prefix cache over ZeroMQ; replica N has "
+        "the ports + N",
     )
     answer_tokens: int = Field(
         256,  # A few paragraphs: a person who tries it out does not wait for minutes.
@@ -134,6 +142,7 @@ class ServeSettings(Settings):
     enable_server_load_tracking: bool = Field(False, description="Count running requests in /load")
     enable_prompt_tokens_details: bool = Field(False, description="Tell cached tokens in usage")
     enable_auto_tool_choice: bool = Field(False, description="Let the model choose a tool; it takes the first")
+    dev_mode: bool = Field(False, description="/pause and /resume, which vLLM has with VLLM_SERVER_DEV_MODE=1")
     startup_delay: float = Field(0, ge=0, description="Fault: seconds before the port opens")
     crash_after: float | None = Field(None, ge=0, description="Fault: seconds after which the process dies")
     error_500_rate: float = Field(0, ge=0, le=1, description="Fault: share of completions answered 500")
@@ -151,16 +160,30 @@ class ServeSettings(Settings):
         return tuple(self.served_model_name) or (self.model,)
 
 
+class FitSettings(Settings):
+    """Fit the speed model to a benchmark of a real server: TTFT and TPOT at several concurrencies.
+
+    Without files: the presets beside what is publicly known."""
+
+    first_word: ClassVar[str] = "files"
+    files: list[Path] = Field(
+        default=[],
+        description="Results of `vllm bench serve --save-result`, or lists (YAML) of rows with concurrency, "
+        "input_tokens, output_tokens, ttft_ms, tpot_ms",
+    )
+
+
 class VerifySettings(Settings):
     """Replay a folder of recordings against the mock and say where it differs. Exit status 1 if anywhere."""
 
+    first_word: ClassVar[str] = "folder"
     folder: Path = Field(description="The recordings of one vLLM version")
     real: bool = Field(False, description="Replay the scheduler traces over HTTP and in real time as well")
     only: list[str] = Field(default=[], description="Parts to replay: traces, http, flags, lora, metrics, behaviour")
 
 
-def _spread(arguments: Sequence[str]) -> list[str]:
-    """`MODEL --x a b` as `--model MODEL --x a --x b`."""
+def _spread(arguments: Sequence[str], first: str) -> list[str]:
+    """`WORD --x a b` as `--FIRST WORD --x a --x b`."""
     flags: list[str] = []
     several: str | None = None
     for at, argument in enumerate(arguments):
@@ -168,7 +191,8 @@ def _spread(arguments: Sequence[str]) -> list[str]:
             several = argument if argument in _SEVERAL else None
             flags.append(argument)
         elif at == 0:
-            flags += ["--model", argument]
+            flags += [f"--{first}", argument]
+            several = f"--{first}" if f"--{first}" in _SEVERAL else None
         elif several is not None and flags[-1] != several:
             flags += [several, argument]
         else:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from vllm_mock.server.admin_routes import OURS, admin_routes
 from vllm_mock.server.answers import json_response, refusal
 from vllm_mock.server.completion_routes import completion_routes
+from vllm_mock.server.dev_routes import dev_routes
 from vllm_mock.server.door import Door, Endpoint, Entry
 from vllm_mock.server.errors import Refused
 from vllm_mock.server.http_metrics import HANDLER, HttpMetrics
@@ -22,7 +23,7 @@ from vllm_mock.server.token_routes import token_routes
 
 def build_app(door: Door) -> ASGIApp:
     entries = [*completion_routes(door), *model_routes(door), *token_routes(door)]
-    entries += [*status_routes(door, entries), *admin_routes(door)]
+    entries += [*status_routes(door, entries), *dev_routes(door), *admin_routes(door)]
     starlette = Starlette(
         routes=_routes(entries),
         exception_handlers={HTTPException: _no_such_route, Refused: _refused},  # pyright: ignore[reportArgumentType]

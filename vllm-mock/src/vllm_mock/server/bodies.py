@@ -140,7 +140,7 @@ class CompletionBody(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse(cls, data: object) -> object:
+    def _refuse(cls, data: Any) -> Any:
         if isinstance(data, dict):
             asked = cast(JsonObject, data)
             if asked.get("prompt") is None or asked["prompt"] == "":
@@ -148,7 +148,7 @@ class CompletionBody(Body):
             _check_prompt_logprobs(asked)
             _check_count(asked, "logprobs")
             _check_common(asked)
-        return data
+        return data  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def wanted_prompt_logprobs(self) -> int | None:
@@ -191,16 +191,18 @@ class ChatBody(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse(cls, data: object) -> object:
+    def _refuse(cls, data: Any) -> Any:
         if isinstance(data, dict):
             asked = cast(JsonObject, data)
-            data = _with_tool_choice(asked)
+            _check_tool_choice(asked)
             _check_prompt_logprobs(asked)
             count = _check_count(asked, "top_logprobs")
             if count and not asked.get("logprobs"):
                 raise Refused.value("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
             _check_common(asked)
-        return data
+            if asked.get("tools") and "tool_choice" not in asked:
+                return {**asked, "tool_choice": "auto"}
+        return data  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def limit_name(self) -> str:
@@ -219,8 +221,8 @@ class ChatBody(Body):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-def _with_tool_choice(data: JsonObject) -> JsonObject:
-    """`auto` is the choice where there are tools and nothing is said. Raises Refused."""
+def _check_tool_choice(data: JsonObject) -> None:
+    """Raises Refused."""
     tools, choice = data.get("tools"), data.get("tool_choice")
     if tools == []:
         message = "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely."
@@ -232,9 +234,6 @@ def _with_tool_choice(data: JsonObject) -> JsonObject:
             f'Invalid value for `tool_choice`: {choice}! Only named tools, "none", "auto" or "required" are supported.'
         )
         raise Refused.value(message, "tool_choice")
-    if tools and "tool_choice" not in data:
-        return {**data, "tool_choice": "auto"}
-    return data
 
 
 class TokenizePrompt(BaseModel):

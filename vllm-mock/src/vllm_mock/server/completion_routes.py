@@ -17,7 +17,7 @@ def completion_routes(door: Door) -> list[Entry]:
         body = await read(request, CompletionBody)
         asked = replica.completion(body, request.headers.get("x-request-id"))
         constrain(replica, body, asked)
-        generation = door.begin(asked, body)
+        generation = await door.begin(asked, body)
         if body.stream:
             return door.stream(generation, completions.chunks(replica, body, generation))
         await door.finish(request, generation)
@@ -29,7 +29,7 @@ def completion_routes(door: Door) -> list[Entry]:
         check_tools(replica, body)
         asked = replica.chat(body, request.headers.get("x-request-id"))
         tool = constrain(replica, body, asked)
-        generation = door.begin(asked, body)
+        generation = await door.begin(asked, body)
         if body.stream:
             return door.stream(generation, chat.chunks(replica, body, generation, tool))
         await door.finish(request, generation)

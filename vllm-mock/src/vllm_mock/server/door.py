@@ -55,14 +55,19 @@ class Door:
         else:
             engine.resume()
 
-    def begin(self, asked: Asked, body: Body) -> Generation:
+    def abort_in_engine(self) -> None:
+        """End everything with finish_reason `abort`."""
+        for generation in list(self._open):
+            generation.abort_in_engine()
+
+    async def begin(self, asked: Asked, body: Body) -> Generation:
         """Hand the request to the engine. Raises Refused where a fault says so."""
         self._strike()
         generation = Generation(self.replica, asked, body)
         self._open.add(generation)
         if self.replica.options.server_load_tracking:
             self.replica.load += 1
-        generation.start()
+        await generation.start()
         return generation
 
     async def finish(self, request: Request, generation: Generation) -> None:

@@ -36,6 +36,8 @@ class Options:
     auto_tool_choice: bool = False
     answer_tokens: int = 256
     """About as many tokens has an answer whose request names no limit."""
+    dev_mode: bool = False
+    """Whether there are /pause and /resume."""
     older_chat_fields: bool = True
     """`reasoning_content` and `tool_calls` in every chat message, where clients of vLLM before 0.10 look for them."""
 
@@ -236,7 +238,7 @@ class Replica:
             cache_salt=body.cache_salt,
             prompt_logprobs=body.wanted_prompt_logprobs is not None,
             params_n=body.samples if sample == 0 else None,
-            params_max_tokens=limit if sample == 0 else None,
+            params_max_tokens=limit,
             seed=zlib.crc32(repr(prompt).encode()) + (self.options.seed << 32) + said,
         )
 

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
+
+from vllm_mock.verify.exchanges import Json
 
 NOT_COMPARED = (
     "ids that the server makes up (cmpl-*, chatcmpl-*, modelperm-*, x-request-id): their form is compared",
@@ -45,15 +47,9 @@ def first_line_difference(recorded: Sequence[str], ours: Sequence[str]) -> str |
 def first_difference(recorded: Any, ours: Any, path: str = "") -> str | None:
     """Of JSON values, with the order of fields."""
     if isinstance(recorded, dict) and isinstance(ours, dict):
-        return _dict_difference(recorded, ours, path)
+        return _dict_difference(cast(Json, recorded), cast(Json, ours), path)
     if isinstance(recorded, list) and isinstance(ours, list):
-        if len(recorded) != len(ours):
-            return f"{path or 'body'} has {len(ours)} items, recorded {len(recorded)}"
-        differences = (
-            first_difference(theirs, mine, f"{path}[{index}]")
-            for index, (theirs, mine) in enumerate(zip(recorded, ours, strict=True))
-        )
-        return next((each for each in differences if each is not None), None)
+        return _list_difference(cast(list[Any], recorded), cast(list[Any], ours), path)
     theirs, mine = _scalar(recorded, path), _scalar(ours, path)
     return None if theirs == mine else f"{path or 'body'} is {mine}, recorded {theirs}"
 
@@ -81,9 +77,20 @@ def holds_probabilities(body: Any) -> bool:
     """Whether numbers that the mock makes up give the body its length."""
     if isinstance(body, dict):
         return any(
-            name == "logprob" or name == "token_logprobs" or holds_probabilities(each) for name, each in body.items()
+            name in ("logprob", "token_logprobs") or holds_probabilities(each)
+            for name, each in cast(Json, body).items()
         )
-    return isinstance(body, list) and any(holds_probabilities(each) for each in body)
+    return isinstance(body, list) and any(holds_probabilities(each) for each in cast(list[Any], body))
+
+
+def _list_difference(recorded: list[Any], ours: list[Any], path: str) -> str | None:
+    if len(recorded) != len(ours):
+        return f"{path or 'body'} has {len(ours)} items, recorded {len(recorded)}"
+    differences = (
+        first_difference(theirs, mine, f"{path}[{index}]")
+        for index, (theirs, mine) in enumerate(zip(recorded, ours, strict=True))
+    )
+    return next((each for each in differences if each is not None), None)
 
 
 def _dict_difference(recorded: dict[str, Any], ours: dict[str, Any], path: str) -> str | None:
@@ -111,7 +118,9 @@ def _is_alternatives(value: dict[str, Any]) -> bool:
 def _alternatives_difference(recorded: dict[str, Any], ours: dict[str, Any], path: str) -> str | None:
     """The chosen token, and the form of an entry. How many there are depends on whether it was among the best."""
     theirs, mine = next(iter(recorded.values())), next(iter(ours.values()))
-    if type(theirs) is not type(mine) or (isinstance(theirs, dict) and list(theirs) != list(mine)):
+    if type(theirs) is not type(mine) or (
+        isinstance(theirs, dict) and list(cast(Json, theirs)) != list(cast(Json, mine))
+    ):
         return f"{path} holds {mine}, recorded {theirs}"
     if abs(len(recorded) - len(ours)) > 1:
         return f"{path} holds {len(ours)} tokens, recorded {len(recorded)}"

@@ -3,11 +3,16 @@
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 Json = dict[str, Any]
+
+
+def fields_of(value: object) -> Json:
+    """`value` where it is a JSON object, else one that is empty."""
+    return cast(Json, value) if isinstance(value, dict) else {}
 
 
 class Line(msgspec.Struct):
@@ -33,7 +38,7 @@ class RecordedRequest(msgspec.Struct):
     @property
     def fields(self) -> Json:
         """The body, where it is a JSON object."""
-        return self.parsed if isinstance(self.parsed, dict) else {}
+        return fields_of(self.parsed)
 
     @property
     def parsed(self) -> Any:
@@ -58,7 +63,7 @@ class RecordedResponse(msgspec.Struct):
 
     @property
     def fields(self) -> Json:
-        return self.body if isinstance(self.body, dict) else {}
+        return fields_of(self.body)
 
 
 class Exchange(msgspec.Struct, dict=True):

@@ -97,8 +97,7 @@ async def client_of(door: Door) -> AsyncGenerator[httpx.AsyncClient]:
 async def in_flight(client: httpx.AsyncClient, door: Door, count: int) -> AsyncGenerator[None]:
     """As many completions are being answered until the block is left."""
     tasks = [asyncio.create_task(client.post("/v1/completions", json=filling(number))) for number in range(count)]
-    while count and door.replica.engine.engine.live_requests < count:
-        await asyncio.sleep(0.001)
+    await until(lambda: not count or door.replica.engine.engine.live_requests >= count)
     try:
         yield
     finally:
@@ -107,12 +106,18 @@ async def in_flight(client: httpx.AsyncClient, door: Door, count: int) -> AsyncG
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Until something that a server does has come about; it has no event. Raises TimeoutError."""
+    async with asyncio.timeout(_TIMEOUT_S):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
 async def _send(client: httpx.AsyncClient, exchange: Exchange) -> Answer:
     request = exchange.request
     response = await client.request(request.method, request.path, headers=request.headers, content=request.content)
-    return Answer(
-        response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
-    )
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(response.status_code, headers, response.content)
 
 
 def exchange_difference(exchange: Exchange, answer: Answer) -> str | None:

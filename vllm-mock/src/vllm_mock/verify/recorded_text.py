@@ -10,7 +10,7 @@ from typing import Any
 from vllm_mock.engine.messages import EngineRequest
 from vllm_mock.server.scripts import Scripts
 from vllm_mock.tokens.tokenizer import Turn
-from vllm_mock.verify.exchanges import Exchange, Json
+from vllm_mock.verify.exchanges import Exchange, Json, fields_of
 
 VOCABULARY = 1000
 _FIRST_MADE_UP = 1_000_000
@@ -74,19 +74,20 @@ class RecordedText:
             self._prompts[body.get("prompt", _CONVERSATION)] = ids
             return
         prompt = body.get("prompt")
-        texts = [prompt] if isinstance(prompt, str) else prompt if isinstance(prompt, list) else [_CONVERSATION]
-        texts = [text for text in texts if isinstance(text, str)]
+        given: list[Any] = [_CONVERSATION] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = [text for text in given if isinstance(text, str)]
         for text, count in zip(texts, _shared_out(_prompt_tokens(exchange), len(texts)), strict=True):
             self._prompts[text] = self._prompt_ids(exchange, count)
 
     def _prompt_ids(self, exchange: Exchange, count: int) -> list[int]:
         """As recorded where they are, else made up; with their text where an echo's logprobs tell it."""
-        choices = exchange.response.fields.get("choices") or [{}]
-        ids: list[int] | None = choices[0].get("prompt_token_ids") or exchange.response.fields.get("prompt_token_ids")
+        answer = exchange.response.fields
+        first = fields_of(next(iter(answer.get("choices") or ()), None))
+        ids: list[int] | None = first.get("prompt_token_ids") or answer.get("prompt_token_ids")
         if ids is not None:
             return ids
-        logprobs = choices[0].get("logprobs")
-        if exchange.request.fields.get("echo") and logprobs and "tokens" in logprobs:
+        logprobs = fields_of(first.get("logprobs"))
+        if exchange.request.fields.get("echo") and "tokens" in logprobs:
             return [self._id(piece) for piece in logprobs["tokens"][:count]]
         return [self._id("") for _ in range(count)]
 
@@ -123,7 +124,7 @@ class RecordedText:
             choice
             for chunk in exchange.chunks
             for choice in chunk["choices"]
-            if choice["index"] == index and not (choice.get("delta") or {}).get("role")
+            if choice["index"] == index and not fields_of(choice.get("delta")).get("role")
         ]
         body = exchange.request.fields
         stops = [body["stop"]] if isinstance(body.get("stop"), str) else body.get("stop") or []
@@ -165,8 +166,8 @@ def _prompt_tokens(exchange: Exchange) -> int:
     for answer in usages:
         if answer.get("usage"):
             return answer["usage"]["prompt_tokens"]
-    error: Any = exchange.response.fields.get("error")
-    if isinstance(error, dict) and error.get("param") == "input_tokens":
+    error = fields_of(exchange.response.fields.get("error"))
+    if error.get("param") == "input_tokens":
         return int(str(error["message"]).partition("value=")[2].rstrip(")"))
     return 1
 
@@ -178,7 +179,7 @@ def _shared_out(total: int, count: int) -> list[int]:
 
 def _choice_tokens(exchange: Exchange, choices: list[Json]) -> list[int]:
     """Tokens of each choice; those that ended by the limit are as long as each other."""
-    total: int = (exchange.response.fields.get("usage") or {}).get("completion_tokens", 0)
+    total: int = fields_of(exchange.response.fields.get("usage")).get("completion_tokens", 0)
     return _shared_out(total, len(choices))
 
 
@@ -188,12 +189,12 @@ def _indexes(chunks: list[Json]) -> list[int]:
 
 def _text(choice: Json) -> str:
     """Of a choice or a chunk's choice, completion or chat."""
-    spoken: Json = choice.get("message") or choice.get("delta") or choice
+    spoken = fields_of(choice.get("message") or choice.get("delta") or choice)
     return spoken.get("content", spoken.get("text")) or ""
 
 
 def _logprob_pieces(choice: Json, count: int) -> list[str] | None:
-    logprobs: Json = choice.get("logprobs") or {}
+    logprobs = fields_of(choice.get("logprobs"))
     if "tokens" in logprobs:
         return logprobs["tokens"][-count:]
     if "content" in logprobs:

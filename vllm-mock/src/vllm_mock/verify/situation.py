@@ -12,7 +12,7 @@ import msgspec
 
 from vllm_mock.server.loras import AdapterMissing
 from vllm_mock.settings import ServeSettings
-from vllm_mock.verify.exchanges import Exchange, Json
+from vllm_mock.verify.exchanges import Exchange, Json, fields_of
 
 SERVED = "/model/qwen"
 START = ServeSettings(
@@ -127,7 +127,7 @@ def with_loras(exchange: Exchange, around: Surroundings) -> Situation:
 def _primed(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
     """Whatever was in the prefix cache came from the same prompt."""
     for answer in (exchange.response.fields, *exchange.chunks):
-        details: Json = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+        details = fields_of(fields_of(answer.get("usage")).get("prompt_tokens_details"))
         if details.get("cached_tokens"):
             body = {**exchange.request.fields, "stream": False, "max_tokens": 1}
             body.pop("stream_options", None)
