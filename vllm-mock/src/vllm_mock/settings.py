@@ -107,8 +107,8 @@ class ServeSettings(Settings):
     )
     kv_events_config: str | None = Field(
         None,
-        description="JSON, as vLLM takes it: publish what enters and leaves the prefix cache over ZeroMQ; replica N has "
-        "the ports + N",
+        description="JSON, as vLLM takes it: publish what enters and leaves the prefix cache over ZeroMQ; "
+        "replica N has the ports + N",
     )
     answer_tokens: int = Field(
         256,  # A few paragraphs: a person who tries it out does not wait for minutes.

@@ -54,7 +54,7 @@ def test_what_measurements_do_not_tell_is_said(capsys: pytest.CaptureFixture[str
     found = report_fit(rows, Console(width=160))
     assert "d" in found.undetermined
     assert found.step_time.per_context_token_s == 0
-    assert "d set to 0" in capsys.readouterr().out
+    assert "do not tell it: d." in capsys.readouterr().out
 
 
 def test_a_single_measurement_gives_no_negative_coefficient() -> None:

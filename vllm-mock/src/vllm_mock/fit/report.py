@@ -20,10 +20,10 @@ def report_fit(measurements: Sequence[Measurement], console: Console) -> Fit:
     console.print(f"c {time.per_prefill_token_s * 1e3:.5f} ms   d {time.per_context_token_s:.3g} s")
     if found.undetermined:
         console.print(
-            f"[yellow]{', '.join(found.undetermined)} set to 0: these measurements do not determine it. Measure at "
+            f"[yellow]Set to 0, because these measurements do not tell it: {', '.join(found.undetermined)}. Measure at "
             "more concurrencies, and with prompts and outputs of other lengths.[/]"
         )
-    table = Table("concurrency", "tokens in", "out", "TPOT measured", "mock", "error", "TTFT measured", "mock", "error")
+    table = Table("clients", "in", "out", "TPOT ms", "mock", "error", "TTFT ms", "mock", "error")
     for column in table.columns:
         column.justify = "right"
     for each in measurements:
@@ -32,11 +32,11 @@ def report_fit(measurements: Sequence[Measurement], console: Console) -> Fit:
             str(each.concurrency),
             f"{each.input_tokens:.0f}",
             f"{each.output_tokens:.0f}",
-            f"{each.tpot_ms:.1f} ms",
-            f"{mock.tpot_ms:.1f} ms",
+            f"{each.tpot_ms:.1f}",
+            f"{mock.tpot_ms:.1f}",
             f"{mock.tpot_ms / each.tpot_ms - 1:+.1%}",
-            f"{each.ttft_ms:.0f} ms",
-            f"{mock.ttft_ms:.0f} ms",
+            f"{each.ttft_ms:.0f}",
+            f"{mock.ttft_ms:.0f}",
             f"{mock.ttft_ms / each.ttft_ms - 1:+.1%}",
         )
     console.print(table)
@@ -47,17 +47,18 @@ def report_anchors(console: Console) -> None:
     """The presets beside the public anchors."""
     console.print(
         "Presets are derived, not measured on these cards. Expected: TPOT of Qwen2.5-7B on an A6000 "
-        f"({', '.join(f'{ms} ms at {n}' for n, ms in A6000_TPOT_MS.items())}), times the ratio of memory bandwidths."
+        f"({', '.join(f'{ms} ms at {n}' for n, ms in A6000_TPOT_MS.items())}), times the ratio of memory bandwidths; "
+        "its contexts were not published, so the presets are shown at two lengths."
     )
-    lengths = [text for tokens in CONTEXT_TOKENS for text in (f"with {tokens} tokens each", "error")]
-    table = Table("preset", "concurrency", "expected TPOT", *lengths)
+    lengths = [text for tokens in CONTEXT_TOKENS for text in (f"{tokens} tokens each", "error")]
+    table = Table("preset", "clients", "TPOT ms", *lengths)
     for column in table.columns[1:]:
         column.justify = "right"
     for each in anchors():
         cells = [
             text
             for ms, error in zip(each.model_ms, each.errors, strict=True)
-            for text in (f"{ms:.1f} ms", f"{error:+.1%}")
+            for text in (f"{ms:.1f}", f"{error:+.1%}")
         ]
-        table.add_row(each.card, str(each.concurrency), f"{each.expected_ms:.1f} ms", *cells)
+        table.add_row(each.card, str(each.concurrency), f"{each.expected_ms:.1f}", *cells)
     console.print(table)

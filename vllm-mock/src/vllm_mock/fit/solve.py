@@ -24,6 +24,8 @@ from vllm_mock.fit.closed_loop import measure
 from vllm_mock.fit.measurements import Measurement
 
 _NAMES = ("a", "b", "c", "d")
+_GIVEN_UP = (3, 1, 2, 0)
+"""In this order: measurements of one length cannot tell d from b, those at one concurrency neither from a."""
 _CORRECTIONS = 3
 _LARGEST_CORRECTION = (0.5, 2.0)
 _LEAST_SINGULAR = 1e-6
@@ -58,10 +60,9 @@ def _solve(rows: NDArray[np.float64]) -> tuple[Fit, NDArray[np.float64]]:
     values = np.ones(len(rows))
     kept = list(range(len(_NAMES)))
     while True:
-        # d first: context is the column that measurements of one length share with the others.
         solution = _solved(rows[:, kept], values)
         if solution is None:
-            kept.pop()
+            kept.remove(next(at for at in _GIVEN_UP if at in kept))
         elif len(kept) > 1 and solution.min() < 0:
             kept.remove(kept[int(solution.argmin())])
         else:

@@ -34,16 +34,17 @@ class KvEventPublisher:
             self._pub.bind(config.endpoint)
         else:
             self._pub.connect(config.endpoint)
-        self._replay_endpoint = config.replay_endpoint
+        self._router: zmq.asyncio.Socket | None = None
+        if config.replay_endpoint is not None:
+            self._router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+            self._router.linger = 0
+            self._router.bind(config.replay_endpoint)
         self._replay: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Answer requests for replay, on the running loop."""
-        if self._replay_endpoint is not None:
-            router = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-            router.linger = 0
-            router.bind(self._replay_endpoint)
-            self._replay = asyncio.create_task(self._answer(router))
+        if self._router is not None:
+            self._replay = asyncio.create_task(self._answer(self._router))
 
     def publish(self, events: list[Event]) -> None:
         """A batch of one step. Never waits: what a subscriber cannot take in time is lost to it."""
@@ -57,16 +58,15 @@ class KvEventPublisher:
         if self._replay is not None:
             self._replay.cancel()
             await asyncio.gather(self._replay, return_exceptions=True)
+        if self._router is not None:
+            self._router.close()
         self._pub.close()
 
     async def _answer(self, router: zmq.asyncio.Socket) -> None:
-        try:
-            while True:
-                frames = await router.recv_multipart()
-                if len(frames) != 3 or len(frames[2]) != 8:
-                    continue
-                client, _, start = frames
-                for number, payload in [*(kept for kept in self._kept if kept[0] >= start), (_END, b"")]:
-                    await router.send_multipart((client, b"", number, payload))  # pyright: ignore[reportUnknownMemberType]
-        finally:
-            router.close()
+        while True:
+            frames = await router.recv_multipart()
+            if len(frames) != 3 or len(frames[2]) != 8:
+                continue
+            client, _, start = frames
+            for number, payload in [*(kept for kept in self._kept if kept[0] >= start), (_END, b"")]:
+                await router.send_multipart((client, b"", number, payload))  # pyright: ignore[reportUnknownMemberType]
