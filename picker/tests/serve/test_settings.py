@@ -1,0 +1,78 @@
+"""Settings from flags, environment and file, and what is said of wrong ones."""
+
+from pathlib import Path
+
+import pytest
+from picker.settings import InvalidSettings, ServeSettings, StandaloneSettings, flags
+
+GIVEN = ("--manifests=m", "--endpoints=e.yaml")
+
+
+def read(*arguments: str) -> ServeSettings:
+    return ServeSettings.read(list(arguments), "picker serve")
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(InvalidSettings) as error:
+        read(*arguments)
+    return str(error.value)
+
+
+def test_a_flag_stands_above_the_environment_and_that_above_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "picker.yaml"
+    file.write_text("log_level: error\nscrape_interval_s: 3\npool: a/b\n")
+    monkeypatch.setenv("PICKER_LOG_LEVEL", "warning")
+    monkeypatch.setenv("PICKER_SCRAPE_INTERVAL_S", "2")
+    settings = read(*GIVEN, f"--config={file}", "--log-level=debug")
+    assert (settings.log_level, settings.scrape_interval_s, settings.pool) == ("debug", 2.0, "a/b")
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "picker.yaml"
+    file.write_text("log_level: error\n")
+    monkeypatch.setenv("PICKER_CONFIG", str(file))
+    assert read(*GIVEN).log_level == "error"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--log-level=loud"], "log_level: "),
+        (["--ext-proc-address=9002"], "ext_proc_address: allowed is IP:PORT"),
+        (["--scrape-interval-s=0"], "scrape_interval_s: "),
+        (["--max-body-bytes=-1"], "max_body_bytes: "),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(arguments: list[str], said: str) -> None:
+    assert said in refused(*GIVEN, *arguments)
+
+
+def test_an_unknown_key_is_refused_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "picker.yaml"
+    file.write_text("log_levle: debug\n")
+    assert "log_levle: not a setting" in refused(*GIVEN, f"--config={file}")
+    monkeypatch.setenv("PICKER_LOG_LEVLE", "debug")
+    assert "PICKER_LOG_LEVLE: not a setting" in refused(*GIVEN)
+
+
+def test_a_missing_setting_is_told_with_the_ways_to_give_it() -> None:
+    with pytest.raises(InvalidSettings) as error:
+        StandaloneSettings.read(["--endpoints=e.yaml"], "picker standalone")
+    assert str(error.value) == "manifests: missing; give --manifests, PICKER_MANIFESTS or a line in --config"
+
+
+def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+    assert "No such file" in refused(*GIVEN, f"--config={tmp_path / 'none.yaml'}")
+    file = tmp_path / "list.yaml"
+    file.write_text("- a\n")
+    assert "allowed is a mapping of settings" in refused(*GIVEN, f"--config={file}")
+
+
+def test_settings_survive_being_handed_to_a_process_as_flags() -> None:
+    given = [*GIVEN, "--pool=a/b", "--scrape-interval-s=0.5", "--unknown-models=refuse", "--listen-ip=127.0.0.1"]
+    standalone = StandaloneSettings.read(given, "picker standalone")
+    again = read(*flags(standalone, ServeSettings))
+    shared = set(ServeSettings.model_fields) & set(StandaloneSettings.model_fields)
+    assert again.model_dump(include=shared) == standalone.model_dump(include=shared)
