@@ -12,17 +12,20 @@ from vllm_mock.server.answers import json_response, refusal
 from vllm_mock.server.completion_routes import completion_routes
 from vllm_mock.server.dev_routes import dev_routes
 from vllm_mock.server.door import Door, Endpoint, Entry
+from vllm_mock.server.embeddings import embeddings_routes
 from vllm_mock.server.errors import Refused
 from vllm_mock.server.http_metrics import HANDLER, HttpMetrics
 from vllm_mock.server.middleware import ApiKeys, RequestIds
 from vllm_mock.server.model_routes import model_routes
+from vllm_mock.server.responses import responses_routes
 from vllm_mock.server.shapes import Detail
 from vllm_mock.server.status_routes import status_routes
 from vllm_mock.server.token_routes import token_routes
 
 
 def build_app(door: Door) -> ASGIApp:
-    entries = [*completion_routes(door), *model_routes(door), *token_routes(door)]
+    entries = [*completion_routes(door), *responses_routes(door), *embeddings_routes(door), *model_routes(door)]
+    entries += token_routes(door)
     entries += [*status_routes(door, entries), *dev_routes(door), *admin_routes(door)]
     starlette = Starlette(
         routes=_routes(entries),
