@@ -122,7 +122,7 @@ def test_a_prefix_covers_whole_path_elements() -> None:
 
 @given(st.text("abc/", min_size=1), st.text("abc/", min_size=1))
 def test_of_two_prefixes_the_longer_one_wins(one: str, other: str) -> None:
-    ranks = [precedence(RouteMatch(path=PathMatch(type="PathPrefix", value=each))) for each in (one, other)]
+    ranks = [precedence(RouteMatch(path=PathMatch(type="PathPrefix", value=f"/{each}"))) for each in (one, other)]
     assert (ranks[0] < ranks[1]) == (len(one) > len(other))
 
 

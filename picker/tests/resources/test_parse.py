@@ -96,6 +96,8 @@ def test_of_two_models_of_one_name_the_older_stands() -> None:
 
 ANNOTATED = "metadata:\n  annotations:\n    inference.networking.x-k8s.io/routing-strategy: "
 
+MATCH = "  - matches: [{{{}}}]\n    backendRefs:"
+
 BROKEN = [
     (POOL, "targetPortNumber: 8000", "targetPort: 8000", ["unknown field; did you mean targetPortNumber?", "f.yaml:6"]),
     (POOL, "targetPortNumber: 8000", "targetPortNumber: 0", ["spec.targetPortNumber: found 0; allowed: at least 1"]),
@@ -148,6 +150,37 @@ BROKEN = [
     ),
     (MODEL, "  - name: /model/qwen\n    weight: 100", "  - name: m\n" * 11, ["11 entries; allowed: at most 10"]),
     (MODEL, "    name: vllm-qwen-pool", "    kind: InferencePool", ["spec.poolRef.name: missing"]),
+    (
+        ROUTE,
+        "  - backendRefs:",
+        MATCH.format("path: {value: v1}"),
+        ["matches[0].path: value: found 'v1'", "begin with '/'"],
+    ),
+    (
+        ROUTE,
+        "  - backendRefs:",
+        MATCH.format("path: {type: RegularExpression, value: '('}"),
+        ["'('; allowed is a regular"],
+    ),
+    (
+        ROUTE,
+        "  - backendRefs:",
+        MATCH.format("path: {type: RegularExpression, value: '(?=a)'}"),
+        ["without look-around"],
+    ),
+    (ROUTE, "  - backendRefs:", MATCH.format("headers: [{name: 'a b', value: c}]"), ["headers[0].name: found 'a b'"]),
+    (
+        ROUTE,
+        "  - backendRefs:",
+        MATCH.format("method: get"),
+        ["matches[0].method: found 'get'; allowed: 'GET', 'HEAD'"],
+    ),
+    (
+        ROUTE,
+        "  rules:",
+        "  hostnames: ['a.example:80']\n  rules:",
+        ["spec.hostnames[0]: found 'a.example:80'", "without a port"],
+    ),
     (ROUTE, "request: 10s", "request: 10 seconds", ["spec.rules[0].timeouts.request", "durations such as 1h"]),
     (ROUTE, "name: qwen\n", "name: qwen\n      kind: Bucket\n", ["'Service' or 'InferencePool'"]),
     (ROUTE, "  - backendRefs:", "  - filters: [{type: URLRewrite}]\n    backendRefs:", ["filters[0].type"]),
@@ -303,3 +336,18 @@ def test_a_misspelt_field_of_a_service_is_refused() -> None:
     """It would select nothing, silently."""
     [problem] = problems(SERVICE_FROM_A_CLUSTER.replace("selector", "selctor"))
     assert "did you mean selector?" in problem
+
+
+@pytest.mark.parametrize("hostname", ["example.com", "*.example.com", "a-b.c", "1.2.3.4"])
+def test_a_host_name_may_have_a_star_for_its_first_label(hostname: str) -> None:
+    """And nothing else of a pattern."""
+    route = the_object(ROUTE.replace("  rules:", f"  hostnames: ['{hostname}']\n  rules:"))
+    assert isinstance(route, HTTPRoute)
+    assert route.spec.hostnames == (hostname,)
+
+
+@pytest.mark.parametrize("expression", ["/v[0-9]+/.*", "(?i)a", "(?:a|b)", "(?P<n>a)"])
+def test_expressions_of_re2_are_taken(expression: str) -> None:
+    """Groups, flags and classes."""
+    text = ROUTE.replace("  - backendRefs:", MATCH.format(f"path: {{type: RegularExpression, value: '{expression}'}}"))
+    assert isinstance(the_object(text), HTTPRoute)

@@ -5,14 +5,36 @@ is told in a warning; a value that would send traffic elsewhere than the object 
 backend that is not served) is refused.
 """
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from picker.resources.names import ObjectName
 from picker.resources.wire import DnsName, Object, Port, Seconds, Wire
 
 GROUP = "gateway.networking.k8s.io"
+
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_BEYOND_RE2 = re.compile(r"\(\?(<?[=!]|P=|\()|\\[1-9]")
+
+
+def _header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise ValueError("allowed are letters, digits and !#$%&'*+-.^_`|~")
+    return value
+
+
+def _hostname(value: str) -> str:
+    if len(value) > 253 or not _HOSTNAME.fullmatch(value):
+        raise ValueError("allowed are host names in lower case, without a port, of which the first label may be '*'")
+    return value
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+Hostname = Annotated[str, AfterValidator(_hostname)]
 
 
 class GatewayClassSpec(Wire):
@@ -43,7 +65,7 @@ class Listener(Wire):
     name: str
     port: Port
     protocol: Literal["HTTP"]
-    hostname: str | None = None
+    hostname: Hostname | None = None
     allowed_routes: AllowedRoutes = AllowedRoutes()
 
 
@@ -68,24 +90,50 @@ class ParentRef(Wire):
     port: Port | None = None
 
 
+def _check_expression(value: str) -> None:
+    """Raises ValueError on what Envoy's RE2 would refuse, and with it everything else that was to be served."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"value: found {value!r}; allowed is a regular expression, but {error}") from None
+    if _BEYOND_RE2.search(value):
+        raise ValueError(
+            f"value: found {value!r}; allowed is a regular expression without look-around and back-references"
+        )
+
+
 class PathMatch(Wire):
     type: Literal["Exact", "PathPrefix", "RegularExpression"] = "PathPrefix"
-    value: str = "/"
+    value: str = Field(default="/", max_length=1024)
+
+    @model_validator(mode="after")
+    def _is_a_path(self) -> Self:
+        if self.type == "RegularExpression":
+            _check_expression(self.value)
+        elif not self.value.startswith("/"):
+            raise ValueError(f"value: found {self.value!r}; allowed are paths, which begin with '/'")
+        return self
 
 
 class NamedMatch(Wire):
     """A header or a query parameter."""
 
     type: Literal["Exact", "RegularExpression"] = "Exact"
-    name: str
-    value: str
+    name: HeaderName
+    value: str = Field(min_length=1, max_length=4096)
+
+    @model_validator(mode="after")
+    def _is_an_expression(self) -> Self:
+        if self.type == "RegularExpression":
+            _check_expression(self.value)
+        return self
 
 
 class RouteMatch(Wire):
     path: PathMatch = PathMatch()
     headers: tuple[NamedMatch, ...] = ()
     query_params: tuple[NamedMatch, ...] = ()
-    method: str | None = None
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
 
 
 class BackendRef(Wire):
@@ -100,7 +148,7 @@ class BackendRef(Wire):
 
 
 class HeaderValue(Wire):
-    name: str
+    name: HeaderName
     value: str
 
 
@@ -135,7 +183,7 @@ class HTTPRouteSpec(Wire):
     not_served: ClassVar = frozenset({"useDefaultGateways"})
 
     parent_refs: tuple[ParentRef, ...] = ()
-    hostnames: tuple[str, ...] = ()
+    hostnames: tuple[Hostname, ...] = ()
     rules: tuple[RouteRule, ...] = (RouteRule(),)
 
 
