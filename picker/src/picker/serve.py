@@ -10,6 +10,7 @@ from random import Random
 import structlog
 import uvicorn
 
+from picker import collector
 from picker.addresses import check_free, split_address
 from picker.admin import EndpointState, admin_app, endpoint_state
 from picker.decision_log import LoggedDesk
@@ -68,6 +69,7 @@ class Picker:
             following = tasks.create_task(self._follow(inventories))
             await self._discovery.start()
             await self._ext_proc.start()
+            collector.settle()
             await self._say_ready(True)
             log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
             stopping = tasks.create_task(stop.wait())
