@@ -59,7 +59,7 @@ def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     if given is not None:
         yield Cluster(Path(given), None)
         return
-    keep: bool = pytestconfig.getoption("--keep-cluster")
+    keep = bool(pytestconfig.getoption("--keep-cluster"))
     folder = ROOT / ".pytest-kind" / KIND_NAME if keep else tmp_path_factory.mktemp("kind")
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in IMAGES.items():

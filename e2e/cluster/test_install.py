@@ -3,10 +3,10 @@
 from releases import NAMESPACE, PICKED, Release
 
 
-def test_the_first_answer_comes_within_a_minute(release: Release) -> None:
-    """From `helm install`, with mocks, the images on the node."""
+def test_the_first_answer_comes_soon(release: Release) -> None:
+    """From `helm install`, with mocks, the images on the node: half a minute on a machine that does nothing else."""
     assert release.first_answer_s is not None
-    assert release.first_answer_s < 60
+    assert release.first_answer_s < 120
 
 
 def test_every_deployment_is_complete(release: Release) -> None:

@@ -4,8 +4,8 @@ the same objects give the same bytes, whichever replica is asked, and a second p
 What one hook has to tell a later one travels in the messages themselves: a route's filter override names the picker's
 cluster, and a cluster carries its siblings in its metadata.
 
-Names that Envoy Gateway gives: a rule's cluster is `httproute/NAMESPACE/NAME/rule/N`; where Services are among several
-backends, each has its own, `.../backend/M`. Several pools of one rule arrive as a single cluster."""
+Names that Envoy Gateway gives: a rule's cluster is `httproute/NAMESPACE/NAME/rule/N`. It stands for all of the rule's
+backends, pools and Services, and has the Services' endpoints; or each backend has its own, `.../backend/M`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -28,6 +28,7 @@ from picker.resources.names import ObjectName, PoolName
 NO_BACKEND_CLUSTER = "inferencepool-without-backend"
 """A cluster that does not exist: it takes the share of a backend that does not, and Envoy answers 500."""
 
+_Weighted = route_components_pb2.WeightedCluster.ClusterWeight
 _PICKER_PREFIX = "inferencepicker"
 _SIBLINGS = "inference-gateway.sibling-clusters"
 _RULE_CLUSTER = re.compile(
@@ -76,21 +77,11 @@ class Joints:
     sharing_namespaces: frozenset[str] = frozenset()
 
 
-def needs_backends(cluster: str, pools: Sequence[InferencePool]) -> RuleName | None:
-    """The rule whose backends have to be looked up before a hook can do its part with `cluster`; None where the pools
-    themselves are enough."""
-    rule = RuleName.of_cluster(cluster)
-    if rule is None or not pools or (rule.backend is None and len(pools) == 1):
-        return None
-    return rule
-
-
-def route_clusters(route: route_components_pb2.Route) -> list[str]:
-    """The clusters that a route leads to."""
+def rule_of_route(route: route_components_pb2.Route) -> RuleName | None:
+    """The rule that a route was made from; None for a route that leads nowhere, or was made from something else."""
     action = route.route
-    if action.WhichOneof("cluster_specifier") == "weighted_clusters":
-        return [each.name for each in action.weighted_clusters.clusters]
-    return [action.cluster] if action.cluster else []
+    names = [action.cluster, *(each.name for each in action.weighted_clusters.clusters)]
+    return next((rule for name in names if (rule := RuleName.of_cluster(name)) is not None), None)
 
 
 class Extension:
@@ -100,46 +91,38 @@ class Extension:
         self._joints = joints
 
     def route(
-        self,
-        route: route_components_pb2.Route,
-        pools: Sequence[InferencePool],
-        backends: Sequence[RuleBackend],
+        self, route: route_components_pb2.Route, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
     ) -> route_components_pb2.Route:
-        """`pools`: those of the route's rule. `backends`: of the rule; needed where `needs_backends` says so for one of
-        the route's clusters. Makes each of the route's clusters that is a pool's ask that pool's picker."""
+        """`pools`: those of the route's rule that exist. `backends`: all of the rule. Leads to each pool by its weight,
+        by way of that pool's picker."""
         if not pools or not route.HasField("route"):
             return route
-        by_name = {pool.name: pool for pool in pools}
         made = route_components_pb2.Route()
         made.CopyFrom(route)
-        clusters = route_clusters(made)
-        if len(clusters) == 1 and len(pools) > 1:
-            pool_of = _split_by_weight(made, clusters[0], pools, backends)
-        else:
-            pool_of = {name: pool for name in clusters if (pool := _pool_of(name, pools, backends)) is not None}
-        for cluster in sorted(pool_of):
-            pool = by_name[pool_of[cluster]]
+        pool_of = _lead_to_pools(made, pools, backends)
+        for cluster, pool in sorted(pool_of.items()):
             picker = self._picker_cluster_name(pool)
             made = asking_picker(made, {cluster: pool.name}, picker, self._joints.max_body_bytes)
         return made
 
     def cluster(
-        self,
-        cluster: cluster_pb2.Cluster,
-        pools: Sequence[InferencePool],
-        backends: Sequence[RuleBackend],
+        self, cluster: cluster_pb2.Cluster, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
     ) -> cluster_pb2.Cluster:
-        """The same parameters as `route`. A pool's cluster in place of Envoy Gateway's empty one, under its name."""
-        own = _pool_of(cluster.name, pools, backends)
-        if own is not None:
-            return self._cluster(cluster.name, next(pool for pool in pools if pool.name == own))
-        if len(pools) < 2 or RuleName.of_cluster(cluster.name) is None or _is_backend(cluster.name):
+        """The same parameters as `route`. A pool's cluster in place of Envoy Gateway's empty one, under its name; where
+        the cluster stands for several backends, it carries a sibling for each pool."""
+        rule = RuleName.of_cluster(cluster.name)
+        if rule is None or not pools:
             return cluster
-        first, *others = _ordered(pools)
-        made = self._cluster(cluster.name, first)
-        for index, pool in enumerate(others, start=1):
-            sibling = self._cluster(_sibling_name(cluster.name, index), pool)
-            made.metadata.typed_filter_metadata[f"{_SIBLINGS}/{index}"].CopyFrom(packed(sibling))
+        alone = _alone(rule, pools, backends)
+        if alone is not None:
+            return self._cluster(cluster.name, alone)
+        if rule.backend is not None:
+            return cluster
+        made = cluster_pb2.Cluster()
+        made.CopyFrom(cluster)
+        for pool in _ordered(pools):
+            sibling = self._cluster(_sibling_name(cluster.name, pool), pool)
+            made.metadata.typed_filter_metadata[f"{_SIBLINGS}/{pool.name}"].CopyFrom(packed(sibling))
         return made
 
     def translation(
@@ -186,54 +169,75 @@ class Extension:
         return picker_cluster(name, f"{service}.{namespace}.svc.{self._joints.cluster_domain}", int(port))
 
 
-def _pool_of(cluster: str, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]) -> PoolName | None:
-    """The pool whose cluster this is: the rule's only one, or that of the backend that the cluster's name tells."""
-    rule = RuleName.of_cluster(cluster)
-    if rule is None:
-        return None
-    if rule.backend is None:
-        return pools[0].name if len(pools) == 1 else None
-    pool = backends[rule.backend].pool if rule.backend < len(backends) else None
-    return pool if any(pool == each.name for each in pools) else None
+def _alone(rule: RuleName, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]) -> InferencePool | None:
+    """The pool whose the rule's cluster is, and nobody else's; None where it stands for several backends, or for one
+    that is no pool."""
+    of_cluster = backends if rule.backend is None else backends[rule.backend : rule.backend + 1]
+    # A rule that has just gone: what the hook was given is all that is known.
+    names = {backend.pool for backend in of_cluster} or {pool.name for pool in pools}
+    return next((pool for pool in pools if names == {pool.name}), None)
 
 
-def _split_by_weight(
-    route: route_components_pb2.Route, cluster: str, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
-) -> dict[str, PoolName]:
-    """Lead `route` to each of the rule's pools by weight, and to nowhere for the share of pools that do not exist. The
-    pools of the clusters."""
-    weights: dict[PoolName | None, int] = {}
-    known = {pool.name for pool in pools}
-    for backend in backends:
-        pool = backend.pool if backend.pool in known else None
-        weights[pool] = weights.get(pool, 0) + backend.weight
+def _lead_to_pools(
+    route: route_components_pb2.Route, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
+) -> dict[str, InferencePool]:
+    """Replace, in the action of `route`, a cluster that stands for several backends by those that it stands for. The
+    pools by the clusters that are led to."""
     action = route.route
-    action.ClearField("cluster")
-    pool_of: dict[str, PoolName] = {}
-    for index, pool in enumerate(_ordered(pools)):
-        name = _sibling_name(cluster, index) if index else cluster
-        if weights.get(pool.name, 0):
-            action.weighted_clusters.clusters.add(name=name, weight=uint32(weights[pool.name]))
-            pool_of[name] = pool.name
-    if nowhere := weights.get(None, 0):
-        action.weighted_clusters.clusters.add(name=NO_BACKEND_CLUSTER, weight=uint32(nowhere))
+    pool_of: dict[str, InferencePool] = {}
+    made: list[_Weighted] = []
+    for entry in _entries(action, backends):
+        rule = RuleName.of_cluster(entry.name)
+        alone = _alone(rule, pools, backends) if rule is not None else None
+        if alone is not None:
+            pool_of[entry.name] = alone
+        if alone is not None or rule is None or rule.backend is not None:
+            made.append(entry)
+            continue
+        # Where Envoy Gateway has not set the share aside that leads nowhere, it is still in the cluster's.
+        missing = _missing(pools, backends) if action.cluster else 0
+        members = [
+            (_sibling_name(entry.name, pool), pool, sum(each.weight for each in backends if each.pool == pool.name))
+            for pool in _ordered(pools)
+        ]
+        pool_of |= {name: pool for name, pool, weight in members if weight}
+        made += [_weighted_like(entry, name, weight) for name, _, weight in members]
+        made.append(_weighted_like(entry, NO_BACKEND_CLUSTER, missing))
+        rest = entry.weight.value - missing - sum(weight for _, _, weight in members)
+        made.append(_weighted_like(entry, entry.name, max(0, rest)))
+    made = [each for each in made if each.weight.value]
+    if made and [each.name for each in made] != [action.cluster]:
+        del action.weighted_clusters.clusters[:]
+        action.weighted_clusters.clusters.extend(made)
         action.cluster_not_found_response_code = route_components_pb2.RouteAction.INTERNAL_SERVER_ERROR
-    if not pool_of and not nowhere:
-        route.direct_response.status = 500
     return pool_of
+
+
+def _entries(action: route_components_pb2.RouteAction, backends: Sequence[RuleBackend]) -> list[_Weighted]:
+    if action.cluster:
+        return [_Weighted(name=action.cluster, weight=uint32(sum(each.weight for each in backends)))]
+    return list(action.weighted_clusters.clusters)
+
+
+def _weighted_like(entry: _Weighted, name: str, weight: int) -> _Weighted:
+    made = _Weighted()
+    made.CopyFrom(entry)
+    made.name, made.weight.value = name, weight
+    return made
+
+
+def _missing(pools: Sequence[InferencePool], backends: Sequence[RuleBackend]) -> int:
+    """The share of pools that do not exist."""
+    known = {pool.name for pool in pools}
+    return sum(each.weight for each in backends if each.pool is not None and each.pool not in known)
 
 
 def _ordered(pools: Sequence[InferencePool]) -> list[InferencePool]:
     return sorted(pools, key=lambda pool: str(pool.name))
 
 
-def _sibling_name(cluster: str, index: int) -> str:
-    return f"{cluster}/pool/{index}"
-
-
-def _is_backend(cluster: str) -> bool:
-    rule = RuleName.of_cluster(cluster)
-    return rule is not None and rule.backend is not None
+def _sibling_name(cluster: str, pool: InferencePool) -> str:
+    return f"{cluster}/pool/{pool.name}"
 
 
 def _with_siblings(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:

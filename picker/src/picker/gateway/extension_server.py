@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from picker.gateway import extension_service_pb2 as service_pb2
-from picker.gateway.extension import Extension, RuleBackend, RuleName, needs_backends, route_clusters
+from picker.gateway.extension import Extension, RuleBackend, RuleName, rule_of_route
 from picker.resources.inference import InferencePool
 from picker.resources.parse import KINDS, typed
 
@@ -37,6 +37,10 @@ class RuleLookup(Protocol):
 
     async def backends(self, rule: RuleName) -> Sequence[RuleBackend]:
         """The backends in the order of the HTTPRoute; none for a rule that is gone. Raises LookupFailed."""
+        ...
+
+    def forget(self) -> None:
+        """A translation has ended: the next one is of newer objects."""
         ...
 
 
@@ -78,7 +82,7 @@ class ExtensionServer:
         if not pools:
             return service_pb2.PostRouteModifyResponse(route=request.route)
         route = route_components_pb2.Route.FromString(request.route)
-        backends = await self._backends(route_clusters(route), pools, call)
+        backends = await self._backends(rule_of_route(route), call)
         made = self._extension.route(route, pools, backends)
         return service_pb2.PostRouteModifyResponse(route=_bytes(made))
 
@@ -87,11 +91,12 @@ class ExtensionServer:
         if not pools:
             return service_pb2.PostClusterModifyResponse(cluster=request.cluster)
         cluster = cluster_pb2.Cluster.FromString(request.cluster)
-        backends = await self._backends([cluster.name], pools, call)
+        backends = await self._backends(RuleName.of_cluster(cluster.name), call)
         made = self._extension.cluster(cluster, pools, backends)
         return service_pb2.PostClusterModifyResponse(cluster=_bytes(made))
 
     async def _translation(self, request: service_pb2.PostTranslateModifyRequest, _call: _Call) -> Message:
+        self._lookup.forget()
         began_s = time.perf_counter()
         clusters, listeners = self._extension.translation(
             map(cluster_pb2.Cluster.FromString, request.clusters),
@@ -106,19 +111,14 @@ class ExtensionServer:
             routes=request.routes,
         )
 
-    async def _backends(
-        self, clusters: Iterable[str], pools: Sequence[InferencePool], call: _Call
-    ) -> Sequence[RuleBackend]:
-        """Of the rule that the clusters belong to, as far as they have to be known."""
-        for cluster in clusters:
-            rule = needs_backends(cluster, pools)
-            if rule is not None:
-                try:
-                    return await self._lookup.backends(rule)
-                except LookupFailed as error:
-                    log.warning("extension.lookup_failed", http_route=str(rule.route), reason=str(error))
-                    await call.abort(grpc.StatusCode.UNAVAILABLE, f"HTTPRoute {rule.route}: {error}")
-        return ()
+    async def _backends(self, rule: RuleName | None, call: _Call) -> Sequence[RuleBackend]:
+        if rule is None:
+            return ()
+        try:
+            return await self._lookup.backends(rule)
+        except LookupFailed as error:
+            log.warning("extension.lookup_failed", http_route=str(rule.route), reason=str(error))
+            await call.abort(grpc.StatusCode.UNAVAILABLE, f"HTTPRoute {rule.route}: {error}")
 
 
 def _handler(

@@ -1,7 +1,7 @@
 """Reads the backends of an HTTPRoute's rule from the API server."""
 
-from collections.abc import Sequence
-from http import HTTPStatus
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import httpx2
@@ -9,31 +9,43 @@ from lightkube import AsyncClient
 
 from picker.gateway.extension import RuleBackend, RuleName
 from picker.gateway.extension_server import LookupFailed
-from picker.kubernetes.objects import HTTP_ROUTE, read_route
-from picker.sources.kubernetes_watch import Json, status_code
+from picker.kubernetes.objects import HTTP_ROUTE, HTTPRoute, read_route
+from picker.resources.names import ObjectName
+from picker.sources.kubernetes_watch import Json
+
+TRANSLATION_S = 1.0
+"""The longest that one translation takes."""
 
 
 class ApiRuleLookup:
-    """See `extension_server.RuleLookup`. Asks each time: Envoy Gateway calls the moment that an HTTPRoute has changed,
-    and a watch of our own might be a moment behind its."""
+    """See `extension_server.RuleLookup`. Lists the HTTPRoutes anew for each translation: Envoy Gateway calls the moment
+    that one has changed, and a watch of our own might be a moment behind its."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self._routes: Mapping[ObjectName, HTTPRoute] = {}
+        self._listed_s = -TRANSLATION_S
 
     async def backends(self, rule: RuleName) -> Sequence[RuleBackend]:
-        name = rule.route
-        try:
-            read = await self._client.get(  # pyright: ignore[reportUnknownMemberType]
-                HTTP_ROUTE, name.name, namespace=name.namespace
-            )
-        except httpx2.HTTPError as error:
-            if status_code(error) == HTTPStatus.NOT_FOUND:
-                return ()
-            raise LookupFailed(str(error) or type(error).__name__) from error
-        route = read_route(cast(Json, read))
-        if rule.rule >= len(route.spec.rules):
+        if asyncio.get_running_loop().time() - self._listed_s > TRANSLATION_S:
+            await self._list()
+        route = self._routes.get(rule.route)
+        if route is None or rule.rule >= len(route.spec.rules):
             return ()
         return [
-            RuleBackend(backend.pool(name.namespace), backend.weight)
+            RuleBackend(backend.pool(rule.route.namespace), backend.weight)
             for backend in route.spec.rules[rule.rule].backend_refs
         ]
+
+    def forget(self) -> None:
+        self._listed_s = -TRANSLATION_S
+
+    async def _list(self) -> None:
+        asked_s = asyncio.get_running_loop().time()
+        try:
+            listing = self._client.list(HTTP_ROUTE, namespace="*")  # pyright: ignore[reportUnknownMemberType]
+            routes = [read_route(cast(Json, each)) async for each in listing]
+        except httpx2.HTTPError as error:
+            raise LookupFailed(str(error) or type(error).__name__) from error
+        self._routes = {ObjectName(each.metadata.namespace, each.metadata.name): each for each in routes}
+        self._listed_s = asked_s

@@ -1,0 +1,62 @@
+"""What the service accounts may do: what they need, and nothing else."""
+
+from releases import NAMESPACE, Release
+
+OF_EVERYBODY = {
+    "selfsubjectreviews.authentication.k8s.io",
+    "selfsubjectaccessreviews.authorization.k8s.io",
+    "selfsubjectrulesreviews.authorization.k8s.io",
+}
+INFERENCE = {
+    f"{kind}.{group}"
+    for kind in ("inferencepools", "inferencemodels", "inferenceobjectives", "inferencemodelrewrites")
+    for group in ("inference.networking.k8s.io", "inference.networking.x-k8s.io", "llm-d.ai")
+}
+
+
+def allowed(release: Release, account: str, namespace: str) -> dict[str, set[str]]:
+    """Verbs by resource, as `kubectl auth can-i --list` shows them, less what everybody may."""
+    listing = release.cluster.kubectl(
+        "auth", "can-i", "--list", f"--as=system:serviceaccount:{namespace}:{account}", "-n", namespace
+    )
+    found: dict[str, set[str]] = {}
+    for line in listing.splitlines()[1:]:
+        resource, _, rest = line.partition(" ")
+        if resource.startswith("[") or not resource or resource in OF_EVERYBODY:
+            continue
+        verbs = rest.rsplit("[", 1)[1].rstrip("]").split()
+        found.setdefault(resource, set()).update(verbs)
+    return {resource: verbs for resource, verbs in found.items() if resource}
+
+
+def test_the_picker_reads_pools_and_pods_and_writes_nothing(release: Release) -> None:
+    """No secrets, no Services, no statuses."""
+    reads = {"get", "list", "watch"}
+    assert allowed(release, "inference-gateway-ext-proc", "default") == {
+        **dict.fromkeys(INFERENCE, reads),
+        "pods": reads,
+    }
+
+
+def test_the_extension_writes_statuses_its_lease_and_events(release: Release) -> None:
+    """And reads what decides them."""
+    may = allowed(release, "inference-gateway-extension", NAMESPACE)
+    writes = {resource: verbs - {"get", "list", "watch"} for resource, verbs in may.items()}
+    assert {resource: verbs for resource, verbs in writes.items() if verbs} == {
+        "events": {"create"},
+        "leases.coordination.k8s.io": {"create", "update"},
+        "inferencepools.inference.networking.k8s.io/status": {"patch"},
+        "inferencepools.inference.networking.x-k8s.io/status": {"patch"},
+    }
+    assert "secrets" not in may
+
+
+def test_our_pods_run_as_nobody_on_a_read_only_root(release: Release) -> None:
+    """With no capability."""
+    for pod in release.cluster.items("pods", "-A", "-l", "app.kubernetes.io/part-of=inference-gateway"):
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        for container in pod["spec"]["containers"]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"]
+            assert not security["allowPrivilegeEscalation"]
+            assert security["capabilities"] == {"drop": ["ALL"]}

@@ -1,0 +1,135 @@
+"""Parts that go while requests are under way."""
+
+import time
+
+import pytest
+from releases import NAMESPACE, PICKED, PLAIN, Release
+from traffic import Load
+from waits import until
+
+PICKER = "inference-gateway-ext-proc"
+PICKER_PODS = "app.kubernetes.io/name=picker"
+EXTENSION = "inference-gateway-extension"
+POOL = "inferencepools.inference.networking.x-k8s.io/vllm-qwen-pool"
+
+
+def some_answers(load: Load, count: int = 10) -> None:
+    """Wait until `count` more requests have been answered."""
+    wanted = load.outcomes["ok"] + count
+    until(lambda: load.outcomes["ok"] >= wanted, f"{count} more answers; problems: {load.problems[-3:]}", 60)
+
+
+def test_a_rollout_of_the_model_servers_fails_no_request(release: Release) -> None:
+    """Each pod leaves the pool before it goes, and finishes what it has begun."""
+    with Load(release.urls[PICKED]) as load:
+        some_answers(load)
+        release.cluster.kubectl("rollout", "restart", "deployment/qwen")
+        release.cluster.rolled_out("qwen")
+        some_answers(load)
+    assert load.failures == 0, load.problems
+
+
+def test_scaling_up_and_down_fails_no_request(release: Release) -> None:
+    """2 to 4 to 1 to 2."""
+    with Load(release.urls[PICKED]) as load:
+        for replicas in (4, 1, 2):
+            release.cluster.kubectl("scale", "deployment/qwen", f"--replicas={replicas}")
+            release.cluster.rolled_out("qwen")
+            some_answers(load)
+    assert load.failures == 0, load.problems
+
+
+def test_a_killed_pod_fails_no_more_requests_than_on_the_plain_port(release: Release) -> None:
+    """Those that it had begun to answer are lost on both."""
+    with Load(release.urls[PICKED]) as picked, Load(release.urls[PLAIN]) as plain:
+        some_answers(picked)
+        some_answers(plain)
+        victim = release.cluster.pods("app=qwen")[0]
+        release.cluster.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        release.cluster.rolled_out("qwen")
+        some_answers(picked)
+        some_answers(plain)
+    assert picked.failures <= max(plain.failures, picked.clients), picked.problems
+
+
+def test_a_rollout_of_the_pickers_fails_no_request(release: Release) -> None:
+    """New ones answer before the old ones go, and those hand back what they were asked."""
+    with Load(release.urls[PICKED]) as load:
+        some_answers(load)
+        release.cluster.kubectl("rollout", "restart", f"deployment/{PICKER}")
+        release.cluster.rolled_out(PICKER)
+        some_answers(load)
+    assert load.failures == 0, load.problems
+
+
+def test_a_killed_picker_costs_little(release: Release) -> None:
+    """Its twin takes over; a request that was being picked for at that moment may fail, as the pool says."""
+    with Load(release.urls[PICKED]) as load:
+        some_answers(load)
+        victim = release.cluster.pods(PICKER_PODS)[0]
+        release.cluster.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        some_answers(load, 40)
+    assert load.outcomes["ok"] >= 40
+    release.cluster.rolled_out(PICKER)
+
+
+@pytest.mark.parametrize(("mode", "answer"), [("FailClose", 503), ("FailOpen", 200)])
+def test_with_no_picker_left_the_pool_does_what_its_failure_mode_says(release: Release, mode: str, answer: int) -> None:
+    """And with one back, it picks again."""
+    cluster = release.cluster
+    cluster.kubectl("patch", POOL, "--type=merge", f'-p={{"spec": {{"extensionRef": {{"failureMode": "{mode}"}}}}}}')
+    cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=0")
+    try:
+        until(lambda: not cluster.pods(PICKER_PODS), "the pickers are gone", 90)
+        until(lambda: release.answers(PICKED) == answer, f"port {PICKED} answers {answer}")
+        assert [release.answers(PICKED) for _ in range(5)] == [answer] * 5
+        assert release.answers(PLAIN) == 200
+    finally:
+        cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=2")
+        cluster.rolled_out(PICKER)
+        cluster.kubectl("patch", POOL, "--type=merge", '-p={"spec": {"extensionRef": {"failureMode": "FailClose"}}}')
+    until(lambda: release.answers(PICKED) == 200, f"port {PICKED} answers again")
+
+
+def test_traffic_goes_on_without_the_extension(release: Release) -> None:
+    """Envoy keeps its configuration and its endpoints; a change waits until the extension is back."""
+    cluster = release.cluster
+    cluster.kubectl("scale", f"deployment/{EXTENSION}", "-n", NAMESPACE, "--replicas=0")
+    try:
+        until(lambda: not cluster.pods("app.kubernetes.io/name=extension", NAMESPACE), "the extension is gone", 60)
+        with Load(release.urls[PICKED]) as load:
+            some_answers(load, 30)
+        assert load.failures == 0, load.problems
+    finally:
+        cluster.kubectl("scale", f"deployment/{EXTENSION}", "-n", NAMESPACE, "--replicas=2")
+        cluster.rolled_out(EXTENSION, NAMESPACE)
+
+
+def test_a_restart_of_envoy_gateway_fails_no_request(release: Release) -> None:
+    """The proxies run on, and the configuration that comes after is the same."""
+    with Load(release.urls[PICKED]) as load:
+        some_answers(load)
+        release.cluster.kubectl("rollout", "restart", "deployment/envoy-gateway", "-n", NAMESPACE)
+        release.cluster.rolled_out("envoy-gateway", NAMESPACE)
+        some_answers(load, 30)
+    assert load.failures == 0, load.problems
+
+
+def test_the_picker_hears_of_a_pod_within_a_second(release: Release) -> None:
+    """From the moment that its readiness is told, by the picker's own log."""
+    cluster = release.cluster
+    cluster.kubectl("scale", "deployment/qwen", "--replicas=3")
+    cluster.rolled_out("qwen")
+    newest = max(cluster.items("pods", "-l", "app=qwen"), key=lambda pod: pod["metadata"]["creationTimestamp"])
+    name = newest["metadata"]["name"]
+    ready = next(each for each in newest["status"]["conditions"] if each["type"] == "Ready")["lastTransitionTime"]
+    picker = cluster.pods(PICKER_PODS)[0]
+    line = until(
+        lambda: next((line for line in cluster.kubectl("logs", picker).splitlines() if f"{name} joined" in line), None),
+        "the picker has heard of the pod",
+    )
+    heard = line.partition('"timestamp": "')[2][:19]
+    heard_s, ready_s = (time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) for text in (heard, ready))
+    # Both are told in whole seconds.
+    assert heard_s - ready_s <= 1
+    cluster.kubectl("scale", "deployment/qwen", "--replicas=2")

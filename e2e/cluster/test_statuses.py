@@ -1,0 +1,116 @@
+"""What the objects tell of themselves."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from clusters import CommandFailed
+from manifests import V1, V1ALPHA2, Added, pool, route, to_pool
+from releases import PICKED, Release
+from waits import until
+
+
+def conditions(release: Release, name: str, group: str) -> Mapping[str, tuple[str, str]]:
+    """Status and reason by type, of the pool's only parent; empty where it has none."""
+    status = release.cluster.get(f"inferencepools.{group}", name).get("status", {})
+    entries = status.get("parents" if group == V1 else "parent") or []
+    return {each["type"]: (each["status"], each["reason"]) for entry in entries for each in entry["conditions"]}
+
+
+@pytest.mark.parametrize("group", [V1, V1ALPHA2])
+def test_a_pool_is_accepted_while_a_route_refers_to_it(release: Release, group: str) -> None:
+    """The entry comes with the route and goes with it."""
+    with Added(release.cluster, pool("lonely", group)):
+        with Added(release.cluster, route("lonely", to_pool("lonely", group))):
+            wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs")}
+            until(lambda: conditions(release, "lonely", group) == wanted, "the pool is accepted")
+        until(lambda: not conditions(release, "lonely", group), "the pool has no parent any more")
+
+
+@pytest.mark.parametrize("group", [V1, V1ALPHA2])
+def test_a_pool_whose_picker_is_missing_says_so(release: Release, group: str) -> None:
+    """ResolvedRefs is false; the pool is accepted nevertheless."""
+    with Added(release.cluster, pool("unpicked", group, "nobody"), route("unpicked", to_pool("unpicked", group))):
+        wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "InvalidExtensionRef")}
+        until(lambda: conditions(release, "unpicked", group) == wanted, "the missing Service is told")
+
+
+def test_a_pool_without_a_picker_is_not_accepted(release: Release) -> None:
+    """v1 allows to write none; this gateway needs one."""
+    bare = json.loads(json.dumps(pool("bare", V1)))
+    del bare["spec"]["endpointPickerRef"]
+    with Added(release.cluster, bare, route("bare", to_pool("bare", V1))):
+        until(
+            lambda: conditions(release, "bare", V1).get("Accepted") == ("False", "EndpointPickerRefMissing"),
+            "the missing reference is told",
+        )
+
+
+def test_a_wrong_annotation_gets_an_event_and_changes_nothing(release: Release) -> None:
+    """An API server cannot check annotations."""
+    kind, name = "inferencepools.inference.networking.x-k8s.io", "vllm-qwen-pool"
+    annotation = "inference.networking.x-k8s.io/routing-strategy"
+    release.cluster.kubectl("annotate", kind, name, "--overwrite", f"{annotation}=FASTEST")
+    try:
+        until(
+            lambda: "FASTEST" in release.cluster.kubectl("describe", kind, name).partition("Events:")[2],
+            "an event tells of the annotation",
+        )
+        assert release.answers(PICKED) == 200
+    finally:
+        release.cluster.kubectl("annotate", kind, name, f"{annotation}-")
+
+
+def test_one_replica_writes_statuses(release: Release) -> None:
+    """The holder of the Lease is one of the extension's pods."""
+    lease = release.cluster.get("lease", "inference-gateway-status", "-n", "envoy-gateway-system")
+    pods = release.cluster.pods("app.kubernetes.io/name=extension", "envoy-gateway-system")
+    assert lease["spec"]["holderIdentity"] in pods
+
+
+def pool_with(group: str, **changes: Any) -> dict[str, Any]:
+    """A pool whose spec is right but for `changes`; None takes a field away."""
+    made = json.loads(json.dumps(pool("probe", group)))
+    made["spec"] = {key: value for key, value in {**made["spec"], **changes}.items() if value is not None}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "told"),
+    [
+        (V1, {"targetPorts": []}, "should have at least 1 items"),
+        (V1, {"targetPorts": [{"number": n} for n in range(1, 10)]}, "must have at most 8 items"),
+        (V1, {"targetPorts": [{"number": 1}, {"number": 1}]}, "port number must be unique"),
+        (V1, {"targetPorts": [{"number": 0}]}, "greater than or equal to 1"),
+        (V1, {"endpointPickerRef": {"name": "picker"}}, "port is required when kind is 'Service'"),
+        (V1, {"appProtocol": "h3"}, "Unsupported value"),
+        (V1, {"selector": None}, "Required value"),
+        (V1ALPHA2, {"targetPortNumber": 65536}, "less than or equal to 65535"),
+        (V1ALPHA2, {"extensionRef": None}, "Required value"),
+        (V1ALPHA2, {"extensionRef": {"name": "picker", "failureMode": "FailSometimes"}}, "Unsupported value"),
+        (V1ALPHA2, {"selector": {"app": "not a label"}}, "should match"),
+    ],
+)
+def test_the_api_server_refuses(release: Release, group: str, changes: dict[str, Any], told: str) -> None:
+    """What upstream's definitions refuse, in words."""
+    with pytest.raises(CommandFailed, match=told):
+        release.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pool_with(group, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("group", "changes"),
+    [
+        (V1, {}),
+        (V1, {"targetPorts": [{"number": n} for n in range(1, 9)]}),
+        (V1, {"endpointPickerRef": None}),
+        (V1, {"endpointPickerRef": {"group": "example.com", "kind": "Picker", "name": "picker"}}),
+        (V1, {"appProtocol": "kubernetes.io/h2c"}),
+        (V1ALPHA2, {}),
+        (V1ALPHA2, {"extensionRef": {"name": "picker", "portNumber": 1, "failureMode": "FailOpen"}}),
+        (V1ALPHA2, {"extensionRef": {"group": "example.com", "kind": "Picker", "name": "picker"}}),
+    ],
+)
+def test_the_api_server_takes(release: Release, group: str, changes: dict[str, Any]) -> None:
+    """What upstream's definitions take."""
+    release.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pool_with(group, **changes)))

@@ -1,0 +1,270 @@
+"""Envoy Gateway's translation, made pool-aware hook by hook."""
+
+import json
+from collections.abc import Sequence
+
+import grpc
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from google.protobuf.wrappers_pb2 import UInt32Value
+from picker.gateway import extension_service_pb2 as service_pb2
+from picker.gateway.ext_proc_filter import FILTER_NAME
+from picker.gateway.extension import NO_BACKEND_CLUSTER, Extension, Joints, RuleBackend, RuleName
+from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed
+from picker.gateway.packing import packed
+from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
+from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
+
+RULE = "httproute/default/chat/rule/0"
+EDS = "extension.system.svc.cluster.local:9004"
+JOINTS = Joints(EDS, "cluster.local", 1 << 20, ObjectName("ai", "picker"), frozenset({"team"}))
+SERVICE_BACKEND = None
+
+
+def pool(name: str, namespace: str = "default", picker: str | None = "picker") -> InferencePool:
+    reference = PickerRef(ObjectName(namespace, picker), 9002, FailureMode.FAIL_CLOSE) if picker else None
+    return InferencePool(
+        name=PoolName(POOL_GROUP_V1, namespace, name),
+        selector={"app": name},
+        target_ports=(8000,),
+        picker=reference,
+        app_protocol=AppProtocol.HTTP,
+        strategy=RoutingStrategy.DEFAULT,
+    )
+
+
+RED, BLUE, GONE = pool("red"), pool("blue"), pool("gone")
+
+
+def backends(*each: tuple[InferencePool | None, int]) -> list[RuleBackend]:
+    return [RuleBackend(pool.name if pool is not None else SERVICE_BACKEND, weight) for pool, weight in each]
+
+
+def route(*clusters: tuple[str, int]) -> route_components_pb2.Route:
+    made = route_components_pb2.Route(name="a")
+    if len(clusters) == 1:
+        made.route.cluster = clusters[0][0]
+    for name, weight in clusters if len(clusters) > 1 else ():
+        made.route.weighted_clusters.clusters.add(name=name, weight=UInt32Value(value=weight))
+    return made
+
+
+def leads_to(made: route_components_pb2.Route) -> dict[str, int]:
+    if made.route.cluster:
+        return {made.route.cluster: 1}
+    return {each.name: each.weight.value for each in made.route.weighted_clusters.clusters}
+
+
+def asked_for(made: route_components_pb2.Route) -> dict[str, tuple[str, str]]:
+    """By cluster: the pool that the picker is told, and the picker's cluster."""
+    overrides = {each.name: each.typed_per_filter_config for each in made.route.weighted_clusters.clusters}
+    if made.route.cluster:
+        overrides[made.route.cluster] = made.typed_per_filter_config
+    found: dict[str, tuple[str, str]] = {}
+    for name, override in overrides.items():
+        if FILTER_NAME in override:
+            own = ext_proc_pb2.ExtProcPerRoute.FromString(override[FILTER_NAME].value).overrides
+            found[name] = own.grpc_initial_metadata[0].value, own.grpc_service.envoy_grpc.cluster_name
+    return found
+
+
+def listener(name: str) -> listener_pb2.Listener:
+    router = hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router()))
+    manager = hcm_pb2.HttpConnectionManager(rds=hcm_pb2.Rds(route_config_name=name), http_filters=[router])
+    filters = [listener_components_pb2.Filter(name="hcm", typed_config=packed(manager))]
+    return listener_pb2.Listener(name=name, filter_chains=[listener_components_pb2.FilterChain(filters=filters)])
+
+
+def filters_of(made: listener_pb2.Listener) -> list[str]:
+    manager = hcm_pb2.HttpConnectionManager.FromString(made.filter_chains[0].filters[0].typed_config.value)
+    return [each.name for each in manager.http_filters]
+
+
+@pytest.fixture
+def extension() -> Extension:
+    return Extension(JOINTS)
+
+
+def test_a_rules_only_pool_takes_its_cluster_in_place(extension: Extension) -> None:
+    """The route keeps its cluster, and asks the picker that the pool names."""
+    rule = backends((RED, 1))
+    made = extension.route(route((RULE, 1)), [RED], rule)
+    assert leads_to(made) == {RULE: 1}
+    assert asked_for(made) == {RULE: (str(RED.name), "inferencepicker/default/picker/9002")}
+    cluster = extension.cluster(cluster_pb2.Cluster(name=RULE), [RED], rule)
+    assert (cluster.name, cluster.eds_cluster_config.service_name) == (RULE, str(RED.name))
+
+
+def test_pools_share_by_the_weights_of_the_http_route(extension: Extension) -> None:
+    """Each by its own cluster and its own picker's word."""
+    rule = backends((RED, 1), (BLUE, 3))
+    made = extension.route(route((RULE, 1)), [RED, BLUE], rule)
+    red, blue = f"{RULE}/pool/{RED.name}", f"{RULE}/pool/{BLUE.name}"
+    assert leads_to(made) == {blue: 3, red: 1}
+    assert {name: told for name, (told, _) in asked_for(made).items()} == {blue: str(BLUE.name), red: str(RED.name)}
+    clusters, _ = extension.translation([extension.cluster(cluster_pb2.Cluster(name=RULE), [RED, BLUE], rule)], [], [])
+    served = {each.name: each.eds_cluster_config.service_name for each in clusters}
+    assert served == {RULE: "", red: str(RED.name), blue: str(BLUE.name)}
+
+
+def test_a_service_beside_a_pool_keeps_envoy_gateways_own_cluster(extension: Extension) -> None:
+    """Its endpoints are in there, and its share does not ask the picker."""
+    rule = backends((RED, 1), (None, 4))
+    made = extension.route(route((RULE, 1)), [RED], rule)
+    red = f"{RULE}/pool/{RED.name}"
+    assert leads_to(made) == {red: 1, RULE: 4}
+    assert set(asked_for(made)) == {red}
+
+
+def test_backends_with_clusters_of_their_own_are_told_apart(extension: Extension) -> None:
+    """By their place in the rule."""
+    rule = backends((None, 1), (RED, 2))
+    names = [f"{RULE}/backend/{index}" for index in range(2)]
+    made = extension.route(route((names[0], 1), (names[1], 2)), [RED], rule)
+    assert leads_to(made) == {names[0]: 1, names[1]: 2}
+    assert set(asked_for(made)) == {names[1]}
+    kept = extension.cluster(cluster_pb2.Cluster(name=names[0]), [RED], rule)
+    assert not kept.eds_cluster_config.service_name
+    taken = extension.cluster(cluster_pb2.Cluster(name=names[1]), [RED], rule)
+    assert taken.eds_cluster_config.service_name == str(RED.name)
+
+
+def test_the_share_of_a_missing_pool_leads_nowhere(extension: Extension) -> None:
+    """And the others keep theirs."""
+    made = extension.route(route((RULE, 1)), [RED], backends((RED, 1), (GONE, 2)))
+    assert leads_to(made) == {f"{RULE}/pool/{RED.name}": 1, NO_BACKEND_CLUSTER: 2}
+
+
+def test_a_share_that_envoy_gateway_has_set_aside_already_stays(extension: Extension) -> None:
+    """Under its own name for what is invalid."""
+    made = extension.route(route((RULE, 1), ("invalid-backend-cluster", 2)), [RED], backends((RED, 1), (GONE, 2)))
+    assert leads_to(made) == {f"{RULE}/pool/{RED.name}": 1, "invalid-backend-cluster": 2}
+
+
+def test_a_backend_of_weight_zero_gets_nothing(extension: Extension) -> None:
+    """As the Gateway API says."""
+    made = extension.route(route((RULE, 1)), [RED, BLUE], backends((RED, 0), (BLUE, 1)))
+    assert list(leads_to(made)) == [f"{RULE}/pool/{BLUE.name}"]
+
+
+def test_a_route_without_pools_is_left_alone(extension: Extension) -> None:
+    """Byte for byte."""
+    untouched = route((RULE, 1))
+    assert extension.route(untouched, [], []) == untouched
+    assert extension.cluster(cluster_pb2.Cluster(name=RULE), [], []) == cluster_pb2.Cluster(name=RULE)
+
+
+def test_a_shared_picker_serves_the_namespaces_that_it_is_shared_with(extension: Extension) -> None:
+    """And no others."""
+    for namespace, asked in (("team", "ai"), ("other", "other")):
+        its = pool("red", namespace)
+        made = extension.route(route((RULE, 1)), [its], backends((its, 1)))
+        assert asked_for(made)[RULE][1] == f"inferencepicker/{asked}/picker/9002"
+
+
+def configuration(name: str, *routes: route_components_pb2.Route) -> route_pb2.RouteConfiguration:
+    return route_pb2.RouteConfiguration(name=name, virtual_hosts=[route_components_pb2.VirtualHost(routes=routes)])
+
+
+def test_the_filter_goes_into_the_listeners_that_have_a_pool_and_no_others(extension: Extension) -> None:
+    """Once, before the router; with the picker's cluster beside it."""
+    pooled = extension.route(route((RULE, 1)), [RED], backends((RED, 1)))
+    configurations = [configuration("llm", pooled, pooled), configuration("http", route(("x", 1)))]
+    clusters, listeners = extension.translation([], [listener("llm"), listener("http")], configurations)
+    assert [filters_of(each) for each in listeners] == [
+        [FILTER_NAME, "envoy.filters.http.router"],
+        ["envoy.filters.http.router"],
+    ]
+    assert [each.name for each in clusters] == ["inferencepicker/default/picker/9002"]
+    [endpoint] = clusters[0].load_assignment.endpoints[0].lb_endpoints
+    assert endpoint.endpoint.address.socket_address.address == "picker.default.svc.cluster.local"
+
+
+def test_a_second_pass_changes_nothing(extension: Extension) -> None:
+    """Bytes that differ would have Envoy drain its listeners."""
+    pooled = extension.route(route((RULE, 1)), [RED, BLUE], backends((RED, 1), (BLUE, 1)))
+    clusters = [extension.cluster(cluster_pb2.Cluster(name=RULE), [BLUE, RED], backends((RED, 1), (BLUE, 1)))]
+    once = extension.translation(clusters, [listener("llm")], [configuration("llm", pooled)])
+    twice = extension.translation(*once, [configuration("llm", pooled)])
+    assert twice == once
+
+
+class Lookup:
+    """Rules that a test writes down."""
+
+    def __init__(self, found: Sequence[RuleBackend] | None) -> None:
+        self.found = found
+
+    async def backends(self, rule: RuleName) -> Sequence[RuleBackend]:
+        if self.found is None:
+            raise LookupFailed("the API server is away")
+        assert rule == RuleName(ObjectName("default", "chat"), 0, None)
+        return self.found
+
+    def forget(self) -> None: ...
+
+
+def as_written(annotations: dict[str, str] | None = None) -> bytes:
+    return json.dumps(
+        {
+            "apiVersion": f"{POOL_GROUP_V1}/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": "red", "namespace": "default", "annotations": annotations or {}, "uid": "1"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "red"}},
+                "targetPorts": [{"number": 8000}],
+                "endpointPickerRef": {"name": "picker", "port": {"number": 9002}, "added": "in a later version"},
+            },
+        }
+    ).encode()
+
+
+async def route_modified(lookup: Lookup, written: bytes) -> route_components_pb2.Route:
+    """What a server says over gRPC."""
+    server = ExtensionServer(Extension(JOINTS), lookup, "127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            call = channel.unary_unary(
+                f"/{SERVICE}/PostRouteModify",
+                request_serializer=service_pb2.PostRouteModifyRequest.SerializeToString,
+                response_deserializer=service_pb2.PostRouteModifyResponse.FromString,
+            )
+            context = service_pb2.PostRouteExtensionContext(
+                extension_resources=[service_pb2.ExtensionResource(unstructured_bytes=written)]
+            )
+            request = service_pb2.PostRouteModifyRequest(
+                route=route((RULE, 1)).SerializeToString(), post_route_context=context
+            )
+            answer = await call(request)
+            return route_components_pb2.Route.FromString(answer.route)
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    "annotations", [{}, {"inference.networking.x-k8s.io/routing-strategy": "FASTEST"}], ids=["right", "wrong"]
+)
+async def test_the_server_reads_pools_as_an_api_server_writes_them(annotations: dict[str, str]) -> None:
+    """A wrong annotation is the picker's affair; fields of later versions are nobody's."""
+    made = await route_modified(Lookup(backends((RED, 1))), as_written(annotations))
+    assert asked_for(made)[RULE][0] == str(RED.name)
+
+
+async def test_a_failed_lookup_is_told_so_that_envoy_gateway_keeps_what_it_had() -> None:
+    """And tries again."""
+    with pytest.raises(grpc.aio.AioRpcError, match="HTTPRoute default/chat: the API server is away") as raised:
+        await route_modified(Lookup(None), as_written())
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_pool_that_cannot_be_served_is_left_to_envoy_gateway() -> None:
+    """Whose cluster has no endpoints."""
+    wrong = as_written().replace(b'"name": "picker"', b'"name": "picker", "kind": "Gateway"')
+    made = await route_modified(Lookup(()), wrong)
+    assert asked_for(made) == {}
