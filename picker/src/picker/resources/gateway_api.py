@@ -8,7 +8,7 @@ backend that is not served) is refused.
 import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from picker.resources.names import ObjectName
 from picker.resources.wire import DnsName, Object, Port, Seconds, Wire
@@ -33,6 +33,17 @@ def _hostname(value: str) -> str:
     return value
 
 
+def _not_served(*values: str) -> BeforeValidator:
+    """Refuses `values`, which are right in the API, in words that say so."""
+
+    def refuse(value: object) -> object:
+        if value in values:
+            raise ValueError("the gateway on one machine does not serve it")
+        return value
+
+    return BeforeValidator(refuse)
+
+
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 Hostname = Annotated[str, AfterValidator(_hostname)]
 
@@ -50,7 +61,9 @@ class GatewayClass(Object):
 
 
 class RouteNamespaces(Wire):
-    from_: Literal["All", "Same"] = Field("Same", validation_alias="from")
+    not_served: ClassVar = frozenset({"selector"})
+
+    from_: Annotated[Literal["All", "Same"], _not_served("Selector", "None")] = Field("Same", validation_alias="from")
 
 
 class AllowedRoutes(Wire):
@@ -64,7 +77,7 @@ class Listener(Wire):
 
     name: str
     port: Port
-    protocol: Literal["HTTP"]
+    protocol: Annotated[Literal["HTTP"], _not_served("HTTPS", "TLS", "TCP", "UDP")]
     hostname: Hostname | None = None
     allowed_routes: AllowedRoutes = AllowedRoutes()
 
@@ -159,7 +172,15 @@ class HeaderChanges(Wire):
 
 
 class RouteFilter(Wire):
-    type: Literal["RequestHeaderModifier", "ResponseHeaderModifier"]
+    not_read: ClassVar = frozenset(
+        {"cors", "extensionRef", "externalAuth", "requestMirror", "requestRedirect", "urlRewrite"}
+    )
+    """Of types that are refused."""
+
+    type: Annotated[
+        Literal["RequestHeaderModifier", "ResponseHeaderModifier"],
+        _not_served("CORS", "ExtensionRef", "ExternalAuth", "RequestMirror", "RequestRedirect", "URLRewrite"),
+    ]
     request_header_modifier: HeaderChanges = HeaderChanges()
     response_header_modifier: HeaderChanges = HeaderChanges()
 
