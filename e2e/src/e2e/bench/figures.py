@@ -3,6 +3,7 @@
 import asyncio
 import json
 import statistics
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,22 @@ class Measured:
     load: Load
     cpu_s: float
 
-    @property
-    def cpu_per_request_s(self) -> float:
-        return self.cpu_s / len(self.load.latencies_s)
+    def cpu_per_request_s(self, idle_share: float = 0.0) -> float:
+        """`idle_share`: of a core, what the process uses while nothing is asked of it, which is left out."""
+        return (self.cpu_s - idle_share * self.load.elapsed_s) / len(self.load.latencies_s)
 
 
 def cpu_s(pid: int) -> float:
     """CPU time that all threads of a process have had. Linux only."""
     tasks = Path(f"/proc/{pid}/task")
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+
+
+async def cpu_share(pid: int, seconds: float) -> float:
+    """Of a core, what a process uses over the next `seconds`."""
+    before_s, began_s = cpu_s(pid), time.perf_counter()
+    await asyncio.sleep(seconds)
+    return (cpu_s(pid) - before_s) / (time.perf_counter() - began_s)
 
 
 def completion(size: int) -> bytes:
@@ -114,7 +122,7 @@ class Bench:
             (stage.picked, small, CLIENTS, stage.picker_pid),
             (stage.bare, small, CLIENTS, stage.bare_pid),
         )
-        own, bare = ([pair[index].cpu_per_request_s for pair in pairs] for index in (0, 1))
+        own, bare = ([pair[index].cpu_per_request_s() for pair in pairs] for index in (0, 1))
         tails = [pair[0].load.percentile_s(0.99) / pair[0].load.percentile_s(0.5) for pair in pairs]
         errors = sum(measured.load.errors for pair in pairs for measured in pair)
         rates = [statistics.median(pair[index].load.rate for pair in pairs) for index in (0, 1)]
@@ -137,9 +145,11 @@ class Bench:
             (stage.picked, streamed(), CLIENTS, stage.picker_pid),
             (stage.picked, small, CLIENTS, stage.picker_pid),
         )
-        streams, plain = ([pair[index].cpu_per_request_s for pair in pairs] for index in (0, 1))
+        # Streams are fewer a second, and each would carry more of what the scrapes cost meanwhile.
+        idle = await cpu_share(stage.picker_pid, self._seconds)
+        streams, plain = ([pair[index].cpu_per_request_s(idle) for pair in pairs] for index in (0, 1))
         ratio = statistics.median(a / b for a, b in zip(streams, plain, strict=True))
-        detail = f"{_us(streams)} / {_us(plain)} us"
+        detail = f"{_us(streams)} / {_us(plain)} us, without the {idle * 100:.1f} % of a core that scraping takes"
         return Figure(f"picker CPU a request / its own, {STREAM_CHUNKS} chunks streamed", ratio, "x", 1.2, detail)
 
     async def _one_client(self, small: bytes) -> Figure:
@@ -163,7 +173,11 @@ class Bench:
             (stage.picked, small, CLIENTS, stage.picker_pid),
         )
         large, rate = (statistics.median(pair[index].load.rate for pair in pairs) for index in (0, 1))
-        detail = f"{large:.0f} / {rate:.0f} req/s"
+        plain = [await run_load(stage.plain, each, CLIENTS, self._seconds) for each in (completion(LARGE_BYTES), small)]
+        detail = (
+            f"{large:.0f} / {rate:.0f} req/s; {plain[0].rate / plain[1].rate:.2f} without a picker; "
+            f"picker {_us([pair[0].cpu_per_request_s() for pair in pairs])} us a request"
+        )
         return Figure("rate of 220 KB prompts / 2 KB's", large / rate, "x", 1 / 3, detail, at_least=True)
 
     async def _bodies(self) -> Figure:
@@ -183,9 +197,7 @@ async def idle_figure(seconds: float, progress: Callable[[str], None]) -> Figure
     progress(f"{SCRAPED_ENDPOINTS} endpoints scraped")
     async with scraping(SCRAPED_ENDPOINTS, SCRAPE_INTERVAL_S) as pid:
         await asyncio.sleep(_SETTLE_S)
-        before_s, began_s = cpu_s(pid), asyncio.get_running_loop().time()
-        await asyncio.sleep(max(seconds, 2 * SCRAPE_INTERVAL_S))
-        share = (cpu_s(pid) - before_s) / (asyncio.get_running_loop().time() - began_s)
+        share = await cpu_share(pid, max(seconds, 2 * SCRAPE_INTERVAL_S))
     detail = f"once a second; {share / SCRAPED_ENDPOINTS * SCRAPE_INTERVAL_S * 1e6:.0f} us a scrape"
     return Figure(f"a core's share for scraping {SCRAPED_ENDPOINTS} endpoints", share * 100, "%", 10.0, detail)
 
