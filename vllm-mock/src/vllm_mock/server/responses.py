@@ -203,4 +203,5 @@ async def _events(body: ResponsesBody, generation: Generation) -> AsyncIterator[
     yield told("output_text.done", **place, text=part.text)
     yield told("content_part.done", **place, part=part)
     yield told("output_item.done", output_index=0, item=finished.output[0])
-    yield told("completed" if finished.status == "completed" else "incomplete", response=finished)
+    # Also for an answer that was cut: vLLM ends every stream so.
+    yield told("completed", response=finished)

@@ -1,6 +1,5 @@
 """A tokenizer for large simulations: four bytes are a token, and nothing is loaded."""
 
-import zlib
 from collections.abc import Sequence
 
 from vllm_mock.engine.messages import EngineRequest
@@ -8,29 +7,41 @@ from vllm_mock.tokens.chat_template import qwen_chat_prompt
 from vllm_mock.tokens.tokenizer import Turn, draw
 
 BYTES_A_TOKEN = 4
+_LENGTH_AT = 8 * BYTES_A_TOKEN
+"""The bit of an id at which its length in bytes begins; below lie the bytes themselves."""
 
 
 class ApproximateTokenizer:
-    """Equal pieces of text are equal tokens, so prefixes are shared as they would be. Decoding gives made-up words."""
+    """Equal pieces of text are equal tokens, so prefixes are shared as they would be, and every text can be said. Ids
+    that stand for no text, as clients send them that make up prompts of ids, read as made-up words."""
 
-    vocabulary = 1 << 31
+    vocabulary = (BYTES_A_TOKEN + 1) << _LENGTH_AT
     end_of_sequence = 0
 
     def encode(self, text: str) -> list[int]:
         data = text.encode(errors="replace")
-        return [zlib.crc32(data[start : start + BYTES_A_TOKEN]) >> 1 for start in range(0, len(data), BYTES_A_TOKEN)]
+        pieces = (data[start : start + BYTES_A_TOKEN] for start in range(0, len(data), BYTES_A_TOKEN))
+        return [len(piece) << _LENGTH_AT | int.from_bytes(piece) for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(self.name(token) for token in ids)
+        return b"".join(map(self.piece, ids)).decode(errors="replace")
 
     def piece(self, token: int) -> bytes:
-        return self.name(token).encode()
+        if token == self.end_of_sequence or not 0 <= token < self.vocabulary:
+            return b""
+        length = token >> _LENGTH_AT
+        return (token & ((1 << _LENGTH_AT) - 1)).to_bytes(BYTES_A_TOKEN)[-length:] if length else _word(token)
 
     def name(self, token: int) -> str:
-        return f" {'bdfgklmnprst'[token % 12]}{'aeiou'[token // 12 % 5]}{'lmnrst'[token // 60 % 6]}"
+        return self.piece(token).decode(errors="replace")
 
     def chat_prompt(self, turns: Sequence[Turn]) -> str:
         return qwen_chat_prompt(turns)
 
     def token(self, request: EngineRequest, position: int) -> int:
-        return 1 + draw(request.seed, position, self.vocabulary - 1)
+        return BYTES_A_TOKEN << _LENGTH_AT | int.from_bytes(_word(draw(request.seed, position, 1 << 16)))
+
+
+def _word(number: int) -> bytes:
+    """Of four letters, the first a space."""
+    return f" {'bdfgklmnprst'[number % 12]}{'aeiou'[number // 12 % 5]}{'lmnrst'[number // 60 % 6]}".encode()

@@ -1,0 +1,107 @@
+"""The `vllm-mock` command as users type it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from recordings import FOLDER, with_recordings
+from vllm_mock.cli import main
+from vllm_mock.settings import InvalidSettings, ServeSettings
+
+
+def read(*arguments: str) -> ServeSettings:
+    return ServeSettings.read(arguments, "vllm-mock serve")
+
+
+def exit_status(*arguments: str) -> int | str | None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return left.value.code
+
+
+def test_vllms_own_way_to_write_several_names_is_read() -> None:
+    settings = read("/models/x", "--served-model-name", "a", "b", "--port", "81")
+    assert (settings.model, settings.names, settings.port) == ("/models/x", ("a", "b"), 81)
+
+
+def test_without_a_name_the_model_is_served_under_its_path() -> None:
+    assert read("--model", "/models/x").names == ("/models/x",)
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "mock.yaml"
+    file.write_text("port: 1\nseed: 1\nmax_loras: 1\nserved_model_name: [a]\n")
+    monkeypatch.setenv("VLLM_MOCK_SEED", "2")
+    monkeypatch.setenv("VLLM_MOCK_MAX_LORAS", "2")
+    settings = read("--config", str(file), "--max-loras", "3")
+    assert (settings.port, settings.seed, settings.max_loras, settings.names) == (1, 2, 3, ("a",))
+
+
+def test_a_key_of_the_file_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mock.yaml"
+    file.write_text("time_scal: 3\n")
+    with pytest.raises(InvalidSettings, match="time_scal: not a setting"):
+        read("--config", str(file))
+
+
+def test_a_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MOCK_TIMESCALE", "3")
+    with pytest.raises(InvalidSettings, match="VLLM_MOCK_TIMESCALE: not a setting"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--time-scale", "0"), "time_scale"),
+        (("--preset", "h100"), "preset"),
+        (("--lora-modules", "x"), "needs --enable-lora"),
+        (("--enable-lora", "--lora-modules", "x"), "allowed is NAME=PATH"),
+    ],
+)
+def test_wrong_values_exit_2_and_are_named(
+    flags: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status("serve", "--tokenizer", "approximate", *flags) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from vllm_mock.server.running import listen
+
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        assert exit_status("serve", "--tokenizer", "approximate", "--host", "127.0.0.1", "--port", port) == 1
+    assert port in capsys.readouterr().err
+
+
+def test_help_tells_the_commands_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("--help") == 0
+    assert "verify" in capsys.readouterr().out
+    assert exit_status("serve", "--help") == 0
+    told = capsys.readouterr().out
+    for name in ServeSettings.model_fields:
+        assert f"--{name.replace('_', '-')}" in told
+
+
+def test_a_folder_without_recordings_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("verify", str(tmp_path)) == 2
+    assert "no recordings" in capsys.readouterr().err
+
+
+@with_recordings
+def test_verify_exits_0_where_all_is_the_same_and_1_where_something_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "http").mkdir()
+    recorded = json.loads((FOLDER / "http" / "get-version.json").read_text())
+    file = tmp_path / "http" / "get-version.json"
+    file.write_text(json.dumps(recorded))
+    assert exit_status("verify", str(tmp_path), "--only", "http") == 0
+    told = capsys.readouterr().out
+    assert "1 of 1 files the same" in told
+    assert "Not compared" in told
+    recorded["response"]["body"]["version"] = "0.33.0"
+    file.write_text(json.dumps(recorded))
+    assert exit_status("verify", str(tmp_path), "--only", "http") == 1
+    assert "version is 0.32.0, recorded 0.33.0" in capsys.readouterr().out
