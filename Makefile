@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test lint format bench crds protos simulate clean
+.PHONY: help install demo up test lint format bench bench-mock crds protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ lint: install ## ruff, pyright, import-linter
 format: install ## let ruff format and fix
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+bench-mock: install ## the vLLM mock's figures: virtual and real time, metrics, memory
+	@$(RUN) python ci/bench_mock.py
 
 bench: install ## the picker's figures through a real Envoy, as ratios in one run
 	@$(RUN) gateway-bench $(ARGS)

@@ -1,0 +1,191 @@
+"""The mock's figures: how fast virtual time runs, how true real time is under load, what a page of metrics and a
+process cost. Prints a table and fails when a figure is missed.
+
+On a busy machine the figure of real time is the machine's, not the mock's. So the CPU that the server needs for that
+load is told beside it, and what share of a core it had.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.messages import EngineConfig, EngineRequest
+from vllm_mock.engine.speed import CARDS
+from vllm_mock.metrics.engine_metrics import EngineMetrics
+
+REPLICAS, STREAMS, TOKENS_PER_S, TOKENS = 16, 16, 40, 200
+FIRST_PORT = 18500
+PAGES = 200
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Figure:
+    what: str
+    found: str
+    wanted: str
+    met: bool
+
+
+class Text:
+    """A sampler that costs next to nothing."""
+
+    def token(self, request: EngineRequest, position: int) -> int:
+        return request.seed + position
+
+
+def virtual_time() -> Figure:
+    """Poisson arrivals at a card that is kept busy, with full metrics and every token given out."""
+    card = CARDS["a10"]
+    config = EngineConfig(num_gpu_blocks=card.num_gpu_blocks, max_num_seqs=64)
+    engine = Engine(config, Text(), card.step_time, EngineMetrics(config, "m"))
+    rng, at_s, tokens = random.Random(1), 0.0, 0
+    for number in range(2000):
+        at_s += rng.expovariate(2.0)
+        tokens += (length := rng.randint(150, 450))
+        prompt = tuple(rng.randrange(150_000) for _ in range(rng.randint(250, 750)))
+        engine.submit(EngineRequest(request_id=str(number), prompt=prompt, max_tokens=length, seed=number << 12), at_s)
+    begun_s = time.process_time()
+    given = len(engine.advance_to(1e6))
+    rate = given / (time.process_time() - begun_s)
+    assert given == tokens
+    return Figure("virtual time, full metrics", f"{rate / 1000:.0f}k tokens/s", "300k tokens/s", rate >= 300_000)
+
+
+@contextmanager
+def server() -> Iterator[int]:
+    """One process with all replicas, which one core is enough for; gives its process id."""
+    flags = ["--replicas", REPLICAS, "--port", FIRST_PORT, "--host", "127.0.0.1", "--step-floor-s", 1 / TOKENS_PER_S]
+    command = [Path(sys.executable).with_name("vllm-mock"), "serve", *flags]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def memory_mb(pid: int) -> float:
+    line = next(each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+class Stream(asyncio.Protocol):
+    """One streamed completion; when its first and its last token came."""
+
+    def __init__(self, number: int) -> None:
+        body = {"prompt": f"stream {number}", "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
+        data = json.dumps(body).encode()
+        self._request = b"POST /v1/completions HTTP/1.1\r\nhost: mock\r\ncontent-type: application/json\r\n"
+        self._request += b"content-length: %d\r\n\r\n%s" % (len(data), data)
+        self._events = 0
+        self._first_s = 0.0
+        self.ended: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._events:
+            self._first_s = time.monotonic()
+        self._events += data.count(b"data: ")
+        if self._events > TOKENS and not self.ended.done():
+            self.ended.set_result(time.monotonic() - self._first_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(exc or EOFError("the stream ended early"))
+
+
+async def ready(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
+
+
+async def stream(port: int, number: int) -> float:
+    """Seconds from its first to its last token, as a multiple of what is modelled."""
+    loop = asyncio.get_running_loop()
+    # Not all in one step: clients do not come together.
+    await asyncio.sleep(number / (REPLICAS * STREAMS))
+    transport, protocol = await loop.create_connection(lambda: Stream(number), "127.0.0.1", port)
+    took_s = await protocol.ended
+    transport.close()
+    return took_s / ((TOKENS - 1) / TOKENS_PER_S)
+
+
+async def real_time(pid: int) -> list[Figure]:
+    await asyncio.gather(*(ready(FIRST_PORT + replica) for replica in range(REPLICAS)))
+    idle_mb = memory_mb(pid)
+    before_s, begun_s = cpu_s(pid), time.monotonic()
+    rate = REPLICAS * STREAMS * TOKENS_PER_S
+    ports = [FIRST_PORT + number % REPLICAS for number in range(REPLICAS * STREAMS)]
+    ratios = sorted(await asyncio.gather(*(stream(port, number) for number, port in enumerate(ports))))
+    used_s, took_s = cpu_s(pid) - before_s, time.monotonic() - begun_s
+    needs = used_s / (len(ratios) * TOKENS) * rate
+    worst = ratios[-1]
+    load = f"{REPLICAS} x {STREAMS} streams at {TOKENS_PER_S} tokens/s"
+    return [
+        Figure(load, f"{median(ratios):.3f}, worst {worst:.3f} of the modelled times", "1.05", worst <= 1.05),
+        Figure("  its CPU", f"needs {needs:.0%} of a core, had {used_s / took_s:.0%}", "under one core", needs < 1),
+        Figure("memory", f"{memory_mb(pid):.0f} MB ({idle_mb:.0f} MB idle)", "150 MB", memory_mb(pid) < 150),
+    ]
+
+
+async def page(pid: int) -> Figure:
+    """CPU of the server for GET /metrics, connection kept."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", FIRST_PORT)
+    before_s = cpu_s(pid)
+    for _ in range(PAGES):
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: mock\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().splitlines() if line.startswith(b"content-length"))
+        await reader.readexactly(int(length.split(b":")[1]))
+    cost_ms = 1000 * (cpu_s(pid) - before_s) / PAGES
+    writer.close()
+    return Figure("GET /metrics", f"{cost_ms:.2f} ms CPU", "3 ms", cost_ms < 3)
+
+
+def main() -> None:
+    console = Console()
+    figures = [virtual_time()]
+    with server() as pid, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        figures += runner.run(real_time(pid))
+        figures.append(runner.run(page(pid)))
+    table = Table("figure", "found", "wanted", "")
+    for each in figures:
+        table.add_row(each.what, each.found, each.wanted, "met" if each.met else "[red]missed[/]")
+    console.print(table)
+    sys.exit(not all(each.met for each in figures))
+
+
+if __name__ == "__main__":
+    main()
