@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -189,3 +190,14 @@ async def test_a_comparison_leaves_a_report_and_a_history_that_judges_the_next(
     assert f"a={server.url} b={server.url}" in page
     assert "secret" not in page
     assert json.loads((tmp_path / "out" / "run.json").read_text())["regressions"]
+
+
+async def test_the_script_of_the_image_is_the_command(server: ModelServer, tmp_path: Path) -> None:
+    """As the tutorial calls it: by its path."""
+    script = Path(__file__).parents[1] / "image" / "benchmark_serving.py"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, script, "--base-url", server.url, *shlex.split(SMALL), "--save-result", cwd=tmp_path
+    )
+    assert await process.wait() == 0
+    (saved,) = tmp_path.glob("vllm-infqps-concurrency3-qwen-*.json")
+    assert json.loads(saved.read_text())["completed"] == 6

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,14 @@ async def test_contenders_of_a_round_get_the_same_prompts_behind_lines_of_their_
     lines = [{line for line, _ in prompts[start : start + 4]} for prompts in sent for start in (0, 4)]
     assert [len(each) for each in lines] == [1] * 4
     assert len(set.union(*lines)) == 4
+
+
+async def test_warm_up_requests_come_first_and_are_not_counted(server: ModelServer) -> None:
+    async with model_server() as other:
+        comparison = await compare(replace(plan(server, other, rounds=1), warmups=3))
+        assert len(server.bodies) == len(other.bodies) == 3 + 4
+    assert len({body["prompt"] for body in server.bodies[:3]}) == 1
+    assert [leg.summary.completed for leg in comparison.rounds[0]] == [4, 4]
 
 
 async def test_a_target_that_is_no_url_is_refused_before_anything_is_sent(server: ModelServer) -> None:

@@ -8,7 +8,7 @@ import pytest
 from benchmark.load.events import EventReader, Usage
 from hypothesis import given
 from hypothesis import strategies as st
-from recordings import recorded, recording
+from recorded_bench import recorded, recording
 
 
 def token(text: str, separators: tuple[str, str] = (",", ":"), **more: Any) -> bytes:

@@ -6,7 +6,7 @@ from benchmark.tokens.approximate import ApproximateTokenizer
 from benchmark.tokens.qwen import QwenTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from recordings import recorded, recording
+from recorded_bench import recorded, recording
 
 TOKENIZER = ApproximateTokenizer()
 

@@ -10,7 +10,7 @@ from benchmark.replicas.watch import Look, Replica, Watched, replica_at, watchin
 from hypothesis import given
 from hypothesis import strategies as st
 from model_server import ModelServer, model_server
-from recordings import RECORDINGS, recorded
+from recorded_bench import RECORDINGS, recorded
 
 
 def load(kv_usage: float, queries: float = 0.0, hits: float = 0.0) -> ReplicaLoad:

@@ -13,7 +13,7 @@ from benchmark.results.printed import DEFAULT_LATENCIES, Latency, printed_summar
 from benchmark.results.saved import RunDescription, default_filename, result_json
 from benchmark.results.summary import Distribution, Goals, Summary, summarise
 from benchmark.workload import Workload
-from recordings import RECORDINGS, recorded, recording
+from recorded_bench import RECORDINGS, recorded, recording
 
 RUNS = {
     "random-concurrency": (DEFAULT_LATENCIES, (99.0,)),

@@ -19,7 +19,7 @@ from benchmark.compare.record import BadHistory, Record, add_to_history, read_hi
 from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Plan, compare
 from benchmark.compare.table import comparison_table, conclusions
 from benchmark.datasets.files import BadDataset
-from benchmark.load.run import Progress, run_load
+from benchmark.load.run import Progress, run_load, warm_up
 from benchmark.load.samples import LoadResult
 from benchmark.load.target import Target
 from benchmark.progress import shown_progress
@@ -63,6 +63,9 @@ async def _serve(settings: ServeSettings) -> int:
     target = await _target(load, settings.base_url, settings.request_id_prefix)
     tokenizer = _tokenizer(load, target, console)
     workload = load.dataset(tokenizer, load.seed)
+    if load.warmups:
+        print(f"Warming up with {load.warmups} requests...")
+        await warm_up(target, workload, load.pace, load.warmups)
     print("Starting main benchmark run...")
     print(f"Traffic request rate: {load.pace.request_rate}")
     process = "Poisson process" if load.pace.burstiness == 1 else "Gamma distribution"
@@ -71,7 +74,7 @@ async def _serve(settings: ServeSettings) -> int:
     with shown_progress(console, load.show_progress) as told:
 
         def on_progress(progress: Progress) -> None:
-            told("requests", progress.done, progress.total, progress.failed)
+            told("benchmark", progress.done, progress.total, progress.failed)
 
         result = await run_load(
             target,
@@ -115,6 +118,7 @@ async def _compare(settings: CompareSettings) -> int:
         seed=load.seed,
         replicas=load.replicas,
         interval_s=load.replica_interval_s,
+        warmups=load.warmups,
     )
     with shown_progress(console, load.show_progress) as told:
 

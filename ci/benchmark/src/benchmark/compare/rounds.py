@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmark.load.pace import Pace
-from benchmark.load.run import DEFAULT_TIMEOUT_S, Progress, run_load
+from benchmark.load.run import DEFAULT_TIMEOUT_S, Progress, run_load, warm_up
 from benchmark.load.samples import LoadResult
 from benchmark.load.target import Target
 from benchmark.replicas.spread import Spread, kv_spread, prefix_hit_rate
@@ -39,6 +39,8 @@ class Plan:
     interval_s: float = DEFAULT_INTERVAL_S
     """Between two looks at the replicas."""
     timeout_s: float = DEFAULT_TIMEOUT_S
+    warmups: int = 0
+    """Requests to each contender before the first round, not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,10 @@ async def compare(plan: Plan, on_progress: Callable[[CompareProgress], None] | N
     for contender in plan.contenders:
         _ = contender.target.url
     salt = secrets.token_hex(4)
+    if plan.warmups:
+        for contender in plan.contenders:
+            first = plan.workload(plan.seed).salted(f"{salt} {contender.name} warm-up")
+            await warm_up(contender.target, first, plan.pace, plan.warmups)
     rounds: list[tuple[Leg, ...]] = []
     for number in range(plan.rounds):
         workload = plan.workload(plan.seed + number)

@@ -1,7 +1,8 @@
 """Keep-alive connections to one server, each with one request on its way at a time.
 
-Written on the event loop's own protocols because a general HTTP client costs several times as much for each chunk of a
-stream, and the client must not be what limits a benchmark (docs/benchmark.md has the figures)."""
+Written on the event loop's own protocols because a general HTTP client costs half as much again for each chunk of a
+stream, the kernel's part included, and the client must not be what limits a benchmark (docs/benchmark.md has the
+figures)."""
 
 import asyncio
 import ssl

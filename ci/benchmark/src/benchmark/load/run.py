@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -51,6 +51,13 @@ async def run_load(
                 conversations.create_task(run.converse(turns, index, arrived_s, places))
                 index += len(turns)
     return run.result()
+
+
+async def warm_up(target: Target, workload: Workload, pace: Pace, requests: int) -> None:
+    """Send the workload's first prompt so many times, at the pace's concurrency, and look at no answer: what is compiled
+    or connected on the first requests is so then."""
+    first = replace(workload, conversations=(workload.conversations[0][:1],) * requests)
+    await run_load(target, first, Pace(pace.max_concurrency))
 
 
 async def _arriving(workload: Workload, times_s: list[float]) -> AsyncIterator[tuple[Conversation, float]]:

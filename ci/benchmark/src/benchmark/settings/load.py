@@ -24,6 +24,7 @@ class LoadSettings:
     tokenizer: str | None
     dataset: Dataset
     pace: Pace
+    warmups: int
     seed: int
     temperature: float | None
     logprobs: int | None
@@ -56,6 +57,7 @@ def add_load_flags(parser: argparse.ArgumentParser) -> None:
     pace.add_argument("--max-concurrency", type=whole(1), help="requests at a time (default: no bound)")
     pace.add_argument("--request-rate", type=positive, default=math.inf, help="requests a second (default: inf)")
     pace.add_argument("--burstiness", type=positive, default=1.0, help="1: Poisson; less: burstier (default: 1)")
+    pace.add_argument("--num-warmups", type=whole(0), default=0, help="requests that come before and are not counted")
     pace.add_argument("--disable-tqdm", action="store_true", help="show no progress")
     seen = parser.add_argument_group("watching the replicas (ours)")
     seen.add_argument(
@@ -81,6 +83,7 @@ def read_load(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Loa
         tokenizer=given.tokenizer,
         dataset=read_dataset(parser, given),
         pace=Pace(given.max_concurrency, given.request_rate, given.burstiness),
+        warmups=given.num_warmups,
         seed=given.seed,
         temperature=given.temperature,
         logprobs=given.logprobs,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from benchmark.load.target import Api, Message, Target, request_bytes
 from benchmark.workload import Prompt
-from recordings import recorded, recording
+from recorded_bench import recorded, recording
 
 TARGET = Target("http://gateway:8080", "/model/qwen")
 
