@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import protocol_pb2
+from envoy.config.core.v3 import base_pb2, protocol_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from gateway_objects import (  # fmt: skip
     SURROUNDINGS,
@@ -24,6 +26,7 @@ from google.protobuf.json_format import MessageToJson
 from manifests import TUTORIAL
 from picker.gateway.bootstrap import bootstrap, routes_file
 from picker.gateway.discovery_files import DiscoveryFiles
+from picker.gateway.packing import packed
 from picker.gateway.translate import PICKER_CLUSTER, EnvoyConfig, translate
 from picker.gateway.xds_source import file_source
 from picker.standalone.envoy_process import envoy_binary
@@ -72,13 +75,52 @@ def test_envoy_takes_the_tutorials_configuration(tmp_path: Path) -> None:
     files.write_clusters(made)
     files.write_routes(made)
     files.write_listeners(made)
-    path = tmp_path / "bootstrap.json"
-    path.write_text(MessageToJson(bootstrap("127.0.0.1", 9901, tmp_path)))
+    _validate(tmp_path, bootstrap("127.0.0.1", 9901, tmp_path))
+
+
+def _validate(folder: Path, written: bootstrap_pb2.Bootstrap) -> None:
+    """Have Envoy look at it."""
+    path = folder / "bootstrap.json"
+    path.write_text(MessageToJson(written))
     done = subprocess.run(
         [envoy_binary(None), "--mode", "validate", "--config-path", path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "OK" in done.stdout
+
+
+def test_what_the_objects_may_say_envoy_takes(tmp_path: Path) -> None:
+    """Routes are in files that Envoy reads while it runs, where one that it refuses would hold up all edits."""
+    changes = {
+        "type": "RequestHeaderModifier",
+        "requestHeaderModifier": {"set": [{"name": "x", "value": '100% %FOO% "\u00e9"'}], "remove": ["Y"]},
+    }
+    odd = route(
+        {"backendRefs": [to_pool("a"), to_pool("a"), to_pool("gone")], "filters": [changes]},
+        {"backendRefs": [to_pool("a", weight=1_000_000)] * 16, "matches": [{"method": "OPTIONS"}]},
+        {
+            "backendRefs": [to_service("gone")],
+            "matches": [
+                {"path": {"type": "RegularExpression", "value": r"/v\d+/(a|b)[^/]{1,9}"}},
+                {"path": {"type": "PathPrefix", "value": "//a b/%2f/\u00e9/"}},
+                {"headers": [{"name": "A", "value": "^x$", "type": "RegularExpression"}, {"name": "A", "value": "%"}]},
+                {"queryParams": [{"name": "q", "value": ".*", "type": "RegularExpression"}]},
+            ],
+            "timeouts": {"request": "0s", "backendRequest": "0s"},
+        },
+        hostnames=["a.com", "*.a.com", "a.com"],
+    )
+    made = config(gateway({"name": "http", "port": 18080}), pool("a"), odd)
+    [listener] = made.listeners
+    held = listener.filter_chains[0].filters[0].typed_config
+    manager = http_connection_manager_pb2.HttpConnectionManager.FromString(held.value)
+    manager.route_config.CopyFrom(made.route_configurations[0])
+    # As Envoy has it for routes that it reads while it runs.
+    manager.route_config.validate_clusters.value = False
+    held.CopyFrom(packed(manager))
+    static = bootstrap_pb2.Bootstrap.StaticResources(listeners=[listener], clusters=made.clusters)
+    node = base_pb2.Node(id="test", cluster="test")
+    _validate(tmp_path, bootstrap_pb2.Bootstrap(node=node, static_resources=static))
 
 
 def test_the_same_objects_give_the_same_bytes_in_whatever_order_they_are_read() -> None:

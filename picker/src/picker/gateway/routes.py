@@ -141,4 +141,6 @@ def _change_headers(route: route_components_pb2.Route, filters: Iterable[RouteFi
 def _options(replaced: Iterable[HeaderValue], added: Iterable[HeaderValue]) -> Iterable[base_pb2.HeaderValueOption]:
     for values, action in ((replaced, _SET), (added, _ADD)):
         for each in values:
-            yield _Append(header=base_pb2.HeaderValue(key=each.name, value=each.value), append_action=action)
+            # Envoy reads %...% in a value as a variable of its own.
+            value = each.value.replace("%", "%%")
+            yield _Append(header=base_pb2.HeaderValue(key=each.name, value=value), append_action=action)

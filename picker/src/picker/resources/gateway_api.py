@@ -125,6 +125,10 @@ class PathMatch(Wire):
             _check_expression(self.value)
         elif not self.value.startswith("/"):
             raise ValueError(f"value: found {self.value!r}; allowed are paths, which begin with '/'")
+        elif "?" in self.value or "#" in self.value:
+            raise ValueError(
+                f"value: found {self.value!r}; allowed are paths alone; queryParams match what follows a '?'"
+            )
         return self
 
 
@@ -160,15 +164,24 @@ class BackendRef(Wire):
     weight: int = Field(1, ge=0, le=1_000_000)
 
 
+def _not_host(name: str) -> str:
+    if name.lower() == "host":
+        raise ValueError("allowed are headers other than Host, by which requests are routed")
+    return name
+
+
+ChangedHeader = Annotated[HeaderName, AfterValidator(_not_host)]
+
+
 class HeaderValue(Wire):
-    name: HeaderName
-    value: str
+    name: ChangedHeader
+    value: str = Field(max_length=4096, pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$")
 
 
 class HeaderChanges(Wire):
     set: tuple[HeaderValue, ...] = ()
     add: tuple[HeaderValue, ...] = ()
-    remove: tuple[str, ...] = ()
+    remove: tuple[ChangedHeader, ...] = ()
 
 
 class RouteFilter(Wire):
@@ -196,7 +209,7 @@ class RouteRule(Wire):
     name: str | None = None
     matches: tuple[RouteMatch, ...] = (RouteMatch(),)
     filters: tuple[RouteFilter, ...] = ()
-    backend_refs: tuple[BackendRef, ...] = ()
+    backend_refs: tuple[BackendRef, ...] = Field(default=(), max_length=16)
     timeouts: RouteTimeouts = RouteTimeouts()
 
 
