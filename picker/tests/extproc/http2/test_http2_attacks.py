@@ -7,6 +7,7 @@ from http2_peer import ANSWER, REQUEST, TRAILERS, RawClient, data, headers
 from picker.extproc.http2 import frames, limits
 from picker.extproc.http2.events import Failed
 from picker.extproc.http2.frames import ErrorCode
+from picker.extproc.http2.heads import encode_head
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 
@@ -111,7 +112,9 @@ def test_continuation_flood() -> None:
 def test_oversized_headers() -> None:
     """As sent, and as decoded: a block may stand for more than its own bytes."""
     client = RawClient()
-    client.send(headers(1, [*REQUEST, ("x", "x" * limits.MAX_HEADER_BYTES)]))
+    block = encode_head([*REQUEST, ("x", "x" * limits.MAX_HEADER_BYTES)])
+    client.send(frames.frame(frames.HEADERS, 0, 1, block[:1000]))
+    client.send(frames.frame(frames.CONTINUATION, frames.END_HEADERS, 1, block[1000:17_000]))
     assert client.goaway().code is CALM
     bomb = RawClient(greets=False)
     bomb.send(frames.PREFACE + frames.settings_frame({}))
@@ -140,10 +143,10 @@ def test_a_slow_reader_gets_no_more_window() -> None:
     stream_id, sent = 1, 0
     while not client.connection.closed and sent < 1_000:
         client.request(stream_id)
-        for event in client.send(data(stream_id, bytes(1 << 20))):
-            if not isinstance(event, Failed):
-                client.connection.respond(stream_id, ANSWER)
-                client.connection.send(stream_id, bytes(1 << 20))
+        events = client.send(data(stream_id, bytes(1 << 14)) * 64)
+        if not isinstance(events[-1], Failed):
+            client.connection.respond(stream_id, ANSWER)
+            client.connection.send(stream_id, bytes(1 << 20))
         stream_id += 2
         sent += 1
     assert client.connection.closed

@@ -57,7 +57,7 @@ def test_another_protocol_is_told_so() -> None:
         (frames.rst_stream(1, ErrorCode.CANCEL), ErrorCode.PROTOCOL_ERROR),
         (frames.frame(frames.HEADERS, 0, 1, b"") + PING, ErrorCode.PROTOCOL_ERROR),
         (frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\xff\xff\xff"), ErrorCode.COMPRESSION_ERROR),
-        (frames.frame_header(frames.DATA, 0, 1, (1 << 20) + 1), ErrorCode.FRAME_SIZE_ERROR),
+        (frames.frame_header(frames.DATA, 0, 1, (1 << 14) + 1), ErrorCode.FRAME_SIZE_ERROR),
         (headers(1) + frames.frame(frames.DATA, frames.PADDED, 1, b"\x05xxxx"), ErrorCode.PROTOCOL_ERROR),
         (headers(1) + frames.rst_stream(1, ErrorCode.CANCEL) + headers(1), ErrorCode.STREAM_CLOSED),
         (headers(7) + headers(3), ErrorCode.PROTOCOL_ERROR),
@@ -113,7 +113,7 @@ def test_more_data_than_the_window_breaks_the_connection() -> None:
     client = RawClient()
     client.request()
     sent = 0
-    block = data(1, bytes(1 << 20))
+    block = data(1, bytes(1 << 14)) * 64
     client.connection.respond(1, ANSWER)
     client.connection.send(1, bytes(40 << 20))
     events: list[Event] = []
@@ -130,9 +130,9 @@ def test_windows_are_opened_when_half_is_used() -> None:
     client = RawClient()
     client.request()
     for _ in range(7):
-        client.send(data(1, bytes(1 << 20)))
+        client.send(data(1, bytes(1 << 14)) * 64)
         assert client.answers() == []
-    client.send(data(1, bytes(1 << 20)))
+    client.send(data(1, bytes(1 << 14)) * 64)
     [update] = client.answers()
     assert (update.kind, update.stream_id) == (frames.WINDOW_UPDATE, 1)
     assert frames.read_word(update.payload) == (8 << 20,)

@@ -35,13 +35,14 @@ class MessageReader:
         """The messages that `data` completes. Raises CallRefused."""
         if self.held_bytes:
             self._hold(data)
-            if self.held_bytes < PREFIX_BYTES or (
-                len(self._parts[0]) >= PREFIX_BYTES and self.held_bytes < _size(self._parts[0], 0)
-            ):
-                return []
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self.held_bytes = 0
+            first = self._parts[0]
+            if len(first) >= PREFIX_BYTES:
+                missing = _size(first, 0) - self.held_bytes
+                if missing > 0:
+                    return []
+                if missing == 0:
+                    return [self._take(PREFIX_BYTES)]
+            data = self._take(0)
         messages: list[bytes] = []
         position, end = 0, len(data)
         while end - position >= PREFIX_BYTES:
@@ -53,6 +54,14 @@ class MessageReader:
         if position < end:
             self._hold(data[position:] if position else data)
         return messages
+
+    def _take(self, skipped: int) -> bytes:
+        """All that is held but its first bytes. Large messages are copied here once and no more."""
+        self._parts[0] = self._parts[0][skipped:]
+        held = b"".join(self._parts)
+        self._parts.clear()
+        self.held_bytes = 0
+        return held
 
     def _hold(self, data: bytes) -> None:
         self._parts.append(data)

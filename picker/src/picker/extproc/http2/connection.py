@@ -7,14 +7,7 @@ from picker.extproc.http2 import frames, limits, payloads
 from picker.extproc.http2.blocks import Block, BlockReader
 from picker.extproc.http2.events import Aborted, ConnectionFailure, Event, Failed, Opened, Received, StreamFailure
 from picker.extproc.http2.frames import ErrorCode
-from picker.extproc.http2.heads import (
-    HeadReader,
-    KeptHeads,
-    MalformedHead,
-    OversizedHead,
-    RequestHead,
-    UndecodableHead,
-)
+from picker.extproc.http2.heads import HeadReader, KeptHeads, MalformedHead, OversizedHead, RequestHead, UndecodableHead
 from picker.extproc.http2.patience import Patience
 from picker.extproc.http2.receiving import Receiving
 from picker.extproc.http2.sending import Sending, Stream
@@ -62,10 +55,10 @@ class Connection:
         if self.closed:
             return events
         self._patience.now_s = now_s
-        if self._rest:
-            data = self._rest + data
         try:
-            self._rest = data[self._read(data, events) :]
+            position = self._finish_rest(data, events) if self._rest else 0
+            if position is not None:
+                self._rest = data[self._read(data, position, events) :]
             self._after_reading()
         except ConnectionFailure as failure:
             self._fail(failure, events)
@@ -105,15 +98,21 @@ class Connection:
 
     def take_output(self) -> bytes:
         """The bytes to write now; none, if there is nothing to say."""
-        output = self._sending.output
-        if not output:
-            return b""
-        self._sending.output = []
-        return output[0] if len(output) == 1 else b"".join(output)
+        return self._sending.take_output()
 
-    def _read(self, data: bytes, events: list[Event]) -> int:
-        """Read the whole frames in `data`; how many bytes they took."""
-        position = 0
+    def _finish_rest(self, data: bytes, events: list[Event]) -> int | None:
+        """Complete the frame that was cut off with as much of `data` as it takes, so that not all of `data` is copied.
+        Where the rest of `data` begins; None if there is none."""
+        rest = self._rest
+        missing = len(data)
+        if self._prefaced and len(rest) >= frames.HEADER_BYTES:
+            missing = min(missing, frames.HEADER_BYTES + frames.payload_bytes(rest) - len(rest))
+        rest += data[:missing]
+        self._rest = rest[self._read(rest, 0, events) :]
+        return missing if missing < len(data) else None
+
+    def _read(self, data: bytes, position: int, events: list[Event]) -> int:
+        """Read the whole frames in `data` from `position`; where they end."""
         if not self._prefaced:
             if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 by prior knowledge")
@@ -194,7 +193,10 @@ class Connection:
         self._blocks.check_finished()
         stream = self._open.get(stream_id)
         if stream is None or stream.ended_by_peer:
-            self._data_after_end(stream_id)
+            self._patience.empty_frame()
+            self._streams.check_not_idle(stream_id, "DATA")
+            if not self._streams.was_forgotten(stream_id):
+                raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
             return
         ended = flags & frames.END_STREAM != 0
         self._receiving.took_on(stream, len(payload), ended)
@@ -212,12 +214,6 @@ class Connection:
         if ended:
             stream.ended_by_peer = True
         events.append(Received(stream_id, payload, ended))
-
-    def _data_after_end(self, stream_id: int) -> None:
-        self._streams.check_not_idle(stream_id, "DATA")
-        self._patience.empty_frame()
-        if not self._streams.was_forgotten(stream_id):
-            raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
 
     def _head(self, block: Block | None, events: list[Event]) -> None:
         """A header block, if it is complete. It is decoded whatever becomes of its stream, or the following ones could
@@ -251,9 +247,8 @@ class Connection:
     def _trailers(self, stream_id: int, ended: bool, malformed: bool, events: list[Event]) -> None:
         stream = self._open.get(stream_id)
         if stream is None:
-            if not self._streams.was_forgotten(stream_id):
-                raise self._streams.headers_on_closed(stream_id)
             self._patience.empty_frame()
+            self._streams.check_forgotten(stream_id)
             return
         if stream.ended_by_peer:
             raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)

@@ -68,6 +68,11 @@ read_word = _WORD.unpack_from
 iter_settings = _SETTING.iter_unpack
 
 
+def payload_bytes(header: bytes) -> int:
+    """The length that a frame's header tells."""
+    return int.from_bytes(header[:3])
+
+
 def frame_header(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     return _HEADER.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
 

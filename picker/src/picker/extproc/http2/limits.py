@@ -11,9 +11,8 @@ stopped half-way to wait for a WINDOW_UPDATE; what is taken in is bounded by the
 CONNECTION_WINDOW_BYTES = 64 << 20
 """How much may be on its way in all: four largest bodies, while the first of them is being read."""
 
-MAX_FRAME_BYTES = 1 << 20
-"""The largest frame taken. A prompt of 220 KB is then one frame rather than fourteen, with a proxy that makes use of
-it."""
+MAX_FRAME_BYTES = 16 << 10
+"""The largest frame taken: the least that the protocol allows, and what Envoy sends whatever it is told."""
 
 MAX_HEADER_BYTES = 16 << 10
 """Of a request's header block, as sent and as decoded. A call's metadata is some 300 bytes; the client's own headers

@@ -53,6 +53,14 @@ class Sending:
         self._waiting: dict[int, Stream] = {}
         self._turns: deque[Stream] = deque()
 
+    def take_output(self) -> bytes:
+        """What is ready to be written."""
+        output = self.output
+        if not output:
+            return b""
+        self.output = []
+        return output[0] if len(output) == 1 else b"".join(output)
+
     def head(self, stream: Stream, block: bytes) -> None:
         stream.answered = True
         self.output.append(frame(HEADERS, END_HEADERS, stream.stream_id, block))

@@ -11,7 +11,6 @@ GREETING = frames.settings_frame(
         Setting.HEADER_TABLE_SIZE: 0,
         Setting.MAX_CONCURRENT_STREAMS: limits.MAX_STREAMS,
         Setting.INITIAL_WINDOW_SIZE: limits.STREAM_WINDOW_BYTES,
-        Setting.MAX_FRAME_SIZE: limits.MAX_FRAME_BYTES,
         Setting.MAX_HEADER_LIST_SIZE: limits.MAX_HEADER_BYTES,
     }
 ) + frames.window_update(0, limits.CONNECTION_WINDOW_BYTES - frames.INITIAL_WINDOW_BYTES)

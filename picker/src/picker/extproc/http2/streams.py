@@ -39,8 +39,10 @@ class Streams:
         if stream_id > self.highest or stream_id % 2 == 0:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which was never opened")
 
-    def headers_on_closed(self, stream_id: int) -> ConnectionFailure:
-        """What is wrong with HEADERS on a stream that is not open, new or forgotten."""
+    def check_forgotten(self, stream_id: int) -> None:
+        """HEADERS came on a stream that is neither open nor new. Raises ConnectionFailure unless it was forgotten."""
+        if stream_id in self._forgotten:
+            return
         if stream_id <= self._skipped_to:
-            return ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} after a later one")
-        return ConnectionFailure(ErrorCode.STREAM_CLOSED, f"HEADERS on stream {stream_id}, which is closed")
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} after a later one")
+        raise ConnectionFailure(ErrorCode.STREAM_CLOSED, f"HEADERS on stream {stream_id}, which is closed")
