@@ -54,8 +54,8 @@ async def run_load(
 
 
 async def warm_up(target: Target, workload: Workload, pace: Pace, requests: int) -> None:
-    """Send the workload's first prompt so many times, at the pace's concurrency, and look at no answer: what is compiled
-    or connected on the first requests is so then."""
+    """Send the workload's first prompt so many times, at the pace's concurrency, and look at no answer: what a server
+    compiles or connects on its first requests is done then."""
     first = replace(workload, conversations=(workload.conversations[0][:1],) * requests)
     await run_load(target, first, Pace(pace.max_concurrency))
 
