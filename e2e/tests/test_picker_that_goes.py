@@ -1,12 +1,14 @@
 """A picker that is killed or stopped while requests are on their way, through a real Envoy."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from gateway_parts import GatewayParts, pool, route, to_pool
 from load import load
+from picker.gateway.ext_proc_filter import MESSAGE_TIMEOUT_S
 from upstream import Upstream
 from waiting import eventually, until
 
@@ -102,3 +104,16 @@ async def test_a_picker_that_is_stopped_in_order_loses_nothing(gateway: GatewayP
     assert b" 200 OK" in await reader.readline()
     writer.close()
     assert await gateway.picker_process.process.wait() == 0
+
+
+async def test_a_picker_that_hangs_holds_a_request_up_for_its_message_timeout(gateway: GatewayParts) -> None:
+    assert gateway.picker_process is not None
+    gateway.picker_process.process.send_signal(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(MESSAGE_TIMEOUT_S + 5.0):
+            opened, closed = await asyncio.gather(
+                *(gateway.client.post(gateway.url(listener), content=BODY) for listener in ("open", "close"))
+            )
+    finally:
+        await gateway.kill_picker()
+    assert (opened.status_code, closed.status_code) == (200, 503)

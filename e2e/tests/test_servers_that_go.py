@@ -2,7 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Generator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -65,6 +68,37 @@ async def test_a_server_that_cuts_every_connection_fails_the_request_only_after_
     answer = await ask(gateway, "reset")
     assert answer.status_code == 503
     assert all(each.received for each in gateway.all_upstreams)
+
+
+async def test_a_server_whose_machine_is_gone_holds_a_request_up_for_no_longer_than_connecting_may_take(
+    gateway: GatewayParts,
+) -> None:
+    with silent_port() as port:
+        gone = Upstream("gone", port=port)
+        gateway.upstreams = {"main": [*gateway.upstreams["main"], gone]}
+        gateway.write_endpoints()
+        await until(lambda: len(gateway.picker.endpoint_states()) == 4, "the picker has not followed")
+        asked = await asyncio.gather(*(_timed(ask(gateway)) for _ in range(12)))
+        assert {answer.status_code for answer, _ in asked} == {200}
+        assert all(took_s < 5.0 for _, took_s in asked)
+        assert any(took_s > 0.4 for _, took_s in asked), "none was sent there first"
+
+
+async def _timed(asking: Awaitable[httpx.Response]) -> tuple[httpx.Response, float]:
+    began_s = time.monotonic()
+    return await asking, time.monotonic() - began_s
+
+
+@contextmanager
+def silent_port() -> Generator[int]:
+    """A port that takes no more connections and refuses none either, as a machine that is gone: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
+        address = listener.getsockname()
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        yield address[1]
 
 
 async def test_under_load_a_killed_server_costs_no_client_an_error_and_gets_requests_again_once_it_is_back(

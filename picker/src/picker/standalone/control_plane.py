@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToJson
 
 from picker.addresses import split_address
 from picker.gateway.bootstrap import BOOTSTRAP_FILE, bootstrap, routes_file
-from picker.gateway.discovery_files import DiscoveryFiles
+from picker.gateway.discovery_files import DiscoveryFiles, Versions
 from picker.gateway.translate import EnvoyConfig, Surroundings, translate
 from picker.gateway.xds_source import file_source
 from picker.settings import StandaloneSettings
@@ -32,6 +32,7 @@ class ControlPlane:
         self._admin = admin
         self._files = DiscoveryFiles(folder)
         self._config = EnvoyConfig((), (), (), ())
+        self._first: Versions = {}
 
     @property
     def bootstrap_file(self) -> Path:
@@ -43,9 +44,13 @@ class ControlPlane:
         self._folder.mkdir(parents=True, exist_ok=True)
         host, port = split_address(self._settings.envoy_admin_address)
         self.bootstrap_file.write_text(MessageToJson(bootstrap(host, port, self._folder)))
-        self._files.write_clusters(config)
-        self._files.write_routes(config)
-        self._files.write_listeners(config)
+        self._first = self._files.write_clusters(config) | self._files.write_routes(config)
+        self._first |= self._files.write_listeners(config)
+
+    async def confirm(self) -> None:
+        """Once Envoy is ready: log what it did not take of what it started with."""
+        await self._taken(self._first)
+        self.tell()
 
     def tell(self) -> None:
         """Log what is served, and what is not because something else has its place."""

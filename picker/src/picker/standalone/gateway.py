@@ -76,7 +76,7 @@ async def _run(
         command = envoy_command(binary, control_plane.bootstrap_file, settings.envoy_concurrency, settings.log_level)
         envoy = await stack.enter_async_context(_running("Envoy", command))
         await _until_ready("Envoy", admin.is_ready, envoy)
-        control_plane.tell()
+        await control_plane.confirm()
         log.info("gateway.ready", picker_pid=picker.child.process.pid, envoy_pid=envoy.process.pid)
         await _first_to_fail(_envoy_ended(envoy), picker.keep(), _follow(inventories, control_plane))
 
