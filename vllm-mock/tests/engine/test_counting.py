@@ -3,7 +3,7 @@
 import engines
 import pytest
 from vllm_mock.engine.core import Engine
-from vllm_mock.engine.messages import EngineConfig, FinishReason
+from vllm_mock.engine.messages import EngineConfig, FinishReason, Siblings
 
 CONFIG = EngineConfig(num_gpu_blocks=100, enable_lora=True, max_loras=2)
 
@@ -86,6 +86,19 @@ def test_nothing_is_looked_up_for_prompt_logprobs_or_without_a_cache() -> None:
         engine.add(engines.request("a", 20, 2, **more), 0.0)
         stepped(engine, 2)
         assert engine.metrics.values.prefix_queries == 0
+
+
+def test_samples_of_one_prompt_are_observed_once_with_the_longest() -> None:
+    engine = engines.engine(CONFIG)
+    siblings = Siblings(2)
+    engine.add(engines.request("a", 20, 7, siblings=siblings), 0.0)
+    engine.add(engines.request("b", 20, 3, siblings=siblings), 0.0)
+    engine.add(engines.request("c", 20, 2), 0.0)
+    stepped(engine, 7)
+    of = engine.metrics.values.histograms
+    assert (of["params_n"].count, of["params_n"].total) == (2, 3)
+    assert (of["max_generation_tokens"].count, of["max_generation_tokens"].total) == (2, 9)
+    assert of["request_generation_tokens"].count == 3
 
 
 def test_time_does_not_go_backwards() -> None:

@@ -50,10 +50,13 @@ class AsyncEngine:
         """The engine's own time."""
         return (self._monotonic_s() - self._started_s) * self.time_scale
 
-    def start(self) -> None:
+    def start(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
+        """`on_failure` hears of an error that ended the engine: no more tokens will come."""
         if self._companion is not None:
             self._companion.start()
         self._task = asyncio.create_task(self._run())
+        if on_failure is not None:
+            self._task.add_done_callback(lambda task: _tell(task, on_failure))
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -114,3 +117,9 @@ class AsyncEngine:
                 await asyncio.wait_for(self._work.wait(), _IDLE_S / self.time_scale)
             except TimeoutError:
                 self.engine.idle(self.now_s())
+
+
+def _tell(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        on_failure(error)

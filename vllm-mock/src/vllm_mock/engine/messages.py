@@ -17,6 +17,25 @@ class FinishReason(StrEnum):
     REPETITION = "repetition"
 
 
+class Siblings:
+    """The samples of one prompt (`n` > 1): `request_params_n` and `request_max_num_generation_tokens` are observed once
+    for all of them, at the end of the last."""
+
+    __slots__ = ("_left", "count", "longest")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._left = count
+        self.longest = 0
+        """Most tokens that one of those that have ended generated."""
+
+    def ended(self, generated: int) -> bool:
+        """One has; whether it was the last."""
+        self.longest = max(self.longest, generated)
+        self._left -= 1
+        return not self._left
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
     """One sequence to generate. A body with `n=2` or three prompts is as many of these (NOTES: counters see them
@@ -34,9 +53,8 @@ class EngineRequest:
     cache_salt: str | None = None
     prompt_logprobs: bool = False
     """Such a request does no prefix look-up (NOTES)."""
-    params_n: int | None = 1
-    """Observed in `request_params_n` at finish; None on all but the first sequence of a body."""
-    params_max_tokens: int | None = None
+    siblings: Siblings | None = None
+    """Shared by the samples of one prompt; None where there is one."""
     seed: int = 0
 
 

@@ -148,9 +148,10 @@ class EngineMetrics:
         of["request_preemptions"].observe(preemptions)
         of["prefill_kv_computed_tokens"].observe(len(request.prompt) - cached_tokens)
         of["params_max_tokens"].observe(request.max_tokens)
-        if request.params_n is not None:
-            of["params_n"].observe(request.params_n)
-            of["max_generation_tokens"].observe(generated)
+        siblings = request.siblings
+        if siblings is None or siblings.ended(generated):
+            of["params_n"].observe(siblings.count if siblings is not None else 1)
+            of["max_generation_tokens"].observe(siblings.longest if siblings is not None else generated)
 
 
 class Throughput:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vllm_mock.engine.driver import AsyncEngine
-from vllm_mock.engine.messages import EngineRequest
+from vllm_mock.engine.messages import EngineRequest, Siblings
 from vllm_mock.server.bodies import Body, ChatBody, CompletionBody
 from vllm_mock.server.errors import Refused
 from vllm_mock.server.loras import Loras
@@ -201,8 +201,11 @@ class Replica:
             check_sampling(body, limit)
         self.admit()
         sequences = [
-            self._sequence(body, model, f"{answer_id}-{number}-{sample}-{_new_id()}", prompt.tokens, limit, sample)
+            self._sequence(
+                body, model, f"{answer_id}-{number}-{sample}-{_new_id()}", prompt.tokens, limit, sample, siblings
+            )
             for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
+            for siblings in [Siblings(body.samples) if body.samples > 1 else None]
             for sample in range(body.samples)
         ]
         if named is None and not body.ignore_eos:
@@ -222,7 +225,14 @@ class Replica:
         self.scripts.lay_down(sequence.request_id, words)
 
     def _sequence(
-        self, body: Body, model: str, sequence_id: str, prompt: tuple[int, ...], limit: int, sample: int
+        self,
+        body: Body,
+        model: str,
+        sequence_id: str,
+        prompt: tuple[int, ...],
+        limit: int,
+        sample: int,
+        siblings: Siblings | None,
     ) -> EngineRequest:
         stop_ids = set(body.stop_token_ids or ())
         if not body.ignore_eos:
@@ -237,8 +247,7 @@ class Replica:
             lora=model if model in self.loras.paths else None,
             cache_salt=body.cache_salt,
             prompt_logprobs=body.wanted_prompt_logprobs is not None,
-            params_n=body.samples if sample == 0 else None,
-            params_max_tokens=limit,
+            siblings=siblings,
             seed=zlib.crc32(repr(prompt).encode()) + (self.options.seed << 32) + said,
         )
 

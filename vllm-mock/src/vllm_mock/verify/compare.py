@@ -15,6 +15,10 @@ NOT_COMPARED = (
     "how many tokens a text is, and the ids of its tokens: the recorded vocabulary is not at hand",
     "log probabilities, ranks, and tokens that were not chosen: how they are laid out is compared",
     "how the chunks of several choices interleave in a stream",
+    "times in metrics (_created, sums and buckets of _seconds): how many were observed is compared, and in traces the "
+    "sums to 15%",
+    "when exactly the requests of metrics-loaded.txt and metrics-after.txt arrived: sought, within 40 ms",
+    "# HELP lines, which were not recorded",
     "the bodies of /docs, /openapi.json and /metrics (the metrics have their own rows)",
     "content-length where the body holds log probabilities or was not recorded",
 )

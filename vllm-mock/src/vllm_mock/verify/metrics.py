@@ -7,7 +7,8 @@ times. The workload of `metrics-workload.json` is replayed for the pages under l
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -106,8 +107,22 @@ def _fresh(text: str) -> str | None:
 
 def _replayed(text: str, workload: Json, ended: bool) -> str | None:
     """Against an engine with the workload (`ended`: when all is done)."""
-    engine = nearest(text, workload, config_of(text, max_num_seqs=workload["config"]["max_num_seqs"]), ended)
+    settings = workload["config"]
+    config = replace(config_of(text, max_num_seqs=settings["max_num_seqs"]), **_given(settings.get("extra_flags", ())))
+    engine = nearest(text, workload, config, ended)
     return first_difference(page_lines(text), page_lines(engine.metrics.engine_text()))
+
+
+def _given(flags: Sequence[str]) -> dict[str, int | bool]:
+    """Settings that the page does not tell, from the flags with which its server was started; a later one wins."""
+    settings: dict[str, int | bool] = {}
+    for flag, value in pairwise([*flags, ""]):
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in ("max_num_batched_tokens", "max_num_seqs"):
+            settings[name] = int(value)
+        elif name == "no_enable_chunked_prefill":
+            settings["enable_chunked_prefill"] = False
+    return settings
 
 
 def _families(recorded: Json, text: str) -> str | None:

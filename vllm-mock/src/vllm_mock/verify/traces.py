@@ -27,7 +27,7 @@ _SAMPLE_SLACK_S = 0.06
 steps, on the recording's two busy cores."""
 _STEP_S = 0.0023
 """Of the replay of a trace that was recorded without steps."""
-_TIMES_APART = 0.1
+_TIMES_APART = 0.15
 """By which share sums of times may differ, and"""
 _TIMES_APART_S = 0.004
 """by how much each observation: when a step's tokens left is known to about that."""

@@ -1,0 +1,52 @@
+"""A page that is not the recorded one is told apart, line by line."""
+
+import pytest
+from vllm_mock.engine.messages import EngineConfig
+from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.verify.metrics import config_of, first_difference, page_lines
+
+CONFIG = EngineConfig(num_gpu_blocks=512, block_size=32, max_model_len=2048)
+PAGE = EngineMetrics(CONFIG, "m").engine_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("# TYPE vllm:num_requests_running gauge", "# TYPE vllm:num_requests_running counter", "stands where"),
+        ('le="0.04"', 'le="0.05"', "stands where"),
+        ('reason="capacity"', 'reason="queue"', "stands where"),
+        ('running{engine="0",model_name="m"} 0.0', 'running{engine="0",model_name="m"} 1.0', "is 1.0, recorded 0.0"),
+        ("vllm:num_preemptions_total{", "vllm:num_preemption_total{", "stands where"),
+    ],
+)
+def test_a_changed_line_is_a_difference(old: str, new: str, told: str) -> None:
+    assert old in PAGE
+    difference = first_difference(page_lines(PAGE), page_lines(PAGE.replace(old, new)))
+    assert difference is not None
+    assert told in difference
+
+
+def test_a_missing_line_and_one_too_many_are_differences() -> None:
+    lines = page_lines(PAGE)
+    assert "is missing" in (first_difference(lines, lines[:-1]) or "")
+    assert "is not recorded" in (first_difference(lines[:-1], lines) or "")
+
+
+def test_two_families_in_another_order_are_a_difference() -> None:
+    lines = page_lines(PAGE)
+    assert first_difference(lines, [*lines[2:4], *lines[:2], *lines[4:]]) is not None
+
+
+def test_times_alone_may_differ() -> None:
+    other = EngineMetrics(CONFIG, "m", unix_s=lambda: 5.0)
+    other.first_token(1, 0, 3.0)
+    assert first_difference(page_lines(PAGE), page_lines(other.engine_text())) is not None
+    mine = EngineMetrics(CONFIG, "m")
+    mine.first_token(1, 0, 0.001)
+    assert first_difference(page_lines(mine.engine_text()), page_lines(other.engine_text())) is None
+
+
+def test_a_page_tells_the_settings_of_its_server() -> None:
+    assert config_of(PAGE, max_num_seqs=CONFIG.max_num_seqs) == CONFIG
+    with pytest.raises(ValueError, match="no vllm:cache_config_info"):
+        config_of("# TYPE vllm:x gauge\n")
