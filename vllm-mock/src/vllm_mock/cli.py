@@ -82,7 +82,8 @@ def _verify(arguments: list[str]) -> int:
     if unknown := [part for part in parts if part not in PARTS]:
         raise InvalidSettings(f"only: found {', '.join(unknown)}; allowed are {', '.join(PARTS)}")
     try:
-        return 1 if verify(settings.folder, parts, Console(width=None if sys.stdout.isatty() else _COLUMNS)) else 0
+        console = Console(width=None if sys.stdout.isatty() else _COLUMNS)
+        return 1 if verify(settings.folder, parts, console, settings.real) else 0
     except NothingToVerify as error:
         print(f"vllm-mock verify: {error}", file=sys.stderr)
         return 2

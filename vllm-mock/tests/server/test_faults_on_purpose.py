@@ -78,3 +78,18 @@ async def test_the_mocks_own_routes_are_not_counted() -> None:
     async with mock_server() as mock:
         await mock.client.get("/mock/faults")
         assert "/mock" not in (await mock.client.get("/metrics")).text
+
+
+async def test_an_engine_that_died_of_a_defect_is_told_and_nobody_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with mock_server() as mock:
+
+        def defect(now_s: float) -> float:
+            raise ZeroDivisionError("a defect")
+
+        monkeypatch.setattr(mock.door.replica.engine.engine, "begin_step", defect)
+        assert (await mock.complete(prompt="x", max_tokens=3)).status_code == 500
+        assert (await mock.client.get("/health")).status_code == 503
+        assert (await mock.complete(prompt="x", max_tokens=3)).status_code == 500
+    assert "a defect" in capsys.readouterr().err

@@ -4,12 +4,13 @@ import json
 
 from mock_server import mock_server
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionToolUnionParam
 from vllm_mock.serve import build_door
 from vllm_mock.server.running import Listener, listen, serving
 from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.qwen import QwenTokenizer
 
-_TOOLS = [
+_TOOLS: list[ChatCompletionToolUnionParam] = [
     {
         "type": "function",
         "function": {
@@ -79,7 +80,7 @@ async def test_responses_whole_and_streamed() -> None:
 
 
 async def test_tools_and_schemas_are_answered_in_their_form() -> None:
-    settings = ServeSettings(time_scale=100, enable_auto_tool_choice=True)
+    settings = ServeSettings.model_validate({"time_scale": 100, "enable_auto_tool_choice": True})
     door = build_door(settings, QwenTokenizer())
     listener = Listener(door, listen("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.port}/v1"
@@ -89,6 +90,7 @@ async def test_tools_and_schemas_are_answered_in_their_form() -> None:
             model=model, messages=[{"role": "user", "content": "Weather in Rome?"}], tools=_TOOLS
         )
         call = (called.choices[0].message.tool_calls or [])[0]
+        assert call.type == "function"
         assert called.choices[0].finish_reason == "tool_calls"
         assert call.function.name == "weather"
         assert set(json.loads(call.function.arguments)) == {"city"}

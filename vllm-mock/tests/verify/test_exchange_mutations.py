@@ -61,7 +61,7 @@ def an_empty_chunk_ends_the_stream(patch: Patch) -> None:
             last = data
             yield data
 
-    patch.setattr(completion_routes.completions, "chunks", one_more)
+    patch.setattr(completions, "chunks", one_more)
 
 
 def prompts_counted_for_every_sample(patch: Patch) -> None:

@@ -1,5 +1,6 @@
 """What the routes of one server share: the replica, its faults, and the completions that are being answered."""
 
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
@@ -31,6 +32,7 @@ class Door:
     def __init__(self, replica: Replica, faults: Faults) -> None:
         self.replica = replica
         self.trouble = Trouble(faults, replica.options.seed)
+        self.healthy = True
         self._open: set[Generation] = set()
         self._step_time = replica.engine.engine.step_time
         self.strike_with(faults)
@@ -39,6 +41,13 @@ class Door:
     def busy(self) -> bool:
         """Whether anything is being answered."""
         return bool(self._open)
+
+    def engine_failed(self, error: BaseException) -> None:
+        """A defect of the mock: like a vLLM whose engine core died, it answers 500, and /health 503."""
+        traceback.print_exception(error)
+        self.healthy = False
+        self.replica.draining = True
+        self.abort_all()
 
     def abort_all(self) -> None:
         """The engine goes: everybody who waits is told so."""

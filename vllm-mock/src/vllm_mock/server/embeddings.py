@@ -4,11 +4,9 @@ vectors, and texts that share words lie near each other. They are made at once: 
 import base64
 import time
 import uuid
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +14,10 @@ from starlette.responses import Response
 from vllm_mock.server.answers import json_response
 from vllm_mock.server.bodies import TokenId
 from vllm_mock.server.door import Door, Entry, read
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DIMENSIONS = 256
 """Of a vector, unless the request names another number."""
@@ -80,12 +82,15 @@ def _texts(door: Door, body: EmbeddingsBody) -> list[list[int]]:
     return [encode(each) if isinstance(each, str) else each for each in given if not isinstance(each, int)]
 
 
-def _vector(tokens: list[int], dimensions: int) -> NDArray[np.float32]:
+def _vector(tokens: list[int], dimensions: int) -> "NDArray[np.float32]":
     """Of length 1."""
+    # Twenty MB that servers without vectors do not need.
+    import numpy as np
+
     of_tokens = [np.random.default_rng(token).standard_normal(dimensions) for token in tokens or [0]]
     mean = np.mean(of_tokens, axis=0)
     return (mean / np.linalg.norm(mean)).astype(np.float32)
 
 
-def _written(vector: NDArray[np.float32], form: str) -> list[float] | str:
+def _written(vector: "NDArray[np.float32]", form: str) -> list[float] | str:
     return base64.b64encode(vector.tobytes()).decode() if form == "base64" else vector.tolist()

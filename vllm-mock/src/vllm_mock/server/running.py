@@ -65,7 +65,7 @@ async def serving(listeners: Sequence[Listener]) -> AsyncGenerator[None]:
         for server, listener in zip(servers, listeners, strict=True)
     ]
     for listener in listeners:
-        listener.door.replica.engine.start()
+        listener.door.replica.engine.start(listener.door.engine_failed)
     try:
         for server in servers:
             await server.ready.wait()

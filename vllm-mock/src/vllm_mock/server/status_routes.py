@@ -21,8 +21,8 @@ def status_routes(door: Door, described: list[Entry]) -> list[Entry]:
     """`described`: the other routes, for /openapi.json."""
     replica, trouble = door.replica, door.trouble
 
-    async def healthy(request: Request) -> Response:
-        return Response()
+    async def health(request: Request) -> Response:
+        return Response(status_code=200 if door.healthy else 503)
 
     async def version(request: Request) -> Response:
         return json_response(Version(replica.options.version))
@@ -61,9 +61,9 @@ def status_routes(door: Door, described: list[Entry]) -> list[Entry]:
         return trouble.stale_page
 
     return [
-        ("GET", "/health", healthy),
-        ("GET", "/ping", healthy),
-        ("POST", "/ping", healthy),
+        ("GET", "/health", health),
+        ("GET", "/ping", health),
+        ("POST", "/ping", health),
         ("GET", "/version", version),
         ("GET", "/load", load),
         ("GET", "/metrics", metrics),

@@ -13,6 +13,7 @@ from vllm_mock.verify.http import verify_http
 from vllm_mock.verify.http_counts import verify_http_counts
 from vllm_mock.verify.metrics import verify_metrics
 from vllm_mock.verify.metrics_lora import verify_lora_metrics
+from vllm_mock.verify.real_time import verify_in_real_time
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.traces import verify_traces
 
@@ -31,13 +32,15 @@ class NothingToVerify(Exception):
     """The folder holds no recordings of the parts that were asked for."""
 
 
-def verify(folder: Path, parts: Sequence[str], console: Console) -> int:
-    """Replay `parts` and print a row for each file. The number of files that differ. Raises NothingToVerify."""
+def verify(folder: Path, parts: Sequence[str], console: Console, real: bool = False) -> int:
+    """Replay `parts`, with `real` the traces also over HTTP and in real time, and print a row for each file.
+
+    The number of files that differ. Raises NothingToVerify."""
     table = Table("file", "result", "", title=f"The mock against {folder.name}", title_justify="left")
     results: list[Result] = []
     with console.status("replaying") as status:
         for part in parts:
-            for replay in PARTS[part]:
+            for replay in (*PARTS[part], *((verify_in_real_time,) if real and part == "traces" else ())):
                 status.update(f"replaying {part}")
                 results += replay(folder)
     if not results:
