@@ -24,7 +24,7 @@ def test_default_takes_the_endpoint_with_the_fewest_tokens_in_flight() -> None:
 
 def test_default_sees_what_came_past_this_picker() -> None:
     """A scrape that counts more than was in flight at its moment tells of other clients."""
-    shared, own = endpoint(1, running=20), endpoint(2, requests=3, tokens=3000, running=3, in_flight_then=3)
+    shared, own = endpoint(1, running=20), endpoint(2, requests=3, running=3, in_flight_then=3)
     assert first(scheduler().schedule(request(), [shared, own], 0)) is own
 
 
@@ -55,7 +55,7 @@ def test_default_judges_an_endpoint_without_metrics_by_the_ledger() -> None:
 def test_prefix_cache_returns_to_the_endpoint_that_has_the_prefix() -> None:
     """Even when another is less loaded."""
     deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
-    has, idle = endpoint(1, requests=2, tokens=2000), endpoint(2)
+    has, idle = endpoint(1, requests=2), endpoint(2)
     deciding.seen(has, (1, 2, 3))
     assert first(deciding.schedule(request(blocks=(1, 2, 3, 4)), [has, idle], 0)) is has
 
@@ -63,7 +63,7 @@ def test_prefix_cache_returns_to_the_endpoint_that_has_the_prefix() -> None:
 def test_prefix_cache_takes_the_longest_prefix() -> None:
     """Two have its beginning, one has more of it."""
     deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
-    short, long = endpoint(1), endpoint(2, requests=1, tokens=1000)
+    short, long = endpoint(1), endpoint(2, requests=1)
     deciding.seen(short, (1,))
     deciding.seen(long, (1, 2, 3))
     assert first(deciding.schedule(request(blocks=(1, 2, 3, 4)), [short, long], 0)) is long

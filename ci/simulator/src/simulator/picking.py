@@ -51,6 +51,7 @@ class Picker:
             prompt_tokens=max(1, round(estimate)),
             output_tokens=turn.max_tokens,
             blocks=picker_blocks(turn.content, turn.prompt_tokens, BLOCK_TOKENS)[:MAX_BLOCKS],
+            conversation=turn.conversation,
         )
         return dispatch(request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s)
 

@@ -149,7 +149,7 @@ class _Attempt:
             case FirstToken(at_s=at_s, cached_tokens=cached):
                 record.first_s, record.cached_tokens = at_s + 2 * self._simulation.scenario.network_s, cached
                 if self._simulation.scenario.first_byte:
-                    self._simulation.after_network(self._dispatched.first_byte)
+                    self._simulation.after_network(self._first_byte)
             case Finished(preemptions=preemptions):
                 record.preemptions = preemptions
                 self._simulation.after_network(partial(self._end, Outcome.SERVED))
@@ -157,6 +157,9 @@ class _Attempt:
                 self._end(Outcome.FAILED)
             case None:
                 self.send()
+
+    def _first_byte(self) -> None:
+        self._dispatched.first_byte(self._simulation.now_s)
 
     def _end(self, outcome: Outcome) -> None:
         self._dispatched.end()

@@ -30,6 +30,8 @@ class Turn:
     """What the request says of its answer's length."""
     lora: str | None
     criticality: Criticality
+    conversation: int | None = None
+    """What the picker can tell of the conversation that this continues; None for a first turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,16 @@ class _Mix:
         turns = workload.turns
         count = tokens(turns.count, rng) if turns is not None else 1
         gap_s = 0.0
-        for _ in range(count):
+        for index in range(count):
             output = tokens(workload.output_tokens, rng)
             if prompt + output > MAX_SEQUENCE_TOKENS:
                 return
             limit = workload.max_tokens
             answer = output if limit is None else min(output, limit)
-            yield Turn(gap_s, content, prompt, answer, limit if limit is not None else output, lora, criticality)
+            expected = limit if limit is not None else output
+            yield Turn(
+                gap_s, content, prompt, answer, expected, lora, criticality, conversation=own.number if index else None
+            )
             if turns is not None:
                 gap_s = turns.think_s.draw(rng)
                 prompt += answer + tokens(turns.input_tokens, rng)

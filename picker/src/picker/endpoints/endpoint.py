@@ -5,6 +5,8 @@ copy."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from picker.endpoints.pace import Pace
+
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
@@ -37,6 +39,8 @@ class InFlight:
     """Prompt tokens of those requests, less what the prefix cache is thought to hold."""
     decode_tokens: int = 0
     """Tokens that those requests are expected to generate."""
+    models: dict[str, int] = field(default_factory=dict[str, int])
+    """Those requests by the model that they ask for, adapters' names included; none that is 0."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +55,7 @@ class Endpoint:
     metrics: ServerMetrics | None = None
     """The newest scrape, however old; None when none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
+    pace: Pace = field(default_factory=Pace)
     refused_since_s: float | None = None
     """Since when connections to it are refused (monotonic); None when it answers, however badly. Such an endpoint is
     ranked after the others."""

@@ -7,13 +7,26 @@ class Ticket:
     """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
     any order, and counts once; nothing counts after the end. The endpoint may have left its pool meanwhile."""
 
-    __slots__ = ("_decode_tokens", "_endpoint", "_ledger", "_prefill_tokens")
+    __slots__ = ("_begun_s", "_decode_tokens", "_endpoint", "_ledger", "_model", "_prefill_tokens", "_work_tokens")
 
-    def __init__(self, ledger: "Ledger", endpoint: Endpoint, prefill_tokens: int, decode_tokens: int) -> None:
+    def __init__(
+        self,
+        ledger: "Ledger",
+        endpoint: Endpoint,
+        prefill_tokens: int,
+        decode_tokens: int,
+        work_tokens: float,
+        begun_s: float,
+        model: str | None,
+    ) -> None:
         self._ledger: Ledger | None = ledger
         self._endpoint = endpoint
         self._prefill_tokens = prefill_tokens
         self._decode_tokens = decode_tokens
+        self._work_tokens = work_tokens
+        self._begun_s = begun_s
+        self._model = model
+        _count_model(endpoint.in_flight, model, 1)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -26,11 +39,21 @@ class Ticket:
             return
         _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
         _add(endpoint.in_flight, 1, self._prefill_tokens, self._decode_tokens)
+        _count_model(self._endpoint.in_flight, self._model, -1)
+        _count_model(endpoint.in_flight, self._model, 1)
         self._endpoint = endpoint
+        # What the other endpoint had ahead of it is not known.
+        self._work_tokens = 0.0
 
-    def first_byte(self) -> None:
-        """The answer has begun: the prompt is computed, and its prefill weighs on the endpoint no more."""
-        if self._ledger is None or not self._prefill_tokens:
+    def first_byte(self, now_s: float) -> None:
+        """The answer has begun: the prompt is computed, and its prefill weighs on the endpoint no more. The endpoint's
+        pace is learned from the time it took."""
+        if self._ledger is None:
+            return
+        if self._work_tokens:
+            self._endpoint.pace.learn(self._work_tokens, now_s - self._begun_s)
+            self._work_tokens = 0.0
+        if not self._prefill_tokens:
             return
         _add(self._endpoint.in_flight, 0, -self._prefill_tokens, 0)
         _add(self._ledger.total, 0, -self._prefill_tokens, 0)
@@ -44,6 +67,7 @@ class Ticket:
         self._ledger = None
         _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
         _add(ledger.total, -1, -self._prefill_tokens, -self._decode_tokens)
+        _count_model(self._endpoint.in_flight, self._model, -1)
 
 
 class Ledger:
@@ -56,16 +80,35 @@ class Ledger:
         self.total = InFlight()
         """Over all endpoints, those that have left their pools included."""
 
-    def begin(self, endpoint: Endpoint, prefill_tokens: int, decode_tokens: int) -> Ticket:
-        """Count a request on `endpoint` from now on. Raises ValueError on negative tokens."""
+    def begin(
+        self,
+        endpoint: Endpoint,
+        prefill_tokens: int,
+        decode_tokens: int,
+        work_tokens: float = 0.0,
+        now_s: float = 0.0,
+        model: str | None = None,
+    ) -> Ticket:
+        """Count a request on `endpoint` from now on. `work_tokens` of work are ahead of its first byte there, its own
+        prompt included; 0 where that is not known. Raises ValueError on negative tokens."""
         if prefill_tokens < 0 or decode_tokens < 0:
             raise ValueError(f"{prefill_tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
         _add(endpoint.in_flight, 1, prefill_tokens, decode_tokens)
         _add(self.total, 1, prefill_tokens, decode_tokens)
-        return Ticket(self, endpoint, prefill_tokens, decode_tokens)
+        return Ticket(self, endpoint, prefill_tokens, decode_tokens, work_tokens, now_s, model)
 
 
 def _add(counts: InFlight, requests: int, prefill_tokens: int, decode_tokens: int) -> None:
     counts.requests += requests
     counts.prefill_tokens += prefill_tokens
     counts.decode_tokens += decode_tokens
+
+
+def _count_model(counts: InFlight, model: str | None, change: int) -> None:
+    if model is None:
+        return
+    count = counts.models.get(model, 0) + change
+    if count:
+        counts.models[model] = count
+    else:
+        del counts.models[model]

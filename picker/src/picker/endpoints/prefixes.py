@@ -124,6 +124,18 @@ class PrefixIndex:
         depth_of = found.get
         return [depth_of(endpoint, 0) for endpoint in endpoints]
 
+    def holders(self, hashes: Sequence[int], most: int) -> list[Endpoint]:
+        """The endpoints that hold the most of a prompt, at most `most` of them, most first."""
+        found: list[Endpoint] = []
+        for mask, _ in reversed(list(self._tiers(hashes))):
+            while mask and len(found) < most:
+                lowest = mask & -mask
+                endpoint = self._slots[lowest.bit_length() - 1]
+                if endpoint is not None:
+                    found.append(endpoint)
+                mask ^= lowest
+        return found
+
     def forget(self, endpoint: Endpoint) -> None:
         """`endpoint` is gone, or has lost its cache."""
         holding = self._holdings.pop(endpoint, None)

@@ -7,13 +7,14 @@ from random import Random
 import structlog
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.ledger import Ledger, Ticket
+from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex, block_hashes
 from picker.extproc.body import BYTES_PER_TOKEN
-from picker.extproc.exchange import Wanted
+from picker.extproc.assignment import Wanted
 from picker.extproc.refusals import Reason, Rejection
 from picker.resources.inference import Criticality, InferenceModel, InferencePool
 from picker.resources.names import PoolName
+from picker.scheduling.dispatch import Dispatched, dispatch
 from picker.scheduling.request import InferenceRequest, Refusal, Refused
 from picker.scheduling.scheduler import Scheduler
 from picker.scheduling.targets import choose_target
@@ -57,23 +58,22 @@ class ServedPool:
 class Assigned:
     """A request with its endpoint; see `exchange.Assignment`."""
 
-    destination: str
     served_model: str | None
-    _ticket: Ticket
-    _candidates: tuple[Endpoint, ...]
+    _dispatched: Dispatched
+    _clock: Callable[[], float]
+
+    @property
+    def destination(self) -> str:
+        return ",".join([endpoint.address for endpoint in self._dispatched.ranking.endpoints])
 
     def served_by(self, address: str) -> None:
-        """Count the request on the endpoint that answered, if it is another one of the list."""
-        for endpoint in self._candidates:
-            if endpoint.address == address:
-                self._ticket.moved_to(endpoint)
-                return
+        self._dispatched.served_by(address)
 
     def first_byte(self) -> None:
-        self._ticket.first_byte()
+        self._dispatched.first_byte(self._clock())
 
     def end(self) -> None:
-        self._ticket.end()
+        self._dispatched.end()
 
 
 class PoolDesk:
@@ -117,15 +117,12 @@ class PoolDesk:
             blocks=block_hashes(_seed(target, wanted.body.salt), wanted.body.prompt, BLOCK_BYTES, MAX_BLOCKS),
             subset=wanted.subset,
         )
-        ranking = served.scheduler.schedule(request, served.endpoints, self._clock())
-        if isinstance(ranking, Refusal):
-            return Rejection(STATUS_OF_REFUSAL[ranking.reason], ranking.reason, ranking.detail)
-        best = ranking.endpoints[0]
-        ticket = self._ledger.begin(best, max(0, request.prompt_tokens - ranking.cached_tokens), request.output_tokens)
-        if request.blocks:
-            served.prefixes.record(best, request.blocks)
-        destination = ",".join(endpoint.address for endpoint in ranking.endpoints)
-        return Assigned(destination, target if target != asked else None, ticket, ranking.endpoints)
+        dispatched = dispatch(
+            request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock()
+        )
+        if isinstance(dispatched, Refusal):
+            return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
+        return Assigned(target if target != asked else None, dispatched, self._clock)
 
     def _served(self, pool: str | None) -> ServedPool | None:
         if pool is None:

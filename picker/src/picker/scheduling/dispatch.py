@@ -7,6 +7,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger, Ticket
 from picker.endpoints.prefixes import PrefixIndex
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal
+from picker.scheduling.strategies.load import queues, requests_there, work_ahead
 
 
 class Schedules(Protocol):
@@ -37,9 +38,9 @@ class Dispatched:
                     self._prefixes.record(endpoint, self._request.blocks)
                 return
 
-    def first_byte(self) -> None:
+    def first_byte(self, now_s: float) -> None:
         """The answer has begun."""
-        self.ticket.first_byte()
+        self.ticket.first_byte(now_s)
 
     def end(self) -> None:
         """The request has left its endpoint."""
@@ -60,7 +61,9 @@ def dispatch(
     if isinstance(ranking, Refusal):
         return ranking
     best = ranking.endpoints[0]
-    ticket = ledger.begin(best, max(0, request.prompt_tokens - ranking.cached_tokens), request.output_tokens)
+    fresh = max(0, request.prompt_tokens - ranking.cached_tokens)
+    work_tokens = 0.0 if queues(best) else work_ahead(best, requests_there(best), fresh)
+    ticket = ledger.begin(best, fresh, request.output_tokens, work_tokens, now_s, request.model)
     if request.blocks:
         prefixes.record(best, request.blocks)
     return Dispatched(ranking, ticket, request, prefixes)

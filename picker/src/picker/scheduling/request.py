@@ -20,6 +20,8 @@ class InferenceRequest:
     """Expected; 0 for requests that generate nothing."""
     blocks: tuple[int, ...] = ()
     """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefixes`)."""
+    conversation: int | None = None
+    """A hash of how the conversation began, where the prompt continues one: equal in all its turns but the first."""
     subset: frozenset[str] | None = None
     """Addresses that the proxy allows; None allows all, an empty set none."""
 

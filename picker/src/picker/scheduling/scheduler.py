@@ -15,6 +15,14 @@ FALLBACKS = 3
 an outage that a fourth would not mend, and the list travels with every request."""
 
 
+ALL_LOOKED_AT = 64
+"""Endpoints of a pool that is small enough to look at every one."""
+
+SAMPLED = 32
+MOST_HOLDERS = 8
+"""Drawn from a larger pool, and added for their cache."""
+
+
 class Scheduler:
     """Decides for one pool. Deterministic for a seeded `rng`; keeps what its strategy remembers and nothing else."""
 
@@ -38,8 +46,29 @@ class Scheduler:
                 Refused.SATURATED,
                 f"All model servers are busy and the request is {request.criticality}. Try again later.",
             )
+        endpoints = self._candidates(request, endpoints)
         cached = self._cached_tokens(request, endpoints)
         return self._ranked(self._strategy.costs(request, endpoints, cached), endpoints, cached)
+
+    def _candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """All endpoints of a small pool. Of a large one a sample, those that hold most of the prompt, and those that
+        the strategy must see: the best of some thirty drawn at random is hardly worse than the best of all, and looking
+        at all would take longer than a request should wait for its pick."""
+        count = len(endpoints)
+        if count <= ALL_LOOKED_AT:
+            return endpoints
+        notable = self._strategy.notable(request, endpoints)
+        if notable is None:
+            return endpoints
+        start, stride = int(self._rng.random() * count), 1 + int(self._rng.random() * (count // SAMPLED))
+        sampled = [endpoints[(start + index * stride) % count] for index in range(SAMPLED)]
+        drawn = [endpoint for endpoint in sampled if endpoint.refused_since_s is None]
+        if not drawn:
+            return endpoints
+        holders = self._prefixes.holders(request.blocks, MOST_HOLDERS)
+        if request.subset is not None:
+            holders = [endpoint for endpoint in holders if endpoint.address in request.subset]
+        return list(dict.fromkeys([*drawn, *holders, *notable]))
 
     def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:
         """For each endpoint the prompt tokens it is thought to have cached: the matched share of the prompt's

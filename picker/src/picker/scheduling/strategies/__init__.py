@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.strategies.baselines import LeastRequest, RandomChoice, RoundRobin
-from picker.scheduling.strategies.default import LeastLoad
+from picker.scheduling.strategies.default import LeastWork
 from picker.scheduling.strategies.prefix_cache import PrefixAffinity
 from picker.scheduling.strategies.strategy import Strategy
 
 STRATEGIES: Mapping[RoutingStrategy, Callable[[], Strategy]] = {
-    RoutingStrategy.DEFAULT: LeastLoad,
+    RoutingStrategy.DEFAULT: LeastWork,
     RoutingStrategy.PREFIX_CACHE: PrefixAffinity,
     RoutingStrategy.LEAST_REQUEST: LeastRequest,
     RoutingStrategy.ROUND_ROBIN: RoundRobin,

@@ -9,6 +9,9 @@ from picker.scheduling.request import InferenceRequest
 class RandomChoice:
     """Any endpoint: the scheduler draws among equals."""
 
+    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+        return ()
+
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
     ) -> Sequence[float]:
@@ -21,6 +24,9 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turn = 0
 
+    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+        return None
+
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
     ) -> Sequence[float]:
@@ -32,6 +38,9 @@ class RoundRobin:
 
 class LeastRequest:
     """The endpoint with the fewest requests in flight from this picker."""
+
+    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+        return None
 
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]

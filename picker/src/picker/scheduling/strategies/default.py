@@ -1,25 +1,48 @@
-"""DEFAULT: the least loaded endpoint."""
+"""DEFAULT: where a request takes and costs the least time."""
 
 from collections.abc import Sequence
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.strategies.load import pressure, requests_there, tokens_there
+from picker.scheduling.strategies.load import pressure, requests_there, slowness, work_ahead
+from picker.scheduling.strategies.lora import LoraAffinity
+
+SLOWED_TOKENS = 56.0
+"""What a request costs each running sequence in the steps that they share, in prompt tokens."""
+
+INTERRUPTED_SHARE = 0.1
+"""What a prompt costs each running sequence that it interrupts, as a share of the prompt: a decoding client notices the
+pause less than a waiting one, who has nothing yet."""
 
 
-class LeastLoad:
-    """Cost = tokens held there with this request x batch size with it x pressure.
+class LeastWork:
+    """Cost = (work ahead of the first token + what the request costs those that run there) x pressure x slowness^2.
 
-    The tokens fill the KV cache and the batch slows every step, so the product grows with both and needs no weights
-    (LMETRIC, arXiv 2603.15202, multiplies new prefill tokens by batch size for the same reason). Prompt tokens that the
-    prefix cache holds are not counted: they cost neither prefill nor new blocks.
+    The sum is in prompt tokens. What the prefix cache holds of the prompt costs nothing, so a cached prefix attracts by
+    as much as it saves. Slowness counts twice because it comes twice: until the first token, and in all after it.
     """
+
+    def __init__(self) -> None:
+        self._lora = LoraAffinity()
+
+    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        return ()
 
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
     ) -> Sequence[float]:
-        own = request.prompt_tokens + request.output_tokens
-        return [
-            (tokens_there(endpoint, own) + own - cached) * (requests_there(endpoint) + 1) * pressure(endpoint)
-            for endpoint, cached in zip(endpoints, cached_tokens, strict=True)
-        ]
+        fresh = [max(0, request.prompt_tokens - cached) for cached in cached_tokens]
+        return self.costs_of(request, endpoints, fresh)
+
+    def costs_of(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], fresh_tokens: Sequence[float]
+    ) -> Sequence[float]:
+        """The same by the prompt tokens that each endpoint has to compute."""
+        lora = self._lora.tokens(request.model, endpoints) or [0.0] * len(endpoints)
+        costs: list[float] = []
+        for endpoint, fresh, slow, adapter in zip(endpoints, fresh_tokens, slowness(endpoints), lora, strict=True):
+            running = requests_there(endpoint)
+            others = running * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
+            work = work_ahead(endpoint, running, fresh) + others + adapter
+            costs.append(work * pressure(endpoint) * slow * slow)
+        return costs

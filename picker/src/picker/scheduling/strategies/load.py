@@ -1,9 +1,25 @@
-"""How full an endpoint is, from the ledger and the newest scrape together."""
+"""How full an endpoint is, from the ledger and the newest scrape together.
+
+Work is told in prompt tokens: whatever takes a server as long as computing one token of a prompt. On the cards that the
+simulator knows that is 0.2 ms; the ratios between the kinds of work differ little from card to card."""
+
+from collections.abc import Sequence
 
 from picker.endpoints.endpoint import Endpoint
 
+STEP_TOKENS = 300.0
+"""What a first token takes on an idle server: the step under way when the request comes, and the fixed part of its
+own."""
+
+SEQUENCE_TOKENS = 8.0
+"""What a running sequence adds to that: it slows every step, and takes budget from the prompts."""
+
 NEARLY_FULL = 0.9
-"""KV cache usage from which a vLLM server soon queues or preempts."""
+"""KV cache usage from which a server soon queues or preempts."""
+
+HALF_FULL = 0.5
+"""KV cache usage from which a server is avoided, the more the fuller it is: what runs there will grow, and a full cache
+means queueing and preemption."""
 
 
 def requests_there(endpoint: Endpoint) -> int:
@@ -19,22 +35,42 @@ def requests_there(endpoint: Endpoint) -> int:
     return mine + max(0, metrics.running + metrics.queue_depth - metrics.in_flight_then)
 
 
-def tokens_there(endpoint: Endpoint, typical_tokens: float) -> float:
-    """Tokens that the server's requests hold in its KV cache when they end; `typical_tokens` for each that is not
-    ours."""
-    ours = endpoint.in_flight
-    others = requests_there(endpoint) - ours.requests
-    return ours.prefill_tokens + ours.decode_tokens + others * typical_tokens
-
-
 def pressure(endpoint: Endpoint) -> float:
     """A factor, 1 and up: how much worse a server is than its load says, because it queues or its KV cache runs
     full."""
     metrics = endpoint.metrics
     if metrics is None:
         return 1.0
-    factor = 1.0 + max(0.0, metrics.kv_cache_usage - NEARLY_FULL) / (1.0 - NEARLY_FULL)
+    factor = 1.0
+    if metrics.kv_cache_usage > HALF_FULL:
+        excess = (metrics.kv_cache_usage - HALF_FULL) / (1.0 - HALF_FULL)
+        # Twice as bad at three quarters, five times at the brim.
+        factor += 4.0 * excess * excess
     if metrics.queue_depth:
         # A queue as long as the batch means waiting for a whole generation of requests to leave.
         factor += metrics.queue_depth / max(1, metrics.running)
     return factor
+
+
+def slowness(endpoints: Sequence[Endpoint]) -> Sequence[float]:
+    """How many times as slow as the others each endpoint is."""
+    known = [pace for endpoint in endpoints if (pace := endpoint.pace.seconds_per_token) is not None]
+    if len(known) < 2:
+        return [1.0] * len(endpoints)
+    fleet = sum(known) / len(known)
+    return [endpoint.pace.against(fleet) for endpoint in endpoints]
+
+
+def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
+    """Work until the first token of a prompt of which `fresh_tokens` are not cached, in prompt tokens; `running`
+    requests are there. The constants are fitted to the simulator's first tokens."""
+    return STEP_TOKENS + SEQUENCE_TOKENS * running + endpoint.in_flight.prefill_tokens + fresh_tokens
+
+
+def queues(endpoint: Endpoint) -> bool:
+    """Whether the server waits for room, for KV cache or adapters, or soon will: then the time to a first token tells
+    of that, and not of the work ahead."""
+    metrics = endpoint.metrics
+    return metrics is not None and (
+        metrics.queue_depth > 0 or metrics.kv_cache_usage > NEARLY_FULL or bool(metrics.waiting_loras)
+    )

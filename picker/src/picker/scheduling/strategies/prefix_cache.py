@@ -1,42 +1,66 @@
-"""PREFIX_CACHE: the endpoint that has seen the prompt's prefix, unless it is too busy."""
+"""PREFIX_CACHE: where the prompt's beginning is cached, as far as the load allows."""
 
 from collections.abc import Sequence
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.strategies.default import LeastLoad
+from picker.scheduling.strategies.default import LeastWork
+from picker.scheduling.strategies.homes import Homes
 from picker.scheduling.strategies.load import requests_there
 
-LOAD_BOUND = 1.25
-"""How far over the mean an endpoint may be loaded and still be preferred for its cache. Consistent hashing with bounded
-loads (Mirrokni et al., 2016) shows 1.25 to keep nearly all of the affinity."""
+MISS = 1.5
+"""Times its tokens that a miss costs: what is computed again also takes the place of what others have cached."""
 
-SLACK_REQUESTS = 4
-"""On top of the bound, so that an idle fleet does not spread a conversation over its replicas."""
+HOME_BLOCKS = 16
+"""Of a prompt that continues no conversation, these first blocks say where it belongs: 1024 tokens, a system prompt."""
+
+HOME_WEIGHT = 4.0
+MOST_HOME = 2.0
+"""A prompt's home saves its fresh tokens times the share of other pickers' requests times the one, at most the other.
+What this picker cannot know to be cached others have sent there; when there are no others it knows better itself."""
+
+MEMORY = 0.98
+"""Of the share of others, a decision: the last 50 count."""
 
 
 class PrefixAffinity:
-    """Among the endpoints within the load bound the one with the longest cached prefix; load decides between equals.
-
-    An endpoint over the bound costs more than any within it, however much it has cached: one hot prefix spreads over as
-    many endpoints as its load needs, and each of them then has it cached.
-    """
+    """DEFAULT's cost, with misses dearer, and a prompt's home cheaper where there are other pickers."""
 
     def __init__(self) -> None:
-        self._load = LeastLoad()
+        self._work = LeastWork()
+        self._homes = Homes()
+        self._others = 0.0
+
+    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        home = self._home(request, endpoints)
+        return () if home is None else (home,)
 
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
     ) -> Sequence[float]:
-        load = self._load.costs(request, endpoints, cached_tokens)
-        if not any(cached_tokens):
-            return load
-        counts = [requests_there(endpoint) for endpoint in endpoints]
-        bound = LOAD_BOUND * (sum(counts) + 1) / len(counts) + SLACK_REQUESTS
-        # Costs in three tiers: cached tokens first, load only as a tie-break below one token, over the bound last.
-        heaviest = max(load) + 1.0
-        longest = float(max(cached_tokens))
-        return [
-            longest - cached + cost / heaviest if count < bound else longest + 1.0 + cost / heaviest
-            for cached, cost, count in zip(cached_tokens, load, counts, strict=True)
-        ]
+        self._learn_others(endpoints)
+        home = self._home(request, endpoints)
+        at_home = min(MOST_HOME, HOME_WEIGHT * self._others)
+        fresh: list[float] = []
+        for endpoint, cached in zip(endpoints, cached_tokens, strict=True):
+            missed = max(0, request.prompt_tokens - cached)
+            fresh.append(missed * MISS if endpoint is not home else missed * max(0.0, MISS - at_home))
+        return self._work.costs_of(request, endpoints, fresh)
+
+    def _home(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
+        """None where it does not matter."""
+        if not request.blocks or self._others < 0.01:
+            return None
+        key = request.conversation
+        if key is None:
+            key = request.blocks[min(len(request.blocks), HOME_BLOCKS) - 1]
+        return self._homes.of(key, endpoints)
+
+    def _learn_others(self, endpoints: Sequence[Endpoint]) -> None:
+        """Which share of the requests came past this picker."""
+        there = mine = 0
+        for endpoint in endpoints:
+            there += requests_there(endpoint)
+            mine += endpoint.in_flight.requests
+        if there:
+            self._others = MEMORY * self._others + (1 - MEMORY) * (1 - mine / there)

@@ -10,6 +10,10 @@ from picker.scheduling.request import InferenceRequest
 class Strategy(Protocol):
     """One way to choose among endpoints. May remember its own choices, nothing else."""
 
+    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+        """Endpoints that must be looked at when there are too many to look at all; None: all must."""
+        ...
+
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
     ) -> Sequence[float]:

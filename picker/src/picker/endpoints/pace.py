@@ -1,0 +1,39 @@
+"""How fast an endpoint works, learned from when its answers begin."""
+
+MEMORY = 0.98
+"""Share of what was learned that an answer leaves: the last 50 answers or so count. Fewer are at the mercy of single
+ones, more see a replica that has become slow too late."""
+
+PRIOR_TOKENS = 4000.0
+"""Work at the fleet's own pace that an endpoint is taken to have done before its first answer: some three prompts."""
+
+MOST = 4.0
+"""However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet, so that it is tried
+again when the others are busy, and found to be better if it is."""
+
+
+class Pace:
+    """Time to first byte against the work that was ahead of it, both summed with a memory that fades."""
+
+    __slots__ = ("_seconds", "_tokens")
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._tokens = 0.0
+
+    def learn(self, work_tokens: float, seconds: float) -> None:
+        """An answer began `seconds` after its request was sent, with `work_tokens` of work ahead of it then."""
+        self._seconds = MEMORY * self._seconds + seconds
+        self._tokens = MEMORY * self._tokens + work_tokens
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        """None before the first answer."""
+        return self._seconds / self._tokens if self._tokens else None
+
+    def against(self, fleet_s_per_token: float) -> float:
+        """How many times as slow as a fleet this is; 1 before the first answer."""
+        if not self._tokens or not fleet_s_per_token:
+            return 1.0
+        slowness = (self._seconds / fleet_s_per_token + PRIOR_TOKENS) / (self._tokens + PRIOR_TOKENS)
+        return min(MOST, max(1 / MOST, slowness))

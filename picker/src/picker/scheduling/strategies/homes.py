@@ -1,0 +1,40 @@
+"""Where a prompt belongs, as all replicas of the picker see it without a word between them: consistent hashing."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from xxhash import xxh3_64_intdigest
+
+from picker.endpoints.endpoint import Endpoint
+
+POINTS = 40
+"""On the ring, for each endpoint. The endpoints' shares differ by some 15 %; load decides before that matters."""
+
+
+class Homes:
+    """A ring of the endpoints last asked about. When one comes or goes, only its own share of the keys moves."""
+
+    def __init__(self) -> None:
+        self._endpoints: list[Endpoint] = []
+        self._points: list[int] = []
+        self._owners: list[Endpoint] = []
+
+    def of(self, key: int, endpoints: Sequence[Endpoint]) -> Endpoint:
+        """The home of `key`, any integer, among `endpoints`, at least one. Their order does not matter."""
+        if self._endpoints != endpoints:
+            self._build(endpoints)
+        point = xxh3_64_intdigest(b"", key & _64_BITS)
+        return self._owners[bisect_right(self._points, point) % len(self._owners)]
+
+    def _build(self, endpoints: Sequence[Endpoint]) -> None:
+        self._endpoints = list(endpoints)
+        ring = sorted(
+            (xxh3_64_intdigest(endpoint.address.encode(), number), endpoint.address, endpoint)
+            for endpoint in endpoints
+            for number in range(POINTS)
+        )
+        self._points = [point for point, _, _ in ring]
+        self._owners = [endpoint for _, _, endpoint in ring]
+
+
+_64_BITS = (1 << 64) - 1
