@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test lint format bench bench-mock crds protos simulate clean
+.PHONY: help install demo up test e2e lint format bench bench-mock crds protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,10 @@ up: install ## the same gateway left running, for you to curl
 test: install ## every test that needs no cluster, a real Envoy included
 	@$(RUN) pytest -n 2 --dist loadfile -m 'not bench' $(ARGS)
 
+e2e: install ## the chart on a kind cluster, for as long as the tests take; needs docker, kind, kubectl and helm
+	@test -f charts/inference-gateway/charts/gateway-helm-v1.9.1.tgz || helm dependency build charts/inference-gateway
+	@$(RUN) pytest e2e/cluster -v --tb=short $(ARGS)
+
 lint: install ## ruff, pyright, import-linter
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
@@ -49,6 +53,9 @@ bench: install ## the picker's figures through a real Envoy, as ratios in one ru
 
 crds: install ## write the chart's CRDs anew, after a change of the wire types
 	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds
+
+chart-schema: install ## write the schema of the chart's values anew
+	@$(RUN) python ci/chart_schema.py
 
 protos: install ## generate the messages of our own .proto files anew
 	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/gateway/extension_service.proto

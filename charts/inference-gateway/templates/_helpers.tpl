@@ -6,6 +6,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* On pods: nothing that a new version of the chart changes, or an upgrade would have every GPU load its model again. */}}
+{{- define "inference-gateway.podLabels" -}}
+app.kubernetes.io/part-of: inference-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{/* Labels by which a component's pods are found; (list . "component"). */}}
 {{- define "inference-gateway.selector" -}}
 {{- $root := index . 0 -}}
@@ -30,7 +36,7 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- with .Values.global.imagePullSecrets }}
 imagePullSecrets:
 {{- range . }}
-- name: {{ .name | default . }}
+- name: {{ .name }}
 {{- end }}
 {{- end }}
 {{- end }}

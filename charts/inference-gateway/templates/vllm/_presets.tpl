@@ -9,7 +9,7 @@ podLabels: {}
 resources:
   requests: {cpu: "4", memory: 24Gi, nvidia.com/gpu: "1"}
   limits: {nvidia.com/gpu: "1"}
-arguments: [--gpu-memory-utilization=0.95, --max-model-len=8192, --dtype=half]
+arguments: [--gpu-memory-utilization=0.95, --max-model-len=8192]
 {{- else if eq .Values.vllm.preset "l20" }}
 nodeSelector: {}
 tolerations:

@@ -1,0 +1,179 @@
+"""What the chart renders, with no cluster. Skipped where helm, or the archive of Envoy Gateway's chart, is missing."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "inference-gateway"
+TUTORIAL = ROOT / "e2e" / "manifests" / "tutorial"
+SCENARIOS = sorted(path.stem for path in (CHART / "ci").glob("*-values.yaml"))
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("helm") is None or not list((CHART / "charts").glob("gateway-helm-*.tgz")),
+    reason="needs helm, and `helm dependency build charts/inference-gateway`",
+)
+
+Objects = Mapping[tuple[str, str], dict[str, Any]]
+
+
+class Refused(Exception):
+    """Helm would not render; the message is its own."""
+
+
+@cache
+def helm(*arguments: str) -> str:
+    done = subprocess.run(["helm", *arguments, "--kube-version", "1.34.0"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Refused(done.stdout + done.stderr)
+    return done.stdout
+
+
+def rendered(*arguments: str, namespace: str = "envoy-gateway-system") -> Objects:
+    """By kind and name."""
+    text = helm("template", "inference-gateway", str(CHART), "--namespace", namespace, *arguments)
+    objects = [each for each in yaml.safe_load_all(text) if each]
+    return {(each["kind"], each["metadata"]["name"]): each for each in objects}
+
+
+def scenario(name: str) -> Objects:
+    return rendered("--values", str(CHART / "ci" / f"{name}.yaml"))
+
+
+def tutorial(*files: str) -> list[dict[str, Any]]:
+    return [each for file in files for each in yaml.safe_load_all((TUTORIAL / file).read_text())]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    tutorial("inference-gateway.yaml", "inference-pool.yaml", "vllm-benchmark.yaml"),
+    ids=lambda each: f"{each['kind']}-{each['metadata']['name']}",
+)
+def test_the_defaults_are_the_tutorials_objects(wanted: dict[str, Any]) -> None:
+    """Name for name and field for field, the labels aside that the chart adds."""
+    found = rendered()[wanted["kind"], wanted["metadata"]["name"]]
+    assert found["apiVersion"] == wanted["apiVersion"]
+    assert found["spec"] == wanted["spec"]
+    if wanted["kind"] != "GatewayClass":
+        assert found["metadata"]["namespace"] == wanted["metadata"].get("namespace", "default")
+
+
+def test_the_service_of_the_model_servers_is_what_the_tutorials_route_means() -> None:
+    """`qwen`, port 8000, label app: qwen."""
+    service = rendered()["Service", "qwen"]["spec"]
+    assert service["selector"] == {"app": "qwen"}
+    assert [port["port"] for port in service["ports"]] == [8000]
+    pods = rendered()["Deployment", "qwen"]["spec"]["template"]["metadata"]
+    assert pods["labels"]["app"] == "qwen"
+    assert pods["annotations"] == {
+        "prometheus.io/scrape": "true", "prometheus.io/port": "8000", "prometheus.io/path": "/metrics",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_passes_lint_and_renders(name: str) -> None:
+    """Each values file in ci/ is an installation that somebody has."""
+    assert "0 chart(s) failed" in helm("lint", str(CHART), "--values", str(CHART / "ci" / f"{name}.yaml"))
+    assert scenario(name)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_reference_to_a_name_of_ours_is_to_something_that_is_there(name: str) -> None:
+    """Service accounts and roles."""
+    objects = scenario(name)
+    for (kind, _), each in objects.items():
+        if kind == "Deployment" and (account := each["spec"]["template"]["spec"].get("serviceAccountName")):
+            assert ("ServiceAccount", account) in objects
+        if kind in ("RoleBinding", "ClusterRoleBinding"):
+            assert (each["roleRef"]["kind"], each["roleRef"]["name"]) in objects
+
+
+def test_the_extensions_address_follows_the_namespace() -> None:
+    """Envoy Gateway is told a name without one and looks in its own; Envoy is told the whole."""
+    for namespace in ("envoy-gateway-system", "elsewhere"):
+        objects = rendered(namespace=namespace)
+        config = yaml.safe_load(objects["ConfigMap", "envoy-gateway-config"]["data"]["envoy-gateway.yaml"])
+        address = config["extensionManager"]["service"]["fqdn"]
+        service = objects["Service", address["hostname"]]
+        assert service["metadata"]["namespace"] == namespace
+        assert address["port"] in [port["port"] for port in service["spec"]["ports"]]
+        environment = objects["Deployment", address["hostname"]]["spec"]["template"]["spec"]["containers"][0]["env"]
+        target = next(each["value"] for each in environment if each["name"] == "PICKER_EDS_TARGET")
+        assert target == f"{address['hostname']}.{namespace}.svc.cluster.local:9004"
+
+
+def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag() -> None:
+    """For clusters that reach their own registry only."""
+    objects = scenario("kitchen-sink-values")
+    images = {
+        name: each["spec"]["template"]["spec"]["containers"][0]["image"]
+        for (kind, name), each in objects.items()
+        if kind == "Deployment"
+    }
+    assert all(image.startswith("registry.example.com/") for image in images.values()), images
+    assert images["inference-gateway-ext-proc"].endswith("@sha256:" + "0" * 64)
+    assert images["qwen"].endswith(":v0.10.2")
+
+
+def test_the_presets_say_where_the_cards_are() -> None:
+    """A10 by the node's label in ACK, L20 by the pod's labels in ACS."""
+    a10, l20 = (scenario(f"gpu-{card}-values")["Deployment", "qwen"]["spec"]["template"] for card in ("a10", "l20"))
+    assert a10["spec"]["nodeSelector"] == {"aliyun.accelerator/nvidia_name": "NVIDIA-A10"}
+    assert l20["metadata"]["labels"]["alibabacloud.com/gpu-model-series"] == "L20"
+    for template in (a10, l20):
+        resources = template["spec"]["containers"][0]["resources"]
+        assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
+    resources = l20["spec"]["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"]
+
+
+def test_a_new_version_of_the_chart_rolls_no_model_server() -> None:
+    """A model takes minutes to load."""
+    labels = rendered()["Deployment", "qwen"]["spec"]["template"]["metadata"]["labels"]
+    assert not {"helm.sh/chart", "app.kubernetes.io/version"} & labels.keys()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("picker.replica=2", "additional properties 'replica' not allowed"),
+        ("pool.routingStrategy=FASTEST", "/pool/routingStrategy"),
+        ("vllm.preset=h100", "/vllm/preset"),
+        ("picker.replicas=two", "/picker/replicas"),
+        ("picker.settings.logLevel=debug", "logLevel"),
+        ("gateway.requestTimeout=forever", "/gateway/requestTimeout"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(setting: str, told: str) -> None:
+    """Before anything is installed."""
+    with pytest.raises(Refused, match=told):
+        rendered("--set", setting)
+
+
+def test_every_value_is_described() -> None:
+    """In the schema, which knows exactly those of values.yaml, and the kitchen sink sets each of them."""
+    schema = yaml.safe_load((CHART / "values.schema.yaml").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    sink = yaml.safe_load((CHART / "ci" / "kitchen-sink-values.yaml").read_text())
+    for section in ("workload", "gateway", "pool", "picker", "extension", "vllm", "benchmark"):
+        known = set(schema["properties"][section]["properties"])
+        assert known == set(values[section]), section
+        unset = known - set(sink[section]) - {"mockImage", "topologySpreadConstraints"}
+        assert not unset, section
+
+
+def test_the_json_schema_is_the_written_one() -> None:
+    """After an edit of values.schema.yaml: make chart-schema."""
+    text = subprocess.run(
+        [sys.executable, "-c", "import chart_schema; print(chart_schema.rendered(), end='')"],
+        cwd=ROOT / "ci", capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert json.loads((CHART / "values.schema.json").read_text()) == json.loads(text)
