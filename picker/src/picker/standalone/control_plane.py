@@ -1,6 +1,6 @@
 """Envoy's configuration on one machine: written from the first inventory, and changed with each one after."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -33,6 +33,7 @@ class ControlPlane:
         self._files = DiscoveryFiles(folder)
         self._config = EnvoyConfig((), (), (), ())
         self._first: Versions = {}
+        self._listening: dict[str, str] = {}
 
     @property
     def bootstrap_file(self) -> Path:
@@ -48,16 +49,9 @@ class ControlPlane:
         self._first |= self._files.write_listeners(config)
 
     async def confirm(self) -> None:
-        """Once Envoy is ready: log what it did not take of what it started with."""
-        await self._taken(self._first)
-        self.tell()
-
-    def tell(self) -> None:
-        """Log what is served, and what is not because something else has its place."""
-        for conflict in self._config.conflicts:
-            log.warning("gateway.conflict", problem=conflict)
-        for name, address in self.listen_addresses():
-            log.info("gateway.listening", listener=name, address=address)
+        """Once Envoy is ready: log where it listens, or what it did not take of what it started with."""
+        if await self._taken(self._first):
+            self._tell()
 
     def listen_addresses(self) -> Iterator[tuple[str, str]]:
         """Each listener's name and its `ip:port`."""
@@ -75,17 +69,31 @@ class ControlPlane:
         self._config = new
         await self._taken(self._files.write_clusters(old, new))
         routes = self._files.write_routes(new)
-        await self._taken(routes | self._files.write_listeners(new))
+        if await self._taken(routes | self._files.write_listeners(new)):
+            self._tell()
         self._files.write_clusters(new)
-        self.tell()
 
-    async def _taken(self, versions: Mapping[str, str]) -> None:
-        """Wait until Envoy has them. Where it refuses one, the rest still goes on: one listener whose port is taken
-        does not hold up the others."""
+    async def _taken(self, versions: Versions) -> bool:
+        """Whether Envoy has them, at last. Where it refuses one, the rest still goes on: one listener whose port is
+        taken does not hold up the others."""
         try:
             await self._admin.wait_for(versions, TAKE_TIMEOUT_S)
         except ConfigurationNotTaken as error:
-            log.error("envoy.configuration_not_taken", detail=str(error))
+            log.error("envoy.configuration_not_taken", detail=str(error), hint="Envoy's own lines above say why")
+            return False
+        return True
+
+    def _tell(self) -> None:
+        """Log what has changed in where Envoy listens, and in what it does not because something has its place."""
+        listening = dict(self.listen_addresses())
+        for name in self._listening.keys() - listening.keys():
+            log.info("gateway.closed", listener=name)
+        for name, address in listening.items():
+            if self._listening.get(name) != address:
+                log.info("gateway.listening", listener=name, address=address)
+        for conflict in self._config.conflicts:
+            log.warning("gateway.conflict", problem=conflict)
+        self._listening = listening
 
     def _translated(self, inventory: Inventory) -> EnvoyConfig:
         settings = self._settings

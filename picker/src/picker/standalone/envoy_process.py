@@ -72,22 +72,25 @@ class EnvoyAdmin:
     async def wait_for(self, versions: Mapping[str, str], timeout_s: float) -> None:
         """Until Envoy runs, of each kind of configuration in `versions` (the beginning of its statistic), that version,
         and no cluster is still without its endpoints. Raises ConfigurationNotTaken."""
+        missing = sorted(versions)
         try:
             async with asyncio.timeout(timeout_s):
-                while not await self._runs(versions):  # noqa: ASYNC110 - another process's state, which has no event
+                while missing := await self._missing(versions):  # noqa: ASYNC110 - another process has no event
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            kinds = ", ".join(sorted(versions))
-            raise ConfigurationNotTaken(f"{kinds}: not taken within {timeout_s:g} s") from None
+            raise ConfigurationNotTaken(f"not taken within {timeout_s:g} s: {', '.join(missing)}") from None
 
-    async def _runs(self, versions: Mapping[str, str]) -> bool:
-        text = await answer(f"{self._url}/stats?filter=(version_text|warming_clusters)$")
-        if text is None:
-            return False
+    async def _missing(self, versions: Mapping[str, str]) -> list[str]:
+        """What of `versions` is not run yet."""
+        text = await answer(f"{self._url}/stats?filter=(version_text|warming_clusters)$") or ""
         stats = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-        return stats.get("cluster_manager.warming_clusters") == "0" and all(
-            stats.get(f"{kind}.version_text", "").strip('"') == version for kind, version in versions.items()
-        )
+        missing = [
+            kind
+            for kind, version in sorted(versions.items())
+            if stats.get(f"{kind}.version_text", "").strip('"') != version
+        ]
+        warming = stats.get("cluster_manager.warming_clusters")
+        return missing if warming == "0" else [*missing, f"the endpoints of {warming or 'all'} clusters"]
 
 
 async def answer(url: str) -> str | None:

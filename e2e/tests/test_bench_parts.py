@@ -1,0 +1,65 @@
+"""The bench's own load generator and servers, and the figures' arithmetic."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from e2e.bench.figures import Figure, Measured, completion, cpu_s, streamed
+from e2e.bench.load import Load, post, run_load
+from e2e.bench.upstreams import Server, answer_to
+
+
+@pytest_asyncio.fixture
+async def port() -> AsyncIterator[int]:
+    server = await asyncio.get_running_loop().create_server(lambda: Server(b"metrics"), "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def test_every_answer_is_counted_and_the_last_one_kept(port: int) -> None:
+    body = b'{"model": "m"}' * 10_000
+    load = await run_load(port, post("/v1/completions", body), clients=4, seconds=0.2)
+    assert len(load.latencies_s) > 4
+    assert load.errors == 0
+    assert load.last_body == answer_to(body)
+
+
+async def test_an_answer_ends_with_its_last_chunk(port: int) -> None:
+    load = await run_load(port, streamed(), clients=2, seconds=0.2)
+    assert len(load.latencies_s) > 2
+    assert load.errors == 0
+
+
+async def test_what_is_not_a_200_and_a_connection_that_is_cut_are_errors() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        load = await run_load(port, post("/v1/completions", b""), clients=1, seconds=5.0)
+    assert (load.latencies_s, load.errors) == ((), 2)
+
+
+def test_a_request_has_the_size_that_is_asked_for() -> None:
+    for size in (2_000, 220_000):
+        assert abs(len(completion(size)) - size) < 200
+
+
+def test_percentiles_and_ratios() -> None:
+    load = Load(tuple(float(number) for number in range(1, 101)), 0, 10.0, b"")
+    assert (load.percentile_s(0.5), load.percentile_s(0.99), load.rate) == (51.0, 100.0, 10.0)
+    assert Measured(load, 3.0).cpu_per_request_s(0.1) == 0.02
+    assert Figure("f", 1.0, "x", 1.0, "").met
+    assert not Figure("f", 1.0, "x", 2.0, "", at_least=True).met
+
+
+def test_cpu_time_is_that_of_the_process() -> None:
+    before_s, until_s = cpu_s(os.getpid()), time.process_time() + 0.1
+    while time.process_time() < until_s:
+        pass
+    assert cpu_s(os.getpid()) - before_s > 0.05
