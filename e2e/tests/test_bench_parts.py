@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from e2e.bench.figures import Figure, Measured, completion, cpu_s, streamed
 from e2e.bench.load import Load, post, run_load
@@ -58,6 +60,7 @@ def test_percentiles_and_ratios() -> None:
     assert not Figure("f", 1.0, "x", 2.0, "", at_least=True).met
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
 def test_cpu_time_is_that_of_the_process() -> None:
     before_s, until_s = cpu_s(os.getpid()), time.process_time() + 0.1
     while time.process_time() < until_s:
