@@ -7,9 +7,10 @@ from functools import cached_property
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 
 from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason
+from vllm_mock.metrics.buckets import HISTOGRAMS
 from vllm_mock.metrics.families import Bounds, Buckets, CacheSettings
 from vllm_mock.metrics.page import Page
-from vllm_mock.metrics.profiles import HISTOGRAMS, PROFILES
+from vllm_mock.metrics.profiles import PROFILES
 from vllm_mock.metrics.values import Histogram, Values
 
 

@@ -66,8 +66,6 @@ class CacheConfig:
 class Adapters:
     """`vllm:lora_requests_info`, on servers with LoRA."""
 
-    labels: tuple[str, ...] = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
-
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
@@ -80,6 +78,17 @@ class CacheSettings:
 
 
 Family = Scalars | Buckets | CacheConfig | Adapters
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A page."""
+
+    families: tuple[Family, ...]
+    created: bool = True
+    """Whether counters and histograms have `_created` families."""
+    throughput_interval_s: float | None = None
+    """How often `avg_*_throughput_toks_per_s` are computed."""
 
 
 def gauge(name: str, text: str, read: Read | str, common: Common = Common.ENGINE) -> Scalars:
