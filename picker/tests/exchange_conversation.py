@@ -3,7 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-from picker.extproc.exchange import Exchange, Limits, Wanted
+from picker.extproc.assignment import Wanted
+from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.messages import Body, BodyMode, Modes, Phase, RequestHeaders, ResponseHeaders
 from picker.extproc.refusals import Rejection
 
@@ -17,14 +18,15 @@ class Seat:
     destination: str = ENDPOINTS
     served_model: str | None = None
     served: str | None = None
+    status: int | None = None
     began: bool = False
     ended: int = 0
 
     def served_by(self, address: str) -> None:
         self.served = address
 
-    def first_byte(self) -> None:
-        self.began = True
+    def first_byte(self, status: int | None) -> None:
+        self.began, self.status = True, status
 
     def end(self) -> None:
         self.ended += 1
@@ -37,12 +39,16 @@ class FakeDesk:
     answer: Seat | Rejection | Exception = field(default_factory=Seat)
     renames: bool = False
     asked: list[Wanted] = field(default_factory=list)
+    turned: list[Rejection] = field(default_factory=list)
 
     def assign(self, wanted: Wanted) -> Seat | Rejection:
         self.asked.append(wanted)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+        self.turned.append(rejection)
 
     def renames_models(self, pool: str | None) -> bool:
         return self.renames

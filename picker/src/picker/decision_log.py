@@ -20,6 +20,12 @@ class LoggedDesk:
     def renames_models(self, pool: str | None) -> bool:
         return self._desk.renames_models(pool)
 
+    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+        self._desk.turned_away(pool, request_id, rejection)
+        if _logger.isEnabledFor(logging.DEBUG):
+            told = log.bind(request_id=request_id, pool=pool)
+            told.debug("request.turned_away", status=rejection.status, reason=rejection.reason)
+
     def assign(self, wanted: Wanted) -> Assignment | Rejection:
         assigned = self._desk.assign(wanted)
         # Asked first: putting a line together costs as much as half a decision.

@@ -129,7 +129,7 @@ def test_the_first_byte_and_the_serving_endpoint_are_reported() -> None:
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response(served="10.0.0.2:8000"))
-    assert seat.began
+    assert (seat.began, seat.status) == (True, 200)
     assert seat.served == "10.0.0.2:8000"
 
 

@@ -1,14 +1,14 @@
 """What an exchange asks of whoever assigns endpoints, and what it tells them afterwards."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from picker.extproc.body import ReadBody
 from picker.extproc.refusals import Rejection
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """A request that has been read, asking for an endpoint."""
 
     pool: str | None
@@ -18,8 +18,13 @@ class Wanted:
     """Name of an InferenceObjective in the pool's namespace, as the client gave it; it may not exist."""
     flow: str | None = None
     """Whose request it is, as the client gave it; requests without a flow share one."""
+    body_bytes: int = 0
+    """Of the whole body, as the client sent it."""
+    path: str = ""
     request_id: str | None = None
     """For logs."""
+    trace: str | None = None
+    """For traces: W3C's `traceparent`, that of the proxy's own span where it tells it."""
 
 
 class Assignment(Protocol):
@@ -39,8 +44,8 @@ class Assignment(Protocol):
         """The proxy says that another endpoint than the first answered."""
         ...
 
-    def first_byte(self) -> None:
-        """The answer has begun."""
+    def first_byte(self, status: int | None) -> None:
+        """The answer has begun, with this status where it is known."""
         ...
 
     def end(self) -> None:
@@ -53,6 +58,10 @@ class Desk(Protocol):
 
     def assign(self, wanted: Wanted) -> "Assignment | Rejection":
         """Decide, and count the request in the same step."""
+        ...
+
+    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+        """The exchange has answered a request itself that nobody was asked to assign: too large, say, or no JSON."""
         ...
 
     def renames_models(self, pool: str | None) -> bool:

@@ -36,7 +36,7 @@ LB_NAMESPACE = "envoy.lb"
 SERVED_KEY = "x-gateway-destination-endpoint-served"
 
 _NAMES = (
-    ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id",
+    ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id", "traceparent",
     OBJECTIVE, FLOW,
 )  # fmt: skip
 """The headers that matter here; the others are not even copied."""

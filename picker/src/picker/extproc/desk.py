@@ -9,8 +9,8 @@ import structlog
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex, block_hashes
-from picker.extproc.body import BYTES_PER_TOKEN
 from picker.extproc.assignment import Wanted
+from picker.extproc.body import BYTES_PER_TOKEN
 from picker.extproc.refusals import Reason, Rejection
 from picker.resources.inference import Criticality, InferenceModel, InferencePool
 from picker.resources.names import PoolName
@@ -59,21 +59,22 @@ class Assigned:
     """A request with its endpoint; see `exchange.Assignment`."""
 
     served_model: str | None
-    _dispatched: Dispatched
+    pool: ServedPool
+    dispatched: Dispatched
     _clock: Callable[[], float]
 
     @property
     def destination(self) -> str:
-        return ",".join([endpoint.address for endpoint in self._dispatched.ranking.endpoints])
+        return ",".join([endpoint.address for endpoint in self.dispatched.ranking.endpoints])
 
     def served_by(self, address: str) -> None:
-        self._dispatched.served_by(address)
+        self.dispatched.served_by(address)
 
-    def first_byte(self) -> None:
-        self._dispatched.first_byte(self._clock())
+    def first_byte(self, status: int | None) -> None:
+        self.dispatched.first_byte(self._clock())
 
     def end(self) -> None:
-        self._dispatched.end()
+        self.dispatched.end()
 
 
 class PoolDesk:
@@ -94,12 +95,15 @@ class PoolDesk:
         self._pools = {str(served.pool.name): served for served in pools}
         self._default = self._pools.get(str(default)) if default is not None else None
 
+    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+        """Nothing is in flight, so there is nothing to count."""
+
     def renames_models(self, pool: str | None) -> bool:
-        served = self._served(pool)
+        served = self.served(pool)
         return served is not None and served.renames_models
 
     def assign(self, wanted: Wanted) -> Assigned | Rejection:
-        served = self._served(wanted.pool)
+        served = self.served(wanted.pool)
         if served is None:
             return Rejection(
                 503, Reason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {wanted.pool or ''}."
@@ -117,14 +121,13 @@ class PoolDesk:
             blocks=block_hashes(_seed(target, wanted.body.salt), wanted.body.prompt, BLOCK_BYTES, MAX_BLOCKS),
             subset=wanted.subset,
         )
-        dispatched = dispatch(
-            request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock()
-        )
+        dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())
         if isinstance(dispatched, Refusal):
             return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
-        return Assigned(target if target != asked else None, dispatched, self._clock)
+        return Assigned(target if target != asked else None, served, dispatched, self._clock)
 
-    def _served(self, pool: str | None) -> ServedPool | None:
+    def served(self, pool: str | None) -> ServedPool | None:
+        """What serves requests that fell to `pool`, in the form `str(PoolName)`; None for one that is not known."""
         if pool is None:
             return self._default
         return self._pools.get(pool)

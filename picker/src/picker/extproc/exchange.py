@@ -179,9 +179,9 @@ class Exchange:
         """Requests without a body (GET /v1/models), and proxies that do not show theirs."""
         if message.end_of_stream and message.headers.get(":method") == "POST" and self._strict(message):
             return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
-        assigned = self._assign(message, NO_BODY)
+        assigned = self._assign(message, NO_BODY, 0)
         if isinstance(assigned, Rejection):
-            return self._refuse(assigned)
+            return self._answer(assigned)
         return [HeadersReply(Phase.REQUEST, self._destination(assigned))]
 
     def _request_body(self, message: Body) -> list[Reply]:
@@ -228,9 +228,9 @@ class Exchange:
         read = read_body(data, self._strict(request))
         if isinstance(read, Rejection):
             return self._refuse(read)
-        assigned = self._assign(request, read)
+        assigned = self._assign(request, read, len(data))
         if isinstance(assigned, Rejection):
-            return self._refuse(assigned)
+            return self._answer(assigned)
         renamed: bytes | None = None
         if assigned.served_model is not None and read.model is not None:
             self._asked_model = read.model
@@ -247,10 +247,12 @@ class Exchange:
             headers.get(":path", ""), headers.get("content-type", "")
         )
 
-    def _assign(self, message: RequestHeaders, body: ReadBody) -> Assignment | Rejection:
-        headers = message.headers
-        objective, flow = headers.get(OBJECTIVE) or None, headers.get(FLOW) or None
-        wanted = Wanted(message.pool, body, message.subset, objective, flow, headers.get("x-request-id"))
+    def _assign(self, message: RequestHeaders, body: ReadBody, body_bytes: int) -> Assignment | Rejection:
+        header = message.headers.get
+        wanted = Wanted(
+            message.pool, body, message.subset, header(OBJECTIVE) or None, header(FLOW) or None,
+            body_bytes, header(":path", ""), header("x-request-id"), header("traceparent"),
+        )  # fmt: skip
         assigned = self._desk.assign(wanted)
         if not isinstance(assigned, Rejection):
             self._assignment = assigned
@@ -277,7 +279,8 @@ class Exchange:
             return [HeadersReply(Phase.RESPONSE)]
         if message.served is not None:
             self._assignment.served_by(message.served)
-        self._assignment.first_byte()
+        status = message.headers.get(":status", "")
+        self._assignment.first_byte(int(status) if status.isdecimal() else None)
         kind = AnswerKind.of(message.headers.get("content-type", ""))
         served = self._assignment.served_model
         compressed = content_coding(message.headers.get("content-encoding", "")) is not None
@@ -315,6 +318,13 @@ class Exchange:
         )
 
     def _refuse(self, rejection: Rejection) -> list[Reply]:
+        """Turn the request away before anybody has been asked for an endpoint."""
+        request = self._request
+        pool, headers = (request.pool, request.headers) if request is not None else (None, {})
+        self._desk.turned_away(pool, headers.get("x-request-id"), rejection)
+        return self._answer(rejection)
+
+    def _answer(self, rejection: Rejection) -> list[Reply]:
         self._state = _State.REFUSED
         self._body.clear()
         return [rejection.reply()]

@@ -21,12 +21,12 @@ class Schedules(Protocol):
 class Dispatched:
     """A request that has its endpoint and is counted there. Its steps may come any number of times, in any order."""
 
-    __slots__ = ("_prefixes", "_request", "ranking", "ticket")
+    __slots__ = ("_prefixes", "ranking", "request", "ticket")
 
     def __init__(self, ranking: Ranking, ticket: Ticket, request: InferenceRequest, prefixes: PrefixIndex) -> None:
         self.ranking = ranking
         self.ticket = ticket
-        self._request = request
+        self.request = request
         self._prefixes = prefixes
 
     def served_by(self, address: str) -> None:
@@ -35,7 +35,7 @@ class Dispatched:
             if endpoint.address == address:
                 if endpoint is not self.ticket.endpoint:
                     self.ticket.moved_to(endpoint)
-                    self._prefixes.record(endpoint, self._request.blocks)
+                    self._prefixes.record(endpoint, self.request.blocks)
                 return
 
     def first_byte(self, now_s: float) -> None:

@@ -1,5 +1,6 @@
 """What the decision is about and what it answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,3 +51,9 @@ class Ranking:
     endpoints: tuple[Endpoint, ...]
     cached_tokens: int = 0
     """Prompt tokens that the first endpoint is thought to hold in its prefix cache."""
+    considered: Sequence[Endpoint] = ()
+    """Among whom was chosen, for who asks why; perhaps a pool's own sequence, which changes."""
+    costs: Sequence[float] = ()
+    """What the request would have cost on each of those."""
+    cached: Sequence[int] = ()
+    """Prompt tokens that each of those is thought to hold."""

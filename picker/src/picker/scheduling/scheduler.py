@@ -87,4 +87,5 @@ class Scheduler:
             for index, (endpoint, cost) in enumerate(zip(endpoints, costs, strict=True))
         )
         best = order[0][3]
-        return Ranking(tuple(endpoints[entry[3]] for entry in order[: 1 + FALLBACKS]), cached[best])
+        ranked = tuple([endpoints[entry[3]] for entry in order[: 1 + FALLBACKS]])
+        return Ranking(ranked, cached[best], endpoints, costs, cached)
