@@ -106,6 +106,21 @@ async def test_a_stream_passes_as_it_was_sent(gateway: GatewayParts) -> None:
     assert through.content == direct.content
 
 
+@pytest.mark.parametrize("listener", ["main", "plain"])
+async def test_headers_pass_both_ways_and_only_what_the_protocols_need_is_added(
+    gateway: GatewayParts, listener: str
+) -> None:
+    sent = {"authorization": "Bearer x", "x-request-id": "mine", "user-agent": "me", "accept": "a/b"}
+    answer = await gateway.client.post(gateway.url(listener), content=b'{"model": "m"}', headers=sent)
+    assert set(answer.headers) == {"content-type", "content-length", "date", "x-request-id"}
+    assert answer.headers["x-request-id"] == "mine"
+    [received] = [request for upstream in gateway.upstreams["main"] for request in upstream.received]
+    assert sent.items() <= received.headers.items()
+    added = received.headers.keys() - sent.keys() - {"host", "content-length", "connection", "accept-encoding"}
+    picked = {"x-gateway-destination-endpoint"} if listener == "main" else set[str]()
+    assert added == {"x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address"} | picked
+
+
 async def test_a_pool_of_http2_servers_is_spoken_to_in_http2(gateway: GatewayParts) -> None:
     body = json.dumps({"model": "m", "prompt": "x" * 200_000}).encode()
     answer = await gateway.client.post(gateway.url("h2c"), content=body)

@@ -25,11 +25,14 @@ _Hcm = hcm_pb2.HttpConnectionManager
 def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.ConfigSource) -> listener_pb2.Listener:
     """A plain HTTP listener (HTTP/1.1, and HTTP/2 with prior knowledge) whose route configuration `routes` gives under
     the listener's own name."""
+    router = router_pb2.Router(suppress_envoy_headers=True)
     manager = _Hcm(
         codec_type=_Hcm.AUTO,
         stat_prefix=name,
         rds=hcm_pb2.Rds(route_config_name=name, config_source=routes),
-        http_filters=[hcm_pb2.HttpFilter(name=ROUTER_NAME, typed_config=packed(router_pb2.Router()))],
+        http_filters=[hcm_pb2.HttpFilter(name=ROUTER_NAME, typed_config=packed(router))],
+        # An answer's headers are its server's; what Envoy has to say of itself is in its statistics.
+        server_header_transformation=_Hcm.PASS_THROUGH,
         use_remote_address=BoolValue(value=True),
         # The id under which a client knows its request is the one that logs shall name.
         preserve_external_request_id=True,
