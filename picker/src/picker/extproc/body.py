@@ -2,7 +2,6 @@
 
 import re
 from codecs import BOM_UTF8
-from dataclasses import dataclass
 
 import msgspec
 
@@ -46,8 +45,7 @@ _string = msgspec.json.Decoder(str)
 _integer = msgspec.json.Decoder(int, strict=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBody:
+class ReadBody(msgspec.Struct, frozen=True, gc=False):
     """What a body says."""
 
     model: str | None

@@ -1,8 +1,11 @@
 """The messages of an exchange with Envoy, without their wire form. `codec` turns the protocol's protobuf into these and
-back, so that neither the exchange nor its tests know protobuf, let alone gRPC."""
+back, so that neither the exchange nor its tests know protobuf, let alone gRPC.
 
-from dataclasses import dataclass
+They are msgspec's structs because a request needs ten of them, and a frozen dataclass takes six times as long."""
+
 from enum import Enum, StrEnum
+
+import msgspec
 
 
 class BodyMode(StrEnum):
@@ -23,16 +26,14 @@ class Phase(Enum):
     RESPONSE = "response"
 
 
-@dataclass(frozen=True, slots=True)
-class Modes:
+class Modes(msgspec.Struct, frozen=True, gc=False):
     """The body modes the filter runs with (`ProtocolConfiguration`, first message only)."""
 
     request_body: BodyMode
     response_body: BodyMode
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHeaders:
+class RequestHeaders(msgspec.Struct, frozen=True, gc=False):
     """`:method`, `:path` and the few headers that matter here; names in lower case."""
 
     headers: dict[str, str]
@@ -43,39 +44,34 @@ class RequestHeaders:
     pool: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHeaders:
+class ResponseHeaders(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
     end_of_stream: bool
     served: str | None = None
     """`ip:port` that answered, as the proxy reports it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True, gc=False):
     phase: Phase
     data: bytes
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Trailers:
+class Trailers(msgspec.Struct, frozen=True, gc=False):
     phase: Phase
 
 
 Incoming = RequestHeaders | ResponseHeaders | Body | Trailers
 
 
-@dataclass(frozen=True, slots=True)
-class ModeOverride:
+class ModeOverride(msgspec.Struct, frozen=True, gc=False):
     """What the proxy shall send from here on, for this exchange alone."""
 
     response_headers: bool
     response_body: BodyMode
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True, gc=False):
     """What shall become of the message's headers, and where the request shall go."""
 
     set_headers: tuple[tuple[str, str], ...] = ()
@@ -88,15 +84,13 @@ class Changes:
 NO_CHANGES = Changes()
 
 
-@dataclass(frozen=True, slots=True)
-class HeadersReply:
+class HeadersReply(msgspec.Struct, frozen=True, gc=False):
     phase: Phase
     changes: Changes = NO_CHANGES
     mode: ModeOverride | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BodyReply:
+class BodyReply(msgspec.Struct, frozen=True, gc=False):
     """Answer to a buffered or streamed chunk; `data` replaces its bytes, None leaves them alone."""
 
     phase: Phase
@@ -104,8 +98,7 @@ class BodyReply:
     data: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DuplexBodyReply:
+class DuplexBodyReply(msgspec.Struct, frozen=True, gc=False):
     """A piece of the body on its way on in full-duplex mode, where everything goes through the processor."""
 
     phase: Phase
@@ -113,13 +106,11 @@ class DuplexBodyReply:
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TrailersReply:
+class TrailersReply(msgspec.Struct, frozen=True, gc=False):
     phase: Phase
 
 
-@dataclass(frozen=True, slots=True)
-class ImmediateReply:
+class ImmediateReply(msgspec.Struct, frozen=True, gc=False):
     """The client's answer: the request goes nowhere."""
 
     status: int
