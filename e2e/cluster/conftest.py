@@ -7,6 +7,7 @@ pytest e2e/cluster --kubeconfig ~/.kube/config --helm-values gpus.yaml    a clus
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import artifacts
@@ -43,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(item.path.stem))
     for item in items:
-        item.add_marker(pytest.mark.timeout(300))
+        # Without the session's fixtures: building images and a cluster takes as long as it takes.
+        item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
 def say(config: pytest.Config, what: str) -> None:
@@ -62,14 +64,16 @@ def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     keep = bool(pytestconfig.getoption("--keep-cluster"))
     folder = ROOT / ".pytest-kind" / KIND_NAME if keep else tmp_path_factory.mktemp("kind")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, image in IMAGES.items():
-        say(pytestconfig, f"building {image}")
-        build_image(name, image)
+    say(pytestconfig, f"building {' and '.join(IMAGES.values())}")
+    builders = ThreadPoolExecutor()
+    building = [builders.submit(build_image, name, image) for name, image in IMAGES.items()]
     say(pytestconfig, f"making the kind cluster {KIND_NAME}")
     plain, picked = (18080, 18081) if keep else free_ports(2)
     with kind_cluster(
         KIND_NAME, pytestconfig.getoption("--kind-image") or NODE_IMAGE, {PLAIN: plain, PICKED: picked}, folder, keep
     ) as made:
+        for each in building:
+            each.result()
         say(pytestconfig, "loading the images")
         load_images(KIND_NAME, list(IMAGES.values()))
         yield made

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from lightkube import AsyncClient
@@ -24,6 +24,9 @@ POD: Resource = resource("", "v1", "Pod")
 SETTLE_S = 0.02
 """Changes come in handfuls (a rollout, a list); they are looked at once, and a change still takes effect at once."""
 
+LIST_S = 1.0
+"""Longer than an API server that answers takes to list a pool's pods."""
+
 _Selection = tuple[str, tuple[tuple[str, str], ...]]
 """Namespace and labels of a pool's pods."""
 
@@ -39,25 +42,27 @@ class KubernetesSource:
         self._client = client
         self._namespace = namespace
         self._changed = asyncio.Event()
+        self._failed: list[asyncio.Task[None]] = []
         self._objects = [
-            Copy(client, resource(*_group_and_version(api_version), kind), _Reader(wire).keep, namespace)
+            Copy(client, resource(*_group_and_version(api_version), kind), ObjectReader(wire).keep, namespace)
             for kind in INFERENCE_KINDS
             for api_version, wire in KINDS.get(kind, {}).items()
         ]
         self._pods: dict[_Selection, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
 
     async def inventories(self) -> AsyncIterator[Inventory]:
-        following = [asyncio.create_task(copy.follow(self._changed.set)) for copy in self._objects]
+        following = [self._following(copy) for copy in self._objects]
         current: Inventory | None = None
         try:
             for copy in self._objects:
                 await copy.listed.wait()
             while True:
                 self._changed.clear()
+                for failed in self._failed:
+                    failed.result()
                 objects = [each for copy in self._objects for each in copy.objects.values()]
                 self._follow_pods(objects)
-                for copy, _ in self._pods.values():
-                    await copy.listed.wait()
+                await self._pods_listed()
                 new = Inventory(Resources.of(objects), self._servers())
                 if current is None or new != current:
                     for line in changes(current, new) if current is not None else ():
@@ -80,28 +85,53 @@ class KubernetesSource:
         for selection in wanted - self._pods.keys():
             namespace, labels = selection
             copy = Copy(self._client, POD, ready_server, namespace, dict(labels))
-            self._pods[selection] = copy, asyncio.create_task(copy.follow(self._changed.set))
+            self._pods[selection] = copy, self._following(copy)
+
+    def _following(self, copy: Copy[Any]) -> asyncio.Task[None]:
+        """Follows for ever; a failure that nobody has thought of ends the source, rather than leave it half deaf."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                self._failed.append(task)
+                copy.listed.set()
+                self._changed.set()
+
+        task = asyncio.create_task(copy.follow(self._changed.set))
+        task.add_done_callback(ended)
+        return task
+
+    async def _pods_listed(self) -> None:
+        """Wait for the pods of a new selection, or a pool whose selector has changed would have none for a moment. One
+        that cannot be listed holds the others up no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIST_S):
+                for copy, _ in self._pods.values():
+                    await copy.listed.wait()
 
     def _servers(self) -> tuple[ModelServer, ...]:
         by_name = {name: server for copy, _ in self._pods.values() for name, server in copy.objects.items()}
         return tuple(by_name[name] for name in sorted(by_name))
 
 
-class _Reader:
+class ObjectReader:
     """Reads the objects of one kind and version."""
 
     def __init__(self, wire: type[Object]) -> None:
         self._wire = wire
 
     def keep(self, object_: Json, before: AnyObject | None) -> AnyObject | None:
-        """The object, or what it said before if it is wrong now."""
+        """The object, or what it said before if it is wrong now. A pool that was never right but for its annotations is
+        served as if it had none: requests matter more than how they are spread."""
+        metadata = object_["metadata"]
         try:
             return typed(self._wire.model_validate(object_, extra="ignore"))
         except ValidationError as error:
             problems = [f"{field_path(each['loc'])}: {sentence(each, self._wire)}" for each in error.errors()]
         except ValueError as error:
             problems = [str(error)]
-        metadata = object_["metadata"]
+        if before is None and "annotations" in metadata:
+            bare = {key: value for key, value in metadata.items() if key != "annotations"}
+            before = self.keep({**object_, "metadata": bare}, None)
         for problem in problems:
             log.error(
                 "source.invalid",
@@ -134,4 +164,4 @@ def _group_and_version(api_version: str) -> tuple[str, str]:
     return group, version
 
 
-__all__ = ["INFERENCE_KINDS", "POD", "KubernetesSource", "ready_server"]
+__all__ = ["INFERENCE_KINDS", "POD", "KubernetesSource", "ObjectReader", "ready_server"]

@@ -14,7 +14,7 @@ import httpx2
 import structlog
 from lightkube import ApiError, AsyncClient
 from lightkube.config.client_adapter import verify_cluster
-from lightkube.config.kubeconfig import DEFAULT_KUBECONFIG, KubeConfig, SingleConfig
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.generic_resource import (
     GenericNamespacedResource,
     create_namespaced_resource,  # pyright: ignore[reportUnknownVariableType]
@@ -44,20 +44,24 @@ def resource(group: str, version: str, kind: str) -> Resource:
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
-    """Asks for bookmarks, which keep the version to resume from fresh where little changes; lightkube does not."""
+    """What lightkube leaves out: it does not ask for bookmarks, which keep the version to resume from fresh where
+    little changes, and takes for granted that an error has a content type, which those of load balancers may lack."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if "watch" in request.url.params:
             request.url = request.url.copy_merge_params({"allowWatchBookmarks": "true"})
-        return await super().handle_async_request(request)
+        response = await super().handle_async_request(request)
+        response.headers.setdefault("content-type", "text/plain")
+        return response
 
 
-def kubernetes_client() -> AsyncClient:
-    """Of the cluster that this runs in, or of KUBECONFIG, or of `~/.kube/config`. Raises lightkube's ConfigError."""
+def kubernetes_client(config: SingleConfig | None = None) -> AsyncClient:
+    """Of the cluster that this runs in, or of KUBECONFIG, or of `~/.kube/config`, unless `config` says. Raises
+    lightkube's ConfigError."""
     # It tells of every request at the level where we tell of every change.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    config = KubeConfig.from_env().get()
-    assert isinstance(config, SingleConfig), DEFAULT_KUBECONFIG
+    config = config or KubeConfig.from_env().get()
+    assert config is not None
     # A watch waits for hours without a byte: only the kernel can notice that the other end has gone.
     keepalive = [
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

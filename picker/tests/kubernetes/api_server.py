@@ -1,0 +1,74 @@
+"""A small API server on loopback: lists and watches of one kind, and whatever a test wants to go wrong."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from lightkube.config.kubeconfig import SingleConfig
+from lightkube.config.models import Cluster, Context, User
+
+Json = dict[str, Any]
+
+
+def thing(name: str, version: int, **spec: Any) -> Json:
+    return {
+        "apiVersion": "example.com/v1",
+        "kind": "Thing",
+        "metadata": {"name": name, "namespace": "default", "resourceVersion": str(version)},
+        "spec": spec,
+    }
+
+
+@dataclass(slots=True)
+class ApiServer:
+    """`objects` is what a list says; `events` go to the watch that is open, or to the next."""
+
+    objects: list[Json] = field(default_factory=list[Json])
+    version: int = 1
+    events: "asyncio.Queue[Json | None]" = field(default_factory=lambda: asyncio.Queue())
+    """None ends the watch, and so does an ERROR."""
+    asked: list[str] = field(default_factory=list[str])
+    """`list`, or `watch VERSION`."""
+    refuse: Callable[[str], web.Response | None] = field(default=lambda _: None)
+    """Answers in place of the server, by what was asked."""
+
+    def tell(self, event: str, object_: Json) -> None:
+        self.events.put_nowait({"type": event, "object": object_})
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        watching = "watch" in request.query
+        asked = f"watch {request.query.get('resourceVersion')}" if watching else "list"
+        self.asked.append(asked)
+        if (refusal := self.refuse(asked)) is not None:
+            return refusal
+        if not watching:
+            listing = {"kind": "ThingList", "metadata": {"resourceVersion": str(self.version)}, "items": self.objects}
+            return web.json_response(listing)
+        assert request.query["allowWatchBookmarks"] == "true"
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        while (event := await self.events.get()) is not None:
+            await answer.write(json.dumps(event).encode() + b"\n")
+            if event["type"] == "ERROR":
+                break
+        return answer
+
+
+@asynccontextmanager
+async def api_server() -> AsyncIterator[tuple[ApiServer, SingleConfig]]:
+    """The server, and how a client finds it."""
+    server = ApiServer()
+    app = web.Application()
+    app.router.add_get("/apis/example.com/v1/things", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    [address] = runner.addresses
+    cluster = Cluster(server=f"http://127.0.0.1:{address[1]}")
+    yield server, SingleConfig("test", Context(cluster="test"), cluster, User())
+    await runner.cleanup()
