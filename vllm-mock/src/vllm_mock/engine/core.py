@@ -189,10 +189,13 @@ class Engine:
             live.last_token_s = ends_s[-1]
         self._now_s = ends_s[-1]
         if tokens is not None:
+            streams = [
+                (live.request_id, live.tokens[start:].tolist(), live.cached_tokens)
+                for live, start in zip(running, before, strict=True)
+            ]
             for step, end_s in enumerate(ends_s):
                 tokens += [
-                    (end_s, NewTokens(live.request_id, (live.tokens[start + step],), None, None, live.cached_tokens))
-                    for live, start in zip(running, before, strict=True)
+                    (end_s, NewTokens(name, (drawn[step],), None, None, cached)) for name, drawn, cached in streams
                 ]
         self._arrive()
         return True

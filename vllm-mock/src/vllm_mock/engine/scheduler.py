@@ -123,12 +123,12 @@ class Scheduler:
     def decode(self, steps: int) -> None:
         """Take as many steps as `steady_steps` allowed at once. Blocks change hands in the order in which they would
         have one step at a time."""
-        size = self.config.block_size
+        size, draw = self.config.block_size, self._sampler.token
         events: list[tuple[int, int, bool]] = []
         for index, live in enumerate(self.running):
-            computed = live.computed
+            computed, request = live.computed, live.request
             position = len(live.tokens) - live.prompt_tokens
-            live.tokens.extend([self._sampler.token(live.request, position + step) for step in range(steps)])
+            live.tokens.extend([draw(request, each) for each in range(position, position + steps)])
             live.computed = computed + steps
             events += [(step, index, False) for step in range(len(live.blocks) * size - computed + 1, steps + 1, size)]
             if self.config.enable_prefix_caching:
