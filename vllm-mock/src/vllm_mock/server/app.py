@@ -2,6 +2,7 @@
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -32,7 +33,9 @@ def build_app(door: Door) -> ASGIApp:
         exception_handlers={HTTPException: _no_such_route, Refused: _refused},  # pyright: ignore[reportArgumentType]
     )
     options = door.replica.options
-    app: ASGIApp = HttpMetrics(starlette, door.replica.engine.engine.metrics.registry, OURS)
+    # Pages of any origin may ask, as vLLM lets them unless told otherwise.
+    shared = CORSMiddleware(starlette, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    app: ASGIApp = HttpMetrics(shared, door.replica.engine.engine.metrics.registry, OURS)
     if options.api_keys:
         app = ApiKeys(app, options.api_keys)
     return RequestIds(app) if options.request_id_headers else app

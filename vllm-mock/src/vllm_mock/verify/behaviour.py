@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import msgspec
 
 from vllm_mock.verify.behaviour_shutdown import SHUTDOWNS
@@ -45,7 +46,10 @@ async def _differences(records: Sequence[tuple[str, Json]]) -> list[str | None]:
 
     async def difference(name: str, record: Json) -> str | None:
         async with free:
-            return await SCENARIOS[name](record) if name in SCENARIOS else None
+            try:
+                return await SCENARIOS[name](record) if name in SCENARIOS else None
+            except (LookupError, TypeError, ValueError, TimeoutError, httpx.HTTPError) as error:
+                return f"cannot be brought about: {error!r}"
 
     return await asyncio.gather(*(difference(name, record) for name, record in records))
 

@@ -94,6 +94,10 @@ async def at_once(record: Json) -> str | None:
         error = record["non_stream_response"][-1]
         if (answer.status_code, answer.text) != (500, error):
             return f"the whole answer is {answer.status_code} {answer.text}, recorded 500 {error}"
+        headers = dict(line.split(": ", 1) for line in record["non_stream_response"][:-1])
+        for name, value in headers.items():
+            if answer.headers.get(name) != value:
+                return f"header {name} is {answer.headers.get(name)}, recorded {value}"
         told = [line for line in lines if line][-2:]
         if told != [f"data: {error}", record["stream_tail"][1]]:
             return f"the stream ends {told}, recorded with the error as an event and {record['stream_tail'][1]}"

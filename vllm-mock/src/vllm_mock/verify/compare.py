@@ -9,7 +9,8 @@ from vllm_mock.verify.exchanges import Json
 
 NOT_COMPARED = (
     "ids that the server makes up (cmpl-*, chatcmpl-*, modelperm-*, x-request-id): their form is compared",
-    "times: `created`, the offsets of a stream's lines, the date header",
+    "times: `created`, the offsets of a stream's lines",
+    "the headers date, connection and vary, which the recordings of exchanges leave out",
     "the digest in system_fingerprint",
     "the model's words: they are given to the mock, and what follows from them is compared",
     "how many tokens a text is, and the ids of its tokens: the recorded vocabulary is not at hand",
@@ -29,6 +30,7 @@ _FORMS = (
     (re.compile(r"(vllm-[0-9.]+)-[0-9a-f]{8}(?![0-9a-f])"), r"\1-<digest>"),
     (re.compile(r'"created":\s*1[0-9]{9}(?![0-9])'), '"created":<time>'),
 )
+_NOT_RECORDED = frozenset({"date", "connection", "vary"})
 _MADE_UP_REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 _PROBABILITY_FIELDS = frozenset({"logprob", "rank", "decoded_token", "token_logprobs"})
 
@@ -62,7 +64,9 @@ def header_difference(
     recorded: dict[str, str], ours: dict[str, str], exact_length: bool, request_id: str | None
 ) -> str | None:
     """Of the headers of responses; both in lower case. `request_id` is what the client sent."""
-    theirs, mine = dict(recorded), {name: value for name, value in ours.items() if name not in ("date", "connection")}
+    theirs, mine = (
+        {name: value for name, value in headers.items() if name not in _NOT_RECORDED} for headers in (recorded, ours)
+    )
     if request_id is None:
         for headers in (theirs, mine):
             if _MADE_UP_REQUEST_ID.fullmatch(headers.get("x-request-id", "")):

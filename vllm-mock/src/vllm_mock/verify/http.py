@@ -62,7 +62,10 @@ async def _replay_all(cases: Sequence[tuple[Exchange, Situation]]) -> list[str |
 
     async def difference(exchange: Exchange, situation: Situation) -> str | None:
         async with free:
-            return exchange_difference(exchange, await replay(exchange, situation))
+            try:
+                return exchange_difference(exchange, await replay(exchange, situation))
+            except (LookupError, TypeError, ValueError, TimeoutError, httpx.HTTPError) as error:
+                return f"cannot be replayed: {error!r}"
 
     return await asyncio.gather(*(difference(*case) for case in cases))
 

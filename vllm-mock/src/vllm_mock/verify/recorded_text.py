@@ -5,9 +5,10 @@ model said and how many tokens a text is; everything that follows from it (what 
 counts, limits, finish reasons) is the mock's own and compared."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from vllm_mock.engine.messages import EngineRequest
+from vllm_mock.server.bodies import COMPLETION_TOKENS
 from vllm_mock.server.scripts import Scripts
 from vllm_mock.tokens.tokenizer import Turn
 from vllm_mock.verify.exchanges import Exchange, Json, fields_of
@@ -65,16 +66,17 @@ class RecordedText:
     def _learn_prompts(self, exchange: Exchange) -> None:
         body, answer = exchange.request.fields, exchange.response.fields
         if exchange.request.path == "/detokenize":
-            known = [token for token in body.get("tokens", ()) if token < VOCABULARY]
+            asked = _list_of(body.get("tokens"))
+            known = [token for token in asked if isinstance(token, int) and token < VOCABULARY]
             self._pieces |= dict.fromkeys(known, b"")
-            self._pieces[known[0]] = str(answer.get("prompt", "")).encode()
+            self._pieces |= dict.fromkeys(known[:1], str(answer.get("prompt", "")).encode())
         ids: list[int] | None = answer.get("tokens")
         if ids is not None:
             self._names |= dict(zip(ids, answer.get("token_strs") or (), strict=False))
             self._prompts[body.get("prompt", _CONVERSATION)] = ids
             return
         prompt = body.get("prompt")
-        given: list[Any] = [_CONVERSATION] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        given = [prompt] if isinstance(prompt, str) else _list_of(prompt) if prompt is not None else [_CONVERSATION]
         texts = [text for text in given if isinstance(text, str)]
         for text, count in zip(texts, _shared_out(_prompt_tokens(exchange), len(texts)), strict=True):
             self._prompts[text] = self._prompt_ids(exchange, count)
@@ -82,6 +84,7 @@ class RecordedText:
     def _prompt_ids(self, exchange: Exchange, count: int) -> list[int]:
         """As recorded where they are, else made up; with their text where an echo's logprobs tell it."""
         answer = exchange.response.fields
+        answer = next(iter(exchange.chunks), answer)
         first = fields_of(next(iter(answer.get("choices") or ()), None))
         ids: list[int] | None = first.get("prompt_token_ids") or answer.get("prompt_token_ids")
         if ids is not None:
@@ -104,9 +107,7 @@ class RecordedText:
         """An answer's text in `count` pieces, which it does not show: all of it with the first token but for what ended
         it."""
         ids: list[int] | None = choice.get("token_ids")
-        text = _text(choice)
-        if exchange.request.fields.get("echo") and isinstance(exchange.request.fields.get("prompt"), str):
-            text = text.removeprefix(exchange.request.fields["prompt"])
+        text = _text(choice).removeprefix(_echoed(exchange))
         pieces = _logprob_pieces(choice, count) or _ended([text, *[""] * (count - 1)], choice, exchange)
         if ids is not None:
             for token, piece in zip(ids, pieces, strict=True):
@@ -131,13 +132,19 @@ class RecordedText:
         held_back = max((len(stop) for stop in stops), default=1) - 1
         if body.get("include_stop_str_in_output"):
             held_back = 0
-        text = "".join(_ended([_text(chunk) for chunk in chunks], chunks[-1], exchange))
+        told = [_text(chunk) for chunk in chunks]
+        told[0] = told[0].removeprefix(_echoed(exchange))
+        text = "".join(_ended(told, chunks[-1], exchange))
         shown, said, pieces = 0, 0, list[str]()
-        for chunk in chunks:
-            shown += len(_text(chunk))
+        for chunk, part in zip(chunks, told, strict=True):
+            shown += len(part)
             until = len(text) if chunk is chunks[-1] else min(shown + held_back if shown else 0, len(text))
             pieces.append(text[said:until])
             said = max(said, until)
+        ids: list[int] = [token for chunk in chunks for token in chunk.get("token_ids") or ()]
+        if len(ids) == len(pieces):
+            self._pieces = {**{token: piece.encode() for token, piece in zip(ids, pieces, strict=True)}, **self._pieces}
+            return ids
         return [*(self._id(piece) for piece in pieces[:-1]), self._last(pieces[-1], chunks[-1])]
 
     def _last(self, piece: str, choice: Json) -> int:
@@ -160,6 +167,10 @@ class RecordedScripts(Scripts):
         del request_id, tokens
 
 
+def _list_of(value: object) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
+
+
 def _prompt_tokens(exchange: Exchange) -> int:
     """From the usage; from the refusal, where the prompt was too long."""
     usages = [exchange.response.fields, *reversed(exchange.chunks)]
@@ -180,11 +191,23 @@ def _shared_out(total: int, count: int) -> list[int]:
 def _choice_tokens(exchange: Exchange, choices: list[Json]) -> list[int]:
     """Tokens of each choice; those that ended by the limit are as long as each other."""
     total: int = fields_of(exchange.response.fields.get("usage")).get("completion_tokens", 0)
-    return _shared_out(total, len(choices))
+    body = exchange.request.fields
+    limit: Any = body.get("max_completion_tokens", body.get("max_tokens", COMPLETION_TOKENS))
+    cut = [choice.get("finish_reason") == "length" for choice in choices]
+    if all(cut) or not isinstance(limit, int):
+        return _shared_out(total, len(choices))
+    others = iter(_shared_out(total - limit * sum(cut), cut.count(False)))
+    return [limit if is_cut else next(others) for is_cut in cut]
 
 
 def _indexes(chunks: list[Json]) -> list[int]:
     return sorted({choice["index"] for chunk in chunks for choice in chunk["choices"]})
+
+
+def _echoed(exchange: Exchange) -> str:
+    """The prompt, where the answer begins with it."""
+    prompt = exchange.request.fields.get("prompt")
+    return prompt if exchange.request.fields.get("echo") and isinstance(prompt, str) else ""
 
 
 def _text(choice: Json) -> str:

@@ -1,0 +1,82 @@
+"""Exchanges of kinds that the reference folder has few of, recorded from a mock and replayed: what verification tells
+the mock of a recording (the model's words, token counts, what had happened before) is enough to answer it again."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mock_server import MockServer, mock_server
+from vllm_mock.verify.http import verify_http
+from vllm_mock.verify.situation import SERVED, START
+
+CHAT = {"model": SERVED, "messages": [{"role": "user", "content": "Write a haiku"}]}
+TEXT = {"model": SERVED, "prompt": "The quick brown fox"}
+USAGE = {"include_usage": True}
+
+EXCHANGES: list[tuple[str, str, Any]] = [
+    ("echo-stream", "/v1/completions", {**TEXT, "max_tokens": 4, "echo": True, "stream": True}),
+    ("echo-nothing", "/v1/completions", {**TEXT, "max_tokens": 0, "echo": True, "logprobs": 1}),
+    ("logprobs-0", "/v1/completions", {**TEXT, "max_tokens": 3, "logprobs": 0}),
+    ("prompt-logprobs", "/v1/completions", {**TEXT, "max_tokens": 2, "prompt_logprobs": 1}),
+    ("logprobs-stream", "/v1/completions", {**TEXT, "max_tokens": 4, "logprobs": 2, "stream": True}),
+    ("ids-stream", "/v1/completions", {**TEXT, "max_tokens": 4, "return_token_ids": True, "stream": True}),
+    ("n-3", "/v1/completions", {**TEXT, "max_tokens": 3, "n": 3, "stream": True, "stream_options": USAGE}),
+    ("prompts-n-2", "/v1/completions", {"prompt": ["one", "two more"], "n": 2, "max_tokens": 3}),
+    ("ids", "/v1/completions", {"prompt": [[5, 6, 7], [8, 9]], "max_tokens": 3}),
+    ("chat-logprobs-stream", "/v1/chat/completions", {**CHAT, "max_tokens": 3, "logprobs": True, "stream": True}),
+    ("chat-ids", "/v1/chat/completions", {**CHAT, "max_tokens": 3, "return_token_ids": True}),
+    ("chat-ids-stream", "/v1/chat/completions", {**CHAT, "max_tokens": 3, "return_token_ids": True, "stream": True}),
+    (
+        "chat-continuous",
+        "/v1/chat/completions",
+        {**CHAT, "max_tokens": 3, "stream": True, "stream_options": {**USAGE, "continuous_usage_stats": True}},
+    ),
+    ("tokenize-chat", "/tokenize", {**CHAT, "return_token_strs": True}),
+    ("prompt-number", "/v1/completions", {"prompt": 5}),
+    ("stop-number", "/v1/completions", {**TEXT, "stop": 5}),
+    ("message-text", "/v1/chat/completions", {"messages": ["hello"]}),
+    ("message-number", "/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}),
+    ("detokenize-nothing", "/detokenize", {"model": SERVED}),
+    ("detokenize-empty", "/detokenize", {"tokens": []}),
+    ("lora-of-none", "/v1/unload_lora_adapter", {"lora_name": "x"}),
+]
+
+
+async def recorded(mock: MockServer, path: str, body: Any) -> dict[str, Any]:
+    response = await mock.client.post(path, json=body)
+    answer: dict[str, Any] = {"status": response.status_code, "headers": dict(response.headers)}
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        answer["body_lines"] = [{"line": line} for line in response.text.split("\n")[:-1]]
+    elif response.headers.get("content-type") == "application/json":
+        answer["body"] = response.json()
+    else:
+        answer["body_text"] = response.text
+    headers = {"Content-Type": "application/json"}
+    return {"request": {"method": "POST", "path": path, "headers": headers, "body": body}, "response": answer}
+
+
+async def stop_strings(mock: MockServer) -> list[tuple[str, str, Any]]:
+    """Bodies with stop strings that do come, across tokens and in the middle of them."""
+    said = (await mock.complete(**TEXT, max_tokens=8, temperature=0)).json()["choices"][0]["text"]
+    body = {**TEXT, "max_tokens": 20, "temperature": 0}
+    return [
+        (f"stop-{start}-{end}-{stream}-{include}", "/v1/completions", {
+            **body, "stop": [said[start:end]], "stream": stream, "include_stop_str_in_output": include,
+        })
+        for start, end in ((9, 12), (10, 15), (2, 3), (17, 30))
+        for stream in (False, True)
+        for include in (False, True)
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(120)
+async def test_what_a_mock_answered_is_answered_again(tmp_path: Path) -> None:
+    (tmp_path / "http").mkdir()
+    settings = START.model_dump(exclude={"config"})
+    async with mock_server(**settings) as mock:
+        for name, path, body in [*EXCHANGES, *(await stop_strings(mock))]:
+            (tmp_path / "http" / f"{name}.json").write_text(json.dumps(await recorded(mock, path, body)))
+    results = await asyncio.to_thread(lambda: list(verify_http(tmp_path, "http")))
+    assert {each.file: each.difference for each in results if each.difference is not None} == {}
