@@ -95,10 +95,10 @@ async def test_failed_requests_are_told_before_any_conclusion(server: ModelServe
 
 
 async def test_a_plain_difference_is_concluded_and_an_absent_one_is_not(server: ModelServer) -> None:
-    """One server takes ten times as long for a token."""
+    """One server takes twenty times as long for a token."""
     server.token_gap_s = 0.003
     async with model_server() as other:
-        other.token_gap_s = 0.03
+        other.token_gap_s = 0.06
         comparison = await compare(plan(server, other, rounds=4))
     rows = {row.figure.name: row.ratios[0] for row in judge(comparison)}
     assert rows["TPOT p50"].conclusion is Conclusion.WORSE
