@@ -66,8 +66,10 @@ def build_door(
 
 
 def engine_config(settings: ServeSettings) -> EngineConfig:
+    """Raises InvalidSettings for a cache that one request of the longest kind would not fit into: it would wait for
+    ever."""
     card_tokens = CARDS[settings.preset].num_gpu_blocks * _CARD_BLOCK_SIZE
-    return EngineConfig(
+    config = EngineConfig(
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
@@ -78,6 +80,13 @@ def engine_config(settings: ServeSettings) -> EngineConfig:
         enable_lora=settings.enable_lora,
         max_loras=settings.max_loras,
     )
+    room = (config.num_gpu_blocks - 1) * config.block_size
+    if config.max_model_len > room:
+        raise InvalidSettings(
+            f"max_model_len: found {config.max_model_len}; allowed are at most {room}, what {config.num_gpu_blocks} "
+            f"blocks of {config.block_size} tokens hold (one block is never used)"
+        )
+    return config
 
 
 def _kv_events(settings: ServeSettings, number: int) -> KvEvents | None:

@@ -57,6 +57,8 @@ def test_a_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatc
         (("--preset", "h100"), "preset"),
         (("--lora-modules", "x"), "needs --enable-lora"),
         (("--enable-lora", "--lora-modules", "x"), "allowed is NAME=PATH"),
+        (("--num-gpu-blocks-override", "10"), "found 4096; allowed are at most 144"),
+        (("--kv-events-config", '{"endpont": 1}'), "unknown field `endpont`"),
     ],
 )
 def test_wrong_values_exit_2_and_are_named(
@@ -82,6 +84,22 @@ def test_help_tells_the_commands_and_every_flag(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().out
     for name in ServeSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in told
+
+
+def test_fit_shows_the_presets_beside_what_is_public(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status("fit") == 0
+    assert "derived, not measured" in capsys.readouterr().out
+
+
+def test_fit_takes_several_files_and_names_the_one_that_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, wrong = tmp_path / "rows.yaml", tmp_path / "wrong.yaml"
+    rows.write_text("- {concurrency: 2, input_tokens: 50, output_tokens: 10, ttft_ms: 60, tpot_ms: 30}")
+    wrong.write_text("hello")
+    assert exit_status("fit", str(rows)) == 0
+    assert exit_status("fit", str(rows), str(wrong)) == 1
+    assert f"{wrong}: found neither" in capsys.readouterr().err
 
 
 def test_a_folder_without_recordings_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
