@@ -45,8 +45,11 @@ def test_the_extension_writes_statuses_its_lease_and_events(release: Release) ->
     assert {resource: verbs for resource, verbs in writes.items() if verbs} == {
         "events": {"create"},
         "leases.coordination.k8s.io": {"create", "update"},
-        "inferencepools.inference.networking.k8s.io/status": {"patch"},
-        "inferencepools.inference.networking.x-k8s.io/status": {"patch"},
+        **{
+            f"{kind}.{group}/status": {"patch"}
+            for kind in ("inferencepools", "inferencemodels")
+            for group in ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
+        },
     }
     assert "secrets" not in may
 

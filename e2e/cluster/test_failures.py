@@ -128,6 +128,7 @@ def test_the_picker_hears_of_a_pod_within_a_second(release: Release) -> None:
         lambda: next((line for line in cluster.kubectl("logs", picker).splitlines() if f"{name} joined" in line), None),
         "the picker has heard of the pod",
     )
+    assert line is not None
     heard = line.partition('"timestamp": "')[2][:19]
     heard_s, ready_s = (time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) for text in (heard, ready))
     # Both are told in whole seconds.

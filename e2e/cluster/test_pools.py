@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from manifests import V1, V1ALPHA2, Added, model, model_servers, pool, route, to_pool
+from additions import V1, V1ALPHA2, Added, model, model_servers, pool, route, to_pool
 from releases import MODEL, PICKED, Release
 from test_requests import served
 from waits import until

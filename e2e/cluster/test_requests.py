@@ -11,6 +11,7 @@ from releases import MODEL, PICKED, PLAIN, Release
 from waits import until
 
 POOL = "inferencepools.inference.networking.x-k8s.io/vllm-qwen-pool"
+PICKER = "inference-gateway-ext-proc"
 STRATEGY = "inference.networking.x-k8s.io/routing-strategy"
 
 
@@ -68,8 +69,10 @@ def test_a_large_prompt_passes(release: Release) -> None:
 
 def test_requests_that_share_a_prefix_reach_one_pod(release: Release) -> None:
     """With the annotation set to PREFIX_CACHE while traffic flows, and spread again with DEFAULT: the requests on 8081
-    reach the pods that the picker named."""
+    reach the pods that the picker named. By one picker: two learn each for itself who has which prefix."""
     cluster = release.cluster
+    cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=1")
+    until(lambda: len(cluster.pods("app.kubernetes.io/name=picker")) == 1, "one picker is left", 60)
     document = "A long document that every question is about. " * 200
     cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=PREFIX_CACHE")
     try:
@@ -81,6 +84,8 @@ def test_requests_that_share_a_prefix_reach_one_pod(release: Release) -> None:
         assert answered_since(before, served(cluster)) == [0, 8]
     finally:
         cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=DEFAULT")
+        cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=2")
+        cluster.rolled_out(PICKER)
     until(lambda: _strategy_followed(cluster, "DEFAULT"), "every picker follows DEFAULT")
     before = served(cluster)
     for number in range(20):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from additions import V1, V1ALPHA2, Added, model, pool, route, to_pool
 from clusters import CommandFailed
-from manifests import V1, V1ALPHA2, Added, pool, route, to_pool
 from releases import PICKED, Release
 from waits import until
 
@@ -114,3 +114,16 @@ def test_the_api_server_refuses(release: Release, group: str, changes: dict[str,
 def test_the_api_server_takes(release: Release, group: str, changes: dict[str, Any]) -> None:
     """What upstream's definitions take."""
     release.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pool_with(group, **changes)))
+
+
+def test_a_model_says_whether_it_stands(release: Release) -> None:
+    """Of two objects for one name the older one does."""
+    twin = model("twin", "vllm-qwen-pool", "/model/qwen", "Standard", {"/model/qwen": 1})
+    with Added(release.cluster, twin):
+        until(lambda: _accepted(release, "twin") == "False", "the younger is told that it does not")
+        assert _accepted(release, "inferencemodel-qwen") == "True"
+
+
+def _accepted(release: Release, name: str) -> str | None:
+    status = release.cluster.get("inferencemodel", name).get("status", {})
+    return next((each["status"] for each in status.get("conditions", []) if each["type"] == "Accepted"), None)

@@ -1,7 +1,7 @@
-"""Writes the statuses of pools."""
+"""Writes the statuses of pools and models."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, cast
@@ -12,6 +12,7 @@ from lightkube import AsyncClient
 from lightkube.types import PatchType
 
 from picker.kubernetes.events import EventRecorder
+from picker.kubernetes.model_status import model_findings
 from picker.kubernetes.objects import HTTP_ROUTE, SERVICE, HTTPRoute, Service, read_pool_route, read_service
 from picker.kubernetes.pool_status import PickerReference, accepted, parents, resolved, same_but_for_times
 from picker.resources.gateway_api import GROUP
@@ -29,6 +30,7 @@ from picker.sources.kubernetes_watch import Copy, Json, Resource, resource, stat
 
 POOL_V1 = resource(POOL_GROUP_V1, "v1", "InferencePool")
 POOL_V1ALPHA2 = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferencePool")
+MODEL = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferenceModel")
 
 SETTLE_S = 0.05
 RETRY_S = 2.0
@@ -54,19 +56,22 @@ class StatusWriter:
         routes = Copy(self._client, HTTP_ROUTE, read_pool_route)
         services = Copy(self._client, SERVICE, read_service)
         pools = [Copy(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
+        models = Copy(self._client, MODEL, _whole)
         async with asyncio.TaskGroup() as tasks:
-            for copy in (routes, services, *pools):
+            for copy in (routes, services, models, *pools):
                 tasks.create_task(copy.follow(changed.set))
-            for copy in (routes, services, *pools):
+            for copy in (routes, services, models, *pools):
                 await copy.listed.wait()
             while True:
                 changed.clear()
-                if not await self._write_all(pools, list(routes.objects.values()), services.objects):
+                written = await self._write_pools(pools, list(routes.objects.values()), services.objects)
+                names = {_pool_name(each) for copy in pools for each in copy.objects.values()}
+                if not (await self._write_models(list(models.objects.values()), names) and written):
                     asyncio.get_running_loop().call_later(RETRY_S, changed.set)
                 await changed.wait()
                 await asyncio.sleep(SETTLE_S)
 
-    async def _write_all(
+    async def _write_pools(
         self, pools: Sequence[Copy[Json]], routes: Sequence[HTTPRoute], services: Mapping[ObjectName, Service]
     ) -> bool:
         """Write what differs; whether all could be written."""
@@ -79,12 +84,23 @@ class StatusWriter:
                     written = await self._write(kind, pool, status) and written
         return written
 
+    async def _write_models(self, models: Sequence[Json], pools: Collection[PoolName]) -> bool:
+        written = True
+        for model in models:
+            await self._events.tell_problems(model)
+            before = cast(list[Json], cast(Json, model.get("status") or {}).get("conditions") or [])
+            generation = model["metadata"].get("generation", 0)
+            findings = model_findings(model, models, pools)
+            conditions = [_json(finding.condition(generation, _now(), before)) for finding in findings]
+            if not same_but_for_times(before, conditions):
+                written = await self._write(MODEL, model, {"conditions": conditions}) and written
+        return written
+
     def _status(
         self, pool: Json, routes: Sequence[HTTPRoute], services: Mapping[ObjectName, Service]
     ) -> dict[str, Any] | None:
         """The status that `pool` shall have; None where it has it."""
-        metadata = pool["metadata"]
-        name = PoolName(str(pool["apiVersion"]).partition("/")[0], metadata["namespace"], metadata["name"])
+        metadata, name = pool["metadata"], _pool_name(pool)
         is_v1 = name.group == POOL_GROUP_V1
         field = "parents" if is_v1 else "parent"
         before = cast(list[Json], cast(Json, pool.get("status") or {}).get(field) or [])
@@ -132,13 +148,14 @@ class StatusWriter:
             reference.get("group", ""), reference.get("kind", "Service"), service, port or PICKER_PORT
         )
 
-    async def _write(self, kind: Resource, pool: Json, status: dict[str, Any]) -> bool:
-        metadata = pool["metadata"]
+    async def _write(self, kind: Resource, object_: Json, status: dict[str, Any]) -> bool:
+        metadata = object_["metadata"]
+        title = f"{object_['kind']} {metadata['namespace']}/{metadata['name']}"
         try:
             await self._client.patch(  # pyright: ignore[reportUnknownMemberType]
                 kind.Status,
                 metadata["name"],
-                # With the version that this was worked out from: a pool that has changed since is looked at again.
+                # With the version that this was worked out from: what has changed since is looked at again.
                 {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status},
                 namespace=metadata["namespace"],
                 patch_type=PatchType.MERGE,
@@ -147,10 +164,15 @@ class StatusWriter:
             if status_code(error) in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 return True
             reason = str(error).partition("\n")[0]
-            log.warning("status.not_written", pool=f"{metadata['namespace']}/{metadata['name']}", reason=reason)
+            log.warning("status.not_written", object=title, reason=reason)
             return False
-        log.info("status.written", pool=f"{metadata['namespace']}/{metadata['name']}")
+        log.info("status.written", object=title)
         return True
+
+
+def _pool_name(pool: Json) -> PoolName:
+    metadata = pool["metadata"]
+    return PoolName(str(pool["apiVersion"]).partition("/")[0], metadata["namespace"], metadata["name"])
 
 
 def _whole(object_: Json, _before: Json | None) -> Json:
