@@ -20,6 +20,8 @@ KEPT_BLOCKS = 256
 _SIZE_UPDATE = re.compile(rb"\x20*[\x21-\x3f]")
 """A block that begins by giving the dynamic table another size than 0 (RFC 7541, section 6.3)."""
 
+_NOT_IN_NAMES = re.compile(r"[^!-@\[-~]")
+_NOT_IN_VALUES = re.compile(r"[\0\r\n]")
 _PSEUDO = frozenset((":method", ":scheme", ":authority", ":path"))
 _OK = (":status", "200")  # In the static table as it stands; any other pair would be entered in the peer's.
 _OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
@@ -135,9 +137,9 @@ def _request(fields: list[tuple[str, str]]) -> RequestHead:
 
 def _check_field(name: str, value: str) -> None:
     """Sections 8.2.1 and 8.2.2."""
-    if not name or name != name.lower() or any(character in "\0\r\n " for character in name):
+    if not name or _NOT_IN_NAMES.search(name):
         raise MalformedHead(f"{name!r} is no header name")
-    if any(character in "\0\r\n" for character in value):
+    if _NOT_IN_VALUES.search(value):
         raise MalformedHead(f"the value of {name} holds a line end")
     if name in _OF_A_CONNECTION or (name == "te" and value != "trailers"):
         raise MalformedHead(f"{name} is not for HTTP/2")

@@ -2,7 +2,7 @@
 
 MAX_STREAMS = 10_000
 """At a time. One stream is one inference request in flight; Envoy opens another connection when these are used up. A
-stream costs about 3 KB here while it waits for its response to end."""
+stream costs about 4 KB here while it waits for its response to end."""
 
 STREAM_WINDOW_BYTES = 16 << 20
 """How much of a stream's body may be on its way. As large as the largest request body, so that a message is never
