@@ -18,7 +18,7 @@ from vllm_mock.verify.running_mock import prompt
 
 _STEP_S = 0.01
 _TIMEOUT_S = 30.0
-_SHORTER = 4.0
+_SHORTER = 2.0
 """Waits that the server was told to make are this many times shorter than recorded."""
 
 

@@ -28,7 +28,7 @@ from vllm_mock.verify.situation import (
 )
 
 _TIMEOUT_S = 30.0
-_AT_A_TIME = 8
+_AT_A_TIME = 16
 _OF_FOLDER: dict[str, Callable[[Exchange, Surroundings], Situation]] = {
     "http": lambda exchange, around: plain(exchange),
     "flags/http": with_flags,
