@@ -67,6 +67,12 @@ def test_the_tutorial_makes_two_listeners_and_the_clusters_that_they_lead_to() -
     assert "ext_proc" not in plain
 
 
+def test_a_pools_name_in_envoys_metrics_has_no_dot() -> None:
+    """Envoy would take the rest of the name for the metric's."""
+    made = translate(resources(GATEWAY, pool("qwen2.5"), route({"backendRefs": [to_pool("qwen2.5")]})), SURROUNDINGS)
+    assert [each.alt_stat_name for each in made.clusters if each.alt_stat_name] == ["inferencepool/default/qwen2_5"]
+
+
 def test_envoy_takes_the_tutorials_configuration(tmp_path: Path) -> None:
     surroundings = replace(SURROUNDINGS, route_source=lambda name: file_source(tmp_path / routes_file(name)))
     texts = [path.read_text() for path in FILES if path.name != "vllm-benchmark.yaml"]

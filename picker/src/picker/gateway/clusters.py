@@ -58,6 +58,11 @@ def pool_cluster_name(pool: PoolName) -> str:
     return f"inferencepool/{pool}"
 
 
+def pool_stat_name(pool: PoolName) -> str:
+    """What Envoy's metrics call the cluster. Envoy takes a dot for the end of a name."""
+    return f"inferencepool/{pool.namespace}/{pool.name}".replace(".", "_")
+
+
 def service_cluster_name(service: ObjectName, port: int) -> str:
     """Also the EDS name."""
     return f"service/{service}/{port}"
@@ -75,6 +80,7 @@ def pool_cluster(
     fallback = _policy("least_request", _least_request()) if fails_open else _no_endpoint()
     cluster = cluster_pb2.Cluster(
         name=pool_cluster_name(pool.name),
+        alt_stat_name=pool_stat_name(pool.name),
         type=cluster_pb2.Cluster.EDS,
         eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(
             service_name=str(pool.name), eds_config=grpc_source(eds_target)
