@@ -162,7 +162,7 @@ class _Attempt:
         self._dispatched.first_byte(self._simulation.now_s)
 
     def _end(self, outcome: Outcome) -> None:
-        self._dispatched.end()
+        self._dispatched.end(self._simulation.now_s)
         self._record.outcome = outcome
         simulation = self._simulation
         self._record.end_s = simulation.now_s + simulation.scenario.network_s

@@ -5,7 +5,7 @@ copy."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from picker.endpoints.pace import Pace
+from picker.endpoints.pace import Drain, Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ class Endpoint:
     """The newest scrape, however old; None when none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
     pace: Pace = field(default_factory=Pace)
+    drain: Drain = field(default_factory=Drain)
+    failing: float = 0.0
+    """Share of its newest answers that were errors of the server's (5xx), 0 to 1."""
     refused_since_s: float | None = None
     """Since when connections to it are refused (monotonic); None when it answers, however badly. Such an endpoint is
     ranked after the others."""

@@ -2,6 +2,9 @@
 
 from picker.endpoints.endpoint import Endpoint, InFlight
 
+FAILURE_WEIGHT = 0.1
+"""Of one answer in an endpoint's share of failures: the last ten or so count."""
+
 
 class Ticket:
     """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
@@ -45,11 +48,15 @@ class Ticket:
         # What the other endpoint had ahead of it is not known.
         self._work_tokens = 0.0
 
-    def first_byte(self, now_s: float) -> None:
+    def first_byte(self, now_s: float, failed: bool = False) -> None:
         """The answer has begun: the prompt is computed, and its prefill weighs on the endpoint no more. The endpoint's
-        pace is learned from the time it took."""
+        pace is learned from the time it took, unless it is an error (`failed`): those come fast."""
         if self._ledger is None:
             return
+        endpoint = self._endpoint
+        endpoint.failing += FAILURE_WEIGHT * (failed - endpoint.failing)
+        if failed:
+            self._work_tokens = 0.0
         if self._work_tokens:
             self._endpoint.pace.learn(self._work_tokens, now_s - self._begun_s)
             self._work_tokens = 0.0
@@ -59,7 +66,7 @@ class Ticket:
         _add(self._ledger.total, 0, -self._prefill_tokens, 0)
         self._prefill_tokens = 0
 
-    def end(self) -> None:
+    def end(self, now_s: float) -> None:
         """The stream has ended, by the answer's end or the client's leaving."""
         ledger = self._ledger
         if ledger is None:
@@ -68,6 +75,7 @@ class Ticket:
         _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
         _add(ledger.total, -1, -self._prefill_tokens, -self._decode_tokens)
         _count_model(self._endpoint.in_flight, self._model, -1)
+        self._endpoint.drain.ended(now_s, self._endpoint.in_flight.requests)
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""How fast an endpoint works, learned from when its answers begin."""
+"""How fast an endpoint works, learned from when its answers begin and end."""
 
 MEMORY = 0.98
 """Share of what was learned that an answer leaves: the last 50 answers or so count. Fewer are at the mercy of single
@@ -37,3 +37,27 @@ class Pace:
             return 1.0
         slowness = (self._seconds / fleet_s_per_token + PRIOR_TOKENS) / (self._tokens + PRIOR_TOKENS)
         return min(MOST, max(1 / MOST, slowness))
+
+
+UNLEARNED_INTERVAL_S = 0.5
+"""Between two answers' ends, before any was seen: an A10 in the middle of its load."""
+
+
+class Drain:
+    """How often an endpoint is done with a request: what waits there goes ahead as often."""
+
+    __slots__ = ("_ended_s", "interval_s")
+
+    KEPT = 0.95
+
+    def __init__(self) -> None:
+        self.interval_s = UNLEARNED_INTERVAL_S
+        """Between two answers' ends, seconds, while there was something to do all the time between."""
+        self._ended_s: float | None = None
+
+    def ended(self, now_s: float, left: int) -> None:
+        """A request has ended, and `left` others are there."""
+        if self._ended_s is not None:
+            self.interval_s = self.KEPT * self.interval_s + (1 - self.KEPT) * (now_s - self._ended_s)
+        # An idle time until the next one comes says nothing of how fast it works.
+        self._ended_s = now_s if left else None

@@ -71,10 +71,10 @@ class Assigned:
         self.dispatched.served_by(address)
 
     def first_byte(self, status: int | None) -> None:
-        self.dispatched.first_byte(self._clock())
+        self.dispatched.first_byte(self._clock(), failed=status is not None and status >= 500)
 
     def end(self) -> None:
-        self.dispatched.end()
+        self.dispatched.end(self._clock())
 
 
 class PoolDesk:
@@ -123,7 +123,9 @@ class PoolDesk:
         )
         dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())
         if isinstance(dispatched, Refusal):
-            return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
+            return Rejection(
+                STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail, None, request.criticality
+            )
         return Assigned(target if target != asked else None, served, dispatched, self._clock)
 
     def served(self, pool: str | None) -> ServedPool | None:

@@ -38,13 +38,13 @@ class Dispatched:
                     self._prefixes.record(endpoint, self.request.blocks)
                 return
 
-    def first_byte(self, now_s: float) -> None:
-        """The answer has begun."""
-        self.ticket.first_byte(now_s)
+    def first_byte(self, now_s: float, failed: bool = False) -> None:
+        """The answer has begun; `failed`: it is an error of the server's."""
+        self.ticket.first_byte(now_s, failed)
 
-    def end(self) -> None:
+    def end(self, now_s: float) -> None:
         """The request has left its endpoint."""
-        self.ticket.end()
+        self.ticket.end(now_s)
 
 
 def dispatch(

@@ -6,7 +6,7 @@ from random import Random
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefixes import PrefixIndex
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.admission import saturated
+from picker.scheduling.admission import shed
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused
 from picker.scheduling.strategies import STRATEGIES
 
@@ -41,7 +41,7 @@ class Scheduler:
                 return Refusal(Refused.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
         if not endpoints:
             return Refusal(Refused.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
-        if saturated(request.criticality, endpoints, now_s):
+        if shed(request.criticality, endpoints, now_s):
             return Refusal(
                 Refused.SATURATED,
                 f"All model servers are busy and the request is {request.criticality}. Try again later.",

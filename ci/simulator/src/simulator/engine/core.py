@@ -6,6 +6,7 @@ one token, and the step's time by the same amount. So such steps are not taken o
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -122,6 +123,7 @@ class Engine:
         """Heap of (step, order, epoch, sequence): whose last token which step gives."""
         self._order = 0
         self._step = 0
+        self._knows_loras = False
         self._stride: _Stride | None = None
 
     @property
@@ -178,6 +180,7 @@ class Engine:
     def submit(self, request: EngineRequest, now_s: float) -> None:
         """`request` arrives; it is looked at when the step under way has ended."""
         self._arriving.append(Sequence(request, request.prompt_tokens))
+        self._knows_loras |= request.lora is not None
         self.interrupt(now_s)
         if self._stride is None:
             self._begin(now_s)
@@ -405,3 +408,10 @@ class Engine:
             self._hash_full_blocks(sequence)
         self._pool.release(sequence.hashed, sequence.blank)
         sequence.hashed, sequence.blank = [], 0
+
+
+NO_ADAPTERS: frozenset[str] = frozenset()
+
+
+def _adapters(sequences: Iterable[Sequence]) -> frozenset[str]:
+    return frozenset(each.request.lora for each in sequences if each.request.lora is not None)

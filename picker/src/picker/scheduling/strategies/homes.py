@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 
 from xxhash import xxh3_64_intdigest
 
@@ -28,13 +29,14 @@ class Homes:
 
     def _build(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = list(endpoints)
-        ring = sorted(
-            (xxh3_64_intdigest(endpoint.address.encode(), number), endpoint.address, endpoint)
+        ring = [
+            (xxh3_64_intdigest(endpoint.address.encode(), number), endpoint)
             for endpoint in endpoints
             for number in range(POINTS)
-        )
-        self._points = [point for point, _, _ in ring]
-        self._owners = [endpoint for _, _, endpoint in ring]
+        ]
+        ring.sort(key=itemgetter(0))
+        self._points = [point for point, _ in ring]
+        self._owners = [endpoint for _, endpoint in ring]
 
 
 _64_BITS = (1 << 64) - 1

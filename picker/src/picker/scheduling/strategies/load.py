@@ -22,6 +22,10 @@ HALF_FULL = 0.5
 means queueing and preemption."""
 
 
+FAILING = 10.0
+"""A server whose answers are all errors has answered everything, and looks idle: it is this many times worse."""
+
+
 def requests_there(endpoint: Endpoint) -> int:
     """Requests on the server: ours, and those that came past this picker (another replica of it, the plain port).
 
@@ -36,12 +40,12 @@ def requests_there(endpoint: Endpoint) -> int:
 
 
 def pressure(endpoint: Endpoint) -> float:
-    """A factor, 1 and up: how much worse a server is than its load says, because it queues or its KV cache runs
-    full."""
+    """A factor, 1 and up: how much worse a server is than its load says, because it queues, its KV cache runs full, or
+    its answers are errors."""
     metrics = endpoint.metrics
+    factor = 1.0 + FAILING * endpoint.failing
     if metrics is None:
-        return 1.0
-    factor = 1.0
+        return factor
     if metrics.kv_cache_usage > HALF_FULL:
         excess = (metrics.kv_cache_usage - HALF_FULL) / (1.0 - HALF_FULL)
         # Twice as bad at three quarters, five times at the brim.

@@ -8,7 +8,7 @@ from picker.scheduling.strategies.default import LeastWork
 from picker.scheduling.strategies.homes import Homes
 from picker.scheduling.strategies.load import requests_there
 
-MISS = 1.5
+MISS = 1.2
 """Times its tokens that a miss costs: what is computed again also takes the place of what others have cached."""
 
 HOME_BLOCKS = 16
@@ -18,6 +18,11 @@ HOME_WEIGHT = 4.0
 MOST_HOME = 2.0
 """A prompt's home saves its fresh tokens times the share of other pickers' requests times the one, at most the other.
 What this picker cannot know to be cached others have sent there; when there are no others it knows better itself."""
+
+LOAD_BOUND = 1.25
+SLACK_REQUESTS = 1
+"""A home with more requests than the mean times the one, and the other on top, is none: consistent hashing with bounded
+loads (Mirrokni et al., 2016), so that one hot prefix spreads over as many endpoints as it needs."""
 
 MEMORY = 0.98
 """Of the share of others, a decision: the last 50 count."""
@@ -38,13 +43,18 @@ class PrefixAffinity:
     def costs(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
     ) -> Sequence[float]:
-        self._learn_others(endpoints)
+        counts = [requests_there(endpoint) for endpoint in endpoints]
+        total = sum(counts)
+        if total:
+            mine = sum([endpoint.in_flight.requests for endpoint in endpoints])
+            self._others = MEMORY * self._others + (1 - MEMORY) * (1 - mine / total)
         home = self._home(request, endpoints)
-        at_home = min(MOST_HOME, HOME_WEIGHT * self._others)
-        fresh: list[float] = []
-        for endpoint, cached in zip(endpoints, cached_tokens, strict=True):
-            missed = max(0, request.prompt_tokens - cached)
-            fresh.append(missed * MISS if endpoint is not home else missed * max(0.0, MISS - at_home))
+        at_home = max(0.0, MISS - min(MOST_HOME, HOME_WEIGHT * self._others))
+        bound = LOAD_BOUND * total / len(counts) + SLACK_REQUESTS
+        fresh = [
+            max(0, request.prompt_tokens - cached) * (at_home if endpoint is home and count <= bound else MISS)
+            for endpoint, cached, count in zip(endpoints, cached_tokens, counts, strict=True)
+        ]
         return self._work.costs_of(request, endpoints, fresh)
 
     def _home(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
@@ -55,12 +65,3 @@ class PrefixAffinity:
         if key is None:
             key = request.blocks[min(len(request.blocks), HOME_BLOCKS) - 1]
         return self._homes.of(key, endpoints)
-
-    def _learn_others(self, endpoints: Sequence[Endpoint]) -> None:
-        """Which share of the requests came past this picker."""
-        there = mine = 0
-        for endpoint in endpoints:
-            there += requests_there(endpoint)
-            mine += endpoint.in_flight.requests
-        if there:
-            self._others = MEMORY * self._others + (1 - MEMORY) * (1 - mine / there)
