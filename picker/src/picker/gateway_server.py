@@ -15,6 +15,8 @@ from picker.extproc.health import Health
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.gateway.extension import Extension, Joints
 from picker.gateway.extension_server import ExtensionServer
+from picker.gateway.picker_tls import PickerTls
+from picker.kubernetes.certificate_secrets import CertificateSecrets, Link
 from picker.kubernetes.lease import LeaseHolder
 from picker.kubernetes.rule_lookup import ApiRuleLookup
 from picker.kubernetes.status_writer import StatusWriter
@@ -58,6 +60,12 @@ class GatewayServer:
         self._health_server.add_insecure_port(settings.health_address)
         self._lease = LeaseHolder(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
         self._status = StatusWriter(client, settings.controller_name, extension.service)
+        self._hooks = extension
+        self._certificates: CertificateSecrets | None = None
+        if settings.tls_picker is not None:
+            picker = ObjectName(*settings.tls_picker.split("/"))
+            self._certificates = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
+        self._has_certificates = asyncio.Event()
         self._settings = settings
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -69,8 +77,11 @@ class GatewayServer:
             self._endpoints.update(await anext(inventories))
             working = [
                 tasks.create_task(self._follow(inventories)),
-                tasks.create_task(self._lease.run(self._status.run)),
+                tasks.create_task(self._lease.run(self._write)),
             ]
+            if self._certificates is not None:
+                working.append(tasks.create_task(self._certificates.follow(self._use_certificates)))
+                await self._has_certificates.wait()
             await self._discovery.start()
             await self._extension.start()
             await self._health.ready(True)
@@ -83,6 +94,17 @@ class GatewayServer:
             await self._extension.stop()
             await self._discovery.stop()
         await self._health_server.stop(None)
+
+    async def _write(self) -> None:
+        """What one replica does for all."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._status.run())
+            if self._certificates is not None:
+                tasks.create_task(self._certificates.keep())
+
+    def _use_certificates(self, tls: PickerTls) -> None:
+        self._hooks.picker_tls = tls
+        self._has_certificates.set()
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:

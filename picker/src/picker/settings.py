@@ -197,6 +197,12 @@ class GatewaySettings(CommandSettings):
         description="NAMESPACE/NAME of a picker's Service that pools of sharing-namespaces may name as theirs",
     )
     sharing_namespaces: list[str] = Field([], description="See shared-picker")
+    tls_picker: str | None = Field(
+        None,
+        pattern="^[^/]+/[^/]+$",
+        description="NAMESPACE/NAME of a picker's Service that Envoy asks by TLS; Secrets of its name, made "
+        "beforehand, are filled with certificates and these renewed",
+    )
 
 
 class StandaloneSettings(CommonSettings):

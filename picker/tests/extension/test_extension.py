@@ -11,12 +11,14 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.extension import NO_BACKEND_CLUSTER, Extension, Joints, RuleBackend, RuleName
 from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed
 from picker.gateway.packing import packed
+from picker.gateway.picker_tls import PickerTls
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 
@@ -268,3 +270,18 @@ async def test_a_pool_that_cannot_be_served_is_left_to_envoy_gateway() -> None:
     wrong = as_written().replace(b'"name": "picker"', b'"name": "picker", "kind": "Gateway"')
     made = await route_modified(Lookup(()), wrong)
     assert asked_for(made) == {}
+
+
+def test_a_picker_that_asks_for_tls_is_asked_with_it_and_no_other(extension: Extension) -> None:
+    """Its certificate checked for the name that its cluster calls."""
+    extension.picker_tls = PickerTls(ObjectName("default", "picker"), b"authority", b"certificate", b"key")
+    other = pool("other", picker="theirs")
+    routes = [extension.route(route((RULE, 1)), [each], backends((each, 1))) for each in (RED, other)]
+    clusters, _ = extension.translation([], [listener("llm")], [configuration("llm", *routes)])
+    ours, theirs = sorted(clusters, key=lambda each: "theirs" in each.name)
+    context = tls_pb2.UpstreamTlsContext.FromString(ours.transport_socket.typed_config.value)
+    assert context.sni == "picker.default.svc.cluster.local"
+    common = context.common_tls_context
+    assert common.validation_context.match_typed_subject_alt_names[0].matcher.exact == context.sni
+    assert common.tls_certificates[0].private_key.inline_bytes == b"key"
+    assert not theirs.HasField("transport_socket")

@@ -21,6 +21,7 @@ from picker.gateway.clusters import picker_cluster, pool_cluster
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.listeners import with_inference_filter
 from picker.gateway.packing import packed, uint32
+from picker.gateway.picker_tls import PickerTls, transport_socket
 from picker.gateway.pool_route import asking_picker
 from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName, PoolName
@@ -86,6 +87,9 @@ def rule_of_route(route: route_components_pb2.Route) -> RuleName | None:
 
 class Extension:
     """The three hooks."""
+
+    picker_tls: PickerTls | None = None
+    """What the picker that asks for TLS is asked with; set before the first hook, and again after each renewal."""
 
     def __init__(self, joints: Joints) -> None:
         self._joints = joints
@@ -166,7 +170,11 @@ class Extension:
 
     def _picker_cluster(self, name: str) -> cluster_pb2.Cluster:
         _, namespace, service, port = name.split("/")
-        return picker_cluster(name, f"{service}.{namespace}.svc.{self._joints.cluster_domain}", int(port))
+        host = f"{service}.{namespace}.svc.{self._joints.cluster_domain}"
+        cluster = picker_cluster(name, host, int(port))
+        if self.picker_tls is not None and self.picker_tls.service == ObjectName(namespace, service):
+            cluster.transport_socket.CopyFrom(transport_socket(self.picker_tls, host))
+        return cluster
 
 
 def _alone(rule: RuleName, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]) -> InferencePool | None:

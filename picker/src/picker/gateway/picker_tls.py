@@ -1,0 +1,40 @@
+"""TLS from Envoy to the picker, both sides showing a certificate of one authority."""
+
+from dataclasses import dataclass
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
+from envoy.type.matcher.v3 import string_pb2
+
+from picker.gateway.packing import packed
+from picker.resources.names import ObjectName
+
+
+@dataclass(frozen=True, slots=True)
+class PickerTls:
+    """What Envoy needs for one picker. All PEM."""
+
+    service: ObjectName
+    authority: bytes
+    certificate: bytes
+    key: bytes
+
+
+def transport_socket(tls: PickerTls, host: str) -> base_pb2.TransportSocket:
+    """For a cluster whose servers show a certificate for `host`. The key travels inside the cluster: from Envoy Gateway
+    to Envoy under TLS of their own."""
+    validation = common_pb2.CertificateValidationContext(
+        trusted_ca=base_pb2.DataSource(inline_bytes=tls.authority),
+        match_typed_subject_alt_names=[
+            common_pb2.SubjectAltNameMatcher(
+                san_type=common_pb2.SubjectAltNameMatcher.DNS, matcher=string_pb2.StringMatcher(exact=host)
+            )
+        ],
+    )
+    own = common_pb2.TlsCertificate(
+        certificate_chain=base_pb2.DataSource(inline_bytes=tls.certificate),
+        private_key=base_pb2.DataSource(inline_bytes=tls.key),
+    )
+    common = tls_pb2.CommonTlsContext(alpn_protocols=["h2"], tls_certificates=[own], validation_context=validation)
+    context = tls_pb2.UpstreamTlsContext(sni=host, common_tls_context=common)
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))

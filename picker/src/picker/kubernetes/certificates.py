@@ -1,0 +1,108 @@
+"""Certificates of an authority of our own, for the one link between Envoy and the picker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_LIFE = timedelta(days=3650)
+LIFE = timedelta(days=365)
+"""Long enough that a proxy which is told nothing new for months still has a certificate that is good."""
+
+RENEW_AFTER = 2 / 3
+"""Of its life a certificate is replaced."""
+
+_SKEW = timedelta(minutes=5)
+"""Clocks differ: a certificate is good from a little before it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate and its key, PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+def new_authority(now: datetime) -> Identity:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("inference-gateway")
+    builder = (
+        _builder(name, name, key.public_key(), now, AUTHORITY_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return _identity(builder.sign(key, hashes.SHA256()), key)
+
+
+def issue(authority: Identity, common_name: str, dns_names: Sequence[str], now: datetime) -> Identity:
+    """For a server of `dns_names`; for a client where there are none."""
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    issuer_key = serialization.load_pem_private_key(authority.key, None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    purpose = ExtendedKeyUsageOID.SERVER_AUTH if dns_names else ExtendedKeyUsageOID.CLIENT_AUTH
+    names = list(dns_names) or [common_name]
+    builder = (
+        _builder(_name(common_name), issuer.subject, key.public_key(), now, LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+    )
+    return _identity(builder.sign(issuer_key, hashes.SHA256()), key)
+
+
+def is_due(certificate: bytes, now: datetime) -> bool:
+    """Whether it is time for a new one; what is no certificate is due, too."""
+    try:
+        read = x509.load_pem_x509_certificate(certificate)
+    except ValueError:
+        return True
+    life = read.not_valid_after_utc - read.not_valid_before_utc
+    return now >= read.not_valid_before_utc + life * RENEW_AFTER
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + life)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _identity(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Identity:
+    return Identity(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )

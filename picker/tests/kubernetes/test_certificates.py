@@ -1,0 +1,128 @@
+"""Certificates for the link between Envoy and the picker."""
+
+import asyncio
+import base64
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from lightkube import AsyncClient
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Secret
+from picker.gateway.picker_tls import PickerTls
+from picker.kubernetes.certificate_secrets import CHECK_S, CertificateSecrets, Link
+from picker.kubernetes.certificates import AUTHORITY_LIFE, LIFE, Identity, is_due, issue, new_authority
+from picker.resources.names import ObjectName
+
+NOW = datetime.now(UTC)
+HOST = "picker.ai.svc.cluster.local"
+LINK = Link(ObjectName("ai", "picker"), "system", "cluster.local")
+
+
+def handshake(authority: Identity, server: Identity, client: Identity | None, folder: Path) -> None:
+    """Between the two in memory. Raises ssl.SSLError."""
+    for name, identity in (("server", server), ("client", client)):
+        if identity is not None:
+            (folder / name).write_bytes(identity.certificate + identity.key)
+    trusted = authority.certificate.decode()
+    accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    accepting.maximum_version = ssl.TLSVersion.TLSv1_2
+    accepting.load_cert_chain(folder / "server")
+    accepting.load_verify_locations(cadata=trusted)
+    accepting.verify_mode = ssl.CERT_REQUIRED
+    asking = ssl.create_default_context(cadata=trusted)
+    if client is not None:
+        asking.load_cert_chain(folder / "client")
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [accepting.wrap_bio(there, back, server_side=True), asking.wrap_bio(back, there, server_hostname=HOST)]
+    for _ in range(6):
+        for side in sides:
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    assert sides[0].getpeercert()
+
+
+def test_both_sides_know_each_other_by_the_authority(tmp_path: Path) -> None:
+    """The server by its name."""
+    authority = new_authority(NOW)
+    handshake(authority, issue(authority, "picker", [HOST], NOW), issue(authority, "envoy", [], NOW), tmp_path)
+
+
+@pytest.mark.parametrize("client", ["none", "of another authority", "a server's"])
+def test_a_client_without_a_certificate_for_clients_is_refused(client: str, tmp_path: Path) -> None:
+    """Whichever it has instead."""
+    authority, other = new_authority(NOW), new_authority(NOW)
+    shown = {
+        "none": None,
+        "of another authority": issue(other, "envoy", [], NOW),
+        "a server's": issue(authority, "envoy", ["envoy"], NOW),
+    }
+    with pytest.raises(ssl.SSLError):
+        handshake(authority, issue(authority, "picker", [HOST], NOW), shown[client], tmp_path)
+
+
+def test_a_certificate_is_due_at_two_thirds_of_its_life() -> None:
+    """What is no certificate is due at once."""
+    certificate = issue(new_authority(NOW), "envoy", [], NOW).certificate
+    assert not is_due(certificate, NOW)
+    assert not is_due(certificate, NOW + LIFE * 0.6)
+    assert is_due(certificate, NOW + LIFE * 0.7)
+    assert is_due(b"", NOW)
+
+
+class Api:
+    """Keeps Secrets, empty at first."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, dict[str, str]] = {"ai/picker-tls": {}, "system/picker-envoy-tls": {}}
+
+    async def get(self, _kind: object, name: str, namespace: str) -> Secret:
+        return Secret(metadata=ObjectMeta(name=name), data=dict(self.secrets[f"{namespace}/{name}"]))
+
+    async def patch(self, _kind: object, name: str, changes: Any, namespace: str, patch_type: object) -> None:
+        self.secrets[f"{namespace}/{name}"] |= changes["data"]
+
+    def pem(self, secret: str, key: str) -> bytes:
+        return base64.b64decode(self.secrets[secret][key])
+
+
+def secrets(api: Api) -> CertificateSecrets:
+    return CertificateSecrets(cast(AsyncClient, cast(Any, api)), LINK)
+
+
+@pytest.mark.looptime
+async def test_empty_secrets_are_filled_and_told() -> None:
+    """The authority's key stays with the extension."""
+    api = Api()
+    told: list[PickerTls] = []
+    kept = secrets(api)
+    tasks = [asyncio.create_task(kept.follow(told.append)), asyncio.create_task(kept.keep())]
+    await asyncio.sleep(2 * CHECK_S)
+    for task in tasks:
+        task.cancel()
+    [tls] = told
+    assert tls.service == LINK.picker
+    assert tls.authority == api.pem("ai/picker-tls", "ca.crt")
+    assert "ca.key" in api.secrets["system/picker-envoy-tls"]
+    assert "ca.key" not in api.secrets["ai/picker-tls"]
+
+
+async def test_what_is_due_is_renewed_and_the_rest_stays() -> None:
+    """Certificates before their authority."""
+    api = Api()
+    kept = secrets(api)
+    await kept.renew(NOW)
+    first = dict(api.secrets["ai/picker-tls"])
+    await kept.renew(NOW + timedelta(days=1))
+    assert api.secrets["ai/picker-tls"] == first
+    await kept.renew(NOW + LIFE * 0.7)
+    second = dict(api.secrets["ai/picker-tls"])
+    assert second["tls.crt"] != first["tls.crt"]
+    assert second["ca.crt"] == first["ca.crt"]
+    await kept.renew(NOW + AUTHORITY_LIFE * 0.7)
+    assert api.secrets["ai/picker-tls"]["ca.crt"] != first["ca.crt"]
+    assert api.secrets["ai/picker-tls"]["ca.crt"] == api.secrets["system/picker-envoy-tls"]["ca.crt"]
