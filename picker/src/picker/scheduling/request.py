@@ -1,15 +1,15 @@
 """What the decision is about and what it answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import Criticality
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """A request as the scheduler sees it."""
 
     model: str | None
@@ -35,8 +35,7 @@ class Refused(StrEnum):
     SATURATED = "saturated"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """No endpoint shall serve this request now."""
 
     reason: Refused
@@ -44,8 +43,7 @@ class Refusal:
     """A sentence for the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(msgspec.Struct, frozen=True, gc=False):
     """The endpoints that may serve a request, best first; the order in which a proxy tries them. Never empty."""
 
     endpoints: tuple[Endpoint, ...]
