@@ -1,6 +1,5 @@
 """The Qwen vocabulary, from the file that the package dashscope ships."""
 
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +9,7 @@ from tiktoken.load import load_tiktoken_bpe
 
 from vllm_mock.engine.messages import EngineRequest
 from vllm_mock.tokens.chat_template import qwen_chat_prompt
+from vllm_mock.tokens.english import SENTENCE
 from vllm_mock.tokens.tokenizer import Turn, byte_level_names, draw
 
 _PATTERN = (
@@ -18,14 +18,10 @@ _PATTERN = (
 """How Qwen2.5's tokenizer.json cuts text before merging."""
 
 _SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
-_WORD = re.compile(rb" [a-z]{2,9}")
-_COMMON_RANKS = 12_000
-"""Merges are ranked by how often they occur: words among the first are ones that readers know."""
-_SENTENCE_TOKENS = 12
 
 
 class QwenTokenizer:
-    """151,646 entries. What it says are common English words, each one token."""
+    """151,646 entries. What it says are plain English sentences, each word one token."""
 
     def __init__(self) -> None:
         package = find_spec("dashscope")
@@ -33,8 +29,11 @@ class QwenTokenizer:
             raise FileNotFoundError("the package dashscope, which ships qwen.tiktoken, is not installed")
         ranks = load_tiktoken_bpe(str(Path(package.origin).parent / "resources" / "qwen.tiktoken"))
         self._encoding = tiktoken.Encoding("qwen", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=_SPECIAL)
-        self._words = [rank for text, rank in ranks.items() if rank < _COMMON_RANKS and _WORD.fullmatch(text)]
-        self._stop = ranks[b"."]
+        self._sentence = [
+            [rank for word in words if (rank := ranks.get(b" " + word.encode())) is not None] for words in SENTENCE
+        ]
+        self._sentence.append([ranks[b"."]])
+        self._first = ranks[b"The"]
         self._ordinary = len(ranks)
         self._special_names = {token: name for name, token in _SPECIAL.items()}
         self._byte_names = byte_level_names()
@@ -58,6 +57,7 @@ class QwenTokenizer:
         return qwen_chat_prompt(turns)
 
     def token(self, request: EngineRequest, position: int) -> int:
-        if position % _SENTENCE_TOKENS == _SENTENCE_TOKENS - 1:
-            return self._stop
-        return self._words[draw(request.seed, position, len(self._words))]
+        if position == 0:
+            return self._first
+        words = self._sentence[position % len(self._sentence)]
+        return words[draw(request.seed, position, len(words))]
