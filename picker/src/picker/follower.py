@@ -65,7 +65,15 @@ class InventoryFollower:
             scheduler = before.scheduler
         else:
             scheduler = Scheduler(pool.strategy, prefixes, self._rng)
-        return ServedPool(pool, resources.models_of(pool.name), self._endpoints.of_pool(pool.name), scheduler, prefixes)
+        return ServedPool(
+            pool,
+            resources.models_of(pool.name),
+            self._endpoints.of_pool(pool.name),
+            scheduler,
+            prefixes,
+            resources.rewrites_of(pool.name),
+            resources.objectives_of(pool.name),
+        )
 
     def _forget(self, endpoint: Endpoint) -> None:
         for served in self._served.values():

@@ -1,7 +1,7 @@
 """Where a request that has been read gets its endpoint: pool, model, schedule, and the ledger, in one step."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import structlog
@@ -11,8 +11,16 @@ from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex, block_hashes
 from picker.extproc.assignment import Wanted
 from picker.extproc.body import BYTES_PER_TOKEN
+from picker.extproc.conversations import conversation
 from picker.extproc.refusals import Reason, Rejection
-from picker.resources.inference import Criticality, InferenceModel, InferencePool
+from picker.resources.inference import (
+    Criticality,
+    InferenceModel,
+    InferenceObjective,
+    InferencePool,
+    ModelRewrites,
+    TargetModel,
+)
 from picker.resources.names import PoolName
 from picker.scheduling.dispatch import Dispatched, dispatch
 from picker.scheduling.request import InferenceRequest, Refusal, Refused
@@ -38,6 +46,16 @@ MAX_BLOCKS = 2048
 """Hashed of one prompt: half a MiB of text, or 131,072 tokens. What comes after does not change who has the prefix."""
 
 
+_CRITICALITY_OF_SIGN: Mapping[int, Criticality] = {
+    -1: Criticality.SHEDDABLE,
+    0: Criticality.STANDARD,
+    1: Criticality.CRITICAL,
+}
+"""Of an objective's priority: below 0 is what may be shed, above it what must not."""
+
+NO_REWRITES = ModelRewrites({}, ())
+
+
 @dataclass(frozen=True, slots=True)
 class ServedPool:
     """A pool with what serving it needs. Replaced when the pool's object changes; scheduler and prefixes live on."""
@@ -48,10 +66,29 @@ class ServedPool:
     """The pool's ready endpoints now: the registry's own sequence, changed in place."""
     scheduler: Scheduler
     prefixes: PrefixIndex
+    rewrites: ModelRewrites = NO_REWRITES
+    objectives: Mapping[str, InferenceObjective] = field(default_factory=dict[str, InferenceObjective])
+    """By the name that requests give."""
 
     @property
     def renames_models(self) -> bool:
-        return any(target.name != name for name, model in self.models.items() for target in model.targets)
+        if self.rewrites.others:
+            return True
+        targets = [(name, model.targets) for name, model in self.models.items()] + [*self.rewrites.by_model.items()]
+        return any(target.name != name for name, of_model in targets for target in of_model)
+
+    def targets(self, model: str) -> Sequence[TargetModel] | None:
+        """What serves `model`, an InferenceModel before a rewrite; None for one that neither names."""
+        declared = self.models.get(model)
+        return declared.targets if declared is not None else self.rewrites.targets(model) or None
+
+    def criticality(self, model: str | None, objective: str | None) -> Criticality:
+        """By the objective that a request names, if there is one of that name; else by its model."""
+        named = self.objectives.get(objective) if objective is not None else None
+        if named is not None:
+            return _CRITICALITY_OF_SIGN[(named.priority > 0) - (named.priority < 0)]
+        declared = self.models.get(model) if model is not None else None
+        return declared.criticality if declared is not None else Criticality.STANDARD
 
 
 @dataclass(slots=True)
@@ -66,6 +103,11 @@ class Assigned:
     @property
     def destination(self) -> str:
         return ",".join([endpoint.address for endpoint in self.dispatched.ranking.endpoints])
+
+    @property
+    def predicted_ttft_s(self) -> float | None:
+        """Time to the first byte as the endpoint's pace lets expect it; None where that is not known."""
+        return self.dispatched.predicted_ttft_s
 
     def served_by(self, address: str) -> None:
         self.dispatched.served_by(address)
@@ -109,23 +151,23 @@ class PoolDesk:
                 503, Reason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {wanted.pool or ''}."
             )
         asked = wanted.body.model
-        model = served.models.get(asked) if asked is not None else None
-        if model is None and asked is not None and not self._unknown_models:
+        targets = served.targets(asked) if asked is not None else None
+        if targets is None and asked is not None and not self._unknown_models:
             return Rejection(404, Reason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
-        target = choose_target(model, self._rng) if model is not None else asked
+        target = choose_target(targets, self._rng) if targets is not None else asked
+        body, seed = wanted.body, _seed(target, wanted.body.salt)
         request = InferenceRequest(
             model=target,
-            criticality=model.criticality if model is not None else Criticality.STANDARD,
-            prompt_tokens=wanted.body.prompt_tokens,
-            output_tokens=wanted.body.output_tokens,
-            blocks=block_hashes(_seed(target, wanted.body.salt), wanted.body.prompt, BLOCK_BYTES, MAX_BLOCKS),
+            criticality=served.criticality(asked, wanted.objective),
+            prompt_tokens=body.prompt_tokens,
+            output_tokens=body.output_tokens,
+            blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
+            conversation=conversation(body.prompt, seed),
             subset=wanted.subset,
         )
         dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())
         if isinstance(dispatched, Refusal):
-            return Rejection(
-                STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail, None, request.criticality
-            )
+            return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
         return Assigned(target if target != asked else None, served, dispatched, self._clock)
 
     def served(self, pool: str | None) -> ServedPool | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from picker.extproc.messages import ImmediateReply
+from picker.resources.inference import Criticality
 
 REASON_HEADER = "x-inference-gateway-reason"
 
@@ -48,6 +49,8 @@ class Rejection:
     reason: str
     message: str
     param: str | None = None
+    criticality: Criticality | None = None
+    """Of a request that came as far as the scheduler."""
 
     def reply(self) -> ImmediateReply:
         body = msgspec.json.encode(

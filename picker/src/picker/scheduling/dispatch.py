@@ -21,11 +21,20 @@ class Schedules(Protocol):
 class Dispatched:
     """A request that has its endpoint and is counted there. Its steps may come any number of times, in any order."""
 
-    __slots__ = ("_prefixes", "ranking", "request", "ticket")
+    __slots__ = ("_prefixes", "predicted_ttft_s", "ranking", "request", "ticket")
 
-    def __init__(self, ranking: Ranking, ticket: Ticket, request: InferenceRequest, prefixes: PrefixIndex) -> None:
+    def __init__(
+        self,
+        ranking: Ranking,
+        ticket: Ticket,
+        request: InferenceRequest,
+        prefixes: PrefixIndex,
+        predicted_ttft_s: float | None,
+    ) -> None:
         self.ranking = ranking
         self.ticket = ticket
+        self.predicted_ttft_s = predicted_ttft_s
+        """From the endpoint's pace and the work ahead; None before it has answered anything, and where it queues."""
         self.request = request
         self._prefixes = prefixes
 
@@ -66,4 +75,6 @@ def dispatch(
     ticket = ledger.begin(best, fresh, request.output_tokens, work_tokens, now_s, request.model)
     if request.blocks:
         prefixes.record(best, request.blocks)
-    return Dispatched(ranking, ticket, request, prefixes)
+    pace = best.pace.seconds_per_token
+    predicted_ttft_s = pace * work_tokens if pace is not None and work_tokens else None
+    return Dispatched(ranking, ticket, request, prefixes, predicted_ttft_s)

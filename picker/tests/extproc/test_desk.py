@@ -1,0 +1,215 @@
+"""Where a request that has been read gets its endpoint."""
+
+import json
+from random import Random
+
+import pytest
+from fleet import endpoint
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger
+from picker.endpoints.prefixes import PrefixIndex
+from picker.extproc.assignment import Wanted
+from picker.extproc.body import read_body
+from picker.extproc.conversations import conversation
+from picker.extproc.desk import BLOCK_TOKENS, NO_REWRITES, Assigned, PoolDesk, ServedPool
+from picker.extproc.refusals import Reason, Rejection
+from picker.resources.inference import (
+    AppProtocol,
+    Criticality,
+    InferenceModel,
+    InferenceObjective,
+    InferencePool,
+    ModelRewrites,
+    RoutingStrategy,
+    TargetModel,
+)
+from picker.resources.names import ObjectName, PoolName
+from picker.scheduling.request import Refused
+from picker.scheduling.scheduler import Scheduler
+
+POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def model(name: str, *targets: tuple[str, int], criticality: Criticality = Criticality.STANDARD) -> InferenceModel:
+    listed = tuple(TargetModel(target, weight) for target, weight in targets) or (TargetModel(name, 1),)
+    return InferenceModel(ObjectName("default", name), POOL, name, criticality, listed, None)
+
+
+def objective(name: str, priority: int) -> InferenceObjective:
+    return InferenceObjective(ObjectName("default", name), POOL, priority)
+
+
+def served(
+    endpoints: list[Endpoint],
+    *models: InferenceModel,
+    rewrites: ModelRewrites = NO_REWRITES,
+    objectives: tuple[InferenceObjective, ...] = (),
+    strategy: RoutingStrategy = RoutingStrategy.DEFAULT,
+) -> ServedPool:
+    prefixes = PrefixIndex(BLOCK_TOKENS)
+    pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, strategy)
+    return ServedPool(
+        pool,
+        {each.model_name: each for each in models},
+        endpoints,
+        Scheduler(strategy, prefixes, Random(1)),
+        prefixes,
+        rewrites,
+        {each.name.name: each for each in objectives},
+    )
+
+
+def desk(pool: ServedPool, clock: Clock | None = None, unknown_models: bool = True) -> PoolDesk:
+    made = PoolDesk(Ledger(), clock or Clock(), Random(1), unknown_models=unknown_models)
+    made.serve([pool], POOL)
+    return made
+
+
+def wanted(asked: str = "qwen", prompt: str = "hello", objective: str | None = None, pool: str | None = None) -> Wanted:
+    body = read_body(json.dumps({"model": asked, "prompt": prompt, "max_tokens": 10}).encode(), strict=True)
+    assert not isinstance(body, Rejection)
+    return Wanted(pool, body, None, objective)
+
+
+def assigned(answer: Assigned | Rejection) -> Assigned:
+    assert isinstance(answer, Assigned)
+    return answer
+
+
+def rejected(answer: Assigned | Rejection) -> Rejection:
+    assert isinstance(answer, Rejection)
+    return answer
+
+
+def test_a_pool_that_is_not_known_is_answered_503() -> None:
+    """The gateway may know it before the picker does."""
+    answer = rejected(desk(served([endpoint(1)])).assign(wanted(pool="other")))
+    assert (answer.status, answer.reason) == (503, Reason.POOL_UNKNOWN)
+
+
+def test_a_model_that_is_not_declared_keeps_its_name() -> None:
+    """A pool without InferenceModels just works."""
+    assert assigned(desk(served([endpoint(1)])).assign(wanted("anything"))).served_model is None
+
+
+def test_a_model_that_is_not_declared_is_answered_404_where_that_is_asked_for() -> None:
+    """A rewrite declares it as well."""
+    rewrites = ModelRewrites({"alias": (TargetModel("base", 1),)}, ())
+    strict = desk(served([endpoint(1)], rewrites=rewrites), unknown_models=False)
+    assert rejected(strict.assign(wanted("anything"))).status == 404
+    assert assigned(strict.assign(wanted("alias"))).served_model == "base"
+
+
+def test_targets_are_drawn_by_weight() -> None:
+    """Three in four go to the heavier one, give or take."""
+    splitting = desk(served([endpoint(1)], model("qwen", ("v1", 3), ("v2", 1))))
+    names = [assigned(splitting.assign(wanted())).served_model for _ in range(400)]
+    assert names.count("v1") + names.count("v2") == 400
+    assert 260 < names.count("v1") < 340
+
+
+def test_an_inference_model_comes_before_a_rewrite() -> None:
+    """The rewrite is for the models that it alone names."""
+    rewrites = ModelRewrites({"qwen": (TargetModel("rewritten", 1),)}, (TargetModel("other", 1),))
+    both = desk(served([endpoint(1)], model("qwen", ("declared", 1)), rewrites=rewrites))
+    assert assigned(both.assign(wanted("qwen"))).served_model == "declared"
+    assert assigned(both.assign(wanted("unheard-of"))).served_model == "other"
+
+
+@pytest.mark.parametrize(("priority", "passes"), [(-1, False), (0, True), (5, True)])
+def test_an_objective_says_how_much_a_request_matters(priority: int, passes: bool) -> None:
+    """Below 0 it is shed when the servers queue, whatever its model says."""
+    full = endpoint(1, running=50, queue_depth=9, kv=0.95)
+    clock = Clock()
+    clock.now_s = 0.0
+    critical = model("qwen", criticality=Criticality.CRITICAL)
+    answer = desk(served([full], critical, objectives=(objective("batch", priority),)), clock).assign(
+        wanted(objective="batch")
+    )
+    assert isinstance(answer, Assigned) is passes
+    if not passes:
+        assert (rejected(answer).status, rejected(answer).reason) == (429, Refused.SATURATED)
+
+
+def test_an_objective_that_does_not_exist_changes_nothing() -> None:
+    """The model's criticality stands."""
+    clock = Clock()
+    clock.now_s = 0.0
+    full = endpoint(1, running=50, queue_depth=9, kv=0.95)
+    pool = served([full], model("qwen", criticality=Criticality.SHEDDABLE))
+    assert rejected(desk(pool, clock).assign(wanted(objective="nobody"))).status == 429
+
+
+def test_a_request_is_counted_from_its_pick_to_its_end() -> None:
+    """The prompt's tokens until the first byte."""
+    only = endpoint(1)
+    assignment = assigned(desk(served([only])).assign(wanted(prompt="word " * 400)))
+    assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
+    assignment.first_byte(200)
+    assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 0)
+    assignment.end()
+    assert only.in_flight.requests == 0
+
+
+def test_a_request_is_counted_where_it_was_served() -> None:
+    """The proxy fell back to the second of the list, and says so."""
+    fleet = [endpoint(1), endpoint(2)]
+    assignment = assigned(desk(served(fleet)).assign(wanted()))
+    first, second = assignment.destination.split(",")
+    assignment.served_by(second)
+    assert {each.address: each.in_flight.requests for each in fleet} == {first: 0, second: 1}
+
+
+def test_errors_make_an_endpoint_worse_and_answers_make_it_good_again() -> None:
+    """A server that answers errors at once looks idle."""
+    broken, busy = endpoint(1), endpoint(2, requests=3)
+    choosing = desk(served([broken, busy]))
+    for _ in range(20):
+        assignment = assigned(choosing.assign(wanted()))
+        failed = assignment.destination.startswith(broken.address)
+        assignment.first_byte(500 if failed else 200)
+        assignment.end()
+    assert assigned(choosing.assign(wanted())).destination.startswith(busy.address)
+    broken.failing = 0.0
+    assert assigned(choosing.assign(wanted())).destination.startswith(broken.address)
+
+
+def test_the_time_to_the_first_byte_is_predicted_from_the_answers_before() -> None:
+    """None before there was one."""
+    clock = Clock()
+    learning = desk(served([endpoint(1)]), clock)
+    first = assigned(learning.assign(wanted(prompt="word " * 400)))
+    assert first.predicted_ttft_s is None
+    clock.now_s += 2.0
+    first.first_byte(200)
+    first.end()
+    again = assigned(learning.assign(wanted(prompt="text " * 400)))
+    assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)
+
+
+def chat(*texts: str) -> bytes:
+    roles = ["system", *["user", "assistant"] * len(texts)]
+    return json.dumps([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]).encode()
+
+
+def test_the_turns_of_a_conversation_are_told_as_one() -> None:
+    """From the second on: the first has no answer in it yet."""
+    assert conversation(chat("be kind", "hello"), b"") is None
+    second = conversation(chat("be kind", "hello", "hi", "how are you?"), b"")
+    third = conversation(chat("be kind", "hello", "hi", "how are you?", "fine", "good"), b"")
+    assert second is not None
+    assert second == third
+    assert second != conversation(chat("be kind", "good day", "hi", "how are you?"), b"")
+    assert second != conversation(chat("be kind", "hello", "hi", "how are you?"), b"other model")
+
+
+def test_text_that_names_roles_is_no_conversation() -> None:
+    """Its quotes are escaped."""
+    assert conversation(json.dumps('say "user" and "assistant" and "role"').encode(), b"") is None
