@@ -64,8 +64,15 @@ def pool(name: str, group: str = V1ALPHA2, picker: str = PICKER, **reference: An
 
 
 def route(name: str, *backends: Object) -> Object:
-    """For the requests that carry the header `x-test: NAME`, on the port of the pools."""
-    rule = {"matches": [{"headers": [{"name": "x-test", "value": name}]}], "backendRefs": list(backends)}
+    """For the requests that carry the header `x-test: NAME`, on the port of the pools. Its answers carry `x-route:
+    NAME`: until it is there, the tutorial's own route answers."""
+    rule = {
+        "matches": [{"headers": [{"name": "x-test", "value": name}]}],
+        "filters": [
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "x-route", "value": name}]}}
+        ],
+        "backendRefs": list(backends),
+    }
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
