@@ -46,19 +46,19 @@ class Scheduler:
                 Refused.SATURATED,
                 f"All model servers are busy and the request is {request.criticality}. Try again later.",
             )
-        endpoints = self._candidates(request, endpoints)
+        notable = self._strategy.notable(request, endpoints)
+        endpoints = self._candidates(request, endpoints, notable)
         cached = self._cached_tokens(request, endpoints)
-        return self._ranked(self._strategy.costs(request, endpoints, cached), endpoints, cached)
+        return self._ranked(self._strategy.costs(request, endpoints, cached, notable), endpoints, cached)
 
-    def _candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    def _candidates(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], notable: Sequence[Endpoint] | None
+    ) -> Sequence[Endpoint]:
         """All endpoints of a small pool. Of a large one a sample, those that hold most of the prompt, and those that
         the strategy must see: the best of some thirty drawn at random is hardly worse than the best of all, and looking
         at all would take longer than a request should wait for its pick."""
         count = len(endpoints)
-        if count <= ALL_LOOKED_AT:
-            return endpoints
-        notable = self._strategy.notable(request, endpoints)
-        if notable is None:
+        if count <= ALL_LOOKED_AT or notable is None:
             return endpoints
         start, stride = int(self._rng.random() * count), 1 + int(self._rng.random() * (count // SAMPLED))
         sampled = [endpoints[(start + index * stride) % count] for index in range(SAMPLED)]

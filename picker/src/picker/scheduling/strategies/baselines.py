@@ -13,7 +13,11 @@ class RandomChoice:
         return ()
 
     def costs(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        cached_tokens: Sequence[int],
+        notable: Sequence[Endpoint] | None = (),
     ) -> Sequence[float]:
         return [0.0] * len(endpoints)
 
@@ -28,7 +32,11 @@ class RoundRobin:
         return None
 
     def costs(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        cached_tokens: Sequence[int],
+        notable: Sequence[Endpoint] | None = (),
     ) -> Sequence[float]:
         count = len(endpoints)
         turn = self._turn % count
@@ -43,6 +51,10 @@ class LeastRequest:
         return None
 
     def costs(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        cached_tokens: Sequence[int],
+        notable: Sequence[Endpoint] | None = (),
     ) -> Sequence[float]:
         return [float(endpoint.in_flight.requests) for endpoint in endpoints]

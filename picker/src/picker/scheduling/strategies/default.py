@@ -29,20 +29,30 @@ class LeastWork:
         return ()
 
     def costs(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        cached_tokens: Sequence[int],
+        notable: Sequence[Endpoint] | None = (),
     ) -> Sequence[float]:
         fresh = [max(0, request.prompt_tokens - cached) for cached in cached_tokens]
-        return self.costs_of(request, endpoints, fresh)
+        return self.costs_of(request, endpoints, fresh, [requests_there(endpoint) for endpoint in endpoints])
 
     def costs_of(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], fresh_tokens: Sequence[float]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        fresh_tokens: Sequence[float],
+        running: Sequence[int],
     ) -> Sequence[float]:
-        """The same by the prompt tokens that each endpoint has to compute."""
-        lora = self._lora.tokens(request.model, endpoints) or [0.0] * len(endpoints)
-        costs: list[float] = []
-        for endpoint, fresh, slow, adapter in zip(endpoints, fresh_tokens, slowness(endpoints), lora, strict=True):
-            running = requests_there(endpoint)
-            others = running * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
-            work = work_ahead(endpoint, running, fresh) + others + adapter
-            costs.append(work * pressure(endpoint) * slow * slow)
-        return costs
+        """The same by the prompt tokens that each endpoint has to compute, and the requests there."""
+        costs = [
+            work_ahead(endpoint, count, fresh) + count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
+            for endpoint, fresh, count in zip(endpoints, fresh_tokens, running, strict=True)
+        ]
+        adapters = self._lora.tokens(request.model, endpoints)
+        if adapters is not None:
+            costs = [cost + adapter for cost, adapter in zip(costs, adapters, strict=True)]
+        costs = [cost * pressure(endpoint) for cost, endpoint in zip(costs, endpoints, strict=True)]
+        slow = slowness(endpoints)
+        return costs if slow is None else [cost * each * each for cost, each in zip(costs, slow, strict=True)]

@@ -22,7 +22,7 @@ class Homes:
 
     def of(self, key: int, endpoints: Sequence[Endpoint]) -> Endpoint:
         """The home of `key`, any integer, among `endpoints`, at least one. Their order does not matter."""
-        if self._endpoints != endpoints:
+        if self._endpoints != list(endpoints):
             self._build(endpoints)
         point = xxh3_64_intdigest(b"", key & _64_BITS)
         return self._owners[bisect_right(self._points, point) % len(self._owners)]

@@ -56,11 +56,11 @@ def pressure(endpoint: Endpoint) -> float:
     return factor
 
 
-def slowness(endpoints: Sequence[Endpoint]) -> Sequence[float]:
-    """How many times as slow as the others each endpoint is."""
+def slowness(endpoints: Sequence[Endpoint]) -> Sequence[float] | None:
+    """How many times as slow as the others each endpoint is; None while nobody can tell."""
     known = [pace for endpoint in endpoints if (pace := endpoint.pace.seconds_per_token) is not None]
     if len(known) < 2:
-        return [1.0] * len(endpoints)
+        return None
     fleet = sum(known) / len(known)
     return [endpoint.pace.against(fleet) for endpoint in endpoints]
 

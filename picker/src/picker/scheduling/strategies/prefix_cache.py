@@ -41,21 +41,25 @@ class PrefixAffinity:
         return () if home is None else (home,)
 
     def costs(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        cached_tokens: Sequence[int],
+        notable: Sequence[Endpoint] | None = (),
     ) -> Sequence[float]:
         counts = [requests_there(endpoint) for endpoint in endpoints]
         total = sum(counts)
         if total:
             mine = sum([endpoint.in_flight.requests for endpoint in endpoints])
             self._others = MEMORY * self._others + (1 - MEMORY) * (1 - mine / total)
-        home = self._home(request, endpoints)
+        home = notable[0] if notable else None
         at_home = max(0.0, MISS - min(MOST_HOME, HOME_WEIGHT * self._others))
         bound = LOAD_BOUND * total / len(counts) + SLACK_REQUESTS
         fresh = [
             max(0, request.prompt_tokens - cached) * (at_home if endpoint is home and count <= bound else MISS)
             for endpoint, cached, count in zip(endpoints, cached_tokens, counts, strict=True)
         ]
-        return self._work.costs_of(request, endpoints, fresh)
+        return self._work.costs_of(request, endpoints, fresh, counts)
 
     def _home(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         """None where it does not matter."""

@@ -11,15 +11,19 @@ class Strategy(Protocol):
     """One way to choose among endpoints. May remember its own choices, nothing else."""
 
     def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
-        """Endpoints that must be looked at when there are too many to look at all; None: all must."""
+        """Endpoints of the whole pool that must be looked at when there are too many to look at all; None: all must."""
         ...
 
     def costs(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], cached_tokens: Sequence[int]
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        cached_tokens: Sequence[int],
+        notable: Sequence[Endpoint] | None = (),
     ) -> Sequence[float]:
         """What `request` would cost on each of `endpoints`; the lowest is best, equal ones are drawn by lot.
 
         `cached_tokens[i]` prompt tokens are thought to be in the prefix cache of `endpoints[i]`. `endpoints` is never
-        empty.
+        empty; `notable` is what the method of that name said.
         """
         ...
