@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e lint format bench bench-mock crds protos simulate clean
+.PHONY: help install demo up test e2e lint format bench bench-mock crds dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,12 @@ crds: install ## write the chart's CRDs anew, after a change of the wire types
 
 chart-schema: install ## write the schema of the chart's values anew
 	@$(RUN) python ci/chart_schema.py
+
+dashboards: install ## write dashboards, alerts and recording rules anew into the chart
+	@$(RUN) gateway-dashboards generate
+
+dashboard: install ## draw the dashboards from a Prometheus, as PNG and HTML in out/dashboard
+	@$(RUN) gateway-dashboards draw $(ARGS)
 
 protos: install ## generate the messages of our own .proto files anew
 	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/gateway/extension_service.proto

@@ -163,7 +163,7 @@ def test_every_value_is_described() -> None:
     schema = yaml.safe_load((CHART / "values.schema.yaml").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     sink = yaml.safe_load((CHART / "ci" / "kitchen-sink-values.yaml").read_text())
-    for section in ("workload", "gateway", "pool", "picker", "extension", "vllm", "benchmark"):
+    for section in ("workload", "gateway", "pool", "picker", "extension", "vllm", "benchmark", "observability"):
         known = set(schema["properties"][section]["properties"])
         assert known == set(values[section]), section
         unset = known - set(sink[section]) - {"mockImage", "topologySpreadConstraints"}

@@ -14,6 +14,8 @@
 {{- define "names.pool" -}}{{ .Values.pool.name }}{{- end }}
 {{- define "names.vllm" -}}qwen{{- end }}
 {{- define "names.benchmark" -}}vllm-benchmark{{- end }}
+{{- define "names.dashboard" -}}{{ printf "%s-dashboard-%s" (index . 0).Release.Name (index . 1) | trunc 63 | trimSuffix "-" }}{{- end }}
+{{- define "names.rules" -}}{{ printf "%s-rules" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
 {{- define "names.test" -}}{{ printf "%s-test" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
 
 {{/* The namespace of the workload: pools, picker, model servers, Gateway and routes. */}}

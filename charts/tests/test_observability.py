@@ -1,0 +1,66 @@
+"""Dashboards, rules and monitors as the chart renders them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_chart import CHART, Objects, pytestmark, rendered
+
+__all__ = ["pytestmark"]  # Skips these, too, where the chart cannot be rendered.
+
+OPERATOR = [
+    flag for kind in ("PrometheusRule", "PodMonitor") for flag in ("--api-versions", f"monitoring.coreos.com/v1/{kind}")
+]
+SINK = ("--values", str(CHART / "ci" / "kitchen-sink-values.yaml"))
+
+
+def of_kind(objects: Objects, kind: str) -> dict[str, dict[str, Any]]:
+    return {name: each for (its_kind, name), each in objects.items() if its_kind == kind}
+
+
+def test_every_dashboard_is_a_config_map_that_grafanas_sidecar_finds() -> None:
+    found: dict[str, Any] = {}
+    for each in of_kind(rendered(), "ConfigMap").values():
+        if each["metadata"]["labels"].get("grafana_dashboard") == "1":
+            found.update(each["data"])
+    files = sorted((CHART / "files" / "dashboards").glob("*.json"))
+    assert {name: json.loads(text) for name, text in found.items()} == {
+        path.name: json.loads(path.read_text()) for path in files
+    }
+
+
+def test_without_prometheus_operator_nothing_of_it_is_made() -> None:
+    objects = rendered()
+    assert not of_kind(objects, "PrometheusRule")
+    assert not of_kind(objects, "PodMonitor")
+
+
+def test_the_rules_are_those_of_the_plain_file() -> None:
+    (rule,) = of_kind(rendered(*OPERATOR), "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load(Path(CHART / "files/alerts/inference-gateway.rules.yaml").read_text())
+
+
+@pytest.mark.parametrize("values", [(), SINK], ids=["defaults", "kitchen-sink"])
+def test_each_monitor_selects_pods_and_a_port_that_they_have(values: tuple[str, ...]) -> None:
+    """Envoy's pods are made by Envoy Gateway: what they have is tested on a cluster."""
+    objects = rendered(*values, *OPERATOR)
+    pods = [each["spec"]["template"] for each in of_kind(objects, "Deployment").values()]
+    monitors = of_kind(objects, "PodMonitor")
+    assert len(monitors) == 3
+    for name, monitor in monitors.items():
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        if endpoint["path"] == "/stats/prometheus":
+            continue
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        chosen = [pod for pod in pods if wanted <= pod["metadata"]["labels"].items()]
+        assert len(chosen) == 1, name
+        ports = [port["name"] for port in chosen[0]["spec"]["containers"][0]["ports"]]
+        assert endpoint["port"] in ports
+
+
+def test_labels_by_which_prometheus_selects_can_be_added() -> None:
+    objects = rendered(*SINK, *OPERATOR)
+    for each in (*of_kind(objects, "PrometheusRule").values(), *of_kind(objects, "PodMonitor").values()):
+        assert each["metadata"]["labels"]["release"] == "prometheus"

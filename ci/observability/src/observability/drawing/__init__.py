@@ -1,0 +1,1 @@
+"""Dashboards as pictures, for people without Grafana."""

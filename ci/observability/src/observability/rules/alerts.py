@@ -1,0 +1,106 @@
+"""When somebody should look."""
+
+from observability.rules.recording import (
+    KV_CACHE,
+    KV_CACHE_SPREAD,
+    PICKER_FAILURES,
+    REPLICA,
+    REPLICAS,
+    SHEDS,
+    TTFT_BUDGET,
+    TTFT_GOAL_S,
+    WAITING,
+    slow,
+)
+from observability.rules.rule import Alert, Severity
+
+_REPLICA = "{{ $labels.pod }} {{ $labels.instance }}"
+_SHARE = "{{ $value | humanizePercentage }}"
+
+
+def _burns(name: str, times: float, long: str, short: str, lasts: str, severity: Severity) -> Alert:
+    """The budget is spent `times` as fast as it may be, over the long window, and still (the short one). Windows and
+    factors are those of the SRE workbook, "Alerting on SLOs"."""
+    bound = f"{times * TTFT_BUDGET:g}"
+    return Alert(
+        name,
+        f"{slow(long)} > {bound} and {slow(short)} > {bound}",
+        lasts,
+        severity,
+        "Answers of {{ $labels.model_name }} begin late",
+        f"{_SHARE} of the answers in {long} began after more than {TTFT_GOAL_S:g} s; {TTFT_BUDGET:.0%} may.",
+    )
+
+
+SERVER_ALERTS = (
+    Alert(
+        "VllmKvCacheNearlyFull",
+        f"{KV_CACHE} > 0.95",
+        "10m",
+        Severity.WARNING,
+        f"The KV cache of {_REPLICA} is nearly full",
+        f"{_SHARE} of it has been in use for 10 minutes. Requests wait, and running ones are preempted.",
+    ),
+    Alert(
+        "VllmQueueGrowing",
+        f"{WAITING} > 5 * {REPLICAS} and deriv({WAITING}[10m]) > 0",
+        "10m",
+        Severity.WARNING,
+        "More requests to {{ $labels.model_name }} come than are served",
+        "{{ $value | humanize }} requests wait, and the queue has been growing for 10 minutes.",
+    ),
+    _burns("VllmTtftBudgetBurnsFast", 14.4, "1h", "5m", "2m", Severity.CRITICAL),
+    _burns("VllmTtftBudgetBurns", 6, "6h", "30m", "15m", Severity.WARNING),
+    Alert(
+        "VllmReplicasUneven",
+        f"{KV_CACHE_SPREAD} > 0.4",
+        "5m",
+        Severity.WARNING,
+        "Replicas of {{ $labels.model_name }} are loaded unevenly",
+        f"The fullest KV cache is {_SHARE} of its size above the emptiest, in the mean of 10 minutes.",
+    ),
+    Alert(
+        "VllmPreempting",
+        f"sum by ({REPLICA}) (rate(vllm:num_preemptions_total[10m]))"
+        f" > 0.1 * sum by ({REPLICA}) (rate(vllm:request_success_total[10m]))",
+        "10m",
+        Severity.WARNING,
+        f"{_REPLICA} preempts requests",
+        "{{ $value | humanize }} a second, more than one for ten that finish. Their prefill is done again each time.",
+    ),
+)
+
+GATEWAY_ALERTS = (
+    Alert(
+        "PoolWithoutReadyEndpoint",
+        "max by (name) (inference_pool_ready_pods) == 0",
+        "1m",
+        Severity.CRITICAL,
+        "Pool {{ $labels.name }} has no ready endpoint",
+        "Every request to it is answered 503.",
+    ),
+    Alert(
+        "PoolSheds",
+        f"{SHEDS} > 0.01",
+        "5m",
+        Severity.WARNING,
+        "Pool {{ $labels.pool }} turns requests away",
+        f"{_SHARE} of its requests were shed because its servers are full.",
+    ),
+    Alert(
+        "PickerMetricsStale",
+        "max by (pool, endpoint, pod, instance) (inference_gateway_endpoint_metrics_age_seconds) > 10",
+        "1m",
+        Severity.WARNING,
+        "A picker has no fresh metrics of {{ $labels.endpoint }}",
+        f"Picker {_REPLICA} last read them {{{{ $value | humanizeDuration }}}} ago, and decides by what it sent there.",
+    ),
+    Alert(
+        "PickerFailing",
+        f"{PICKER_FAILURES} > 0.01",
+        "2m",
+        Severity.CRITICAL,
+        "Envoy gets no answer from the picker",
+        f"{_SHARE} of what it asked failed or timed out. FailClose pools answer 503, FailOpen pools are not balanced.",
+    ),
+)
