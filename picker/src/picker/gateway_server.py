@@ -77,9 +77,10 @@ class GatewayServer:
             self._endpoints.update(await anext(inventories))
             working = [
                 tasks.create_task(self._follow(inventories)),
-                tasks.create_task(self._lease.run(self._write)),
+                tasks.create_task(self._lease.run(self._status.run)),
             ]
             if self._certificates is not None:
+                working.append(tasks.create_task(self._certificates.keep()))
                 working.append(tasks.create_task(self._certificates.follow(self._use_certificates)))
                 await self._has_certificates.wait()
             await self._discovery.start()
@@ -94,13 +95,6 @@ class GatewayServer:
             await self._extension.stop()
             await self._discovery.stop()
         await self._health_server.stop(None)
-
-    async def _write(self) -> None:
-        """What one replica does for all."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._status.run())
-            if self._certificates is not None:
-                tasks.create_task(self._certificates.keep())
 
     def _use_certificates(self, tls: PickerTls) -> None:
         self._hooks.picker_tls = tls

@@ -79,12 +79,15 @@ class Api:
 
     def __init__(self) -> None:
         self.secrets: dict[str, dict[str, str]] = {"ai/picker-tls": {}, "system/picker-envoy-tls": {}}
+        self.writes: list[str] = []
 
     async def get(self, _kind: object, name: str, namespace: str) -> Secret:
-        return Secret(metadata=ObjectMeta(name=name), data=dict(self.secrets[f"{namespace}/{name}"]))
+        held = self.secrets[f"{namespace}/{name}"]
+        return Secret(metadata=ObjectMeta(name=name, resourceVersion=str(len(self.writes))), data=dict(held))
 
     async def patch(self, _kind: object, name: str, changes: Any, namespace: str, patch_type: object) -> None:
         self.secrets[f"{namespace}/{name}"] |= changes["data"]
+        self.writes.append(name)
 
     def pem(self, secret: str, key: str) -> bytes:
         return base64.b64decode(self.secrets[secret][key])
@@ -126,3 +129,13 @@ async def test_what_is_due_is_renewed_and_the_rest_stays() -> None:
     await kept.renew(NOW + AUTHORITY_LIFE * 0.7)
     assert api.secrets["ai/picker-tls"]["ca.crt"] != first["ca.crt"]
     assert api.secrets["ai/picker-tls"]["ca.crt"] == api.secrets["system/picker-envoy-tls"]["ca.crt"]
+
+
+async def test_what_an_older_authority_has_issued_is_issued_anew() -> None:
+    """Two replicas that began at once may have written one Secret each."""
+    api, other = Api(), Api()
+    await secrets(api).renew(NOW)
+    await secrets(other).renew(NOW)
+    api.secrets["ai/picker-tls"] = other.secrets["ai/picker-tls"]
+    await secrets(api).renew(NOW)
+    assert api.pem("ai/picker-tls", "ca.crt") == api.pem("system/picker-envoy-tls", "ca.crt")
