@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import msgspec
-import prometheus_client
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -46,8 +47,13 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float) -> EndpointState
     )
 
 
-def admin_app(is_ready: Callable[[], bool], endpoints: Callable[[], Sequence[EndpointState]]) -> Starlette:
-    """`GET /healthz`, `/endpoints`, `/metrics`; `PUT /log-level` with the level as its body."""
+def admin_app(
+    is_ready: Callable[[], bool],
+    endpoints: Callable[[], Sequence[EndpointState]],
+    registry: CollectorRegistry = REGISTRY,
+    pages: Sequence[Route] = (),
+) -> Starlette:
+    """`GET /healthz`, `/endpoints`, `/metrics`; `PUT /log-level` with the level as its body; and `pages`."""
 
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n") if is_ready() else PlainTextResponse("not ready\n", 503)
@@ -56,8 +62,9 @@ def admin_app(is_ready: Callable[[], bool], endpoints: Callable[[], Sequence[End
         body = msgspec.json.format(msgspec.json.encode(endpoints()), indent=2)
         return Response(body + b"\n", media_type="application/json")
 
-    async def metrics(_request: Request) -> Response:
-        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        write, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(write(registry), headers={"content-type": content_type})
 
     async def log_level(request: Request) -> Response:
         asked = (await request.body())[:20].decode(errors="replace").strip()
@@ -73,5 +80,6 @@ def admin_app(is_ready: Callable[[], bool], endpoints: Callable[[], Sequence[End
             Route("/endpoints", show_endpoints),
             Route("/metrics", metrics),
             Route("/log-level", log_level, methods=["PUT"]),
+            *pages,
         ]
     )

@@ -36,6 +36,11 @@ class InventoryFollower:
         self._served: dict[PoolName, ServedPool] = {}
 
     @property
+    def served(self) -> Iterable[ServedPool]:
+        """The pools as the desk serves them now."""
+        return self._served.values()
+
+    @property
     def pools(self) -> Iterable[PoolName]:
         """Of the newest inventory."""
         return self._served.keys()

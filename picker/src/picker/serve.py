@@ -24,6 +24,7 @@ from picker.extproc.exchange import Exchange, Limits
 from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.logs import configure_logging
+from picker.observability.watch import Watch
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
@@ -35,7 +36,7 @@ class Picker:
     """All parts of one picker. `run` it once."""
 
     def __init__(self, settings: ServeSettings, source: Source) -> None:
-        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable."""
+        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable, ExtraMissing."""
         addresses = {
             name: getattr(settings, name)
             for name in ("ext_proc_address", "health_address", "xds_address", "admin_address")
@@ -47,13 +48,14 @@ class Picker:
         self.ledger = Ledger()
         """What is in flight through this picker."""
         rng = Random()
-        scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
-        self._scraper = Scraper(scraping, rng)
         # The scrapes are stamped with the event loop's clock.
         clock = asyncio.get_running_loop().time
         desk = PoolDesk(self.ledger, clock, rng, unknown_models=settings.unknown_models == "pass")
+        self.watch = Watch(settings, desk, lambda: self._follower.served, clock)
+        scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
+        self._scraper = Scraper(scraping, rng, self.watch.metrics.scraped)
         self._follower = InventoryFollower(self._endpoints, self._scraper, desk, rng, settings.pool)
-        logged = LoggedDesk(desk)
+        logged = LoggedDesk(self.watch.desk)
         limits = Limits(max_body_bytes=settings.max_body_bytes)
         self._ext_proc = ExtProcServer(
             lambda: Exchange(logged, limits), settings.ext_proc_address, settings.health_address, _tls(settings)
@@ -64,7 +66,7 @@ class Picker:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain. Raises InvalidManifests when the source is wrong from the start."""
         inventories = self._source.inventories()
-        self._follower.follow(await anext(inventories))
+        self._take_over(await anext(inventories))
         async with asyncio.TaskGroup() as tasks, _admin_server(self._settings.admin_address, self):
             following = tasks.create_task(self._follow(inventories))
             await self._discovery.start()
@@ -93,7 +95,11 @@ class Picker:
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:
-            self._follower.follow(inventory)
+            self._take_over(inventory)
+
+    def _take_over(self, inventory: Inventory) -> None:
+        self._follower.follow(inventory)
+        self.watch.followed()
 
     async def _say_ready(self, is_ready: bool) -> None:
         self._ready = is_ready
@@ -106,6 +112,7 @@ class Picker:
         await self._ext_proc.drain(self._settings.drain_s)
         await self._discovery.stop()
         self._scraper.close()
+        await self.watch.close()
         log.info("picker.stopped", drained_s=round(time.monotonic() - began_s, 3))
 
 
@@ -120,7 +127,7 @@ class _NoSignals(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
     host, port = split_address(address)
-    app = admin_app(lambda: picker.ready, picker.endpoint_states)
+    app = admin_app(lambda: picker.ready, picker.endpoint_states, picker.watch.registry(), picker.watch.pages())
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, log_level="warning", lifespan="off", loop="none"
     )

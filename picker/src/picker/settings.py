@@ -105,7 +105,7 @@ class CommonSettings(CommandSettings):
     )
     admin_address: ListenAddress = Field(
         "127.0.0.1:9090",  # It changes the log level, so it is not for everyone.
-        description="HTTP: /metrics, /healthz, /endpoints, /log-level",
+        description="HTTP: /metrics, /healthz, /endpoints, /pools, /decisions, /log-level",
     )
     pool: str | None = Field(
         None,
@@ -130,6 +130,28 @@ class CommonSettings(CommandSettings):
     unknown_models: Literal["pass", "refuse"] = Field(
         "pass",  # A pool without InferenceModels shall just work.
         description="A model that the pool does not declare: pass it on as Standard, or refuse it with 404",
+    )
+    kept_decisions: int = Field(
+        1000,  # Some seconds of a busy gateway, in about a MiB.
+        ge=0,
+        description="Newest decisions to keep for `picker explain`",
+    )
+    access_log: str | None = Field(
+        None,  # Metrics tell of all requests at once; a line each is for those who keep them.
+        min_length=1,
+        description="File for a line of JSON a request; - is standard output",
+    )
+    traces_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="URL of an OpenTelemetry collector (OTLP over HTTP), such as http://HOST:4318/v1/traces; needs "
+        "picker[traces]",
+    )
+    traces_sample_ratio: float = Field(
+        0.01,  # A span costs as much as a pick.
+        ge=0,
+        le=1,
+        description="Share traced of the requests that come without a trace; the others follow theirs",
     )
     drain_s: float = Field(
         30.0,  # Kubernetes kills after 30 s unless told otherwise; open streams are handed back well before.

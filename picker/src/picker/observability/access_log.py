@@ -1,0 +1,160 @@
+"""A line of JSON for each request, written at its end."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import structlog
+
+from picker.observability.course import Course, TurnedAway
+
+FLUSH_S = 0.5
+"""From a request's end to its line at the latest. Writing many lines at once costs a tenth of writing each."""
+
+MOST_WAITING = 50_000
+"""Lines, some 25 MB, that wait for a disk or a reader that is slow. What comes beyond is dropped, and their number
+told: a full disk must not stop requests."""
+
+log = structlog.get_logger(__name__)
+
+
+class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What is told of a request. Fields that are not known are left out."""
+
+    time: datetime
+    """Of the request's end."""
+    request_id: str | None
+    pool: str
+    path: str
+    model: str | None
+    target_model: str | None = None
+    criticality: str = ""
+    endpoint: str | None = None
+    """`ip:port` that served it."""
+    server: str | None = None
+    fell_back: bool = False
+    """Whether it was another endpoint than the picked one."""
+    prompt_tokens: int
+    """Estimated."""
+    cached_tokens: int = 0
+    """Of those, thought to be in the endpoint's prefix cache."""
+    max_output_tokens: int = 0
+    request_bytes: int
+    status: int | None = None
+    reason: str | None = None
+    """Why the picker turned the request away."""
+    decision_s: float
+    time_to_first_byte_s: float | None = None
+    duration_s: float | None = None
+    trace: str | None = None
+    """`traceparent`."""
+
+
+class AccessLog:
+    """Writes lines behind the back of the event loop. See `course.Teller`."""
+
+    def __init__(self, target: str, wall_clock: Callable[[], float] = time.time) -> None:
+        """`target`: a file, which is opened anew for each writing, so that it may be rotated; `-` for standard
+        output."""
+        self._target = target
+        self._wall_clock = wall_clock
+        self._encoder = msgspec.json.Encoder()
+        self._waiting: list[bytes] = []
+        self._dropped = 0
+        self._flushing: asyncio.Task[None] | None = None
+
+    def ended(self, course: Course) -> None:
+        begun_s = course.begun_s
+        self._write(
+            Line(
+                time=self._now(),
+                request_id=course.request_id,
+                pool=course.tally.pool,
+                path=course.path,
+                model=course.model,
+                target_model=course.served_model or course.model,
+                criticality=course.criticality,
+                endpoint=course.endpoint.address,
+                server=course.endpoint.server,
+                fell_back=course.other is not None,
+                prompt_tokens=course.prompt_tokens,
+                cached_tokens=course.cached_tokens,
+                max_output_tokens=course.output_tokens,
+                request_bytes=course.body_bytes,
+                status=course.status,
+                decision_s=_seconds(course.decided_s - begun_s),
+                time_to_first_byte_s=_seconds(course.first_byte_s - begun_s) if course.first_byte_s else None,
+                duration_s=_seconds(course.ended_s - begun_s) if course.ended_s else None,
+                trace=course.trace,
+            )
+        )
+
+    def turned_away(self, request: TurnedAway) -> None:
+        self._write(
+            Line(
+                time=self._now(),
+                request_id=request.request_id,
+                pool=request.pool,
+                path=request.path,
+                model=request.model,
+                criticality=request.criticality,
+                prompt_tokens=request.prompt_tokens,
+                request_bytes=request.body_bytes,
+                status=request.rejection.status,
+                reason=request.rejection.reason,
+                decision_s=_seconds(request.decided_s - request.begun_s),
+                trace=request.trace,
+            )
+        )
+
+    async def close(self) -> None:
+        """Write what waits."""
+        if self._flushing is not None:
+            await self._flushing
+        if self._waiting:
+            await self._flush(0.0)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._wall_clock(), UTC)
+
+    def _write(self, line: Line) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self._dropped += 1
+            return
+        self._waiting.append(self._encoder.encode(line))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.get_running_loop().create_task(self._flush(FLUSH_S))
+
+    async def _flush(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        while self._waiting:
+            lines, self._waiting = self._waiting, []
+            if self._dropped:
+                log.warning("access_log.dropped", lines=self._dropped, reason="the disk or the reader is too slow")
+                self._dropped = 0
+            try:
+                await asyncio.to_thread(self._append, b"\n".join(lines) + b"\n")
+            except OSError as error:
+                log.error("access_log.failed", target=self._target, lines=len(lines), error=str(error))
+                return
+
+    def _append(self, data: bytes) -> None:
+        if self._target == "-":
+            _write_all(sys.stdout.buffer, data)
+        else:
+            with Path(self._target).open("ab") as file:
+                _write_all(file, data)
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+    file.flush()
+
+
+def _seconds(value: float) -> float:
+    return round(value, 6)

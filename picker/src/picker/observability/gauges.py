@@ -1,0 +1,131 @@
+"""What is read when somebody asks: endpoints and pools as they are now. Those that have left are not among them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client.core import Metric
+
+from picker.endpoints.endpoint import Endpoint, ServerMetrics
+from picker.extproc.desk import ServedPool
+from picker.observability.families import gauge
+from picker.observability.watched_desk import pool_label
+
+Named = Mapping[str, Endpoint]
+"""A pool's endpoints by the label that metrics give them."""
+
+
+def endpoint_labels(endpoints: Sequence[Endpoint]) -> Named:
+    """The servers' names; of a server with several endpoints (ports) the address too."""
+    servers = Counter(endpoint.server for endpoint in endpoints)
+    return {
+        endpoint.server if servers[endpoint.server] == 1 else f"{endpoint.server}/{endpoint.address}": endpoint
+        for endpoint in endpoints
+    }
+
+
+def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric]:
+    """`now_s` is on the clock of the scrapes."""
+    served = {pool_label(pool.pool.name): pool for pool in pools}
+    named = {label: endpoint_labels(pool.endpoints) for label, pool in served.items()}
+    yield gauge(
+        "inference_gateway_pool_strategy_info",
+        "1 for the strategy that a pool has now.",
+        ("pool", "strategy"),
+        [((label, pool.scheduler.strategy.value), 1) for label, pool in served.items()],
+    )
+    yield gauge(
+        "inference_extension_prefix_indexer_size",
+        "Distinct blocks of prompts that some endpoint is thought to hold.",
+        (),
+        [((), sum(len(pool.prefixes) for pool in served.values()))],
+    )
+    for name, documentation, of in _OF_ENDPOINTS:
+        yield _of_endpoints(f"inference_gateway_{name}", documentation, named, of)
+    for name, documentation, read in _OF_SCRAPES:
+        yield _of_endpoints(f"inference_gateway_{name}", documentation, named, _of_metrics(read))
+    yield _of_endpoints(
+        "inference_gateway_endpoint_metrics_age_seconds",
+        "Since the newest scrape that succeeded.",
+        named,
+        _of_metrics(lambda metrics: now_s - metrics.scraped_at_s),
+    )
+    yield from _upstream(named)
+
+
+def _upstream(named: Mapping[str, Named]) -> Iterable[Metric]:
+    """Upstream's, by the pool's name without its namespace, as there."""
+    pools = {label.partition("/")[2]: endpoints for label, endpoints in named.items()}
+    metrics = {name: [each.metrics for each in endpoints.values() if each.metrics] for name, endpoints in pools.items()}
+    for family, documentation, read in (
+        ("average_kv_cache_utilization", "Mean over the endpoints, 0 to 1.", _kv_cache_usage),
+        ("average_queue_size", "Mean over the endpoints of requests that wait there.", _queue_depth),
+    ):
+        means = [((name,), sum(map(read, some)) / len(some)) for name, some in metrics.items() if some]
+        yield gauge(f"inference_pool_{family}", documentation, ("name",), means)
+    yield gauge(
+        "inference_pool_ready_pods",
+        "Endpoints that requests may be sent to.",
+        ("name",),
+        [((name,), len(endpoints)) for name, endpoints in pools.items()],
+    )
+    yield gauge(
+        "inference_pool_per_pod_queue_size",
+        "Requests that wait on an endpoint.",
+        ("name", "model_server_pod"),
+        [
+            ((name, label), each.metrics.queue_depth)
+            for name, endpoints in pools.items()
+            for label, each in endpoints.items()
+            if each.metrics
+        ],
+    )
+
+
+def _of_endpoints(
+    name: str, documentation: str, named: Mapping[str, Named], of: Callable[[Endpoint], float | None]
+) -> Metric:
+    values = [
+        ((pool, label), value)
+        for pool, endpoints in named.items()
+        for label, endpoint in endpoints.items()
+        if (value := of(endpoint)) is not None
+    ]
+    return gauge(name, documentation, ("pool", "endpoint"), values)
+
+
+def _of_metrics(read: Callable[[ServerMetrics], float]) -> Callable[[Endpoint], float | None]:
+    return lambda endpoint: read(endpoint.metrics) if endpoint.metrics is not None else None
+
+
+def _kv_cache_usage(metrics: ServerMetrics) -> float:
+    return metrics.kv_cache_usage
+
+
+def _queue_depth(metrics: ServerMetrics) -> float:
+    return metrics.queue_depth
+
+
+_OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
+    ("in_flight_requests", "Sent there by this picker and not ended.", lambda each: each.in_flight.requests),
+    (
+        "in_flight_prefill_tokens",
+        "Prompt tokens in flight there that are not computed yet, less those thought to be cached.",
+        lambda each: each.in_flight.prefill_tokens,
+    ),
+    (
+        "in_flight_decode_tokens",
+        "Tokens that the requests in flight there are expected to generate.",
+        lambda each: each.in_flight.decode_tokens,
+    ),
+    (
+        "endpoint_refuses_connections",
+        "1 while nobody listens there.",
+        lambda each: float(each.refused_since_s is not None),
+    ),
+)
+
+_OF_SCRAPES: Sequence[tuple[str, str, Callable[[ServerMetrics], float]]] = (
+    ("endpoint_kv_cache_utilization", "By its newest scrape, 0 to 1.", _kv_cache_usage),
+    ("endpoint_queue_depth", "Requests that wait there, by its newest scrape.", _queue_depth),
+    ("endpoint_running_requests", "Requests that run there, by its newest scrape.", lambda metrics: metrics.running),
+)

@@ -1,0 +1,76 @@
+"""The picker's `/metrics`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.scrape_connection import ScrapeFailure
+from picker.extproc.desk import ServedPool
+from picker.observability.families import counter, gauge, model_families, picker_families, pool_families
+from picker.observability.gauges import gauge_families
+from picker.observability.tally import Tallies
+from picker.observability.watched_desk import pool_label
+
+
+class PickerMetrics(Collector):
+    """Reads everything when it is asked; between two times nothing is prepared."""
+
+    def __init__(self, tallies: Tallies, pools: Callable[[], Iterable[ServedPool]], clock: Callable[[], float]) -> None:
+        """`pools`: those that are served now. `clock`: of the scrapes."""
+        self._tallies = tallies
+        self._pools = pools
+        self._clock = clock
+        self._scrapes: Counter[str] = Counter(ok=0)
+        self.config_changes: Counter[str] = Counter(applied=0, refused=0)
+        """Inventories that were followed, and objects or files that were wrong."""
+
+    def scraped(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
+        """Observes the scraper."""
+        self._scrapes["ok" if failure is None else failure.value] += 1
+
+    def registry(self) -> CollectorRegistry:
+        """One with these metrics, and those of the process."""
+        registry = CollectorRegistry()
+        for collector in (self, ProcessCollector(registry=None), PlatformCollector(registry=None)):
+            registry.register(collector)
+        GCCollector(registry=registry)
+        return registry
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance: what there is depends on the pools."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        pools = list(self._pools())
+        labels = {pool_label(pool.pool.name) for pool in pools}
+        tallies = list(self._tallies)
+        yield from model_families(tallies)
+        yield from picker_families(tallies, self._tallies.failed_decisions)
+        yield from pool_families([tally for tally in tallies if tally.pool in labels])
+        yield counter(
+            "inference_gateway_refusals_total",
+            "Requests that were turned away, and why.",
+            ("pool", "reason", "criticality"),
+            [(key, count) for key, count in self._tallies.refusals.items() if key[0] in labels or not key[0]],
+        )
+        yield from gauge_families(pools, self._clock())
+        yield counter(
+            "inference_gateway_scrapes_total",
+            "Scrapes of model servers.",
+            ("result",),
+            [((result,), count) for result, count in self._scrapes.items()],
+        )
+        yield counter(
+            "inference_gateway_config_changes_total",
+            "Changes of manifests, objects and model servers.",
+            ("result",),
+            [((result,), count) for result, count in self.config_changes.items()],
+        )
+        yield gauge(
+            "inference_extension_info", "1; what runs.", ("commit", "build_ref"), [(("", version("picker")), 1)]
+        )
