@@ -83,11 +83,11 @@ class CertificateSecrets:
         """Tell what Envoy shall use, now and after each renewal, for ever."""
         told: PickerTls | None = None
         while True:
+            data: Mapping[str, bytes] = {}
             try:
                 data = (await self._read(self._link.envoy_secret)).contents
             except httpx2.HTTPError as error:
                 log.warning("certificates.not_read", reason=str(error).partition("\n")[0])
-                data = {}
             if {_CERTIFICATE, _KEY, _AUTHORITY} <= data.keys():
                 found = PickerTls(self._link.picker, data[_AUTHORITY], data[_CERTIFICATE], data[_KEY])
                 if found != told:
