@@ -57,6 +57,6 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing(), scrapes=False),
         _own(RoutingStrategy.DEFAULT),
         _own(RoutingStrategy.PREFIX_CACHE),
-        Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng), scrapes=False),
+        Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng)),
     )
 }

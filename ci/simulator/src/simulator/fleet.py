@@ -95,6 +95,10 @@ class Fleet:
         for disturbance in scenario.disturbances:
             timeline.at(disturbance.at_s, partial(self._disturb, disturbance))
 
+    @property
+    def now_s(self) -> float:
+        return self._timeline.now_s
+
     def _start(self, like: Replicas) -> Replica:
         self._started += 1
         address = f"10.0.{self._started // 256}.{self._started % 256}:8000"

@@ -6,9 +6,11 @@ from math import inf
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint
+from picker.scheduling.admission import shed
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal
+from picker.scheduling.strategies.default import INTERRUPTED_SHARE, SLOWED_TOKENS
 
-from simulator.baselines import NONE_READY, ranked
+from simulator.baselines import NONE_READY, SHED, ranked
 from simulator.fleet import Fleet, Replica
 from simulator.workload import Turn
 
@@ -25,9 +27,13 @@ class Truth:
         return self.fleet.by_address[endpoint.address]
 
 
+ADAPTER_WAIT_S = 4.0
+"""For a place, where a server runs as many adapters as it may."""
+
+
 class Oracle:
-    """Sends a request where the time it takes and the time it costs all others are least together: greedy, so not the
-    best of all schedules, but with nothing left to guess."""
+    """DEFAULT's cost with nothing left to guess: true speeds, caches, queues and lengths, as they are at the moment. It
+    is greedy, so not the best of all schedules: the limit of what better knowledge could give."""
 
     def __init__(self, truth: Truth, rng: Random) -> None:
         self._truth = truth
@@ -36,6 +42,8 @@ class Oracle:
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
         if not endpoints:
             return NONE_READY
+        if shed(request.criticality, endpoints, now_s):
+            return SHED
         turn = self._truth.turn
         assert turn is not None, "a request is being decided on"
         return ranked([self._cost_s(turn, self._truth.replica(each)) for each in endpoints], endpoints, self._rng)
@@ -43,17 +51,21 @@ class Oracle:
     def _cost_s(self, turn: Turn, replica: Replica) -> float:
         if not replica.listening:
             return inf
-        engine, size = replica.engine, replica.config.block_size
-        keys = turn.content.keys(turn.prompt_tokens - 1, size)
+        engine, config = replica.engine, replica.config
+        keys = turn.content.keys(turn.prompt_tokens - 1, config.block_size)
         fresh = turn.prompt_tokens - engine.cached_tokens(keys)
         view = engine.look_inside(turn.prompt_tokens)
-        cost, slowdown = engine.step_time, engine.slowdown
-        tokens = turn.prompt_tokens + turn.output_tokens
-        batch = view.sequences
-        step_s = slowdown * (cost.base_s + cost.per_decode_s * batch + cost.per_context_token_s * view.context_tokens)
-        per_token_s = slowdown * cost.per_prefill_token_s + step_s / replica.config.max_num_batched_tokens
-        wait_s = view.steps_until_it_fits * step_s + view.uncomputed_tokens * per_token_s
-        own_s = wait_s + fresh * per_token_s + turn.output_tokens * step_s
-        slower_step_s = slowdown * (cost.per_decode_s + cost.per_context_token_s * tokens)
-        others_s = batch * (fresh * per_token_s + min(turn.output_tokens, view.mean_steps_left) * slower_step_s)
-        return own_s + others_s
+        cost, batch = engine.step_time, view.sequences
+        step_s = cost.base_s + cost.per_decode_s * batch + cost.per_context_token_s * view.context_tokens
+        prompt_token_s = cost.per_prefill_token_s + step_s / config.max_num_batched_tokens
+        first_s = step_s + view.steps_until_it_fits * step_s + (view.uncomputed_tokens + fresh) * prompt_token_s
+        others_s = batch * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh) * prompt_token_s
+        full = (view.context_tokens + turn.prompt_tokens + turn.output_tokens) / (
+            config.num_gpu_blocks * config.block_size
+        )
+        pressure = 1.0 + 4.0 * max(0.0, min(1.0, full) - 0.5)
+        adapters = engine.state(self._truth.fleet.now_s).running_loras
+        adapter_s = (
+            ADAPTER_WAIT_S if turn.lora and turn.lora not in adapters and len(adapters) >= config.max_loras else 0.0
+        )
+        return ((first_s + others_s) * pressure + adapter_s) * engine.slowdown**2

@@ -171,10 +171,8 @@ class Engine:
             running=len(self._running),
             waiting=len(self._deferred) + len(self._waiting) + len(self._arriving),
             kv_cache_usage=1.0 - (self._pool.free - taken) / self._pool.usable,
-            running_loras=frozenset(each.request.lora for each in self._running if each.request.lora is not None),
-            waiting_loras=frozenset(
-                each.request.lora for each in (*self._deferred, *self._waiting) if each.request.lora is not None
-            ),
+            running_loras=_adapters(self._running) if self._knows_loras else NO_ADAPTERS,
+            waiting_loras=_adapters(self._waiting) if self._knows_loras else NO_ADAPTERS,
         )
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
