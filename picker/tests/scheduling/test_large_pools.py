@@ -1,0 +1,80 @@
+"""Homes, adapters and pools too large to look at every endpoint."""
+
+from random import Random
+
+from fleet import endpoint, request, scheduler
+from picker.endpoints.endpoint import Endpoint, ServerMetrics
+from picker.resources.inference import RoutingStrategy
+from picker.scheduling.request import Ranking
+from picker.scheduling.scheduler import ALL_LOOKED_AT, FALLBACKS
+from picker.scheduling.strategies.homes import Homes
+from picker.scheduling.strategies.lora import FULL_TOKENS, LoraAffinity
+
+
+def test_pickers_agree_on_homes_whatever_the_order_of_their_endpoints() -> None:
+    """Each has objects of its own for the same addresses."""
+    mine, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
+    for key in range(200):
+        assert Homes().of(key, mine).address == Homes().of(key, theirs).address
+
+
+def test_homes_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
+    """Only those that were at home there."""
+    fleet = [endpoint(i) for i in range(8)]
+    homes = Homes()
+    before = {key: homes.of(key, fleet) for key in range(2000)}
+    shares = [sum(home is each for home in before.values()) for each in fleet]
+    assert min(shares) > 100
+    after = {key: homes.of(key, fleet[1:]) for key in range(2000)}
+    assert all(after[key] is home for key, home in before.items() if home is not fleet[0])
+
+
+def test_a_large_pool_is_balanced_though_no_pick_looks_at_all_of_it() -> None:
+    """The most loaded of 500 has little more than the mean of 8."""
+    fleet = [endpoint(i) for i in range(500)]
+    deciding = scheduler(rng=Random(3))
+    for _ in range(4000):
+        ranking = deciding.schedule(request(tokens=100), fleet, 0)
+        assert isinstance(ranking, Ranking)
+        assert len(ranking.endpoints) == 1 + FALLBACKS
+        ranking.endpoints[0].in_flight.requests += 1
+    assert max(each.in_flight.requests for each in fleet) <= 11
+
+
+def test_a_large_pool_finds_the_one_endpoint_that_has_the_prefix() -> None:
+    """Every time, with either strategy."""
+    fleet = [endpoint(i) for i in range(ALL_LOOKED_AT * 4)]
+    for strategy in (RoutingStrategy.DEFAULT, RoutingStrategy.PREFIX_CACHE):
+        deciding = scheduler(strategy)
+        deciding.seen(fleet[77], (1, 2, 3))
+        for _ in range(20):
+            ranking = deciding.schedule(request(blocks=(1, 2, 3, 4)), fleet, 0)
+            assert isinstance(ranking, Ranking)
+            assert ranking.endpoints[0] is fleet[77]
+
+
+def adapters(number: int, *active: str, max_loras: int = 2) -> Endpoint:
+    made = endpoint(number)
+    made.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset(active), max_loras=max_loras)
+    return made
+
+
+def test_an_adapter_goes_where_it_runs_then_where_there_is_room() -> None:
+    """And last to a server that is full of others."""
+    fleet = [adapters(1, "a", "b"), adapters(2, "c"), adapters(3, "c", "d")]
+    costs = LoraAffinity().tokens("a", fleet)
+    assert costs is not None
+    assert costs[0] == 0 < costs[1] < costs[2] == FULL_TOKENS
+
+
+def test_an_adapter_sent_since_the_scrape_takes_its_place_at_once() -> None:
+    """Two more would not fit."""
+    filling, knows = adapters(1, "a"), adapters(2, "b", "c")
+    filling.in_flight.models["b"] = 1
+    costs = LoraAffinity().tokens("c", [filling, knows])
+    assert costs == [FULL_TOKENS, 0]
+
+
+def test_a_name_that_is_no_adapter_prefers_no_server() -> None:
+    """The base model runs everywhere."""
+    assert LoraAffinity().tokens("base", [adapters(1, "a"), adapters(2)]) is None
