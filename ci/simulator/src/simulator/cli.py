@@ -15,13 +15,15 @@ from simulator.report import print_summary, print_tables, write_json
 from simulator.scenario import InvalidScenario, Scenario, Scrapes, Trace, read_scenario
 from simulator.study import Results, Study, run_study
 
+TABLE_WIDTH = 230
 OURS = (RoutingStrategy.DEFAULT.value, RoutingStrategy.PREFIX_CACHE.value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it. The exit status: 1 when nothing could be run, 2 on wrong usage."""
     given = _parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
+    # Wider than most terminals: a line that wraps is better than a figure that is cut.
+    console = Console(soft_wrap=True, width=TABLE_WIDTH)
     try:
         scenarios = [_overridden(read_scenario(path), given) for path in _files(given.scenarios)]
     except (InvalidScenario, OSError) as error:

@@ -6,91 +6,13 @@ one token, and the step's time by the same amount. So such steps are not taken o
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from math import sqrt
 
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 
 from simulator.engine.blocks import BlockPool
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Sequence
-
-
-@dataclass(slots=True)
-class _Stride:
-    """Steps that are under way: the first takes `first_s`, each later one `growth_s` more than the one before."""
-
-    begun_s: float
-    first_s: float
-    growth_s: float
-    steps: int
-    first_tokens: list[Sequence]
-    """Whose prompts are computed by its end; only in strides of one step."""
-
-    def duration_s(self, steps: int) -> float:
-        return steps * self.first_s + self.growth_s * (steps * (steps - 1) // 2)
-
-    def steps_until(self, at_s: float) -> int:
-        """The least number of steps, 1 or more, that end at `at_s` or later; at most all."""
-        wanted_s = at_s - self.begun_s
-        half = self.growth_s / 2
-        linear = self.first_s - half
-        if half > 0:
-            steps = int((sqrt(linear * linear + 4 * half * max(0.0, wanted_s)) - linear) / (2 * half))
-        else:
-            steps = int(max(0.0, wanted_s) / self.first_s)
-        steps = max(1, steps - 1)
-        while steps < self.steps and self.duration_s(steps) < wanted_s:
-            steps += 1
-        return min(steps, self.steps)
-
-
-@dataclass(slots=True)
-class _Step:
-    """What one step computes, as far as its time depends on it."""
-
-    decoding: int
-    context_tokens: int
-    prefill_tokens: int = 0
-    first_tokens: list[Sequence] = field(default_factory=list[Sequence])
-
-    def compute(self, sequence: Sequence, count: int) -> None:
-        """`count` prompt tokens of `sequence`, after those that it has computed."""
-        self.context_tokens += sequence.computed
-        if sequence.length - sequence.computed > 1:
-            self.prefill_tokens += count
-        else:
-            self.decoding += 1
-        if sequence.computed + count == sequence.length:
-            self.first_tokens.append(sequence)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """What a scrape would show."""
-
-    running: int
-    waiting: int
-    kv_cache_usage: float
-    running_loras: frozenset[str]
-    waiting_loras: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What no scrape shows."""
-
-    sequences: int
-    """Running and waiting."""
-    uncomputed_tokens: int
-    """Of prompts."""
-    context_tokens: int
-    """Held now, and by those that wait once they run."""
-    steps_until_it_fits: int
-    """Until enough sequences have ended for the prompt in question and all that wait to have their blocks."""
-    mean_steps_left: float
-    """Of the running ones."""
+from simulator.engine.steps import NO_ADAPTERS, EngineState, Inside, Step, Stride, adapters
 
 
 class Engine:
@@ -124,14 +46,14 @@ class Engine:
         self._order = 0
         self._step = 0
         self._knows_loras = False
-        self._stride: _Stride | None = None
+        self._stride: Stride | None = None
 
     @property
     def live(self) -> list[EngineRequest]:
         """All requests that are not finished."""
         return [each.request for each in (*self._running, *self._deferred, *self._waiting, *self._arriving)]
 
-    def look_inside(self, prompt_tokens: int) -> "Inside":
+    def look_inside(self, prompt_tokens: int) -> Inside:
         """What a scheduler would want to know before it sends a prompt."""
         size = self.config.block_size
         lengths = [each.offset + self._step if each.offset is not None else each.length for each in self._running]
@@ -171,8 +93,8 @@ class Engine:
             running=len(self._running),
             waiting=len(self._deferred) + len(self._waiting) + len(self._arriving),
             kv_cache_usage=1.0 - (self._pool.free - taken) / self._pool.usable,
-            running_loras=_adapters(self._running) if self._knows_loras else NO_ADAPTERS,
-            waiting_loras=_adapters(self._waiting) if self._knows_loras else NO_ADAPTERS,
+            running_loras=adapters(self._running) if self._knows_loras else NO_ADAPTERS,
+            waiting_loras=adapters(self._waiting) if self._knows_loras else NO_ADAPTERS,
         )
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
@@ -225,7 +147,7 @@ class Engine:
         else:
             self._make_room(chunk)
             partial = self._prefilling
-        step = _Step(self._decoding, self._offsets + self._decoding * (self._step - 1))
+        step = Step(self._decoding, self._offsets + self._decoding * (self._step - 1))
         if partial is not None:
             blocks = self._blocks_needed(partial, chunk)
             self._pool.take(blocks)
@@ -238,7 +160,7 @@ class Engine:
         self._stride = self._plan(now_s, step, alike=fits)
         self.next_s = None if self._stride is None else now_s + self._stride.duration_s(self._stride.steps)
 
-    def _plan(self, now_s: float, step: _Step, alike: bool) -> _Stride | None:
+    def _plan(self, now_s: float, step: Step, alike: bool) -> Stride | None:
         """The stride that begins with `step`; `alike`: the steps after it may be like it."""
         if not step.decoding and not step.prefill_tokens and alike:
             return None
@@ -256,7 +178,7 @@ class Engine:
                 heapq.heappop(ends)
             steps = self._steps_with_blocks(ends[0][0] - self._step + 1)
         growth_s = self.slowdown * cost.per_context_token_s * self._decoding
-        return _Stride(now_s, first_s, growth_s, steps, step.first_tokens)
+        return Stride(now_s, first_s, growth_s, steps, step.first_tokens)
 
     def _steps_with_blocks(self, wanted: int) -> int:
         """How many steps, at most `wanted`, have blocks when the first has got its own."""
@@ -313,7 +235,7 @@ class Engine:
         sequence.preemptions += 1
         self._waiting.appendleft(sequence)
 
-    def _admit(self, budget: int, step: _Step) -> None:
+    def _admit(self, budget: int, step: Step) -> None:
         """Take sequences from the head of the queue; the first that does not fit holds up all behind it, one that may
         not run for its LoRA adapter is passed over."""
         if not self._waiting and not self._deferred:
@@ -406,10 +328,3 @@ class Engine:
             self._hash_full_blocks(sequence)
         self._pool.release(sequence.hashed, sequence.blank)
         sequence.hashed, sequence.blank = [], 0
-
-
-NO_ADAPTERS: frozenset[str] = frozenset()
-
-
-def _adapters(sequences: Iterable[Sequence]) -> frozenset[str]:
-    return frozenset(each.request.lora for each in sequences if each.request.lora is not None)
