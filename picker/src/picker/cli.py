@@ -20,7 +20,9 @@ _USAGE = """picker COMMAND [flags]
   serve       answer Envoy's questions: which endpoint shall serve this request?
   standalone  the whole gateway on this machine: Envoy, configured from your manifests, and the picker
   gateway     what Envoy Gateway asks to serve InferencePools on Kubernetes
-  validate    read manifests and say what is wrong with them{added}
+  validate    read manifests and say what is wrong with them
+  top         watch a running picker: pools, endpoints and their load
+  explain     why a request went where it went{added}
 
 `picker COMMAND --help` tells the flags. Each is also an environment variable (PICKER_LOG_LEVEL) and a line of the YAML
 file that --config names (log_level: debug)."""
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "standalone": _standalone,
         "gateway": _gateway,
         "validate": _validate,
+        "top": _top,
+        "explain": _explain,
     }
     added = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
     if not given or given[0] in ("-h", "--help"):
@@ -82,6 +86,18 @@ def _gateway(arguments: list[str]) -> int:
     from picker.gateway_server import serve_gateway
 
     return _run(serve_gateway(GatewaySettings.read(arguments, "picker gateway")))
+
+
+def _top(arguments: list[str]) -> int:
+    from picker.top.cli import top
+
+    return top(arguments)
+
+
+def _explain(arguments: list[str]) -> int:
+    from picker.top.cli import explain
+
+    return explain(arguments)
 
 
 def _run(command: Coroutine[Any, Any, int]) -> int:

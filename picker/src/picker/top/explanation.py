@@ -1,0 +1,132 @@
+"""Decisions as sentences and tables."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from picker.observability.decisions import Candidate, Decision
+
+
+def explanation(decision: Decision) -> RenderableType:
+    """All that is known of one decision."""
+    lines = [_request(decision), _decided(decision), *_became(decision)]
+    title = Text.assemble(
+        ("request ", "dim"), (decision.request_id or "without an id", "bold"),
+        (f"  {decision.at.astimezone():%Y-%m-%d %H:%M:%S %Z}", "dim"),
+    )  # fmt: skip
+    text = Padding(Text("\n".join(lines)), (0, 0, 1, 2))
+    if not decision.candidates:
+        return Group(title, text)
+    return Group(title, text, Padding(_candidates(decision.candidates), (0, 0, 0, 2)))
+
+
+def overview(decisions: Sequence[Decision]) -> RenderableType:
+    """A line each."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("time", "request", "pool", "model", "went to"):
+        table.add_column(name)
+    for name in ("prompt tok", "cached", "cost", "decided in", "took"):
+        table.add_column(name, justify="right")
+    for each in decisions:
+        best = each.candidates[0].cost if each.candidates else None
+        table.add_row(
+            f"{each.at.astimezone():%H:%M:%S}",
+            (each.request_id or "-")[:8],
+            each.pool or "-",
+            each.model or "-",
+            Text(each.reason, style="yellow")
+            if each.reason
+            else f"{each.server}{' (fell back)' if each.fell_back else ''}",
+            f"{each.prompt_tokens:,}",
+            f"{each.cached_tokens:,}",
+            _cost(best),
+            f"{each.decision_s * 1000:.2f} ms",
+            f"{each.duration_s:.2f} s" if each.duration_s is not None else each.outcome,
+        )
+    return table
+
+
+def _request(decision: Decision) -> str:
+    model = f"model {decision.model}" if decision.model else "no model"
+    if decision.target_model not in (None, decision.model):
+        model += f", served as {decision.target_model}"
+    facts = [decision.path, model, decision.criticality, f"{decision.prompt_tokens:,} prompt tokens"]
+    if decision.output_tokens:
+        facts.append(f"up to {decision.output_tokens:,} output tokens")
+    pool = f"pool {decision.pool}, strategy {decision.strategy}" if decision.pool else "no pool that the picker knows"
+    return f"{', '.join(fact for fact in facts if fact)}\n{pool}"
+
+
+def _decided(decision: Decision) -> str:
+    took = f"decided in {decision.decision_s * 1000:.2f} ms"
+    if decision.reason is not None:
+        return f"turned away with {decision.status}, {decision.reason}: {decision.detail} ({took})"
+    picked, *others = decision.candidates or [None]
+    if picked is None or picked.cost is None:
+        return f"went to {decision.server} ({took})"
+    why = f"the cheapest of {len(decision.candidates)}: cost {_cost(picked.cost)}"
+    cheaper = [each for each in others if each.cost is not None and each.cost < picked.cost]
+    equals = [each for each in others if each.cost == picked.cost]
+    if cheaper:
+        why = f"cost {_cost(picked.cost)}; cheaper ones refused connections: {_names(cheaper)}"
+    elif equals:
+        why += f", drawn by lot among {len(equals) + 1} equals"
+    elif others:
+        why += f" against {_cost(others[0].cost)} of {others[0].server}"
+    most = max(each.cached_tokens or 0 for each in decision.candidates)
+    cached = picked.cached_tokens or 0
+    if most:
+        share = f"{cached / decision.prompt_tokens:.0%}" if decision.prompt_tokens else "none"
+        why += f"; {cached:,} prompt tokens ({share}) thought to be cached there"
+        if most > cached:
+            holder = next(each for each in decision.candidates if each.cached_tokens == most)
+            why += f", {most:,} on {holder.server}, which was busier"
+    return f"picked {picked.server}, {why} ({took})"
+
+
+def _became(decision: Decision) -> list[str]:
+    if decision.reason is not None:
+        return []
+    facts: list[str] = []
+    if decision.fell_back:
+        facts.append(f"{decision.server} served it: the proxy fell back")
+    if decision.status is not None:
+        facts.append(f"answered {decision.status}")
+    if decision.first_byte_s is not None:
+        facts.append(f"first byte after {decision.first_byte_s:.3f} s")
+    ended = f"ended after {decision.duration_s:.2f} s" if decision.duration_s is not None else "still in flight"
+    return [", ".join([*facts, ended])]
+
+
+def _candidates(candidates: Sequence[Candidate]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("", "endpoint", "address"):
+        table.add_column(name)
+    for name in ("cost", "cached tok", "in flight", "running", "queue", "KV cache"):
+        table.add_column(name, justify="right")
+    for each in candidates:
+        usage = each.kv_cache_usage
+        table.add_row(
+            str(each.rank or ""),
+            each.server,
+            each.address,
+            _cost(each.cost),
+            f"{each.cached_tokens:,}" if each.cached_tokens is not None else "-",
+            str(each.in_flight_requests),
+            str(each.running) if each.running is not None else "-",
+            str(each.queue_depth) if each.queue_depth is not None else "-",
+            f"{usage:.0%}" if usage is not None else "-",
+            style="bold" if each.rank == 1 else "",
+        )
+    return table
+
+
+def _names(candidates: Sequence[Candidate]) -> str:
+    return ", ".join(each.server for each in candidates)
+
+
+def _cost(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:,.0f}" if cost >= 10 else f"{cost:.2f}"
