@@ -57,9 +57,7 @@ def explain(arguments: Sequence[str]) -> int:
     decisions = client.decisions(limit=limit, request_id=given.request_id, pool=given.pool)
     if not decisions:
         asked = f"no decision on {given.request_id}" if given.request_id else "no decision"
-        console.print(
-            f"The picker remembers {asked}. It keeps the newest ones (kept-decisions), those of this replica."
-        )
+        console.print(f"The picker remembers {asked}. It keeps the newest (kept-decisions), each replica its own.")
         return 1
     console.print(explanation(decisions[0]) if given.request_id else overview(decisions))
     return 0

@@ -52,7 +52,8 @@ class PickerClient:
         except msgspec.MsgspecError as error:
             raise NoAnswer(f"{self.url}{path} is not what a picker of this version answers: {error}") from None
         except (OSError, HTTPException, ValueError) as error:
+            why = getattr(error, "reason", error)
             raise NoAnswer(
-                f"{self.url} does not answer ({getattr(error, 'reason', error)}). The picker's --admin-address is meant; "
-                "of one in a cluster: kubectl port-forward deployment/NAME 9090"
+                f"{self.url} does not answer ({why}). Give the picker's --admin-address; of one in a cluster: "
+                "kubectl port-forward deployment/NAME 9090"
             ) from None

@@ -37,9 +37,7 @@ def overview(decisions: Sequence[Decision]) -> RenderableType:
             (each.request_id or "-")[:8],
             each.pool or "-",
             each.model or "-",
-            Text(each.reason, style="yellow")
-            if each.reason
-            else f"{each.server}{' (fell back)' if each.fell_back else ''}",
+            _destination(each),
             f"{each.prompt_tokens:,}",
             f"{each.cached_tokens:,}",
             _cost(best),
@@ -60,31 +58,42 @@ def _request(decision: Decision) -> str:
     return f"{', '.join(fact for fact in facts if fact)}\n{pool}"
 
 
+def _destination(decision: Decision) -> RenderableType:
+    if decision.reason is not None:
+        return Text(decision.reason, style="yellow")
+    return f"{decision.server} (fell back)" if decision.fell_back else decision.server or "-"
+
+
 def _decided(decision: Decision) -> str:
     took = f"decided in {decision.decision_s * 1000:.2f} ms"
     if decision.reason is not None:
         return f"turned away with {decision.status}, {decision.reason}: {decision.detail} ({took})"
-    picked, *others = decision.candidates or [None]
-    if picked is None or picked.cost is None:
+    if not decision.candidates:
         return f"went to {decision.server} ({took})"
-    why = f"the cheapest of {len(decision.candidates)}: cost {_cost(picked.cost)}"
-    cheaper = [each for each in others if each.cost is not None and each.cost < picked.cost]
-    equals = [each for each in others if each.cost == picked.cost]
+    picked = decision.candidates[0]
+    return f"picked {picked.server}, {_by_cost(decision.candidates)}{_by_cache(decision)} ({took})"
+
+
+def _by_cost(candidates: Sequence[Candidate]) -> str:
+    picked, *others = candidates
+    cost = picked.cost or 0.0
+    cheaper = [each.server for each in others if each.cost is not None and each.cost < cost]
     if cheaper:
-        why = f"cost {_cost(picked.cost)}; cheaper ones refused connections: {_names(cheaper)}"
-    elif equals:
-        why += f", drawn by lot among {len(equals) + 1} equals"
-    elif others:
-        why += f" against {_cost(others[0].cost)} of {others[0].server}"
-    most = max(each.cached_tokens or 0 for each in decision.candidates)
-    cached = picked.cached_tokens or 0
-    if most:
-        share = f"{cached / decision.prompt_tokens:.0%}" if decision.prompt_tokens else "none"
-        why += f"; {cached:,} prompt tokens ({share}) thought to be cached there"
-        if most > cached:
-            holder = next(each for each in decision.candidates if each.cached_tokens == most)
-            why += f", {most:,} on {holder.server}, which was busier"
-    return f"picked {picked.server}, {why} ({took})"
+        return f"cost {_cost(cost)}; cheaper ones refused connections: {', '.join(cheaper)}"
+    why = f"the cheapest of {len(candidates)}: cost {_cost(cost)}"
+    equals = sum(each.cost == cost for each in candidates)
+    if equals > 1:
+        return f"{why}, drawn by lot among {equals} equals"
+    return f"{why} against {_cost(others[0].cost)} of {others[0].server}" if others else why
+
+
+def _by_cache(decision: Decision) -> str:
+    holder = max(decision.candidates, key=lambda each: each.cached_tokens or 0)
+    most, cached = holder.cached_tokens or 0, decision.candidates[0].cached_tokens or 0
+    if not most:
+        return ""
+    why = f"; {cached:,} prompt tokens ({cached / max(1, decision.prompt_tokens):.0%}) thought to be cached there"
+    return why if cached == most else f"{why}, {most:,} on {holder.server}, which would have cost more"
 
 
 def _became(decision: Decision) -> list[str]:
@@ -122,10 +131,6 @@ def _candidates(candidates: Sequence[Candidate]) -> Table:
             style="bold" if each.rank == 1 else "",
         )
     return table
-
-
-def _names(candidates: Sequence[Candidate]) -> str:
-    return ", ".join(each.server for each in candidates)
 
 
 def _cost(cost: float | None) -> str:
