@@ -49,16 +49,20 @@ _BODY_MODES = {number: BodyMode(name) for name, number in _Mode.BodySendMode.ite
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
-def decode(data: bytes, pool: str | None) -> Incoming:
-    """The message in a serialised `ProcessingRequest`. Raises ProtocolViolation on what is none."""
+def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
+    """The message in a serialised `ProcessingRequest`. `trace` is the proxy's own `traceparent`, which replaces that of
+    its client. Raises ProtocolViolation on what is none."""
     try:
         request = pb.ProcessingRequest.FromString(data)
     except DecodeError as error:
         raise ProtocolViolation("the message is not a ProcessingRequest") from error
     match request.WhichOneof("request"):
         case "request_headers":
+            headers = _headers(request.request_headers)
+            if trace is not None:
+                headers["traceparent"] = trace
             return RequestHeaders(
-                _headers(request.request_headers),
+                headers,
                 request.request_headers.end_of_stream,
                 _subset(request),
                 _modes(request),

@@ -105,6 +105,14 @@ def test_an_exchange_from_headers_to_end() -> None:
     assert seat.ended == 1
 
 
+def test_the_proxys_own_span_goes_before_its_clients() -> None:
+    """It is the parent of what the picker does."""
+    client = Client()
+    client.call(PROCESS, headers_message(traceparent="client"), body_message(b'{"model": "m"}'), traceparent="proxy")
+    client.call(PROCESS, headers_message(traceparent="client"), body_message(b'{"model": "m"}'))
+    assert [wanted.trace for wanted in client.desk.asked] == ["proxy", "client"]
+
+
 def test_a_proxy_that_resets_ends_the_exchange() -> None:
     """The client has left."""
     client = Client()

@@ -17,18 +17,24 @@ PROCESS = f"/{SERVICE}/Process"
 POOL_METADATA = "x-inference-pool"
 """gRPC metadata in which the gateway says which pool a route leads to."""
 
+TRACE_METADATA = "traceparent"
+"""There where the proxy traces (W3C Trace Context): its span of this very call."""
+
 log = structlog.get_logger(__name__)
 
 
 class Conversation(Call):
     """Messages of the protocol to the exchange, and its replies back."""
 
-    __slots__ = ("_exchange", "_pool")
+    __slots__ = ("_exchange", "_pool", "_trace")
 
-    def __init__(self, carrier: Carrier, stream_id: int, exchange: Exchange, pool: str | None) -> None:
+    def __init__(
+        self, carrier: Carrier, stream_id: int, exchange: Exchange, pool: str | None, trace: str | None
+    ) -> None:
         super().__init__(carrier, stream_id)
         self._exchange = exchange
         self._pool = pool
+        self._trace = trace
 
     @property
     def deadline_s(self) -> float | None:
@@ -37,7 +43,7 @@ class Conversation(Call):
     def received(self, message: bytes) -> None:
         exchange = self._exchange
         try:
-            for reply in exchange.receive(decode(message, self._pool)):
+            for reply in exchange.receive(decode(message, self._pool, self._trace)):
                 self.send(encode(reply))
         except ProtocolViolation as violation:
             log.warning("ext_proc.protocol_violation", detail=str(violation))
@@ -70,6 +76,8 @@ def process(new_exchange: Callable[[], Exchange]) -> Method:
     """The service's only method."""
 
     def begin(carrier: Carrier, stream_id: int, head: RequestHead) -> Call:
-        return Conversation(carrier, stream_id, new_exchange(), head.headers.get(POOL_METADATA))
+        metadata = head.headers
+        exchange = new_exchange()
+        return Conversation(carrier, stream_id, exchange, metadata.get(POOL_METADATA), metadata.get(TRACE_METADATA))
 
     return begin
