@@ -84,6 +84,10 @@ class Course(msgspec.Struct, eq=False, gc=False):
         """That which serves the request, as far as is known."""
         return self.other or self.picked
 
+    @property
+    def predicted_ttft_s(self) -> float | None:
+        return self.assigned.predicted_ttft_s if self.assigned is not None else None
+
     def served_by(self, address: str) -> None:
         if self.assigned is not None:
             self.assigned.served_by(address)

@@ -26,8 +26,9 @@ class PickerMetrics(Collector):
         self._pools = pools
         self._clock = clock
         self._scrapes: Counter[str] = Counter(ok=0)
-        self.config_changes: Counter[str] = Counter(applied=0, refused=0)
-        """Inventories that were followed, and objects or files that were wrong."""
+        self._refused_changes = refused_changes
+        self.applied_changes = 0
+        """Inventories that were followed."""
 
     def scraped(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
         """Observes the scraper."""
@@ -69,7 +70,7 @@ class PickerMetrics(Collector):
             "inference_gateway_config_changes_total",
             "Changes of manifests, objects and model servers.",
             ("result",),
-            [((result,), count) for result, count in self.config_changes.items()],
+            [(("applied",), self.applied_changes), (("refused",), self._refused_changes())],
         )
         yield gauge(
             "inference_extension_info", "1; what runs.", ("commit", "build_ref"), [(("", version("picker")), 1)]

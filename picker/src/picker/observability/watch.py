@@ -37,8 +37,9 @@ class Watch:
         desk: PoolDesk,
         pools: Callable[[], Iterable[ServedPool]],
         scrape_clock: Callable[[], float],
+        refused_changes: Callable[[], int],
     ) -> None:
-        """`pools`: those that are served now. Raises ExtraMissing."""
+        """`pools`: those that are served now. `refused_changes`: of the source. Raises ExtraMissing."""
         self._access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self._traces = _traces(settings)
         tellers: tuple[Teller | None, ...] = (self._access_log, self._traces)
@@ -48,7 +49,7 @@ class Watch:
             kept_decisions=settings.kept_decisions,
             tellers=tuple(teller for teller in tellers if teller is not None),
         )
-        self.metrics = PickerMetrics(self.desk.tallies, pools, scrape_clock)
+        self.metrics = PickerMetrics(self.desk.tallies, pools, scrape_clock, refused_changes)
         self._pools = pools
         self._scrape_clock = scrape_clock
 
@@ -64,7 +65,7 @@ class Watch:
 
     def followed(self) -> None:
         """The pools are those of a new inventory."""
-        self.metrics.config_changes["applied"] += 1
+        self.metrics.applied_changes += 1
         self.desk.forget()
 
     async def close(self) -> None:

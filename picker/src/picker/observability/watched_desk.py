@@ -30,9 +30,6 @@ class WatchedDesk:
         self._known: dict[_Key, tuple[ServedPool, Tally]] = {}
         """Which tally is whose, while the pool is served as it is."""
 
-    def renames_models(self, pool: str | None) -> bool:
-        return self._desk.renames_models(pool)
-
     def assign(self, wanted: Wanted) -> Course | Rejection:
         clock = self._clock
         begun_s = clock()

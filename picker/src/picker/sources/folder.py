@@ -35,6 +35,11 @@ class FolderSource:
         self._servers: tuple[ModelServer, ...] = ()
         self._problems: set[str] = set()
         self._warnings: set[str] = set()
+        self._refused = 0
+
+    @property
+    def refused(self) -> int:
+        return self._refused
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """Raises InvalidManifests when the folder is wrong from the start."""
@@ -96,6 +101,7 @@ class FolderSource:
     def _tell_problems(self, problems: Sequence[Problem]) -> None:
         """A problem is told when it appears, not at every look at the folder."""
         lines = {str(problem) for problem in problems}
+        self._refused += bool(lines - self._problems)
         for line in sorted(lines - self._problems):
             log.error("source.invalid", problem=line, kept="the last good state of this file")
         if self._problems and not lines:

@@ -31,6 +31,11 @@ class Inventory:
 class Source(Protocol):
     """Anything that can tell the inventory now and each time it changes."""
 
+    @property
+    def refused(self) -> int:
+        """How many changes were wrong and have not been taken over."""
+        ...
+
     def inventories(self) -> AsyncIterator[Inventory]:
         """The current inventory first, then one for each change. What is wrong with a change is logged, and not
         yielded."""

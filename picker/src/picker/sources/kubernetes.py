@@ -43,12 +43,17 @@ class KubernetesSource:
         self._namespace = namespace
         self._changed = asyncio.Event()
         self._failed: list[asyncio.Task[None]] = []
-        self._objects = [
-            Copy(client, resource(*_group_and_version(api_version), kind), ObjectReader(wire).keep, namespace)
+        self._readers = [
+            (resource(*_group_and_version(api_version), kind), ObjectReader(wire))
             for kind in INFERENCE_KINDS
             for api_version, wire in KINDS.get(kind, {}).items()
         ]
+        self._objects = [Copy(client, kind, reader.keep, namespace) for kind, reader in self._readers]
         self._pods: dict[_Selection, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
+
+    @property
+    def refused(self) -> int:
+        return sum(reader.refused for _, reader in self._readers)
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         following = [self._following(copy) for copy in self._objects]
@@ -118,6 +123,8 @@ class ObjectReader:
 
     def __init__(self, wire: type[Object]) -> None:
         self._wire = wire
+        self.refused = 0
+        """Times that an object was wrong."""
 
     def keep(self, object_: Json, before: AnyObject | None) -> AnyObject | None:
         """The object, or what it said before if it is wrong now. A pool that was never right but for its annotations is
@@ -129,6 +136,7 @@ class ObjectReader:
             problems = [f"{field_path(each['loc'])}: {sentence(each, self._wire)}" for each in error.errors()]
         except ValueError as error:
             problems = [str(error)]
+        self.refused += 1
         if before is None and "annotations" in metadata:
             bare = {key: value for key, value in metadata.items() if key != "annotations"}
             before = self.keep({**object_, "metadata": bare}, None)
