@@ -20,8 +20,14 @@ from picker.observability.watched_desk import pool_label
 class PickerMetrics(Collector):
     """Reads everything when it is asked; between two times nothing is prepared."""
 
-    def __init__(self, tallies: Tallies, pools: Callable[[], Iterable[ServedPool]], clock: Callable[[], float]) -> None:
-        """`pools`: those that are served now. `clock`: of the scrapes."""
+    def __init__(
+        self,
+        tallies: Tallies,
+        pools: Callable[[], Iterable[ServedPool]],
+        clock: Callable[[], float],
+        refused_changes: Callable[[], int],
+    ) -> None:
+        """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: of the source."""
         self._tallies = tallies
         self._pools = pools
         self._clock = clock
