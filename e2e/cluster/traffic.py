@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,8 @@ class Load:
     url: str
     clients: int = 4
     max_tokens: int = 20
+    model: str = MODEL
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     outcomes: Counter[str] = field(default_factory=Counter[str])
     """`ok`, a status, or the name of what went wrong."""
     problems: list[str] = field(default_factory=list[str])
@@ -42,7 +45,7 @@ class Load:
         return self.outcomes.total() - self.outcomes["ok"]
 
     def _chat(self, client: int) -> None:
-        with httpx.Client(timeout=30) as http:
+        with httpx.Client(timeout=60, headers=dict(self.headers)) as http:
             number = 0
             while not self._stop.is_set():
                 number += 1
@@ -54,7 +57,7 @@ class Load:
 
     def _one(self, http: httpx.Client, content: str) -> str:
         body = {
-            "model": MODEL,
+            "model": self.model,
             "stream": True,
             "max_completion_tokens": self.max_tokens,
             "messages": [{"role": "user", "content": content}],
