@@ -17,6 +17,7 @@ class Seat:
 
     destination: str = ENDPOINTS
     served_model: str | None = None
+    predicted_ttft_s: float | None = None
     served: str | None = None
     status: int | None = None
     began: bool = False
@@ -37,7 +38,6 @@ class FakeDesk:
     """Answers what it is told to, and remembers what it was asked."""
 
     answer: Seat | Rejection | Exception = field(default_factory=Seat)
-    renames: bool = False
     asked: list[Wanted] = field(default_factory=list)
     turned: list[Rejection] = field(default_factory=list)
 
@@ -49,9 +49,6 @@ class FakeDesk:
 
     def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
         self.turned.append(rejection)
-
-    def renames_models(self, pool: str | None) -> bool:
-        return self.renames
 
 
 def exchange(desk: FakeDesk, **limits: int) -> Exchange:

@@ -17,9 +17,6 @@ class LoggedDesk:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def renames_models(self, pool: str | None) -> bool:
-        return self._desk.renames_models(pool)
-
     def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
         self._desk.turned_away(pool, request_id, rejection)
         if _logger.isEnabledFor(logging.DEBUG):

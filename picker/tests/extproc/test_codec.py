@@ -242,7 +242,7 @@ def test_trailers_are_answered(phase: Phase) -> None:
 
 def test_a_mode_override_keeps_what_the_filter_was_configured_with() -> None:
     """Envoy refuses an override that changes the request's header mode; the trailers tell the end."""
-    message = sent(HeadersReply(Phase.REQUEST, Changes(), ModeOverride(True, BodyMode.STREAMED)))
+    message = sent(HeadersReply(Phase.REQUEST, Changes(), ModeOverride(BodyMode.STREAMED)))
     assert message.mode_override == Mode(
         request_header_mode=Mode.SEND,
         request_body_mode=Mode.BUFFERED,

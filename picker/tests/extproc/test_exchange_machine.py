@@ -67,12 +67,10 @@ messages: st.SearchStrategy[Incoming] = st.one_of(bodies, bodies, response_heade
 class AnyConversation(RuleBasedStateMachine):
     """A proxy that says anything, at any time."""
 
-    @initialize(
-        answer=st.sampled_from(["plain", "renamed", "refused", "broken"]), first=request_headers, renames=st.booleans()
-    )
-    def begin(self, answer: str, first: RequestHeaders, renames: bool) -> None:
+    @initialize(answer=st.sampled_from(["plain", "renamed", "refused", "broken"]), first=request_headers)
+    def begin(self, answer: str, first: RequestHeaders) -> None:
         self.seat = Seat(served_model="m-v2" if answer == "renamed" else None)
-        self.desk = FakeDesk(self.seat, renames)
+        self.desk = FakeDesk(self.seat)
         if answer == "refused":
             self.desk.answer = Rejection(503, "no-ready-endpoints", "None.")
         elif answer == "broken":
@@ -249,7 +247,7 @@ def mangled(draw: st.DrawFn) -> list[bytes]:
 def test_any_bytes_on_a_stream_end_in_replies_or_a_violation(stream: list[bytes], renames: bool) -> None:
     """From the wire to the wire, and nothing stays counted."""
     seat = Seat(served_model="m-v2" if renames else None)
-    desk = FakeDesk(seat, renames)
+    desk = FakeDesk(seat)
     talk = exchange(desk, max_body_bytes=LIMIT)
     with suppress(ProtocolViolation):
         for data in stream:
@@ -261,7 +259,7 @@ def test_any_bytes_on_a_stream_end_in_replies_or_a_violation(stream: list[bytes]
 
 def test_the_conversation_that_is_mangled_is_a_good_one() -> None:
     """So that most of it is understood."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     said = [encode(reply) for data in conversation() for reply in talk.receive(decode(data, None))]
     assert len(said) == len(conversation())
     assert b'"m-v2"' in said[1]

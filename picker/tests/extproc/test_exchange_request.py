@@ -337,7 +337,7 @@ def test_bodies_that_the_pick_did_not_wait_for_pass(mode: BodyMode) -> None:
 
 def test_an_answer_of_the_proxy_itself_is_left_alone() -> None:
     """It found the body too large or too slow; nobody was asked for an endpoint."""
-    desk = FakeDesk(renames=True)
+    desk = FakeDesk()
     talk = exchange(desk)
     talk.receive(headers())
     assert talk.receive(response()) == [HeadersReply(Phase.RESPONSE)]

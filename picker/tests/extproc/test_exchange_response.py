@@ -12,7 +12,6 @@ from picker.extproc.messages import (
     BodyReply,
     DuplexBodyReply,
     HeadersReply,
-    ModeOverride,
     Phase,
     ProtocolViolation,
     ResponseHeaders,
@@ -25,7 +24,7 @@ DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
 def test_a_renamed_model_changes_those_bytes_alone() -> None:
     """Numbers, order, spaces and escapes are the client's."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     talk.receive(headers())
     [reply] = talk.receive(body(b'{ "seed": 9007199254740993, "model" : "m", "x": "\\u00e9 <&>", "y": 1e400 }'))
     assert isinstance(reply, BodyReply)
@@ -33,20 +32,10 @@ def test_a_renamed_model_changes_those_bytes_alone() -> None:
     assert ("content-length", str(len(reply.data))) in reply.changes.set_headers
 
 
-def test_answers_are_asked_for_only_in_pools_that_rename() -> None:
-    """Elsewhere they must not pass through the picker."""
-    [plain] = exchange(FakeDesk()).receive(headers())
-    [asking] = exchange(FakeDesk(renames=True)).receive(headers())
-    assert isinstance(plain, HeadersReply)
-    assert isinstance(asking, HeadersReply)
-    assert plain.mode is None
-    assert asking.mode == ModeOverride(response_headers=True, response_body=BodyMode.NONE)
-
-
 def test_the_body_of_an_answer_is_asked_for_only_when_it_holds_another_name() -> None:
     """A request of the same pool whose model kept its name is left alone."""
     for served, wanted_mode in (("m-v2", BodyMode.STREAMED), (None, None)):
-        talk = exchange(FakeDesk(Seat(served_model=served), renames=True))
+        talk = exchange(FakeDesk(Seat(served_model=served)))
         talk.receive(headers())
         talk.receive(body())
         [reply] = talk.receive(response())
@@ -63,7 +52,7 @@ def test_the_clients_name_is_restored_in_streams_split_anywhere(cuts: list[int])
         for i in range(3)
     )
     stream = (events + "data: [DONE]\n\n").encode()
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response("text/event-stream; charset=utf-8"))
@@ -82,7 +71,7 @@ def test_the_clients_name_is_restored_in_streams_split_anywhere(cuts: list[int])
 def test_the_clients_name_is_restored_in_a_json_answer() -> None:
     """Held until complete, since half of it does not tell."""
     text = b'{"choices": [{"message": {"content": "\\"model\\": \\"m-v2\\""}}], "model":"m-v2"}'
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response())
@@ -92,7 +81,7 @@ def test_the_clients_name_is_restored_in_a_json_answer() -> None:
 
 def test_other_content_passes_unchanged() -> None:
     """An image or audio answer holds no model name."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     talk.receive(headers())
     talk.receive(body())
     [reply] = talk.receive(response("audio/wav"))
@@ -135,7 +124,7 @@ def test_the_first_byte_and_the_serving_endpoint_are_reported() -> None:
 
 def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:
     """What may be closed on shutdown with nothing lost: not before the pick, not while answers are being renamed."""
-    plain, renaming = exchange(FakeDesk()), exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    plain, renaming = exchange(FakeDesk()), exchange(FakeDesk(Seat(served_model="m-v2")))
     for talk in (plain, renaming):
         talk.receive(headers())
         assert not talk.settled
@@ -158,7 +147,7 @@ def test_nothing_comes_after_the_trailers_of_an_answer() -> None:
 
 def test_a_compressed_answer_is_not_searched() -> None:
     """A server that compresses unasked keeps its length and its name."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     talk.receive(headers())
     talk.receive(body())
     compressed = ResponseHeaders(
@@ -169,8 +158,25 @@ def test_a_compressed_answer_is_not_searched() -> None:
 
 def test_a_renamed_request_asks_for_an_answer_that_can_be_searched() -> None:
     """Clients offer compression without thinking."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2"), renames=True))
+    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
     talk.receive(headers())
     [reply] = talk.receive(body())
     assert isinstance(reply, BodyReply)
     assert "accept-encoding" in reply.changes.remove_headers
+
+
+def predicted(asks: bool, predicted_ttft_s: float | None) -> dict[str, str]:
+    """The headers that an answer is given."""
+    talk = exchange(FakeDesk(Seat(predicted_ttft_s=predicted_ttft_s)))
+    talk.receive(headers(x_inference_gateway_predict_ttft="1") if asks else headers())
+    talk.receive(body())
+    [reply] = talk.receive(response())
+    assert isinstance(reply, HeadersReply)
+    return dict(reply.changes.set_headers)
+
+
+def test_who_asks_is_told_the_predicted_time_to_the_first_token() -> None:
+    """In milliseconds; nobody else, and nothing where there is no prediction."""
+    assert predicted(asks=True, predicted_ttft_s=0.1234) == {"x-inference-gateway-predicted-ttft-ms": "123"}
+    assert predicted(asks=True, predicted_ttft_s=None) == {}
+    assert predicted(asks=False, predicted_ttft_s=0.1234) == {}

@@ -40,6 +40,11 @@ class Assignment(Protocol):
         """The name that the servers know the model by, where it differs from the one asked for."""
         ...
 
+    @property
+    def predicted_ttft_s(self) -> float | None:
+        """From the pick to the first token, as far as the endpoint's pace is known."""
+        ...
+
     def served_by(self, address: str) -> None:
         """The proxy says that another endpoint than the first answered."""
         ...
@@ -62,8 +67,4 @@ class Desk(Protocol):
 
     def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
         """The exchange has answered a request itself that nobody was asked to assign: too large, say, or no JSON."""
-        ...
-
-    def renames_models(self, pool: str | None) -> bool:
-        """Whether a request to this pool may be served under another model name than it asked for."""
         ...

@@ -9,7 +9,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 from google.protobuf.message import DecodeError
 
-from picker.extproc.exchange import DESTINATION, FLOW, OBJECTIVE
+from picker.extproc.exchange import DESTINATION, FLOW, OBJECTIVE, PREDICT_TTFT
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -37,7 +37,7 @@ SERVED_KEY = "x-gateway-destination-endpoint-served"
 
 _NAMES = (
     ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id", "traceparent",
-    OBJECTIVE, FLOW,
+    OBJECTIVE, FLOW, PREDICT_TTFT,
 )  # fmt: skip
 """The headers that matter here; the others are not even copied."""
 
@@ -213,7 +213,7 @@ def _mode(override: ModeOverride) -> processing_mode_pb2.ProcessingMode:
     return _Mode(
         request_header_mode=_Mode.SEND,
         request_body_mode=_Mode.BUFFERED,
-        response_header_mode=_Mode.SEND if override.response_headers else _Mode.SKIP,
+        response_header_mode=_Mode.SEND,
         response_body_mode=_Mode.BodySendMode.Value(override.response_body.value),
         response_trailer_mode=_Mode.SEND,
     )

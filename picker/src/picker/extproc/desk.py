@@ -70,13 +70,6 @@ class ServedPool:
     objectives: Mapping[str, InferenceObjective] = field(default_factory=dict[str, InferenceObjective])
     """By the name that requests give."""
 
-    @property
-    def renames_models(self) -> bool:
-        if self.rewrites.others:
-            return True
-        targets = [(name, model.targets) for name, model in self.models.items()] + [*self.rewrites.by_model.items()]
-        return any(target.name != name for name, of_model in targets for target in of_model)
-
     def targets(self, model: str) -> Sequence[TargetModel] | None:
         """What serves `model`, an InferenceModel before a rewrite; None for one that neither names."""
         declared = self.models.get(model)
@@ -139,10 +132,6 @@ class PoolDesk:
 
     def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
         """Nothing is in flight, so there is nothing to count."""
-
-    def renames_models(self, pool: str | None) -> bool:
-        served = self.served(pool)
-        return served is not None and served.renames_models
 
     def assign(self, wanted: Wanted) -> Assigned | Rejection:
         served = self.served(wanted.pool)

@@ -16,6 +16,7 @@ from picker.extproc.assignment import Assignment, Desk, Wanted
 from picker.extproc.body import NO_BODY, ReadBody, content_coding, declared_bytes, must_name_model, read_body
 from picker.extproc.json_spans import rename_request
 from picker.extproc.messages import (
+    NO_CHANGES,
     Body,
     BodyMode,
     BodyReply,
@@ -47,6 +48,12 @@ OBJECTIVE = "x-gateway-inference-objective"
 
 FLOW = "x-gateway-inference-fairness-id"
 """Names whose request it is; where requests have to wait, flows take turns."""
+
+PREDICT_TTFT = "x-inference-gateway-predict-ttft"
+"""A client that sends this, whatever its value, is told in PREDICTED_TTFT how many milliseconds from the pick to the
+first token were predicted. No prediction, no header: an endpoint's pace has to be learned first."""
+
+PREDICTED_TTFT = "x-inference-gateway-predicted-ttft-ms"
 
 BODY_TIMEOUT_S = 60.0
 """For a body to arrive once its headers have. A client that stalls longer is not going to finish."""
@@ -167,13 +174,7 @@ class Exchange:
         self._state = _State.BODY
         if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return []
-        return [HeadersReply(Phase.REQUEST, Changes(remove_headers=CONTROL_HEADERS), self._mode_for_renames())]
-
-    def _mode_for_renames(self) -> ModeOverride | None:
-        """Answers are asked for only where a name may have to be restored in them."""
-        if self._request is not None and self._desk.renames_models(self._request.pool):
-            return ModeOverride(response_headers=True, response_body=BodyMode.NONE)
-        return None
+        return [HeadersReply(Phase.REQUEST, Changes(remove_headers=CONTROL_HEADERS))]
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
         """Requests without a body (GET /v1/models), and proxies that do not show theirs."""
@@ -285,13 +286,22 @@ class Exchange:
         served = self._assignment.served_model
         compressed = content_coding(message.headers.get("content-encoding", "")) is not None
         if self._asked_model is None or served is None or kind is None or compressed or message.end_of_stream:
-            return [HeadersReply(Phase.RESPONSE)]
+            return [HeadersReply(Phase.RESPONSE, self._foretold())]
         self._restorer = NameRestorer(kind, served, self._asked_model)
         mode = None
         if self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED:
             self._response_mode = BodyMode.STREAMED
-            mode = ModeOverride(response_headers=True, response_body=BodyMode.STREAMED)
-        return [HeadersReply(Phase.RESPONSE, Changes(remove_headers=("content-length",)), mode)]
+            mode = ModeOverride(response_body=BodyMode.STREAMED)
+        return [HeadersReply(Phase.RESPONSE, self._foretold(remove_headers=("content-length",)), mode)]
+
+    def _foretold(self, remove_headers: tuple[str, ...] = ()) -> Changes:
+        """What becomes of an answer's headers: for clients that ask, the prediction is told."""
+        assert self._request is not None
+        assert self._assignment is not None
+        predicted_s = self._assignment.predicted_ttft_s if PREDICT_TTFT in self._request.headers else None
+        if predicted_s is None:
+            return Changes(remove_headers=remove_headers) if remove_headers else NO_CHANGES
+        return Changes(((PREDICTED_TTFT, f"{1000 * predicted_s:.0f}"),), remove_headers)
 
     def _response_body(self, message: Body) -> list[Reply]:
         self._expect("a response body", _State.ANSWERING)

@@ -67,7 +67,6 @@ Incoming = RequestHeaders | ResponseHeaders | Body | Trailers
 class ModeOverride(msgspec.Struct, frozen=True, gc=False):
     """What the proxy shall send from here on, for this exchange alone."""
 
-    response_headers: bool
     response_body: BodyMode
 
 

@@ -31,8 +31,10 @@ PROCESSING_MODE = _Mode(
     request_header_mode=_Mode.SEND,
     # Not full duplex: that fails closed with the picker gone, whatever the pool says, and costs half the throughput.
     request_body_mode=_Mode.BUFFERED,
-    # A pick needs nothing of the response; the picker asks for it where it has renamed the model (`mode_override`).
-    response_header_mode=_Mode.SKIP,
+    # The first byte: from then on the prompt's prefill weighs on the endpoint no more. Without it the p90 of TTFT is a
+    # third worse in simulation; with it a request costs the picker an eighth more.
+    response_header_mode=_Mode.SEND,
+    # Only where it has renamed the model does the picker ask for the answer itself (`mode_override`).
     response_body_mode=_Mode.NONE,
     request_trailer_mode=_Mode.SKIP,
     # Keeps the exchange open until the response has ended or the client has gone, at no message: this is how the
