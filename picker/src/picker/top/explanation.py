@@ -17,10 +17,10 @@ def explanation(decision: Decision) -> RenderableType:
         ("request ", "dim"), (decision.request_id or "without an id", "bold"),
         (f"  {decision.at.astimezone():%Y-%m-%d %H:%M:%S %Z}", "dim"),
     )  # fmt: skip
-    text = Padding(Text("\n".join(lines)), (0, 0, 1, 2))
+    text = Padding(Text("\n".join(lines)), (0, 0, 1, 2), expand=False)
     if not decision.candidates:
         return Group(title, text)
-    return Group(title, text, Padding(_candidates(decision.candidates), (0, 0, 0, 2)))
+    return Group(title, text, Padding(_candidates(decision.candidates), (0, 0, 0, 2), expand=False))
 
 
 def overview(decisions: Sequence[Decision]) -> RenderableType:

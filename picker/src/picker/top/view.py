@@ -35,7 +35,10 @@ def view(now: Sample, before: Sample | None, url: str) -> RenderableType:
         return Text(f"{url}: the picker has no pools")
     parts: list[RenderableType] = []
     for pool in now.pools:
-        parts += [_headline(pool, earlier.get(pool.pool), seconds), Padding(_endpoints(pool), (0, 0, 1, 2))]
+        parts += [
+            _headline(pool, earlier.get(pool.pool), seconds),
+            Padding(_endpoints(pool), (0, 0, 1, 2), expand=False),
+        ]
     return Group(Text(url, style="dim"), *parts)
 
 

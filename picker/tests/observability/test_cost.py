@@ -1,0 +1,46 @@
+"""What watching costs, as a share of a whole pick: HTTP/2, protobuf, the body, the decision; all but the socket."""
+
+import random
+import statistics
+import time
+
+import pytest
+from pick_stream import PickStream, pool_desk
+from picker.observability.watched_desk import WatchedDesk
+
+from picker import collector
+
+MOST_COUNTED = 0.05
+"""Of the pick without the socket, which is two thirds of what a pick costs the process."""
+
+MOST_KEPT = 0.10
+"""With the newest decisions kept besides."""
+
+
+@pytest.mark.bench
+def test_counting_costs_a_small_share_of_a_pick() -> None:
+    """Paired: in one run, in turns, in short batches."""
+    streams = {
+        "plain": PickStream(pool_desk()),
+        "counted": PickStream(WatchedDesk(pool_desk(), time.perf_counter, kept_decisions=0)),
+        "kept": PickStream(WatchedDesk(pool_desk(), time.perf_counter, kept_decisions=1000)),
+    }
+    for stream in streams.values():
+        for _ in range(2000):
+            stream.pick()
+    collector.settle()
+    seconds: dict[str, list[float]] = {name: [] for name in streams}
+    for _ in range(200):
+        for name in random.sample(list(streams), len(streams)):
+            began_s = time.process_time()
+            for _ in range(64):
+                streams[name].pick()
+            seconds[name].append((time.process_time() - began_s) / 64)
+    plain = seconds["plain"]
+    share = {
+        name: statistics.median(mine / its for mine, its in zip(seconds[name], plain, strict=True)) - 1
+        for name in ("counted", "kept")
+    }
+    print(f"plain {statistics.median(plain) * 1e6:.1f} us; counted +{share['counted']:.1%}, kept +{share['kept']:.1%}")
+    assert share["counted"] < MOST_COUNTED
+    assert share["kept"] < MOST_KEPT

@@ -1,0 +1,182 @@
+"""What the picker's metrics say after this and that."""
+
+import pytest
+from fleet import endpoint
+from picker.endpoints.scrape_connection import ScrapeFailure
+from picker.extproc.refusals import Reason, Rejection
+from picker.observability.course import Course
+from picker.observability.tally import FOLDED, MOST_UNDECLARED
+from picker.resources.inference import RoutingStrategy
+from watched import Watched, served
+
+MODEL = {"model_name": "m", "target_model_name": "m"}
+FAMILIES = ("inference_objective", "inference_model")
+
+
+@pytest.mark.parametrize("prefix", FAMILIES)
+def test_a_request_counts_under_both_of_upstreams_names(prefix: str) -> None:
+    watched = Watched()
+    watched.course()
+    assert watched.value(f"{prefix}_request_total", **MODEL) == 1
+    assert watched.value(f"{prefix}_input_tokens_sum", **MODEL) == 1000
+    assert watched.value(f"{prefix}_request_sizes_sum", **MODEL) == 4030
+
+
+def test_a_request_runs_until_its_end_and_ends_once() -> None:
+    watched = Watched()
+    course = watched.course()
+    assert watched.value("inference_objective_running_requests", **MODEL) == 1
+    watched.now_s = 3.0
+    course.end()
+    course.end()
+    assert watched.value("inference_objective_running_requests", **MODEL) == 0
+    assert watched.value("inference_objective_request_duration_seconds_count", **MODEL) == 1
+    assert watched.value("inference_gateway_request_seconds_sum", pool="default/a") == 3.0
+    assert watched.value("inference_gateway_in_flight_requests", endpoint="qwen-1") == 0
+
+
+def test_histograms_are_complete_whenever_they_are_read() -> None:
+    """However many requests are sorted in at once."""
+    watched = Watched()
+    for _ in range(FOLDED + 3):
+        watched.course().end()
+    for name in ("inference_gateway_request_seconds", "inference_extension_prefix_indexer_hit_ratio"):
+        assert watched.value(f"{name}_count") == FOLDED + 3
+
+
+def test_the_first_byte_is_timed_where_it_is_seen() -> None:
+    watched = Watched()
+    seen, _unseen = watched.course(), watched.course()
+    watched.now_s = 0.3
+    seen.first_byte(200)
+    seen.end()
+    assert watched.value("inference_gateway_time_to_first_byte_seconds_count", pool="default/a") == 1
+    assert watched.value("inference_gateway_time_to_first_byte_seconds_bucket", pool="default/a", le="0.3") == 1
+    assert watched.value("inference_model_request_ttft_seconds_count", **MODEL) == 1
+
+
+def test_answers_of_other_endpoints_than_the_picked_one_are_counted() -> None:
+    watched = Watched()
+    course = watched.course()
+    first, second = course.destination.split(",")
+    course.served_by(second)
+    course.first_byte(200)
+    course.end()
+    watched.course().end()
+    assert watched.value("inference_gateway_served_other_total", pool="default/a") == 1
+    assert course.endpoint.address == second != first
+
+
+def test_cached_tokens_are_those_that_the_decision_counted_on() -> None:
+    watched = Watched()
+    watched.course()
+    watched.course()
+    assert watched.value("inference_gateway_prompt_tokens_total", pool="default/a") == 2000
+    assert watched.value("inference_gateway_predicted_cached_tokens_total", pool="default/a") == 1000
+    assert watched.value("inference_extension_prefix_indexer_hit_ratio_sum") == 1.0
+
+
+def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code() -> None:
+    watched = Watched()
+    assert isinstance(watched.ask(subset=frozenset()), Rejection)
+    assert watched.value("inference_gateway_refusals_total", pool="default/a", reason="subset-empty") == 1
+    assert watched.value("inference_gateway_refusals_total", criticality="Standard") == 1
+    assert watched.value("inference_objective_request_error_total", error_code="ServiceUnavailable", **MODEL) == 1
+    assert watched.value("inference_objective_request_total", **MODEL) == 1
+    assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
+
+
+def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
+    watched = Watched()
+    watched.desk.turned_away(str(watched.pools[0].pool.name), "id", Rejection(413, Reason.BODY_TOO_LARGE, "Too large."))
+    assert watched.value("inference_gateway_refusals_total", pool="default/a", reason="body-too-large") == 1
+    assert watched.value("inference_objective_request_error_total", error_code="BadRequest") == 1
+    assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 0
+
+
+def test_requests_to_a_pool_that_nobody_knows_are_counted_without_one() -> None:
+    watched = Watched()
+    assert isinstance(watched.ask(pool="b"), Rejection)
+    assert watched.value("inference_gateway_refusals_total", pool="", reason="pool-unknown") == 1
+
+
+def test_models_that_clients_make_up_share_a_label_once_they_are_many() -> None:
+    watched = Watched()
+    for number in range(MOST_UNDECLARED + 20):
+        watched.course(f"made-up-{number}").end()
+    assert watched.value("inference_objective_request_total", model_name="made-up-0") == 1
+    assert watched.value("inference_objective_request_total", model_name="other", target_model_name="other") == 20
+    assert watched.value("inference_objective_request_total", model_name=f"made-up-{MOST_UNDECLARED}") is None
+
+
+def test_decisions_are_counted_by_strategy_and_go_on_when_it_changes() -> None:
+    watched = Watched()
+    watched.course()
+    watched.serve(served("a", watched.endpoints, RoutingStrategy.LEAST_REQUEST))
+    watched.course()
+    for strategy in ("DEFAULT", "LEAST_REQUEST"):
+        assert watched.value("inference_gateway_decisions_total", pool="default/a", strategy=strategy) == 1
+    assert watched.value("inference_gateway_pool_strategy_info", strategy="LEAST_REQUEST") == 1
+    assert watched.value("inference_gateway_pool_strategy_info", strategy="DEFAULT") is None
+
+
+def test_the_endpoints_gauges_follow_the_ledger_and_the_scrapes() -> None:
+    watched = Watched(now_s=2.0)
+    course = watched.course()
+    label = course.endpoint.server
+    assert watched.value("inference_gateway_in_flight_requests", pool="default/a", endpoint=label) == 1
+    assert watched.value("inference_gateway_in_flight_decode_tokens", endpoint=label) == 100
+    assert watched.value("inference_gateway_endpoint_queue_depth", endpoint="qwen-2") == 3
+    assert watched.value("inference_gateway_endpoint_kv_cache_utilization", endpoint="qwen-2") == 0.25
+    assert watched.value("inference_gateway_endpoint_metrics_age_seconds", endpoint="qwen-2") == 2.0
+    assert watched.value("inference_pool_average_queue_size", name="a") == 1.5
+    assert watched.value("inference_pool_ready_pods", name="a") == 2
+    assert watched.value("inference_pool_per_pod_queue_size", name="a", model_server_pod="qwen-2") == 3
+
+
+def test_an_endpoint_that_has_left_has_no_series() -> None:
+    watched = Watched()
+    watched.endpoints.pop()
+    assert watched.value("inference_gateway_endpoint_queue_depth", endpoint="qwen-2") is None
+    assert watched.value("inference_pool_ready_pods", name="a") == 1
+
+
+def test_an_endpoint_that_was_never_scraped_has_no_metrics_age() -> None:
+    watched = Watched(endpoints=[endpoint(1, scraped=False)])
+    assert watched.value("inference_gateway_endpoint_metrics_age_seconds") is None
+    assert watched.value("inference_gateway_in_flight_requests", endpoint="qwen-1") == 0
+
+
+def test_a_servers_endpoints_are_told_apart_by_their_ports() -> None:
+    first, second = endpoint(1), endpoint(1)
+    second.address = "10.0.0.1:8001"
+    watched = Watched(endpoints=[first, second])
+    for address in ("10.0.0.1:8000", "10.0.0.1:8001"):
+        assert watched.value("inference_gateway_in_flight_requests", endpoint=f"qwen-1/{address}") == 0
+
+
+def test_a_pool_that_has_left_takes_its_series_along_but_no_counter_goes_back() -> None:
+    watched = Watched()
+    course = watched.course()
+    watched.serve()
+    assert watched.value("inference_gateway_decisions_total", pool="default/a") is None
+    assert watched.value("inference_objective_request_total", **MODEL) == 1
+    course.end()
+    assert watched.value("inference_objective_running_requests", **MODEL) == 0
+
+
+def test_scrapes_are_counted_by_how_they_ended() -> None:
+    watched = Watched()
+    watched.metrics.scraped(watched.endpoints[0], None)
+    watched.metrics.scraped(watched.endpoints[0], ScrapeFailure.TIMEOUT)
+    assert watched.value("inference_gateway_scrapes_total", result="ok") == 1
+    assert watched.value("inference_gateway_scrapes_total", result="timeout") == 1
+
+
+def test_a_course_keeps_no_prompt_and_nothing_of_the_decision_when_none_are_kept() -> None:
+    """5,000 of them are in flight at times."""
+    watched = Watched(kept=0)
+    course = watched.course()
+    course.end()
+    assert (course.seen, course.assigned, len(watched.desk.decisions)) == (None, None, 0)
+    assert isinstance(course, Course)

@@ -1,0 +1,77 @@
+"""Spans that join the trace of the proxy and the model server."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from picker.observability.traces import Traces
+from watched import Watched
+
+TRACE, PARENT = "a" * 32, "b" * 16
+
+
+@contextmanager
+def traced(spans: list[ReadableSpan], *, ratio: float = 0.0) -> Generator[Watched]:
+    """Within, requests are traced; after it, `spans` has theirs."""
+    exporter = InMemorySpanExporter()
+    traces = Traces(exporter, "1.0", ratio)
+    yield Watched(tellers=(traces,))
+    traces.close()
+    spans += exporter.get_finished_spans()
+
+
+def test_a_requests_span_is_a_child_of_the_span_that_it_came_with() -> None:
+    spans: list[ReadableSpan] = []
+    with traced(spans) as watched:
+        course = watched.course(trace=f"00-{TRACE}-{PARENT}-01")
+        watched.now_s = 0.5
+        course.first_byte(200)
+        watched.now_s = 2.0
+        course.end()
+    [span] = spans
+    assert span.context is not None
+    assert span.parent is not None
+    assert f"{span.context.trace_id:032x}" == TRACE
+    assert f"{span.parent.span_id:016x}" == PARENT
+    assert (span.end_time or 0) - (span.start_time or 0) == 2_000_000_000
+    assert [(event.name, event.timestamp - (span.start_time or 0)) for event in span.events] == [
+        ("picked", 0), ("first_byte", 500_000_000),
+    ]  # fmt: skip
+    assert dict(span.attributes or {})["gen_ai.request.model"] == "m"
+
+
+def test_a_trace_that_nobody_records_gets_no_span() -> None:
+    spans: list[ReadableSpan] = []
+    with traced(spans, ratio=1.0) as watched:
+        course = watched.course(trace=f"00-{TRACE}-{PARENT}-00")
+        course.end()
+    assert spans == []
+
+
+def test_of_requests_without_a_trace_the_set_share_is_traced() -> None:
+    all_of_them: list[ReadableSpan] = []
+    none: list[ReadableSpan] = []
+    for spans, ratio in ((all_of_them, 1.0), (none, 0.0)):
+        with traced(spans, ratio=ratio) as watched:
+            for _ in range(5):
+                watched.course().end()
+    assert (len(all_of_them), len(none)) == (5, 0)
+
+
+def test_a_traceparent_that_is_none_begins_a_trace_of_its_own() -> None:
+    spans: list[ReadableSpan] = []
+    with traced(spans, ratio=1.0) as watched:
+        course = watched.course(trace="rubbish")
+        course.end()
+    assert spans[0].parent is None
+
+
+def test_a_request_that_was_turned_away_is_an_error_with_its_reason() -> None:
+    spans: list[ReadableSpan] = []
+    with traced(spans) as watched:
+        watched.ask(trace=f"00-{TRACE}-{PARENT}-01", subset=frozenset())
+    [span] = spans
+    assert span.status.status_code is StatusCode.ERROR
+    assert dict(span.attributes or {})["error.type"] == "subset-empty"

@@ -1,0 +1,87 @@
+"""Whole picks as Envoy asks for them: bytes of HTTP/2 in, bytes out, everything between them real but the socket."""
+
+import json
+from random import Random
+
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from fleet import endpoint
+from gateway_objects import pool, resources
+from http2_peer import REQUEST
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger
+from picker.endpoints.prefixes import PrefixIndex
+from picker.extproc.assignment import Desk
+from picker.extproc.desk import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.extproc.edge.call import Call
+from picker.extproc.edge.calls import Calls
+from picker.extproc.edge.conversation import PROCESS, process
+from picker.extproc.edge.deadlines import Deadlines
+from picker.extproc.edge.framing import framed
+from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.http2 import frames
+from picker.extproc.http2.connection import Connection
+from picker.extproc.http2.heads import KeptHeads, encode_head
+from picker.resources.inference import RoutingStrategy
+from picker.scheduling.scheduler import Scheduler
+from wire_messages import body_message, headers_message
+
+POOL = "inference.networking.x-k8s.io/default/a"
+
+
+def served_pool(endpoints: list[Endpoint], strategy: RoutingStrategy = RoutingStrategy.DEFAULT) -> ServedPool:
+    [each] = resources(pool("a")).pools.values()
+    prefixes = PrefixIndex(BLOCK_TOKENS)
+    return ServedPool(each, {}, endpoints, Scheduler(strategy, prefixes, Random(1)), prefixes)
+
+
+def pool_desk(endpoints: int = 8) -> PoolDesk:
+    desk = PoolDesk(Ledger(), lambda: 1.0, Random(1), unknown_models=True)
+    served = served_pool([endpoint(number, running=3) for number in range(endpoints)])
+    desk.serve([served], served.pool.name)
+    return desk
+
+
+class PickStream:
+    """One connection; `pick` begins and ends a request on it."""
+
+    def __init__(self, desk: Desk, prompt_bytes: int = 2000) -> None:
+        self._connection = Connection(KeptHeads())
+        deadlines: Deadlines[Call] = Deadlines()
+        methods = {PROCESS: process(lambda: Exchange(desk, Limits()))}
+        self._calls = Calls(self._connection, methods, deadlines, lambda: None)
+        greeting = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
+        unlimited = frames.frame(frames.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
+        self._calls.receive(greeting + unlimited, 0.0)
+        head = dict(REQUEST) | {":path": PROCESS, "x-inference-pool": POOL}
+        # As Envoy does once it has been told to use no dynamic table: the picker then knows blocks by their bytes.
+        no_table = b"\x20"
+        self._head = no_table + encode_head(list(head.items()))
+        self._headers = framed(_headers())
+        text = "".join(Random(2).choices("abcdefgh ", k=prompt_bytes))
+        self._body = framed(body_message(json.dumps({"model": "qwen", "prompt": text, "max_tokens": 100}).encode()))
+        self._stream_id = -1
+
+    def pick(self) -> bytes:
+        """What Envoy was answered."""
+        self._stream_id += 2
+        stream_id, receive = self._stream_id, self._calls.receive
+        receive(frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, self._head), 0.0)
+        receive(frames.frame(frames.DATA, 0, stream_id, self._headers), 0.0)
+        receive(frames.frame(frames.DATA, 0, stream_id, self._body), 0.0)
+        answer = self._connection.take_output()
+        receive(frames.frame(frames.DATA, frames.END_STREAM, stream_id, b""), 0.0)
+        self._connection.take_output()
+        return answer
+
+
+def _headers() -> bytes:
+    """With what else a client sends."""
+    more = {
+        ":scheme": "http", ":authority": "gateway:8081", "user_agent": "AsyncOpenAI/Python 2.1", "accept": "*/*",
+        "accept_encoding": "gzip", "authorization": "Bearer " + "k" * 40, "content_type": "application/json",
+        "content_length": "2050", "x_request_id": "c1a2b3c4-0000-4000-8000-000000000000", "x_forwarded_for": "10.1.1.1",
+        "x_forwarded_proto": "http", "x_envoy_expected_rq_timeout_ms": "15000",
+    }  # fmt: skip
+    message = headers_message(**more)
+    assert pb.ProcessingRequest.FromString(message).WhichOneof("request") == "request_headers"
+    return message
