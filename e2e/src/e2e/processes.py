@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_SELDOM_USED_PORTS = (10_000, 30_000)
 
 
 class ProcessFailed(Exception):
@@ -74,12 +76,16 @@ class Child:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback TCP ports that nobody listened on a moment ago."""
+    """Loopback TCP ports that nobody listened on a moment ago, outside the range from which Linux gives ports to outgoing
+    connections: until they are listened on, one of those could take them."""
+    found: set[int] = set()
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(found) < count:
+            port = random.randrange(*_SELDOM_USED_PORTS)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.add(port)
+    return list(found)
 
 
 def taken(ports: Sequence[int]) -> list[int]:
