@@ -76,8 +76,8 @@ class Child:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback TCP ports that nobody listened on a moment ago, outside the range from which Linux gives ports to outgoing
-    connections: until they are listened on, one of those could take them."""
+    """Loopback TCP ports that nobody listened on a moment ago, outside the range from which Linux gives ports to
+    outgoing connections: until they are listened on, one of those could take them."""
     found: set[int] = set()
     with contextlib.ExitStack() as stack:
         while len(found) < count:
