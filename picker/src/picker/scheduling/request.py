@@ -33,6 +33,8 @@ class Refused(StrEnum):
     NO_READY_ENDPOINTS = "no-ready-endpoints"
     SUBSET_EMPTY = "subset-empty"
     SATURATED = "saturated"
+    QUEUE_FULL = "queue-full"
+    QUEUE_TIMEOUT = "queue-timeout"
 
 
 class Refusal(msgspec.Struct, frozen=True):
