@@ -41,6 +41,8 @@ class MockFleet:
     time_scale: float = 1.0
     arguments: tuple[str, ...] = ()
     """More flags of `vllm-mock serve`."""
+    metrics_profiles: tuple[str, ...] = ("v1-current",)
+    """Whose names the replicas' metrics have, in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,8 @@ class LocalGateway:
         command = [
             str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
             "--host", "127.0.0.1", "--port", str(self._ports.mocks[number]),
-            "--preset", fleet.preset, "--time-scale", str(fleet.time_scale), *fleet.arguments,
+            "--preset", fleet.preset, "--time-scale", str(fleet.time_scale),
+            "--metrics-profile", fleet.metrics_profiles[number % len(fleet.metrics_profiles)], *fleet.arguments,
         ]  # fmt: skip
         return await Child.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
 

@@ -20,6 +20,7 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DataSourceRef,
+    FieldColorModeId,
     VariableOption,
     VariableRefresh,
     VariableSort,
@@ -86,6 +87,7 @@ def _graph(panel: Panel) -> timeseries.Panel:
         .height(_HEIGHT)
         .line_width(1)
         .fill_opacity(40 if panel.kind is Kind.STACKED else 8)
+        .color_scheme(boards.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
         .gradient_mode(GraphGradientMode.NONE)
         .show_points(VisibilityMode.NEVER)
         .legend(

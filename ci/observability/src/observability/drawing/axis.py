@@ -4,6 +4,8 @@ from datetime import datetime
 
 from observability.panels import Unit
 
+TOLD_AT_TICKS = (Unit.SHARE, Unit.SECONDS, Unit.BYTES)
+"""Units that stand at each value, because it may be in parts or multiples of them; others once for an axis."""
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -19,8 +21,16 @@ def written(value: float, unit: Unit) -> str:
             bound, name = next((each for each in _BINARY if value >= each[0]), (1, "bytes"))
             return f"{value / bound:.3g} {name}"
         case _:
-            text = next((f"{value / size:.3g}{prefix}" for size, prefix in _PREFIXES if abs(value) >= size), None)
-            return f"{text or f'{value:.3g}'} {unit.axis}".strip()
+            return f"{_scaled(value)} {unit.axis}".strip()
+
+
+def marked(value: float, unit: Unit) -> str:
+    """The same at an axis."""
+    return written(value, unit) if unit in TOLD_AT_TICKS else _scaled(value)
+
+
+def _scaled(value: float) -> str:
+    return next((f"{value / size:.3g}{prefix}" for size, prefix in _PREFIXES if abs(value) >= size), f"{value:.3g}")
 
 
 def _duration(seconds: float) -> str:

@@ -10,6 +10,8 @@ from observability.prometheus import FEWEST_SCRAPES, Prometheus, Series, Span
 
 POINTS = 240
 """Of a line: about the pixels that it has."""
+SHORTEST_WINDOW_S = 10.0
+"""Of a rate: Envoy brings its histograms up to date every 5 s."""
 _AT_A_TIME = 8
 
 
@@ -37,7 +39,7 @@ async def collect(prometheus: Prometheus, dashboard: Dashboard, start_s: float, 
     """Ask for every panel's series. Raises NoPrometheus."""
     interval_s = await prometheus.scrape_interval_s()
     span = Span(start_s, end_s, max((end_s - start_s) / POINTS, 1.0))
-    window_s = max(FEWEST_SCRAPES * interval_s, span.step_s)
+    window_s = max(FEWEST_SCRAPES * interval_s, span.step_s, SHORTEST_WINDOW_S)
     free = asyncio.Semaphore(_AT_A_TIME)
 
     async def of_panel(panel: Panel) -> PanelLines:
@@ -45,7 +47,9 @@ async def collect(prometheus: Prometheus, dashboard: Dashboard, start_s: float, 
         for query in panel.queries:
             async with free:
                 found = await prometheus.over(query.expression, span, window_s)
-            lines += [Line(legend_of(query.legend, each.labels), each) for each in found]
+            of_query = [Line(legend_of(query.legend, each.labels), each) for each in found]
+            # In their order a replica has the same colour in every panel.
+            lines += sorted(of_query, key=lambda line: line.legend)
         return PanelLines(panel, tuple(lines))
 
     async def of_row(panels: Sequence[Panel]) -> tuple[PanelLines, ...]:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from observability.drawing.axis import clock, written
+from observability.drawing.axis import TOLD_AT_TICKS, clock, marked, written
 from observability.drawing.collected import Collected, Line, PanelLines
 from observability.panels import Kind, Panel
 from observability.prometheus import Span
@@ -23,37 +23,41 @@ from observability.prometheus import Span
 _PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777", "#000000")
 """Paul Tol's bright scheme: told apart by most who are colour-blind, and in print."""
 _COLUMNS = 24
-_WIDTH_IN, _GRAPH_IN, _NUMBER_IN, _TITLE_IN = 18.0, 3.1, 1.1, 0.4
 _MOST_IN_LEGEND = 8
 _GREY = "#666666"
+
+# Inches. Panels are placed by hand: matplotlib's own layout takes a minute for as many as these.
+_WIDTH, _HEAD, _ROW_TITLE, _GRAPH, _NUMBER = 18.0, 0.6, 0.45, 3.1, 1.0
+_LEFT, _RIGHT, _ABOVE, _BELOW = 0.75, 0.15, 0.35, 0.85
+"""Around a graph, for its title, ticks and legend."""
 
 
 def save_png(collected: Collected, path: Path) -> None:
     """The whole dashboard. Raises OSError."""
     lines = list(_lines_of_panels(collected))
-    heights = [_TITLE_IN if isinstance(each, str) else _height(each) for each in lines]
-    figure = Figure(figsize=(_WIDTH_IN, sum(heights) + 0.6), dpi=90, layout="constrained")
-    figure.suptitle(collected.dashboard.title, fontsize=16, fontweight="bold", x=0.01, ha="left")
-    strips = figure.subfigures(len(lines), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for strip, each in zip(strips, lines, strict=True):
+    height = _HEAD + sum(_ROW_TITLE if isinstance(each, str) else _height(each) for each in lines)
+    figure = Figure(figsize=(_WIDTH, height), dpi=80)
+    figure.text(0.1 / _WIDTH, 1 - 0.35 / height, collected.dashboard.title, fontsize=17, fontweight="bold")
+    top = height - _HEAD
+    for each in lines:
         if isinstance(each, str):
-            strip.text(0.01, 0.3, each, fontsize=13, fontweight="bold", color=_GREY)
+            figure.text(0.1 / _WIDTH, (top - 0.3) / height, each, fontsize=13, fontweight="bold", color=_GREY)
+            top -= _ROW_TITLE
             continue
-        grid = strip.add_gridspec(1, _COLUMNS)
-        at = 0
+        left = 0.0
         for shown in each:
-            _draw(strip.add_subplot(grid[0, at : at + shown.panel.width]), shown, collected.span)
-            at += shown.panel.width
+            _draw(_placed(figure, shown.panel, left, top), shown, collected.span)
+            left += _width(shown.panel)
+        top -= _height(each)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
 def panel_svg(shown: PanelLines, span: Span) -> bytes:
     """One panel, for a page."""
-    number = shown.panel.kind is Kind.NUMBER
-    size = (_WIDTH_IN * shown.panel.width / _COLUMNS, _NUMBER_IN if number else _GRAPH_IN)
-    figure = Figure(figsize=size, layout="constrained")
-    _draw(figure.subplots(), shown, span)
+    height = _height([shown])
+    figure = Figure(figsize=(_width(shown.panel), height))
+    _draw(_placed(figure, shown.panel, 0.0, height), shown, span)
     picture = BytesIO()
     FigureCanvasSVG(figure).print_svg(picture, metadata={"Date": None})
     return picture.getvalue()
@@ -73,14 +77,31 @@ def _lines_of_panels(collected: Collected) -> Iterator[str | Sequence[PanelLines
 
 
 def _height(line: Sequence[PanelLines]) -> float:
-    return _NUMBER_IN if all(each.panel.kind is Kind.NUMBER for each in line) else _GRAPH_IN
+    return _NUMBER if all(each.panel.kind is Kind.NUMBER for each in line) else _GRAPH
+
+
+def _width(panel: Panel) -> float:
+    return _WIDTH * panel.width / _COLUMNS
+
+
+def _placed(figure: Figure, panel: Panel, left: float, top: float) -> Axes:
+    """Axes of a panel whose upper left corner is there, in inches from the left and from the bottom."""
+    width, height = figure.get_size_inches()
+    if panel.kind is Kind.NUMBER:
+        inside = (left + 0.15, top - _NUMBER, _width(panel) - 0.3, _NUMBER - _ABOVE)
+    else:
+        inside = (left + _LEFT, top - _GRAPH + _BELOW, _width(panel) - _LEFT - _RIGHT, _GRAPH - _ABOVE - _BELOW)
+    x, y, across, up = inside
+    return figure.add_axes((x / width, y / height, across / width, up / height))
 
 
 def _draw(axes: Axes, shown: PanelLines, span: Span) -> None:
-    axes.set_title(shown.panel.title, fontsize=10.5, loc="left")
+    axes.set_title(shown.panel.title, fontsize=11, loc="left")
     if shown.panel.kind is Kind.NUMBER:
         _draw_number(axes, shown)
         return
+    if shown.panel.unit not in TOLD_AT_TICKS:
+        axes.set_title(shown.panel.unit.axis, fontsize=9, loc="right", color=_GREY)
     if shown.panel.kind is Kind.STACKED:
         _draw_stack(axes, shown.lines)
     else:
@@ -127,7 +148,7 @@ def _top(shown: PanelLines, highest: float) -> float | None:
 
 def _mark(axes: Axes, panel: Panel, span: Span) -> None:
     def value_text(value: float, _position: int) -> str:
-        return written(value, panel.unit)
+        return marked(value, panel.unit)
 
     def time_text(at: float, _position: int) -> str:
         return clock(at, span.end_s - span.start_s)
@@ -149,7 +170,7 @@ def _add_legend(axes: Axes) -> None:
     axes.legend(
         handles[:_MOST_IN_LEGEND],
         labels[:_MOST_IN_LEGEND],
-        fontsize=7.5,
+        fontsize=8.5,
         frameon=False,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),

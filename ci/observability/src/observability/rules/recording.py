@@ -44,13 +44,16 @@ SERVER_RECORDINGS = (
     *(_slow(window) for window in WINDOWS),
 )
 
+_REFUSALS = "inference_gateway_refusals_total"
+_ASKED = f"rate(inference_gateway_decisions_total[5m]) or rate({_REFUSALS}[5m])"
 _EXT_PROC = "envoy_http_ext_proc_inference_pool"
 
 GATEWAY_RECORDINGS = (
+    # 0 for a pool that has shed nothing: the counter of sheds begins with the first.
     Recording(
         SHEDS,
-        'sum by (pool) (rate(inference_gateway_refusals_total{reason="saturated"}[5m]))'
-        " / sum by (pool) (rate(inference_gateway_decisions_total[5m]) or rate(inference_gateway_refusals_total[5m]))",
+        f'(sum by (pool) (rate({_REFUSALS}{{reason="saturated"}}[5m])) or 0 * sum by (pool) ({_ASKED}))'
+        f" / sum by (pool) ({_ASKED})",
     ),
     Recording(
         PICKER_FAILURES,

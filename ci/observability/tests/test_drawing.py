@@ -1,0 +1,102 @@
+"""Pictures of dashboards, and the numbers on them."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from observability.drawing.axis import marked, written
+from observability.drawing.collected import Collected, Line, PanelLines, legend_of
+from observability.drawing.figure import panel_svg, save_png
+from observability.drawing.page import save_html
+from observability.panels import Dashboard, Kind, Panel, Row, Unit, number, panel
+from observability.prometheus import Series, Span, seconds
+
+SPAN = Span(1_000_000.0, 1_000_060.0, 1.0)
+TIMES = [SPAN.start_s + second for second in range(60)]
+GRAPH = panel("Running & waiting", Unit.COUNT, ("a", "a"), about="Of <each> server.")
+
+
+def lines(*legends: str, value: float = 2.0) -> tuple[Line, ...]:
+    return tuple(Line(legend, Series({}, TIMES, [value] * len(TIMES))) for legend in legends)
+
+
+def collected(*shown: PanelLines) -> Collected:
+    dashboard = Dashboard("d", "Dashboard", "What it shows.", (Row("Row", tuple(each.panel for each in shown)),))
+    return Collected(dashboard, SPAN, (shown,))
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0, Unit.SECONDS, "0 s"),
+        (0.000041, Unit.SECONDS, "41 us"),
+        (0.25, Unit.SECONDS, "250 ms"),
+        (90.0, Unit.SECONDS, "90 s"),
+        (3600.0, Unit.SECONDS, "60 min"),
+        (0.123, Unit.SHARE, "12.3 %"),
+        (1234.0, Unit.TOKENS_PER_S, "1.23k tokens/s"),
+        (7.0, Unit.COUNT, "7"),
+        (80 << 20, Unit.BYTES, "80 MiB"),
+    ],
+)
+def test_a_value_is_written_as_people_read_it(value: float, unit: Unit, text: str) -> None:
+    assert written(value, unit) == text
+
+
+def test_an_axis_repeats_only_units_that_change_along_it() -> None:
+    assert marked(1500.0, Unit.REQUESTS_PER_S) == "1.5k"
+    assert marked(0.5, Unit.SECONDS) == "500 ms"
+
+
+def test_a_legend_has_the_values_of_labels_and_nothing_for_those_that_are_missing() -> None:
+    assert legend_of("{{pod}} {{instance}}", {"pod": "qwen-0", "instance": "a:8000"}) == "qwen-0 a:8000"
+    assert legend_of("{{pod}} {{instance}}", {"instance": "a:8000"}) == "a:8000"
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("15s", 15.0), ("1m30s", 90.0), ("500ms", 0.5), ("2h", 7200.0)])
+def test_durations_of_prometheus_are_read(text: str, wanted: float) -> None:
+    assert seconds(text) == pytest.approx(wanted)
+
+
+def svg(shown: Panel, *of: Line) -> str:
+    return panel_svg(PanelLines(shown, of), SPAN).decode()
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_panel_without_series_says_so(kind: Kind) -> None:
+    """Rather than to look like one whose values are 0."""
+    empty = replace(GRAPH, kind=kind)
+    assert "<!-- no data -->" in svg(empty)
+    assert "<!-- no data -->" not in svg(empty, *lines("one"))
+
+
+def test_a_number_that_is_none_says_so() -> None:
+    """0 / 0 of a service that nobody uses."""
+    assert "<!-- no data -->" in svg(number("n", Unit.SECONDS, "a"), *lines("one", value=math.nan))
+
+
+def test_a_legend_that_would_fill_the_panel_is_cut_and_says_how_much_is_missing() -> None:
+    drawn = svg(GRAPH, *lines(*(f"qwen-{number}" for number in range(30))))
+    assert "<!-- qwen-7, and 22 more -->" in drawn
+    assert "qwen-8" not in drawn
+
+
+def test_the_title_and_the_unit_are_on_the_panel() -> None:
+    drawn = svg(replace(GRAPH, unit=Unit.TOKENS_PER_S), *lines("one"))
+    assert "<!-- Running &amp; waiting -->" in drawn
+    assert "<!-- tokens/s -->" in drawn
+
+
+def test_a_page_has_everything_inside_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    save_html(collected(PanelLines(GRAPH, lines("one"))), tmp_path / "deep" / "d.html")
+    page = (tmp_path / "deep" / "d.html").read_text()
+    assert "Running &amp; waiting" in page
+    assert "Of &lt;each&gt; server." in page
+    assert page.count("data:image/svg+xml;base64,") == 1
+    assert "http://" not in page
+
+
+def test_the_whole_dashboard_is_one_png(tmp_path: Path) -> None:
+    save_png(collected(PanelLines(GRAPH, lines("one")), PanelLines(GRAPH, ())), tmp_path / "d.png")
+    assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
