@@ -28,9 +28,13 @@ def asks(release: Release, name: str, **more: object) -> int:
 
 
 def wait_for_route(release: Release, name: str, **more: Any) -> None:
-    """Until it is the one that answers, and not the tutorial's."""
-    headers = {"x-test": name}
-    until(lambda: release.chat(PICKED, headers=headers, **more).headers.get("x-route") == name, f"route {name} answers")
+    """Until it is the one that answers, and not the tutorial's, with its clusters: those of a new pool take a moment."""
+
+    def leads_somewhere() -> bool:
+        answer = release.chat(PICKED, headers={"x-test": name}, **more)
+        return answer.headers.get("x-route") == name and answer.status_code != 503
+
+    until(leads_somewhere, f"route {name} answers")
 
 
 @pytest.mark.usefixtures("servers")
