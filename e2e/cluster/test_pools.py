@@ -28,7 +28,7 @@ def asks(release: Release, name: str, **more: object) -> int:
 
 
 def wait_for_route(release: Release, name: str, **more: Any) -> None:
-    """Until it is the one that answers, and not the tutorial's, with its clusters: those of a new pool take a moment."""
+    """Until it is the one that answers, not the tutorial's, with its clusters: those of a new pool take a moment."""
 
     def leads_somewhere() -> bool:
         answer = release.chat(PICKED, headers={"x-test": name}, **more)
