@@ -74,22 +74,41 @@ def _gateway(settings: DemoSettings) -> LocalGateway:
 async def _up(settings: DemoSettings, console: Console) -> None:
     console.print(_starting(settings))
     async with _gateway(settings) as gateway:
-        console.print(f"""
-The gateway is up. Port {PLAIN} is the plain Service, port {PICKED} goes through the endpoint picker.
-
-{as_typed(int(PICKED), "Los Angeles")}
-
-Manifests (edit them, the gateway follows):   {gateway.manifests}
-Model servers (edit, take one out):           {gateway.endpoints_file}
-What the gateway says:                        tail -f {gateway.folder / "gateway.log"}
-What the picker knows of the endpoints:       curl {gateway.admin_url}/endpoints
-Log every decision:                           curl -X PUT -d debug {gateway.admin_url}/log-level
-Kill a model server:                          kill -9 {gateway.mocks[0].process.pid}
-
-Ctrl-C stops everything.""")
+        console.print(_what_to_type(gateway), markup=False)
         while True:
             await asyncio.sleep(1)
             gateway.check()
+
+
+def _what_to_type(gateway: LocalGateway) -> str:
+    pool = gateway.manifests / "inference-pool.yaml"
+    annotation = r"annotations: {inference.networking.x-k8s.io\/routing-strategy: PREFIX_CACHE}"
+    name = "  name: vllm-qwen-pool"
+    return f"""
+The gateway is up. Port {PLAIN} is the plain Service, port {PICKED} goes through the endpoint picker.
+
+Ask it:
+  {as_typed(int(PICKED), "Los Angeles")}
+
+Load it:
+  .venv/bin/benchmark-serving --model {MODEL} --base-url {gateway.picked_url} --dataset-name random \\
+    --random-input-len 190 --random-output-len 225 --num-prompts 1000 --max-concurrency 64
+
+Watch it:
+  .venv/bin/picker top {gateway.admin_url}
+  tail -f {gateway.folder / "gateway.log"}
+  curl -X PUT -d debug {gateway.admin_url}/log-level      every decision in the log
+
+Change it, under load; the manifests are in {gateway.manifests}
+  sed -i '0,/{name}/s//{name}\\n  {annotation}/' {pool}
+  sed -i 's/name: inference-gateway-ext-proc/&\\n    failureMode: FailOpen/' {pool}
+  sed -i '/qwen-3/,$d' {gateway.endpoints_file}
+
+Break it:
+  kill -9 {gateway.mocks[0].process.pid}                          a model server
+  pkill -9 -f 'picker serve'            the picker; it is started again, and a FailOpen pool is served meanwhile
+
+Ctrl-C stops everything."""
 
 
 async def _run(settings: DemoSettings, console: Console) -> None:
