@@ -21,10 +21,12 @@ from picker.extproc.desk import PoolDesk
 from picker.extproc.edge.server import ExtProcServer
 from picker.extproc.edge.tls import TlsFiles
 from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.flow_control import TICK_S, FlowControl
 from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.logs import configure_logging
 from picker.observability.watch import Watch
+from picker.scheduling.flow_control import Bounds
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
@@ -55,10 +57,15 @@ class Picker:
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, rng, self.watch.metrics.scraped)
         self._follower = InventoryFollower(self._endpoints, self._scraper, desk, rng, settings.pool)
+        self.flow_control = self._flow_control(desk) if settings.flow_control else None
+        """What is held; None where nothing ever is."""
         logged = LoggedDesk(self.watch.desk)
         limits = Limits(max_body_bytes=settings.max_body_bytes)
         self._ext_proc = ExtProcServer(
-            lambda: Exchange(logged, limits), settings.ext_proc_address, settings.health_address, _tls(settings)
+            lambda: Exchange(logged, limits, queue=self.flow_control),
+            settings.ext_proc_address,
+            settings.health_address,
+            _tls(settings),
         )
         self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
         self._ready = False
@@ -74,9 +81,11 @@ class Picker:
             collector.settle()
             await self._say_ready(True)
             log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
+            holding = tasks.create_task(self._hold())
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            holding.cancel()
             await self._drain()
             following.cancel()
 
@@ -101,6 +110,18 @@ class Picker:
         self._follower.follow(inventory)
         self.watch.followed()
 
+    def _flow_control(self, desk: PoolDesk) -> FlowControl:
+        settings, loop = self._settings, asyncio.get_running_loop()
+        bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
+        made = FlowControl(desk, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
+        self.ledger.on_freed = made.freed
+        return made
+
+    async def _hold(self) -> None:
+        while self.flow_control is not None:
+            await asyncio.sleep(TICK_S)
+            self.flow_control.tick()
+
     async def _say_ready(self, is_ready: bool) -> None:
         self._ready = is_ready
         await self._ext_proc.ready(is_ready)
@@ -109,6 +130,8 @@ class Picker:
         began_s = time.monotonic()
         log.info("picker.draining", in_flight=self.ledger.total.requests)
         await self._say_ready(False)
+        if self.flow_control is not None:
+            self.flow_control.stop()
         await self._ext_proc.drain(self._settings.drain_s)
         await self._discovery.stop()
         self._scraper.close()

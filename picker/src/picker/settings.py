@@ -20,6 +20,9 @@ from pydantic_settings import (
 
 ENV_PREFIX = "PICKER_"
 
+MAX_HOLD_S = 290.0
+"""Envoy waits no more than 300 s for a pick (`gateway.ext_proc_filter.MAX_MESSAGE_TIMEOUT_S`)."""
+
 
 class InvalidSettings(Exception):
     """Settings that cannot be used; the message has a line for each problem."""
@@ -130,6 +133,27 @@ class CommonSettings(CommandSettings):
     unknown_models: Literal["pass", "refuse"] = Field(
         "pass",  # A pool without InferenceModels shall just work.
         description="A model that the pool does not declare: pass it on as Standard, or refuse it with 404",
+    )
+    flow_control: bool = Field(
+        False,  # Servers queue, too. This is for fleets that are full, and clients who shall not outdo each other.
+        description="Hold requests while all model servers are full, and release them by criticality and in turns "
+        "between the clients that the header x-gateway-inference-fairness-id names",
+    )
+    flow_control_time_limit_s: float = Field(
+        60.0,  # Upstream's. Who asks is rarely there for longer.
+        gt=0,
+        le=MAX_HOLD_S,
+        description="Longest hold; then Critical requests go to a full server, and others are answered 503",
+    )
+    flow_control_max_requests: int = Field(
+        5000,  # Upstream's; half of the streams that Envoy may have open on one connection.
+        ge=1,
+        description="Most requests held of one criticality in a pool; more are answered 429, but Critical ones sent on",
+    )
+    flow_control_max_bytes: int = Field(
+        64 << 20,  # 5000 prompts of 3,000 tokens; a body is kept about twice, which three times over fits in 1 GiB.
+        ge=1,
+        description="Most bytes of bodies held of one criticality in a pool; see flow-control-max-requests",
     )
     kept_decisions: int = Field(
         1000,  # Some seconds of a busy gateway, in about a MiB.
@@ -252,7 +276,13 @@ def flags(settings: CommandSettings, of: type[CommandSettings]) -> list[str]:
     """The settings that `of` has, as flags: for a process of its own. The file they may have come from is read
     already."""
     values = settings.model_dump(mode="json", include=set(of.model_fields) - {"config"}, exclude_none=True)
-    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    return [_flag(name.replace("_", "-"), value) for name, value in values.items()]
+
+
+def _flag(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
 
 
 def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from google.protobuf import json_format, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.extproc.codec import LB_NAMESPACE, SERVED_KEY, SUBSET_KEY, SUBSET_NAMESPACE, decode, encode
-from picker.extproc.exchange import DESTINATION, FLOW, OBJECTIVE
+from picker.extproc.headers import DESTINATION, FLOW, OBJECTIVE
 from picker.extproc.messages import (
     Body,
     BodyMode,

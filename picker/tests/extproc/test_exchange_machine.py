@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from picker.extproc.codec import decode, encode
-from picker.extproc.exchange import DUPLEX_PIECE_BYTES
 from picker.extproc.messages import (
+    DUPLEX_PIECE_BYTES,
     Body,
     BodyMode,
     BodyReply,

@@ -6,8 +6,9 @@ import pytest
 from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.extproc.exchange import CONTROL_HEADERS, DESTINATION, DUPLEX_PIECE_BYTES
+from picker.extproc.headers import CONTROL_HEADERS, DESTINATION
 from picker.extproc.messages import (
+    DUPLEX_PIECE_BYTES,
     BodyMode,
     BodyReply,
     DuplexBodyReply,

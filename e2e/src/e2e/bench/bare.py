@@ -11,7 +11,7 @@ import grpc
 import uvloop
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from picker.extproc.codec import encode
-from picker.extproc.exchange import DESTINATION
+from picker.extproc.headers import DESTINATION
 from picker.extproc.messages import BodyReply, Changes, HeadersReply, Phase
 
 _Call = grpc.aio.ServicerContext[bytes, bytes]

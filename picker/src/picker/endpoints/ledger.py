@@ -1,5 +1,7 @@
 """What this picker has in flight, counted in the same step as the pick: no scrape is as fresh."""
 
+from collections.abc import Callable
+
 from picker.endpoints.endpoint import Endpoint, InFlight
 
 FAILURE_WEIGHT = 0.1
@@ -65,6 +67,8 @@ class Ticket:
         _add(self._endpoint.in_flight, 0, -self._prefill_tokens, 0)
         _add(self._ledger.total, 0, -self._prefill_tokens, 0)
         self._prefill_tokens = 0
+        if self._ledger.on_freed is not None:
+            self._ledger.on_freed()
 
     def end(self, now_s: float) -> None:
         """The stream has ended, by the answer's end or the client's leaving."""
@@ -76,17 +80,21 @@ class Ticket:
         _add(ledger.total, -1, -self._prefill_tokens, -self._decode_tokens)
         _count_model(self._endpoint.in_flight, self._model, -1)
         self._endpoint.drain.ended(now_s, self._endpoint.in_flight.requests)
+        if ledger.on_freed is not None:
+            ledger.on_freed()
 
 
 class Ledger:
     """All requests in flight through this picker. Its counts are sums over the open tickets, so they are never negative
     and are 0 when the last ticket has ended."""
 
-    __slots__ = ("total",)
+    __slots__ = ("on_freed", "total")
 
     def __init__(self) -> None:
         self.total = InFlight()
         """Over all endpoints, those that have left their pools included."""
+        self.on_freed: Callable[[], None] | None = None
+        """Called when a prompt is computed, and when a request has left its endpoint."""
 
     def begin(
         self,

@@ -1,5 +1,6 @@
 """What an exchange asks of whoever assigns endpoints, and what it tells them afterwards."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -67,4 +68,26 @@ class Desk(Protocol):
 
     def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
         """The exchange has answered a request itself that nobody was asked to assign: too large, say, or no JSON."""
+        ...
+
+
+class Place(Protocol):
+    """Of a request that waits for an endpoint."""
+
+    @property
+    def wait_s(self) -> float:
+        """At most."""
+        ...
+
+    def leave(self) -> None:
+        """The client has gone. May be called again, and after its turn."""
+        ...
+
+
+class Queue(Protocol):
+    """Where requests wait while there is no room for them."""
+
+    def join(self, wanted: Wanted, on_turn: Callable[[Rejection | None], None]) -> Place | Rejection | None:
+        """None: assign it now. A place: `on_turn` is called once, later, unless it leaves before: with None to assign
+        it then, or with what it is answered instead."""
         ...

@@ -9,7 +9,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 from google.protobuf.message import DecodeError
 
-from picker.extproc.exchange import DESTINATION, FLOW, OBJECTIVE, PREDICT_TTFT
+from picker.extproc.headers import DESTINATION, FLOW, OBJECTIVE, PREDICT_TTFT
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -21,6 +21,7 @@ from picker.extproc.messages import (
     Incoming,
     ModeOverride,
     Modes,
+    Patience,
     Phase,
     ProtocolViolation,
     Reply,
@@ -136,6 +137,8 @@ def encode(reply: Reply) -> bytes:
             return _encode_trailers(reply.phase)
         case ImmediateReply():
             return _immediate(reply)
+        case Patience():
+            return _patience(reply)
 
 
 @lru_cache(maxsize=64)
@@ -225,4 +228,10 @@ def _immediate(reply: ImmediateReply) -> bytes:
     immediate.status.code = http_status_pb2.StatusCode.ValueType(reply.status)
     _mutate(immediate.headers, reply.headers)
     immediate.body = reply.body
+    return message.SerializeToString()
+
+
+def _patience(reply: Patience) -> bytes:
+    message = pb.ProcessingResponse()
+    message.override_message_timeout.FromNanoseconds(int(reply.wait_s * 1e9))
     return message.SerializeToString()

@@ -33,8 +33,10 @@ STATUS_OF_REFUSAL: Mapping[Refused, int] = {
     Refused.NO_READY_ENDPOINTS: 503,
     Refused.SUBSET_EMPTY: 503,
     Refused.SATURATED: 429,
+    Refused.QUEUE_FULL: 429,
+    Refused.QUEUE_TIMEOUT: 503,
 }
-"""The endpoint picker protocol's: 503 where nothing is ready, 429 where a request is shed."""
+"""The endpoint picker protocol's: 503 where nothing is ready or becomes ready in time, 429 where a request is shed."""
 
 BLOCK_TOKENS = 64
 """In a hashed block: four of vLLM's blocks. Finer ones would follow the server's cache more closely and cost more

@@ -1,7 +1,8 @@
 """One HTTP request's conversation with Envoy, as a state machine: messages in, messages out, no I/O and no clock.
 
     headers ──► (body ... body) ──► picked ──► (response headers ──► response body ... ) ──► closed
-                                └─► refused: an immediate reply, and nothing more is expected
+                            │   └─► refused: an immediate reply, and nothing more is expected
+                            └─► held, until its turn comes or its time is over
 
 The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes;
 the pick goes with the answer to the body. FULL_DUPLEX_STREAMED: only with the pick, or the request is routed before it;
@@ -9,22 +10,25 @@ the body then has to be handed back piece by piece. A stream that ends, by the r
 leaving, ends the request's count in the ledger.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from picker.extproc.assignment import Assignment, Desk, Wanted
-from picker.extproc.body import NO_BODY, ReadBody, content_coding, declared_bytes, must_name_model, read_body
+import msgspec
+
+from picker.extproc.assignment import Assignment, Desk, Place, Queue, Wanted
+from picker.extproc.body import NO_BODY, content_coding, declared_bytes, read_body
+from picker.extproc.headers import CONTROL_HEADERS, foretold, names_model, to_endpoint, wanted
 from picker.extproc.json_spans import rename_request
 from picker.extproc.messages import (
-    NO_CHANGES,
     Body,
     BodyMode,
     BodyReply,
     Changes,
-    DuplexBodyReply,
     HeadersReply,
     Incoming,
     ModeOverride,
+    Patience,
     Phase,
     ProtocolViolation,
     Reply,
@@ -32,28 +36,13 @@ from picker.extproc.messages import (
     ResponseHeaders,
     Trailers,
     TrailersReply,
+    duplex_pieces,
 )
-from picker.extproc.refusals import Reason, Rejection
+from picker.extproc.refusals import Reason, Rejection, too_large
 from picker.extproc.restore import AnswerKind, NameRestorer
 
-DESTINATION = "x-gateway-destination-endpoint"
-CONTROL_HEADERS = (DESTINATION, "x-gateway-destination-endpoint-served", "x-gateway-destination-endpoint-subset")
-"""The protocol's own headers. What a client sends under these names is dropped: it must not choose its target."""
-
-DUPLEX_PIECE_BYTES = 62_000
-"""Envoy takes no full-duplex message over 64 KiB; the rest of the message needs some of that."""
-
-OBJECTIVE = "x-gateway-inference-objective"
-"""Names the InferenceObjective of a request: how much it matters."""
-
-FLOW = "x-gateway-inference-fairness-id"
-"""Names whose request it is; where requests have to wait, flows take turns."""
-
-PREDICT_TTFT = "x-inference-gateway-predict-ttft"
-"""A client that sends this, whatever its value, is told in PREDICTED_TTFT how many milliseconds from the pick to the
-first token were predicted. No prediction, no header: an endpoint's pace has to be learned first."""
-
-PREDICTED_TTFT = "x-inference-gateway-predicted-ttft-ms"
+PATIENCE_S = 5.0
+"""The proxy is asked to wait this much longer than a request may be held, so that the answer is the picker's."""
 
 BODY_TIMEOUT_S = 60.0
 """For a body to arrive once its headers have. A client that stalls longer is not going to finish."""
@@ -70,10 +59,20 @@ class Limits:
 class _State(Enum):
     START = "the request's headers"
     BODY = "the request's body"
+    HELD = "an endpoint with room"
     PICKED = "the response"
     ANSWERING = "the response's body"
     ANSWERED = "the end"
     REFUSED = "nothing"
+
+
+class _Pick(msgspec.Struct, frozen=True, gc=False):
+    """A request that was read whole, and waits for its pick."""
+
+    wanted: Wanted
+    data: bytes
+    end_of_stream: bool
+    trailers: bool
 
 
 _AFTER_PICK = (_State.PICKED, _State.ANSWERING, _State.ANSWERED)
@@ -82,9 +81,20 @@ _AFTER_PICK = (_State.PICKED, _State.ANSWERING, _State.ANSWERED)
 class Exchange:
     """See the module. Feed it every message, then `close` it, whatever happened."""
 
-    def __init__(self, desk: Desk, limits: Limits, fallback_mode: BodyMode = BodyMode.BUFFERED) -> None:
-        """`fallback_mode`: the request body mode of a proxy that does not tell (Envoy tells since 1.34)."""
+    def __init__(
+        self,
+        desk: Desk,
+        limits: Limits,
+        fallback_mode: BodyMode = BodyMode.BUFFERED,
+        queue: Queue | None = None,
+    ) -> None:
+        """`fallback_mode`: the request body mode of a proxy that does not tell (Envoy tells since 1.34). With a `queue`
+        requests may be held: set `on_turn`, which is called when `resume` is to be."""
         self._desk = desk
+        self.queue = queue
+        self.on_turn: Callable[[Rejection | None], None] | None = None
+        self._place: Place | None = None
+        self._held: _Pick | None = None
         self._limits = limits
         self._request_mode = fallback_mode
         self._response_mode = BodyMode.NONE
@@ -129,6 +139,14 @@ class Exchange:
             case Trailers():
                 return self._response_trailers(message)
 
+    def resume(self, refusal: Rejection | None) -> list[Reply]:
+        """The turn of a request that was held has come, or `refusal` in its stead: its replies."""
+        held, self._held, self._place = self._held, None, None
+        if self._state is not _State.HELD or held is None:
+            return []
+        self._state = _State.BODY
+        return self._refuse(refusal) if refusal is not None else self._pick(held)
+
     def expire(self) -> list[Reply]:
         """The deadline has passed."""
         return self._refuse(
@@ -137,16 +155,23 @@ class Exchange:
 
     def fail(self) -> list[Reply]:
         """An error in the picker itself: answer for it if nothing has been answered yet."""
-        if self._state in (_State.START, _State.BODY):
+        if self._state in (_State.START, _State.BODY, _State.HELD):
             return self._refuse(Rejection(500, Reason.INTERNAL, "The endpoint picker failed on this request."))
         return []
 
     def close(self) -> None:
         """The stream has ended. Nothing is answered from here on."""
+        self._leave()
+        self.on_turn = None  # Who is called holds this.
         assignment, self._assignment = self._assignment, None
         self._state = _State.REFUSED
         if assignment is not None:
             assignment.end()
+
+    def _leave(self) -> None:
+        place, self._place, self._held = self._place, None, None
+        if place is not None:
+            place.leave()
 
     def _expect(self, what: str, *states: _State) -> None:
         if self._state not in states:
@@ -160,9 +185,9 @@ class Exchange:
             self._response_mode = message.modes.response_body
         length = declared_bytes(message.headers.get("content-length", ""))
         if length > self._limits.max_body_bytes:
-            return self._refuse(self._too_large(length))
+            return self._refuse(too_large(length, self._limits.max_body_bytes))
         coding = content_coding(message.headers.get("content-encoding", ""))
-        if coding is not None and not message.end_of_stream and self._strict(message):
+        if coding is not None and not message.end_of_stream and names_model(message):
             # Model servers read none (vLLM takes it for broken JSON), and unpacking is work that clients could impose.
             return self._refuse(
                 Rejection(
@@ -178,19 +203,19 @@ class Exchange:
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
         """Requests without a body (GET /v1/models), and proxies that do not show theirs."""
-        if message.end_of_stream and message.headers.get(":method") == "POST" and self._strict(message):
+        if message.end_of_stream and message.headers.get(":method") == "POST" and names_model(message):
             return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
-        assigned = self._assign(message, NO_BODY, 0)
+        assigned = self._assign(wanted(message, NO_BODY, 0))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
-        return [HeadersReply(Phase.REQUEST, self._destination(assigned))]
+        return [HeadersReply(Phase.REQUEST, to_endpoint(assigned, self._request_mode, body=False))]
 
     def _request_body(self, message: Body) -> list[Reply]:
-        if self._state in _AFTER_PICK:
+        if self._state in _AFTER_PICK or self._state is _State.HELD:
             return self._body_after_pick(message)
         self._expect("a request body", _State.BODY)
         if len(self._body) + len(message.data) > self._limits.max_body_bytes:
-            return self._refuse(self._too_large(len(self._body) + len(message.data)))
+            return self._refuse(too_large(len(self._body) + len(message.data), self._limits.max_body_bytes))
         self._body += message.data
         if message.end_of_stream:
             return self._pick_with_body(end_of_stream=True)
@@ -207,7 +232,7 @@ class Exchange:
                 raise ProtocolViolation("a request body came after its end")
             return []
         if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            return list(_pieces(Phase.REQUEST, message.data, message.end_of_stream))
+            return list(duplex_pieces(Phase.REQUEST, message.data, message.end_of_stream))
         self._body_ended = message.end_of_stream
         return [BodyReply(Phase.REQUEST)]
 
@@ -216,92 +241,77 @@ class Exchange:
             if self._request_mode is BodyMode.BUFFERED:
                 # A body would have come first, and there is no message left that could take the pick along.
                 return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
-            return [*self._pick_with_body(end_of_stream=False), TrailersReply(Phase.REQUEST)]
+            return self._pick_with_body(end_of_stream=False, trailers=True)
         self._expect("request trailers", *_AFTER_PICK)
         return [TrailersReply(Phase.REQUEST)]
 
-    def _pick_with_body(self, end_of_stream: bool) -> list[Reply]:
+    def _pick_with_body(self, end_of_stream: bool, trailers: bool = False) -> list[Reply]:
         request = self._request
         assert request is not None
         self._body_ended = True
         data = bytes(self._body)
         self._body.clear()
-        read = read_body(data, self._strict(request))
+        read = read_body(data, names_model(request))
         if isinstance(read, Rejection):
             return self._refuse(read)
-        assigned = self._assign(request, read, len(data))
+        pick = _Pick(wanted(request, read, len(data)), data, end_of_stream, trailers)
+        if self.queue is None or self.on_turn is None:
+            return self._pick(pick)
+        place = self.queue.join(pick.wanted, self.on_turn)
+        if place is None:
+            return self._pick(pick)
+        if isinstance(place, Rejection):
+            return self._refuse(place)
+        self._state, self._place, self._held = _State.HELD, place, pick
+        return [Patience(place.wait_s + PATIENCE_S)]
+
+    def _pick(self, pick: _Pick) -> list[Reply]:
+        assigned = self._assign(pick.wanted)
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
+        model, data = pick.wanted.body.model, pick.data
         renamed: bytes | None = None
-        if assigned.served_model is not None and read.model is not None:
-            self._asked_model = read.model
-            renamed = rename_request(data, read.model, assigned.served_model)
-        changes = self._destination(assigned, len(renamed) if renamed is not None else None)
+        if assigned.served_model is not None and model is not None:
+            self._asked_model = model
+            renamed = rename_request(data, model, assigned.served_model)
+        renamed_bytes = len(renamed) if renamed is not None else None
+        changes = to_endpoint(assigned, self._request_mode, body=True, renamed_bytes=renamed_bytes)
         if self._request_mode is BodyMode.BUFFERED:
             return [BodyReply(Phase.REQUEST, changes, renamed)]
-        pieces = _pieces(Phase.REQUEST, data if renamed is None else renamed, end_of_stream)
-        return [HeadersReply(Phase.REQUEST, changes), *pieces]
+        pieces = duplex_pieces(Phase.REQUEST, data if renamed is None else renamed, pick.end_of_stream)
+        last = [TrailersReply(Phase.REQUEST)] if pick.trailers else []
+        return [HeadersReply(Phase.REQUEST, changes), *pieces, *last]
 
-    def _strict(self, message: RequestHeaders) -> bool:
-        headers = message.headers
-        return headers.get(":method", "POST") == "POST" and must_name_model(
-            headers.get(":path", ""), headers.get("content-type", "")
-        )
-
-    def _assign(self, message: RequestHeaders, body: ReadBody, body_bytes: int) -> Assignment | Rejection:
-        header = message.headers.get
-        wanted = Wanted(
-            message.pool, body, message.subset, header(OBJECTIVE) or None, header(FLOW) or None,
-            body_bytes, header(":path", ""), header("x-request-id"), header("traceparent"),
-        )  # fmt: skip
+    def _assign(self, wanted: Wanted) -> Assignment | Rejection:
         assigned = self._desk.assign(wanted)
         if not isinstance(assigned, Rejection):
             self._assignment = assigned
             self._state = _State.PICKED
         return assigned
 
-    def _destination(self, assigned: Assignment, renamed_bytes: int | None = None) -> Changes:
-        set_headers = [(DESTINATION, assigned.destination)]
-        # After a buffered body the control headers are gone already, with the answer to the request's headers.
-        buffered = self._body_ended and self._request_mode is BodyMode.BUFFERED
-        remove: list[str] = [] if buffered else [*CONTROL_HEADERS[1:]]
-        if renamed_bytes is not None:
-            set_headers.append(("content-length", str(renamed_bytes)))
-            # A compressed answer could not be searched for the name.
-            remove.append("accept-encoding")
-        duplex = self._request_mode is BodyMode.FULL_DUPLEX_STREAMED
-        return Changes(tuple(set_headers), tuple(remove), assigned.destination, clear_route_cache=duplex)
-
     def _response_headers(self, message: ResponseHeaders) -> list[Reply]:
-        self._expect("response headers", _State.BODY, _State.PICKED)
+        self._expect("response headers", _State.BODY, _State.HELD, _State.PICKED)
+        self._leave()
         self._state = _State.ANSWERING
-        if self._assignment is None:
-            # The proxy itself answers, before the body was complete: too large, or too slow.
+        request, assigned = self._request, self._assignment
+        if request is None or assigned is None:
+            # The proxy itself answers, before the body was complete or a pick made: too large, or too slow.
             return [HeadersReply(Phase.RESPONSE)]
         if message.served is not None:
-            self._assignment.served_by(message.served)
+            assigned.served_by(message.served)
         status = message.headers.get(":status", "")
-        self._assignment.first_byte(int(status) if status.isdecimal() else None)
+        assigned.first_byte(int(status) if status.isdecimal() else None)
         kind = AnswerKind.of(message.headers.get("content-type", ""))
-        served = self._assignment.served_model
+        served = assigned.served_model
         compressed = content_coding(message.headers.get("content-encoding", "")) is not None
         if self._asked_model is None or served is None or kind is None or compressed or message.end_of_stream:
-            return [HeadersReply(Phase.RESPONSE, self._foretold())]
+            return [HeadersReply(Phase.RESPONSE, foretold(request, assigned))]
         self._restorer = NameRestorer(kind, served, self._asked_model)
         mode = None
         if self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED:
             self._response_mode = BodyMode.STREAMED
             mode = ModeOverride(response_body=BodyMode.STREAMED)
-        return [HeadersReply(Phase.RESPONSE, self._foretold(remove_headers=("content-length",)), mode)]
-
-    def _foretold(self, remove_headers: tuple[str, ...] = ()) -> Changes:
-        """What becomes of an answer's headers: for clients that ask, the prediction is told."""
-        assert self._request is not None
-        assert self._assignment is not None
-        predicted_s = self._assignment.predicted_ttft_s if PREDICT_TTFT in self._request.headers else None
-        if predicted_s is None:
-            return Changes(remove_headers=remove_headers) if remove_headers else NO_CHANGES
-        return Changes(((PREDICTED_TTFT, f"{1000 * predicted_s:.0f}"),), remove_headers)
+        return [HeadersReply(Phase.RESPONSE, foretold(request, assigned, remove_headers=("content-length",)), mode)]
 
     def _response_body(self, message: Body) -> list[Reply]:
         self._expect("a response body", _State.ANSWERING)
@@ -309,7 +319,7 @@ class Exchange:
         if self._restorer is not None:
             data = self._restorer.feed(data, message.end_of_stream)
         if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            return list(_pieces(Phase.RESPONSE, data, message.end_of_stream))
+            return list(duplex_pieces(Phase.RESPONSE, data, message.end_of_stream))
         return [BodyReply(Phase.RESPONSE, data=data if self._restorer is not None else None)]
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
@@ -318,14 +328,8 @@ class Exchange:
         self._state = _State.ANSWERED
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            return [*_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
+            return [*duplex_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
         return [TrailersReply(Phase.RESPONSE)]
-
-    def _too_large(self, found_bytes: int) -> Rejection:
-        allowed = self._limits.max_body_bytes
-        return Rejection(
-            413, Reason.BODY_TOO_LARGE, f"The request body is {found_bytes} bytes or more, {allowed} are allowed."
-        )
 
     def _refuse(self, rejection: Rejection) -> list[Reply]:
         """Turn the request away before anybody has been asked for an endpoint."""
@@ -335,19 +339,7 @@ class Exchange:
         return self._answer(rejection)
 
     def _answer(self, rejection: Rejection) -> list[Reply]:
+        self._leave()
         self._state = _State.REFUSED
         self._body.clear()
         return [rejection.reply()]
-
-
-def _pieces(phase: Phase, data: bytes, end_of_stream: bool) -> list[DuplexBodyReply]:
-    """`data` in pieces that the proxy takes; one empty piece where only the end is to be told, none where nothing
-    is."""
-    if not data:
-        return [DuplexBodyReply(phase, b"", True)] if end_of_stream else []
-    starts = range(0, len(data), DUPLEX_PIECE_BYTES)
-    last = starts[-1]
-    return [
-        DuplexBodyReply(phase, data[start : start + DUPLEX_PIECE_BYTES], end_of_stream and start == last)
-        for start in starts
-    ]

@@ -117,7 +117,30 @@ class ImmediateReply(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-Reply = HeadersReply | BodyReply | DuplexBodyReply | TrailersReply | ImmediateReply
+class Patience(msgspec.Struct, frozen=True, gc=False):
+    """The reply comes later; the proxy shall wait for it this long from now. Said at most once for a message."""
+
+    wait_s: float
+
+
+Reply = Patience | HeadersReply | BodyReply | DuplexBodyReply | TrailersReply | ImmediateReply
+
+
+DUPLEX_PIECE_BYTES = 62_000
+"""Envoy takes no full-duplex message over 64 KiB; the rest of the message needs some of that."""
+
+
+def duplex_pieces(phase: Phase, data: bytes, end_of_stream: bool) -> list[DuplexBodyReply]:
+    """`data` in pieces that the proxy takes; one empty piece where only the end is to be told, none where nothing
+    is."""
+    if not data:
+        return [DuplexBodyReply(phase, b"", True)] if end_of_stream else []
+    starts = range(0, len(data), DUPLEX_PIECE_BYTES)
+    last = starts[-1]
+    return [
+        DuplexBodyReply(phase, data[start : start + DUPLEX_PIECE_BYTES], end_of_stream and start == last)
+        for start in starts
+    ]
 
 
 class ProtocolViolation(Exception):

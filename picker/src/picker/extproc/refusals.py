@@ -70,3 +70,10 @@ class Rejection:
         if self.status in (429, 503):
             headers.append(("retry-after", str(RETRY_AFTER_S)))
         return ImmediateReply(self.status, tuple(headers), body)
+
+
+def too_large(found_bytes: int, allowed_bytes: int) -> Rejection:
+    """Of a body that is at least `found_bytes` long."""
+    return Rejection(
+        413, Reason.BODY_TOO_LARGE, f"The request body is {found_bytes} bytes or more, {allowed_bytes} are allowed."
+    )

@@ -4,14 +4,15 @@ More critical requests go before all others. Among equals, flows take turns by t
 fair queueing: Goyal, Vin and Cheng, 1996): while two flows wait, neither gets further ahead of the other than the two
 dearest of their requests, however many it sends. Within a flow, first come, first served."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Generic, TypeVar
 
+from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import Criticality
-from picker.scheduling.admission import ROOM, Room
+from picker.scheduling.admission import ROOM, Room, has_room
 from picker.scheduling.request import Refusal, Refused
 
 BEYOND: Mapping[Criticality, Room] = {
@@ -32,6 +33,14 @@ IDLE_FLOWS = 1000
 choice, so there may be any number."""
 
 T = TypeVar("T")
+
+
+def room_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
+    """Whether a request of this criticality need not be held. Where no endpoint is there or answers, holding it helps
+    nobody."""
+    room = BEYOND[criticality]
+    answering = [endpoint for endpoint in endpoints if endpoint.refused_since_s is None]
+    return not answering or any(has_room(room, endpoint, now_s) for endpoint in answering)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from picker.extproc.edge.status import CallRefused, Status
 from picker.extproc.exchange import Exchange
 from picker.extproc.http2.heads import RequestHead
 from picker.extproc.messages import ProtocolViolation, Reply
+from picker.extproc.refusals import Rejection
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 PROCESS = f"/{SERVICE}/Process"
@@ -33,6 +34,8 @@ class Conversation(Call):
     ) -> None:
         super().__init__(carrier, stream_id)
         self._exchange = exchange
+        if exchange.queue is not None:
+            exchange.on_turn = self._turn_comes
         self._pool = pool
         self._trace = trace
 
@@ -54,6 +57,18 @@ class Conversation(Call):
             return
         if self.carrier.draining:
             self.drain()
+
+    def _turn_comes(self, refusal: Rejection | None) -> None:
+        """The request was held until now: reply, out of turn."""
+        try:
+            for reply in self._exchange.resume(refusal):
+                self.send(encode(reply))
+        except Exception:
+            log.exception("ext_proc.failed")
+            self._say_last(self._exchange.fail())
+        if self.carrier.draining:
+            self.drain()
+        self.carrier.flush()
 
     def expired(self) -> None:
         self._say_last(self._exchange.expire())

@@ -1,0 +1,60 @@
+"""The headers of the protocol: what is read from a request's, and what is put there."""
+
+from picker.extproc.assignment import Assignment, Wanted
+from picker.extproc.body import ReadBody, must_name_model
+from picker.extproc.messages import NO_CHANGES, BodyMode, Changes, RequestHeaders
+
+DESTINATION = "x-gateway-destination-endpoint"
+CONTROL_HEADERS = (DESTINATION, "x-gateway-destination-endpoint-served", "x-gateway-destination-endpoint-subset")
+"""The protocol's own headers. What a client sends under these names is dropped: it must not choose its target."""
+
+OBJECTIVE = "x-gateway-inference-objective"
+"""Names the InferenceObjective of a request: how much it matters."""
+
+FLOW = "x-gateway-inference-fairness-id"
+"""Names whose request it is; where requests have to wait, flows take turns."""
+
+PREDICT_TTFT = "x-inference-gateway-predict-ttft"
+"""A client that sends this, whatever its value, is told in PREDICTED_TTFT how many milliseconds from the pick to the
+first token were predicted. No prediction, no header: an endpoint's pace has to be learned first."""
+
+PREDICTED_TTFT = "x-inference-gateway-predicted-ttft-ms"
+
+
+def names_model(message: RequestHeaders) -> bool:
+    """Whether the body that follows has to be JSON that names a model."""
+    headers = message.headers
+    return headers.get(":method", "POST") == "POST" and must_name_model(
+        headers.get(":path", ""), headers.get("content-type", "")
+    )
+
+
+def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int) -> Wanted:
+    """The request, asking for an endpoint."""
+    header = message.headers.get
+    return Wanted(
+        message.pool, body, message.subset, header(OBJECTIVE) or None, header(FLOW) or None,
+        body_bytes, header(":path", ""), header("x-request-id"), header("traceparent"),
+    )  # fmt: skip
+
+
+def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:
+    """What becomes of a request's headers with its pick. `body`: whether that has been seen whole; `renamed_bytes`: how
+    long it is if its model has another name now."""
+    set_headers = [(DESTINATION, assigned.destination)]
+    # After a buffered body the control headers are gone already, with the answer to the request's headers.
+    remove: list[str] = [] if body and mode is BodyMode.BUFFERED else [*CONTROL_HEADERS[1:]]
+    if renamed_bytes is not None:
+        set_headers.append(("content-length", str(renamed_bytes)))
+        # A compressed answer could not be searched for the name.
+        remove.append("accept-encoding")
+    duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
+    return Changes(tuple(set_headers), tuple(remove), assigned.destination, clear_route_cache=duplex)
+
+
+def foretold(request: RequestHeaders, assigned: Assignment, remove_headers: tuple[str, ...] = ()) -> Changes:
+    """What becomes of an answer's headers: for clients that ask, the prediction is told."""
+    predicted_s = assigned.predicted_ttft_s if PREDICT_TTFT in request.headers else None
+    if predicted_s is None:
+        return Changes(remove_headers=remove_headers) if remove_headers else NO_CHANGES
+    return Changes(((PREDICTED_TTFT, f"{1000 * predicted_s:.0f}"),), remove_headers)
