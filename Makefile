@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e lint format bench bench-mock crds dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e nightly lint format bench bench-mock crds dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ lint: install ## ruff, pyright, import-linter
 format: install ## let ruff format and fix
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+nightly: ## the nightly job, once, on a kind cluster with mocks: reports in out/nightly; needs docker, kind, kubectl, helm
+	@test -f charts/inference-gateway/charts/gateway-helm-v1.9.1.tgz || helm dependency build charts/inference-gateway
+	@ci/nightly/on_kind.sh
 
 bench-mock: install ## the vLLM mock's figures: virtual and real time, metrics, memory
 	@$(RUN) python ci/bench_mock.py

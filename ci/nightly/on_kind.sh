@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# One night on a kind cluster with mocks in place of GPUs; reports and log come to out/nightly. Needs docker, kind,
+# kubectl and helm. KEEP=1 leaves the cluster, and the next run goes on with its history.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+cluster=inference-gateway-nightly
+namespace=inference-gateway-nightly
+node=${KIND_NODE_IMAGE:-kindest/node:v1.34.4}
+out=out/nightly
+images=(picker vllm-mock nightly)
+folder=$(mktemp -d)
+export KUBECONFIG=$folder/kubeconfig
+
+say() { echo "$(date +%T) $*"; }
+leave() {
+  [[ ${KEEP:-} ]] || kind delete cluster --quiet --name "$cluster"
+  rm -rf "$folder"
+}
+trap leave EXIT
+
+say "building ${images[*]}"
+# The job's helm is this machine's, so that the build needs no registry of helm's.
+install -m 755 "$(readlink -f "$(command -v helm)")" "$folder/helm"
+printf 'FROM scratch\nCOPY helm /usr/bin/helm\n' >"$folder/Dockerfile"
+docker build --quiet -t inference-gateway/helm:local "$folder"
+build() { docker build --quiet --network host "${@:2}" -t "inference-gateway/$1:0.1.0" .; }
+build picker -f picker/Dockerfile
+build vllm-mock -f vllm-mock/Dockerfile
+build nightly -f ci/nightly/Dockerfile --build-arg HELM_IMAGE=inference-gateway/helm:local
+
+if kind get clusters | grep -qx "$cluster"; then
+  kind export kubeconfig --quiet --name "$cluster"
+else
+  say "making the kind cluster $cluster"
+  kind create cluster --quiet --name "$cluster" --image "$node" --wait 60s
+fi
+for image in "${images[@]}"; do
+  kind load docker-image --quiet --name "$cluster" "inference-gateway/$image:0.1.0"
+done
+
+kubectl apply -k ci/nightly/kind >/dev/null
+job=night-$(date +%s)
+kubectl create job -n "$namespace" --from=cronjob/nightly "$job"
+say "running $job"
+kubectl wait -n "$namespace" --for=condition=Ready "pod" -l "job-name=$job" --timeout=2m >/dev/null
+mkdir -p "$out"
+kubectl logs -n "$namespace" -f "job/$job" | tee "$out/night.log"
+
+say "fetching the reports"
+kubectl apply -n "$namespace" -f ci/nightly/kind/reader.yaml >/dev/null
+kubectl wait -n "$namespace" --for=condition=Ready pod/reader --timeout=2m >/dev/null
+kubectl exec -n "$namespace" reader -- tar -C /kept -c . | tar -x -C "$out"
+kubectl delete -n "$namespace" pod/reader --wait=false >/dev/null
+say "in $out: $(cd "$out" && ls -d ./*/ | tr '\n' ' ')"
+kubectl wait -n "$namespace" --for=condition=Complete "job/$job" --timeout=30s >/dev/null || {
+  say "the night was not good"
+  exit 1
+}
+say "a good night"
