@@ -47,7 +47,7 @@ class FakeDesk:
             raise self.answer
         return self.answer
 
-    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         self.turned.append(rejection)
 
 

@@ -17,10 +17,10 @@ class LoggedDesk:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
-        self._desk.turned_away(pool, request_id, rejection)
+    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
+        self._desk.turned_away(wanted, rejection)
         if _logger.isEnabledFor(logging.DEBUG):
-            told = log.bind(request_id=request_id, pool=pool)
+            told = log.bind(request_id=wanted.request_id, pool=wanted.pool)
             told.debug("request.turned_away", status=rejection.status, reason=rejection.reason)
 
     def assign(self, wanted: Wanted) -> Assignment | Rejection:

@@ -3,10 +3,14 @@
 import pytest
 from fleet import endpoint
 from picker.endpoints.scrape_connection import ScrapeFailure
+from picker.extproc.assignment import Wanted
+from picker.extproc.body import NO_BODY, ReadBody
+from picker.extproc.flow_control import Waiting
 from picker.extproc.refusals import Reason, Rejection
 from picker.observability.course import Course
 from picker.observability.tally import FOLDED, MOST_UNDECLARED
-from picker.resources.inference import RoutingStrategy
+from picker.resources.inference import Criticality, RoutingStrategy
+from picker.scheduling.request import Refused
 from watched import Watched, served
 
 MODEL = {"model_name": "m", "target_model_name": "m"}
@@ -88,10 +92,27 @@ def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code()
 
 def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
     watched = Watched()
-    watched.desk.turned_away(str(watched.pools[0].pool.name), "id", Rejection(413, Reason.BODY_TOO_LARGE, "Too large."))
-    assert watched.value("inference_gateway_refusals_total", pool="default/a", reason="body-too-large") == 1
+    wanted = Wanted(str(watched.pools[0].pool.name), NO_BODY, None)
+    watched.desk.turned_away(wanted, Rejection(413, Reason.BODY_TOO_LARGE, "Too large."))
+    assert (
+        watched.value("inference_gateway_refusals_total", pool="default/a", reason="body-too-large", criticality="")
+        == 1
+    )
     assert watched.value("inference_objective_request_error_total", error_code="BadRequest") == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 0
+
+
+def test_what_flow_control_holds_and_what_it_gives_up_on() -> None:
+    """By criticality, as the requests have it."""
+    watched = Watched()
+    name = watched.pools[0].pool.name
+    watched.waiting = [Waiting(name, Criticality.SHEDDABLE, 3, 600)]
+    body = ReadBody("m", b"", b"", 0, 100)
+    watched.desk.turned_away(Wanted(str(name), body, None), Rejection(429, Refused.QUEUE_FULL, "Full."))
+    assert watched.value("inference_gateway_held_requests", pool="default/a", criticality="Sheddable") == 3
+    assert watched.value("inference_gateway_held_body_bytes", criticality="Sheddable") == 600
+    assert watched.value("inference_gateway_refusals_total", reason="queue-full", criticality="Standard") == 1
+    assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
 
 
 def test_requests_to_a_pool_that_nobody_knows_are_counted_without_one() -> None:

@@ -66,8 +66,9 @@ class Desk(Protocol):
         """Decide, and count the request in the same step."""
         ...
 
-    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
-        """The exchange has answered a request itself that nobody was asked to assign: too large, say, or no JSON."""
+    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
+        """The exchange has answered a request itself that nobody was asked to assign: too large, say, or no JSON. Its
+        body may not have been read."""
         ...
 
 

@@ -132,7 +132,7 @@ class PoolDesk:
         self._pools = {str(served.pool.name): served for served in pools}
         self._default = self._pools.get(str(default)) if default is not None else None
 
-    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         """Nothing is in flight, so there is nothing to count."""
 
     def assign(self, wanted: Wanted) -> Assigned | Rejection:

@@ -145,7 +145,7 @@ class Exchange:
         if self._state is not _State.HELD or held is None:
             return []
         self._state = _State.BODY
-        return self._refuse(refusal) if refusal is not None else self._pick(held)
+        return self._refuse(refusal, held.wanted) if refusal is not None else self._pick(held)
 
     def expire(self) -> list[Reply]:
         """The deadline has passed."""
@@ -261,7 +261,7 @@ class Exchange:
         if place is None:
             return self._pick(pick)
         if isinstance(place, Rejection):
-            return self._refuse(place)
+            return self._refuse(place, pick.wanted)
         self._state, self._place, self._held = _State.HELD, place, pick
         return [Patience(place.wait_s + PATIENCE_S)]
 
@@ -331,11 +331,11 @@ class Exchange:
             return [*duplex_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
         return [TrailersReply(Phase.RESPONSE)]
 
-    def _refuse(self, rejection: Rejection) -> list[Reply]:
+    def _refuse(self, rejection: Rejection, asked: Wanted | None = None) -> list[Reply]:
         """Turn the request away before anybody has been asked for an endpoint."""
-        request = self._request
-        pool, headers = (request.pool, request.headers) if request is not None else (None, {})
-        self._desk.turned_away(pool, headers.get("x-request-id"), rejection)
+        if asked is None:
+            asked = wanted(self._request, NO_BODY, 0) if self._request is not None else Wanted(None, NO_BODY, None)
+        self._desk.turned_away(asked, rejection)
         return self._answer(rejection)
 
     def _answer(self, rejection: Rejection) -> list[Reply]:

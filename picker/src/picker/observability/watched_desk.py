@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from picker.extproc.assignment import Wanted
+from picker.extproc.body import NO_BODY
 from picker.extproc.desk import Assigned, PoolDesk, ServedPool
 from picker.extproc.refusals import Rejection
 from picker.observability.course import Course, Seen, Teller, TurnedAway
@@ -55,11 +56,10 @@ class WatchedDesk:
             self.decisions.append(course)
         return course
 
-    def turned_away(self, pool: str | None, request_id: str | None, rejection: Rejection) -> None:
+    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         now_s = self._clock()
-        self._desk.turned_away(pool, request_id, rejection)
-        served = self._desk.served(pool)
-        self._tell(served, TurnedAway(rejection, "", "", "", None, 0, 0, "", request_id, None, now_s, now_s))
+        self._desk.turned_away(wanted, rejection)
+        self._refused(wanted, rejection, now_s, now_s)
 
     def forget(self) -> None:
         """Let go of pools that the desk serves no more, or no more as they were. What was counted stays."""
@@ -72,7 +72,8 @@ class WatchedDesk:
             wanted.request_id, wanted.trace, begun_s, decided_s,
         )  # fmt: skip
         if served is not None:
-            request.criticality = served.criticality(body.model, wanted.objective)
+            if body is not NO_BODY or rejection.reason in BY_SCHEDULING:
+                request.criticality = served.criticality(body.model, wanted.objective)
             if self.decisions.maxlen and rejection.reason in BY_SCHEDULING:
                 request.seen = Seen.of(served.endpoints)
         self._tell(served, request)
