@@ -71,8 +71,8 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 def test_settings_survive_being_handed_to_a_process_as_flags() -> None:
-    given = [*GIVEN, "--pool=a/b", "--scrape-interval-s=0.5", "--unknown-models=refuse", "--listen-ip=127.0.0.1"]
-    standalone = StandaloneSettings.read(given, "picker standalone")
+    given = [*GIVEN, "--pool=a/b", "--scrape-interval-s=0.5", "--unknown-models=refuse", "--flow-control"]
+    standalone = StandaloneSettings.read([*given, "--listen-ip=127.0.0.1"], "picker standalone")
     again = read(*flags(standalone, ServeSettings))
     shared = set(ServeSettings.model_fields) & set(StandaloneSettings.model_fields)
     assert again.model_dump(include=shared) == standalone.model_dump(include=shared)

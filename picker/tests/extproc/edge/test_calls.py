@@ -1,10 +1,13 @@
 """gRPC calls over a connection in memory, by the package h2's client."""
 
+from collections.abc import Callable
+
 import pytest
 import structlog
 from exchange_conversation import FakeDesk, Seat
 from h2.events import ResponseReceived, StreamEnded, TrailersReceived
 from http2_peer import REQUEST, H2Client
+from picker.extproc.assignment import Queue, Wanted
 from picker.extproc.edge import calls as calls_module
 from picker.extproc.edge.call import Call
 from picker.extproc.edge.calls import Calls
@@ -17,18 +20,22 @@ from picker.extproc.exchange import BODY_TIMEOUT_S, Exchange, Limits
 from picker.extproc.http2.connection import Connection
 from picker.extproc.http2.events import Event
 from picker.extproc.http2.heads import KeptHeads
+from picker.extproc.refusals import Rejection
 from wire_messages import body_message, headers_message
 
 
 class Server:
     """A connection's calls under the name that `H2Client` knows a connection by."""
 
-    def __init__(self, desk: FakeDesk) -> None:
+    def __init__(self, desk: FakeDesk, queue: Queue | None = None) -> None:
         self.connection = Connection(KeptHeads())
         self.deadlines: Deadlines[Call] = Deadlines()
         self.health = Health()
         self.flushed = 0
-        methods = {PROCESS: process(lambda: Exchange(desk, Limits(max_body_bytes=1 << 20))), **self.health.methods}
+        methods = {
+            PROCESS: process(lambda: Exchange(desk, Limits(max_body_bytes=1 << 20), queue=queue)),
+            **self.health.methods,
+        }
         self.calls = Calls(self.connection, methods, self.deadlines, self._flush)
         self.now_s = 100.0
 
@@ -51,9 +58,9 @@ class Server:
 class Client:
     """Calls methods, and reads what comes back."""
 
-    def __init__(self, desk: FakeDesk | None = None) -> None:
+    def __init__(self, desk: FakeDesk | None = None, queue: Queue | None = None) -> None:
         self.desk = desk or FakeDesk()
-        self.server = Server(self.desk)
+        self.server = Server(self.desk, queue)
         self.peer = H2Client(self.server)  # type: ignore[arg-type]
 
     def call(self, path: str = PROCESS, *messages: bytes, **metadata: str) -> int:
@@ -120,6 +127,63 @@ def test_a_proxy_that_resets_ends_the_exchange() -> None:
     client.peer.client.reset_stream(stream_id)
     client.peer.pump()
     assert client.desk.answer.ended == 1  # type: ignore[union-attr]
+
+
+class Held:
+    """A queue that holds every request until the test calls `on_turn`."""
+
+    wait_s = 60.0
+    left = 0
+
+    def join(self, wanted: Wanted, on_turn: Callable[[Rejection | None], None]) -> "Held":
+        assert wanted.body.model == "m"
+        self.on_turn = on_turn
+        return self
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_held_request_is_answered_when_its_turn_comes(draining: bool) -> None:
+    """By a message that goes out by itself; and a server that stops waits for it, and for no more."""
+    queue = Held()
+    client = Client(queue=queue)
+    stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
+    client.server.calls.draining = draining
+    assert len(client.messages(stream_id)) == 2
+    flushed = client.server.flushed
+    queue.on_turn(None)
+    assert client.server.flushed > flushed
+    client.peer.pump()
+    assert len(client.messages(stream_id)) == 3
+    ended = any(isinstance(event, StreamEnded) for event in client.peer.client_events)
+    assert ended is draining
+
+
+def test_a_proxy_that_resets_while_its_request_is_held_gives_the_place_up() -> None:
+    """And is told nothing any more."""
+    queue = Held()
+    client = Client(queue=queue)
+    stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
+    client.peer.client.reset_stream(stream_id)
+    client.peer.pump()
+    assert queue.left == 1
+    queue.on_turn(None)
+    assert client.desk.asked == []
+
+
+def test_a_desk_that_fails_at_a_turn_is_answered_for() -> None:
+    """The one whose turn it was: the next has its turn all the same."""
+    queue = Held()
+    client = Client(FakeDesk(RuntimeError("boom")), queue)
+    stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
+    with structlog.testing.capture_logs() as logs:
+        queue.on_turn(None)
+    client.peer.pump()
+    assert [line["event"] for line in logs] == ["ext_proc.failed"]
+    assert b"internal" in client.messages(stream_id)[-1]
+    assert client.status(stream_id) is Status.OK
 
 
 def test_a_lost_connection_ends_all_exchanges() -> None:
