@@ -3,6 +3,7 @@
 import json
 from random import Random
 
+from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from fleet import endpoint
 from gateway_objects import pool, resources
@@ -59,6 +60,7 @@ class PickStream:
         self._headers = framed(_headers())
         text = "".join(Random(2).choices("abcdefgh ", k=prompt_bytes))
         self._body = framed(body_message(json.dumps({"model": "qwen", "prompt": text, "max_tokens": 100}).encode()))
+        self._answer = framed(_answer_headers())
         self._stream_id = -1
 
     def pick(self) -> bytes:
@@ -69,9 +71,20 @@ class PickStream:
         receive(frames.frame(frames.DATA, 0, stream_id, self._headers), 0.0)
         receive(frames.frame(frames.DATA, 0, stream_id, self._body), 0.0)
         answer = self._connection.take_output()
+        receive(frames.frame(frames.DATA, 0, stream_id, self._answer), 0.0)
+        self._connection.take_output()
         receive(frames.frame(frames.DATA, frames.END_STREAM, stream_id, b""), 0.0)
         self._connection.take_output()
         return answer
+
+
+def _answer_headers() -> bytes:
+    """What a stream of tokens begins with."""
+    named = {":status": "200", "content-type": "text/event-stream", "server": "uvicorn", "date": "Sun, 06 Nov 1994"}
+    headers = [base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in named.items()]
+    return pb.ProcessingRequest(
+        response_headers=pb.HttpHeaders(headers=base_pb2.HeaderMap(headers=headers))
+    ).SerializeToString()
 
 
 def _headers() -> bytes:

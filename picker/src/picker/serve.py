@@ -25,6 +25,7 @@ from picker.extproc.flow_control import TICK_S, FlowControl
 from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.logs import configure_logging
+from picker.observability.held_requests import HeldRequests
 from picker.observability.watch import Watch
 from picker.scheduling.flow_control import Bounds
 from picker.settings import ServeSettings
@@ -38,7 +39,7 @@ class Picker:
     """All parts of one picker. `run` it once."""
 
     def __init__(self, settings: ServeSettings, source: Source) -> None:
-        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable, ExtraMissing."""
+        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable, ExtraMissing, LogUnusable."""
         addresses = {
             name: getattr(settings, name)
             for name in ("ext_proc_address", "health_address", "xds_address", "admin_address")
@@ -157,7 +158,10 @@ class _NoSignals(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
     host, port = split_address(address)
-    app = admin_app(lambda: picker.ready, picker.endpoint_states, picker.watch.registry(), picker.watch.pages())
+    registry = picker.watch.registry()
+    if picker.flow_control is not None:
+        registry.register(HeldRequests(picker.flow_control.waiting))
+    app = admin_app(lambda: picker.ready, picker.endpoint_states, registry, picker.watch.pages())
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, log_level="warning", lifespan="off", loop="none"
     )

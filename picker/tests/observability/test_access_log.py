@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from picker.observability import access_log as module
-from picker.observability.access_log import AccessLog
+from picker.observability.access_log import AccessLog, LogUnusable
 from structlog.testing import capture_logs
 from watched import Watched
 
@@ -32,8 +32,7 @@ async def lines(log: AccessLog, path: Path) -> list[Mapping[str, object]]:
 async def test_a_request_is_told_at_its_end(log: AccessLog, path: Path) -> None:
     watched = Watched(tellers=(log,))
     course = watched.course()
-    await log.close()
-    assert not path.exists()
+    assert await lines(log, path) == []
     watched.now_s = 0.25
     course.first_byte(200)
     watched.now_s = 1.5
@@ -80,14 +79,19 @@ async def test_what_a_slow_disk_cannot_take_is_dropped_and_told(
 
 
 @pytest.mark.looptime
-async def test_a_disk_that_fails_is_told_and_the_log_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "later"
-    log = AccessLog(str(folder / "access.jsonl"))
+async def test_a_disk_that_fails_is_told_and_the_log_goes_on(log: AccessLog, path: Path) -> None:
     watched = Watched(tellers=(log,))
+    path.unlink()
+    path.mkdir()
     watched.course().end()
     with capture_logs() as told:
         await log.close()
     assert [each["event"] for each in told] == ["access_log.failed"]
-    folder.mkdir()
+    path.rmdir()
     watched.course().end()
-    assert len(await lines(log, folder / "access.jsonl")) == 1
+    assert len(await lines(log, path)) == 1
+
+
+def test_a_file_that_cannot_be_written_stops_the_picker_at_its_start(tmp_path: Path) -> None:
+    with pytest.raises(LogUnusable, match="No such file or directory"):
+        AccessLog(str(tmp_path / "nowhere" / "access.jsonl"))

@@ -59,6 +59,16 @@ def test_the_first_byte_is_timed_where_it_is_seen() -> None:
     assert watched.value("inference_model_request_ttft_seconds_count", **MODEL) == 1
 
 
+def test_an_error_of_the_model_server_is_an_error_of_a_request_that_was_picked() -> None:
+    watched = Watched()
+    for status in (200, 500):
+        course = watched.course()
+        course.first_byte(status)
+        course.end()
+    assert watched.value("inference_objective_request_error_total", error_code="ModelServerError", **MODEL) == 1
+    assert watched.value("inference_objective_request_total", **MODEL) == 2
+
+
 def test_answers_of_other_endpoints_than_the_picked_one_are_counted() -> None:
     watched = Watched()
     course = watched.course()

@@ -11,6 +11,7 @@ from typing import IO
 import msgspec
 import structlog
 
+from picker.failures import CommandFailed
 from picker.observability.course import Course, TurnedAway
 
 FLUSH_S = 0.5
@@ -55,12 +56,21 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`traceparent`."""
 
 
+class LogUnusable(CommandFailed):
+    """The access log's file cannot be written."""
+
+
 class AccessLog:
     """Writes lines behind the back of the event loop. See `course.Teller`."""
 
     def __init__(self, target: str, wall_clock: Callable[[], float] = time.time) -> None:
         """`target`: a file, which is opened anew for each writing, so that it may be rotated; `-` for standard
-        output."""
+        output. Raises LogUnusable."""
+        if target != "-":
+            try:
+                Path(target).open("ab").close()
+            except OSError as error:
+                raise LogUnusable(f"access-log {target}: {error.strerror}") from None
         self._target = target
         self._wall_clock = wall_clock
         self._encoder = msgspec.json.Encoder()

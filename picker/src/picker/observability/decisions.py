@@ -50,12 +50,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     fell_back: bool = False
     """Whether another endpoint than the best one served the request."""
     status: int | None = None
-    """Of the answer; None where its headers did not pass the picker."""
+    """Of the answer; None before it has begun."""
     reason: str | None = None
     """Of a request that was turned away."""
     detail: str | None = None
     first_byte_s: float | None = None
-    """After the pick; None where the answer's headers did not pass the picker."""
+    """After the pick; None before the answer has begun."""
     duration_s: float | None = None
     """From the pick to the end of the answer; None while it is in flight."""
     candidates: Sequence[Candidate]

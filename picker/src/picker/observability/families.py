@@ -44,7 +44,7 @@ _MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
     ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.prompt_tokens),
     (
         "request_ttft_seconds",
-        "From the pick to the answer's first byte, of answers whose headers pass the picker.",
+        "From the pick to the answer's first byte.",
         lambda tally: tally.first_byte_seconds,
     ),
 )
@@ -62,7 +62,7 @@ def model_families(tallies: Sequence[Tally]) -> Iterable[Metric]:
         )
         yield counter(
             f"{prefix}_request_error_total",
-            "Requests that the picker turned away, by upstream's names for errors.",
+            "Requests that were turned away, or that a model server answered with an error; by upstream's names.",
             (*MODEL_LABELS, "error_code"),
             [((*model, code), count) for model, some in models.items() for code, count in _errors(some).items()],
         )
@@ -117,7 +117,7 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
     ),
     (
         "served_other_total",
-        "Answers from another endpoint than the picked one, of those whose headers pass the picker.",
+        "Answers from another endpoint than the picked one.",
         lambda tally: tally.served_other,
     ),
 )
@@ -126,7 +126,7 @@ _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
     ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.seconds),
     (
         "time_to_first_byte_seconds",
-        "From the pick to the answer's first byte, of answers whose headers pass the picker.",
+        "From the pick to the answer's first byte.",
         lambda tally: tally.first_byte_seconds,
     ),
 )

@@ -42,7 +42,7 @@ def pool_states(pools: Iterable[ServedPool], tallies: Tallies, now_s: float) -> 
                 pool=label,
                 strategy=served.scheduler.strategy,
                 decisions=sum(tally.picked for tally in mine),
-                turned_away=sum(tally.errors.total() for tally in mine),
+                turned_away=sum(tally.refused for tally in mine),
                 running=sum(tally.running for tally in mine),
                 prompt_tokens=int(sum(tally.prompt_tokens.sum for tally in mine)),
                 cached_tokens=sum(tally.cached_tokens for tally in mine),

@@ -39,7 +39,10 @@ ERROR_CODES = {
     500: "Internal",
     503: "ServiceUnavailable",
 }
-"""Upstream's names for errors; the others are clients' mistakes, BadRequest."""
+"""Upstream's names for errors of the picker; the others are clients' mistakes, BadRequest."""
+
+SERVER_ERROR = "ModelServerError"
+"""Upstream's name for whatever a model server answers with an error's status."""
 
 
 BY_SCHEDULING = frozenset(Refused)
@@ -57,6 +60,8 @@ class Tally:
         self.now = book.now
         self.picked = 0
         self.served_other = 0
+        self.refused = 0
+        """Requests that were turned away."""
         self.errors: Counter[str] = Counter()
         """By upstream's code."""
         self.decision_seconds = Histogram(DECISION_SECONDS)
@@ -80,7 +85,7 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        return self.picked + self.errors.total()
+        return self.picked + self.refused
 
     def began(self, decision_s: float, prompt_tokens: int, cached_tokens: int, body_bytes: int) -> None:
         """An endpoint has been picked."""
@@ -98,6 +103,8 @@ class Tally:
         seconds.append(ended_s - course.begun_s)
         if course.first_byte_s is not None:
             self._first_byte_seconds.append(course.first_byte_s - course.begun_s)
+            if course.status is not None and course.status >= 400:
+                self.errors[SERVER_ERROR] += 1
         if course.other is not None:
             self.served_other += 1
         if len(seconds) >= FOLDED:
@@ -106,6 +113,7 @@ class Tally:
             teller.ended(course)
 
     def turned_away(self, rejection: Rejection) -> None:
+        self.refused += 1
         self.errors[ERROR_CODES.get(rejection.status, "BadRequest")] += 1
 
     def settle(self) -> None:

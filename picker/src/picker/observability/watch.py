@@ -42,7 +42,7 @@ class Watch:
         waiting: Callable[[], Iterable[Waiting]] = lambda: (),
     ) -> None:
         """`pools`: those that are served now. `refused_changes`: of the source. `waiting`: what flow control holds.
-        Raises ExtraMissing."""
+        Raises ExtraMissing, LogUnusable."""
         self._access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self._traces = _traces(settings)
         tellers: tuple[Teller | None, ...] = (self._access_log, self._traces)
