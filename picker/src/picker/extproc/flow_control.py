@@ -135,7 +135,7 @@ class FlowControl:
 
     def waiting(self) -> Iterator[Waiting]:
         """What waits now, in pools where anything does."""
-        for pool, queue in self._queues.items():
+        for pool, queue in list(self._queues.items()):
             served = self._pools.served(pool)
             if served is not None:
                 for each in ORDER:

@@ -141,6 +141,17 @@ async def test_a_client_that_leaves_while_it_is_held_leaves_no_trace(gateway: Ga
     assert len(gateway.all_upstreams[0].received) == 1
 
 
+async def test_metrics_tell_what_is_held(gateway: GatewayParts) -> None:
+    """By criticality."""
+    asked = [await ask(gateway, "Standard") for _ in range(2)]
+    metrics = await gateway.client.get(f"http://{gateway.settings.admin_address}/metrics")
+    lines = metrics.text.splitlines()
+    assert 'inference_gateway_held_requests{criticality="Standard",pool="default/main"} 2.0' in lines
+    assert 'inference_gateway_held_requests{criticality="Sheddable",pool="default/main"} 0.0' in lines
+    await _becomes(gateway, METRICS)
+    assert {each.status_code for each in await asyncio.gather(*asked)} == {200}
+
+
 async def test_what_generates_nothing_is_not_held(gateway: GatewayParts) -> None:
     """A list of models costs the servers nothing."""
     assert (await gateway.client.get(gateway.url("main", "/v1/models"))).status_code == 200
