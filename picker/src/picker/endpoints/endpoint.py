@@ -5,12 +5,19 @@ copy."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+from msgspec.structs import force_setattr
+
 from picker.endpoints.pace import Drain, Pace
 
+HALF_FULL = 0.5
+"""KV cache usage from which a server is avoided, the more the fuller it is: what runs there will grow, and a full cache
+means queueing and preemption."""
 
-@dataclass(frozen=True, slots=True)
-class ServerMetrics:
-    """What one scrape of a model server said."""
+
+class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
+    """What one scrape of a model server said, and what decisions make of it: worked out once a scrape rather than for
+    every request."""
 
     queue_depth: int
     """Requests waiting there."""
@@ -28,6 +35,24 @@ class ServerMetrics:
     in_flight_then: int = 0
     """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
     came past this picker."""
+    others: int = 0
+    """Derived: requests there that came past this picker (another replica of it, the plain port). The scrape counted
+    this picker's of its time too, so only what it saw beyond them is meant."""
+    pressure: float = 1.0
+    """Derived: a factor, 1 and up: how much worse the server is than its load says, because it queues or its KV cache
+    runs full."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "others", max(0, self.running + self.queue_depth - self.in_flight_then))
+        factor = 1.0
+        if self.kv_cache_usage > HALF_FULL:
+            excess = (self.kv_cache_usage - HALF_FULL) / (1.0 - HALF_FULL)
+            # Twice as bad at three quarters, five times at the brim.
+            factor += 4.0 * excess * excess
+        if self.queue_depth:
+            # A queue as long as the batch means waiting for a whole generation of requests to leave.
+            factor += self.queue_depth / max(1, self.running)
+        force_setattr(self, "pressure", factor)
 
 
 @dataclass(slots=True)

@@ -11,13 +11,17 @@ MOST = 4.0
 """However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet, so that it is tried
 again when the others are busy, and found to be better if it is."""
 
+LEAST = 1 / MOST
+
 
 class Pace:
     """Time to first byte against the work that was ahead of it, both summed with a memory that fades."""
 
-    __slots__ = ("_seconds", "_tokens")
+    __slots__ = ("_seconds", "_tokens", "seconds_per_token")
 
     def __init__(self) -> None:
+        self.seconds_per_token: float | None = None
+        """None before the first answer."""
         self._seconds = 0.0
         self._tokens = 0.0
 
@@ -25,18 +29,16 @@ class Pace:
         """An answer began `seconds` after its request was sent, with `work_tokens` of work ahead of it then."""
         self._seconds = MEMORY * self._seconds + seconds
         self._tokens = MEMORY * self._tokens + work_tokens
-
-    @property
-    def seconds_per_token(self) -> float | None:
-        """None before the first answer."""
-        return self._seconds / self._tokens if self._tokens else None
+        self.seconds_per_token = self._seconds / self._tokens if self._tokens else None
 
     def against(self, fleet_s_per_token: float) -> float:
         """How many times as slow as a fleet this is; 1 before the first answer."""
         if not self._tokens or not fleet_s_per_token:
             return 1.0
         slowness = (self._seconds / fleet_s_per_token + PRIOR_TOKENS) / (self._tokens + PRIOR_TOKENS)
-        return min(MOST, max(1 / MOST, slowness))
+        if slowness > MOST:
+            return MOST
+        return slowness if slowness > LEAST else LEAST
 
 
 UNLEARNED_INTERVAL_S = 0.5

@@ -49,7 +49,7 @@ class Scheduler:
         notable = self._strategy.notable(request, endpoints)
         endpoints = self._candidates(request, endpoints, notable)
         cached = self._cached_tokens(request, endpoints)
-        return self._ranked(self._strategy.costs(request, endpoints, cached, notable), endpoints, cached)
+        return self._ranked(self._strategy.costs(request, endpoints, cached, notable, now_s), endpoints, cached)
 
     def _candidates(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], notable: Sequence[Endpoint] | None
@@ -76,16 +76,19 @@ class Scheduler:
         if not request.blocks:
             return [0] * len(endpoints)
         matches = self._prefixes.matches(request.blocks, endpoints)
-        tokens_per_block = request.prompt_tokens / len(request.blocks)
-        return [int(blocks * tokens_per_block) for blocks in matches]
+        tokens, count = request.prompt_tokens, len(request.blocks)
+        return [blocks * tokens // count for blocks in matches]
 
     def _ranked(self, costs: Sequence[float], endpoints: Sequence[Endpoint], cached: Sequence[int]) -> Ranking:
         """Cheapest first, equals by lot, endpoints that refuse connections after all others."""
-        lot = self._rng.random
-        order = sorted(
-            (endpoint.refused_since_s is not None, cost, lot(), index)
-            for index, (endpoint, cost) in enumerate(zip(endpoints, costs, strict=True))
-        )
-        best = order[0][3]
-        ranked = tuple([endpoints[entry[3]] for entry in order[: 1 + FALLBACKS]])
-        return Ranking(ranked, cached[best], endpoints, costs, cached)
+        keys: Sequence[float | tuple[bool, float, float]] = costs
+        refusing = [endpoint for endpoint in endpoints if endpoint.refused_since_s is not None]
+        if refusing or len(set(costs)) < len(costs):
+            lot = self._rng.random
+            keys = [
+                (endpoint.refused_since_s is not None, cost, lot())
+                for endpoint, cost in zip(endpoints, costs, strict=True)
+            ]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        ranked = tuple([endpoints[index] for index in order[: 1 + FALLBACKS]])
+        return Ranking(ranked, cached[order[0]], endpoints, costs, cached)

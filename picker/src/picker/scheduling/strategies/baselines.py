@@ -17,7 +17,8 @@ class RandomChoice:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None = (),
+        notable: Sequence[Endpoint] | None,
+        now_s: float,
     ) -> Sequence[float]:
         return [0.0] * len(endpoints)
 
@@ -36,7 +37,8 @@ class RoundRobin:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None = (),
+        notable: Sequence[Endpoint] | None,
+        now_s: float,
     ) -> Sequence[float]:
         count = len(endpoints)
         turn = self._turn % count
@@ -55,6 +57,7 @@ class LeastRequest:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None = (),
+        notable: Sequence[Endpoint] | None,
+        now_s: float,
     ) -> Sequence[float]:
         return [float(endpoint.in_flight.requests) for endpoint in endpoints]

@@ -1,10 +1,11 @@
 """DEFAULT: where a request takes and costs the least time."""
 
 from collections.abc import Sequence
+from math import inf
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.strategies.load import pressure, requests_there, slowness, work_ahead
+from picker.scheduling.strategies.load import FAILING, SEQUENCE_TOKENS, STEP_TOKENS, fleet_pace, requests_at
 from picker.scheduling.strategies.lora import LoraAffinity
 
 SLOWED_TOKENS = 56.0
@@ -14,9 +15,14 @@ INTERRUPTED_SHARE = 0.1
 """What a prompt costs each running sequence that it interrupts, as a share of the prompt: a decoding client notices the
 pause less than a waiting one, who has nothing yet."""
 
+HANDICAPS_KEPT_S = 0.02
+"""How long what pressure and slowness come to is kept: scrapes are ten times as far apart, and an answer changes
+little. It saves work where requests come by the thousand, and is fresh where they do not."""
+
 
 class LeastWork:
-    """Cost = (work ahead of the first token + what the request costs those that run there) x pressure x slowness^2.
+    """Cost = (work ahead of the first token + what the request costs those that run there)
+    x pressure x slowness^2 x failures.
 
     The sum is in prompt tokens. What the prefix cache holds of the prompt costs nothing, so a cached prefix attracts by
     as much as it saves. Slowness counts twice because it comes twice: until the first token, and in all after it.
@@ -24,6 +30,9 @@ class LeastWork:
 
     def __init__(self) -> None:
         self._lora = LoraAffinity()
+        self._handicaps: dict[Endpoint, float] = {}
+        self._handicaps_until_s = -inf
+        self._fleet_s_per_token: float | None = None
 
     def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         return ()
@@ -33,10 +42,12 @@ class LeastWork:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None = (),
+        notable: Sequence[Endpoint] | None,
+        now_s: float,
     ) -> Sequence[float]:
-        fresh = [max(0, request.prompt_tokens - cached) for cached in cached_tokens]
-        return self.costs_of(request, endpoints, fresh, [requests_there(endpoint) for endpoint in endpoints])
+        tokens = request.prompt_tokens
+        fresh = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
+        return self.costs_of(request, endpoints, fresh, requests_at(endpoints), now_s)
 
     def costs_of(
         self,
@@ -44,15 +55,35 @@ class LeastWork:
         endpoints: Sequence[Endpoint],
         fresh_tokens: Sequence[float],
         running: Sequence[int],
+        now_s: float,
     ) -> Sequence[float]:
         """The same by the prompt tokens that each endpoint has to compute, and the requests there."""
-        costs = [
-            work_ahead(endpoint, count, fresh) + count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
-            for endpoint, fresh, count in zip(endpoints, fresh_tokens, running, strict=True)
-        ]
+        if now_s >= self._handicaps_until_s:
+            self._handicaps.clear()
+            self._handicaps_until_s = now_s + HANDICAPS_KEPT_S
+            self._fleet_s_per_token = fleet_pace(endpoints)
+        handicap_of = self._handicaps.get
+        costs: list[float] = []
+        # Written out rather than called: this loop is most of what a decision takes. `load.work_ahead` is the same.
+        for endpoint, fresh, count in zip(endpoints, fresh_tokens, running, strict=True):
+            ahead = STEP_TOKENS + SEQUENCE_TOKENS * count + endpoint.in_flight.prefill_tokens + fresh
+            others = count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
+            handicap = handicap_of(endpoint) or self._handicap(endpoint)
+            costs.append((ahead + others) * handicap * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
-        if adapters is not None:
-            costs = [cost + adapter for cost, adapter in zip(costs, adapters, strict=True)]
-        costs = [cost * pressure(endpoint) for cost, endpoint in zip(costs, endpoints, strict=True)]
-        slow = slowness(endpoints)
-        return costs if slow is None else [cost * each * each for cost, each in zip(costs, slow, strict=True)]
+        if adapters is None:
+            return costs
+        return [
+            cost + adapter * self._handicaps[endpoint]
+            for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
+        ]
+
+    def _handicap(self, endpoint: Endpoint) -> float:
+        """How many times as dear work is there as its amount says."""
+        metrics = endpoint.metrics
+        handicap = 1.0 if metrics is None else metrics.pressure
+        if self._fleet_s_per_token is not None:
+            slowness = endpoint.pace.against(self._fleet_s_per_token)
+            handicap *= slowness * slowness
+        self._handicaps[endpoint] = handicap
+        return handicap

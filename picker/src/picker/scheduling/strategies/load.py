@@ -17,52 +17,29 @@ SEQUENCE_TOKENS = 8.0
 NEARLY_FULL = 0.9
 """KV cache usage from which a server soon queues or preempts."""
 
-HALF_FULL = 0.5
-"""KV cache usage from which a server is avoided, the more the fuller it is: what runs there will grow, and a full cache
-means queueing and preemption."""
-
-
 FAILING = 10.0
 """A server whose answers are all errors has answered everything, and looks idle: it is this many times worse."""
 
 
 def requests_there(endpoint: Endpoint) -> int:
-    """Requests on the server: ours, and those that came past this picker (another replica of it, the plain port).
-
-    The scrape counted ours of its time too, so only what it saw beyond them is added. What this picker has sent since
-    is in the ledger at once: between two scrapes nobody herds onto the endpoint that looked idle.
-    """
+    """Requests on the server: ours, and those that came past this picker. What this picker has sent since the scrape is
+    in the ledger at once: between two scrapes nobody herds onto the endpoint that looked idle."""
     metrics = endpoint.metrics
-    mine = endpoint.in_flight.requests
-    if metrics is None:
-        return mine
-    return mine + max(0, metrics.running + metrics.queue_depth - metrics.in_flight_then)
+    return endpoint.in_flight.requests + (metrics.others if metrics is not None else 0)
 
 
-def pressure(endpoint: Endpoint) -> float:
-    """A factor, 1 and up: how much worse a server is than its load says, because it queues, its KV cache runs full, or
-    its answers are errors."""
-    metrics = endpoint.metrics
-    factor = 1.0 + FAILING * endpoint.failing
-    if metrics is None:
-        return factor
-    if metrics.kv_cache_usage > HALF_FULL:
-        excess = (metrics.kv_cache_usage - HALF_FULL) / (1.0 - HALF_FULL)
-        # Twice as bad at three quarters, five times at the brim.
-        factor += 4.0 * excess * excess
-    if metrics.queue_depth:
-        # A queue as long as the batch means waiting for a whole generation of requests to leave.
-        factor += metrics.queue_depth / max(1, metrics.running)
-    return factor
+def requests_at(endpoints: Sequence[Endpoint]) -> list[int]:
+    """`requests_there` of each."""
+    return [
+        endpoint.in_flight.requests + (metrics.others if (metrics := endpoint.metrics) is not None else 0)
+        for endpoint in endpoints
+    ]
 
 
-def slowness(endpoints: Sequence[Endpoint]) -> Sequence[float] | None:
-    """How many times as slow as the others each endpoint is; None while nobody can tell."""
+def fleet_pace(endpoints: Sequence[Endpoint]) -> float | None:
+    """What an endpoint's own pace is told against, in seconds a token; None while fewer than two have one."""
     known = [pace for endpoint in endpoints if (pace := endpoint.pace.seconds_per_token) is not None]
-    if len(known) < 2:
-        return None
-    fleet = sum(known) / len(known)
-    return [endpoint.pace.against(fleet) for endpoint in endpoints]
+    return sum(known) / len(known) if len(known) > 1 else None
 
 
 def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:

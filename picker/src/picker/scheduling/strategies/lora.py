@@ -22,9 +22,9 @@ class LoraAffinity:
     def tokens(self, model: str | None, endpoints: Sequence[Endpoint]) -> Sequence[float] | None:
         """What `model` would cost each endpoint for its adapter's sake, in prompt tokens; None: nothing anywhere."""
         adapters = self._adapters
-        served = [endpoint.metrics for endpoint in endpoints if endpoint.metrics is not None]
-        for metrics in served:
-            if metrics.max_loras:
+        for endpoint in endpoints:
+            metrics = endpoint.metrics
+            if metrics is not None and metrics.max_loras:
                 adapters |= metrics.active_loras
                 adapters |= metrics.waiting_loras
         if model not in adapters:

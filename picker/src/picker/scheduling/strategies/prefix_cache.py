@@ -6,7 +6,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.strategies.default import LeastWork
 from picker.scheduling.strategies.homes import Homes
-from picker.scheduling.strategies.load import requests_there
+from picker.scheduling.strategies.load import requests_at
 
 MISS = 1.2
 """Times its tokens that a miss costs: what is computed again also takes the place of what others have cached."""
@@ -45,9 +45,10 @@ class PrefixAffinity:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None = (),
+        notable: Sequence[Endpoint] | None,
+        now_s: float,
     ) -> Sequence[float]:
-        counts = [requests_there(endpoint) for endpoint in endpoints]
+        counts = requests_at(endpoints)
         total = sum(counts)
         if total:
             mine = sum([endpoint.in_flight.requests for endpoint in endpoints])
@@ -55,11 +56,12 @@ class PrefixAffinity:
         home = notable[0] if notable else None
         at_home = max(0.0, MISS - min(MOST_HOME, HOME_WEIGHT * self._others))
         bound = LOAD_BOUND * total / len(counts) + SLACK_REQUESTS
+        tokens = request.prompt_tokens
         fresh = [
-            max(0, request.prompt_tokens - cached) * (at_home if endpoint is home and count <= bound else MISS)
+            (tokens - cached if cached < tokens else 0) * (at_home if endpoint is home and count <= bound else MISS)
             for endpoint, cached, count in zip(endpoints, cached_tokens, counts, strict=True)
         ]
-        return self._work.costs_of(request, endpoints, fresh, counts)
+        return self._work.costs_of(request, endpoints, fresh, counts, now_s)
 
     def _home(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         """None where it does not matter."""

@@ -19,11 +19,12 @@ class Strategy(Protocol):
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None = (),
+        notable: Sequence[Endpoint] | None,
+        now_s: float,
     ) -> Sequence[float]:
         """What `request` would cost on each of `endpoints`; the lowest is best, equal ones are drawn by lot.
 
         `cached_tokens[i]` prompt tokens are thought to be in the prefix cache of `endpoints[i]`. `endpoints` is never
-        empty; `notable` is what the method of that name said.
+        empty; `notable` is what the method of that name said; `now_s` is on the clock of the scrapes.
         """
         ...
