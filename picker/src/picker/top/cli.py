@@ -4,10 +4,11 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
-from picker.top.client import DEFAULT_URL, PickerClient
+from picker.top.client import DEFAULT_URL, NoAnswer, PickerClient
 from picker.top.explanation import explanation, overview
 from picker.top.view import Sample, view
 
@@ -32,8 +33,12 @@ def top(arguments: Sequence[str]) -> int:
         with Live(view(now, before, client.url), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(given.interval)
-                before, now = now, Sample(time.monotonic(), client.pools())
-                live.update(view(now, before, client.url), refresh=True)
+                try:
+                    before, now = now, Sample(time.monotonic(), client.pools())
+                    live.update(view(now, before, client.url), refresh=True)
+                except NoAnswer as error:
+                    # A picker that is started again is back in a second.
+                    live.update(Group(Text(str(error), style="red"), view(now, before, client.url)), refresh=True)
     except KeyboardInterrupt:
         return 0
 
