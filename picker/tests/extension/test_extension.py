@@ -14,6 +14,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 from picker.gateway import extension_service_pb2 as service_pb2
+from picker.gateway.clusters import pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.extension import NO_BACKEND_CLUSTER, Extension, Joints, RuleBackend, RuleName
 from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed
@@ -22,7 +23,7 @@ from picker.gateway.picker_tls import PickerTls
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 
-RULE = "httproute/default/chat/rule/0"
+RULE, NEXT_RULE = "httproute/default/chat/rule/0", "httproute/default/chat/rule/1"
 EDS = "extension.system.svc.cluster.local:9004"
 JOINTS = Joints(EDS, "cluster.local", 1 << 20, ObjectName("ai", "picker"), frozenset({"team"}))
 SERVICE_BACKEND = None
@@ -41,6 +42,7 @@ def pool(name: str, namespace: str = "default", picker: str | None = "picker") -
 
 
 RED, BLUE, GONE = pool("red"), pool("blue"), pool("gone")
+TO_RED, TO_BLUE = (pool_cluster_name(each.name) for each in (RED, BLUE))
 
 
 def backends(*each: tuple[InferencePool | None, int]) -> list[RuleBackend]:
@@ -92,35 +94,52 @@ def extension() -> Extension:
     return Extension(JOINTS)
 
 
-def test_a_rules_only_pool_takes_its_cluster_in_place(extension: Extension) -> None:
-    """The route keeps its cluster, and asks the picker that the pool names."""
+def carried(*clusters: cluster_pb2.Cluster) -> dict[str, str]:
+    """What Envoy is told of them: the names that it asks endpoints for, by cluster."""
+    told, _ = Extension(JOINTS).translation(clusters, [], [])
+    return {each.name: each.eds_cluster_config.service_name for each in told}
+
+
+def test_a_rules_only_pool_is_led_to_by_the_pools_own_cluster(extension: Extension) -> None:
+    """And the picker asked that the pool names."""
     rule = backends((RED, 1))
     made = extension.route(route((RULE, 1)), [RED], rule)
-    assert leads_to(made) == {RULE: 1}
-    assert asked_for(made) == {RULE: (str(RED.name), "inferencepicker/default/picker/9002")}
-    cluster = extension.cluster(cluster_pb2.Cluster(name=RULE), [RED], rule)
-    assert (cluster.name, cluster.eds_cluster_config.service_name) == (RULE, str(RED.name))
+    assert leads_to(made) == {TO_RED: 1}
+    assert asked_for(made) == {TO_RED: (str(RED.name), "inferencepicker/default/picker/9002")}
+    assert carried(extension.cluster(cluster_pb2.Cluster(name=RULE), [RED], rule)) == {RULE: "", TO_RED: str(RED.name)}
+
+
+def test_a_pool_has_one_cluster_for_all_rules(extension: Extension) -> None:
+    """Whose endpoints Envoy knows already when a rule moves, or gets another backend."""
+    first = extension.cluster(cluster_pb2.Cluster(name=RULE), [RED], backends((RED, 1)))
+    second = extension.cluster(cluster_pb2.Cluster(name=NEXT_RULE), [RED, BLUE], backends((RED, 1), (BLUE, 1)))
+    assert set(carried(first, second)) == {RULE, NEXT_RULE, TO_RED, TO_BLUE}
+    assert extension.route(route((NEXT_RULE, 1)), [RED], backends((RED, 1))).route.cluster == TO_RED
+
+
+def test_a_rule_that_has_just_gone_leads_to_what_is_known_of_it(extension: Extension) -> None:
+    """Until Envoy Gateway has noticed, too."""
+    assert leads_to(extension.route(route((RULE, 1)), [RED], [])) == {TO_RED: 1}
+    assert set(carried(extension.cluster(cluster_pb2.Cluster(name=RULE), [RED], []))) == {RULE, TO_RED}
 
 
 def test_pools_share_by_the_weights_of_the_http_route(extension: Extension) -> None:
     """Each by its own cluster and its own picker's word."""
     rule = backends((RED, 1), (BLUE, 3))
     made = extension.route(route((RULE, 1)), [RED, BLUE], rule)
-    red, blue = f"{RULE}/pool/{RED.name}", f"{RULE}/pool/{BLUE.name}"
-    assert leads_to(made) == {blue: 3, red: 1}
-    assert {name: told for name, (told, _) in asked_for(made).items()} == {blue: str(BLUE.name), red: str(RED.name)}
-    clusters, _ = extension.translation([extension.cluster(cluster_pb2.Cluster(name=RULE), [RED, BLUE], rule)], [], [])
-    served = {each.name: each.eds_cluster_config.service_name for each in clusters}
-    assert served == {RULE: "", red: str(RED.name), blue: str(BLUE.name)}
+    assert leads_to(made) == {TO_BLUE: 3, TO_RED: 1}
+    told = {name: told for name, (told, _) in asked_for(made).items()}
+    assert told == {TO_BLUE: str(BLUE.name), TO_RED: str(RED.name)}
+    cluster = extension.cluster(cluster_pb2.Cluster(name=RULE), [RED, BLUE], rule)
+    assert carried(cluster) == {RULE: "", TO_RED: str(RED.name), TO_BLUE: str(BLUE.name)}
 
 
 def test_a_service_beside_a_pool_keeps_envoy_gateways_own_cluster(extension: Extension) -> None:
     """Its endpoints are in there, and its share does not ask the picker."""
     rule = backends((RED, 1), (None, 4))
     made = extension.route(route((RULE, 1)), [RED], rule)
-    red = f"{RULE}/pool/{RED.name}"
-    assert leads_to(made) == {red: 1, RULE: 4}
-    assert set(asked_for(made)) == {red}
+    assert leads_to(made) == {TO_RED: 1, RULE: 4}
+    assert set(asked_for(made)) == {TO_RED}
 
 
 def test_backends_with_clusters_of_their_own_are_told_apart(extension: Extension) -> None:
@@ -128,30 +147,31 @@ def test_backends_with_clusters_of_their_own_are_told_apart(extension: Extension
     rule = backends((None, 1), (RED, 2))
     names = [f"{RULE}/backend/{index}" for index in range(2)]
     made = extension.route(route((names[0], 1), (names[1], 2)), [RED], rule)
-    assert leads_to(made) == {names[0]: 1, names[1]: 2}
-    assert set(asked_for(made)) == {names[1]}
-    kept = extension.cluster(cluster_pb2.Cluster(name=names[0]), [RED], rule)
-    assert not kept.eds_cluster_config.service_name
-    taken = extension.cluster(cluster_pb2.Cluster(name=names[1]), [RED], rule)
-    assert taken.eds_cluster_config.service_name == str(RED.name)
+    assert leads_to(made) == {names[0]: 1, TO_RED: 2}
+    assert set(asked_for(made)) == {TO_RED}
+    assert set(carried(extension.cluster(cluster_pb2.Cluster(name=names[0]), [RED], rule))) == {names[0]}
+    assert set(carried(extension.cluster(cluster_pb2.Cluster(name=names[1]), [RED], rule))) == {names[1], TO_RED}
 
 
 def test_the_share_of_a_missing_pool_leads_nowhere(extension: Extension) -> None:
     """And the others keep theirs."""
     made = extension.route(route((RULE, 1)), [RED], backends((RED, 1), (GONE, 2)))
-    assert leads_to(made) == {f"{RULE}/pool/{RED.name}": 1, NO_BACKEND_CLUSTER: 2}
+    assert leads_to(made) == {TO_RED: 1, NO_BACKEND_CLUSTER: 2}
+    assert made.route.cluster_not_found_response_code == route_components_pb2.RouteAction.INTERNAL_SERVER_ERROR
 
 
 def test_a_share_that_envoy_gateway_has_set_aside_already_stays(extension: Extension) -> None:
     """Under its own name for what is invalid."""
     made = extension.route(route((RULE, 1), ("invalid-backend-cluster", 2)), [RED], backends((RED, 1), (GONE, 2)))
-    assert leads_to(made) == {f"{RULE}/pool/{RED.name}": 1, "invalid-backend-cluster": 2}
+    assert leads_to(made) == {TO_RED: 1, "invalid-backend-cluster": 2}
 
 
 def test_a_backend_of_weight_zero_gets_nothing(extension: Extension) -> None:
     """As the Gateway API says."""
-    made = extension.route(route((RULE, 1)), [RED, BLUE], backends((RED, 0), (BLUE, 1)))
-    assert list(leads_to(made)) == [f"{RULE}/pool/{BLUE.name}"]
+    rule = backends((RED, 0), (BLUE, 1))
+    assert list(leads_to(extension.route(route((RULE, 1)), [RED, BLUE], rule))) == [TO_BLUE]
+    # But its cluster is there, for the day that it gets some.
+    assert TO_RED in carried(extension.cluster(cluster_pb2.Cluster(name=RULE), [RED, BLUE], rule))
 
 
 def test_a_route_without_pools_is_left_alone(extension: Extension) -> None:
@@ -166,7 +186,8 @@ def test_a_shared_picker_serves_the_namespaces_that_it_is_shared_with(extension:
     for namespace, asked in (("team", "ai"), ("other", "other")):
         its = pool("red", namespace)
         made = extension.route(route((RULE, 1)), [its], backends((its, 1)))
-        assert asked_for(made)[RULE][1] == f"inferencepicker/{asked}/picker/9002"
+        [(_, picker)] = asked_for(made).values()
+        assert picker == f"inferencepicker/{asked}/picker/9002"
 
 
 def configuration(name: str, *routes: route_components_pb2.Route) -> route_pb2.RouteConfiguration:
@@ -255,7 +276,7 @@ async def route_modified(lookup: Lookup, written: bytes) -> route_components_pb2
 async def test_the_server_reads_pools_as_an_api_server_writes_them(annotations: dict[str, str]) -> None:
     """A wrong annotation is the picker's affair; fields of later versions are nobody's."""
     made = await route_modified(Lookup(backends((RED, 1))), as_written(annotations))
-    assert asked_for(made)[RULE][0] == str(RED.name)
+    assert asked_for(made)[TO_RED][0] == str(RED.name)
 
 
 async def test_a_failed_lookup_is_told_so_that_envoy_gateway_keeps_what_it_had() -> None:

@@ -2,12 +2,15 @@
 the same objects give the same bytes, whichever replica is asked, and a second pass changes nothing.
 
 What one hook has to tell a later one travels in the messages themselves: a route's filter override names the picker's
-cluster, and a cluster carries its siblings in its metadata.
+cluster, and a rule's cluster carries those of its pools in its metadata.
 
 Names that Envoy Gateway gives: a rule's cluster is `httproute/NAMESPACE/NAME/rule/N`. It stands for all of the rule's
-backends, pools and Services, and has the Services' endpoints; or each backend has its own, `.../backend/M`."""
+backends, pools and Services, and has the Services' endpoints; or each backend has its own, `.../backend/M`. A pool has
+one cluster, whichever rules lead to it: a cluster answers 503 until Envoy has its endpoints, and one by the name of a
+rule would do so whenever a rule is put before it, or a backend beside it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +20,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
-from picker.gateway.clusters import picker_cluster, pool_cluster
+from picker.gateway.clusters import picker_cluster, pool_cluster, pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.listeners import with_inference_filter
 from picker.gateway.packing import packed, uint32
@@ -31,7 +34,7 @@ NO_BACKEND_CLUSTER = "inferencepool-without-backend"
 
 _Weighted = route_components_pb2.WeightedCluster.ClusterWeight
 _PICKER_PREFIX = "inferencepicker"
-_SIBLINGS = "inference-gateway.sibling-clusters"
+_POOLS = "inference-gateway.pool-clusters"
 _RULE_CLUSTER = re.compile(
     r"httproute/(?P<namespace>[^/]+)/(?P<name>[^/]+)/rule/(?P<rule>\d+)(/backend/(?P<backend>\d+))?"
 )
@@ -103,7 +106,7 @@ class Extension:
             return route
         made = route_components_pb2.Route()
         made.CopyFrom(route)
-        pool_of = _lead_to_pools(made, pools, backends)
+        pool_of = _lead_to_pools(made.route, pools, backends or _of_gone_rule(pools))
         for cluster, pool in sorted(pool_of.items()):
             picker = self._picker_cluster_name(pool)
             made = asking_picker(made, {cluster: pool.name}, picker, self._joints.max_body_bytes)
@@ -112,21 +115,19 @@ class Extension:
     def cluster(
         self, cluster: cluster_pb2.Cluster, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
     ) -> cluster_pb2.Cluster:
-        """The same parameters as `route`. A pool's cluster in place of Envoy Gateway's empty one, under its name; where
-        the cluster stands for several backends, it carries a sibling for each pool."""
+        """The same parameters as `route`. The cluster, with those of the pools that it stands for."""
         rule = RuleName.of_cluster(cluster.name)
         if rule is None or not pools:
             return cluster
-        alone = _alone(rule, pools, backends)
-        if alone is not None:
-            return self._cluster(cluster.name, alone)
-        if rule.backend is not None:
-            return cluster
+        backends = backends or _of_gone_rule(pools)
+        of_cluster = backends if rule.backend is None else backends[rule.backend : rule.backend + 1]
+        names = {backend.pool for backend in of_cluster}
         made = cluster_pb2.Cluster()
         made.CopyFrom(cluster)
-        for pool in _ordered(pools):
-            sibling = self._cluster(_sibling_name(cluster.name, pool), pool)
-            made.metadata.typed_filter_metadata[f"{_SIBLINGS}/{pool.name}"].CopyFrom(packed(sibling))
+        for pool in pools:
+            if pool.name in names:
+                its = pool_cluster(pool, self._joints.eds_target)
+                made.metadata.typed_filter_metadata[f"{_POOLS}/{pool.name}"].CopyFrom(packed(its))
         return made
 
     def translation(
@@ -135,10 +136,10 @@ class Extension:
         listeners: Iterable[listener_pb2.Listener],
         routes: Iterable[route_pb2.RouteConfiguration],
     ) -> tuple[list[cluster_pb2.Cluster], list[listener_pb2.Listener]]:
-        """The clusters with siblings and pickers among them, and the listeners, the picker's filter in those that have
-        a route to a pool."""
+        """The clusters with those of pools and pickers among them, and the listeners, the picker's filter in those that
+        have a route to a pool."""
         pickers_of = {configuration.name: _pickers_of(configuration) for configuration in routes}
-        all_clusters = {each.name: each for cluster in clusters for each in _with_siblings(cluster)}
+        all_clusters = {each.name: each for cluster in clusters for each in _with_pools(cluster)}
         for name in sorted(set[str]().union(*pickers_of.values())):
             all_clusters[name] = self._picker_cluster(name)
         made: list[listener_pb2.Listener] = []
@@ -148,11 +149,6 @@ class Extension:
             )
             made.append(with_inference_filter(listener, pickers[0]) if pickers else listener)
         return list(all_clusters.values()), made
-
-    def _cluster(self, name: str, pool: InferencePool) -> cluster_pb2.Cluster:
-        made = pool_cluster(pool, self._joints.eds_target)
-        made.name = name
-        return made
 
     def _picker_cluster_name(self, pool: InferencePool) -> str:
         """Says where the picker is: the hook that makes the cluster is given no more than this name."""
@@ -177,48 +173,55 @@ class Extension:
         return cluster
 
 
-def _alone(rule: RuleName, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]) -> InferencePool | None:
-    """The pool whose the rule's cluster is, and nobody else's; None where it stands for several backends, or for one
-    that is no pool."""
-    of_cluster = backends if rule.backend is None else backends[rule.backend : rule.backend + 1]
-    # A rule that has just gone: what the hook was given is all that is known.
-    names = {backend.pool for backend in of_cluster} or {pool.name for pool in pools}
-    return next((pool for pool in pools if names == {pool.name}), None)
+def _of_gone_rule(pools: Sequence[InferencePool]) -> list[RuleBackend]:
+    """The backends of a rule that the HTTPRoute has no longer: what the hook was given is all that is known."""
+    return [RuleBackend(pool.name, 1) for pool in pools]
 
 
 def _lead_to_pools(
-    route: route_components_pb2.Route, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
+    action: route_components_pb2.RouteAction, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
 ) -> dict[str, InferencePool]:
-    """Replace, in the action of `route`, a cluster that stands for several backends by those that it stands for. The
-    pools by the clusters that are led to."""
-    action = route.route
-    pool_of: dict[str, InferencePool] = {}
-    made: list[_Weighted] = []
-    for entry in _entries(action, backends):
-        rule = RuleName.of_cluster(entry.name)
-        alone = _alone(rule, pools, backends) if rule is not None else None
-        if alone is not None:
-            pool_of[entry.name] = alone
-        if alone is not None or rule is None or rule.backend is not None:
-            made.append(entry)
-            continue
-        # Where Envoy Gateway has not set the share aside that leads nowhere, it is still in the cluster's.
-        missing = _missing(pools, backends) if action.cluster else 0
-        members = [
-            (_sibling_name(entry.name, pool), pool, sum(each.weight for each in backends if each.pool == pool.name))
-            for pool in _ordered(pools)
-        ]
-        pool_of |= {name: pool for name, pool, weight in members if weight}
-        made += [_weighted_like(entry, name, weight) for name, _, weight in members]
-        made.append(_weighted_like(entry, NO_BACKEND_CLUSTER, missing))
-        rest = entry.weight.value - missing - sum(weight for _, _, weight in members)
-        made.append(_weighted_like(entry, entry.name, max(0, rest)))
+    """Replace in `action` what stands for pools by the pools' own clusters. The pools by those."""
+    made = [each for entry in _entries(action, backends) for each in _split(entry, action, pools, backends)]
     made = [each for each in made if each.weight.value]
-    if made and [each.name for each in made] != [action.cluster]:
+    names = {each.name for each in made}
+    if action.cluster and len(names) == 1:
+        [action.cluster] = names
+    elif made:
         del action.weighted_clusters.clusters[:]
         action.weighted_clusters.clusters.extend(made)
+    if NO_BACKEND_CLUSTER in names:
         action.cluster_not_found_response_code = route_components_pb2.RouteAction.INTERNAL_SERVER_ERROR
-    return pool_of
+    return {name: pool for pool in pools if (name := pool_cluster_name(pool.name)) in names}
+
+
+def _split(
+    entry: _Weighted,
+    action: route_components_pb2.RouteAction,
+    pools: Sequence[InferencePool],
+    backends: Sequence[RuleBackend],
+) -> list[_Weighted]:
+    """What an entry of the action stands for, by weight: the clusters of its pools, and itself for the rest."""
+    rule = RuleName.of_cluster(entry.name)
+    if rule is None:
+        return [entry]
+    known = {pool.name for pool in pools}
+    if rule.backend is not None:
+        name = backends[rule.backend].pool if rule.backend < len(backends) else None
+        return [_weighted_like(entry, pool_cluster_name(name), entry.weight.value) if name in known else entry]
+    weights = Counter[PoolName]()
+    for each in backends:
+        if each.pool is not None:
+            weights[each.pool] += each.weight
+    # Where Envoy Gateway has not set the share aside that leads nowhere, it is still in the cluster's.
+    missing = sum(weight for name, weight in weights.items() if name not in known) if action.cluster else 0
+    members = {name: weight for name, weight in weights.items() if name in known}
+    rest = entry.weight.value - missing - sum(members.values())
+    return [
+        *(_weighted_like(entry, pool_cluster_name(name), members[name]) for name in sorted(members, key=str)),
+        _weighted_like(entry, NO_BACKEND_CLUSTER, missing),
+        _weighted_like(entry, entry.name, max(0, rest)),
+    ]
 
 
 def _entries(action: route_components_pb2.RouteAction, backends: Sequence[RuleBackend]) -> list[_Weighted]:
@@ -234,23 +237,9 @@ def _weighted_like(entry: _Weighted, name: str, weight: int) -> _Weighted:
     return made
 
 
-def _missing(pools: Sequence[InferencePool], backends: Sequence[RuleBackend]) -> int:
-    """The share of pools that do not exist."""
-    known = {pool.name for pool in pools}
-    return sum(each.weight for each in backends if each.pool is not None and each.pool not in known)
-
-
-def _ordered(pools: Sequence[InferencePool]) -> list[InferencePool]:
-    return sorted(pools, key=lambda pool: str(pool.name))
-
-
-def _sibling_name(cluster: str, pool: InferencePool) -> str:
-    return f"{cluster}/pool/{pool.name}"
-
-
-def _with_siblings(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:
+def _with_pools(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:
     """The cluster, and those that it carries."""
-    keys = sorted(key for key in cluster.metadata.typed_filter_metadata if key.startswith(_SIBLINGS))
+    keys = sorted(key for key in cluster.metadata.typed_filter_metadata if key.startswith(_POOLS))
     if not keys:
         yield cluster
         return
