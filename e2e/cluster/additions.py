@@ -63,13 +63,16 @@ def pool(name: str, group: str = V1ALPHA2, picker: str = PICKER, **reference: An
     }
 
 
-def route(name: str, *backends: Object) -> Object:
+def route(name: str, *backends: Object, mark: str | None = None, rules_before: Sequence[Object] = ()) -> Object:
     """For the requests that carry the header `x-test: NAME`, on the port of the pools. Its answers carry `x-route:
-    NAME`: until it is there, the tutorial's own route answers."""
+    MARK` (or NAME): until it is there, the tutorial's own route answers."""
     rule = {
         "matches": [{"headers": [{"name": "x-test", "value": name}]}],
         "filters": [
-            {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "x-route", "value": name}]}}
+            {
+                "type": "ResponseHeaderModifier",
+                "responseHeaderModifier": {"set": [{"name": "x-route", "value": mark or name}]},
+            }
         ],
         "backendRefs": list(backends),
     }
@@ -79,7 +82,7 @@ def route(name: str, *backends: Object) -> Object:
         "metadata": {"name": name, "namespace": "default"},
         "spec": {
             "parentRefs": [{"name": "qwen-inference-gateway", "sectionName": "llm-gw"}],
-            "rules": [rule],
+            "rules": [*rules_before, rule],
         },
     }
 

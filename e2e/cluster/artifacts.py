@@ -1,8 +1,10 @@
 """What is left behind when a test has failed: enough to find out why without the cluster."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 from clusters import Cluster, CommandFailed
 from releases import NAMESPACE, forwarded
 
@@ -19,21 +21,25 @@ def leave(cluster: Cluster, folder: Path) -> None:
     _keep(folder / "objects.yaml", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "yaml"))
     _keep(folder / "events.txt", lambda: cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp"))
     for namespace in ("default", NAMESPACE):
-        for pod in cluster.items("pods", "-n", namespace):
-            name = pod["metadata"]["name"]
+        for name in _pods(cluster, namespace):
             logs = ("logs", "-n", namespace, name, "--all-containers", "--tail=2000")
             _keep(folder / f"{name}.log", lambda logs=logs: cluster.kubectl(*logs))
             if name.startswith("envoy-default-"):
                 _keep(folder / f"{name}.config.json", lambda name=name: _config_dump(cluster, name))
 
 
-def _keep(path: Path, text: object) -> None:
-    with suppress(CommandFailed, OSError, AssertionError):
-        path.write_text(text())  # type: ignore[operator]
+def _pods(cluster: Cluster, namespace: str) -> list[str]:
+    """None where the API server does not answer: what is left behind must not hide why the test has failed."""
+    with suppress(CommandFailed):
+        return [pod["metadata"]["name"] for pod in cluster.items("pods", "-n", namespace)]
+    return []
+
+
+def _keep(path: Path, text: Callable[[], str]) -> None:
+    with suppress(CommandFailed, OSError, AssertionError, httpx.HTTPError):
+        path.write_text(text())
 
 
 def _config_dump(cluster: Cluster, pod: str) -> str:
-    import httpx
-
     with forwarded(cluster.kubeconfig, f"pod/{pod}", NAMESPACE, [19000]) as ports:
         return httpx.get(f"http://127.0.0.1:{ports[19000]}/config_dump?include_eds", timeout=10).text

@@ -11,10 +11,15 @@ from typing import Any
 
 import yaml
 from pytest_kind.cluster import KindCluster
+from waits import until
 
 ROOT = Path(__file__).parents[2]
 NODE_PORTS = {8080: 30080, 8081: 30081}
 """Port of the Gateway to the node's port; `ci/kind-values.yaml` of the chart says the same."""
+
+
+_ETCD_IN_MEMORY = {"kind": "ClusterConfiguration", "etcd": {"local": {"dataDir": "/tmp/etcd"}}}
+"""The node's /tmp is memory. On a disk each write of the API server would wait behind the images that are loaded."""
 
 
 class CommandFailed(Exception):
@@ -49,10 +54,7 @@ class Cluster:
         text = objects if isinstance(objects, str) else yaml.safe_dump_all(objects)
         self.kubectl("apply", "-f", "-", stdin=text)
 
-    def condition(self, kind: str, name: str, condition: str, *where: str, timeout_s: int = 60) -> None:
-        self.kubectl("wait", f"--for=condition={condition}", f"{kind}/{name}", f"--timeout={timeout_s}s", *where)
-
-    def rolled_out(self, deployment: str, namespace: str = "default", timeout_s: int = 120) -> None:
+    def rolled_out(self, deployment: str, namespace: str = "default", timeout_s: int = 240) -> None:
         self.kubectl(
             "rollout", "status", f"deployment/{deployment}", "-n", namespace, f"--timeout={timeout_s}s",
             timeout_s=timeout_s + 10,
@@ -65,6 +67,13 @@ class Cluster:
             for pod in self.items("pods", "-n", namespace, "-l", selector)
             if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] == "Running"
         ]
+
+    def wait_for_pods(self, count: int, selector: str, namespace: str = "default") -> None:
+        """Until there are `count`, those on their way out included: they serve until they are gone."""
+        until(
+            lambda: len(self.items("pods", "-n", namespace, "-l", selector)) == count,
+            f"{count} pods with {selector} are there",
+        )
 
     def pod_page(self, pod: str, port: int, path: str, namespace: str = "default") -> str:
         """What a pod answers to GET, through the API server."""
@@ -83,13 +92,16 @@ class Cluster:
             )
         except subprocess.CalledProcessError as error:
             raise CommandFailed(f"{' '.join(command)}\n{error.stdout}{error.stderr}") from None
+        except subprocess.TimeoutExpired:
+            raise CommandFailed(f"{' '.join(command)}: not done after {timeout_s:g} s") from None
         return done.stdout
 
 
 @contextmanager
 def kind_cluster(name: str, image: str, ports: Mapping[int, int], folder: Path, keep: bool) -> Iterator[Cluster]:
-    """A new cluster whose node ports are mapped to `ports` (of the Gateway to local) on 127.0.0.1, deleted at the end
-    unless `keep`; one of the name that is there already is used as it is."""
+    """A cluster whose node ports are mapped to `ports` (of the Gateway to local) on 127.0.0.1, deleted at the end
+    unless `keep`. One of the name that is there already is what a killed run has left, and deleted first; with `keep`
+    it is used as it is, if it answers."""
     mappings = [
         {"containerPort": NODE_PORTS[port], "hostPort": local, "listenAddress": "127.0.0.1"}
         for port, local in ports.items()
@@ -100,7 +112,13 @@ def kind_cluster(name: str, image: str, ports: Mapping[int, int], folder: Path, 
             {
                 "kind": "Cluster",
                 "apiVersion": "kind.x-k8s.io/v1alpha4",
-                "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],
+                "nodes": [
+                    {
+                        "role": "control-plane",
+                        "extraPortMappings": mappings,
+                        "kubeadmConfigPatches": [yaml.safe_dump(_ETCD_IN_MEMORY)],
+                    }
+                ],
             }
         )
     )
@@ -110,12 +128,21 @@ def kind_cluster(name: str, image: str, ports: Mapping[int, int], folder: Path, 
         raise CommandFailed(f"not on the PATH: {', '.join(missing)}")
     kubeconfig = folder / "kubeconfig"
     kind = KindCluster(name, kubeconfig, image, Path(str(tools["kind"])), Path(str(tools["kubectl"])))
+    if not (keep and _answers(kubeconfig)):
+        kind.delete()
     kind.create(config)
     try:
         yield Cluster(kubeconfig, ports)
     finally:
         if not keep:
             kind.delete()
+
+
+def _answers(kubeconfig: Path) -> bool:
+    if not kubeconfig.exists():
+        return False
+    question = ["kubectl", f"--kubeconfig={kubeconfig}", "get", "--raw", "/readyz", "--request-timeout=10s"]
+    return subprocess.run(question, capture_output=True, check=False).returncode == 0
 
 
 def load_images(name: str, images: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import artifacts
 import pytest
 from clusters import ROOT, Cluster, build_image, kind_cluster, load_images
 from e2e.processes import free_ports
+from progress import say
 from releases import CHART, PICKED, PLAIN, Release, gateway_urls
 
 KIND_NAME = "inference-gateway-e2e"
@@ -45,14 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(item.path.stem))
     for item in items:
         # Without the session's fixtures: building images and a cluster takes as long as it takes.
-        item.add_marker(pytest.mark.timeout(300, func_only=True))
-
-
-def say(config: pytest.Config, what: str) -> None:
-    """Progress, past pytest's capture."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line(f"{time.strftime('%H:%M:%S')} {what}")
+        item.add_marker(pytest.mark.timeout(480, func_only=True))
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +83,7 @@ def release(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Release]:
     installed.install()
     with gateway_urls(cluster) as urls:
         installed.urls = urls
-        installed.wait_until_serving(PICKED, 120)
+        installed.wait_until_serving(PICKED, 300)
         installed.first_answer_s = time.monotonic() - began_s
         say(pytestconfig, f"first answer on port {PICKED} after {installed.first_answer_s:.1f} s")
         installed.wait_until_serving(PLAIN)

@@ -1,22 +1,25 @@
 """The chart, installed."""
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import httpx
-from clusters import ROOT, Cluster
-from e2e.processes import free_ports
-from waits import until
+from clusters import ROOT, Cluster, CommandFailed
+from waits import PATIENCE_S, until
 
 CHART = ROOT / "charts" / "inference-gateway"
 NAME = "inference-gateway"
 NAMESPACE = "envoy-gateway-system"
 MODEL = "/model/qwen"
 PLAIN, PICKED = 8080, 8081
+OF_ENVOY = ("-n", NAMESPACE, "-l", "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway")
+"""Flags of kubectl that select what Envoy Gateway has made for the Gateway."""
 
 
 @dataclass(slots=True)
@@ -55,7 +58,7 @@ class Release:
         except httpx.TransportError:
             return 0
 
-    def wait_until_serving(self, port: int, timeout_s: float = 60) -> None:
+    def wait_until_serving(self, port: int, timeout_s: float = PATIENCE_S) -> None:
         until(lambda: self.answers(port) == 200, f"port {port} answers", timeout_s)
 
 
@@ -76,31 +79,27 @@ def gateway_urls(cluster: Cluster) -> Iterator[dict[int, str]]:
 
 def envoy_service(cluster: Cluster) -> dict[str, Any]:
     """What Envoy Gateway made for the Gateway, once it has."""
-    labels = "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway"
-    [service] = until(lambda: cluster.items("service", "-n", NAMESPACE, "-l", labels), "Envoy has a Service", 60)
+    [service] = until(lambda: cluster.items("services", *OF_ENVOY), "Envoy has a Service")
     return service
 
 
 @contextmanager
 def forwarded(kubeconfig: Path, target: str, namespace: str, ports: Sequence[int]) -> Iterator[dict[int, int]]:
-    """`kubectl port-forward` while it lasts: remote port to local port."""
-    local = dict(zip(ports, free_ports(len(ports)), strict=True))
-    pairs = [f"{here}:{there}" for there, here in local.items()]
-    command = ["kubectl", f"--kubeconfig={kubeconfig}", "port-forward", "-n", namespace, target, *pairs]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until(lambda: all(map(_is_open, local.values())), f"{target} is forwarded", 20)
-        yield local
-    finally:
-        process.terminate()
-        process.wait()
+    """`kubectl port-forward` while it lasts: remote port to local port. It ends by itself when a pod resets a
+    connection."""
+    command = ["kubectl", f"--kubeconfig={kubeconfig}", "port-forward", "--address=127.0.0.1", "-n", namespace, target]
+    with NamedTemporaryFile("r") as said:
+        process = subprocess.Popen([*command, *(f":{port}" for port in ports)], stdout=said, stderr=subprocess.STDOUT)
 
+        def local() -> list[int]:
+            text = Path(said.name).read_text()
+            if process.poll() is not None:
+                raise CommandFailed(f"{' '.join(command)}\n{text}")
+            found = re.findall(r"^Forwarding from 127\.0\.0\.1:(\d+) ", text, re.M)
+            return [int(port) for port in found] if len(found) == len(ports) else []
 
-def _is_open(port: int) -> bool:
-    try:
-        httpx.get(f"http://127.0.0.1:{port}/", timeout=2)
-    except httpx.ConnectError:
-        return False
-    except httpx.TransportError:
-        return True
-    return True
+        try:
+            yield dict(zip(ports, until(local, f"{target} is forwarded"), strict=True))
+        finally:
+            process.terminate()
+            process.wait()

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from additions import V1, V1ALPHA2, Added, model, model_servers, pool, route, to_pool
+from additions import V1, V1ALPHA2, Added, Object, model, model_servers, pool, route, to_pool
 from releases import MODEL, PICKED, Release
 from test_requests import served
 from traffic import Load
@@ -27,14 +28,21 @@ def asks(release: Release, name: str, **more: object) -> int:
     return release.answers(PICKED, headers={"x-test": name}, **more)
 
 
+def answers(release: Release, name: str, count: int) -> Counter[int]:
+    """How often each status came."""
+    with ThreadPoolExecutor(8) as clients:
+        return Counter(clients.map(lambda _: asks(release, name), range(count)))
+
+
 def wait_for_route(release: Release, name: str, **more: Any) -> None:
-    """Until it is the one that answers, not the tutorial's, with its clusters: those of a new pool take a moment."""
+    """Until it is the one that answers, not the tutorial's, and so often in a row that each of its pools, each picker
+    and each of Envoy's workers has had its turn: all of them hear of a new pool by themselves."""
 
     def leads_somewhere() -> bool:
         answer = release.chat(PICKED, headers={"x-test": name}, **more)
         return answer.headers.get("x-route") == name and answer.status_code != 503
 
-    until(leads_somewhere, f"route {name} answers")
+    until(lambda: all(leads_somewhere() for _ in range(24)), f"route {name} answers every time")
 
 
 @pytest.mark.usefixtures("servers")
@@ -66,7 +74,7 @@ def test_two_pools_in_one_rule_share_by_weight(release: Release) -> None:
     with Added(release.cluster, pool("red", V1), pool("blue", V1), route("split", *backends)):
         wait_for_route(release, "split")
         before = served_by(release, "red", "blue")
-        assert [asks(release, "split") for _ in range(80)] == [200] * 80
+        assert answers(release, "split", 80) == {200: 80}
         after = served_by(release, "red", "blue")
         red, blue = after["red"] - before["red"], after["blue"] - before["blue"]
         assert red + blue == 80
@@ -86,7 +94,7 @@ def test_a_pool_and_a_service_in_one_rule_share_by_weight(release: Release) -> N
     with Added(release.cluster, service, pool("red", V1), route("mixed", *backends)):
         wait_for_route(release, "mixed")
         before = served_by(release, "red", "blue")
-        assert [asks(release, "mixed") for _ in range(40)] == [200] * 40
+        assert answers(release, "mixed", 40) == {200: 40}
         after = served_by(release, "red", "blue")
         assert after["red"] > before["red"]
         assert after["blue"] > before["blue"]
@@ -98,12 +106,16 @@ def test_targets_of_a_model_share_by_weight(release: Release) -> None:
     split = model("split", "red", "chat", "Standard", {MODEL: 1, "unknown": 3})
     with Added(release.cluster, pool("red"), split, route("split-model", to_pool("red"))):
         wait_for_route(release, "split-model")
-        answers = [release.chat(PICKED, headers={"x-test": "split-model"}, model="chat") for _ in range(80)]
-        counts = Counter(answer.status_code for answer in answers)
-        assert counts[200] + counts[404] == 80, (counts, [each.text for each in answers if each.status_code > 404][:1])
+        with ThreadPoolExecutor(8) as clients:
+            chats = clients.map(
+                lambda _: release.chat(PICKED, headers={"x-test": "split-model"}, model="chat"), range(80)
+            )
+            told = list(chats)
+        counts = Counter(answer.status_code for answer in told)
+        assert counts[200] + counts[404] == 80, (counts, [each.text for each in told if each.status_code > 404][:1])
         assert 8 <= counts[200] <= 34, counts
         # The client's own name comes back.
-        assert {answer.json()["model"] for answer in answers if answer.status_code == 200} == {"chat"}
+        assert {answer.json()["model"] for answer in told if answer.status_code == 200} == {"chat"}
 
 
 def test_sheddable_requests_are_refused_when_the_servers_are_full_and_critical_ones_served(release: Release) -> None:
@@ -119,8 +131,37 @@ def test_sheddable_requests_are_refused_when_the_servers_are_full_and_critical_o
         wait_for_route(release, "full", model="cheap")
         headers = {"x-test": "full"}
         with Load(release.urls[PICKED], clients=16, max_tokens=60, model="dear", headers=headers) as load:
-            until(lambda: asks(release, "full", model="cheap") == 429, "a sheddable request is refused", 60)
+            until(lambda: asks(release, "full", model="cheap") == 429, "a sheddable request is refused")
         assert load.failures == 0, load.problems
+
+
+@pytest.mark.usefixtures("servers")
+def test_editing_a_route_under_load_fails_no_request(release: Release) -> None:
+    """A second pool beside the first, another in its place and a rule put before it, the first again. Envoy knows both
+    pools' endpoints from another route."""
+    red, blue = to_pool("red", V1), to_pool("blue", V1)
+    with Added(release.cluster, pool("red", V1), pool("blue", V1), route("kept", red, blue), route("edited", red)):
+        wait_for_route(release, "kept")
+        wait_for_route(release, "edited")
+        with Load(release.urls[PICKED], headers={"x-test": "edited"}) as load:
+            edit(release, "first", route("edited", red, blue, mark="first"))
+            load.wait_for_answers(20)
+            before = route("before", red)["spec"]["rules"]
+            edit(release, "second", route("edited", blue, mark="second", rules_before=before))
+            load.wait_for_answers(20)
+            edit(release, "third", route("edited", red, mark="third"))
+            load.wait_for_answers(20)
+    assert load.failures == 0, load.problems
+
+
+def edit(release: Release, mark: str, edited: Object) -> None:
+    """Until it is in force."""
+    release.cluster.apply([edited])
+    name = edited["metadata"]["name"]
+    until(
+        lambda: release.chat(PICKED, headers={"x-test": name}).headers.get("x-route") == mark,
+        f"the {mark} edit of route {name} is in force",
+    )
 
 
 def test_a_missing_pool_is_an_error_that_disturbs_nobody(release: Release) -> None:
@@ -128,13 +169,14 @@ def test_a_missing_pool_is_an_error_that_disturbs_nobody(release: Release) -> No
     with Added(release.cluster, route("missing", to_pool("nowhere"))):
         until(lambda: asks(release, "missing") == 500, "the route answers 500")
         assert release.answers(PICKED) == 200
-        status = release.cluster.get("httproute", "missing")["status"]
-        conditions = {each["type"]: each for parent in status["parents"] for each in parent["conditions"]}
-        assert conditions["Accepted"]["status"] == "True"
-        assert (conditions["ResolvedRefs"]["status"], conditions["ResolvedRefs"]["reason"]) == (
-            "False",
-            "BackendNotFound",
-        )
+        told = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "BackendNotFound")}
+        until(lambda: _told_of_route(release, "missing") == told, f"the route's conditions are {told}")
+
+
+def _told_of_route(release: Release, name: str) -> dict[str, tuple[str, str]]:
+    """Status and reason by type."""
+    parents = release.cluster.get("httproute", name).get("status", {}).get("parents", [])
+    return {each["type"]: (each["status"], each["reason"]) for parent in parents for each in parent["conditions"]}
 
 
 @pytest.mark.usefixtures("servers")
@@ -142,7 +184,7 @@ def test_a_missing_pool_is_an_error_that_disturbs_nobody(release: Release) -> No
 def test_a_pool_whose_picker_does_not_exist_does_what_its_failure_mode_says(
     release: Release, mode: str, answer: int
 ) -> None:
-    """And its status tells why."""
+    """Its Service is what is missing; a server is there."""
     name = f"no-picker-{mode.lower()}"
     gone = {**pool("red", V1, "nobody", failureMode=mode)}
     gone["metadata"] = {"name": name, "namespace": "default"}

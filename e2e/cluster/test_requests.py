@@ -72,7 +72,7 @@ def test_requests_that_share_a_prefix_reach_one_pod(release: Release) -> None:
     reach the pods that the picker named. By one picker: two learn each for itself who has which prefix."""
     cluster = release.cluster
     cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=1")
-    until(lambda: len(cluster.pods("app.kubernetes.io/name=picker")) == 1, "one picker is left", 60)
+    cluster.wait_for_pods(1, "app.kubernetes.io/name=picker")
     document = "A long document that every question is about. " * 200
     cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=PREFIX_CACHE")
     try:

@@ -10,6 +10,7 @@ from typing import Self
 
 import httpx
 from releases import MODEL
+from waits import until
 
 
 @dataclass(slots=True)
@@ -43,6 +44,11 @@ class Load:
     @property
     def failures(self) -> int:
         return self.outcomes.total() - self.outcomes["ok"]
+
+    def wait_for_answers(self, count: int = 10) -> None:
+        """Until `count` more requests have been answered."""
+        wanted = self.outcomes["ok"] + count
+        until(lambda: self.outcomes["ok"] >= wanted, f"{count} more answers; problems: {self.problems[-3:]}")
 
     def _chat(self, client: int) -> None:
         with httpx.Client(timeout=60, headers=dict(self.headers)) as http:

@@ -7,12 +7,15 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 
 Seen = TypeVar("Seen")
 
+PATIENCE_S = 120
+"""Nothing here takes a tenth of it on a machine that does nothing else; two cores may have much else to do."""
+
 
 class NotYet(Exception):
     """The condition does not hold."""
 
 
-def until(holds: Callable[[], Seen], what: str, timeout_s: float = 30, interval_s: float = 0.1) -> Seen:
+def until(holds: Callable[[], Seen], what: str, timeout_s: float = PATIENCE_S, interval_s: float = 0.1) -> Seen:
     """What `holds` returns once that is true. Fails with `what` and what was seen last."""
     seen: object = None
     try:
