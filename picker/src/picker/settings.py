@@ -172,7 +172,7 @@ class CommonSettings(CommandSettings):
         "picker[traces]",
     )
     traces_sample_ratio: float = Field(
-        0.01,  # A span costs as much as a pick.
+        0.01,  # A span costs a third of a pick, and a collector keeps them all.
         ge=0,
         le=1,
         description="Share traced of the requests that come without a trace; the others follow theirs",

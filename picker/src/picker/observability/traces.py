@@ -36,6 +36,8 @@ class Traces:
         return cls(OTLPSpanExporter(endpoint=url), version, sample_ratio)
 
     def ended(self, course: Course) -> None:
+        if _unrecorded(course.trace):
+            return
         attributes: dict[str, AttributeValue] = {
             "inference.pool": course.tally.pool,
             "inference.strategy": course.tally.strategy,
@@ -60,6 +62,8 @@ class Traces:
         self._span(course.trace, course.request_id, attributes, events, duration_s, None)
 
     def turned_away(self, request: TurnedAway) -> None:
+        if _unrecorded(request.trace):
+            return
         rejection = request.rejection
         attributes: dict[str, AttributeValue] = {
             "inference.pool": request.pool,
@@ -88,8 +92,6 @@ class Traces:
         error: str | None,
     ) -> None:
         """A span that ends now. `events`: seconds after its start."""
-        if trace is not None and trace.endswith(NOT_SAMPLED):
-            return
         end_ns = time.time_ns()
         start_ns = end_ns - int(duration_s * 1e9)
         parent = self._propagator.extract({"traceparent": trace} if trace is not None else {})
@@ -102,3 +104,7 @@ class Traces:
             if error is not None:
                 span.set_status(Status(StatusCode.ERROR, error))
         span.end(end_ns)
+
+
+def _unrecorded(trace: str | None) -> bool:
+    return trace is not None and trace.endswith(NOT_SAMPLED)
