@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 
 from picker.resources.inference import RoutingStrategy
 from rich.console import Console
@@ -16,6 +17,7 @@ from simulator.scenario import InvalidScenario, Scenario, Scrapes, Trace, read_s
 from simulator.study import Results, Study, run_study
 
 TABLE_WIDTH = 230
+SECONDS_BETWEEN_LINES = 10.0
 OURS = (RoutingStrategy.DEFAULT.value, RoutingStrategy.PREFIX_CACHE.value)
 
 
@@ -112,6 +114,18 @@ def _has_trace(scenario: Scenario, traces: Path) -> bool:
 
 
 def _run(study: Study, jobs: int) -> Results:
+    """With a bar, or a line now and then where there is no terminal to draw it on."""
+    if not sys.stderr.isatty():
+        begun_s = said_s = monotonic()
+
+        def say(done: int, total: int, last: str) -> None:
+            nonlocal said_s
+            now_s = monotonic()
+            if now_s - said_s >= SECONDS_BETWEEN_LINES or done == total:
+                said_s = now_s
+                print(f"{done}/{total} after {now_s - begun_s:.0f} s, last {last}", file=sys.stderr, flush=True)
+
+        return run_study(study, jobs, say)
     columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting")

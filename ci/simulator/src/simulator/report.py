@@ -35,22 +35,23 @@ def _percent(value: float) -> str:
 
 
 COLUMNS = (
-    _Column("TTFT p50 s", "ttft_p50_s", _seconds),
-    _Column("p90", "ttft_p90_s", _seconds, interval=True),
-    _Column("p99", "ttft_p99_s", _seconds),
-    _Column("TPOT p50 ms", "tpot_p50_s", _milliseconds),
-    _Column("p90", "tpot_p90_s", _milliseconds),
-    _Column("p99", "tpot_p99_s", _milliseconds),
-    _Column("e2e p50 s", "e2e_p50_s", _seconds),
-    _Column("p90", "e2e_p90_s", _seconds),
-    _Column("p99", "e2e_p99_s", _seconds),
-    _Column("tokens/s", "tokens_per_s", "{:.0f}".format, interval=True),
-    _Column("goodput/s", "goodput_per_s", "{:.2f}".format, interval=True),
-    _Column("hits %", "hit_ratio", _percent),
-    _Column("KV spread", "kv_spread", "{:.2f}".format),
-    _Column("preempted", "preemptions", "{:.0f}".format),
-    _Column("shed %", "shed", _percent),
-    _Column("failed %", "failed", _percent),
+    # The unit is on a second line.
+    _Column("TTFT p50\ns", "ttft_p50_s", _seconds),
+    _Column("TTFT p90\ns", "ttft_p90_s", _seconds, interval=True),
+    _Column("TTFT p99\ns", "ttft_p99_s", _seconds),
+    _Column("TPOT p50\nms", "tpot_p50_s", _milliseconds),
+    _Column("TPOT p90\nms", "tpot_p90_s", _milliseconds),
+    _Column("TPOT p99\nms", "tpot_p99_s", _milliseconds),
+    _Column("e2e p50\ns", "e2e_p50_s", _seconds),
+    _Column("e2e p90\ns", "e2e_p90_s", _seconds),
+    _Column("e2e p99\ns", "e2e_p99_s", _seconds),
+    _Column("output\ntokens/s", "tokens_per_s", "{:.0f}".format, interval=True),
+    _Column("goodput\nanswers/s", "goodput_per_s", "{:.2f}".format, interval=True),
+    _Column("hits\n%", "hit_ratio", _percent),
+    _Column("KV spread\n0 to 1", "kv_spread", "{:.2f}".format),
+    _Column("preempted\ntimes", "preemptions", "{:.0f}".format),
+    _Column("shed\n%", "shed", _percent),
+    _Column("failed\n%", "failed", _percent),
 )
 
 
@@ -78,7 +79,7 @@ def print_tables(results: Results, console: Console) -> None:
 
 
 def _table(scenario: str, rows: Mapping[str, Sequence[Measures]]) -> Table:
-    table = Table(title=scenario, title_justify="left", box=None, padding=(0, 1), collapse_padding=True)
+    table = Table(title=f"\n{scenario}", title_justify="left", box=None, padding=(0, 1), collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column.title, justify="right", no_wrap=True)
@@ -97,12 +98,16 @@ def _cell(column: _Column, measures: Sequence[Measures]) -> str:
 def print_summary(results: Results, ours: Sequence[str], console: Console) -> None:
     """Our strategies against each of the others, a line a scenario: TTFT p90, tokens/s and goodput as ratios."""
     for name in ours:
-        others = [other for other in (LEAST_REQUEST, "weighted-scorers", ORACLE) if other != name]
-        table = Table(title=f"{name}: ratios", title_justify="left", box=None, padding=(0, 1))
+        run = {other for rows in results.values() for other in rows}
+        others = [other for other in (LEAST_REQUEST, "weighted-scorers", ORACLE) if other != name and other in run]
+        if not others:
+            continue
+        title = f"\n{name} against others: ratios; + better, - worse beyond the 95 % interval"
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
         table.add_column("scenario", no_wrap=True)
         for other in others:
-            for title in (f"TTFT p90 / {other}", "tokens/s", "goodput"):
-                table.add_column(title, justify="right")
+            for measure in ("TTFT p90", "tokens/s", "goodput"):
+                table.add_column(f"{measure} /\n{other}", justify="right", no_wrap=True)
         for scenario, rows in results.items():
             if name not in rows:
                 continue
