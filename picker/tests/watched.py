@@ -12,7 +12,6 @@ from picker.endpoints.prefixes import PrefixIndex
 from picker.extproc.assignment import Wanted
 from picker.extproc.body import ReadBody
 from picker.extproc.desk import BLOCK_TOKENS, PoolDesk, ServedPool
-from picker.extproc.flow_control import Waiting
 from picker.extproc.refusals import Rejection
 from picker.observability.course import Course, Teller
 from picker.observability.metrics import PickerMetrics
@@ -40,7 +39,6 @@ class Watched:
     unknown_models: bool = True
     endpoints: list[Endpoint] = field(default_factory=lambda: [endpoint(1), endpoint(2, queue_depth=3, kv=0.25)])
     now_s: float = 0.0
-    waiting: Sequence[Waiting] = ()
     pools: list[ServedPool] = field(init=False)
     desk: WatchedDesk = field(init=False)
     inner: PoolDesk = field(init=False)
@@ -48,7 +46,7 @@ class Watched:
     def __post_init__(self) -> None:
         self.inner = PoolDesk(Ledger(), self.clock, Random(1), unknown_models=self.unknown_models)
         self.desk = WatchedDesk(self.inner, self.clock, kept_decisions=self.kept, tellers=self.tellers)
-        self.metrics = PickerMetrics(self.desk.tallies, lambda: self.pools, self.clock, lambda: 0, lambda: self.waiting)
+        self.metrics = PickerMetrics(self.desk.tallies, lambda: self.pools, self.clock, lambda: 0)
         self.serve(served("a", self.endpoints))
 
     def clock(self) -> float:

@@ -54,14 +54,7 @@ class Picker:
         # The scrapes are stamped with the event loop's clock.
         clock = asyncio.get_running_loop().time
         desk = PoolDesk(self.ledger, clock, rng, unknown_models=settings.unknown_models == "pass")
-        self.watch = Watch(
-            settings,
-            desk,
-            lambda: self._follower.served,
-            clock,
-            lambda: source.refused,
-            lambda: self.flow_control.waiting() if self.flow_control is not None else (),
-        )
+        self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, rng, self.watch.metrics.scraped)
         self._follower = InventoryFollower(self._endpoints, self._scraper, desk, rng, settings.pool)

@@ -5,11 +5,10 @@ from fleet import endpoint
 from picker.endpoints.scrape_connection import ScrapeFailure
 from picker.extproc.assignment import Wanted
 from picker.extproc.body import NO_BODY, ReadBody
-from picker.extproc.flow_control import Waiting
 from picker.extproc.refusals import Reason, Rejection
 from picker.observability.course import Course
 from picker.observability.tally import FOLDED, MOST_UNDECLARED
-from picker.resources.inference import Criticality, RoutingStrategy
+from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Refused
 from watched import Watched, served
 
@@ -112,15 +111,12 @@ def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 0
 
 
-def test_what_flow_control_holds_and_what_it_gives_up_on() -> None:
+def test_what_flow_control_gives_up_on_is_a_failed_decision() -> None:
     """By criticality, as the requests have it."""
     watched = Watched()
     name = watched.pools[0].pool.name
-    watched.waiting = [Waiting(name, Criticality.SHEDDABLE, 3, 600)]
     body = ReadBody("m", b"", b"", 0, 100)
     watched.desk.turned_away(Wanted(str(name), body, None), Rejection(429, Refused.QUEUE_FULL, "Full."))
-    assert watched.value("inference_gateway_held_requests", pool="default/a", criticality="Sheddable") == 3
-    assert watched.value("inference_gateway_held_body_bytes", criticality="Sheddable") == 600
     assert watched.value("inference_gateway_refusals_total", reason="queue-full", criticality="Standard") == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
 

@@ -7,7 +7,6 @@ from prometheus_client.core import Metric
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.extproc.desk import ServedPool
-from picker.extproc.flow_control import Waiting
 from picker.observability.families import gauge
 from picker.observability.watched_desk import pool_label
 
@@ -51,24 +50,6 @@ def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric
         _of_metrics(lambda metrics: now_s - metrics.scraped_at_s),
     )
     yield from _upstream(named)
-
-
-def held_families(waiting: Iterable[Waiting]) -> Iterable[Metric]:
-    """What flow control holds back now."""
-    held = [((pool_label(each.pool), each.criticality), each) for each in waiting]
-    labels = ("pool", "criticality")
-    yield gauge(
-        "inference_gateway_held_requests",
-        "Requests that flow control holds until a model server has room.",
-        labels,
-        [(key, each.requests) for key, each in held],
-    )
-    yield gauge(
-        "inference_gateway_held_body_bytes",
-        "Bytes of the bodies of those requests.",
-        labels,
-        [(key, each.body_bytes) for key, each in held],
-    )
 
 
 def _upstream(named: Mapping[str, Named]) -> Iterable[Metric]:

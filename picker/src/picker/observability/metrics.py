@@ -11,9 +11,8 @@ from prometheus_client.registry import Collector
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.scrape_connection import ScrapeFailure
 from picker.extproc.desk import ServedPool
-from picker.extproc.flow_control import Waiting
 from picker.observability.families import counter, gauge, model_families, picker_families, pool_families
-from picker.observability.gauges import gauge_families, held_families
+from picker.observability.gauges import gauge_families
 from picker.observability.tally import Tallies
 from picker.observability.watched_desk import pool_label
 
@@ -27,16 +26,13 @@ class PickerMetrics(Collector):
         pools: Callable[[], Iterable[ServedPool]],
         clock: Callable[[], float],
         refused_changes: Callable[[], int],
-        waiting: Callable[[], Iterable[Waiting]],
     ) -> None:
-        """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: of the source. `waiting`: in
-        flow control."""
+        """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: of the source."""
         self._tallies = tallies
         self._pools = pools
         self._clock = clock
         self._scrapes: Counter[str] = Counter(ok=0)
         self._refused_changes = refused_changes
-        self._waiting = waiting
         self.applied_changes = 0
         """Inventories that were followed."""
 
@@ -70,7 +66,6 @@ class PickerMetrics(Collector):
             [(key, count) for key, count in self._tallies.refusals.items() if key[0] in labels or not key[0]],
         )
         yield from gauge_families(pools, self._clock())
-        yield from held_families(self._waiting())
         yield counter(
             "inference_gateway_scrapes_total",
             "Scrapes of model servers.",

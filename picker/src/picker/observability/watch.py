@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from picker.extproc.desk import PoolDesk, ServedPool
-from picker.extproc.flow_control import Waiting
 from picker.failures import CommandFailed
 from picker.observability.access_log import AccessLog
 from picker.observability.course import Teller
@@ -39,9 +38,8 @@ class Watch:
         pools: Callable[[], Iterable[ServedPool]],
         scrape_clock: Callable[[], float],
         refused_changes: Callable[[], int],
-        waiting: Callable[[], Iterable[Waiting]] = lambda: (),
     ) -> None:
-        """`pools`: those that are served now. `refused_changes`: of the source. `waiting`: what flow control holds.
+        """`pools`: those that are served now. `refused_changes`: of the source.
         Raises ExtraMissing, LogUnusable."""
         self._access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self._traces = _traces(settings)
@@ -52,7 +50,7 @@ class Watch:
             kept_decisions=settings.kept_decisions,
             tellers=tuple(teller for teller in tellers if teller is not None),
         )
-        self.metrics = PickerMetrics(self.desk.tallies, pools, scrape_clock, refused_changes, waiting)
+        self.metrics = PickerMetrics(self.desk.tallies, pools, scrape_clock, refused_changes)
         self._pools = pools
         self._scrape_clock = scrape_clock
 
