@@ -39,7 +39,7 @@ from picker.resources.inference import (
     TargetModel,
 )
 from picker.resources.names import ObjectName, PoolName
-from picker.scheduling.flow_control import Bounds
+from picker.scheduling.flow_control import UNSEEN, Bounds
 from picker.scheduling.scheduler import Scheduler
 
 POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
@@ -154,6 +154,18 @@ def test_room_that_only_a_scrape_sees_is_found_by_the_clock() -> None:
     fleet.control.tick()
     assert fleet.turns == []
     fleet.endpoints[0].metrics = endpoint(1).metrics
+    fleet.control.tick()
+    assert fleet.turns == ["held"]
+
+
+def test_a_burst_does_not_outrun_the_scrapes() -> None:
+    """The rest waits for the next one to tell whether the first have begun to queue."""
+    fleet = Fleet([endpoint(1)], now_s=0.0)
+    sent = [fleet.desk.assign(wanted("Standard")) for _ in range(UNSEEN)]
+    assert len(sent) == UNSEEN
+    fleet.asks("held")
+    assert fleet.held == 1
+    fleet.endpoints[0].metrics = endpoint(1, running=UNSEEN, in_flight_then=UNSEEN).metrics
     fleet.control.tick()
     assert fleet.turns == ["held"]
 

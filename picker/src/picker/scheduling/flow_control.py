@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import Criticality
-from picker.scheduling.admission import ROOM, Room, has_room
+from picker.scheduling.admission import ROOM, STALE_AFTER_S, Room, has_room
 from picker.scheduling.request import Refusal, Refused
 
 BEYOND: Mapping[Criticality, Room] = {
@@ -28,6 +28,10 @@ BEYOND: Mapping[Criticality, Room] = {
 
 ORDER = (Criticality.CRITICAL, Criticality.STANDARD, Criticality.SHEDDABLE)
 
+UNSEEN = 16
+"""Requests more than at the newest scrape that an endpoint is sent unseen, or as many again as it had then: an idle one
+takes a step's worth of them at once, and a burst that it can take is let through within a few scrapes."""
+
 IDLE_FLOWS = 1000
 """Flows with nothing waiting that are remembered, because they are ahead of others: their names are the clients'
 choice, so there may be any number."""
@@ -40,7 +44,18 @@ def room_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: flo
     nobody."""
     room = BEYOND[criticality]
     answering = [endpoint for endpoint in endpoints if endpoint.refused_since_s is None]
-    return not answering or any(has_room(room, endpoint, now_s) for endpoint in answering)
+    return not answering or any(
+        has_room(room, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in answering
+    )
+
+
+def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
+    """Whether so much has come since the newest scrape that a queue may have grown which that did not see."""
+    metrics = endpoint.metrics
+    if metrics is None or now_s - metrics.scraped_at_s > STALE_AFTER_S:
+        return False
+    then = metrics.in_flight_then
+    return endpoint.in_flight.requests - then >= max(UNSEEN, then)
 
 
 @dataclass(frozen=True, slots=True)
