@@ -1,0 +1,40 @@
+"""The order of the list means nothing, and equals are drawn by lot."""
+
+from random import Random
+
+import pytest
+from fleet import endpoint, request, scheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from picker.resources.inference import RoutingStrategy
+from picker.scheduling.request import Ranking
+
+OURS = pytest.mark.parametrize("strategy", [RoutingStrategy.DEFAULT, RoutingStrategy.PREFIX_CACHE])
+
+
+@OURS
+@given(st.lists(st.integers(0, 20_000), min_size=2, max_size=10, unique=True), st.randoms())
+@settings(deadline=None)
+def test_the_order_of_the_list_does_not_change_the_ranking(
+    strategy: RoutingStrategy, tokens: list[int], shuffler: Random
+) -> None:
+    """Where no two cost the same, best to worst."""
+    fleet = [endpoint(number, tokens=ahead) for number, ahead in enumerate(tokens)]
+    shuffled = fleet[:]
+    shuffler.shuffle(shuffled)
+    rankings = [scheduler(strategy).schedule(request(), listed, 0) for listed in (fleet, shuffled)]
+    assert all(isinstance(each, Ranking) for each in rankings)
+    first, second = (each.endpoints for each in rankings if isinstance(each, Ranking))
+    assert first == second
+
+
+def test_equals_are_drawn_by_lot() -> None:
+    """Each of four idle endpoints is first about as often as the others, and second, too."""
+    fleet, deciding = [endpoint(number) for number in range(4)], scheduler()
+    for place in (0, 1):
+        counts = dict.fromkeys(map(id, fleet), 0)
+        for _ in range(2000):
+            ranking = deciding.schedule(request(), fleet, 0)
+            assert isinstance(ranking, Ranking)
+            counts[id(ranking.endpoints[place])] += 1
+        assert min(counts.values()) > 400
