@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One night on a kind cluster with mocks in place of GPUs; reports and log come to out/nightly. Needs docker, kind,
-# kubectl and helm. KEEP=1 leaves the cluster, and the next run goes on with its history.
+# One night on a kind cluster with mocks in place of GPUs; log, reports and their history come to out/nightly. Needs
+# docker, kind, kubectl and helm. KEEP=1 leaves the cluster, and the next run uses it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -39,20 +39,24 @@ for image in "${images[@]}"; do
   kind load docker-image --quiet --name "$cluster" "inference-gateway/$image:0.1.0"
 done
 
+kept=$cluster-control-plane:/kept
+docker exec "$cluster-control-plane" mkdir -p /kept
+[[ ! -d $out/history ]] || docker cp "$out/history" "$kept"
+docker exec "$cluster-control-plane" chmod -R a+rwX /kept
+
 kubectl apply -k ci/nightly/kind >/dev/null
 job=night-$(date +%s)
-kubectl create job -n "$namespace" --from=cronjob/nightly "$job"
+kubectl create job -n "$namespace" --from=cronjob/nightly "$job" >/dev/null
 say "running $job"
-kubectl wait -n "$namespace" --for=condition=Ready "pod" -l "job-name=$job" --timeout=2m >/dev/null
 mkdir -p "$out"
+# Of a container that is being made there is no log to wait for.
+for _ in $(seq 180); do
+  kubectl logs -n "$namespace" "job/$job" >/dev/null 2>&1 && break
+  sleep 1
+done
 kubectl logs -n "$namespace" -f "job/$job" | tee "$out/night.log"
-
-say "fetching the reports"
-kubectl apply -n "$namespace" -f ci/nightly/kind/reader.yaml >/dev/null
-kubectl wait -n "$namespace" --for=condition=Ready pod/reader --timeout=2m >/dev/null
-kubectl exec -n "$namespace" reader -- tar -C /kept -c . | tar -x -C "$out"
-kubectl delete -n "$namespace" pod/reader --wait=false >/dev/null
-say "in $out: $(cd "$out" && ls -d ./*/ | tr '\n' ' ')"
+docker cp "$kept/." "$out"
+say "in $out: $(cd "$out" && find . -name '*.html' | sort | tr '\n' ' ')"
 kubectl wait -n "$namespace" --for=condition=Complete "job/$job" --timeout=30s >/dev/null || {
   say "the night was not good"
   exit 1
