@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmark.settings.commands import read_compare
-from nightly import cli
+from nightly import cli, release
 from nightly.comparing import arguments
 from nightly.settings import Comparison, Settings, read_settings
 from obstore.store import LocalStore
@@ -78,6 +78,11 @@ class Night:
             tool.write_text(TOOL.format(python=sys.executable))
             tool.chmod(0o755)
 
+    def asked(self, url: str) -> bool:
+        """In place of asking the Gateway: the second time it answers."""
+        self.cluster.calls.append(f"ask {url}")
+        return self.cluster.calls.count(f"ask {url}") == 2
+
     def fails_at(self, tool: str, command: str) -> None:
         (self.folder / "bin" / f"{tool}-{command}").touch()
 
@@ -109,6 +114,8 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
     made = Night(tmp_path, cluster)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(cli, "Cluster", lambda: cluster)
+    monkeypatch.setattr(release, "answers", made.asked)
+    monkeypatch.setattr(release, "_POLL_S", 0.0)
     return made
 
 
@@ -123,7 +130,7 @@ def test_a_night_installs_tests_compares_under_both_strategies_and_removes(night
     assert night.commands == [
         "helm upgrade", "helm test", "benchmark-serving compare", "benchmark-serving compare", "helm uninstall",
     ]  # fmt: skip
-    assert night.cluster.calls == [
+    assert [call for call in night.cluster.calls if not call.startswith("ask")] == [
         "annotate vllm-qwen-pool routing-strategy=DEFAULT",
         "annotate vllm-qwen-pool routing-strategy=PREFIX_CACHE",
         *REMOVED,
@@ -151,7 +158,12 @@ def test_a_night_that_does_not_come_up_compares_nothing_and_removes_what_there_i
     night.fails_at("helm", step)
     assert f"helm {step}" in str(night.run())
     assert "benchmark-serving compare" not in night.commands
-    assert night.cluster.calls == REMOVED
+    assert night.cluster.calls[-2:] == REMOVED
+
+
+def test_nothing_is_tested_before_both_ports_answer(night: Night) -> None:
+    night.run()
+    assert night.cluster.calls[:4] == ["ask http://10.0.0.1:8080"] * 2 + ["ask http://10.0.0.1:8081"] * 2
 
 
 def test_an_installation_that_fails_tells_what_is_not_ready(night: Night) -> None:

@@ -1,9 +1,11 @@
 """The release that a night installs, in a namespace that is deleted with all that is in it."""
 
 import subprocess
+import urllib.request
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -16,8 +18,10 @@ POOL = "vllm-qwen-pool"
 SERVERS = "app=qwen"
 PORTS = (8080, 8081)
 """The plain route, and the route through the pool."""
+_POLL_S = 1.0
 _HELM_TIMEOUT_S = 600
 _GONE_TIMEOUT_S = 600
+_ANSWER_TIMEOUT_S = 300
 
 Say = Callable[[str], None]
 Found = TypeVar("Found")
@@ -45,13 +49,17 @@ class Release:
         )
 
     def urls(self) -> dict[int, str]:
-        """Where the Gateway's ports are, inside the cluster. Raises NightFailed."""
+        """Where the Gateway's ports are, inside the cluster, once both answer: helm does not wait for the proxy, which
+        Envoy Gateway makes. Raises NightFailed."""
         address = _eventually(
             lambda: self.cluster.gateway_address(self.settings.namespace, GATEWAY),
             f"Envoy Gateway has made no Service for Gateway {GATEWAY}",
             120,
         )
-        return {port: f"http://{address}:{port}" for port in PORTS}
+        urls = {port: f"http://{address}:{port}" for port in PORTS}
+        for port, url in urls.items():
+            _eventually(partial(answers, url), f"port {port} does not answer", _ANSWER_TIMEOUT_S)
+        return urls
 
     def replicas(self) -> dict[str, str]:
         """The servers' metrics pages, by pod."""
@@ -114,6 +122,15 @@ def remove(settings: Settings, cluster: Cluster) -> None:
     _eventually(lambda: not cluster.has_namespace(name), f"namespace {name} does not go", _GONE_TIMEOUT_S)
 
 
+def answers(url: str) -> bool:
+    """Whether a model server is behind it."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 def _helm(*arguments: str, timeout_s: float = _HELM_TIMEOUT_S) -> str:
     try:
         done = subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False, timeout=timeout_s)
@@ -126,7 +143,9 @@ def _helm(*arguments: str, timeout_s: float = _HELM_TIMEOUT_S) -> str:
 
 def _eventually(look: Callable[[], Found], problem: str, timeout_s: float) -> Found:
     """What `look` returns, once that is something. Raises NightFailed."""
-    waiting = Retrying(stop=stop_after_delay(timeout_s), wait=wait_fixed(1.0), retry=retry_if_result(lambda it: not it))
+    waiting = Retrying(
+        stop=stop_after_delay(timeout_s), wait=wait_fixed(_POLL_S), retry=retry_if_result(lambda it: not it)
+    )
     try:
         return waiting(look)
     except RetryError:
