@@ -20,6 +20,7 @@ PORTS = (8080, 8081)
 """The plain route, and the route through the pool."""
 _POLL_S = 1.0
 _HELM_TIMEOUT_S = 600
+_LET_GO_TIMEOUT_S = 60
 _GONE_TIMEOUT_S = 600
 _ANSWER_TIMEOUT_S = 300
 
@@ -112,9 +113,13 @@ def remove(settings: Settings, cluster: Cluster) -> None:
     """The release, its namespace, and what the hooks of Envoy Gateway's chart have made outside it. Definitions stay:
     others may use them. Raises NightFailed when the namespace does not go."""
     name = settings.namespace
-    subprocess.run(
-        ["helm", "uninstall", name, "--namespace", name, "--ignore-not-found", "--wait", "--timeout", "5m"], check=False
-    )
+    # The Gateway first, or Envoy Gateway is gone before it has let go of the class.
+    cluster.delete_gateway(name, GATEWAY)
+    try:
+        _eventually(lambda: not cluster.is_held(name), "Envoy Gateway does not let go of its class", _LET_GO_TIMEOUT_S)
+    except NightFailed:
+        cluster.let_go(name)
+    subprocess.run(["helm", "uninstall", name, "--namespace", name, "--ignore-not-found"], check=False)
     cluster.delete_namespace(name)
     cluster.delete_outside(
         webhook=f"envoy-gateway-topology-injector.{name}", cluster_role=f"{name}-gateway-helm-certgen:{name}"
