@@ -58,6 +58,9 @@ class FakeCluster:
     def running_pods(self, _namespace: str, _selector: str) -> Mapping[str, str]:
         return {"qwen-a": "10.0.1.1", "qwen-b": "10.0.1.2"}
 
+    def log(self, _namespace: str, pod: str) -> str:
+        return f"the log of {pod}"
+
     def state(self, _namespace: str) -> str:
         return "qwen-a: Pending"
 
@@ -183,6 +186,11 @@ def test_nothing_is_tested_before_both_ports_answer(night: Night) -> None:
 def test_an_installation_that_fails_tells_what_is_not_ready(night: Night) -> None:
     night.fails_at("helm", "upgrade")
     assert "qwen-a: Pending" in str(night.run())
+
+
+def test_a_test_that_fails_tells_what_it_said(night: Night) -> None:
+    night.fails_at("helm", "test")
+    assert "the log of night-test" in str(night.run())
 
 
 def test_what_an_interrupted_night_has_left_is_removed_first(night: Night) -> None:

@@ -87,6 +87,12 @@ class Cluster:
         running = [pod for pod in pods if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None]
         return {pod.metadata.name: pod.status.pod_ip for pod in sorted(running, key=lambda pod: pod.metadata.name)}
 
+    def log(self, namespace: str, pod: str) -> str:
+        """Of a pod's container; nothing where there is no such pod."""
+        with _absent_is_fine():
+            return str(self._core.read_namespaced_pod_log(pod, namespace))
+        return ""
+
     def state(self, namespace: str) -> str:
         """Pods that are not ready, and the newest warnings: why an installation has not become ready."""
         lines: list[str] = []

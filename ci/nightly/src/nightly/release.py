@@ -41,7 +41,11 @@ class Release:
 
     def test(self) -> str:
         """`helm test`: one chat through each port. Returns what it printed. Raises NightFailed."""
-        return _helm("test", self.settings.namespace, "--namespace", self.settings.namespace, "--logs")
+        name = self.settings.namespace
+        try:
+            return _helm("test", name, "--namespace", name)
+        except NightFailed as error:
+            raise NightFailed(f"{error}\n{self.cluster.log(name, f'{name}-test')}") from None
 
     def set_strategy(self, strategy: str) -> None:
         """From now on, without a restart."""
