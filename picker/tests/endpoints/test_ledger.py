@@ -48,20 +48,20 @@ def test_a_slow_endpoint_is_told_from_the_others_after_a_few_answers() -> None:
     """Half as fast counts as nearly twice as slow."""
     slow = Pace()
     for _ in range(30):
-        slow.learn(2000, 0.8)
-    assert 1.7 < slow.against(0.0002) < 2.0
+        slow.learn(2000, 0.8, 0.0)
+    assert 1.7 < slow.against(0.0002, 0.0) < 2.0
 
 
 def test_one_slow_answer_is_no_slow_endpoint() -> None:
     """It may have waited for something."""
     pace = Pace()
-    pace.learn(1000, 0.4)
-    assert pace.against(0.0002) < 1.3
+    pace.learn(1000, 0.4, 0.0)
+    assert pace.against(0.0002, 0.0) < 1.3
 
 
 def test_an_endpoint_that_has_answered_nothing_is_like_the_others() -> None:
     """Neither avoided nor sought."""
-    assert Pace().against(0.0002) == 1.0
+    assert Pace().against(0.0002, 0.0) == 1.0
 
 
 def test_an_error_teaches_no_pace() -> None:

@@ -22,6 +22,7 @@ from picker.extproc.messages import (
     ImmediateReply,
     Incoming,
     Modes,
+    Patience,
     Phase,
     ProtocolViolation,
     Reply,
@@ -108,7 +109,7 @@ class AnyConversation(RuleBasedStateMachine):
         for each in replies:
             if isinstance(each, DuplexBodyReply):
                 assert len(each.data) <= DUPLEX_PIECE_BYTES
-            if phase is not None and not isinstance(each, ImmediateReply):
+            if phase is not None and not isinstance(each, ImmediateReply | Patience):
                 assert each.phase is phase or isinstance(each, HeadersReply)
 
     @rule(message=messages)
@@ -155,7 +156,9 @@ class AnyConversation(RuleBasedStateMachine):
     def headers_are_answered_once_and_first(self) -> None:
         for phase in Phase:
             kinds = [
-                type(each) for each in self.replies if not isinstance(each, ImmediateReply) and each.phase is phase
+                type(each)
+                for each in self.replies
+                if not isinstance(each, ImmediateReply | Patience) and each.phase is phase
             ]
             assert kinds.count(HeadersReply) <= 1
             assert HeadersReply not in kinds[1:]

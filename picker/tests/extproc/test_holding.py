@@ -85,7 +85,7 @@ class Fleet:
         """Prompts in flight on every endpoint, more than any request waits for there; each ends when it is told to."""
         filling: list[Assigned] = []
         for each in self.endpoints:
-            each.pace.learn(1000, 1.0)
+            each.pace.learn(1000, 1.0, 0.0)
             answer = self.desk.assign(wanted("Critical", tokens=int(FULL_S * 1000), subset=frozenset({each.address})))
             assert isinstance(answer, Assigned)
             filling.append(answer)

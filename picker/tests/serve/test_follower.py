@@ -39,12 +39,12 @@ class SeenDesk(PoolDesk):
 
     def __init__(self) -> None:
         super().__init__(Ledger(), lambda: 0.0, Random(0), unknown_models=True)
-        self.served: dict[PoolName, ServedPool] = {}
+        self.pools: dict[PoolName, ServedPool] = {}
         self.default: PoolName | None = None
 
     def serve(self, pools: object, default: PoolName | None) -> None:
         assert isinstance(pools, type({}.values()))
-        self.served = {each.pool.name: each for each in pools}
+        self.pools = {each.pool.name: each for each in pools}
         self.default = default
 
 
@@ -85,9 +85,9 @@ def test_an_edited_strategy_is_another_scheduler_that_knows_what_was_learned(
     follower: InventoryFollower, desk: SeenDesk
 ) -> None:
     follower.follow(inventory(pool("a"), servers=1))
-    before = desk.served[A]
+    before = desk.pools[A]
     follower.follow(inventory(PREFIX_CACHE, servers=1))
-    after = desk.served[A]
+    after = desk.pools[A]
     assert after.scheduler.strategy is RoutingStrategy.PREFIX_CACHE
     assert after.prefixes is before.prefixes
     assert after.endpoints is before.endpoints
@@ -95,15 +95,15 @@ def test_an_edited_strategy_is_another_scheduler_that_knows_what_was_learned(
 
 def test_what_does_not_concern_a_pool_leaves_its_scheduler_alone(follower: InventoryFollower, desk: SeenDesk) -> None:
     follower.follow(inventory(pool("a"), servers=1))
-    before = desk.served[A]
+    before = desk.pools[A]
     follower.follow(inventory(pool("a"), pool("b"), servers=2))
-    assert desk.served[A].scheduler is before.scheduler
-    assert len(desk.served[A].endpoints) == 2
+    assert desk.pools[A].scheduler is before.scheduler
+    assert len(desk.pools[A].endpoints) == 2
 
 
 def test_of_an_endpoint_that_left_no_prefix_is_remembered(follower: InventoryFollower, desk: SeenDesk) -> None:
     follower.follow(inventory(pool("a"), servers=2))
-    served = desk.served[A]
+    served = desk.pools[A]
     first, second = served.endpoints
     for endpoint in (first, second):
         served.prefixes.record(endpoint, (1, 2))

@@ -60,7 +60,7 @@ class Ticket:
         if failed:
             self._work_tokens = 0.0
         if self._work_tokens:
-            self._endpoint.pace.learn(self._work_tokens, now_s - self._begun_s)
+            self._endpoint.pace.learn(self._work_tokens, now_s - self._begun_s, now_s)
             self._work_tokens = 0.0
         if not self._prefill_tokens:
             return

@@ -7,9 +7,13 @@ ones, more see a replica that has become slow too late."""
 PRIOR_TOKENS = 4000.0
 """Work at the fleet's own pace that an endpoint is taken to have done before its first answer: some three prompts."""
 
+HALF_LIFE_S = 30.0
+"""An endpoint that gave no answer for this long is taken to be twice as fast as it last was, and its next answer counts
+twice as much: one that looked slow is tried again, and found to be better if it is. One that serves anything at all
+answers far more often."""
+
 MOST = 4.0
-"""However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet, so that it is tried
-again when the others are busy, and found to be better if it is."""
+"""However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet."""
 
 LEAST = 1 / MOST
 
@@ -17,25 +21,30 @@ LEAST = 1 / MOST
 class Pace:
     """Time to first byte against the work that was ahead of it, both summed with a memory that fades."""
 
-    __slots__ = ("_seconds", "_tokens", "seconds_per_token")
+    __slots__ = ("_learned_s", "seconds", "seconds_per_token", "tokens")
 
     def __init__(self) -> None:
         self.seconds_per_token: float | None = None
         """None before the first answer."""
-        self._seconds = 0.0
-        self._tokens = 0.0
+        self.seconds = 0.0
+        self.tokens = 0.0
+        """The two sums."""
+        self._learned_s = 0.0
 
-    def learn(self, work_tokens: float, seconds: float) -> None:
-        """An answer began `seconds` after its request was sent, with `work_tokens` of work ahead of it then."""
-        self._seconds = MEMORY * self._seconds + seconds
-        self._tokens = MEMORY * self._tokens + work_tokens
-        self.seconds_per_token = self._seconds / self._tokens if self._tokens else None
+    def learn(self, work_tokens: float, seconds: float, now_s: float) -> None:
+        """An answer began now, `seconds` after its request was sent, with `work_tokens` of work ahead of it then."""
+        kept = MEMORY * 0.5 ** ((now_s - self._learned_s) / HALF_LIFE_S)
+        self._learned_s = now_s
+        self.seconds = kept * self.seconds + seconds
+        self.tokens = kept * self.tokens + work_tokens
+        self.seconds_per_token = self.seconds / self.tokens if self.tokens else None
 
-    def against(self, fleet_s_per_token: float) -> float:
+    def against(self, fleet_s_per_token: float, now_s: float) -> float:
         """How many times as slow as a fleet this is; 1 before the first answer."""
-        if not self._tokens or not fleet_s_per_token:
+        if not self.tokens or not fleet_s_per_token:
             return 1.0
-        slowness = (self._seconds / fleet_s_per_token + PRIOR_TOKENS) / (self._tokens + PRIOR_TOKENS)
+        slowness = (self.seconds / fleet_s_per_token + PRIOR_TOKENS) / (self.tokens + PRIOR_TOKENS)
+        slowness *= 0.5 ** ((now_s - self._learned_s) / HALF_LIFE_S)
         if slowness > MOST:
             return MOST
         return slowness if slowness > LEAST else LEAST

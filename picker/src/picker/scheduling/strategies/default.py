@@ -68,7 +68,7 @@ class LeastWork:
         for endpoint, fresh, count in zip(endpoints, fresh_tokens, running, strict=True):
             ahead = STEP_TOKENS + SEQUENCE_TOKENS * count + endpoint.in_flight.prefill_tokens + fresh
             others = count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
-            handicap = handicap_of(endpoint) or self._handicap(endpoint)
+            handicap = handicap_of(endpoint) or self._handicap(endpoint, now_s)
             costs.append((ahead + others) * handicap * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
@@ -78,12 +78,12 @@ class LeastWork:
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
-    def _handicap(self, endpoint: Endpoint) -> float:
+    def _handicap(self, endpoint: Endpoint, now_s: float) -> float:
         """How many times as dear work is there as its amount says."""
         metrics = endpoint.metrics
         handicap = 1.0 if metrics is None else metrics.pressure
         if self._fleet_s_per_token is not None:
-            slowness = endpoint.pace.against(self._fleet_s_per_token)
+            slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
             handicap *= slowness * slowness
         self._handicaps[endpoint] = handicap
         return handicap

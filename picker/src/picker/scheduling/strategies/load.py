@@ -37,9 +37,12 @@ def requests_at(endpoints: Sequence[Endpoint]) -> list[int]:
 
 
 def fleet_pace(endpoints: Sequence[Endpoint]) -> float | None:
-    """What an endpoint's own pace is told against, in seconds a token; None while fewer than two have one."""
-    known = [pace for endpoint in endpoints if (pace := endpoint.pace.seconds_per_token) is not None]
-    return sum(known) / len(known) if len(known) > 1 else None
+    """What an endpoint's own pace is told against, in seconds a token; None while fewer than two have one. All work
+    that was seen counts alike, so that one slow answer of one endpoint does not make the others look fast."""
+    known = [endpoint.pace for endpoint in endpoints if endpoint.pace.tokens]
+    if len(known) < 2:
+        return None
+    return sum(pace.seconds for pace in known) / sum(pace.tokens for pace in known)
 
 
 def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
