@@ -148,14 +148,15 @@ def test_an_objective_that_does_not_exist_changes_nothing() -> None:
 
 
 def test_a_request_is_counted_from_its_pick_to_its_end() -> None:
-    """The prompt's tokens until the first byte."""
+    """The prompt's tokens too: a stream's headers come before its first token, and say nothing of it."""
     only = endpoint(1)
     assignment = assigned(desk(served([only])).assign(wanted(prompt="word " * 400)))
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
     assignment.first_byte(200)
-    assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 0)
+    assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
+    assert only.pace.seconds_per_token is None
     assignment.end()
-    assert only.in_flight.requests == 0
+    assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (0, 0)
 
 
 def test_a_request_is_counted_where_it_was_served() -> None:
@@ -188,7 +189,7 @@ def test_the_time_to_the_first_byte_is_predicted_from_the_answers_before() -> No
     first = assigned(learning.assign(wanted(prompt="word " * 400)))
     assert first.predicted_ttft_s is None
     clock.now_s += 2.0
-    first.first_byte(200)
+    first.dispatched.first_byte(clock.now_s)
     first.end()
     again = assigned(learning.assign(wanted(prompt="text " * 400)))
     assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)

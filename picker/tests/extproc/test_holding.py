@@ -143,7 +143,7 @@ def test_a_request_waits_until_another_has_ended() -> None:
 def test_a_prompt_that_is_computed_makes_room_before_its_answer_ends() -> None:
     fleet, [filling] = full()
     fleet.asks("held")
-    filling.first_byte(200)
+    filling.dispatched.first_byte(fleet.now_s)
     fleet.later()
     assert fleet.turns == ["held"]
 

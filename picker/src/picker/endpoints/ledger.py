@@ -50,6 +50,12 @@ class Ticket:
         # What the other endpoint had ahead of it is not known.
         self._work_tokens = 0.0
 
+    def answered(self, failed: bool) -> None:
+        """The answer's headers are there; `failed`: it is an error of the server's. When the prompt was computed they
+        do not say."""
+        if self._ledger is not None:
+            self._endpoint.failing += FAILURE_WEIGHT * (failed - self._endpoint.failing)
+
     def first_byte(self, now_s: float, failed: bool = False) -> None:
         """The answer has begun: the prompt is computed, and its prefill weighs on the endpoint no more. The endpoint's
         pace is learned from the time it took, unless it is an error (`failed`): those come fast."""

@@ -108,7 +108,9 @@ class Assigned:
         self.dispatched.served_by(address)
 
     def first_byte(self, status: int | None) -> None:
-        self.dispatched.first_byte(self._clock(), failed=status is not None and status >= 500)
+        # vLLM sends a stream's headers before its first token, and those of a whole answer after its last: neither
+        # tells when the prompt was computed, so neither frees its prefill nor teaches the endpoint's pace.
+        self.dispatched.answered(failed=status is not None and status >= 500)
 
     def end(self) -> None:
         self.dispatched.end(self._clock())

@@ -47,6 +47,10 @@ class Dispatched:
                     self._prefixes.record(endpoint, self.request.blocks)
                 return
 
+    def answered(self, failed: bool) -> None:
+        """The answer's headers are there; `failed`: it is an error of the server's."""
+        self.ticket.answered(failed)
+
     def first_byte(self, now_s: float, failed: bool = False) -> None:
         """The answer has begun; `failed`: it is an error of the server's."""
         self.ticket.first_byte(now_s, failed)
