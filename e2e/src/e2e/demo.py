@@ -75,9 +75,15 @@ async def _up(settings: DemoSettings, console: Console) -> None:
     console.print(_starting(settings))
     async with _gateway(settings) as gateway:
         console.print(_what_to_type(gateway), markup=False)
+        told: set[str] = set()
         while True:
             await asyncio.sleep(1)
-            gateway.check()
+            # Model servers are there to be killed; without the gateway itself nothing is left to show.
+            assert gateway.picker is not None
+            gateway.picker.check()
+            for name in {mock.name for mock in gateway.mocks if not mock.running} - told:
+                console.print(f"{name} has ended; the others go on.")
+                told.add(name)
 
 
 def _what_to_type(gateway: LocalGateway) -> str:
