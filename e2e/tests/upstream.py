@@ -126,6 +126,8 @@ class Upstream:
         done, pending = await asyncio.wait((released, gone), return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
+        # A read that is cancelled and not yet over would refuse the next one, and with it the connection.
+        await asyncio.gather(*pending, return_exceptions=True)
         if gone in done and released not in done:
             raise ConnectionResetError
 
