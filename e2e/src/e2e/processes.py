@@ -9,12 +9,15 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _SELDOM_USED_PORTS = (10_000, 30_000)
+_MOST_HELD = 200
+_held_ports: deque[socket.socket] = deque()
 
 
 class ProcessFailed(Exception):
@@ -77,15 +80,24 @@ class Child:
 
 def free_ports(count: int) -> list[int]:
     """Loopback TCP ports that nobody listened on a moment ago, outside the range from which Linux gives ports to
-    outgoing connections: until they are listened on, one of those could take them."""
-    found: set[int] = set()
-    with contextlib.ExitStack() as stack:
-        while len(found) < count:
-            port = random.randrange(*_SELDOM_USED_PORTS)
-            with contextlib.suppress(OSError):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-                found.add(port)
-    return list(found)
+    outgoing connections: until they are listened on, one of those could take them. Nor is one given to anybody else
+    here who asks, as long as it is among the last that this process was given."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*_SELDOM_USED_PORTS)
+        # Whoever is given the port can bind it beside this socket, which does not listen; this function cannot.
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", port))
+        except OSError:
+            held.close()
+            continue
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _held_ports.append(held)
+        if len(_held_ports) > _MOST_HELD:
+            _held_ports.popleft().close()
+        found.append(port)
+    return found
 
 
 def taken(ports: Sequence[int]) -> list[int]:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 from picker.failures import CommandFailed
@@ -100,7 +101,7 @@ async def answer(url: str) -> str | None:
         try:
             with urllib.request.urlopen(url, timeout=_ADMIN_TIMEOUT_S) as response:
                 return response.read().decode()
-        except OSError:
+        except (OSError, HTTPException):
             return None
 
     return await asyncio.to_thread(fetch)
