@@ -1,9 +1,10 @@
 # Every target runs from a bare machine with Python >= 3.11 and make: uv comes into .venv by pip when it is not on the PATH.
 PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
+VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yaml)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e nightly lint format bench bench-mock crds dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e images nightly lint format bench bench-mock crds dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +34,10 @@ test: install ## every test that needs no cluster, a real Envoy included
 e2e: install ## the chart on a kind cluster, for as long as the tests take; needs docker, kind, kubectl and helm
 	@test -f charts/inference-gateway/charts/gateway-helm-v1.9.1.tgz || helm dependency build charts/inference-gateway
 	@$(RUN) pytest e2e/cluster -v --tb=short $(ARGS)
+
+images: ## the images that the chart names: picker and vllm-mock; needs docker
+	@docker build -f picker/Dockerfile -t inference-gateway/picker:$(VERSION) .
+	@docker build -f vllm-mock/Dockerfile -t inference-gateway/vllm-mock:$(VERSION) .
 
 lint: install ## ruff, pyright, import-linter
 	@$(RUN) ruff check .
