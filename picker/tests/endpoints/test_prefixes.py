@@ -189,4 +189,4 @@ def test_endpoints_that_come_and_go_leave_nothing_behind() -> None:
             index.record(where, blocks(f"{random.random()}"))
         index.forget(where)
     assert len(index) == 0
-    assert len(index._slots) == 1
+    assert len(index._bits) == 1

@@ -7,14 +7,15 @@ estimate."""
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import compress
 from struct import Struct
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.endpoint_sets import EndpointBits, tiers
 
 DEFAULT_CAPACITY_BLOCKS = 4096
 """For a server that does not tell its own: 262,144 tokens at 64 a block, between what a 7B model leaves on a 24 GB card
@@ -58,14 +59,25 @@ class _Holding:
     block is always younger than those that follow it in a prompt, so they are dropped before it, and what is held of a
     prompt is always a beginning of it."""
 
-    __slots__ = ("bit", "blocks", "size", "slot")
+    __slots__ = ("bit", "blocks", "size")
 
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
-        self.bit = 1 << slot
+    def __init__(self, bit: int) -> None:
+        self.bit = bit
         self.blocks: OrderedDict[int, int] = OrderedDict()
         self.size = 0
         """Sum over `blocks`."""
+
+
+class Sent(msgspec.Struct):
+    """A prompt on its way to an endpoint, until its request has left there."""
+
+    endpoint: Endpoint
+    expected: Sequence[int]
+    """Blocks of tokens that are as good as held there meanwhile."""
+    unnamed: int | None
+    """The last of the prompt's blocks that has come before and whose tokens are not known."""
+    on_end: Callable[[], None] | None = None
+    """Called once, when the request has left."""
 
 
 class PrefixIndex:
@@ -83,7 +95,7 @@ class PrefixIndex:
         self._default_capacity_blocks = default_capacity_blocks
         self._max_capacity_blocks = max_capacity_blocks
         self._holdings: dict[Endpoint, _Holding] = {}
-        self._slots: list[Endpoint | None] = []
+        self._bits = EndpointBits()
         self._holders: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -102,7 +114,7 @@ class PrefixIndex:
         capacity is dropped."""
         holding = self._holdings.get(endpoint) or self._admit(endpoint)
         capacity = self.capacity_blocks(endpoint)
-        marks = _marks(hashes[:capacity])
+        marks = marks_of(hashes[:capacity])
         if len(marks) > FINE_BLOCKS:
             self._touch(holding, marks[FINE_BLOCKS:], COARSE_STRIDE)
             marks = marks[:FINE_BLOCKS]
@@ -116,31 +128,32 @@ class PrefixIndex:
         if holding is None:
             return 0
         blocks = holding.blocks
-        return _depth(bisect_left(_marks(hashes), True, key=lambda block: block not in blocks))
+        return depth_of(bisect_left(marks_of(hashes), True, key=lambda block: block not in blocks))
 
     def matches(self, hashes: Sequence[int], endpoints: Sequence[Endpoint]) -> Sequence[int]:
         """For each of `endpoints` how many of a prompt's blocks, from the first on, it is known to hold."""
         found: dict[Endpoint | None, int] = {}
-        for mask, depth in self._tiers(hashes):
-            # The mask's binary digits, lowest first, as bytes 0 and 1: they select its endpoints.
-            digits = bin(mask)[:1:-1].encode().translate(_DIGIT_VALUES)
-            found.update(dict.fromkeys(compress(self._slots, digits), depth))
+        for mask, marks in tiers(marks_of(hashes), self._holders.get):
+            found.update(dict.fromkeys(self._bits.of(mask), depth_of(marks)))
         if not found:
             return [0] * len(endpoints)
-        depth_of = found.get
-        return [depth_of(endpoint, 0) for endpoint in endpoints]
+        depth = found.get
+        return [depth(endpoint, 0) for endpoint in endpoints]
 
     def holders(self, hashes: Sequence[int], most: int) -> list[Endpoint]:
         """The endpoints that hold the most of a prompt, at most `most` of them, most first."""
         found: list[Endpoint] = []
-        for mask, _ in reversed(list(self._tiers(hashes))):
-            while mask and len(found) < most:
-                lowest = mask & -mask
-                endpoint = self._slots[lowest.bit_length() - 1]
-                if endpoint is not None:
-                    found.append(endpoint)
-                mask ^= lowest
+        for mask, _ in reversed(list(tiers(marks_of(hashes), self._holders.get))):
+            found += [endpoint for endpoint in self._bits.of(mask) if endpoint is not None][: most - len(found)]
         return found
+
+    def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> Sent | None:
+        """As `record`. What is returned is to be given to `ended`."""
+        self.record(endpoint, hashes)
+        return None
+
+    def ended(self, sent: Sent) -> None:
+        """The request has left its endpoint, served or not."""
 
     def forget(self, endpoint: Endpoint) -> None:
         """`endpoint` is gone, or has lost its cache."""
@@ -148,44 +161,10 @@ class PrefixIndex:
         if holding is None:
             return
         self._shrink(holding, 0)
-        self._slots[holding.slot] = None
-
-    def _tiers(self, hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """The endpoints that hold something of a prompt, as bits, by how many of its blocks they hold.
-
-        The endpoints that hold a block are among those that hold the block before it, so where their set changes is
-        found by bisection.
-        """
-        if not hashes:
-            return
-        holders_of = self._holders.get
-        mask = holders_of(hashes[0], 0)
-        if not mask:
-            return
-        marks = _marks(hashes)
-        count, depth = len(marks), 0
-        while mask:
-            # Up to `depth` all of `mask` hold the prompt, from `end` on not all.
-            depth, end, deeper = depth + 1, count, 0
-            while depth < end:
-                middle = (depth + end) // 2
-                there = holders_of(marks[middle], 0) & mask
-                if there == mask:
-                    depth = middle + 1
-                else:
-                    end, deeper = middle, there
-            yield mask ^ deeper, _depth(depth)
-            mask = deeper
+        self._bits.free(holding.bit)
 
     def _admit(self, endpoint: Endpoint) -> _Holding:
-        """Give `endpoint` a bit of its own, one that a forgotten endpoint has left if there is any."""
-        if None in self._slots:
-            slot = self._slots.index(None)
-            self._slots[slot] = endpoint
-        else:
-            slot = len(self._slots)
-            self._slots.append(endpoint)
-        holding = self._holdings[endpoint] = _Holding(slot)
+        holding = self._holdings[endpoint] = _Holding(self._bits.take(endpoint))
         return holding
 
     def _touch(self, holding: _Holding, marks: Sequence[int], stands_for: int) -> None:
@@ -215,16 +194,13 @@ class PrefixIndex:
         holding.size = size
 
 
-def _marks(hashes: Sequence[int]) -> Sequence[int]:
+def marks_of(hashes: Sequence[int]) -> Sequence[int]:
     """Those of a prompt's blocks that are remembered; see FINE_BLOCKS."""
     if len(hashes) <= FINE_BLOCKS:
         return hashes
     return (*hashes[:FINE_BLOCKS], *hashes[FINE_BLOCKS + COARSE_STRIDE - 1 :: COARSE_STRIDE])
 
 
-def _depth(marks: int) -> int:
+def depth_of(marks: int) -> int:
     """How many blocks a prompt's first `marks` remembered ones stand for."""
     return marks if marks <= FINE_BLOCKS else FINE_BLOCKS + COARSE_STRIDE * (marks - FINE_BLOCKS)
-
-
-_DIGIT_VALUES = bytes.maketrans(b"01", b"\x00\x01")
