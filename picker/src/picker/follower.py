@@ -1,7 +1,8 @@
 """Keeps what the picker decides with in step with the newest inventory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
+from typing import Protocol
 
 import structlog
 
@@ -19,12 +20,30 @@ from picker.sources.inventory import Inventory
 log = structlog.get_logger(__name__)
 
 
+class Precise(Protocol):
+    """Where endpoints tell what they hold."""
+
+    def index(self, pool: Sequence[Endpoint]) -> PrefixIndex:
+        """Of a new pool, whose endpoints are kept up to date in place."""
+        ...
+
+    def add(self, endpoint: Endpoint) -> None: ...
+
+    def remove(self, endpoint: Endpoint) -> None: ...
+
+
 class InventoryFollower:
     """Follows one inventory after the other: endpoints, who is scraped, and the pools that the desk serves. What has
     been learned of a pool lives on as long as the pool does."""
 
     def __init__(
-        self, endpoints: Endpoints, scraper: Scraper, desk: PoolDesk, rng: Random, default_pool: str | None
+        self,
+        endpoints: Endpoints,
+        scraper: Scraper,
+        desk: PoolDesk,
+        rng: Random,
+        default_pool: str | None,
+        precise: Precise | None = None,
     ) -> None:
         """`default_pool`: NAMESPACE/NAME of the pool for gateways that do not say which pool they mean; None for the
         only one that a route leads to."""
@@ -33,6 +52,7 @@ class InventoryFollower:
         self._desk = desk
         self._rng = rng
         self._default_pool = default_pool
+        self._precise = precise
         self._served: dict[PoolName, ServedPool] = {}
 
     @property
@@ -51,9 +71,13 @@ class InventoryFollower:
         change = self._endpoints.update(inventory)
         for endpoint in change.joined:
             self._scraper.add(endpoint)
+            if self._precise is not None:
+                self._precise.add(endpoint)
         for endpoint in change.left:
             self._scraper.remove(endpoint)
-            self._forget(endpoint)
+            if self._precise is not None:
+                self._precise.remove(endpoint)
+            self.forget(endpoint)
         self._served = {name: self._serving(pool, resources) for name, pool in resources.pools.items()}
         default = default_pool(resources, self._default_pool)
         self._desk.serve(self._served.values(), default)
@@ -65,7 +89,7 @@ class InventoryFollower:
 
     def _serving(self, pool: InferencePool, resources: Resources) -> ServedPool:
         before = self._served.get(pool.name)
-        prefixes = before.prefixes if before is not None else PrefixIndex(BLOCK_TOKENS)
+        prefixes = before.prefixes if before is not None else self._index(pool.name)
         if before is not None and before.pool.strategy is pool.strategy:
             scheduler = before.scheduler
         else:
@@ -80,7 +104,13 @@ class InventoryFollower:
             resources.objectives_of(pool.name),
         )
 
-    def _forget(self, endpoint: Endpoint) -> None:
+    def _index(self, pool: PoolName) -> PrefixIndex:
+        if self._precise is not None:
+            return self._precise.index(self._endpoints.of_pool(pool))
+        return PrefixIndex(BLOCK_TOKENS)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """`endpoint` is gone, or has lost its cache."""
         for served in self._served.values():
             served.prefixes.forget(endpoint)
 

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from random import Random
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -14,6 +15,7 @@ from picker import collector
 from picker.addresses import check_free, split_address
 from picker.admin import EndpointState, admin_app, endpoint_state
 from picker.decision_log import LoggedDesk
+from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.membership import Endpoints
 from picker.endpoints.scraper import Scraper, ScrapeSettings
@@ -26,11 +28,14 @@ from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.logs import configure_logging
 from picker.observability.held_requests import HeldRequests
-from picker.observability.watch import Watch
+from picker.observability.watch import ExtraMissing, Watch
 from picker.scheduling.flow_control import Bounds
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
+
+if TYPE_CHECKING:
+    from picker.precise_mode import PreciseMode
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +62,12 @@ class Picker:
         self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, rng, self.watch.metrics.scraped)
-        self._follower = InventoryFollower(self._endpoints, self._scraper, desk, rng, settings.pool)
+        self._precise = _precise_mode(settings, self._emptied)
+        if self._precise is not None:
+            desk.on_repeated = self._precise.prompts.repeated
+        self._follower = InventoryFollower(
+            self._endpoints, self._scraper, desk, rng, settings.pool, precise=self._precise
+        )
         self.flow_control = self._flow_control(desk) if settings.flow_control else None
         """What is held; None where nothing ever is."""
         logged = LoggedDesk(self.watch.desk)
@@ -82,11 +92,14 @@ class Picker:
             collector.settle()
             await self._say_ready(True)
             log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
-            holding = tasks.create_task(self._hold())
+            background = [tasks.create_task(self._hold())]
+            if self._precise is not None:
+                background.append(tasks.create_task(self._precise.run()))
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-            holding.cancel()
+            for task in background:
+                task.cancel()
             await self._drain()
             following.cancel()
 
@@ -110,6 +123,10 @@ class Picker:
     def _take_over(self, inventory: Inventory) -> None:
         self._follower.follow(inventory)
         self.watch.followed()
+
+    def _emptied(self, endpoint: Endpoint) -> None:
+        """A server says that its cache holds nothing any more."""
+        self._follower.forget(endpoint)
 
     def _flow_control(self, desk: PoolDesk) -> FlowControl:
         settings, loop = self._settings, asyncio.get_running_loop()
@@ -184,6 +201,17 @@ def _source(settings: ServeSettings) -> Source:
     from picker.sources.kubernetes_watch import kubernetes_client
 
     return KubernetesSource(kubernetes_client(), settings.namespace)
+
+
+def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) -> "PreciseMode | None":
+    if settings.kv_events_port is None:
+        return None
+    try:
+        from picker.endpoints.kv_events.follower import KvEventPorts
+        from picker.precise_mode import PreciseMode
+    except ImportError as error:
+        raise ExtraMissing(f"kv-events-port needs the packages of picker[kv-events]: {error}") from None
+    return PreciseMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
 
 
 def _tls(settings: ServeSettings) -> TlsFiles | None:

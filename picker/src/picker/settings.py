@@ -134,6 +134,19 @@ class CommonSettings(CommandSettings):
         "pass",  # A pool without InferenceModels shall just work.
         description="A model that the pool does not declare: pass it on as Standard, or refuse it with 404",
     )
+    kv_events_port: int | None = Field(
+        None,  # Few servers publish; vLLM's own port is 5557.
+        ge=1,
+        le=65535,
+        description="Port on which model servers publish KV events (vLLM's --kv-events-config): follow what they hold "
+        "in their prefix caches; needs picker[kv-events]",
+    )
+    kv_events_replay_port: int | None = Field(
+        None,  # vLLM has none unless it is told one.
+        ge=1,
+        le=65535,
+        description="Port of their replay endpoint, where the picker asks for events that it has missed",
+    )
     flow_control: bool = Field(
         False,  # Servers queue, too. This is for fleets that are full, and clients who shall not outdo each other.
         description="Hold requests while all model servers are full, and release them by criticality and in turns "

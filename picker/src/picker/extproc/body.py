@@ -55,6 +55,8 @@ class ReadBody(msgspec.Struct, frozen=True, gc=False):
     """What keeps equal prompts of different clients apart in a prefix cache."""
     prompt_tokens: int
     output_tokens: int
+    json: bytes = b""
+    """All of it."""
 
 
 NO_BODY = ReadBody(model=None, prompt=b"", salt=b"", prompt_tokens=0, output_tokens=0)
@@ -108,6 +110,7 @@ def read_body(body: bytes, strict: bool) -> ReadBody | Rejection:
         salt=bytes(fields.cache_salt) if fields.cache_salt else b"",
         prompt_tokens=_prompt_tokens(prompt),
         output_tokens=_output_tokens(fields),
+        json=body,
     )
 
 

@@ -128,6 +128,8 @@ class PoolDesk:
         self._unknown_models = unknown_models
         self._pools: Mapping[str, ServedPool] = {}
         self._default: ServedPool | None = None
+        self.on_repeated: Callable[[Wanted, Assigned], None] | None = None
+        """Called for each prompt whose beginning has come before and whose tokens are not known."""
 
     def serve(self, pools: Iterable[ServedPool], default: PoolName | None) -> None:
         """Serve these pools from now on; `default` gets requests of gateways that do not say which pool they mean."""
@@ -161,7 +163,11 @@ class PoolDesk:
         dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())
         if isinstance(dispatched, Refusal):
             return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
-        return Assigned(target if target != asked else None, served, dispatched, self._clock)
+        assigned = Assigned(target if target != asked else None, served, dispatched, self._clock)
+        sent = dispatched.sent
+        if sent is not None and sent.unnamed is not None and self.on_repeated is not None:
+            self.on_repeated(wanted, assigned)
+        return assigned
 
     def served(self, pool: str | None) -> ServedPool | None:
         """What serves requests that fell to `pool`, in the form `str(PoolName)`; None for one that is not known."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger, Ticket
-from picker.endpoints.prefixes import PrefixIndex
+from picker.endpoints.prefixes import PrefixIndex, Sent
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal
 from picker.scheduling.strategies.load import queues, requests_there, work_ahead
 
@@ -21,7 +21,7 @@ class Schedules(Protocol):
 class Dispatched:
     """A request that has its endpoint and is counted there. Its steps may come any number of times, in any order."""
 
-    __slots__ = ("_prefixes", "predicted_ttft_s", "ranking", "request", "ticket")
+    __slots__ = ("_prefixes", "predicted_ttft_s", "ranking", "request", "sent", "ticket")
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Dispatched:
         ticket: Ticket,
         request: InferenceRequest,
         prefixes: PrefixIndex,
+        sent: Sent | None,
         predicted_ttft_s: float | None,
     ) -> None:
         self.ranking = ranking
@@ -36,6 +37,8 @@ class Dispatched:
         self.predicted_ttft_s = predicted_ttft_s
         """From the endpoint's pace and the work ahead; None before it has answered anything, and where it queues."""
         self.request = request
+        self.sent = sent
+        """What the prefix index is to be told at the end."""
         self._prefixes = prefixes
 
     def served_by(self, address: str) -> None:
@@ -44,7 +47,8 @@ class Dispatched:
             if endpoint.address == address:
                 if endpoint is not self.ticket.endpoint:
                     self.ticket.moved_to(endpoint)
-                    self._prefixes.record(endpoint, self.request.blocks)
+                    self._forget_sent()
+                    self.sent = self._prefixes.sent(endpoint, self.request.blocks)
                 return
 
     def answered(self, failed: bool) -> None:
@@ -58,6 +62,12 @@ class Dispatched:
     def end(self, now_s: float) -> None:
         """The request has left its endpoint."""
         self.ticket.end(now_s)
+        self._forget_sent()
+
+    def _forget_sent(self) -> None:
+        sent, self.sent = self.sent, None
+        if sent is not None:
+            self._prefixes.ended(sent)
 
 
 def dispatch(
@@ -77,8 +87,7 @@ def dispatch(
     fresh = max(0, request.prompt_tokens - ranking.cached_tokens)
     work_tokens = 0.0 if queues(best) else work_ahead(best, requests_there(best), fresh)
     ticket = ledger.begin(best, fresh, request.output_tokens, work_tokens, now_s, request.model)
-    if request.blocks:
-        prefixes.record(best, request.blocks)
+    sent = prefixes.sent(best, request.blocks) if request.blocks else None
     pace = best.pace.seconds_per_token
     predicted_ttft_s = pace * work_tokens if pace is not None and work_tokens else None
-    return Dispatched(ranking, ticket, request, prefixes, predicted_ttft_s)
+    return Dispatched(ranking, ticket, request, prefixes, sent, predicted_ttft_s)
