@@ -7,7 +7,7 @@ RUN := $(UV) run --frozen --no-sync
 .PHONY: help install demo up test e2e images nightly lint format bench bench-mock crds dashboards dashboard protos simulate clean
 
 help: ## what you can type
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .venv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
@@ -59,6 +59,9 @@ bench-mock: install ## the vLLM mock's figures: virtual and real time, metrics, 
 
 bench: install ## the picker's figures through a real Envoy, as ratios in one run
 	@$(RUN) gateway-bench $(ARGS)
+
+bench-report: install ## what the picker is worth: A10 and L20 mocks, both ports, two loads; a report in out/bench-report
+	@$(RUN) gateway-report $(ARGS)
 
 crds: install ## write the chart's CRDs anew, after a change of the wire types
 	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds

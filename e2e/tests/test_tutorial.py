@@ -21,7 +21,7 @@ async def ask(client: httpx.AsyncClient, url: str) -> int | str:
 
 @pytest.mark.timeout(120)
 async def test_both_ports_answer_and_a_killed_server_costs_the_picked_one_nothing() -> None:
-    async with LocalGateway(MockFleet(replicas=3)) as gateway, httpx.AsyncClient(timeout=30.0) as client:
+    async with LocalGateway([MockFleet(replicas=3)]) as gateway, httpx.AsyncClient(timeout=30.0) as client:
         assert [await ask(client, url) for url in (gateway.plain_url, gateway.picked_url)] == [200, 200]
         statuses: list[int | str] = []
         stop = asyncio.Event()

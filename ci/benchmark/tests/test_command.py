@@ -194,6 +194,19 @@ async def test_a_comparison_leaves_a_report_and_a_history_that_judges_the_next(
     assert json.loads((tmp_path / "out" / "run.json").read_text())["regressions"]
 
 
+async def test_a_missed_aim_is_told_and_is_the_exit_status(
+    server: ModelServer, command: Command, tmp_path: Path
+) -> None:
+    """No replica is watched, so nothing is known of their caches."""
+    line = f"compare --target a={server.url} --target b={server.url} {SMALL} --rounds 2 --report report.html"
+    status, out, _ = await command(f"{line} --aim 'KV cache spread (std)<=0.5'")
+    assert status == 1
+    assert "at most 0.5 is wanted, found is - (-): missed" in out
+    page = (tmp_path / "report.html").read_text()
+    assert "at most 0.5 is wanted" in page
+    assert "KV cache spread (std)&lt;=0.5" in page
+
+
 async def test_the_script_of_the_image_is_the_command(server: ModelServer, tmp_path: Path) -> None:
     """As the tutorial calls it: by its path."""
     script = Path(__file__).parents[1] / "image" / "benchmark_serving.py"

@@ -22,7 +22,7 @@ from benchmark.compare.verdict import Better
 from benchmark.datasets.random_lengths import RandomLengths, random_workload
 from benchmark.load.pace import Pace
 from benchmark.load.target import Target
-from benchmark.report.page import report_html
+from benchmark.report.page import Chapter, report_html
 from benchmark.tokens.approximate import ApproximateTokenizer
 from benchmark.workload import Workload
 from model_server import ModelServer, model_server
@@ -129,7 +129,7 @@ async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: Model
         )
         comparison = await compare(plan)
     made = msgspec.structs.replace(record_of(comparison, datetime(2026, 1, 2)), regressions=("plain: slower",))
-    page = report_html(comparison, made, USUAL, [("--target", "plain=http://x")])
+    page = report_html([Chapter(comparison, made, [("--target", "plain=http://x")], USUAL)])
     assert page.count('src="data:image/svg+xml;base64,') == 2
     assert 'src="http' not in page
     assert "href=" not in page
@@ -137,3 +137,16 @@ async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: Model
     assert "&lt;picked&gt; / plain" in page
     assert "Regression: plain: slower." in page
     assert "plain=http://x" in page
+
+
+async def test_a_report_of_several_loads_begins_with_what_is_in_it(server: ModelServer) -> None:
+    async with model_server() as other:
+        contenders = (Contender("plain", Target(server.url, "m")), Contender("picked", Target(other.url, "m")))
+        comparison = await compare(Plan(contenders, workload, Pace(2), rounds=1))
+    made = record_of(comparison, datetime(2026, 1, 2))
+    chapters = [Chapter(comparison, made, [], title=title, about="Why.") for title in ("random", "shared prefix")]
+    page = report_html(chapters, "Both ports")
+    assert "<title>Both ports</title>" in page
+    assert [page.count(f'<a href="#chapter-{number}">') for number in (1, 2)] == [1, 1]
+    assert [page.count(f'<section id="chapter-{number}">') for number in (1, 2)] == [1, 1]
+    assert page.count('src="data:image/svg+xml;base64,') == 4

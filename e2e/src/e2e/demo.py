@@ -1,22 +1,20 @@
 """`make demo` and `make up`: the tutorial's gateway on this machine."""
 
 import asyncio
-import contextlib
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import httpx
 import uvloop
-from benchmark.compare.rounds import CompareProgress, Contender, Plan, compare
+from benchmark.compare.rounds import Contender, Plan, compare
 from benchmark.compare.table import comparison_table, conclusions
 from benchmark.datasets.random_lengths import RandomLengths, random_workload
 from benchmark.load.pace import Pace
 from benchmark.load.target import Target
-from benchmark.progress import shown_progress
+from benchmark.progress import shown_progress, told_of_comparison
 from benchmark.replicas.watch import Replica
 from benchmark.report.plots import save_kv_usage
 from benchmark.tokens.tokenizer import find_tokenizer
@@ -25,6 +23,7 @@ from rich.console import Console
 from e2e.curls import CurlFailed, as_typed, post_chat
 from e2e.demo_settings import DemoSettings, Load, read_settings
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet, NotReady, Ports, PortsTaken, ProcessFailed
+from e2e.processes import interruptible
 
 PLAIN, PICKED = "8080", "8081"
 
@@ -43,22 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = _up if settings.command == "up" else _run
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_stoppable(command(settings, console)))
+            runner.run(interruptible(command(settings, console)))
     except (PortsTaken, ProcessFailed, NotReady, CurlFailed, httpx.TransportError, _Cannot) as error:
         console.print(f"[red]The demo stopped:[/red] {error}", markup=True)
         sys.exit(1)
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped.")
         sys.exit(0 if settings.command == "up" else 130)
-
-
-async def _stoppable(command: Coroutine[None, None, None]) -> None:
-    """SIGTERM ends the demo as Ctrl-C does: by leaving every `with` on the way out."""
-    task = asyncio.current_task()
-    assert task is not None
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await command
 
 
 def _gateway(settings: DemoSettings) -> LocalGateway:
@@ -68,7 +58,7 @@ def _gateway(settings: DemoSettings) -> LocalGateway:
         settings.time_scale,
         ("--num-gpu-blocks-override", str(settings.kv_blocks)) if settings.kv_blocks else (),
     )
-    return LocalGateway(fleet, Ports.of_the_tutorial(settings.replicas))
+    return LocalGateway((fleet,), Ports.of_the_tutorial(settings.replicas))
 
 
 async def _up(settings: DemoSettings, console: Console) -> None:
@@ -152,7 +142,7 @@ async def _compare(load: Load, out: Path, gateway: LocalGateway, console: Consol
         f"{load.concurrency} at a time."
     )
     with shown_progress(console) as told:
-        comparison = await compare(plan, partial(_tell, told))
+        comparison = await compare(plan, told_of_comparison(told))
     console.print(comparison_table(comparison))
     for sentence in conclusions(comparison):
         console.print(sentence)
@@ -161,11 +151,6 @@ async def _compare(load: Load, out: Path, gateway: LocalGateway, console: Consol
     console.print(f"Each replica's KV cache utilisation over time, both ports side by side: {picture}")
     if comparison.failed_requests:
         raise _Cannot(f"{comparison.failed_requests} requests failed")
-
-
-def _tell(told: Callable[[str, int, int, int], None], progress: CompareProgress) -> None:
-    what = f"round {progress.round_number} of {progress.rounds}, {progress.contender}"
-    told(what, progress.leg.done, progress.leg.total, progress.leg.failed)
 
 
 def _starting(settings: DemoSettings) -> str:

@@ -19,6 +19,8 @@ from e2e.processes import Child, ProcessFailed, free_ports, taken
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 MODEL = "/model/qwen"
+POOL = "vllm-qwen-pool"
+STRATEGY_ANNOTATION = "inference.networking.x-k8s.io/routing-strategy"
 PLAIN_PORT, PICKED_PORT = 8080, 8081
 _BIN = Path(sys.executable).parent
 _START_TIMEOUT_S = 30.0
@@ -34,7 +36,7 @@ class PortsTaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MockFleet:
-    """The model servers to start: one process each, so that one can be killed."""
+    """Model servers of one card to start: one process each, so that one can be killed."""
 
     replicas: int = 4
     preset: str = "a10"
@@ -77,7 +79,7 @@ class Ports:
 class LocalGateway:
     """Start with `async with`. Everything that was started is stopped on the way out, however one leaves."""
 
-    fleet: MockFleet = field(default_factory=MockFleet)
+    fleets: Sequence[MockFleet] = (MockFleet(),)
     ports: Ports | None = None
     picker_arguments: Sequence[str] = ()
     folder: Path = field(init=False)
@@ -120,11 +122,12 @@ class LocalGateway:
 
     async def __aenter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="inference-gateway-"))
-        self.ports = self.ports or Ports.free(self.fleet.replicas)
+        replicas = sum(fleet.replicas for fleet in self.fleets)
+        self.ports = self.ports or Ports.free(replicas)
         try:
             self.write_manifests()
             self.write_endpoints()
-            for number in range(self.fleet.replicas):
+            for number in range(replicas):
                 self.mocks.append(await self._start_mock(number))
             self.picker = await self._start_picker()
             await self.wait_until_ready()
@@ -174,13 +177,28 @@ class LocalGateway:
         assert old in text, f"{name} holds no {old!r}"
         path.write_text(text.replace(old, new))
 
+    async def set_strategy(self, strategy: str) -> None:
+        """Annotate the pool of the picked port, and wait until the picker has followed. Raises NotReady."""
+        path = self.manifests / "inference-pool.yaml"
+        documents = list(yaml.safe_load_all(path.read_text()))
+        for document in documents:
+            if document["kind"] == "InferencePool":
+                document["metadata"]["annotations"] = {STRATEGY_ANNOTATION: strategy}
+        path.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+        async with httpx.AsyncClient(timeout=2.0) as client:
+            async for attempt in _patiently():
+                with attempt:
+                    pools = (await client.get(f"{self.admin_url}/pools")).json()
+                    if strategy not in [pool["strategy"] for pool in pools if pool["pool"].endswith(POOL)]:
+                        raise NotReady(f"the picker does not follow the pool's annotation {strategy}")
+
     async def _start_mock(self, number: int) -> Child:
-        fleet = self.fleet
+        fleet, place = [(fleet, place) for fleet in self.fleets for place in range(fleet.replicas)][number]
         command = [
             str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
             "--host", "127.0.0.1", "--port", str(self._ports.mocks[number]),
             "--preset", fleet.preset, "--time-scale", str(fleet.time_scale),
-            "--metrics-profile", fleet.metrics_profiles[number % len(fleet.metrics_profiles)], *fleet.arguments,
+            "--metrics-profile", fleet.metrics_profiles[place % len(fleet.metrics_profiles)], *fleet.arguments,
         ]  # fmt: skip
         return await Child.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
 
@@ -211,17 +229,21 @@ class LocalGateway:
                 await self._wait_for(client, url)
 
     async def _wait_for(self, client: httpx.AsyncClient, url: str) -> None:
-        async for attempt in AsyncRetrying(
-            stop=stop_after_delay(_START_TIMEOUT_S),
-            wait=wait_fixed(0.05),
-            retry=retry_if_exception_type((httpx.TransportError, NotReady)),
-            reraise=True,
-        ):
+        async for attempt in _patiently():
             with attempt:
                 self.check()
                 answer = await client.get(url)
                 if answer.status_code != 200:
                     raise NotReady(f"{url} answers {answer.status_code}")
+
+
+def _patiently() -> AsyncRetrying:
+    return AsyncRetrying(
+        stop=stop_after_delay(_START_TIMEOUT_S),
+        wait=wait_fixed(0.05),
+        retry=retry_if_exception_type((httpx.TransportError, NotReady)),
+        reraise=True,
+    )
 
 
 __all__ = ["MODEL", "LocalGateway", "MockFleet", "NotReady", "Ports", "PortsTaken", "ProcessFailed"]

@@ -10,10 +10,12 @@ import socket
 import sys
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1
 _SELDOM_USED_PORTS = (10_000, 30_000)
 _MOST_HELD = 200
@@ -113,3 +115,12 @@ def taken(ports: Sequence[int]) -> list[int]:
             return False
 
     return [port for port in ports if is_taken(port)]
+
+
+async def interruptible(command: Coroutine[None, None, Result]) -> Result:
+    """SIGTERM ends a command as Ctrl-C does: by leaving every `with` on the way out."""
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await command

@@ -1,40 +1,33 @@
 """The `benchmark-serving` command."""
 
 import asyncio
-import secrets
 import sys
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import uvloop
 from rich.console import Console
 
+from benchmark.compare.aims import Judged, judge_aims
 from benchmark.compare.history import comparable, regressions
 from benchmark.compare.record import BadHistory, Record, add_to_history, read_history, record_of, save_record
-from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Plan, compare
+from benchmark.compare.rounds import Comparison, compare
 from benchmark.compare.table import comparison_table, conclusions
 from benchmark.datasets.files import BadDataset
 from benchmark.load.run import Progress, run_load, warm_up
 from benchmark.load.samples import LoadResult
-from benchmark.load.target import Target
-from benchmark.progress import shown_progress
+from benchmark.planning import CannotRun, plan_of, target_of, tokenizer_of
+from benchmark.progress import shown_progress, told_of_comparison
 from benchmark.results.printed import printed_summary
 from benchmark.results.saved import RunDescription, default_filename, result_json, save
 from benchmark.results.summary import summarise
 from benchmark.settings.commands import CompareSettings, ServeSettings, read_compare, read_serve
-from benchmark.settings.load import LoadSettings
-from benchmark.tokens.tokenizer import NoSuchTokenizer, Tokenizer, find_tokenizer
+from benchmark.tokens.tokenizer import NoSuchTokenizer
 
 _MOST_ERRORS_TOLD = 10
-
-
-class CannotRun(Exception):
-    """The command cannot begin; the message is for people."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,8 +53,9 @@ def _run(command: Coroutine[None, None, int]) -> int:
 async def _serve(settings: ServeSettings) -> int:
     console = _console()
     load = settings.load
-    target = await _target(load, settings.base_url, settings.request_id_prefix)
-    tokenizer = _tokenizer(load, target, console)
+    target = await target_of(load, settings.base_url, settings.request_id_prefix)
+    tokenizer = tokenizer_of(load, target)
+    console.print(f"Tokenizer: {tokenizer.name}")
     workload = load.dataset(tokenizer, load.seed)
     if load.warmups:
         print(f"Warming up with {load.warmups} requests...")
@@ -108,25 +102,10 @@ async def _serve(settings: ServeSettings) -> int:
 async def _compare(settings: CompareSettings) -> int:
     console = _console()
     load = settings.load
-    targets = [(name, await _target(load, url, f"bench-{name}-")) for name, url in settings.targets]
-    tokenizer = _tokenizer(load, targets[0][1], console)
-    plan = Plan(
-        contenders=tuple(Contender(name, target) for name, target in targets),
-        workload=partial(load.dataset, tokenizer),
-        pace=load.pace,
-        rounds=settings.rounds,
-        seed=load.seed,
-        replicas=load.replicas,
-        interval_s=load.replica_interval_s,
-        warmups=load.warmups,
-    )
+    plan, tokenizer = await plan_of(settings)
+    console.print(f"Tokenizer: {tokenizer.name}")
     with shown_progress(console, load.show_progress) as told:
-
-        def on_progress(progress: CompareProgress) -> None:
-            what = f"round {progress.round_number} of {progress.rounds}, {progress.contender}"
-            told(what, progress.leg.done, progress.leg.total, progress.leg.failed)
-
-        comparison = await compare(plan, on_progress)
+        comparison = await compare(plan, told_of_comparison(told))
     for legs in comparison.rounds:
         for leg in legs:
             _tell_errors(leg.result, f"{leg.contender.name}: ")
@@ -136,9 +115,13 @@ async def _compare(settings: CompareSettings) -> int:
     record, past = _judged_by_history(record_of(comparison, datetime.now()), settings.history)
     for sentence in record.regressions:
         console.print(f"Regression: {sentence}.")
-    _keep(settings, comparison, record, past, console)
+    aims = list(judge_aims(comparison, settings.aims))
+    for aim in aims:
+        console.print(f"{aim.sentence}.")
+    _keep(settings, comparison, record, past, aims, console)
     regressed = settings.fail_on_regression and record.regressions
-    return 1 if comparison.failed_requests or regressed else 0
+    missed = any(aim.missed for aim in aims)
+    return 1 if comparison.failed_requests or regressed or missed else 0
 
 
 def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Sequence[Record]]:
@@ -150,18 +133,23 @@ def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Se
 
 
 def _keep(
-    settings: CompareSettings, comparison: Comparison, record: Record, past: Sequence[Record], console: Console
+    settings: CompareSettings,
+    comparison: Comparison,
+    record: Record,
+    past: Sequence[Record],
+    aims: Sequence[Judged],
+    console: Console,
 ) -> None:
     """Write every file that was asked for. Raises OSError."""
     if settings.plot is not None or settings.report is not None:
         # matplotlib takes a second to load; who draws nothing need not wait for it.
-        from benchmark.report.page import save_report
+        from benchmark.report.page import Chapter, save_report
         from benchmark.report.plots import save_kv_usage
 
         if settings.plot is not None:
             save_kv_usage(comparison, settings.plot)
         if settings.report is not None:
-            save_report(settings.report, comparison, record, past, settings.told)
+            save_report(settings.report, [Chapter(comparison, record, settings.told, past, aims)])
     if settings.json is not None:
         save_record(settings.json, record)
     if settings.history is not None:
@@ -174,40 +162,6 @@ def _keep(
 def _console() -> Console:
     # A file or a pipe has no width; the table fits this one.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 130)
-
-
-async def _target(load: LoadSettings, base_url: str, request_id_prefix: str | None) -> Target:
-    target = Target(
-        base_url=base_url,
-        model=load.served_model_name or load.model or await _first_model(base_url),
-        api=load.api,
-        endpoint=load.endpoint,
-        headers=load.headers,
-        temperature=load.temperature,
-        logprobs=load.logprobs,
-        request_id_prefix=request_id_prefix or f"bench-{secrets.token_hex(4)}-",
-    )
-    try:
-        _ = target.url
-    except ValueError as error:
-        raise CannotRun(str(error)) from None
-    return target
-
-
-async def _first_model(base_url: str) -> str:
-    """The first model that the server lists. Raises CannotRun."""
-    url = f"{base_url.rstrip('/')}/v1/models"
-    try:
-        async with aiohttp.ClientSession() as session, session.get(url, raise_for_status=True) as answer:
-            return str((await answer.json())["data"][0]["id"])
-    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        raise CannotRun(f"no --model given, and {url} does not tell one: {error}") from None
-
-
-def _tokenizer(load: LoadSettings, target: Target, console: Console) -> Tokenizer:
-    tokenizer = find_tokenizer(load.model or target.model, load.tokenizer)
-    console.print(f"Tokenizer: {tokenizer.name}")
-    return tokenizer
 
 
 def _tell_errors(result: LoadResult, whose: str = "") -> None:

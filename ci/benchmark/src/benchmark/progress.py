@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmark.compare.rounds import CompareProgress
+
 Told = Callable[[str, int, int, int], None]
 """Called with what is running, requests done, their total, and how many of them failed."""
 
@@ -23,6 +25,16 @@ def shown_progress(console: Console, shown: bool = True) -> Generator[Told]:
             yield bar
     else:
         yield _Lines(console)
+
+
+def told_of_comparison(told: Told) -> Callable[[CompareProgress], None]:
+    """What `compare` calls, telling `told`."""
+
+    def on_progress(progress: CompareProgress) -> None:
+        what = f"round {progress.round_number} of {progress.rounds}, {progress.contender}"
+        told(what, progress.leg.done, progress.leg.total, progress.leg.failed)
+
+    return on_progress
 
 
 def _nothing(what: str, done: int, total: int, failed: int) -> None:

@@ -2,13 +2,14 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from benchmark.compare.aims import Judged
 from benchmark.compare.record import Record
 from benchmark.compare.rounds import Comparison
 from benchmark.compare.table import conclusions, figure_name, ratio_cells, told
@@ -36,29 +37,53 @@ class _Picture:
     """SVG, base64."""
 
 
-def save_report(
-    path: Path, comparison: Comparison, record: Record, past: Sequence[Record], settings: Sequence[tuple[str, str]]
-) -> None:
-    """Write the page, its folder too. `settings` are told as they are. Raises OSError."""
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A comparison with all that the page tells of it."""
+
+    comparison: Comparison
+    record: Record
+    settings: Sequence[tuple[str, str]]
+    """Told as they are."""
+    past: Sequence[Record] = ()
+    """The runs that it was judged by."""
+    aims: Sequence[Judged] = ()
+    title: str | None = None
+    """Without one it is named by its contenders."""
+    about: str = ""
+    """What is compared, and what for; a paragraph."""
+
+
+def save_report(path: Path, chapters: Sequence[Chapter], title: str | None = None) -> None:
+    """Write the page, its folder too. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report_html(comparison, record, past, settings), encoding="utf-8")
+    path.write_text(report_html(chapters, title), encoding="utf-8")
 
 
-def report_html(
-    comparison: Comparison, record: Record, past: Sequence[Record], settings: Sequence[tuple[str, str]]
-) -> str:
-    """The page: what may be concluded, the figures, the pictures, each round, the settings."""
-    return _ENVIRONMENT.get_template("page.html.j2").render(
-        title=" and ".join(contender.name for contender in comparison.plan.contenders) + " under the same load",
-        record=record,
-        conclusions=list(conclusions(comparison)),
-        past=past,
-        header=_header(comparison),
-        rows=_rows(comparison),
-        pictures=_pictures(comparison),
-        rounds=_each_round(comparison),
-        settings=settings,
-    )
+def report_html(chapters: Sequence[Chapter], title: str | None = None) -> str:
+    """The page; for each chapter what may be concluded, the figures, the pictures, each round, the settings. `title`:
+    without one that of the first chapter."""
+    told = [_told(chapter) for chapter in chapters]
+    return _ENVIRONMENT.get_template("page.html.j2").render(title=title or told[0]["title"], chapters=told)
+
+
+def _told(chapter: Chapter) -> Mapping[str, object]:
+    """What the template asks of a chapter."""
+    comparison = chapter.comparison
+    contenders = " and ".join(contender.name for contender in comparison.plan.contenders)
+    return {
+        "title": chapter.title or f"{contenders} under the same load",
+        "about": chapter.about,
+        "record": chapter.record,
+        "conclusions": list(conclusions(comparison)),
+        "aims": chapter.aims,
+        "past": chapter.past,
+        "header": _header(comparison),
+        "rows": _rows(comparison),
+        "pictures": _pictures(comparison),
+        "rounds": _each_round(comparison),
+        "settings": chapter.settings,
+    }
 
 
 def _header(comparison: Comparison) -> list[str]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from benchmark.compare.aims import Aim
 from benchmark.replicas.watch import Replica
 from benchmark.results.printed import DEFAULT_LATENCIES, Latency
 from benchmark.results.summary import Goals
 from benchmark.settings.load import LoadSettings, add_load_flags, read_load
-from benchmark.settings.values import goal, pair, percentile, split, whole
+from benchmark.settings.values import aim, goal, pair, percentile, split, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class CompareSettings:
     json: Path | None
     history: Path | None
     fail_on_regression: bool
+    aims: tuple[Aim, ...]
     told: tuple[tuple[str, str], ...]
     """The flags that are not at their defaults, for the report."""
 
@@ -115,7 +117,7 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         "benchmark-serving compare",
         usage="benchmark-serving compare --target NAME=URL --target NAME=URL [flags]",
         description="Send the same load to several targets in turns, round by round, and say which figures differ by "
-        "more than noise. Exits 0 whatever the figures, and 1 when requests failed.",
+        "more than noise. Exits 1 when requests failed or an --aim was missed, and else 0 whatever the figures.",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what is compared")
@@ -132,6 +134,15 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         type=whole(1),
         default=4,  # The fewest that see a 10 % difference through a noise of 5 %, and turn the order twice.
         help="of all targets each; even, so that each goes first equally often (default: 4)",
+    )
+    what.add_argument(
+        "--aim",
+        action="append",
+        default=[],
+        type=aim,
+        metavar="FIGURE<=RATIO",
+        help="what the others' ratio to the first shall be, such as 'TTFT p50<=0.5' or 'Output throughput>=1.5'; a "
+        "missed one makes the exit status 1",
     )
     kept = parser.add_argument_group("what is kept")
     kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, pictures, settings")
@@ -160,6 +171,7 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         json=given.json,
         history=given.history,
         fail_on_regression=given.fail_on_regression,
+        aims=tuple(given.aim),
         told=_flags(parser, given),
     )
 
@@ -183,6 +195,8 @@ def _typed(value: object) -> str:
             return f"{name}={text}"
         case Replica(name, url):
             return f"{name}={url}"
+        case Aim(figure, bound, at_most):
+            return f"'{figure.name}{'<=' if at_most else '>='}{bound:g}'"
         case _:
             return str(value)
 

@@ -1,9 +1,12 @@
 """What a flag's value may be. Each function reads one, and raises ArgumentTypeError with what is allowed."""
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from benchmark.compare.aims import Aim
+from benchmark.compare.verdict import FIGURES
 from benchmark.replicas.watch import Replica, replica_at
 
 _T = TypeVar("_T")
@@ -70,6 +73,16 @@ def goal(text: str) -> tuple[str, float]:
             f"found {text!r}; allowed is METRIC:MS with one of ttft, tpot, e2el, such as ttft:300"
         )
     return name, float(value)
+
+
+def aim(text: str) -> Aim:
+    """A figure, `<=` or `>=`, and a ratio: `TTFT p50<=0.5`."""
+    name, sign, bound = text.partition("<=") if "<=" in text else text.partition(">=")
+    figure = next((each for each in FIGURES if each.name.lower() == name.strip().lower()), None)
+    if figure is None or not 0 < _number(bound) < math.inf:
+        names = ", ".join(each.name for each in FIGURES)
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is FIGURE<=RATIO or FIGURE>=RATIO, of {names}")
+    return Aim(figure, _number(bound), at_most=sign == "<=")
 
 
 def replica(text: str) -> Replica:

@@ -1,0 +1,44 @@
+"""`make bench-report`, small: a load through both ports, and what it leaves."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+LOADS = """
+rounds: 1
+comparisons:
+- {name: random, strategy: DEFAULT, load: --random-input-len 20 --random-output-len 5 --num-prompts 12}
+- {name: shared, strategy: PREFIX_CACHE, load: --dataset-name prefix_repetition --num-prompts 12}
+"""
+
+
+@pytest.mark.timeout(120)
+async def test_each_load_is_a_chapter_of_one_page_with_figures_and_pictures_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "loads.yaml").write_text(LOADS)
+    command = Path(sys.executable).with_name("gateway-report")
+    process = await asyncio.create_subprocess_exec(
+        command, "--loads", tmp_path / "loads.yaml", "--out", tmp_path / "out", stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0, printed.decode()
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    pictures = [f"{load}-{what}.png" for load in ("random", "shared") for what in ("kv-cache", "latency", "throughput")]
+    assert names == sorted(["report.html", "random.json", "shared.json", *pictures])
+    record = json.loads((tmp_path / "out" / "shared.json").read_text())
+    assert [each["name"] for each in record["contenders"]] == ["port 8080", "port 8081"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<section") == 2
+    assert "KV cache spread (std) (%)" in page
+
+
+async def test_wrong_usage_is_a_word(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("gateway-report")
+    process = await asyncio.create_subprocess_exec(
+        command, "--only", "nothing", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert b"nothing: allowed are default, prefix-cache" in told
