@@ -110,6 +110,12 @@ def test_the_extensions_address_follows_the_namespace() -> None:
         assert target == f"{address['hostname']}.{namespace}.svc.cluster.local:9004"
 
 
+def test_the_extension_is_asked_at_its_pods_own_addresses() -> None:
+    """The address of a Service that the nodes do not know yet leads out of the cluster, to whoever answers there."""
+    service = rendered()["Service", "inference-gateway-extension"]["spec"]
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+
+
 def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag() -> None:
     """For clusters that reach their own registry only."""
     objects = scenario("kitchen-sink-values")

@@ -18,6 +18,7 @@ from picker.gateway.extension_server import ExtensionServer
 from picker.gateway.picker_tls import PickerTls
 from picker.kubernetes.certificate_secrets import CertificateSecrets, Link
 from picker.kubernetes.lease import LeaseHolder
+from picker.kubernetes.picker_services import PickerServices
 from picker.kubernetes.rule_lookup import ApiRuleLookup
 from picker.kubernetes.status_writer import StatusWriter
 from picker.logs import configure_logging
@@ -42,7 +43,8 @@ class GatewayServer:
         check_free({name: getattr(settings, name) for name in names})
         self._endpoints = Endpoints()
         self._source = KubernetesSource(client)
-        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
+        self._pickers = PickerServices(client)
+        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address, self._pickers)
         shared = settings.shared_picker
         extension = Extension(
             Joints(
@@ -53,7 +55,7 @@ class GatewayServer:
                 sharing_namespaces=frozenset(settings.sharing_namespaces),
             )
         )
-        self._extension = ExtensionServer(extension, ApiRuleLookup(client), settings.extension_address)
+        self._extension = ExtensionServer(extension, ApiRuleLookup(client), self._pickers, settings.extension_address)
         self._health = Health()
         self._health_server = grpc.aio.server()
         self._health.add_to(self._health_server)
@@ -74,7 +76,8 @@ class GatewayServer:
         async with asyncio.TaskGroup() as tasks:
             await self._health.ready(False)
             await self._health_server.start()
-            self._endpoints.update(await anext(inventories))
+            self._pickers.start(tasks)
+            self._take(await anext(inventories))
             working = [
                 tasks.create_task(self._follow(inventories)),
                 tasks.create_task(self._lease.run(self._status.run)),
@@ -92,6 +95,7 @@ class GatewayServer:
             await self._health.ready(False)
             for task in working:
                 task.cancel()
+            self._pickers.follow(())
             await self._extension.stop()
             await self._discovery.stop()
         await self._health_server.stop(None)
@@ -102,7 +106,12 @@ class GatewayServer:
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:
-            self._endpoints.update(inventory)
+            self._take(inventory)
+
+    def _take(self, inventory: Inventory) -> None:
+        pools = inventory.resources.pools.values()
+        self._pickers.follow(picker for pool in pools if (picker := self._hooks.picker(pool)) is not None)
+        self._endpoints.update(inventory)
 
 
 async def serve_gateway(settings: GatewaySettings) -> int:

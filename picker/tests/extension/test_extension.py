@@ -1,18 +1,19 @@
 """Envoy Gateway's translation, made pool-aware hook by hook."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
+from picker.endpoints.membership import MembershipChange
 from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.clusters import pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
@@ -20,6 +21,7 @@ from picker.gateway.extension import NO_BACKEND_CLUSTER, Extension, Joints, Rule
 from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed
 from picker.gateway.packing import packed
 from picker.gateway.picker_tls import PickerTls
+from picker.gateway.pickers import PickerName, PickerPlaces
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 
@@ -204,8 +206,8 @@ def test_the_filter_goes_into_the_listeners_that_have_a_pool_and_no_others(exten
         ["envoy.filters.http.router"],
     ]
     assert [each.name for each in clusters] == ["inferencepicker/default/picker/9002"]
-    [endpoint] = clusters[0].load_assignment.endpoints[0].lb_endpoints
-    assert endpoint.endpoint.address.socket_address.address == "picker.default.svc.cluster.local"
+    # Envoy asks by the same name where the picker's replicas are.
+    assert clusters[0].eds_cluster_config.service_name == clusters[0].name
 
 
 def test_a_second_pass_changes_nothing(extension: Extension) -> None:
@@ -215,6 +217,33 @@ def test_a_second_pass_changes_nothing(extension: Extension) -> None:
     once = extension.translation(clusters, [listener("llm")], [configuration("llm", pooled)])
     twice = extension.translation(*once, [configuration("llm", pooled)])
     assert twice == once
+
+
+def modes_of(made: route_components_pb2.Route) -> processing_mode_pb2.ProcessingMode:
+    override = ext_proc_pb2.ExtProcPerRoute.FromString(made.typed_per_filter_config[FILTER_NAME].value)
+    return override.overrides.processing_mode
+
+
+def test_another_implementations_picker_is_given_bodies_as_the_protocol_says(extension: Extension) -> None:
+    """Streamed, for it answers the headers only when it has the body; ours says as much without that expense."""
+    rule = backends((RED, 1))
+    streamed = extension.route(route((RULE, 1)), [RED], rule, strangers={ObjectName("default", "picker")})
+    assert modes_of(streamed).request_body_mode == processing_mode_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
+    assert modes_of(extension.route(route((RULE, 1)), [RED], rule)) == processing_mode_pb2.ProcessingMode()
+
+
+class Services:
+    """Pickers' Services that a test writes down."""
+
+    def __init__(self, *ours: ObjectName) -> None:
+        self.ours = ours
+
+    def places(self, picker: PickerName) -> PickerPlaces | None: ...
+
+    async def is_ours(self, service: ObjectName) -> bool:
+        return service in self.ours
+
+    def listen(self, listener: Callable[[MembershipChange], None]) -> None: ...
 
 
 class Lookup:
@@ -247,9 +276,9 @@ def as_written(annotations: dict[str, str] | None = None) -> bytes:
     ).encode()
 
 
-async def route_modified(lookup: Lookup, written: bytes) -> route_components_pb2.Route:
-    """What a server says over gRPC."""
-    server = ExtensionServer(Extension(JOINTS), lookup, "127.0.0.1:0")
+async def route_modified(lookup: Lookup, written: bytes, *ours: ObjectName) -> route_components_pb2.Route:
+    """What a server says over gRPC. `ours`: the pickers that are."""
+    server = ExtensionServer(Extension(JOINTS), lookup, Services(*ours), "127.0.0.1:0")
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -279,6 +308,14 @@ async def test_the_server_reads_pools_as_an_api_server_writes_them(annotations: 
     assert asked_for(made)[TO_RED][0] == str(RED.name)
 
 
+async def test_the_server_tells_our_pickers_from_others() -> None:
+    """By their Services."""
+    lookup = Lookup(backends((RED, 1)))
+    ours = await route_modified(lookup, as_written(), ObjectName("default", "picker"))
+    theirs = await route_modified(lookup, as_written(), ObjectName("other", "picker"))
+    assert [modes_of(each).request_body_mode != 0 for each in (ours, theirs)] == [False, True]
+
+
 async def test_a_failed_lookup_is_told_so_that_envoy_gateway_keeps_what_it_had() -> None:
     """And tries again."""
     with pytest.raises(grpc.aio.AioRpcError, match="HTTPRoute default/chat: the API server is away") as raised:
@@ -306,3 +343,6 @@ def test_a_picker_that_asks_for_tls_is_asked_with_it_and_no_other(extension: Ext
     assert common.validation_context.match_typed_subject_alt_names[0].matcher.exact == context.sni
     assert common.tls_certificates[0].private_key.inline_bytes == b"key"
     assert not theirs.HasField("transport_socket")
+    # Those that say so where they are, by TLS that asks for nothing.
+    assert [each.match["tls"] for each in theirs.transport_socket_matches] == [True]
+    assert not ours.transport_socket_matches

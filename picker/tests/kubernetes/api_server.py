@@ -1,4 +1,4 @@
-"""A small API server on loopback: lists and watches of one kind, and whatever a test wants to go wrong."""
+"""A small API server on loopback: lists and watches of a few kinds, and whatever a test wants to go wrong."""
 
 import asyncio
 import json
@@ -23,9 +23,12 @@ def thing(name: str, version: int, **spec: Any) -> Json:
     }
 
 
+THINGS = "/apis/example.com/v1/things"
+
+
 @dataclass(slots=True)
 class ApiServer:
-    """`objects` is what a list says; `events` go to the watch that is open, or to the next."""
+    """One kind. `objects` is what a list says; `events` go to the watch that is open, or to the next."""
 
     objects: list[Json] = field(default_factory=list[Json])
     version: int = 1
@@ -60,15 +63,23 @@ class ApiServer:
 
 @asynccontextmanager
 async def api_server() -> AsyncIterator[tuple[ApiServer, SingleConfig]]:
-    """The server, and how a client finds it."""
-    server = ApiServer()
+    """The server of the things, and how a client finds it."""
+    async with api_servers(THINGS) as ([server], config):
+        yield server, config
+
+
+@asynccontextmanager
+async def api_servers(*paths: str) -> AsyncIterator[tuple[list[ApiServer], SingleConfig]]:
+    """One for each path, and how a client finds them."""
+    servers = [ApiServer() for _ in paths]
     app = web.Application()
-    app.router.add_get("/apis/example.com/v1/things", server.handle)
+    for path, server in zip(paths, servers, strict=True):
+        app.router.add_get(path, server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     [address] = runner.addresses
     cluster = Cluster(server=f"http://127.0.0.1:{address[1]}")
-    yield server, SingleConfig("test", Context(cluster="test"), cluster, User())
+    yield servers, SingleConfig("test", Context(cluster="test"), cluster, User())
     await runner.cleanup()

@@ -16,6 +16,8 @@ from xds.type.v3 import typed_struct_pb2
 
 from picker.gateway.ext_proc_filter import LB_NAMESPACE
 from picker.gateway.packing import address, duration, packed, uint32
+from picker.gateway.picker_tls import unverified_socket
+from picker.gateway.pickers import PickerName
 from picker.gateway.policies import NO_TIMEOUTS, ConnectionTimeouts
 from picker.gateway.xds_source import grpc_source
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool
@@ -43,6 +45,12 @@ SERVICE_BUFFER_BYTES = 32 << 10
 
 EJECTION_S = 5.0
 """How long the fallback leaves out an endpoint that did not take connections: as long as a quick restart."""
+
+PICKER_EJECTION_S = 1.0
+"""The same for a replica of the picker: its twin answers meanwhile, and without one it is missed."""
+
+TLS_MARK = {"tls": True}
+"""Metadata of an endpoint, in the namespace `envoy.transport_socket_match`."""
 
 PICKER_CONNECT_TIMEOUT_S = 1.0
 PICKER_PING_INTERVAL_S = 10.0
@@ -92,7 +100,7 @@ def pool_cluster(
         upstream_connection_options=_tcp_keepalive(),
     )
     if fails_open:
-        cluster.outlier_detection.CopyFrom(_eject_unconnectable())
+        cluster.outlier_detection.CopyFrom(_eject_unconnectable(EJECTION_S, max_percent=50))
     return cluster
 
 
@@ -125,6 +133,33 @@ def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
     endpoint = endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(address=address(host, port))
     )
+    cluster = _asked_by_grpc(name)
+    cluster.type = cluster_pb2.Cluster.STATIC if is_ip else cluster_pb2.Cluster.STRICT_DNS
+    cluster.load_assignment.CopyFrom(
+        endpoint_pb2.ClusterLoadAssignment(
+            cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])]
+        )
+    )
+    return cluster
+
+
+def followed_picker_cluster(picker: PickerName, eds_target: str) -> cluster_pb2.Cluster:
+    """The replicas of a picker, as the server at `eds_target` tells them: those marked with TLS_MARK by TLS. Where none
+    is ready, or none takes connections, a request is not sent at all and the pool does what its failure mode says: once
+    a body has been streamed to a picker it is too late for that."""
+    cluster = _asked_by_grpc(str(picker))
+    cluster.type = cluster_pb2.Cluster.EDS
+    cluster.eds_cluster_config.CopyFrom(
+        cluster_pb2.Cluster.EdsClusterConfig(service_name=str(picker), eds_config=grpc_source(eds_target))
+    )
+    match = cluster.transport_socket_matches.add(name="tls", transport_socket=unverified_socket())
+    match.match.update(TLS_MARK)
+    cluster.common_lb_config.healthy_panic_threshold.SetInParent()
+    cluster.outlier_detection.CopyFrom(_eject_unconnectable(PICKER_EJECTION_S, max_percent=100))
+    return cluster
+
+
+def _asked_by_grpc(name: str) -> cluster_pb2.Cluster:
     http2 = protocol_pb2.Http2ProtocolOptions(
         connection_keepalive=protocol_pb2.KeepaliveSettings(
             interval=duration(PICKER_PING_INTERVAL_S), timeout=duration(PICKER_PING_TIMEOUT_S)
@@ -133,11 +168,7 @@ def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
     options = _HttpOptions(explicit_http_config=_HttpOptions.ExplicitHttpConfig(http2_protocol_options=http2))
     return cluster_pb2.Cluster(
         name=name,
-        type=cluster_pb2.Cluster.STATIC if is_ip else cluster_pb2.Cluster.STRICT_DNS,
         connect_timeout=duration(PICKER_CONNECT_TIMEOUT_S),
-        load_assignment=endpoint_pb2.ClusterLoadAssignment(
-            cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])]
-        ),
         circuit_breakers=_roomy(),
         typed_extension_protocol_options={_HTTP_OPTIONS: packed(options)},
     )
@@ -240,9 +271,10 @@ def _tcp_keepalive() -> cluster_pb2.UpstreamConnectionOptions:
     )
 
 
-def _eject_unconnectable() -> outlier_detection_pb2.OutlierDetection:
-    """Leave an endpoint that takes no connections out of the fallback. Only that: a server that answers 500 to one
-    client's requests is none to keep from the others. The picker's word stands above this."""
+def _eject_unconnectable(ejection_s: float, max_percent: int) -> outlier_detection_pb2.OutlierDetection:
+    """Leave an endpoint that takes no connections out. Only that: a server that answers 500 to one client's requests is
+    none to keep from the others. In a pool it is the fallback that it is left out of: the picker's word stands above
+    this."""
     never = uint32(0)
     return outlier_detection_pb2.OutlierDetection(
         split_external_local_origin_errors=True,
@@ -253,7 +285,7 @@ def _eject_unconnectable() -> outlier_detection_pb2.OutlierDetection:
         enforcing_consecutive_gateway_failure=never,
         enforcing_success_rate=never,
         interval=duration(1.0),
-        base_ejection_time=duration(EJECTION_S),
-        max_ejection_time=duration(EJECTION_S),
-        max_ejection_percent=uint32(50),
+        base_ejection_time=duration(ejection_s),
+        max_ejection_time=duration(ejection_s),
+        max_ejection_percent=uint32(max_percent),
     )

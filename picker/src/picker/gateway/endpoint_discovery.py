@@ -1,4 +1,4 @@
-"""Tells Envoy the addresses of pools and Services over gRPC: its endpoint discovery service, EDS."""
+"""Tells Envoy the addresses of pools, Services and pickers over gRPC: its endpoint discovery service, EDS."""
 
 import asyncio
 import itertools
@@ -10,7 +10,9 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from picker.endpoints.membership import Endpoints, MembershipChange
+from picker.gateway.clusters import TLS_MARK
 from picker.gateway.packing import address, packed
+from picker.gateway.pickers import PickerName, Pickers
 
 SERVICE = "envoy.service.endpoint.v3.EndpointDiscoveryService"
 
@@ -28,7 +30,9 @@ _Response = discovery_pb2.DiscoveryResponse
 _Call = grpc.aio.ServicerContext[_Request, _Response]
 
 
-def load_assignment(name: str, addresses: Collection[str]) -> endpoint_pb2.ClusterLoadAssignment:
+def load_assignment(
+    name: str, addresses: Collection[str], *, by_tls: bool = False
+) -> endpoint_pb2.ClusterLoadAssignment:
     """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`."""
     endpoints = [
         endpoint_components_pb2.LbEndpoint(
@@ -36,6 +40,8 @@ def load_assignment(name: str, addresses: Collection[str]) -> endpoint_pb2.Clust
         )
         for host, _, port in (each.rpartition(":") for each in addresses)
     ]
+    for endpoint in endpoints if by_tls else ():
+        endpoint.metadata.filter_metadata["envoy.transport_socket_match"].update(TLS_MARK)
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=endpoints)]
     )
@@ -47,9 +53,10 @@ class EndpointDiscovery:
     For a name that nothing has it says nothing: Envoy keeps what it knew. An empty answer would take the endpoints away
     from a cluster that is about to go, or whose pool this picker has yet to hear of."""
 
-    def __init__(self, endpoints: Endpoints, address: str) -> None:
+    def __init__(self, endpoints: Endpoints, address: str, pickers: Pickers | None = None) -> None:
         """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when it cannot be had."""
         self._endpoints = endpoints
+        self._pickers = pickers
         self._streams: set[_Stream] = set()
         self._versions = itertools.count(1)
         self._version = next(self._versions)
@@ -64,6 +71,8 @@ class EndpointDiscovery:
         )
         self.port = self._server.add_insecure_port(address)
         endpoints.listen(self._changed)
+        if pickers is not None:
+            pickers.listen(self._changed)
 
     async def start(self) -> None:
         """Listen. To be called once `endpoints` has its first inventory."""
@@ -93,17 +102,23 @@ class EndpointDiscovery:
 
     def _response(self, stream: "_Stream") -> _Response | None:
         """None where there is nothing to tell of what the stream asks for."""
-        known = [
-            (name, addresses) for name in stream.names if (addresses := self._endpoints.addresses(name)) is not None
-        ]
+        known = [assignment for name in stream.names if (assignment := self._assignment(name)) is not None]
         if not known:
             return None
         return _Response(
             version_info=str(self._version),
             nonce=str(next(stream.nonces)),
             type_url=packed(endpoint_pb2.ClusterLoadAssignment()).type_url,
-            resources=[packed(load_assignment(name, addresses)) for name, addresses in known],
+            resources=[packed(assignment) for assignment in known],
         )
+
+    def _assignment(self, name: str) -> endpoint_pb2.ClusterLoadAssignment | None:
+        picker = PickerName.of_text(name)
+        if picker is not None:
+            places = self._pickers.places(picker) if self._pickers is not None else None
+            return load_assignment(name, places.addresses, by_tls=places.by_tls) if places is not None else None
+        addresses = self._endpoints.addresses(name)
+        return load_assignment(name, addresses) if addresses is not None else None
 
 
 class _Stream:

@@ -11,7 +11,7 @@ rule would do so whenever a rule is put before it, or a backend beside it."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from envoy.config.cluster.v3 import cluster_pb2
@@ -20,11 +20,12 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
-from picker.gateway.clusters import picker_cluster, pool_cluster, pool_cluster_name
+from picker.gateway.clusters import followed_picker_cluster, pool_cluster, pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.listeners import with_inference_filter
 from picker.gateway.packing import packed, uint32
 from picker.gateway.picker_tls import PickerTls, transport_socket
+from picker.gateway.pickers import PickerName
 from picker.gateway.pool_route import asking_picker
 from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName, PoolName
@@ -33,7 +34,7 @@ NO_BACKEND_CLUSTER = "inferencepool-without-backend"
 """A cluster that does not exist: it takes the share of a backend that does not, and Envoy answers 500."""
 
 _Weighted = route_components_pb2.WeightedCluster.ClusterWeight
-_PICKER_PREFIX = "inferencepicker"
+_NO_PICKER = "inferencepicker/none"
 _POOLS = "inference-gateway.pool-clusters"
 _RULE_CLUSTER = re.compile(
     r"httproute/(?P<namespace>[^/]+)/(?P<name>[^/]+)/rule/(?P<rule>\d+)(/backend/(?P<backend>\d+))?"
@@ -98,18 +99,24 @@ class Extension:
         self._joints = joints
 
     def route(
-        self, route: route_components_pb2.Route, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
+        self,
+        route: route_components_pb2.Route,
+        pools: Sequence[InferencePool],
+        backends: Sequence[RuleBackend],
+        strangers: Collection[ObjectName] = (),
     ) -> route_components_pb2.Route:
-        """`pools`: those of the route's rule that exist. `backends`: all of the rule. Leads to each pool by its weight,
-        by way of that pool's picker."""
+        """`pools`: those of the route's rule that exist. `backends`: all of the rule. `strangers`: the Services whose
+        pickers are not this project's. Leads to each pool by its weight, by way of that pool's picker."""
         if not pools or not route.HasField("route"):
             return route
         made = route_components_pb2.Route()
         made.CopyFrom(route)
         pool_of = _lead_to_pools(made.route, pools, backends or _of_gone_rule(pools))
         for cluster, pool in sorted(pool_of.items()):
-            picker = self._picker_cluster_name(pool)
-            made = asking_picker(made, {cluster: pool.name}, picker, self._joints.max_body_bytes)
+            picker = self.picker(pool)
+            is_strange = picker is not None and picker.service in strangers
+            name = str(picker) if picker is not None else _NO_PICKER
+            made = asking_picker(made, {cluster: pool.name}, name, self._joints.max_body_bytes, streamed=is_strange)
         return made
 
     def cluster(
@@ -141,7 +148,8 @@ class Extension:
         pickers_of = {configuration.name: _pickers_of(configuration) for configuration in routes}
         all_clusters = {each.name: each for cluster in clusters for each in _with_pools(cluster)}
         for name in sorted(set[str]().union(*pickers_of.values())):
-            all_clusters[name] = self._picker_cluster(name)
+            if (picker := PickerName.of_text(name)) is not None:
+                all_clusters[name] = self._picker_cluster(picker)
         made: list[listener_pb2.Listener] = []
         for listener in listeners:
             pickers = sorted(
@@ -150,12 +158,9 @@ class Extension:
             made.append(with_inference_filter(listener, pickers[0]) if pickers else listener)
         return list(all_clusters.values()), made
 
-    def _picker_cluster_name(self, pool: InferencePool) -> str:
-        """Says where the picker is: the hook that makes the cluster is given no more than this name."""
-        if pool.picker is None:
-            return f"{_PICKER_PREFIX}/none"
-        service = self.service(pool.picker.service)
-        return f"{_PICKER_PREFIX}/{service.namespace}/{service.name}/{pool.picker.port}"
+    def picker(self, pool: InferencePool) -> PickerName | None:
+        """The picker that is meant by a pool."""
+        return PickerName(self.service(pool.picker.service), pool.picker.port) if pool.picker is not None else None
 
     def service(self, named: ObjectName) -> ObjectName:
         """The Service that is meant by the one that a pool names."""
@@ -164,11 +169,11 @@ class Extension:
             return named
         return shared
 
-    def _picker_cluster(self, name: str) -> cluster_pb2.Cluster:
-        _, namespace, service, port = name.split("/")
-        host = f"{service}.{namespace}.svc.{self._joints.cluster_domain}"
-        cluster = picker_cluster(name, host, int(port))
-        if self.picker_tls is not None and self.picker_tls.service == ObjectName(namespace, service):
+    def _picker_cluster(self, picker: PickerName) -> cluster_pb2.Cluster:
+        cluster = followed_picker_cluster(picker, self._joints.eds_target)
+        if self.picker_tls is not None and self.picker_tls.service == picker.service:
+            host = f"{picker.service.name}.{picker.service.namespace}.svc.{self._joints.cluster_domain}"
+            del cluster.transport_socket_matches[:]
             cluster.transport_socket.CopyFrom(transport_socket(self.picker_tls, host))
         return cluster
 
@@ -253,7 +258,7 @@ def _with_pools(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:
 
 
 def _pickers_of(configuration: route_pb2.RouteConfiguration) -> set[str]:
-    """The pickers' clusters that a route configuration's routes ask."""
+    """The pickers that a route configuration's routes ask, by name."""
     found: set[str] = set()
     for host in configuration.virtual_hosts:
         for route in host.routes:
@@ -265,7 +270,7 @@ def _pickers_of(configuration: route_pb2.RouteConfiguration) -> set[str]:
                 if FILTER_NAME in override:
                     per_route = ext_proc_pb2.ExtProcPerRoute.FromString(override[FILTER_NAME].value)
                     found.add(per_route.overrides.grpc_service.envoy_grpc.cluster_name)
-    return {name for name in found if name.count("/") == 3}
+    return {name for name in found if PickerName.of_text(name) is not None}
 
 
 def _route_configurations(listener: listener_pb2.Listener) -> Iterable[str]:

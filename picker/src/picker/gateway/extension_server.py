@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.extension import Extension, RuleBackend, RuleName, rule_of_route
+from picker.gateway.pickers import Pickers
 from picker.resources.inference import InferencePool
+from picker.resources.names import ObjectName
 from picker.resources.parse import KINDS, typed
 
 SERVICE = "envoygateway.extension.EnvoyGatewayExtension"
@@ -51,10 +53,11 @@ class LookupFailed(Exception):
 class ExtensionServer:
     """Listens for Envoy Gateway."""
 
-    def __init__(self, extension: Extension, lookup: RuleLookup, address: str) -> None:
+    def __init__(self, extension: Extension, lookup: RuleLookup, pickers: Pickers, address: str) -> None:
         """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when that is taken."""
         self._extension = extension
         self._lookup = lookup
+        self._pickers = pickers
         self._server = grpc.aio.server(options=_OPTIONS)
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "PostRouteModify": _handler(
@@ -83,8 +86,12 @@ class ExtensionServer:
             return service_pb2.PostRouteModifyResponse(route=request.route)
         route = route_components_pb2.Route.FromString(request.route)
         backends = await self._backends(rule_of_route(route), call)
-        made = self._extension.route(route, pools, backends)
+        made = self._extension.route(route, pools, backends, await self._strangers(pools))
         return service_pb2.PostRouteModifyResponse(route=_bytes(made))
+
+    async def _strangers(self, pools: Iterable[InferencePool]) -> Collection[ObjectName]:
+        named = {picker.service for pool in pools if (picker := self._extension.picker(pool)) is not None}
+        return {service for service in named if not await self._pickers.is_ours(service)}
 
     async def _cluster(self, request: service_pb2.PostClusterModifyRequest, call: _Call) -> Message:
         pools = _pools(request.post_cluster_context.backend_extension_resources)

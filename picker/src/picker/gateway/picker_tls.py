@@ -1,4 +1,5 @@
-"""TLS from Envoy to the picker, both sides showing a certificate of one authority."""
+"""TLS from Envoy to pickers: to this project's both sides show a certificate of one authority; others make up one of
+their own, which nobody can check."""
 
 from dataclasses import dataclass
 
@@ -36,5 +37,20 @@ def transport_socket(tls: PickerTls, host: str) -> base_pb2.TransportSocket:
         private_key=base_pb2.DataSource(inline_bytes=tls.key),
     )
     common = tls_pb2.CommonTlsContext(alpn_protocols=["h2"], tls_certificates=[own], validation_context=validation)
-    context = tls_pb2.UpstreamTlsContext(sni=host, common_tls_context=common)
+    return _socket(tls_pb2.UpstreamTlsContext(sni=host, common_tls_context=common))
+
+
+def unverified_socket() -> base_pb2.TransportSocket:
+    """For servers that sign their certificates themselves, as upstream's picker does by default. Whoever can answer in
+    a picker's stead is believed, as in plain text; others cannot listen."""
+    common = tls_pb2.CommonTlsContext(
+        alpn_protocols=["h2"],
+        validation_context=common_pb2.CertificateValidationContext(
+            trust_chain_verification=common_pb2.CertificateValidationContext.ACCEPT_UNTRUSTED
+        ),
+    )
+    return _socket(tls_pb2.UpstreamTlsContext(common_tls_context=common))
+
+
+def _socket(context: tls_pb2.UpstreamTlsContext) -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from google.protobuf.any_pb2 import Any
 
@@ -18,25 +19,44 @@ has begun, and never for an answer that is an error: that is the model server's 
 RETRY_BASE_S, RETRY_MAX_S = 0.01, 0.1
 """Between tries. The next one goes to another endpoint, so there is nothing to wait for but a burst to spread."""
 
+_Mode = processing_mode_pb2.ProcessingMode
+_STREAMED = _Mode(
+    request_header_mode=_Mode.SEND,
+    request_body_mode=_Mode.FULL_DUPLEX_STREAMED,
+    request_trailer_mode=_Mode.SEND,
+    response_header_mode=_Mode.SEND,
+    response_body_mode=_Mode.FULL_DUPLEX_STREAMED,
+    response_trailer_mode=_Mode.SEND,
+)
+"""What the endpoint picker protocol asks for: upstream's picker answers a request's headers only when it has read the
+body, and reads the answers, too."""
+
 SPARE_BODY_BYTES = 64 << 10
 """Buffered beyond the picker's limit, so that it is the picker that refuses a body a little too large, in words."""
 
 
 def asking_picker(
-    route: route_components_pb2.Route, pools: Mapping[str, PoolName], picker_cluster: str, max_body_bytes: int
+    route: route_components_pb2.Route,
+    pools: Mapping[str, PoolName],
+    picker_cluster: str,
+    max_body_bytes: int,
+    *,
+    streamed: bool = False,
 ) -> route_components_pb2.Route:
     """`route`, pool-aware. `pools` tells which of the clusters that the route names are a pool's; each of them, of
-    several weighted ones too, tells the picker its own pool. A retry policy that the route has stays."""
+    several weighted ones too, tells the picker its own pool. A retry policy that the route has stays. `streamed`: for
+    pickers that want bodies as upstream's does."""
     made = route_components_pb2.Route()
     made.CopyFrom(route)
     action = made.route
     leads_to_pool = False
     if action.WhichOneof("cluster_specifier") == "cluster" and action.cluster in pools:
-        made.typed_per_filter_config[FILTER_NAME].CopyFrom(_override(pools[action.cluster], picker_cluster))
+        made.typed_per_filter_config[FILTER_NAME].CopyFrom(_override(pools[action.cluster], picker_cluster, streamed))
         leads_to_pool = True
     for weighted in action.weighted_clusters.clusters:
         if weighted.name in pools:
-            weighted.typed_per_filter_config[FILTER_NAME].CopyFrom(_override(pools[weighted.name], picker_cluster))
+            override = _override(pools[weighted.name], picker_cluster, streamed)
+            weighted.typed_per_filter_config[FILTER_NAME].CopyFrom(override)
             leads_to_pool = True
     if leads_to_pool:
         # The listener's own limit, often 32 KiB, would answer 413 to most chats.
@@ -64,5 +84,8 @@ def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
     )
 
 
-def _override(pool: PoolName, picker_cluster: str) -> Any:
-    return packed(filter_for_pool(pool, picker_cluster))
+def _override(pool: PoolName, picker_cluster: str, streamed: bool) -> Any:
+    per_route = filter_for_pool(pool, picker_cluster)
+    if streamed:
+        per_route.overrides.processing_mode.CopyFrom(_STREAMED)
+    return packed(per_route)

@@ -1,7 +1,7 @@
 """The objects that a controller reads, as far as it reads them. Unlike the wire types of `resources` they refuse
 nothing: an HTTPRoute that uses all of the Gateway API is none of our business beyond these fields."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -12,6 +12,9 @@ from picker.sources.kubernetes_watch import Json, resource
 HTTP_ROUTE = resource(GROUP, "v1", "HTTPRoute")
 GATEWAY = resource(GROUP, "v1", "Gateway")
 SERVICE = resource("", "v1", "Service")
+ENDPOINT_SLICE = resource("discovery.k8s.io", "v1", "EndpointSlice")
+SERVICE_OF_SLICE = "kubernetes.io/service-name"
+"""Label of an EndpointSlice that names its Service."""
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -82,8 +85,10 @@ class HTTPRoute(msgspec.Struct, frozen=True):
         return ObjectName(parent.namespace or self.metadata.namespace, parent.name)
 
 
-class ServicePort(msgspec.Struct, frozen=True):
+class ServicePort(msgspec.Struct, frozen=True, rename="camel"):
     port: int
+    name: str = ""
+    app_protocol: str | None = None
 
 
 class ServiceSpec(msgspec.Struct, frozen=True):
@@ -91,8 +96,39 @@ class ServiceSpec(msgspec.Struct, frozen=True):
     ports: tuple[ServicePort, ...] = ()
 
 
+class ServiceMetadata(msgspec.Struct, frozen=True):
+    labels: Mapping[str, str] = {}
+
+
 class Service(msgspec.Struct, frozen=True):
     spec: ServiceSpec
+    metadata: ServiceMetadata = ServiceMetadata()
+
+
+class SlicePort(msgspec.Struct, frozen=True):
+    port: int | None = None
+    name: str | None = None
+
+
+class SliceConditions(msgspec.Struct, frozen=True):
+    ready: bool | None = None
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True):
+    addresses: tuple[str, ...]
+    conditions: SliceConditions = SliceConditions()
+
+    @property
+    def is_ready(self) -> bool:
+        """Unknown counts as ready, as the API says."""
+        return self.conditions.ready is not False
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """Some of the endpoints of a Service."""
+
+    endpoints: tuple[SliceEndpoint, ...] | None = None
+    ports: tuple[SlicePort, ...] | None = None
 
 
 def read_route(object_: Json, _before: HTTPRoute | None = None) -> HTTPRoute:
@@ -107,3 +143,7 @@ def read_pool_route(object_: Json, _before: HTTPRoute | None = None) -> HTTPRout
 
 def read_service(object_: Json, _before: Service | None = None) -> Service:
     return msgspec.convert(object_, Service)
+
+
+def read_slice(object_: Json, _before: EndpointSlice | None = None) -> EndpointSlice:
+    return msgspec.convert(object_, EndpointSlice)

@@ -80,7 +80,7 @@ def kubernetes_client(config: SingleConfig | None = None) -> AsyncClient:
 
 
 class Copy(Generic[Kept]):
-    """The objects of one kind in one namespace (or all, `*`), as far as labels select them, by name.
+    """The objects of one kind in one namespace (or all, `*`), as far as labels or a name select them, by name.
 
     What is kept of an object is `keep`'s word, who is also told what was kept of its predecessor; None is an object
     that is of no interest."""
@@ -92,6 +92,7 @@ class Copy(Generic[Kept]):
         keep: Callable[[Json, Kept | None], Kept | None],
         namespace: str = "*",
         labels: Mapping[str, str] | None = None,
+        name: str | None = None,
     ) -> None:
         self._kept: dict[ObjectName, Kept] = {}
         self.objects: Mapping[ObjectName, Kept] = self._kept
@@ -103,6 +104,7 @@ class Copy(Generic[Kept]):
         self._keep = keep
         self._namespace = namespace
         self._labels: dict[str, Any] | None = dict(labels) if labels else None
+        self._fields: dict[str, Any] | None = {"metadata.name": name} if name is not None else None
         self._version: str | None = None
 
     async def follow(self, changed: Callable[[], None]) -> None:
@@ -131,7 +133,7 @@ class Copy(Generic[Kept]):
 
     async def _list(self, changed: Callable[[], None]) -> None:
         listing = self._client.list(  # pyright: ignore[reportUnknownMemberType]
-            self._kind, namespace=self._namespace, labels=self._labels
+            self._kind, namespace=self._namespace, labels=self._labels, fields=self._fields
         )
         found: dict[ObjectName, Kept] = {}
         async for each in listing:
@@ -147,6 +149,7 @@ class Copy(Generic[Kept]):
             self._kind,
             namespace=self._namespace,
             labels=self._labels,
+            fields=self._fields,
             resource_version=self._version,
             server_timeout=WATCH_S,
         )

@@ -1,0 +1,137 @@
+"""Where the pickers are that the pools name: the pods behind their Services, for Envoy.
+
+Their own addresses rather than the Services': Envoy spreads requests evenly over replicas that it knows, leaves one out
+that does not answer, and knows at once when there is none, which is when a FailOpen pool goes on without a pick."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from lightkube import AsyncClient
+
+from picker.endpoints.membership import MembershipChange
+from picker.gateway.pickers import PickerName, PickerPlaces
+from picker.kubernetes.objects import (
+    ENDPOINT_SLICE,
+    SERVICE,
+    SERVICE_OF_SLICE,
+    EndpointSlice,
+    Service,
+    ServicePort,
+    read_service,
+    read_slice,
+)
+from picker.resources.names import ObjectName
+from picker.sources.kubernetes_watch import Copy
+
+PART_OF, OURS = "app.kubernetes.io/part-of", "inference-gateway"
+"""The label of a Service whose pickers are this project's."""
+
+PLAIN = "kubernetes.io/h2c"
+"""`appProtocol` of a Service's port behind which pickers speak without TLS."""
+
+
+LIST_S = 1.0
+"""Longer than an API server that answers takes to list a Service."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """What is known of one picker's Service."""
+
+    service: Copy[Service]
+    slices: Copy[EndpointSlice]
+    tasks: Sequence[asyncio.Task[None]]
+
+    @property
+    def is_listed(self) -> bool:
+        return self.service.listed.is_set() and self.slices.listed.is_set()
+
+
+class PickerServices:
+    """See `pickers.Pickers`. Follows the Services that it is told to, and their EndpointSlices."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._tasks: asyncio.TaskGroup | None = None
+        self._followed: dict[ObjectName, _Followed] = {}
+        self._known: dict[PickerName, PickerPlaces] = {}
+        self._asked: set[PickerName] = set()
+        self._listeners: list[Callable[[MembershipChange], None]] = []
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """To be called first. `tasks`: where the watches run."""
+        self._tasks = tasks
+
+    def follow(self, pickers: Iterable[PickerName]) -> None:
+        """These from now on, and no others."""
+        self._asked = set(pickers)
+        services = {picker.service for picker in self._asked}
+        for gone in self._followed.keys() - services:
+            for task in self._followed.pop(gone).tasks:
+                task.cancel()
+        for name in services - self._followed.keys():
+            self._followed[name] = self._following(name)
+        self._look()
+
+    def places(self, picker: PickerName) -> PickerPlaces | None:
+        return self._known.get(picker)
+
+    async def is_ours(self, service: ObjectName) -> bool:
+        if service not in self._followed:
+            # Envoy Gateway has heard of a pool a moment before us.
+            self._followed[service] = self._following(service)
+        followed = self._followed[service]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIST_S):
+                await followed.service.listed.wait()
+        known = followed.service.objects.get(service)
+        return known is not None and known.metadata.labels.get(PART_OF) == OURS
+
+    def listen(self, listener: Callable[[MembershipChange], None]) -> None:
+        self._listeners.append(listener)
+
+    def _following(self, name: ObjectName) -> _Followed:
+        service = Copy(self._client, SERVICE, read_service, name.namespace, name=name.name)
+        slices = Copy(self._client, ENDPOINT_SLICE, read_slice, name.namespace, {SERVICE_OF_SLICE: name.name})
+        assert self._tasks is not None
+        following = [self._tasks.create_task(copy.follow(self._look)) for copy in (service, slices)]
+        return _Followed(service, slices, following)
+
+    def _look(self) -> None:
+        """Work out anew where the pickers are, and tell whose places are others now."""
+        before = self._known
+        found = {picker: self._found(picker) for picker in self._asked}
+        self._known = {picker: places for picker, places in found.items() if places is not None}
+        changed = {
+            picker for picker in before.keys() | self._known.keys() if before.get(picker) != self._known.get(picker)
+        }
+        if changed:
+            change = MembershipChange((), (), frozenset(str(picker) for picker in changed))
+            for listener in self._listeners:
+                listener(change)
+
+    def _found(self, picker: PickerName) -> PickerPlaces | None:
+        """None until the API server has told."""
+        followed = self._followed[picker.service]
+        if not followed.is_listed:
+            return None
+        service = followed.service.objects.get(picker.service)
+        port = next((each for each in service.spec.ports if each.port == picker.port), None) if service else None
+        if port is None:
+            return PickerPlaces((), False)
+        addresses = {each for one in followed.slices.objects.values() for each in _addresses(one, port)}
+        return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN)
+
+
+def _addresses(of: EndpointSlice, port: ServicePort) -> Iterable[str]:
+    """`ip:port` of the endpoints that are ready."""
+    number = next((each.port for each in of.ports or () if (each.name or "") == port.name), None)
+    if number is None:
+        return
+    for endpoint in of.endpoints or ():
+        if endpoint.is_ready and endpoint.addresses:
+            # Of several addresses of one endpoint the first is the one to use, as the API says.
+            host = endpoint.addresses[0]
+            yield f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
