@@ -45,11 +45,7 @@ def test_the_extension_writes_statuses_its_lease_and_events(release: Release) ->
     assert {resource: verbs for resource, verbs in writes.items() if verbs} == {
         "events": {"create"},
         "leases.coordination.k8s.io": {"create", "update"},
-        **{
-            f"{kind}.{group}/status": {"patch"}
-            for kind in ("inferencepools", "inferencemodels")
-            for group in ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
-        },
+        **{f"{resource}/status": {"patch"} for resource in INFERENCE},
     }
     assert "secrets" not in may
 

@@ -1,4 +1,4 @@
-"""Writes the statuses of pools and models."""
+"""Writes the statuses of pools, and of what is said about models."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,11 +12,11 @@ from lightkube import AsyncClient
 from lightkube.types import PatchType
 
 from picker.kubernetes.events import EventRecorder
-from picker.kubernetes.model_status import model_findings
+from picker.kubernetes.model_status import model_findings, objective_findings, rewrite_findings
 from picker.kubernetes.objects import HTTP_ROUTE, SERVICE, HTTPRoute, Service, read_pool_route, read_service
-from picker.kubernetes.pool_status import PickerReference, accepted, parents, resolved, same_but_for_times
+from picker.kubernetes.pool_status import Finding, PickerReference, accepted, parents, resolved, same_but_for_times
 from picker.resources.gateway_api import GROUP
-from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ObjectName, PoolName
+from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP, ObjectName, PoolName
 from picker.resources.pool_wire import PICKER_PORT
 from picker.resources.status_wire import (
     Condition,
@@ -30,7 +30,17 @@ from picker.sources.kubernetes_watch import Copy, Json, Resource, resource, stat
 
 POOL_V1 = resource(POOL_GROUP_V1, "v1", "InferencePool")
 POOL_V1ALPHA2 = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferencePool")
-MODEL = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferenceModel")
+_Findings = Callable[[Json, Sequence[Json], Collection[PoolName]], Sequence[Finding]]
+"""What is found of an object, by all of its kind and the pools that there are."""
+
+ABOUT_MODELS: Sequence[tuple[Resource, _Findings]] = (
+    (resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferenceModel"), model_findings),
+    *(
+        (resource(group, "v1alpha2", kind), findings)
+        for kind, findings in (("InferenceObjective", objective_findings), ("InferenceModelRewrite", rewrite_findings))
+        for group in (POOL_GROUP_V1ALPHA2, ROUTER_GROUP)
+    ),
+)
 
 SETTLE_S = 0.05
 RETRY_S = 2.0
@@ -56,17 +66,17 @@ class StatusWriter:
         routes = Copy(self._client, HTTP_ROUTE, read_pool_route)
         services = Copy(self._client, SERVICE, read_service)
         pools = [Copy(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
-        models = Copy(self._client, MODEL, _whole)
+        others = [Copy(self._client, kind, _whole) for kind, _ in ABOUT_MODELS]
         async with asyncio.TaskGroup() as tasks:
-            for copy in (routes, services, models, *pools):
+            for copy in (routes, services, *pools, *others):
                 tasks.create_task(copy.follow(changed.set))
-            for copy in (routes, services, models, *pools):
+            for copy in (routes, services, *pools, *others):
                 await copy.listed.wait()
             while True:
                 changed.clear()
                 written = await self._write_pools(pools, list(routes.objects.values()), services.objects)
                 names = {_pool_name(each) for copy in pools for each in copy.objects.values()}
-                if not (await self._write_models(list(models.objects.values()), names) and written):
+                if not (await self._write_about_models(others, names) and written):
                     asyncio.get_running_loop().call_later(RETRY_S, changed.set)
                 await changed.wait()
                 await asyncio.sleep(SETTLE_S)
@@ -84,16 +94,18 @@ class StatusWriter:
                     written = await self._write(kind, pool, status) and written
         return written
 
-    async def _write_models(self, models: Sequence[Json], pools: Collection[PoolName]) -> bool:
+    async def _write_about_models(self, copies: Sequence[Copy[Json]], pools: Collection[PoolName]) -> bool:
         written = True
-        for model in models:
-            await self._events.tell_problems(model)
-            before = cast(list[Json], cast(Json, model.get("status") or {}).get("conditions") or [])
-            generation = model["metadata"].get("generation", 0)
-            findings = model_findings(model, models, pools)
-            conditions = [_json(finding.condition(generation, _now(), before)) for finding in findings]
-            if not same_but_for_times(before, conditions):
-                written = await self._write(MODEL, model, {"conditions": conditions}) and written
+        for (kind, findings), copy in zip(ABOUT_MODELS, copies, strict=True):
+            objects = list(copy.objects.values())
+            for each in objects:
+                await self._events.tell_problems(each)
+                before = cast(list[Json], cast(Json, each.get("status") or {}).get("conditions") or [])
+                generation = each["metadata"].get("generation", 0)
+                found = findings(each, objects, pools)
+                conditions = [_json(finding.condition(generation, _now(), before)) for finding in found]
+                if not same_but_for_times(before, conditions):
+                    written = await self._write(kind, each, {"conditions": conditions}) and written
         return written
 
     def _status(
