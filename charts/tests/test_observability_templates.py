@@ -42,6 +42,17 @@ def test_the_rules_are_those_of_the_plain_file() -> None:
     assert rule["spec"] == yaml.safe_load(Path(CHART / "files/alerts/inference-gateway.rules.yaml").read_text())
 
 
+@pytest.mark.parametrize(("seconds", "bound"), [("5", "5.0"), ("0.75", "0.75")])
+def test_the_service_level_of_the_first_token_is_a_value(seconds: str, bound: str) -> None:
+    """In recordings as a bucket's bound, in alerts as words; nothing else differs."""
+    plain = Path(CHART / "files/alerts/inference-gateway.rules.yaml").read_text()
+    flags = ("--set-json", f"observability.rules.ttftSeconds={seconds}")
+    (rule,) = of_kind(rendered(*OPERATOR, *flags), "PrometheusRule").values()
+    told = plain.replace('le="2.5"', f'le="{bound}"').replace("than 2.5 s", f"than {seconds} s")
+    assert rule["spec"] == yaml.safe_load(told)
+    assert "2.5" not in yaml.safe_dump(rule["spec"])
+
+
 @pytest.mark.parametrize("values", [(), SINK], ids=["defaults", "kitchen-sink"])
 def test_each_monitor_selects_pods_and_a_port_that_they_have(values: tuple[str, ...]) -> None:
     """Envoy's pods are made by Envoy Gateway: what they have is tested on a cluster."""

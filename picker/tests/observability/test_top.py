@@ -76,6 +76,19 @@ def test_top_once_prints_the_pools_their_counts_and_their_endpoints(capsys: pyte
     assert "25%" in out
 
 
+def test_what_goes_into_a_pipe_is_not_cut_at_the_width_of_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pods' names are long."""
+    monkeypatch.delenv("COLUMNS")
+    pod = endpoint(1)
+    pod.server = "deepseek-r1-distill-qwen-7b-l20-6c9f7d5b8c-x2v4q"
+    with admin_address(Watched(endpoints=[pod])) as url:
+        top([url, "--once"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if pod.server in line]
+    assert line.rstrip().endswith("ago")
+
+
 def test_two_looks_make_rates() -> None:
     watched = Watched()
     before = sample(watched)

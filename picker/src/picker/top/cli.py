@@ -1,6 +1,8 @@
 """The two commands' arguments and their loops."""
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -13,6 +15,8 @@ from picker.top.explanation import explanation, overview
 from picker.top.view import Sample, view
 
 INTERVAL_S = 1.0
+PLAIN_WIDTH = 160
+"""Columns of a file or a pipe, which have none of their own: the widest table with pods' names fits."""
 
 
 def top(arguments: Sequence[str]) -> int:
@@ -24,7 +28,7 @@ def top(arguments: Sequence[str]) -> int:
         "--interval", type=_seconds, default=INTERVAL_S, metavar="SECONDS", help="between two looks (%(default)g)"
     )
     given = parser.parse_args(arguments)
-    client, console = PickerClient(given.url), Console()
+    client, console = PickerClient(given.url), _console()
     before, now = None, Sample(time.monotonic(), client.pools())
     if given.once:
         console.print(view(now, before, client.url))
@@ -57,7 +61,7 @@ def explain(arguments: Sequence[str]) -> int:
     parser.add_argument("--pool", metavar="NAMESPACE/NAME", help="only of this pool")
     parser.add_argument("--newest", type=int, default=10, metavar="N", help="how many to list (%(default)s)")
     given = parser.parse_args(arguments)
-    client, console = PickerClient(given.url), Console()
+    client, console = PickerClient(given.url), _console()
     limit = 1 if given.request_id else max(1, given.newest)
     decisions = client.decisions(limit=limit, request_id=given.request_id, pool=given.pool)
     if not decisions:
@@ -66,6 +70,10 @@ def explain(arguments: Sequence[str]) -> int:
         return 1
     console.print(explanation(decisions[0]) if given.request_id else overview(decisions))
     return 0
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
 
 
 def _seconds(text: str) -> float:

@@ -50,6 +50,21 @@ def _of_pickers(title: str, unit: Unit, metric: str, about: str = "") -> Panel:
     return panel(title, unit, (f"sum by (pool, endpoint) ({_POOL_NOW(metric)})", _ENDPOINT_LEGEND), about=about)
 
 
+def _held(title: str, unit: Unit, metric: str) -> Panel:
+    """What flow control holds, over all pickers. Nothing held has no series; the pool's 0 stands for it."""
+    return panel(
+        title,
+        unit,
+        (
+            f"sum by (pool, criticality) ({_POOL_NOW(metric)})"
+            f" or on (pool) 0 * max by (pool) ({_POOL_NOW('inference_gateway_pool_strategy_info')})",
+            "{{pool}} {{criticality}}",
+        ),
+        about="With `--flow-control`, until a server has room.",
+        width=12,
+    )
+
+
 _NOW_ROW: tuple[Panel, ...] = (
     number("Requests", Unit.REQUESTS_PER_S, f"sum({_PORT_RATE('envoy_http_downstream_rq_total')})"),
     number("Open requests", Unit.COUNT, f"sum({_PORT_NOW('envoy_http_downstream_rq_active')})"),
@@ -252,6 +267,11 @@ _POOLS: tuple[Panel, ...] = (
     ),
 )
 
+_FLOW_CONTROL: tuple[Panel, ...] = (
+    _held("Requests held by flow control", Unit.COUNT, "inference_gateway_held_requests"),
+    _held("Bodies held by flow control", Unit.BYTES, "inference_gateway_held_bytes"),
+)
+
 _CACHES_AND_MODELS: tuple[Panel, ...] = (
     panel(
         "Prefix cache hits, predicted and real",
@@ -295,6 +315,7 @@ INFERENCE_GATEWAY = Dashboard(
         Row("Between Envoy and the servers", _SERVERS),
         Row("Picker", _PICKER),
         Row("Pools", _POOLS),
+        Row("Flow control", _FLOW_CONTROL),
         Row("Caches and models", _CACHES_AND_MODELS),
     ),
     variables=(
