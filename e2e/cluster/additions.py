@@ -8,23 +8,33 @@ from releases import MODEL
 
 V1, V1ALPHA2 = "inference.networking.k8s.io", "inference.networking.x-k8s.io"
 PICKER = "inference-gateway-ext-proc"
-_MOCK = "docker.io/inference-gateway/vllm-mock:0.1.0"
+MOCK = "docker.io/inference-gateway/vllm-mock:0.1.0"
 
 Object = Mapping[str, Any]
 
 
 def model_servers(name: str, replicas: int = 1, *flags: str) -> Object:
     """A Deployment of mocks labelled `app: NAME`."""
-    probe = {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1}
-    container = {
-        "name": "vllm",
-        "image": _MOCK,
-        "args": ["serve", "/models/any", f"--served-model-name={MODEL}", "--tokenizer=approximate", *flags],
-        "readinessProbe": probe,
+    return deployment(name, [model_server("vllm", 8000, *flags)], replicas)
+
+
+def model_server(name: str, port: int, *flags: str) -> Object:
+    """A container."""
+    arguments = ["serve", "/models/any", f"--port={port}", f"--served-model-name={MODEL}", "--tokenizer=approximate"]
+    return {
+        "name": name,
+        "image": MOCK,
+        "args": [*arguments, *flags],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": port}, "periodSeconds": 1},
         "lifecycle": {"preStop": {"sleep": {"seconds": 2}}},
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
     }
+
+
+def deployment(name: str, containers: Sequence[Object], replicas: int = 1, **more: Any) -> Object:
+    """Of pods labelled `app: NAME`. `more`: of their spec."""
     labels = {"app": name}
+    pods = {"enableServiceLinks": False, "terminationGracePeriodSeconds": 30, "containers": list(containers), **more}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -32,10 +42,7 @@ def model_servers(name: str, replicas: int = 1, *flags: str) -> Object:
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"enableServiceLinks": False, "containers": [container], "terminationGracePeriodSeconds": 30},
-            },
+            "template": {"metadata": {"labels": labels}, "spec": pods},
         },
     }
 

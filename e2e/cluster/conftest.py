@@ -27,6 +27,7 @@ ORDER = (
     "test_install",
     "test_requests",
     "test_pools",
+    "test_conformance",
     "test_statuses",
     "test_access",
     "test_failures",
