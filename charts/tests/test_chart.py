@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from picker.settings import GatewaySettings, ServeSettings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "inference-gateway"
@@ -114,6 +115,72 @@ def test_the_extension_is_asked_at_its_pods_own_addresses() -> None:
     """The address of a Service that the nodes do not know yet leads out of the cluster, to whoever answers there."""
     service = rendered()["Service", "inference-gateway-extension"]["spec"]
     assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+
+
+def environment(objects: Objects, deployment: str) -> dict[str, str]:
+    container = objects["Deployment", deployment]["spec"]["template"]["spec"]["containers"][0]
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+
+def test_values_are_settings_of_the_picker() -> None:
+    """Under the names that `picker serve --help` tells; whole numbers stay whole."""
+    told = environment(scenario("kitchen-sink-values"), "inference-gateway-ext-proc")
+    assert {
+        "PICKER_ACCESS_LOG": "-",
+        "PICKER_TRACES_ENDPOINT": "http://collector.observability:4318/v1/traces",
+        "PICKER_TRACES_SAMPLE_RATIO": "0.5",
+        "PICKER_KEPT_DECISIONS": "5000",
+        "PICKER_FLOW_CONTROL": "true",
+        "PICKER_FLOW_CONTROL_TIME_LIMIT_S": "30",
+        "PICKER_FLOW_CONTROL_MAX_REQUESTS": "1000",
+        "PICKER_FLOW_CONTROL_MAX_BYTES": "16777216",
+        "PICKER_MAX_BODY_BYTES": "33554432",
+    }.items() <= told.items()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_picker_takes_its_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of every scenario: a setting that it does not know would keep it from starting."""
+    objects = scenario(name)
+    for deployment, settings in (
+        ("inference-gateway-ext-proc", ServeSettings),
+        ("inference-gateway-extension", GatewaySettings),
+    ):
+        told = environment(objects, deployment)
+        own = {key: value for key, value in told.items() if key.startswith("PICKER_")}
+        for key, value in own.items():
+            monkeypatch.setenv(key, value)
+        if settings is GatewaySettings:
+            monkeypatch.setenv("PICKER_NAMESPACE", "system")
+        settings.read([], "picker")
+        for key in own:
+            monkeypatch.delenv(key)
+
+
+def test_values_that_are_not_set_are_what_they_say() -> None:
+    """Who reads values.yaml reads the truth about what is not set."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["picker"]
+    fields = ServeSettings.model_fields
+    flow = values["flowControl"]
+    told = {
+        "kept_decisions": values["keptDecisions"],
+        "traces_sample_ratio": values["traces"]["sampleRatio"],
+        "flow_control": flow["enabled"],
+        "flow_control_time_limit_s": flow["timeLimitSeconds"],
+        "flow_control_max_requests": flow["maxRequests"],
+        "flow_control_max_bytes": flow["maxBytes"],
+    }
+    assert told == {name: fields[name].default for name in told}
+
+
+def test_policies_let_in_who_has_to_ask() -> None:
+    """Proxies the picker; Envoy Gateway and proxies the extension."""
+    objects = scenario("kitchen-sink-values")
+    for name, ports in (("inference-gateway-ext-proc", [9002]), ("inference-gateway-extension", [5005, 9004])):
+        policy = objects["NetworkPolicy", name]["spec"]
+        pods = objects["Deployment", name]["spec"]["selector"]["matchLabels"]
+        assert policy["podSelector"]["matchLabels"] == pods
+        assert [port["port"] for rule in policy["ingress"] if "from" in rule for port in rule["ports"]] == ports
 
 
 def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag() -> None:

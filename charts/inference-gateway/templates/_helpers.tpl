@@ -87,7 +87,9 @@ priorityClassName: {{ . }}
 {{- define "inference-gateway.settings" -}}
 {{- $prefix := index . 0 -}}
 {{- range $name, $value := index . 1 }}
+{{- /* Helm knows whole numbers as floats, and would write 16777216 as 1.6777216e+07. */}}
+{{- $is_whole := and (kindIs "float64" $value) (eq ($value | int64 | float64) $value) }}
 - name: {{ printf "%s%s" $prefix (upper $name) }}
-  value: {{ $value | toString | quote }}
+  value: {{ ternary ($value | int64) $value $is_whole | toString | quote }}
 {{- end }}
 {{- end }}
