@@ -44,7 +44,7 @@ def test_the_extension_writes_statuses_its_lease_and_events(release: Release) ->
     writes = {resource: verbs - {"get", "list", "watch"} for resource, verbs in may.items()}
     assert {resource: verbs for resource, verbs in writes.items() if verbs} == {
         "events": {"create"},
-        "leases.coordination.k8s.io": {"create", "update"},
+        "leases.coordination.k8s.io": {"update"},
         **{f"{resource}/status": {"patch"} for resource in INFERENCE},
     }
     assert "secrets" not in may

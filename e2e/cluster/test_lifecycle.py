@@ -6,6 +6,7 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
+from additions import V1, V1ALPHA2
 from clusters import ROOT
 from picker.kubernetes.certificates import issue, new_authority
 from releases import NAME, NAMESPACE, OF_ENVOY, PICKED, PLAIN, Release, envoy_service, forwarded
@@ -18,12 +19,39 @@ CLASS = "--field-selector=metadata.name=qwen-inference-gateway-class"
 
 
 def test_an_upgrade_fails_no_request(release: Release) -> None:
-    """With a setting of the picker changed, which rolls it."""
+    """With all that the picker has to offer switched on, which rolls it."""
+    cluster = release.cluster
+    switched_on = (
+        "picker.settings.log_level=debug",
+        "picker.accessLog.enabled=true",
+        "picker.flowControl.enabled=true",
+        "picker.traces.endpoint=http://127.0.0.1:4318/v1/traces",
+        "picker.autoscaling.enabled=true",
+        "picker.networkPolicy.enabled=true",
+        "extension.networkPolicy.enabled=true",
+    )
     with Load(release.urls[PICKED]) as load:
-        release.install("--set", "picker.settings.log_level=debug")
-        release.cluster.rolled_out(PICKER)
+        release.install("--set", ",".join(switched_on))
+        cluster.rolled_out(PICKER)
         load.wait_for_answers(20)
     assert load.failures == 0, load.problems
+    pods = cluster.pods("app.kubernetes.io/name=picker")
+    until(
+        lambda: any(_lines_of_requests(cluster.kubectl("logs", pod)) for pod in pods), "a picker has logged a request"
+    )
+    kinds = "hpa,networkpolicies"
+    told = {
+        namespace: set(cluster.kubectl("get", kinds, "-n", namespace, "-o", "name").split())
+        for namespace in ("default", NAMESPACE)
+    }
+    assert told["default"] >= {
+        f"horizontalpodautoscaler.autoscaling/{PICKER}", f"networkpolicy.networking.k8s.io/{PICKER}",
+    }  # fmt: skip
+    assert "networkpolicy.networking.k8s.io/inference-gateway-extension" in told[NAMESPACE]
+
+
+def _lines_of_requests(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.startswith("{") and "pool" in line and "status" in line]
 
 
 def test_the_link_to_the_picker_can_be_tls(release: Release, tmp_path: Path) -> None:
@@ -104,12 +132,18 @@ def test_uninstalling_leaves_nothing(release: Release) -> None:
 
 
 def _left(release: Release) -> list[str]:
-    kinds = "deployments,services,serviceaccounts,roles,rolebindings,networkpolicies,pdb,gateways,httproutes"
+    kinds = (
+        "deployments,services,serviceaccounts,roles,rolebindings,networkpolicies,hpa,pdb,gateways,httproutes,"
+        f"inferencepools.{V1},inferencepools.{V1ALPHA2},inferencemodels"
+    )
     names: list[str] = []
     for flags in (("-n", NAMESPACE), ("-n", "default")):
         names += release.cluster.kubectl("get", kinds, *flags, "-o", "name").split()
     for kind in ("clusterroles", "clusterrolebindings", "gatewayclasses"):
         ours = ("-l", f"app.kubernetes.io/instance={NAME}", "-o", "name")
         names += release.cluster.kubectl("get", kind, *ours).split()
+    names += release.cluster.kubectl(
+        "get", "lease", "-n", NAMESPACE, "-l", f"app.kubernetes.io/instance={NAME}"
+    ).split()
     kept = ("service/kubernetes", "serviceaccount/default")
     return [name for name in names if name not in kept and "gateway-helm-certgen" not in name]

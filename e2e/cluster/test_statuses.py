@@ -124,6 +124,28 @@ def test_a_model_says_whether_it_stands(release: Release) -> None:
         until(lambda: _accepted(release, "inferencemodel-qwen") == "True", "the older is told that it does")
 
 
+@pytest.mark.parametrize("group", [V1ALPHA2, "llm-d.ai"])
+def test_objectives_and_rewrites_say_whether_they_stand(release: Release, group: str) -> None:
+    """Each of its group, and whether the pool is there that they mean."""
+    metadata = {"name": "told", "namespace": "default"}
+    reference = {"group": V1ALPHA2, "kind": "InferencePool", "name": "vllm-qwen-pool"}
+    rules = [
+        {"matches": [{"model": {"type": "Exact", "value": "short"}}], "targets": [{"modelRewrite": "/model/qwen"}]}
+    ]
+    objective = {"kind": "InferenceObjective", "spec": {"priority": 1, "poolRef": {**reference, "name": "nowhere"}}}
+    rewrite = {"kind": "InferenceModelRewrite", "spec": {"poolRef": reference, "rules": rules}}
+    objects = [{"apiVersion": f"{group}/v1alpha2", "metadata": metadata, **each} for each in (objective, rewrite)]
+    with Added(release.cluster, *objects):
+        for kind, resolved in (("inferenceobjectives", "False"), ("inferencemodelrewrites", "True")):
+            wanted = {"Accepted": "True", "ResolvedRefs": resolved}
+            until(lambda kind=kind, wanted=wanted: _said(release, f"{kind}.{group}") == wanted, f"{kind} say {wanted}")
+
+
+def _said(release: Release, kind: str) -> Mapping[str, str]:
+    status = release.cluster.get(kind, "told").get("status", {})
+    return {each["type"]: each["status"] for each in status.get("conditions", [])}
+
+
 def _accepted(release: Release, name: str) -> str | None:
     status = release.cluster.get("inferencemodel", name).get("status", {})
     return next((each["status"] for each in status.get("conditions", []) if each["type"] == "Accepted"), None)
