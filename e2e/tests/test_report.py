@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from e2e.report.fleet import FLEETS
 
+KIND = Path(__file__).parents[2] / "ci" / "nightly" / "kind"
 LOADS = """
 rounds: 1
 comparisons:
@@ -32,6 +35,18 @@ async def test_each_load_is_a_chapter_of_one_page_with_figures_and_pictures_besi
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<section") == 2
     assert "KV cache spread (std) (%)" in page
+
+
+def test_the_servers_are_those_of_the_night_on_kind() -> None:
+    """So that both reports are of the same."""
+    values = yaml.safe_load((KIND / "values.yaml").read_text())["vllm"]
+    deployment = yaml.safe_load((KIND / "l20.yaml").read_text())["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    pods = [(values["replicas"], values["arguments"]), (deployment["replicas"], container["args"][2:])]
+    assert pods == [
+        (fleet.replicas, [f"--preset={fleet.preset}", f"--time-scale={fleet.time_scale:g}", *fleet.arguments])
+        for fleet in FLEETS
+    ]
 
 
 async def test_wrong_usage_is_a_word(tmp_path: Path) -> None:

@@ -199,12 +199,15 @@ async def test_a_missed_aim_is_told_and_is_the_exit_status(
 ) -> None:
     """No replica is watched, so nothing is known of their caches."""
     line = f"compare --target a={server.url} --target b={server.url} {SMALL} --rounds 2 --report report.html"
+    line += " --title 'Even caches' --about 'What for.'"
     status, out, _ = await command(f"{line} --aim 'KV cache spread (std)<=0.5'")
     assert status == 1
     assert "at most 0.5 is wanted, found is - (-): missed" in out
     page = (tmp_path / "report.html").read_text()
     assert "at most 0.5 is wanted" in page
     assert "KV cache spread (std)&lt;=0.5" in page
+    assert "<h1>Even caches</h1>" in page
+    assert page.count("What for.") == 1
 
 
 async def test_the_script_of_the_image_is_the_command(server: ModelServer, tmp_path: Path) -> None:

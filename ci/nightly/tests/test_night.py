@@ -32,6 +32,16 @@ class FakeCluster:
     def has_namespace(self, name: str) -> bool:
         return name in self.namespaces
 
+    def create(self, file: str, namespace: str) -> None:
+        if not Path(file).exists():
+            raise FileNotFoundError(file)
+        self.calls.append(f"create {Path(file).name} in {namespace}")
+
+    def is_ready(self, namespace: str) -> bool:
+        """The second time."""
+        self.calls.append(f"ready {namespace}")
+        return self.calls.count(f"ready {namespace}") == 2
+
     def delete_namespace(self, name: str) -> None:
         self.calls.append(f"delete namespace {name}")
         self.namespaces.discard(name)
@@ -102,13 +112,14 @@ class Night:
     def fails_at(self, tool: str, command: str) -> None:
         (self.folder / "bin" / f"{tool}-{command}").touch()
 
-    def run(self, bucket: str = "") -> int | str:
+    def run(self, bucket: str = "", **more: object) -> int | str:
         """The exit status, or the word that the program ends with."""
         comparisons = [
             {"name": name, "strategy": strategy, "load": "--num-prompts 3"}
             for name, strategy in (("default", "DEFAULT"), ("prefix-cache", "PREFIX_CACHE"))
         ]
         settings = {"comparisons": comparisons, "namespace": "night", "keep": str(self.keep), "bucket": bucket}
+        settings |= more
         path = self.folder / "nightly.yaml"
         path.write_text(json.dumps(settings))
         with pytest.raises(SystemExit) as ended:
@@ -191,6 +202,18 @@ def test_an_installation_that_fails_tells_what_is_not_ready(night: Night) -> Non
 def test_a_test_that_fails_tells_what_it_said(night: Night) -> None:
     night.fails_at("helm", "test")
     assert "the log of night-test" in str(night.run())
+
+
+def test_servers_of_another_card_are_made_after_the_release_and_waited_for(night: Night, tmp_path: Path) -> None:
+    (tmp_path / "l20.yaml").touch()
+    assert night.run(objects=[str(tmp_path / "l20.yaml")]) == 0
+    assert night.cluster.calls[:3] == ["create l20.yaml in night", "ready night", "ready night"]
+    assert night.commands[0] == "helm upgrade"
+
+
+def test_objects_that_cannot_be_made_end_the_night_and_leave_nothing(night: Night) -> None:
+    assert "absent.yaml" in str(night.run(objects=["absent.yaml"]))
+    assert not night.cluster.has_namespace("night")
 
 
 def test_what_an_interrupted_night_has_left_is_removed_first(night: Night) -> None:

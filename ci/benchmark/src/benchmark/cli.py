@@ -149,7 +149,8 @@ def _keep(
         if settings.plot is not None:
             save_kv_usage(comparison, settings.plot)
         if settings.report is not None:
-            save_report(settings.report, [Chapter(comparison, record, settings.told, past, aims)])
+            chapter = Chapter(comparison, record, settings.told, past, aims, settings.title, settings.about)
+            save_report(settings.report, [chapter])
     if settings.json is not None:
         save_record(settings.json, record)
     if settings.history is not None:

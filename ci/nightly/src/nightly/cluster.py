@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-from kubernetes import client, config
+from kubernetes import client, config, utils
 from kubernetes.client.exceptions import ApiException
 
 _GATEWAYS = ("gateway.networking.k8s.io", "v1", "gateways")
@@ -25,6 +25,7 @@ class Cluster:
         except config.ConfigException:
             config.load_kube_config()
         self._core: Any = client.CoreV1Api()
+        self._apps: Any = client.AppsV1Api()
         self._roles: Any = client.RbacAuthorizationV1Api()
         self._webhooks: Any = client.AdmissionregistrationV1Api()
         self._objects: Any = client.CustomObjectsApi()
@@ -36,6 +37,17 @@ class Cluster:
         """Returns at once; what is in it takes its time."""
         with _absent_is_fine():
             self._core.delete_namespace(name)
+
+    def create(self, file: str, namespace: str) -> None:
+        """The objects of a YAML file, in the namespace where they name none. Raises utils.FailToCreateError."""
+        utils.create_from_yaml(client.ApiClient(), file, namespace=namespace)
+
+    def is_ready(self, namespace: str) -> bool:
+        """Whether every pod that a Deployment there wants is ready."""
+        return all(
+            (each.status.ready_replicas or 0) >= each.spec.replicas
+            for each in self._apps.list_namespaced_deployment(namespace).items
+        )
 
     def delete_outside(self, webhook: str, cluster_role: str) -> None:
         """A mutating webhook's configuration, and a ClusterRole with the binding of the same name."""

@@ -27,6 +27,8 @@ def arguments(
         "compare",
         *(f"--target=port {port}={url}" for port, url in urls.items()),
         f"--rounds={settings.rounds}",
+        f"--title={comparison.title}",
+        f"--about={comparison.about}",
         "--disable-tqdm",
         *shlex.split(comparison.load),
         f"--report={files.with_suffix('.html')}",

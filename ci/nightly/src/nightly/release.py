@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from kubernetes.utils import FailToCreateError
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from nightly.cluster import Cluster
@@ -86,10 +87,26 @@ def installed(settings: Settings, cluster: Cluster, say: Say) -> Generator[Relea
             _helm(*install_arguments(settings), timeout_s=settings.ready_timeout_s + 60)
         except NightFailed as error:
             raise NightFailed(f"{error}\n{cluster.state(name)}") from None
+        _add_objects(settings, cluster)
         yield Release(settings, cluster)
     finally:
         say(f"removing {name}")
         remove(settings, cluster)
+
+
+def _add_objects(settings: Settings, cluster: Cluster) -> None:
+    """Raises NightFailed when they cannot be made or do not become ready."""
+    name = settings.namespace
+    for file in settings.objects:
+        try:
+            cluster.create(file, name)
+        except (FailToCreateError, OSError) as error:
+            raise NightFailed(f"{file}: {error}") from None
+    if settings.objects:
+        try:
+            _eventually(lambda: cluster.is_ready(name), "servers are not ready", settings.ready_timeout_s)
+        except NightFailed as error:
+            raise NightFailed(f"{error}\n{cluster.state(name)}") from None
 
 
 def install_arguments(settings: Settings) -> Sequence[str]:

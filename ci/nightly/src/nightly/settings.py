@@ -18,6 +18,13 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Literal["DEFAULT", "PREFIX_CACHE", "LEAST_REQUEST", "ROUND_ROBIN", "RANDOM"]
     load: str
     """Flags of `benchmark-serving compare`, as one would type them."""
+    about: str = ""
+    """What the load is like and what it is to show: a paragraph of the report."""
+
+    @property
+    def title(self) -> str:
+        """Of its report."""
+        return f"{self.name}: {self.strategy}"
 
 
 class Settings(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -28,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     """Made for the night and deleted after it, whatever is in it. Also the release's name, of which others are made."""
     values: tuple[str, ...] = ()
     """Values files for the chart, in order."""
+    objects: tuple[str, ...] = ()
+    """Files of more objects for the namespace: a Deployment of servers of another card, say, labelled app: qwen."""
     chart: str = "charts/inference-gateway"
     keep: str = "out/nightly"
     """Folder for the reports and their history: a volume."""

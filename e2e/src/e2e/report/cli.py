@@ -60,7 +60,7 @@ async def _run(settings: ReportSettings, loads: Settings, console: Console) -> S
     async with LocalGateway(FLEETS) as gateway:
         for load in loads.comparisons:
             await gateway.set_strategy(load.strategy)
-            console.print(f"\n[bold]{load.name}[/bold]: {load.strategy}, {load.load}", soft_wrap=True)
+            console.print(f"\n[bold]{load.title}[/bold]\n{load.about}\n{load.load}", soft_wrap=True)
             given = read_compare(flags(load, gateway, settings.rounds or loads.rounds))
             chapter = await _compare(load, given, console)
             gateway.check()
@@ -74,7 +74,10 @@ async def _run(settings: ReportSettings, loads: Settings, console: Console) -> S
 
 def flags(load: Load, gateway: LocalGateway, rounds: int) -> Sequence[str]:
     """Of `benchmark-serving compare`."""
-    replicas = (f"{mock.name}={url}" for mock, url in zip(gateway.mocks, gateway.mock_urls, strict=True))
+    cards = [fleet.preset for fleet in gateway.fleets for _ in range(fleet.replicas)]
+    replicas = [
+        f"{mock.name} ({card})={url}" for mock, card, url in zip(gateway.mocks, cards, gateway.mock_urls, strict=True)
+    ]
     return [
         f"--target=port 8080={gateway.plain_url}",
         f"--target=port 8081={gateway.picked_url}",
@@ -108,7 +111,8 @@ async def _compare(load: Load, given: CompareSettings, console: Console) -> Chap
         record_of(comparison, datetime.now()),
         given.told,
         aims=aims,
-        title=f"{load.name}: {load.strategy}",
+        title=load.title,
+        about=load.about,
     )
 
 

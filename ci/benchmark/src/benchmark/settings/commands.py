@@ -46,8 +46,10 @@ class CompareSettings:
     history: Path | None
     fail_on_regression: bool
     aims: tuple[Aim, ...]
+    title: str | None
+    about: str
     told: tuple[tuple[str, str], ...]
-    """The flags that are not at their defaults, for the report."""
+    """The other flags that are not at their defaults, for the report."""
 
 
 def read_serve(arguments: Sequence[str]) -> ServeSettings:
@@ -146,6 +148,8 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
     )
     kept = parser.add_argument_group("what is kept")
     kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, pictures, settings")
+    kept.add_argument("--title", help="of the report (default: the targets' names)")
+    kept.add_argument("--about", default="", metavar="TEXT", help="a paragraph of the report: what is shown, and why")
     kept.add_argument("--plot", type=Path, metavar="PNG", help="picture of the replicas' KV cache utilisation")
     kept.add_argument("--json", type=Path, help="all figures, round by round")
     kept.add_argument(
@@ -172,6 +176,8 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         history=given.history,
         fail_on_regression=given.fail_on_regression,
         aims=tuple(given.aim),
+        title=given.title,
+        about=given.about,
         told=_flags(parser, given),
     )
 
@@ -180,7 +186,7 @@ def _flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[
     """Each flag that is not at its default, as it would be typed."""
     flags: list[tuple[str, str]] = []
     for name, value in vars(given).items():
-        if value == parser.get_default(name):
+        if name in ("title", "about") or value == parser.get_default(name):
             continue
         # Headers may hold credentials; a report is shown around.
         flags.append((f"--{name.replace('_', '-')}", "..." if name == "header" else _typed(value)))
