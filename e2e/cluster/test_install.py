@@ -34,11 +34,11 @@ def test_helm_test_asks_both_ports(release: Release) -> None:
 
 
 def test_the_pool_has_a_readable_status(release: Release) -> None:
-    """`kubectl get inferencepools` is where people look first."""
+    """`kubectl get xinfpool` is where people look first."""
     assert release.answers(PICKED) == 200
 
     def table() -> list[list[str]]:
-        shown = release.cluster.kubectl("get", "inferencepools.inference.networking.x-k8s.io", "vllm-qwen-pool")
+        shown = release.cluster.kubectl("get", "xinfpool", "vllm-qwen-pool")
         return [line.split() for line in shown.splitlines()]
 
     header, _ = table()
