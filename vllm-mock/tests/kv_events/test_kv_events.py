@@ -184,8 +184,8 @@ async def test_a_subscriber_gets_numbered_batches_and_can_have_them_again(tmp_pa
         assert plain(payload)[1][0]["type"] == "BlockStored"
         asker.connect(f"ipc://{tmp_path}/replay")
         await asker.send((0).to_bytes(8, "big"))
-        begun, _ = await asyncio.wait_for(asker.recv_multipart(), 10)
-        assert begun == (0).to_bytes(8, "big")
+        again, begun, _ = await asyncio.wait_for(asker.recv_multipart(), 10)
+        assert (again, begun) == (b"kv-events", (0).to_bytes(8, "big"))
         assert first >= begun
     finally:
         subscriber.close(0)
@@ -193,11 +193,15 @@ async def test_a_subscriber_gets_numbered_batches_and_can_have_them_again(tmp_pa
         await publisher.stop()
 
 
-async def test_replay_ends_with_a_mark_and_survives_rubbish(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("encoding", "topic"), [(Encoding.MAP, [b"kv"]), (Encoding.ARRAY, [])])
+async def test_replay_ends_with_a_mark_and_survives_rubbish(
+    tmp_path: Path, encoding: Encoding, topic: list[bytes]
+) -> None:
+    """Newer servers repeat the topic in what they replay."""
     config = KvEventsConfig(
-        endpoint=f"ipc://{tmp_path}/pub", replay_endpoint=f"ipc://{tmp_path}/replay", buffer_steps=2
+        endpoint=f"ipc://{tmp_path}/pub", replay_endpoint=f"ipc://{tmp_path}/replay", buffer_steps=2, topic="kv"
     )
-    publisher = KvEventPublisher(config)
+    publisher = KvEventPublisher(config, encoding)
     publisher.start()
     for number in range(4):
         publisher.publish([BlockRemoved(block_hashes=[number], medium="GPU")])
@@ -207,8 +211,9 @@ async def test_replay_ends_with_a_mark_and_survives_rubbish(tmp_path: Path) -> N
         await asker.send_multipart((b"", b"rubbish"))
         await asker.send_multipart((b"", (1).to_bytes(8, "big")))
         answers = [await asyncio.wait_for(asker.recv_multipart(), 10) for _ in range(3)]
-        assert [int.from_bytes(number, "big", signed=True) for _, number, _ in answers] == [2, 3, -1]
-        assert answers[-1][2] == b""
+        assert [int.from_bytes(frames[-2], "big", signed=True) for frames in answers] == [2, 3, -1]
+        assert [frames[1:-2] for frames in answers] == [topic, topic, [b""] if topic else []]
+        assert answers[-1][-1] == b""
     finally:
         asker.close(0)
         await publisher.stop()

@@ -1,7 +1,8 @@
 """The sockets: PUB for batches as they come, ROUTER for those that a subscriber asks for again.
 
 A message is three frames: topic, sequence number (8 bytes, big-endian, from 0), batch. A request for replay is one
-such number; the answers are [number, batch] from there on, and at last [-1, nothing].
+such number; the answers are such messages from there on, and at last the number -1 with no topic and no batch. Servers
+that encode events as arrays leave the topic out of the answers.
 """
 
 import asyncio
@@ -68,5 +69,7 @@ class KvEventPublisher:
             if len(frames) != 3 or len(frames[2]) != 8:
                 continue
             client, _, start = frames
-            for number, payload in [*(kept for kept in self._kept if kept[0] >= start), (_END, b"")]:
-                await router.send_multipart((client, b"", number, payload))  # pyright: ignore[reportUnknownMemberType]
+            kept = [(self._topic, number, payload) for number, payload in self._kept if number >= start]
+            for answer in (*kept, (b"", _END, b"")):
+                frames = answer if self._encoding is Encoding.MAP else answer[1:]
+                await router.send_multipart((client, b"", *frames))  # pyright: ignore[reportUnknownMemberType]
