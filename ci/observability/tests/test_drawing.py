@@ -82,6 +82,11 @@ def test_a_legend_that_would_fill_the_panel_is_cut_and_says_how_much_is_missing(
     assert "qwen-8" not in drawn
 
 
+def test_long_names_stand_below_each_other_and_not_beyond_the_panel() -> None:
+    drawn = svg(GRAPH, *lines(*(f"default/qwen-inference-gateway/port-{number}" for number in range(6))))
+    assert "<!-- default/qwen-inference-gateway/port-3, and 2 more -->" in drawn
+
+
 def test_the_title_and_the_unit_are_on_the_panel() -> None:
     drawn = svg(replace(GRAPH, unit=Unit.TOKENS_PER_S), *lines("one"))
     assert "<!-- Running &amp; waiting -->" in drawn

@@ -292,7 +292,8 @@ _CACHES_AND_MODELS: tuple[Panel, ...] = (
         "Requests of each model",
         Unit.REQUESTS_PER_S,
         (
-            "sum by (model_name, target_model_name) (rate(inference_objective_request_total[$__rate_interval]))",
+            "sum by (model_name, target_model_name)"
+            ' (rate(inference_objective_request_total{model_name!=""}[$__rate_interval]))',
             "{{model_name}} as {{target_model_name}}",
         ),
         kind=Kind.STACKED,

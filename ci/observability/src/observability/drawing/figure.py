@@ -24,6 +24,11 @@ _PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#
 """Paul Tol's bright scheme: told apart by most who are colour-blind, and in print."""
 _COLUMNS = 24
 _MOST_IN_LEGEND = 8
+_MOST_COLUMNS, _MOST_LEGEND_LINES = 4, 4
+_CHARACTER = 0.073
+"""Inches of one in a legend, on an average."""
+_HANDLE = 6
+"""Characters that the line before a name takes."""
 _GREY = "#666666"
 
 # Inches. Panels are placed by hand: matplotlib's own layout takes a minute for as many as these.
@@ -136,7 +141,7 @@ def _finish(axes: Axes, shown: PanelLines, span: Span) -> None:
     axes.set_ylim(0, _top(shown, max(values, default=0.0)))
     _mark(axes, shown.panel, span)
     if shown.lines:
-        _add_legend(axes)
+        _add_legend(axes, shown.panel)
 
 
 def _top(shown: PanelLines, highest: float) -> float | None:
@@ -163,18 +168,22 @@ def _mark(axes: Axes, panel: Panel, span: Span) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _add_legend(axes: Axes) -> None:
+def _add_legend(axes: Axes, panel: Panel) -> None:
+    """In columns as wide as the longest name, of which the panel holds so many."""
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > _MOST_IN_LEGEND:
-        labels[_MOST_IN_LEGEND - 1] += f", and {len(labels) - _MOST_IN_LEGEND} more"
+    columns = int(_width(panel) / _CHARACTER) // (max(map(len, labels)) + _HANDLE)
+    columns = max(1, min(_MOST_COLUMNS, columns))
+    most = min(_MOST_IN_LEGEND, columns * _MOST_LEGEND_LINES)
+    if len(labels) > most:
+        labels[most - 1] += f", and {len(labels) - most} more"
     axes.legend(
-        handles[:_MOST_IN_LEGEND],
-        labels[:_MOST_IN_LEGEND],
+        handles[:most],
+        labels[:most],
         fontsize=8.5,
         frameon=False,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),
-        ncols=2 if max(map(len, labels)) > 16 else 4,
+        ncols=columns,
     )
 
 
