@@ -1,7 +1,7 @@
 """The picker's endpoint discovery service, against a gRPC client that asks as Envoy does."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
@@ -9,8 +9,10 @@ import pytest_asyncio
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from gateway_objects import pool, resources, service
-from picker.endpoints.membership import Endpoints
+from picker.endpoints.membership import Endpoints, MembershipChange
 from picker.gateway.endpoint_discovery import EndpointDiscovery
+from picker.gateway.pickers import PickerName, PickerPlaces
+from picker.resources.names import ObjectName
 from picker.sources.inventory import Inventory, ModelServer
 
 POOL_A = "inference.networking.x-k8s.io/default/a"
@@ -33,9 +35,31 @@ def endpoints() -> Endpoints:
     return made
 
 
+class Pickers:
+    """One that a test writes down."""
+
+    def __init__(self) -> None:
+        self.known: dict[PickerName, PickerPlaces] = {}
+        self.tell: Callable[[MembershipChange], None] = lambda _: None
+
+    def places(self, picker: PickerName) -> PickerPlaces | None:
+        return self.known.get(picker)
+
+    async def is_ours(self, service: ObjectName) -> bool:
+        raise NotImplementedError
+
+    def listen(self, listener: Callable[[MembershipChange], None]) -> None:
+        self.tell = listener
+
+
+@pytest.fixture
+def pickers() -> Pickers:
+    return Pickers()
+
+
 @pytest_asyncio.fixture
-async def stream(endpoints: Endpoints) -> AsyncIterator["Stream"]:
-    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0")
+async def stream(endpoints: Endpoints, pickers: Pickers) -> AsyncIterator["Stream"]:
+    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0", pickers)
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
         yield Stream(channel)
@@ -57,7 +81,7 @@ class Stream:
         await self._call.write(request)
 
     async def told(self) -> dict[str, list[str]]:
-        """The addresses by name in the next answer, which is acknowledged."""
+        """The addresses by name in the next answer, which is acknowledged; those to be asked by TLS say so."""
         async with asyncio.timeout(5):
             response = await self._call.read()
         assert isinstance(response, discovery_pb2.DiscoveryResponse)
@@ -65,9 +89,11 @@ class Stream:
         await self.ask(*(each.cluster_name for each in found), nonce=response.nonce)
         return {
             each.cluster_name: [
-                f"{where.address} {where.port_value}"
+                f"{where.address} {where.port_value}" + (" by TLS" if "tls" in marks else "")
                 for locality in each.endpoints
-                for where in (one.endpoint.address.socket_address for one in locality.lb_endpoints)
+                for one in locality.lb_endpoints
+                for where in [one.endpoint.address.socket_address]
+                for marks in [one.metadata.filter_metadata["envoy.transport_socket_match"]]
             ]
             for each in found
         }
@@ -119,3 +145,17 @@ async def test_an_answer_that_envoy_refuses_is_not_sent_again(stream: Stream, en
     await stream.ask(POOL_A, refusing=True)
     endpoints.update(inventory("10.0.0.5"))
     assert await stream.told() == {POOL_A: ["10.0.0.5 8000"]}
+
+
+async def test_a_picker_is_told_where_it_is_and_how_to_ask_it(stream: Stream, pickers: Pickers) -> None:
+    """Nothing until that is known; then each change."""
+    name = PickerName(ObjectName("default", "theirs"), 9002)
+    await stream.ask(str(name))
+    for places, wanted in (
+        (PickerPlaces(("10.0.0.9:9000",), by_tls=True), ["10.0.0.9 9000 by TLS"]),
+        (PickerPlaces((), by_tls=True), []),
+        (PickerPlaces(("10.0.0.8:9000",), by_tls=False), ["10.0.0.8 9000"]),
+    ):
+        pickers.known[name] = places
+        pickers.tell(MembershipChange((), (), frozenset({str(name)})))
+        assert await stream.told() == {str(name): wanted}
