@@ -19,6 +19,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from google.protobuf.any_pb2 import Any
 
 from picker.gateway.clusters import followed_picker_cluster, pool_cluster, pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
@@ -27,7 +28,7 @@ from picker.gateway.packing import packed, uint32
 from picker.gateway.picker_tls import PickerTls, transport_socket
 from picker.gateway.pickers import PickerName
 from picker.gateway.pool_route import asking_picker
-from picker.resources.inference import InferencePool
+from picker.resources.inference import AppProtocol, InferencePool, PickerRef
 from picker.resources.names import ObjectName, PoolName
 
 NO_BACKEND_CLUSTER = "inferencepool-without-backend"
@@ -97,6 +98,8 @@ class Extension:
 
     def __init__(self, joints: Joints) -> None:
         self._joints = joints
+        self._packed_clusters: dict[tuple[PoolName, PickerRef | None, AppProtocol], Any] = {}
+        """By what they depend on."""
 
     def route(
         self,
@@ -133,8 +136,7 @@ class Extension:
         made.CopyFrom(cluster)
         for pool in pools:
             if pool.name in names:
-                its = pool_cluster(pool, self._joints.eds_target)
-                made.metadata.typed_filter_metadata[f"{_POOLS}/{pool.name}"].CopyFrom(packed(its))
+                made.metadata.typed_filter_metadata[f"{_POOLS}/{pool.name}"].CopyFrom(self._packed_cluster(pool))
         return made
 
     def translation(
@@ -157,6 +159,13 @@ class Extension:
             )
             made.append(with_inference_filter(listener, pickers[0]) if pickers else listener)
         return list(all_clusters.values()), made
+
+    def _packed_cluster(self, pool: InferencePool) -> Any:
+        """Made once for all rules that lead to the pool: hundreds of them have to take no second."""
+        looks = pool.name, pool.picker, pool.app_protocol
+        if looks not in self._packed_clusters:
+            self._packed_clusters[looks] = packed(pool_cluster(pool, self._joints.eds_target))
+        return self._packed_clusters[looks]
 
     def picker(self, pool: InferencePool) -> PickerName | None:
         """The picker that is meant by a pool."""

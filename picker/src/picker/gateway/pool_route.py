@@ -1,6 +1,7 @@
 """What makes a route lead to a pool: it asks the picker, and tries the next endpoint of the picker's list."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -84,7 +85,9 @@ def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
     )
 
 
+@lru_cache(maxsize=1024)
 def _override(pool: PoolName, picker_cluster: str, streamed: bool) -> Any:
+    """The same for all routes that lead to the pool: not to be changed."""
     per_route = filter_for_pool(pool, picker_cluster)
     if streamed:
         per_route.overrides.processing_mode.CopyFrom(_STREAMED)
