@@ -6,8 +6,8 @@ _TIME_SCALE = 1.5
 """As fast as two busy cores stream without being what limits the servers."""
 
 FLEETS = (
-    MockFleet(4, "a10", _TIME_SCALE, ("--num-gpu-blocks-override=640",)),
-    MockFleet(2, "l20", _TIME_SCALE, ("--num-gpu-blocks-override=3752",)),
+    MockFleet(4, "a10", _TIME_SCALE, ("--num-gpu-blocks-override=320",)),
+    MockFleet(2, "l20", _TIME_SCALE, ("--num-gpu-blocks-override=1876",)),
 )
 """Those that `ci/nightly/kind` has in pods: two cards, with caches as far apart as theirs and so small that a load
 which two cores stream fills them."""
