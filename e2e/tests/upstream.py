@@ -5,6 +5,7 @@ A request's header `x-behave` says how to answer:
     echo        the request's body, as octets
     stream      three server-sent events that name the model, split in the middle of the name
     hold        the head and the first piece of an event stream, the rest when `released` is set
+    fail        an error of the server's, 500
     reset       nothing: the connection is cut once the request is in
     wait        nothing until `released` is set, then as without the header
 """
@@ -97,6 +98,8 @@ class Upstream:
             await self._released_or_left(reader)
         if behave == "echo":
             writer.write(_answer(request.body, "application/octet-stream"))
+        elif behave == "fail":
+            writer.write(_answer(b"out of order", "text/plain", status="500 Internal Server Error"))
         elif behave in ("stream", "hold"):
             await self._stream(request, reader, writer, hold=behave == "hold")
         else:
@@ -156,8 +159,9 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     return b"".join(pieces)
 
 
-def _answer(body: bytes, content_type: str) -> bytes:
-    return f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+def _answer(body: bytes, content_type: str, status: str = "200 OK") -> bytes:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def _chunk(data: bytes) -> bytes:

@@ -22,6 +22,7 @@ class Seat:
     status: int | None = None
     began: bool = False
     ended: int = 0
+    unseen: bool = False
 
     def served_by(self, address: str) -> None:
         self.served = address
@@ -29,8 +30,9 @@ class Seat:
     def first_byte(self, status: int | None) -> None:
         self.began, self.status = True, status
 
-    def end(self) -> None:
+    def end(self, *, unseen: bool = False) -> None:
         self.ended += 1
+        self.unseen = unseen
 
 
 @dataclass
@@ -40,6 +42,10 @@ class FakeDesk:
     answer: Seat | Rejection | Exception = field(default_factory=Seat)
     asked: list[Wanted] = field(default_factory=list)
     turned: list[Rejection] = field(default_factory=list)
+    sees: bool = False
+
+    def sees_answer(self, pool: str | None) -> bool:
+        return self.sees
 
     def assign(self, wanted: Wanted) -> Seat | Rejection:
         self.asked.append(wanted)

@@ -58,7 +58,13 @@ class Picker:
         rng = Random()
         # The scrapes are stamped with the event loop's clock.
         clock = asyncio.get_running_loop().time
-        desk = PoolDesk(self.ledger, clock, rng, unknown_models=settings.unknown_models == "pass")
+        desk = PoolDesk(
+            self.ledger,
+            clock,
+            rng,
+            unknown_models=settings.unknown_models == "pass",
+            every_answer=_tells_of_each(settings),
+        )
         self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, rng, self.watch.metrics.scraped)
@@ -212,6 +218,11 @@ def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) 
     except ImportError as error:
         raise ExtraMissing(f"kv-events-port needs the packages of picker[kv-events]: {error}") from None
     return PreciseMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
+
+
+def _tells_of_each(settings: ServeSettings) -> bool:
+    """Whether somebody is told how each request was answered."""
+    return settings.answers_seen == "all" or bool(settings.access_log or settings.traces_endpoint)
 
 
 def _tls(settings: ServeSettings) -> TlsFiles | None:

@@ -259,3 +259,15 @@ def test_an_immediate_reply_is_the_clients_answer(status: int, body: bytes) -> N
     assert (message.status.code, message.body) == (status, body)
     [option] = message.headers.set_headers
     assert (option.header.key, option.header.raw_value) == ("content-type", b"application/json")
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32))
+def test_a_pick_names_its_endpoints_as_header_and_as_metadata(count: int, seed: int) -> None:
+    """Whatever their addresses' lengths, which decide how lengths are written around them."""
+    addresses = [f"10.{seed >> 24}.{seed % 7**index}.{index}:{seed % 60_000}" for index in range(1, count + 1)]
+    destination = ",".join([*addresses, "[2001:db8::1]:8000"])
+    changes = Changes(set_headers=((DESTINATION, destination),), destination=destination)
+    message = sent(BodyReply(Phase.REQUEST, changes))
+    [header] = message.request_body.response.header_mutation.set_headers
+    assert (header.header.key, header.header.raw_value) == (DESTINATION, destination.encode())
+    assert json_format.MessageToDict(message.dynamic_metadata) == {LB_NAMESPACE: {DESTINATION: destination}}

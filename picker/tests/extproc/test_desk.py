@@ -4,7 +4,7 @@ import json
 from random import Random
 
 import pytest
-from fleet import endpoint
+from fleet import endpoint, scrape
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex
@@ -182,14 +182,69 @@ def test_errors_make_an_endpoint_worse_and_answers_make_it_good_again() -> None:
     assert assigned(choosing.assign(wanted())).destination.startswith(broken.address)
 
 
-def test_the_time_to_the_first_byte_is_predicted_from_the_answers_before() -> None:
+def seen_answers(choosing: PoolDesk, asked: int = 100) -> int:
+    return sum(choosing.sees_answer(str(POOL)) for _ in range(asked))
+
+
+def test_a_few_answers_are_seen_and_all_after_one_that_failed() -> None:
+    """How it went on the server; a client's mistake is none of it."""
+    choosing = desk(served([endpoint(1)]))
+    assigned(choosing.assign(wanted())).first_byte(400)
+    assert 0 < seen_answers(choosing) < 40
+    assigned(choosing.assign(wanted())).first_byte(503)
+    assert seen_answers(choosing) == 100
+
+
+def test_all_answers_are_seen_after_one_from_another_endpoint_than_the_picked_one() -> None:
+    """The picked one may have gone, and what is in flight has to be counted where it is."""
+    choosing = desk(served([endpoint(1), endpoint(2)]))
+    first = assigned(choosing.assign(wanted()))
+    picked, other = first.destination.split(",")
+    first.served_by(picked)
+    assert seen_answers(choosing) < 40
+    first.served_by(other)
+    assert seen_answers(choosing) == 100
+
+
+@pytest.mark.parametrize(
+    ("models", "rewrites", "all_seen"),
+    [
+        ((model("qwen"),), NO_REWRITES, False),
+        ((model("qwen", ("qwen", 1), ("qwen-v2", 1)),), NO_REWRITES, True),
+        ((), ModelRewrites({"qwen": (TargetModel("qwen", 1),)}, ()), False),
+        ((), ModelRewrites({"qwen": (TargetModel("base", 1),)}, ()), True),
+        ((), ModelRewrites({}, (TargetModel("base", 1),)), True),
+    ],
+)
+def test_all_answers_are_seen_where_one_may_name_another_model(
+    models: tuple[InferenceModel, ...], rewrites: ModelRewrites, all_seen: bool
+) -> None:
+    """When the proxy is to be told, nobody knows yet which model a request names."""
+    choosing = desk(served([endpoint(1)], *models, rewrites=rewrites))
+    assert (seen_answers(choosing) == 100) == all_seen
+
+
+def test_an_answer_that_was_not_looked_at_counts_as_a_good_one() -> None:
+    """One that never came does not."""
+    broken = endpoint(1)
+    broken.failing = 0.5
+    choosing = desk(served([broken]))
+    assigned(choosing.assign(wanted())).end()
+    assert broken.failing == 0.5
+    assigned(choosing.assign(wanted())).end(unseen=True)
+    assert broken.failing < 0.5
+
+
+def test_the_time_to_the_first_token_is_predicted_from_those_before() -> None:
     """None before there was one."""
-    clock = Clock()
-    learning = desk(served([endpoint(1)]), clock)
+    clock, ledger, only = Clock(), Ledger(), endpoint(1)
+    learning = PoolDesk(ledger, clock, Random(1), unknown_models=True)
+    learning.serve([served([only])], POOL)
+    scrape(ledger, only, clock.now_s)
     first = assigned(learning.assign(wanted(prompt="word " * 400)))
     assert first.predicted_ttft_s is None
     clock.now_s += 2.0
-    first.dispatched.first_byte(clock.now_s)
+    scrape(ledger, only, clock.now_s, first_tokens=1, seconds=2.0)
     first.end()
     again = assigned(learning.assign(wanted(prompt="text " * 400)))
     assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)

@@ -12,6 +12,7 @@ from picker.extproc.messages import (
     BodyReply,
     DuplexBodyReply,
     HeadersReply,
+    ModeOverride,
     Phase,
     ProtocolViolation,
     ResponseHeaders,
@@ -120,6 +121,54 @@ def test_the_first_byte_and_the_serving_endpoint_are_reported() -> None:
     talk.receive(response(served="10.0.0.2:8000"))
     assert (seat.began, seat.status) == (True, 200)
     assert seat.served == "10.0.0.2:8000"
+
+
+@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("end", [True, False])
+def test_the_proxy_is_asked_to_show_an_answer_that_somebody_wants_to_see(sees: bool, end: bool) -> None:
+    """With the answer to the request's headers: later it would not listen."""
+    talk = exchange(FakeDesk(sees=sees))
+    [reply] = talk.receive(headers("GET" if end else "POST", end=end))
+    assert isinstance(reply, HeadersReply)
+    assert (reply.mode is not None) == sees
+
+
+def test_a_proxy_that_is_asked_to_show_an_answer_goes_on_as_it_is_set_up() -> None:
+    """Its own mode for the answer's body is told again."""
+    talk = exchange(FakeDesk(sees=True))
+    [reply] = talk.receive(headers(response_mode=BodyMode.STREAMED))
+    assert isinstance(reply, HeadersReply)
+    assert reply.mode == ModeOverride(response_body=BodyMode.STREAMED)
+
+
+def test_who_asks_for_a_prediction_makes_the_answer_pass() -> None:
+    """It is told in the answer's headers."""
+    [reply] = exchange(FakeDesk()).receive(headers(x_inference_gateway_predict_ttft="1"))
+    assert isinstance(reply, HeadersReply)
+    assert reply.mode is not None
+
+
+def test_a_proxy_that_does_not_tell_how_it_runs_is_not_told_how_to() -> None:
+    [reply] = exchange(FakeDesk(sees=True)).receive(headers(mode=None))
+    assert isinstance(reply, HeadersReply)
+    assert reply.mode is None
+
+
+@pytest.mark.parametrize(
+    ("sees", "shown", "unseen"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_an_answer_that_nobody_asked_to_see_is_told_from_one_that_never_came(
+    sees: bool, shown: bool, unseen: bool
+) -> None:
+    """A gateway that shows all answers is no different from one that was asked to."""
+    seat = Seat()
+    talk = exchange(FakeDesk(seat, sees=sees))
+    talk.receive(headers())
+    talk.receive(body())
+    if shown:
+        talk.receive(response())
+    talk.close()
+    assert (seat.ended, seat.unseen) == (1, unseen)
 
 
 def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:

@@ -54,13 +54,18 @@ class Assignment(Protocol):
         """The answer has begun, with this status where it is known."""
         ...
 
-    def end(self) -> None:
-        """The request has left its endpoint. May be called again."""
+    def end(self, *, unseen: bool = False) -> None:
+        """The request has left its endpoint. `unseen`: how its answer began was not asked for. May be called again."""
         ...
 
 
 class Desk(Protocol):
     """Who assigns endpoints."""
+
+    def sees_answer(self, pool: str | None) -> bool:
+        """Whether the headers of the answer to a request that falls to `pool` are wanted; asked once for each, before
+        its body is there."""
+        ...
 
     def assign(self, wanted: Wanted) -> "Assignment | Rejection":
         """Decide, and count the request in the same step."""

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
+import msgspec
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 from google.protobuf.message import DecodeError
 
+from picker.extproc import wire
 from picker.extproc.headers import DESTINATION, FLOW, OBJECTIVE, PREDICT_TTFT
 from picker.extproc.messages import (
     Body,
@@ -45,14 +47,58 @@ _NAMES = (
 _READ = {spelling: name for name in _NAMES for spelling in (name, name.title())}
 """Their names by how they may be spelt: HTTP/2 and Envoy know lower case only, HTTP/1 proxies the other way."""
 
+_READ_BYTES = {spelling.encode(): name for spelling, name in _READ.items()}
+
 _Mode = processing_mode_pb2.ProcessingMode
 _BODY_MODES = {number: BodyMode(name) for name, number in _Mode.BodySendMode.items()}
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
+class _Rest(msgspec.Struct, frozen=True, gc=False):
+    """What stands in a message beside what it is about."""
+
+    subset: frozenset[str] | None
+    served: str | None
+    modes: Modes | None
+
+
 def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
     """The message in a serialised `ProcessingRequest`. `trace` is the proxy's own `traceparent`, which replaces that of
     its client. Raises ProtocolViolation on what is none."""
+    match data[:1]:
+        case wire.REQUEST_BODY:
+            if (read := wire.read_body(data)) is not None:
+                return Body(Phase.REQUEST, read.body, read.end_of_stream)
+        case wire.REQUEST_HEADERS | wire.RESPONSE_HEADERS as kind:
+            read = wire.read_headers(data, _READ_BYTES)
+            rest = _rest(read.rest) if read is not None else None
+            if read is not None and rest is not None:
+                headers, end_of_stream = read.headers, read.end_of_stream
+                if kind == wire.RESPONSE_HEADERS:
+                    return ResponseHeaders(headers, end_of_stream, rest.served)
+                if trace is not None:
+                    headers["traceparent"] = trace
+                return RequestHeaders(headers, end_of_stream, rest.subset, rest.modes, pool)
+        case _:
+            pass
+    return _decode(data, pool, trace)
+
+
+@lru_cache(maxsize=256)
+def _rest(data: bytes) -> _Rest | None:
+    """Few differ: the proxy's configuration, the subsets of its routes, the servers that have answered. None where
+    more stands there than belongs there."""
+    try:
+        rest = pb.ProcessingRequest.FromString(data)
+        if rest.WhichOneof("request") is not None:
+            return None
+        return _Rest(_subset(rest), _served(rest), _modes(rest))
+    except (DecodeError, ProtocolViolation):
+        return None
+
+
+def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
+    """Any message, in any shape."""
     try:
         request = pb.ProcessingRequest.FromString(data)
     except DecodeError as error:
@@ -130,6 +176,9 @@ def encode(reply: Reply) -> bytes:
         case HeadersReply():
             return _encode_constant(reply) if reply.changes.destination is None else _headers_reply(reply)
         case BodyReply():
+            destination = reply.changes.destination
+            if destination is not None and reply == _pick(destination):
+                return _encode_pick(destination)
             return _body_reply(reply)
         case DuplexBodyReply():
             return _duplex_body_reply(reply)
@@ -176,6 +225,25 @@ def _body_reply(reply: BodyReply) -> bytes:
         body.response.body_mutation.body = reply.data
     _send_to(message, reply.changes.destination)
     return message.SerializeToString()
+
+
+def _pick(destination: str) -> BodyReply:
+    """What nearly every request is answered: go there, as you are."""
+    return BodyReply(Phase.REQUEST, Changes(set_headers=((DESTINATION, destination),), destination=destination))
+
+
+def _encode_pick(destination: str) -> bytes:
+    """`_pick`. Where two destinations are as long, the bytes around them are the same."""
+    data = destination.encode()
+    return data.join(_around_destination(len(data)))
+
+
+@lru_cache(maxsize=256)
+def _around_destination(size: int) -> list[bytes]:
+    stand_in = "<" + "-" * (size - 2) + ">"
+    parts = _body_reply(_pick(stand_in)).split(stand_in.encode())
+    assert len(parts) == 3, "the destination stands there as a header and as metadata"
+    return parts
 
 
 def _duplex_body_reply(reply: DuplexBodyReply) -> bytes:

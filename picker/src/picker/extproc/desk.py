@@ -9,6 +9,7 @@ import structlog
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex, block_hashes
+from picker.extproc.answers import AnswersSeen
 from picker.extproc.assignment import Wanted
 from picker.extproc.body import BYTES_PER_TOKEN
 from picker.extproc.conversations import conversation
@@ -77,6 +78,14 @@ class ServedPool:
         declared = self.models.get(model)
         return declared.targets if declared is not None else self.rewrites.targets(model) or None
 
+    def renames(self) -> bool:
+        """Whether any model may be served under another name."""
+        if self.rewrites.others:
+            return True
+        given = {name: model.targets for name, model in self.models.items()}
+        named = (*given.items(), *self.rewrites.by_model.items())
+        return any(target.name != name for name, targets in named for target in targets)
+
     def criticality(self, model: str | None, objective: str | None) -> Criticality:
         """By the objective that a request names, if there is one of that name; else by its model."""
         named = self.objectives.get(objective) if objective is not None else None
@@ -94,6 +103,7 @@ class Assigned:
     pool: ServedPool
     dispatched: Dispatched
     _clock: Callable[[], float]
+    _answers: AnswersSeen
 
     @property
     def destination(self) -> str:
@@ -105,27 +115,45 @@ class Assigned:
         return self.dispatched.predicted_ttft_s
 
     def served_by(self, address: str) -> None:
+        picked = self.dispatched.ticket.endpoint
         self.dispatched.served_by(address)
+        if self.dispatched.ticket.endpoint is not picked:
+            self._answers.trouble(str(self.pool.pool.name))
 
     def first_byte(self, status: int | None) -> None:
         # vLLM sends a stream's headers before its first token, and those of a whole answer after its last: neither
         # tells when the prompt was computed, so neither frees its prefill nor teaches the endpoint's pace.
-        self.dispatched.answered(failed=status is not None and status >= 500)
+        failed = status is not None and status >= 500
+        self.dispatched.answered(failed)
+        if failed:
+            self._answers.trouble(str(self.pool.pool.name))
 
-    def end(self) -> None:
+    def end(self, *, unseen: bool = False) -> None:
+        if unseen:
+            # Nearly all are answered, and while some fail each is looked at.
+            self.dispatched.answered(failed=False)
         self.dispatched.end(self._clock())
 
 
 class PoolDesk:
     """Assigns endpoints in all pools of one picker; see `exchange.Desk`."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float], rng: Random, *, unknown_models: bool) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        rng: Random,
+        *,
+        unknown_models: bool,
+        every_answer: bool = False,
+    ) -> None:
         """`clock`: the monotonic clock that the scrapes are stamped with. `unknown_models`: whether a model that the
-        pool does not declare is passed on as Standard (or answered 404)."""
+        pool does not declare is passed on as Standard (or answered 404). `every_answer`: see `answers`."""
         self._ledger = ledger
         self._clock = clock
         self._rng = rng
         self._unknown_models = unknown_models
+        self._answers = AnswersSeen(clock, rng, every=every_answer)
         self._pools: Mapping[str, ServedPool] = {}
         self._default: ServedPool | None = None
         self.on_repeated: Callable[[Wanted, Assigned], None] | None = None
@@ -135,6 +163,11 @@ class PoolDesk:
         """Serve these pools from now on; `default` gets requests of gateways that do not say which pool they mean."""
         self._pools = {str(served.pool.name): served for served in pools}
         self._default = self._pools.get(str(default)) if default is not None else None
+        self._answers.renaming(frozenset(name for name, served in self._pools.items() if served.renames()))
+
+    def sees_answer(self, pool: str | None) -> bool:
+        served = self.served(pool)
+        return served is not None and self._answers.wanted(str(served.pool.name))
 
     def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         """Nothing is in flight, so there is nothing to count."""
@@ -163,7 +196,7 @@ class PoolDesk:
         dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())
         if isinstance(dispatched, Refusal):
             return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
-        assigned = Assigned(target if target != asked else None, served, dispatched, self._clock)
+        assigned = Assigned(target if target != asked else None, served, dispatched, self._clock, self._answers)
         sent = dispatched.sent
         if sent is not None and sent.unnamed is not None and self.on_repeated is not None:
             self.on_repeated(wanted, assigned)

@@ -1,24 +1,24 @@
 """One HTTP request's conversation with Envoy, as a state machine: messages in, messages out, no I/O and no clock.
 
-    headers ──► (body ... body) ──► picked ──► (response headers ──► response body ... ) ──► closed
+    headers ──► (body ... body) ──► picked ──► (response headers ──► (response body ... )) ──► closed
                             │   └─► refused: an immediate reply, and nothing more is expected
                             └─► held, until its turn comes or its time is over
 
 The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes;
 the pick goes with the answer to the body. FULL_DUPLEX_STREAMED: only with the pick, or the request is routed before it;
 the body then has to be handed back piece by piece. A stream that ends, by the response's end or by the client's
-leaving, ends the request's count in the ledger.
+leaving, ends the request's count in the ledger. Response headers come where the picker asks for them, with the answer
+to the request's own, and from proxies that show them anyhow.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 import msgspec
 
 from picker.extproc.assignment import Assignment, Desk, Place, Queue, Wanted
 from picker.extproc.body import NO_BODY, content_coding, declared_bytes, read_body
-from picker.extproc.headers import CONTROL_HEADERS, foretold, names_model, to_endpoint, wanted
+from picker.extproc.headers import CONTROL_HEADERS, PREDICT_TTFT, foretold, names_model, to_endpoint, wanted
 from picker.extproc.json_spans import rename_request
 from picker.extproc.messages import (
     Body,
@@ -40,6 +40,7 @@ from picker.extproc.messages import (
 )
 from picker.extproc.refusals import Reason, Rejection, too_large
 from picker.extproc.restore import AnswerKind, NameRestorer
+from picker.extproc.stages import AFTER_PICK, Stage
 
 PATIENCE_S = 5.0
 """The proxy is asked to wait this much longer than a request may be held, so that the answer is the picker's."""
@@ -56,16 +57,6 @@ class Limits:
     """A 128k-token prompt is about half a MiB of text; images in a chat take the rest."""
 
 
-class _State(Enum):
-    START = "the request's headers"
-    BODY = "the request's body"
-    HELD = "an endpoint with room"
-    PICKED = "the response"
-    ANSWERING = "the response's body"
-    ANSWERED = "the end"
-    REFUSED = "nothing"
-
-
 class _Pick(msgspec.Struct, frozen=True, gc=False):
     """A request that was read whole, and waits for its pick."""
 
@@ -75,7 +66,7 @@ class _Pick(msgspec.Struct, frozen=True, gc=False):
     trailers: bool
 
 
-_AFTER_PICK = (_State.PICKED, _State.ANSWERING, _State.ANSWERED)
+_WITHOUT_CONTROL = Changes(remove_headers=CONTROL_HEADERS)
 
 
 class Exchange:
@@ -98,31 +89,32 @@ class Exchange:
         self._limits = limits
         self._request_mode = fallback_mode
         self._response_mode = BodyMode.NONE
-        self._state = _State.START
+        self._state = Stage.START
         self._request: RequestHeaders | None = None
         self._body = bytearray()
         self._body_ended = False
         self._asked_model: str | None = None
         self._assignment: Assignment | None = None
         self._restorer: NameRestorer | None = None
+        self._unseen = False
 
     @property
     def deadline_s(self) -> float | None:
         """How long to wait for the next message before `expire` must be called; None: as long as it takes."""
-        return BODY_TIMEOUT_S if self._state is _State.BODY else None
+        return BODY_TIMEOUT_S if self._state is Stage.BODY else None
 
     @property
     def settled(self) -> bool:
         """Whether the proxy could do without the rest: the pick is out and the answer need not pass through here."""
-        return self._state is _State.REFUSED or (
-            self._state in _AFTER_PICK
+        return self._state is Stage.REFUSED or (
+            self._state in AFTER_PICK
             and self._asked_model is None
             and self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED
         )
 
     def receive(self, message: Incoming) -> list[Reply]:
         """The replies to `message`, in order. Raises ProtocolViolation."""
-        if self._state is _State.REFUSED:
+        if self._state is Stage.REFUSED:
             # Pieces of a body that were on their way when the client was answered.
             return []
         match message:
@@ -142,9 +134,9 @@ class Exchange:
     def resume(self, refusal: Rejection | None) -> list[Reply]:
         """The turn of a request that was held has come, or `refusal` in its stead: its replies."""
         held, self._held, self._place = self._held, None, None
-        if self._state is not _State.HELD or held is None:
+        if self._state is not Stage.HELD or held is None:
             return []
-        self._state = _State.BODY
+        self._state = Stage.BODY
         return self._refuse(refusal, held.wanted) if refusal is not None else self._pick(held)
 
     def expire(self) -> list[Reply]:
@@ -155,7 +147,7 @@ class Exchange:
 
     def fail(self) -> list[Reply]:
         """An error in the picker itself: answer for it if nothing has been answered yet."""
-        if self._state in (_State.START, _State.BODY, _State.HELD):
+        if self._state in (Stage.START, Stage.BODY, Stage.HELD):
             return self._refuse(Rejection(500, Reason.INTERNAL, "The endpoint picker failed on this request."))
         return []
 
@@ -164,21 +156,21 @@ class Exchange:
         self._leave()
         self.on_turn = None  # Who is called holds this.
         assignment, self._assignment = self._assignment, None
-        self._state = _State.REFUSED
+        self._state = Stage.REFUSED
         if assignment is not None:
-            assignment.end()
+            assignment.end(unseen=self._unseen)
 
     def _leave(self) -> None:
         place, self._place, self._held = self._place, None, None
         if place is not None:
             place.leave()
 
-    def _expect(self, what: str, *states: _State) -> None:
+    def _expect(self, what: str, *states: Stage) -> None:
         if self._state not in states:
             raise ProtocolViolation(f"{what} came when {self._state.value} was expected")
 
     def _request_headers(self, message: RequestHeaders) -> list[Reply]:
-        self._expect("request headers", _State.START)
+        self._expect("request headers", Stage.START)
         self._request = message
         if message.modes is not None:
             self._request_mode = message.modes.request_body
@@ -196,10 +188,18 @@ class Exchange:
             )
         if message.end_of_stream or self._request_mode not in (BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED):
             return self._pick_without_body(message)
-        self._state = _State.BODY
+        self._state = Stage.BODY
         if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return []
-        return [HeadersReply(Phase.REQUEST, Changes(remove_headers=CONTROL_HEADERS))]
+        return [HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL, self._showing_answer(message))]
+
+    def _showing_answer(self, message: RequestHeaders) -> ModeOverride | None:
+        """What makes the proxy show how the answer begins, if that is of use; it can be told now and no more later. To
+        proxies that do not tell how they run nothing is said."""
+        if message.modes is None or self._request_mode is not BodyMode.BUFFERED:
+            return None
+        self._unseen = not (PREDICT_TTFT in message.headers or self._desk.sees_answer(message.pool))
+        return None if self._unseen else ModeOverride(response_body=self._response_mode)
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
         """Requests without a body (GET /v1/models), and proxies that do not show theirs."""
@@ -208,21 +208,26 @@ class Exchange:
         assigned = self._assign(wanted(message, NO_BODY, 0))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
-        return [HeadersReply(Phase.REQUEST, to_endpoint(assigned, self._request_mode, body=False))]
+        changes = to_endpoint(assigned, self._request_mode, body=False)
+        return [HeadersReply(Phase.REQUEST, changes, self._showing_answer(message))]
 
     def _request_body(self, message: Body) -> list[Reply]:
-        if self._state in _AFTER_PICK or self._state is _State.HELD:
+        if self._state in AFTER_PICK or self._state is Stage.HELD:
             return self._body_after_pick(message)
-        self._expect("a request body", _State.BODY)
-        if len(self._body) + len(message.data) > self._limits.max_body_bytes:
-            return self._refuse(too_large(len(self._body) + len(message.data), self._limits.max_body_bytes))
-        self._body += message.data
-        if message.end_of_stream:
-            return self._pick_with_body(end_of_stream=True)
+        self._expect("a request body", Stage.BODY)
+        size = len(self._body) + len(message.data)
+        if size > self._limits.max_body_bytes:
+            return self._refuse(too_large(size, self._limits.max_body_bytes))
         if self._request_mode is BodyMode.BUFFERED:
-            # The proxy has the whole body; trailers are still to come, and they tell nothing that is needed here.
-            return self._pick_with_body(end_of_stream=False)
-        return []
+            # The proxy has the whole body. Trailers may be still to come; they tell nothing that is needed here.
+            return self._pick_with_body(message.data, message.end_of_stream)
+        self._body += message.data
+        return self._pick_with_body(self._taken_body(), end_of_stream=True) if message.end_of_stream else []
+
+    def _taken_body(self) -> bytes:
+        data = bytes(self._body)
+        self._body.clear()
+        return data
 
     def _body_after_pick(self, message: Body) -> list[Reply]:
         """Bodies that the pick did not wait for, or that an answer came before, and an end of stream said twice (seen
@@ -237,20 +242,18 @@ class Exchange:
         return [BodyReply(Phase.REQUEST)]
 
     def _request_trailers(self, _message: Trailers) -> list[Reply]:
-        if self._state is _State.BODY:
+        if self._state is Stage.BODY:
             if self._request_mode is BodyMode.BUFFERED:
                 # A body would have come first, and there is no message left that could take the pick along.
                 return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
-            return self._pick_with_body(end_of_stream=False, trailers=True)
-        self._expect("request trailers", *_AFTER_PICK)
+            return self._pick_with_body(self._taken_body(), end_of_stream=False, trailers=True)
+        self._expect("request trailers", *AFTER_PICK)
         return [TrailersReply(Phase.REQUEST)]
 
-    def _pick_with_body(self, end_of_stream: bool, trailers: bool = False) -> list[Reply]:
+    def _pick_with_body(self, data: bytes, end_of_stream: bool, trailers: bool = False) -> list[Reply]:
         request = self._request
         assert request is not None
         self._body_ended = True
-        data = bytes(self._body)
-        self._body.clear()
         read = read_body(data, names_model(request))
         if isinstance(read, Rejection):
             return self._refuse(read)
@@ -262,7 +265,7 @@ class Exchange:
             return self._pick(pick)
         if isinstance(place, Rejection):
             return self._refuse(place, pick.wanted)
-        self._state, self._place, self._held = _State.HELD, place, pick
+        self._state, self._place, self._held = Stage.HELD, place, pick
         return [Patience(place.wait_s + PATIENCE_S)]
 
     def _pick(self, pick: _Pick) -> list[Reply]:
@@ -286,13 +289,14 @@ class Exchange:
         assigned = self._desk.assign(wanted)
         if not isinstance(assigned, Rejection):
             self._assignment = assigned
-            self._state = _State.PICKED
+            self._state = Stage.PICKED
         return assigned
 
     def _response_headers(self, message: ResponseHeaders) -> list[Reply]:
-        self._expect("response headers", _State.BODY, _State.HELD, _State.PICKED)
+        self._expect("response headers", Stage.BODY, Stage.HELD, Stage.PICKED)
         self._leave()
-        self._state = _State.ANSWERING
+        self._state = Stage.ANSWERING
+        self._unseen = False
         request, assigned = self._request, self._assignment
         if request is None or assigned is None:
             # The proxy itself answers, before the body was complete or a pick made: too large, or too slow.
@@ -314,7 +318,7 @@ class Exchange:
         return [HeadersReply(Phase.RESPONSE, foretold(request, assigned, remove_headers=("content-length",)), mode)]
 
     def _response_body(self, message: Body) -> list[Reply]:
-        self._expect("a response body", _State.ANSWERING)
+        self._expect("a response body", Stage.ANSWERING)
         data = message.data
         if self._restorer is not None:
             data = self._restorer.feed(data, message.end_of_stream)
@@ -324,8 +328,8 @@ class Exchange:
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
         # Without headers before them where the proxy was told to keep those.
-        self._expect("response trailers", _State.PICKED, _State.ANSWERING)
-        self._state = _State.ANSWERED
+        self._expect("response trailers", Stage.PICKED, Stage.ANSWERING)
+        self._state = Stage.ANSWERED
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return [*duplex_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
@@ -340,6 +344,6 @@ class Exchange:
 
     def _answer(self, rejection: Rejection) -> list[Reply]:
         self._leave()
-        self._state = _State.REFUSED
+        self._state = Stage.REFUSED
         self._body.clear()
         return [rejection.reply()]

@@ -65,7 +65,7 @@ Incoming = RequestHeaders | ResponseHeaders | Body | Trailers
 
 
 class ModeOverride(msgspec.Struct, frozen=True, gc=False):
-    """What the proxy shall send from here on, for this exchange alone."""
+    """What the proxy shall send from here on, for this exchange alone: response headers and trailers, and this."""
 
     response_body: BodyMode
 

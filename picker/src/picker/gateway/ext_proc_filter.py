@@ -31,8 +31,8 @@ PROCESSING_MODE = _Mode(
     request_header_mode=_Mode.SEND,
     # Not full duplex: that fails closed with the picker gone, whatever the pool says, and costs half the throughput.
     request_body_mode=_Mode.BUFFERED,
-    # How an answer begins, and the answer itself, the picker asks for where it needs them (`mode_override`): unasked they
-    # would cost every client a round trip and the picker an eighth of its CPU.
+    # How an answer begins, and the answer itself, the picker asks for where it needs them (`mode_override`). Unasked
+    # they would cost every client a round trip and the picker an eighth of its CPU.
     response_header_mode=_Mode.SKIP,
     response_body_mode=_Mode.NONE,
     request_trailer_mode=_Mode.SKIP,

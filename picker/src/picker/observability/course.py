@@ -100,10 +100,10 @@ class Course(msgspec.Struct, eq=False, gc=False):
             self.status = status
             self.first_byte_s = self.tally.now()
 
-    def end(self) -> None:
+    def end(self, *, unseen: bool = False) -> None:
         assigned, self.assigned = self.assigned, None
         if assigned is not None:
-            assigned.end()
+            assigned.end(unseen=unseen)
             self.tally.ended(self)
 
 

@@ -31,6 +31,9 @@ class WatchedDesk:
         self._known: dict[_Key, tuple[ServedPool, Tally]] = {}
         """Which tally is whose, while the pool is served as it is."""
 
+    def sees_answer(self, pool: str | None) -> bool:
+        return self._desk.sees_answer(pool)
+
     def assign(self, wanted: Wanted) -> Course | Rejection:
         clock = self._clock
         begun_s = clock()
