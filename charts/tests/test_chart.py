@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from picker.kubernetes.picker_services import SPREAD
 from picker.settings import GatewaySettings, ServeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,17 @@ def test_the_extension_is_asked_at_its_pods_own_addresses() -> None:
     """The address of a Service that the nodes do not know yet leads out of the cluster, to whoever answers there."""
     service = rendered()["Service", "inference-gateway-extension"]["spec"]
     assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+
+
+@pytest.mark.parametrize("setting", ["picker.spread=true", "picker.autoscaling.enabled=true"])
+def test_more_than_one_picker_is_asked_where_one_may_be_too_few(setting: str) -> None:
+    """An autoscaler adds replicas because those that are asked have too much to do."""
+
+    def annotations(objects: Objects) -> dict[str, str]:
+        return objects["Service", "inference-gateway-ext-proc"]["metadata"].get("annotations", {})
+
+    assert annotations(rendered()) == {}
+    assert annotations(rendered("--set", setting)) == {SPREAD: "true"}
 
 
 def environment(objects: Objects, deployment: str) -> dict[str, str]:

@@ -81,7 +81,8 @@ class Stream:
         await self._call.write(request)
 
     async def told(self) -> dict[str, list[str]]:
-        """The addresses by name in the next answer, which is acknowledged; those to be asked by TLS say so."""
+        """The addresses by name in the next answer, which is acknowledged; those to be asked by TLS say so, and those
+        that stand by."""
         async with asyncio.timeout(5):
             response = await self._call.read()
         assert isinstance(response, discovery_pb2.DiscoveryResponse)
@@ -89,7 +90,9 @@ class Stream:
         await self.ask(*(each.cluster_name for each in found), nonce=response.nonce)
         return {
             each.cluster_name: [
-                f"{where.address} {where.port_value}" + (" by TLS" if "tls" in marks else "")
+                f"{where.address} {where.port_value}"
+                + (" by TLS" if "tls" in marks else "")
+                + (f" after {locality.priority}" if locality.priority else "")
                 for locality in each.endpoints
                 for one in locality.lb_endpoints
                 for where in [one.endpoint.address.socket_address]
@@ -155,6 +158,8 @@ async def test_a_picker_is_told_where_it_is_and_how_to_ask_it(stream: Stream, pi
         (PickerPlaces(("10.0.0.9:9000",), by_tls=True), ["10.0.0.9 9000 by TLS"]),
         (PickerPlaces((), by_tls=True), []),
         (PickerPlaces(("10.0.0.8:9000",), by_tls=False), ["10.0.0.8 9000"]),
+        (PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=False), ["10.0.0.1 9", "10.0.0.2 9"]),
+        (PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=False, in_turn=True), ["10.0.0.1 9", "10.0.0.2 9 after 1"]),
     ):
         pickers.known[name] = places
         pickers.tell(MembershipChange((), (), frozenset({str(name)})))

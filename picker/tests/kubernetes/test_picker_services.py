@@ -14,6 +14,7 @@ from picker.sources.kubernetes_watch import kubernetes_client
 
 NAME = ObjectName("default", "picker")
 PICKER = PickerName(NAME, 9002)
+OURS = {"app.kubernetes.io/part-of": "inference-gateway"}
 SERVICES = "/api/v1/namespaces/default/services"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
@@ -22,12 +23,16 @@ def metadata(name: str, version: int) -> dict[str, Any]:
     return {"name": name, "namespace": "default", "resourceVersion": str(version)}
 
 
-def service(protocol: str | None = "http2", labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+def service(
+    protocol: str | None = "http2",
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     port: dict[str, Any] = {"name": "grpc", "port": 9002, "targetPort": 9000}
     if protocol is not None:
         port["appProtocol"] = protocol
     ports = [{"name": "metrics", "port": 9090}, port]
-    described = {**metadata("picker", 1), "labels": labels or {}}
+    described = {**metadata("picker", 1), "labels": labels or {}, "annotations": annotations or {}}
     return {"apiVersion": "v1", "kind": "Service", "metadata": described, "spec": {"ports": ports}}
 
 
@@ -104,11 +109,25 @@ async def test_only_who_says_so_is_asked_without_tls(followed: Followed, protoco
     assert places.by_tls == by_tls
 
 
-@pytest.mark.parametrize(("labels", "ours"), [({"app.kubernetes.io/part-of": "inference-gateway"}, True), ({}, False)])
+@pytest.mark.parametrize(("labels", "ours"), [(OURS, True), ({}, False)])
 async def test_our_pickers_are_told_by_their_label(followed: Followed, labels: dict[str, str], ours: bool) -> None:
     """Also when Envoy Gateway asks about a pool before we have heard of it."""
     followed.services.objects = [service(labels=labels)]
     assert await followed.pickers.is_ours(NAME) == ours
+
+
+@pytest.mark.parametrize(
+    ("labels", "spread", "in_turn"), [(OURS, "", True), (OURS, "false", True), (OURS, "true", False), ({}, "", False)]
+)
+async def test_of_our_pickers_one_is_asked_and_the_others_stand_by_unless_told_otherwise(
+    followed: Followed, labels: dict[str, str], spread: str, in_turn: bool
+) -> None:
+    """How others share their work is not known."""
+    annotations = {"inference.networking.x-k8s.io/spread-pickers": spread} if spread else {}
+    followed.services.objects = [service(labels=labels, annotations=annotations)]
+    places = await followed.follow()
+    assert places is not None
+    assert places.in_turn == in_turn
 
 
 async def test_a_picker_that_no_pool_names_any_more_is_not_followed(followed: Followed) -> None:

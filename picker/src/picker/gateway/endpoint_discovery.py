@@ -31,9 +31,10 @@ _Call = grpc.aio.ServicerContext[_Request, _Response]
 
 
 def load_assignment(
-    name: str, addresses: Collection[str], *, by_tls: bool = False
+    name: str, addresses: Collection[str], *, by_tls: bool = False, in_turn: bool = False
 ) -> endpoint_pb2.ClusterLoadAssignment:
-    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`."""
+    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`. `in_turn`: each has a priority of
+    its own, so that Envoy uses the next only when those before it take no connections."""
     endpoints = [
         endpoint_components_pb2.LbEndpoint(
             endpoint=endpoint_components_pb2.Endpoint(address=address(host.strip("[]"), int(port)))
@@ -42,8 +43,13 @@ def load_assignment(
     ]
     for endpoint in endpoints if by_tls else ():
         endpoint.metadata.filter_metadata["envoy.transport_socket_match"].update(TLS_MARK)
+    tiers = [[endpoint] for endpoint in endpoints] if in_turn else [endpoints]
     return endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=endpoints)]
+        cluster_name=name,
+        endpoints=[
+            endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=tier, priority=priority)
+            for priority, tier in enumerate(tiers)
+        ],
     )
 
 
@@ -116,7 +122,9 @@ class EndpointDiscovery:
         picker = PickerName.of_text(name)
         if picker is not None:
             places = self._pickers.places(picker) if self._pickers is not None else None
-            return load_assignment(name, places.addresses, by_tls=places.by_tls) if places is not None else None
+            if places is None:
+                return None
+            return load_assignment(name, places.addresses, by_tls=places.by_tls, in_turn=places.in_turn)
         addresses = self._endpoints.addresses(name)
         return load_assignment(name, addresses) if addresses is not None else None
 

@@ -38,6 +38,8 @@ class PickerPlaces:
     """`ip:port` of those that are ready."""
     by_tls: bool
     """Whether they are to be asked by TLS."""
+    in_turn: bool = False
+    """Whether only the first that takes connections is to be asked, and the others stand by."""
 
 
 class Pickers(Protocol):

@@ -98,6 +98,7 @@ class ServiceSpec(msgspec.Struct, frozen=True):
 
 class ServiceMetadata(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
 
 
 class Service(msgspec.Struct, frozen=True):

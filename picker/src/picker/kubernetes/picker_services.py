@@ -1,7 +1,7 @@
 """Where the pickers are that the pools name: the pods behind their Services, for Envoy.
 
-Their own addresses rather than the Services': Envoy spreads requests evenly over replicas that it knows, leaves one out
-that does not answer, and knows at once when there is none, which is when a FailOpen pool goes on without a pick."""
+Their own addresses rather than the Services': Envoy asks the replicas that it is to ask, leaves one out that does not
+answer, and knows at once when there is none, which is when a FailOpen pool goes on without a pick."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +27,10 @@ from picker.sources.kubernetes_watch import Copy
 
 PART_OF, OURS = "app.kubernetes.io/part-of", "inference-gateway"
 """The label of a Service whose pickers are this project's."""
+
+SPREAD = "inference.networking.x-k8s.io/spread-pickers"
+"""Annotation of our picker's Service: `true` has all replicas asked, not only the first. One knows all that is in
+flight and what it has sent where, as each of several does not; several are for more than one can decide on."""
 
 PLAIN = "kubernetes.io/h2c"
 """`appProtocol` of a Service's port behind which pickers speak without TLS."""
@@ -87,7 +91,7 @@ class PickerServices:
             async with asyncio.timeout(LIST_S):
                 await followed.service.listed.wait()
         known = followed.service.objects.get(service)
-        return known is not None and known.metadata.labels.get(PART_OF) == OURS
+        return known is not None and _is_ours(known)
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:
         self._listeners.append(listener)
@@ -122,7 +126,13 @@ class PickerServices:
         if port is None:
             return PickerPlaces((), False)
         addresses = {each for one in followed.slices.objects.values() for each in _addresses(one, port)}
-        return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN)
+        in_turn = service is not None and _is_ours(service) and service.metadata.annotations.get(SPREAD) != "true"
+        # In an order that is the same for everybody who tells Envoys.
+        return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN, in_turn)
+
+
+def _is_ours(service: Service) -> bool:
+    return service.metadata.labels.get(PART_OF) == OURS
 
 
 def _addresses(of: EndpointSlice, port: ServicePort) -> Iterable[str]:
