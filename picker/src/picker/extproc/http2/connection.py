@@ -6,8 +6,9 @@ byte, by prior knowledge or because ALPN said so. What a peer may cost is in `li
 from picker.extproc.http2 import frames, limits, payloads
 from picker.extproc.http2.blocks import Block, BlockReader
 from picker.extproc.http2.events import Aborted, ConnectionFailure, Event, Failed, Opened, Received, StreamFailure
+from picker.extproc.http2.fields import MalformedHead
 from picker.extproc.http2.frames import ErrorCode
-from picker.extproc.http2.heads import HeadReader, KeptHeads, MalformedHead, OversizedHead, RequestHead, UndecodableHead
+from picker.extproc.http2.heads import HeadReader, KeptHeads, OversizedHead, RequestHead, UndecodableHead
 from picker.extproc.http2.patience import Patience
 from picker.extproc.http2.receiving import Receiving
 from picker.extproc.http2.sending import Sending, Stream

@@ -11,20 +11,18 @@ import hpack
 import msgspec
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
+from picker.extproc.http2.fields import Field, KeptFields, MalformedHead, check_field
 from picker.extproc.http2.limits import MAX_HEADER_BYTES
 
 KEPT_BLOCKS = 256
 """A proxy sends one for each pool and kind of call. Where tracing makes every block another, it costs this much memory
-(at most 16 KiB each) and their decoding."""
+(at most 16 KiB each), and the fields are found one by one."""
 
 _SIZE_UPDATE = re.compile(rb"\x20*[\x21-\x3f]")
 """A block that begins by giving the dynamic table another size than 0 (RFC 7541, section 6.3)."""
 
-_NOT_IN_NAMES = re.compile(r"[^!-@\[-~]")
-_NOT_IN_VALUES = re.compile(r"[\0\r\n]")
 _PSEUDO = frozenset((":method", ":scheme", ":authority", ":path"))
 _OK = (":status", "200")  # In the static table as it stands; any other pair would be entered in the peer's.
-_OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
@@ -34,10 +32,6 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     path: str
     headers: MappingProxyType[str, str]
     content_length: int | None
-
-
-class MalformedHead(Exception):
-    """The block decodes, but to no request (RFC 9113, section 8.1.1); the block's stream is at fault."""
 
 
 class UndecodableHead(Exception):
@@ -52,6 +46,7 @@ class KeptHeads:
     """Requests by the bytes of their blocks, for all connections of a server."""
 
     def __init__(self) -> None:
+        self.fields = KeptFields()
         self._heads: dict[bytes, RequestHead] = {}
 
     def get(self, block: bytes) -> RequestHead | None:
@@ -82,10 +77,11 @@ class HeadReader:
         """Raises MalformedHead, OversizedHead, UndecodableHead."""
         if self._stateless and (head := self._kept.get(block)) is not None:
             return head
-        head = _request(self._decode(block))
         if self._stateless:
+            head = _request(self._kept.fields.read(block) or _checked(self._decode(block)))
             self._kept.keep(block, head)
         else:
+            head = _request(_checked(self._decode(block)))
             self._stateless = self._no_table and self._decoder.header_table_size == 0
         return head
 
@@ -93,13 +89,12 @@ class HeadReader:
         """Whether a request's trailers, which nobody reads, are malformed. Raises OversizedHead, UndecodableHead."""
         fields = self._decode(block)
         try:
-            for name, value in fields:
-                _check_field(name, value)
+            _checked(fields)
         except MalformedHead:
             return True
         return any(name.startswith(":") for name, _ in fields)
 
-    def _decode(self, block: bytes) -> list[tuple[str, str]]:
+    def _decode(self, block: bytes) -> list[Field]:
         if self._no_table and _SIZE_UPDATE.match(block):
             raise UndecodableHead("a dynamic table, after none was allowed")
         try:
@@ -111,11 +106,17 @@ class HeadReader:
         return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in fields]
 
 
-def _request(fields: list[tuple[str, str]]) -> RequestHead:
+def _checked(fields: list[Field]) -> list[Field]:
+    """Raises MalformedHead."""
+    for name, value in fields:
+        check_field(name, value)
+    return fields
+
+
+def _request(fields: list[Field]) -> RequestHead:
     pseudo: dict[str, str] = {}
     headers: dict[str, str] = {}
     for name, value in fields:
-        _check_field(name, value)
         if name.startswith(":"):
             if name not in _PSEUDO or name in pseudo or headers:
                 raise MalformedHead(f"{name} is unknown, repeated, or after other headers")
@@ -133,16 +134,6 @@ def _request(fields: list[tuple[str, str]]) -> RequestHead:
         headers=MappingProxyType(headers),
         content_length=int(length[:20]) if length is not None else None,
     )
-
-
-def _check_field(name: str, value: str) -> None:
-    """Sections 8.2.1 and 8.2.2."""
-    if not name or _NOT_IN_NAMES.search(name):
-        raise MalformedHead(f"{name!r} is no header name")
-    if _NOT_IN_VALUES.search(value):
-        raise MalformedHead(f"the value of {name} holds a line end")
-    if name in _OF_A_CONNECTION or (name == "te" and value != "trailers"):
-        raise MalformedHead(f"{name} is not for HTTP/2")
 
 
 def encode_head(fields: Iterable[tuple[str, str]]) -> bytes:
