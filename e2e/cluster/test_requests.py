@@ -70,10 +70,8 @@ def test_a_large_prompt_passes(release: Release) -> None:
 
 def test_requests_that_share_a_prefix_reach_one_pod(release: Release) -> None:
     """With the annotation set to PREFIX_CACHE while traffic flows, and spread again with DEFAULT: the requests on 8081
-    reach the pods that the picker named. By one picker: two learn each for itself who has which prefix."""
+    reach the pods that the picker named. Of two the one that is asked knows who has which prefix."""
     cluster = release.cluster
-    cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=1")
-    cluster.wait_for_pods(1, "app.kubernetes.io/name=picker")
     document = "A long document that every question is about. " * 200
     cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=PREFIX_CACHE")
     try:
