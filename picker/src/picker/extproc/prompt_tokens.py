@@ -103,6 +103,10 @@ class PromptTokens:
             for _ in range(ASKING):
                 tasks.create_task(self._ask_on(client))
 
+    async def all_asked(self) -> None:
+        """Wait until no prompt that has been served is still to be asked for."""
+        await self._waiting.join()
+
     def _served(self, prompt: _Prompt) -> None:
         self._kept_bytes -= len(prompt.body)
         if not self._waiting.full():
@@ -116,6 +120,8 @@ class PromptTokens:
             except Exception:
                 # What nobody has thought of shall cost a name, and not the picker.
                 log.exception("prompt_tokens.failed", endpoint=prompt.endpoint.address)
+            finally:
+                self._waiting.task_done()
 
     async def _ask(self, client: httpx.AsyncClient, prompt: _Prompt) -> None:
         address = prompt.endpoint.address

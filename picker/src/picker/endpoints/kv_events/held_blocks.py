@@ -92,7 +92,7 @@ class HeldBlocks:
         cache.names.clear()
         cache.stored.clear()
         cache.complete = empty
-        cache.group = None
+        cache.group = cache.block_size = None
 
     def block_size(self, endpoint: Endpoint) -> int | None:
         """Tokens a block there; None where it has told of none."""
@@ -105,9 +105,10 @@ class HeldBlocks:
         return len(cache.stored) if cache is not None else None
 
     def knows_all(self, endpoint: Endpoint, block_size: int) -> bool:
-        """Whether what is not known to be there is not there, of blocks of this size."""
+        """Whether what is not known to be there is not there, of blocks of this size. True of a cache that never held
+        any."""
         cache = self._caches.get(endpoint)
-        return cache is not None and cache.complete and cache.block_size == block_size
+        return cache is not None and cache.complete and cache.block_size in (None, block_size)
 
     def apply(self, endpoint: Endpoint, events: Iterable[Event]) -> bool:
         """Follow `events`, in their order; whether they say that the cache was emptied. Raises ValueError when they

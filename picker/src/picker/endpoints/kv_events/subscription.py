@@ -128,8 +128,10 @@ class Subscription:
         try:
             await _send(asking, max(0, last))
             while True:
+                await asyncio.sleep(0)  # A replay is long, and all of it may be there already.
                 # [nothing, number, batch], in newer servers with the topic before the number; an empty batch ends it.
-                *_, numbered, payload = await asyncio.wait_for(asking.recv_multipart(), REPLAY_TIMEOUT_S)
+                async with asyncio.timeout(REPLAY_TIMEOUT_S):
+                    *_, numbered, payload = await asking.recv_multipart()
                 if not payload:
                     return same
                 number = int.from_bytes(numbered, "big")
