@@ -91,7 +91,27 @@ async def test_failed_requests_are_told_before_any_conclusion(server: ModelServe
     async with model_server() as other:
         other.refuse = 503
         text = printed(await compare(plan(server, other)))
-    assert "8 requests failed; all figures are of those that did not." in text
+    assert "Requests failed: 8 of server 1; all figures are of those that did not." in text
+
+
+@pytest.mark.parametrize(("whose", "failed"), [(0, True), (1, True), (None, False)])
+async def test_a_comparison_with_failures_is_a_failed_one(server: ModelServer, whose: int | None, failed: bool) -> None:
+    async with model_server() as other:
+        if whose is not None:
+            (server, other)[whose].refuse = 503
+        assert (await compare(plan(server, other))).failed is failed
+
+
+async def test_the_first_target_may_fail_now_and_then(server: ModelServer) -> None:
+    """It is what others are measured by: a plain Service, which does not try again."""
+    async with model_server() as other:
+        comparison = await compare(replace(plan(server, other, rounds=1), replicas=()))
+    first, second = comparison.rounds[0]
+    one_in_two_hundred = replace(
+        first, result=replace(first.result, samples=first.result.samples * 50), summary=replace(first.summary, failed=1)
+    )
+    assert not replace(comparison, rounds=((one_in_two_hundred, second),)).failed
+    assert replace(comparison, rounds=((first, replace(second, summary=one_in_two_hundred.summary)),)).failed
 
 
 async def test_a_plain_difference_is_concluded_and_an_absent_one_is_not(server: ModelServer) -> None:

@@ -149,7 +149,7 @@ async def _compare(load: Load, out: Path, gateway: LocalGateway, console: Consol
     picture = out / "kv-cache-utilisation.png"
     save_kv_usage(comparison, picture)
     console.print(f"Each replica's KV cache utilisation over time, both ports side by side: {picture}")
-    if comparison.failed_requests:
+    if comparison.failed:
         raise _Cannot(f"{comparison.failed_requests} requests failed")
 
 

@@ -121,7 +121,7 @@ async def _compare(settings: CompareSettings) -> int:
     _keep(settings, comparison, record, past, aims, console)
     regressed = settings.fail_on_regression and record.regressions
     missed = any(aim.missed for aim in aims)
-    return 1 if comparison.failed_requests or regressed or missed else 0
+    return 1 if comparison.failed or regressed or missed else 0
 
 
 def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Sequence[Record]]:

@@ -33,7 +33,7 @@ _TITLE = "Plain Service and endpoint picker: four A10 and two L20, mocked"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 0 when every load ran and no aim was missed, 1 when a request failed, an aim was missed or a part could not
+    """Exits 0 when every load ran and no aim was missed, 1 when requests failed, an aim was missed or a part could not
     start, 2 on wrong usage, 130 on Ctrl-C."""
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped.")
         sys.exit(130)
-    bad = [each for each in chapters if each.comparison.failed_requests or any(aim.missed for aim in each.aims)]
+    bad = [each for each in chapters if each.comparison.failed or any(aim.missed for aim in each.aims)]
     sys.exit(1 if bad else 0)
 
 

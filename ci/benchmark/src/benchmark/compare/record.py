@@ -52,6 +52,8 @@ class Record(msgspec.Struct, frozen=True):
     load: str
     """What was sent, and how fast. Records are comparable when this and the contenders' names are equal."""
     failed_requests: int
+    failed: bool
+    """Whether those are more than a comparison bears."""
     contenders: tuple[ContenderRecord, ...]
     ratios: tuple[RatioRecord, ...]
     regressions: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def good(self) -> bool:
         """Whether later runs may be measured by it."""
-        return not self.failed_requests and not self.regressions
+        return not self.failed and not self.regressions
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -75,6 +77,7 @@ def record_of(comparison: Comparison, date: datetime) -> Record:
         date=date,
         load=described_load(comparison),
         failed_requests=comparison.failed_requests,
+        failed=comparison.failed,
         contenders=tuple(
             ContenderRecord(contender.name, contender.target.url.geturl(), _figures(comparison, index))
             for index, contender in enumerate(contenders)

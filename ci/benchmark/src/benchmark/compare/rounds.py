@@ -13,6 +13,10 @@ from benchmark.replicas.watch import DEFAULT_INTERVAL_S, Replica, Watched, watch
 from benchmark.results.summary import Summary, summarise
 from benchmark.workload import Workload
 
+TOLERATED_OF_THE_FIRST = 0.01
+"""Share of the first contender's requests that may fail. It is what others are measured by, and need not be perfect: a
+plain Service does not try again what meets a connection that vLLM closes after five idle seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
@@ -70,7 +74,18 @@ class Comparison:
 
     @property
     def failed_requests(self) -> int:
-        return sum(leg.summary.failed for legs in self.rounds for leg in legs)
+        return sum(map(self.failed_of, range(len(self.plan.contenders))))
+
+    def failed_of(self, contender: int) -> int:
+        """Requests of the contender at this place."""
+        return sum(leg.summary.failed for leg in self.legs_of(contender))
+
+    @property
+    def failed(self) -> bool:
+        """Whether any request of a contender after the first failed, or of the first more than it may."""
+        sent = sum(len(leg.result.samples) for leg in self.legs_of(0))
+        others = range(1, len(self.plan.contenders))
+        return any(map(self.failed_of, others)) or self.failed_of(0) > TOLERATED_OF_THE_FIRST * sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,13 @@ def ratio_cells(ratio: Ratio) -> tuple[str, str]:
 
 def conclusions(comparison: Comparison) -> Iterator[str]:
     """What may be concluded, a sentence each."""
-    if comparison.failed_requests:
-        yield f"{comparison.failed_requests} requests failed; all figures are of those that did not."
+    failed = [
+        f"{count} of {contender.name}"
+        for index, contender in enumerate(comparison.plan.contenders)
+        if (count := comparison.failed_of(index))
+    ]
+    if failed:
+        yield f"Requests failed: {', '.join(failed)}; all figures are of those that did not."
     first, *others = comparison.plan.contenders
     rows = judge(comparison)
     for index, contender in enumerate(others):

@@ -119,7 +119,8 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         "benchmark-serving compare",
         usage="benchmark-serving compare --target NAME=URL --target NAME=URL [flags]",
         description="Send the same load to several targets in turns, round by round, and say which figures differ by "
-        "more than noise. Exits 1 when requests failed or an --aim was missed, and else 0 whatever the figures.",
+        "more than noise. Exits 1 when an --aim was missed or requests failed: any of a target after the "
+        "first, or one in a hundred of the first; else 0 whatever the figures.",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what is compared")
