@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
+from picker.endpoints.ledger import Ledger
+from picker.endpoints.prefills import Progress
 from picker.endpoints.prefixes import PrefixIndex
 from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.request import InferenceRequest
@@ -34,6 +36,40 @@ def endpoint(
         in_flight=InFlight(requests=requests, prefill_tokens=tokens),
         refused_since_s=0.0 if refused else None,
     )
+
+
+def scrape(
+    ledger: Ledger,
+    where: Endpoint,
+    now_s: float,
+    *,
+    first_tokens: int = 0,
+    seconds: float = 0.0,
+    prompt_tokens: int = 0,
+    looked_up_tokens: int = 0,
+    others: int = 0,
+    queue_depth: int = 0,
+) -> None:
+    """A scrape of `where`, which has done so much since the one before; `seconds` is the sum of the times to its first
+    tokens. `others` requests there came past this picker, and all that it has are running but for the queue."""
+    before = where.metrics.progress if where.metrics is not None and where.metrics.progress is not None else ZERO
+    progress = Progress(
+        before.first_tokens + first_tokens,
+        before.first_token_s + seconds,
+        before.prompt_tokens + prompt_tokens,
+        before.prefix_queries + looked_up_tokens,
+        before.prefix_hits,
+    )
+    mine = where.in_flight.requests
+    ledger.scraped(
+        where,
+        ServerMetrics(
+            queue_depth, mine + others - queue_depth, 0.0, scraped_at_s=now_s, in_flight_then=mine, progress=progress
+        ),
+    )
+
+
+ZERO = Progress(0.0, 0.0, 0.0)
 
 
 def request(

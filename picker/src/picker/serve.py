@@ -67,7 +67,7 @@ class Picker:
         )
         self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
-        self._scraper = Scraper(scraping, rng, self.watch.metrics.scraped)
+        self._scraper = Scraper(scraping, self.ledger, rng, self.watch.metrics.scraped)
         self._precise = _precise_mode(settings, self._emptied)
         if self._precise is not None:
             desk.on_repeated = self._precise.prompts.repeated

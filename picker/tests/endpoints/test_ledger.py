@@ -1,37 +1,42 @@
-"""What is in flight, and what is learned from it."""
+"""What is in flight, and how fast it is done."""
 
 import pytest
-from fleet import endpoint
+from fleet import endpoint, scrape
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import InFlight
-from picker.endpoints.ledger import Ledger, Ticket
+from picker.endpoints.ledger import Ledger
 from picker.endpoints.pace import Pace
 
-STEPS = ("first_byte", "failed", "end", "move")
+STEPS = ("scrape", "expect", "headers", "end", "move")
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(STEPS)), max_size=40))
-def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, str]]) -> None:
-    """Whatever comes, in any order and any number of times."""
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(STEPS)), max_size=40), st.integers(0, 3))
+def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, str]], others: int) -> None:
+    """Whatever comes, in any order and any number of times, and whatever the scrapes count."""
     ledger, fleet = Ledger(), [endpoint(1), endpoint(2)]
-    tickets = [ledger.begin(fleet[n % 2], 100 * n, 10, 500.0, 0.0, f"model-{n % 2}") for n in range(5)]
+    fleet[0].pace.learn(1000, 0.5, 0.0)
+    tickets = [ledger.begin(fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}") for n in range(6)]
 
-    def take(ticket: Ticket, step: str) -> None:
+    def take(number: int, step: str, now_s: float) -> None:
         match step:
-            case "first_byte":
-                ticket.first_byte(1.0)
-            case "failed":
-                ticket.first_byte(1.0, failed=True)
+            case "scrape":
+                tokens = 100 * number
+                scrape(ledger, fleet[0], now_s, first_tokens=number, seconds=0.3, prompt_tokens=tokens, others=others)
+            case "expect":
+                ledger.expect(now_s)
+            case "headers":
+                tickets[number].answered(failed=number == 1)
             case "end":
-                ticket.end(2.0)
+                tickets[number].end(now_s)
             case _:
-                ticket.moved_to(fleet[1])
+                tickets[number].moved_to(fleet[1])
 
-    for number, step in steps:
-        take(tickets[number], step)
+    for index, (number, step) in enumerate(steps):
+        take(number, step, 0.1 * index)
         for counts in (*(each.in_flight for each in fleet), ledger.total):
             assert min(counts.requests, counts.prefill_tokens, counts.decode_tokens, *counts.models.values(), 0) == 0
+        assert sum(each.in_flight.prefill_tokens for each in fleet) == ledger.total.prefill_tokens
     for ticket in tickets:
         ticket.end(3.0)
     assert [each.in_flight for each in fleet] == [InFlight(), InFlight()]
@@ -64,12 +69,15 @@ def test_an_endpoint_that_has_answered_nothing_is_like_the_others() -> None:
     assert Pace().against(0.0002, 0.0) == 1.0
 
 
-def test_an_error_teaches_no_pace() -> None:
-    """It comes at once, whatever the server's speed."""
-    ledger, only = Ledger(), endpoint(1)
-    ledger.begin(only, 1000, 10, 1000.0, 0.0).first_byte(0.001, failed=True)
-    assert only.pace.seconds_per_token is None
-    assert only.failing > 0
+def test_a_pace_that_is_old_says_little_either_way() -> None:
+    """Who was slow is tried again, and who was fast is not overrun for it."""
+    slow, fast = Pace(), Pace()
+    for _ in range(200):
+        slow.learn(2000, 1.6, 0.0)
+        fast.learn(2000, 0.1, 0.0)
+    slow_now, fast_now = slow.against(0.0002, 0.0), fast.against(0.0002, 0.0)
+    assert slow_now > slow.against(0.0002, 30.0) > slow.against(0.0002, 300.0) > 1.0
+    assert fast_now < fast.against(0.0002, 30.0) < fast.against(0.0002, 300.0) < 1.0
 
 
 def test_the_rate_of_ends_is_learned_while_there_is_something_to_do() -> None:

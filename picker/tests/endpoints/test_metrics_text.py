@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import ServerMetrics
 from picker.endpoints.metrics_text import NoServerMetrics, read_metrics
+from picker.endpoints.prefills import Progress
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
@@ -31,6 +32,7 @@ def test_the_recorded_loaded_server_is_read() -> None:
         kv_cache_usage=0.09001956947162426,
         block_size_tokens=32,
         kv_blocks=512,
+        progress=Progress(8.0, 0.14638280868530273, 996.0, 996.0, 0.0),
         scraped_at_s=12.5,
         in_flight_then=3,
     )
@@ -81,6 +83,34 @@ vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="150"} 1.0
     metrics = read_metrics(page)
     assert (metrics.queue_depth, metrics.running, metrics.kv_cache_usage) == (4, 12, 0.5)
     assert (metrics.block_size_tokens, metrics.kv_blocks) == (16, 250)
+
+
+def test_counters_of_first_tokens_are_read_of_every_generation() -> None:
+    """V0 has no counters of its prefix cache, the first of V1 have them under another name; engines are added up."""
+    times = b"""\
+vllm:num_requests_running 1
+vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf"} 7
+vllm:time_to_first_token_seconds_count{engine="0"} 7
+vllm:time_to_first_token_seconds_count{engine="1"} 3
+vllm:time_to_first_token_seconds_sum{engine="0"} 1.5
+vllm:time_to_first_token_seconds_sum{engine="1"} 0.5
+"""
+    tokens = b"vllm:prompt_tokens_total 5000.0\nvllm:prompt_tokens_created 1.7e9\n"
+    assert read_metrics(times + tokens).progress == Progress(10.0, 2.0, 5000.0)
+    for prefix in (b"", b"gpu_"):
+        cache = b"vllm:%bprefix_cache_queries_total 6000.0\nvllm:%bprefix_cache_hits_total 900\n" % (prefix, prefix)
+        assert read_metrics(times + tokens + cache).progress == Progress(10.0, 2.0, 5000.0, 6000.0, 900.0)
+
+
+@pytest.mark.parametrize("missing", [b"seconds_count", b"seconds_sum", b"tokens_total"])
+def test_where_one_counter_is_missing_none_is_believed(missing: bytes) -> None:
+    page = b"""\
+vllm:num_requests_running 1
+vllm:time_to_first_token_seconds_count 7
+vllm:time_to_first_token_seconds_sum 1.5
+vllm:prompt_tokens_total 5000.0
+"""
+    assert read_metrics(page.replace(missing, b"other")).progress is None
 
 
 def test_waiting_by_reason_is_not_waiting() -> None:
@@ -148,6 +178,9 @@ FRAGMENTS = [
     b"vllm:kv_cache_usage_perc",
     b"vllm:lora_requests_info",
     b"vllm:cache_config_info",
+    b"vllm:prompt_tokens_total",
+    b"vllm:time_to_first_token_seconds_count",
+    b"vllm:time_to_first_token_seconds_sum",
     b'{max_lora="2",running_lora_adapters="',
     b'{block_size="16",num_gpu_blocks="',
     *[bytes([each]) for each in b' \n\t"{}\\,=#'],

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger
 from picker.endpoints.scrape_connection import ScrapeFailure
 from picker.endpoints.scraper import BATCH_ENDPOINTS, JITTER, Scraper, ScrapeSettings
 from structlog.testing import capture_logs
@@ -63,7 +64,9 @@ class Network:
     def __init__(self, settings: ScrapeSettings = SETTINGS) -> None:
         self.servers: dict[str, FakeServer] = {}
         self.seen: list[tuple[Endpoint, ScrapeFailure | None]] = []
-        self.scraper = Scraper(settings, Random(1), lambda endpoint, failure: self.seen.append((endpoint, failure)))
+        self.scraper = Scraper(
+            settings, Ledger(), Random(1), lambda endpoint, failure: self.seen.append((endpoint, failure))
+        )
 
     def endpoint(self, number: int, server: FakeServer) -> Endpoint:
         """An endpoint that is scraped from now on."""

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger
 from picker.endpoints.scrape_connection import ScrapeFailure
 from picker.endpoints.scraper import Scraper, ScrapeSettings
 
@@ -52,7 +53,7 @@ class Watched:
         self._scrape = asyncio.Event()
         self.last: ScrapeFailure | None = None
         settings = ScrapeSettings(interval_s=0.02, timeout_s=5.0, retry_after_s=0.02)
-        self.scraper = Scraper(settings, Random(1), self._seen)
+        self.scraper = Scraper(settings, Ledger(), Random(1), self._seen)
 
     def _seen(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
         self.last = failure

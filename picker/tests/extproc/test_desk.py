@@ -256,16 +256,23 @@ def chat(*texts: str) -> bytes:
 
 
 def test_the_turns_of_a_conversation_are_told_as_one() -> None:
-    """From the second on: the first has no answer in it yet."""
-    assert conversation(chat("be kind", "hello"), b"") is None
-    second = conversation(chat("be kind", "hello", "hi", "how are you?"), b"")
-    third = conversation(chat("be kind", "hello", "hi", "how are you?", "fine", "good"), b"")
-    assert second is not None
-    assert second == third
-    assert second != conversation(chat("be kind", "good day", "hi", "how are you?"), b"")
-    assert second != conversation(chat("be kind", "hello", "hi", "how are you?"), b"other model")
+    """The first, which has no answer in it yet, among them."""
+    turns = ([], ["hi", "you?"], ["hi", "you?", "fine", "good"])
+    first, *later = (conversation(chat("be kind", "hello", *more), b"") for more in turns)
+    assert first[0] is not None
+    assert not first[1]
+    assert later == [(first[0], True)] * 2
+    assert conversation(chat("be kind", "good day"), b"")[0] != first[0]
+    assert conversation(chat("be kind", "hello"), b"other model")[0] != first[0]
 
 
 def test_text_that_names_roles_is_no_conversation() -> None:
     """Its quotes are escaped."""
-    assert conversation(json.dumps('say "user" and "assistant" and "role"').encode(), b"") is None
+    assert conversation(json.dumps('say "user" and "assistant" and "role"').encode(), b"") == (None, False)
+
+
+def test_of_a_long_prompt_only_the_beginning_is_looked_at() -> None:
+    """A first turn that is longer has no name; a later one does where the first answer comes early."""
+    assert conversation(chat("be kind", "x" * 40_000), b"") == (None, False)
+    early = conversation(chat("be kind", "hello", "hi", "x" * 40_000), b"")
+    assert early == (conversation(chat("be kind", "hello"), b"")[0], True)

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from exchange_conversation import FakeDesk, Seat, body, headers, response
-from fleet import endpoint
+from fleet import endpoint, scrape
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex
@@ -143,7 +143,9 @@ def test_a_request_waits_until_another_has_ended() -> None:
 def test_a_prompt_that_is_computed_makes_room_before_its_answer_ends() -> None:
     fleet, [filling] = full()
     fleet.asks("held")
-    filling.dispatched.first_byte(fleet.now_s)
+    only = filling.dispatched.ticket.endpoint
+    scrape(fleet.ledger, only, fleet.now_s)
+    scrape(fleet.ledger, only, fleet.now_s, first_tokens=1, seconds=0.1)
     fleet.later()
     assert fleet.turns == ["held"]
 

@@ -67,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of traces (%(default)s)")
     parser.add_argument("--pickers", type=_positive, help="replicas of the picker, instead of the scenario's")
     parser.add_argument("--scrape-interval", type=float, metavar="S", help="instead of the scenario's")
-    parser.add_argument("--no-first-byte", action="store_true", help="pickers are not told when an answer begins")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a picture of each scenario there")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
@@ -100,8 +99,6 @@ def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:
         changes["scrapes"] = Scrapes.model_validate(
             {**scenario.scrapes.model_dump(), "interval_s": given.scrape_interval}
         )
-    if given.no_first_byte:
-        changes["first_byte"] = False
     return scenario.model_copy(update=changes)
 
 

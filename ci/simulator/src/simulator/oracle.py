@@ -64,8 +64,6 @@ class Oracle:
             config.num_gpu_blocks * config.block_size
         )
         pressure = 1.0 + 4.0 * max(0.0, min(1.0, full) - 0.5)
-        adapters = engine.state(self._truth.fleet.now_s).running_loras
-        adapter_s = (
-            ADAPTER_WAIT_S if turn.lora and turn.lora not in adapters and len(adapters) >= config.max_loras else 0.0
-        )
+        waits = turn.lora is not None and turn.lora not in view.loras and len(view.loras) >= config.max_loras
+        adapter_s = ADAPTER_WAIT_S if waits else 0.0
         return ((first_s + others_s) * pressure + adapter_s) * engine.slowdown**2

@@ -5,6 +5,7 @@ from random import Random
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.ledger import Ledger
+from picker.endpoints.prefills import Progress
 from picker.endpoints.prefixes import PrefixIndex
 from picker.extproc.desk import BLOCK_TOKENS, MAX_BLOCKS
 from picker.scheduling.dispatch import Dispatched, dispatch
@@ -52,6 +53,7 @@ class Picker:
             output_tokens=turn.max_tokens,
             blocks=picker_blocks(turn.content, turn.prompt_tokens, BLOCK_TOKENS)[:MAX_BLOCKS],
             conversation=turn.conversation,
+            continues=turn.continues,
         )
         return dispatch(request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s)
 
@@ -80,13 +82,20 @@ class Picker:
                 queue_depth=state.waiting,
                 running=state.running,
                 kv_cache_usage=state.kv_cache_usage,
-                active_loras=state.running_loras,
-                waiting_loras=state.waiting_loras,
+                active_loras=state.loras,
+                waiting_loras=state.loras,
                 max_loras=replica.config.max_loras,
                 block_size_tokens=replica.config.block_size,
                 kv_blocks=replica.config.num_gpu_blocks,
                 scraped_at_s=now_s + self._scenario.scrapes.delay_s,
                 in_flight_then=endpoint.in_flight.requests,
+                progress=Progress(
+                    first_tokens=state.counters.first_tokens,
+                    first_token_s=state.counters.first_token_s,
+                    prompt_tokens=state.counters.prompt_tokens,
+                    prefix_queries=state.counters.prefix_queries,
+                    prefix_hits=state.counters.prefix_hits,
+                ),
             )
             self._timeline.after(self._scenario.scrapes.delay_s, partial(self._scraped, endpoint, metrics))
         elif endpoint.refused_since_s is None:
@@ -96,5 +105,5 @@ class Picker:
         self._timeline.after(pause_s, partial(self._scrape, endpoint, replica))
 
     def _scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
-        endpoint.metrics = metrics
+        self._ledger.scraped(endpoint, metrics)
         endpoint.refused_since_s = None

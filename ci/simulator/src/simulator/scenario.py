@@ -174,7 +174,6 @@ class Scenario(Schema):
     estimate_error: float = Field(
         0.1, ge=0, description="sigma of the picker's estimate of a prompt's tokens, log scale"
     )
-    first_byte: bool = Field(True, description="whether the picker is told when an answer begins")
     max_loras: int = Field(4, gt=0, description="adapters that a replica runs at once")
 
 

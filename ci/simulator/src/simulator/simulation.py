@@ -142,14 +142,14 @@ class _Attempt:
             self._simulation.next_number(), turn.content, turn.prompt_tokens, turn.output_tokens, turn.lora
         )
         replica.submit(request, self._heard)
+        # vLLM sends a stream's headers before its first token.
+        self._simulation.after_network(partial(self._dispatched.answered, False))
 
     def _heard(self, event: FirstToken | Finished | None) -> None:
         record = self._record
         match event:
             case FirstToken(at_s=at_s, cached_tokens=cached):
                 record.first_s, record.cached_tokens = at_s + 2 * self._simulation.scenario.network_s, cached
-                if self._simulation.scenario.first_byte:
-                    self._simulation.after_network(self._first_byte)
             case Finished(preemptions=preemptions):
                 record.preemptions = preemptions
                 self._simulation.after_network(partial(self._end, Outcome.SERVED))
@@ -157,9 +157,6 @@ class _Attempt:
                 self._end(Outcome.FAILED)
             case None:
                 self.send()
-
-    def _first_byte(self) -> None:
-        self._dispatched.first_byte(self._simulation.now_s)
 
     def _end(self, outcome: Outcome) -> None:
         self._dispatched.end(self._simulation.now_s)

@@ -31,7 +31,9 @@ class Turn:
     lora: str | None
     criticality: Criticality
     conversation: int | None = None
-    """What the picker can tell of the conversation that this continues; None for a first turn."""
+    """What the picker can tell of the conversation that this is a turn of."""
+    continues: bool = False
+    """Whether it is not the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,8 @@ class _Mix:
             limit = workload.max_tokens
             answer = output if limit is None else min(output, limit)
             expected = limit if limit is not None else output
-            yield Turn(
-                gap_s, content, prompt, answer, expected, lora, criticality, conversation=own.number if index else None
-            )
+            conversation = own.number if turns is not None else None
+            yield Turn(gap_s, content, prompt, answer, expected, lora, criticality, conversation, continues=index > 0)
             if turns is not None:
                 gap_s = turns.think_s.draw(rng)
                 prompt += answer + tokens(turns.input_tokens, rng)

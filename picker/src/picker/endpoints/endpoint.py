@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from picker.endpoints.pace import Drain, Pace
+from picker.endpoints.prefills import Prefills, Progress
 
 HALF_FULL = 0.5
 """KV cache usage from which a server is avoided, the more the fuller it is: what runs there will grow, and a full cache
@@ -32,6 +33,8 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     kv_blocks: int | None = None
     scraped_at_s: float = 0.0
     """On the monotonic clock of the process."""
+    progress: Progress | None = None
+    """None where the server does not tell it."""
     in_flight_then: int = 0
     """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
     came past this picker."""
@@ -61,7 +64,7 @@ class InFlight:
 
     requests: int = 0
     prefill_tokens: int = 0
-    """Prompt tokens of those requests, less what the prefix cache is thought to hold."""
+    """Prompt tokens of those requests, less what the prefix cache is thought to hold, and what is computed."""
     decode_tokens: int = 0
     """Tokens that those requests are expected to generate."""
     models: dict[str, int] = field(default_factory=dict[str, int])
@@ -80,6 +83,9 @@ class Endpoint:
     metrics: ServerMetrics | None = None
     """The newest scrape, however old; None when none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
+    prefills: Prefills = field(default_factory=Prefills)
+    others_prefill_tokens: int = 0
+    """To be computed there for requests that came past this picker, as far as the newest scrape shows."""
     pace: Pace = field(default_factory=Pace)
     drain: Drain = field(default_factory=Drain)
     failing: float = 0.0

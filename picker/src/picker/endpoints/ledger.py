@@ -1,8 +1,12 @@
-"""What this picker has in flight, counted in the same step as the pick: no scrape is as fresh."""
+"""What this picker has in flight, counted in the same step as the pick: no scrape is as fresh.
 
-from collections.abc import Callable
+When a prompt is computed, its server's pace lets expect beforehand and a scrape tells afterwards."""
 
-from picker.endpoints.endpoint import Endpoint, InFlight
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
+from picker.endpoints.prefills import Progress, Prompt
 
 FAILURE_WEIGHT = 0.1
 """Of one answer in an endpoint's share of failures: the last ten or so count."""
@@ -12,25 +16,17 @@ class Ticket:
     """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
     any order, and counts once; nothing counts after the end. The endpoint may have left its pool meanwhile."""
 
-    __slots__ = ("_begun_s", "_decode_tokens", "_endpoint", "_ledger", "_model", "_prefill_tokens", "_work_tokens")
+    __slots__ = ("_answered", "_decode_tokens", "_endpoint", "_ledger", "_model", "_prompt")
 
     def __init__(
-        self,
-        ledger: "Ledger",
-        endpoint: Endpoint,
-        prefill_tokens: int,
-        decode_tokens: int,
-        work_tokens: float,
-        begun_s: float,
-        model: str | None,
+        self, ledger: "Ledger", endpoint: Endpoint, prompt: Prompt, decode_tokens: int, model: str | None
     ) -> None:
         self._ledger: Ledger | None = ledger
         self._endpoint = endpoint
-        self._prefill_tokens = prefill_tokens
+        self._prompt = prompt
         self._decode_tokens = decode_tokens
-        self._work_tokens = work_tokens
-        self._begun_s = begun_s
         self._model = model
+        self._answered = False
         _count_model(endpoint.in_flight, model, 1)
 
     @property
@@ -40,41 +36,30 @@ class Ticket:
 
     def moved_to(self, endpoint: Endpoint) -> None:
         """Another endpoint serves the request: the proxy fell back. What is still counted is counted there."""
-        if self._ledger is None or endpoint is self._endpoint:
+        before, prompt = self._endpoint, self._prompt
+        if self._ledger is None or endpoint is before:
             return
-        _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
-        _add(endpoint.in_flight, 1, self._prefill_tokens, self._decode_tokens)
-        _count_model(self._endpoint.in_flight, self._model, -1)
+        _add(before.in_flight, -1, -prompt.tokens, -self._decode_tokens)
+        _add(endpoint.in_flight, 1, prompt.tokens, self._decode_tokens)
+        _count_model(before.in_flight, self._model, -1)
         _count_model(endpoint.in_flight, self._model, 1)
-        self._endpoint = endpoint
         # What the other endpoint had ahead of it is not known.
-        self._work_tokens = 0.0
+        prompt.work_tokens = 0.0
+        if before.prefills.moved(prompt):
+            endpoint.prefills.sent(prompt)
+        self._endpoint = endpoint
 
     def answered(self, failed: bool) -> None:
         """The answer's headers are there; `failed`: it is an error of the server's. When the prompt was computed they
         do not say."""
         if self._ledger is not None:
             self._endpoint.failing += FAILURE_WEIGHT * (failed - self._endpoint.failing)
+            self._answered = not failed
 
-    def first_byte(self, now_s: float, failed: bool = False) -> None:
-        """The answer has begun: the prompt is computed, and its prefill weighs on the endpoint no more. The endpoint's
-        pace is learned from the time it took, unless it is an error (`failed`): those come fast."""
-        if self._ledger is None:
-            return
-        endpoint = self._endpoint
-        endpoint.failing += FAILURE_WEIGHT * (failed - endpoint.failing)
-        if failed:
-            self._work_tokens = 0.0
-        if self._work_tokens:
-            self._endpoint.pace.learn(self._work_tokens, now_s - self._begun_s, now_s)
-            self._work_tokens = 0.0
-        if not self._prefill_tokens:
-            return
-        _add(self._endpoint.in_flight, 0, -self._prefill_tokens, 0)
-        _add(self._ledger.total, 0, -self._prefill_tokens, 0)
-        self._prefill_tokens = 0
-        if self._ledger.on_freed is not None:
-            self._ledger.on_freed()
+    def computed(self) -> None:
+        """Its prompt is, by all that is known: its prefill weighs on the endpoint no more."""
+        if self._ledger is not None:
+            self._ledger.released(self._endpoint, [self._prompt])
 
     def end(self, now_s: float) -> None:
         """The stream has ended, by the answer's end or the client's leaving."""
@@ -82,10 +67,12 @@ class Ticket:
         if ledger is None:
             return
         self._ledger = None
-        _add(self._endpoint.in_flight, -1, -self._prefill_tokens, -self._decode_tokens)
-        _add(ledger.total, -1, -self._prefill_tokens, -self._decode_tokens)
-        _count_model(self._endpoint.in_flight, self._model, -1)
-        self._endpoint.drain.ended(now_s, self._endpoint.in_flight.requests)
+        endpoint, prompt = self._endpoint, self._prompt
+        endpoint.prefills.ended(prompt, self._answered)
+        _add(endpoint.in_flight, -1, -prompt.tokens, -self._decode_tokens)
+        _add(ledger.total, -1, -prompt.tokens, -self._decode_tokens)
+        _count_model(endpoint.in_flight, self._model, -1)
+        endpoint.drain.ended(now_s, endpoint.in_flight.requests)
         if ledger.on_freed is not None:
             ledger.on_freed()
 
@@ -94,13 +81,16 @@ class Ledger:
     """All requests in flight through this picker. Its counts are sums over the open tickets, so they are never negative
     and are 0 when the last ticket has ended."""
 
-    __slots__ = ("on_freed", "total")
+    __slots__ = ("_begun", "_expected", "on_freed", "total")
 
     def __init__(self) -> None:
         self.total = InFlight()
         """Over all endpoints, those that have left their pools included."""
         self.on_freed: Callable[[], None] | None = None
-        """Called when a prompt is computed, and when a request has left its endpoint."""
+        """Called when a scrape shows prompts to be computed, and when a request has left its endpoint."""
+        self._begun = 0
+        self._expected: list[tuple[float, int, Ticket]] = []
+        """A heap: when prompts will be computed; the number keeps entries of the same time comparable."""
 
     def begin(
         self,
@@ -111,13 +101,81 @@ class Ledger:
         now_s: float = 0.0,
         model: str | None = None,
     ) -> Ticket:
-        """Count a request on `endpoint` from now on. `work_tokens` of work are ahead of its first byte there, its own
+        """Count a request on `endpoint` from now on. `work_tokens` of work are ahead of its first token there, its own
         prompt included; 0 where that is not known. Raises ValueError on negative tokens."""
         if prefill_tokens < 0 or decode_tokens < 0:
             raise ValueError(f"{prefill_tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
         _add(endpoint.in_flight, 1, prefill_tokens, decode_tokens)
         _add(self.total, 1, prefill_tokens, decode_tokens)
-        return Ticket(self, endpoint, prefill_tokens, decode_tokens, work_tokens, now_s, model)
+        prompt = Prompt(prefill_tokens, work_tokens, now_s)
+        ticket = Ticket(self, endpoint, prompt, decode_tokens, model)
+        if decode_tokens:
+            # What generates nothing has no first token to be counted.
+            endpoint.prefills.sent(prompt)
+        pace = endpoint.pace.seconds_per_token
+        if pace is not None and work_tokens:
+            self._begun += 1
+            heappush(self._expected, (now_s + pace * work_tokens, self._begun, ticket))
+        return ticket
+
+    def expect(self, now_s: float) -> None:
+        """Take for computed what should be by now. Between two scrapes a server computes several prompts: who counts
+        them on sees more load on all of them than there is, and the differences between them less well."""
+        expected = self._expected
+        while expected and expected[0][0] <= now_s:
+            heappop(expected)[2].computed()
+
+    def scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
+        """`endpoint` has new metrics. Prompts that they show to be computed weigh on it no more, and its pace is
+        learned from the time that they took."""
+        before, endpoint.metrics = endpoint.metrics, metrics
+        progress = metrics.progress
+        if progress is None:
+            endpoint.others_prefill_tokens = 0
+            return
+        if before is not None and before.progress is not None:
+            did = progress.since(before.progress)
+            if did is None:
+                endpoint.prefills.restarted()
+            else:
+                alone = not before.others and not metrics.others
+                done = endpoint.prefills.computed(did, before.scraped_at_s, metrics.scraped_at_s, alone)
+                if done:
+                    _learn(endpoint, done, did, metrics.scraped_at_s)
+                    self.released(endpoint, done)
+                    if self.on_freed is not None:
+                        self.on_freed()
+        endpoint.others_prefill_tokens = _others_tokens(endpoint, progress, metrics)
+
+    def released(self, endpoint: Endpoint, prompts: Sequence[Prompt]) -> None:
+        """They are computed: they weigh on `endpoint` no more."""
+        tokens = 0
+        for prompt in prompts:
+            tokens += prompt.tokens
+            prompt.tokens = 0
+        _add(endpoint.in_flight, 0, -tokens, 0)
+        _add(self.total, 0, -tokens, 0)
+
+
+def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: Progress, now_s: float) -> None:
+    """The pace, unless what was ahead of one of the prompts is not known: the server tells a sum of times only."""
+    work_tokens = 0.0
+    for prompt in done:
+        if not prompt.work_tokens:
+            return
+        work_tokens += prompt.work_tokens
+    endpoint.pace.learn(work_tokens, len(done) * did.first_token_s / did.first_tokens, now_s, len(done))
+
+
+def _others_tokens(endpoint: Endpoint, progress: Progress, metrics: ServerMetrics) -> int:
+    """Prompt tokens to be computed that came past this picker: what the server has in prefill and in its queue, less
+    what this picker has there. What the server began and computed within one step it never showed."""
+    inside = endpoint.prefills.inside_tokens(progress, metrics.scraped_at_s)
+    if not metrics.others or not progress.prefix_queries or not progress.first_tokens:
+        return 0
+    queued = metrics.queue_depth * progress.prompt_tokens / progress.first_tokens
+    fresh_share = 1.0 - progress.prefix_hits / progress.prefix_queries
+    return max(0, round(fresh_share * (inside + queued)) - endpoint.in_flight.prefill_tokens)
 
 
 def _add(counts: InFlight, requests: int, prefill_tokens: int, decode_tokens: int) -> None:

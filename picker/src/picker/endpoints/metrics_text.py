@@ -1,6 +1,6 @@
 """What a vLLM server's `/metrics` page says about its load, without reading the rest of the page.
 
-A page has some 480 lines, of which five matter; they are found by their names. The text format
+A page has some 480 lines, of which ten matter; they are found by their names. The text format
 (https://prometheus.io/docs/instrumenting/exposition_formats/) makes all series of a metric one uninterrupted group, so
 the reading of a metric ends with its group. The lines needed are written alike in OpenMetrics, which is read too.
 
@@ -13,11 +13,18 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from picker.endpoints.endpoint import ServerMetrics
+from picker.endpoints.prefills import Progress
 
 WAITING = b"vllm:num_requests_waiting"
 RUNNING = b"vllm:num_requests_running"
 KV_CACHE_USAGE = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc")
 """Newest first: `kv_` since 0.9.2, `gpu_` until 0.10.2 (both in between)."""
+FIRST_TOKENS = b"vllm:time_to_first_token_seconds_count"
+FIRST_TOKEN_S = b"vllm:time_to_first_token_seconds_sum"
+PROMPT_TOKENS = b"vllm:prompt_tokens_total"
+PREFIX_QUERIES = (b"vllm:prefix_cache_queries_total", b"vllm:gpu_prefix_cache_queries_total")
+PREFIX_HITS = (b"vllm:prefix_cache_hits_total", b"vllm:gpu_prefix_cache_hits_total")
+"""Newest first: `gpu_` in the first releases of the V1 engine; V0 had a rate only."""
 LORA_INFO = b"vllm:lora_requests_info"
 CACHE_CONFIG = b"vllm:cache_config_info"
 _CACHE_CONFIG_TYPE = b"# TYPE vllm:cache_config_info"
@@ -62,9 +69,29 @@ def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_then: int = 0
         max_loras=max_loras,
         block_size_tokens=block_size,
         kv_blocks=blocks,
+        progress=_progress(page),
         scraped_at_s=scraped_at_s,
         in_flight_then=in_flight_then,
     )
+
+
+def _progress(page: bytes) -> Progress | None:
+    """The counters that move at first tokens; None where one of those is missing."""
+    first_tokens, first_token_s = _total(page, FIRST_TOKENS), _total(page, FIRST_TOKEN_S)
+    prompt_tokens = _total(page, PROMPT_TOKENS)
+    if first_tokens is None or first_token_s is None or prompt_tokens is None:
+        return None
+    for queries, hits in zip(PREFIX_QUERIES, PREFIX_HITS, strict=True):
+        looked_up = _total(page, queries)
+        if looked_up is not None:
+            return Progress(first_tokens, first_token_s, prompt_tokens, looked_up, _total(page, hits) or 0.0)
+    return Progress(first_tokens, first_token_s, prompt_tokens)
+
+
+def _total(page: bytes, name: bytes) -> float | None:
+    """A counter over all engines; None where the server has none of that name."""
+    values = _values(page, name)
+    return min(_LARGEST_COUNT, max(0.0, math.fsum(values))) if values else None
 
 
 def _group(page: bytes, name: bytes, start: int = 0) -> Iterator[bytes]:

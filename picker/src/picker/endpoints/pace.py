@@ -1,16 +1,15 @@
-"""How fast an endpoint works, learned from when its answers begin and end."""
+"""How fast an endpoint works, learned from how long first tokens take and when answers end."""
 
 MEMORY = 0.98
-"""Share of what was learned that an answer leaves: the last 50 answers or so count. Fewer are at the mercy of single
+"""Share of what was learned that a first token leaves: the last 50 or so count. Fewer are at the mercy of single
 ones, more see a replica that has become slow too late."""
 
 PRIOR_TOKENS = 4000.0
 """Work at the fleet's own pace that an endpoint is taken to have done before its first answer: some three prompts."""
 
-HALF_LIFE_S = 30.0
-"""An endpoint that gave no answer for this long is taken to be twice as fast as it last was, and its next answer counts
-twice as much: one that looked slow is tried again, and found to be better if it is. One that serves anything at all
-answers far more often."""
+HALF_LIFE_S = 15.0
+"""What was learned of an endpoint counts half when it has given no answer for this long: one that looked slow is tried
+again, and one that looked fast is not overrun for it. One that serves anything at all answers far more often."""
 
 MOST = 4.0
 """However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet."""
@@ -19,35 +18,41 @@ LEAST = 1 / MOST
 
 
 class Pace:
-    """Time to first byte against the work that was ahead of it, both summed with a memory that fades."""
+    """Time to first token against the work that was ahead of it, both summed with a memory that fades."""
 
-    __slots__ = ("_learned_s", "seconds", "seconds_per_token", "tokens")
+    __slots__ = ("_learned_s", "_seconds", "_tokens", "seconds_per_token")
 
     def __init__(self) -> None:
         self.seconds_per_token: float | None = None
         """None before the first answer."""
-        self.seconds = 0.0
-        self.tokens = 0.0
-        """The two sums."""
+        self._seconds = 0.0
+        self._tokens = 0.0
         self._learned_s = 0.0
 
-    def learn(self, work_tokens: float, seconds: float, now_s: float) -> None:
-        """An answer began now, `seconds` after its request was sent, with `work_tokens` of work ahead of it then."""
-        kept = MEMORY * 0.5 ** ((now_s - self._learned_s) / HALF_LIFE_S)
+    def learn(self, work_tokens: float, seconds: float, now_s: float, answers: int = 1) -> None:
+        """First tokens of so many `answers` are out: sums of the time that they took, and of the work that was ahead of
+        them when their requests were sent."""
+        kept = MEMORY**answers * self._freshness(now_s)
         self._learned_s = now_s
-        self.seconds = kept * self.seconds + seconds
-        self.tokens = kept * self.tokens + work_tokens
-        self.seconds_per_token = self.seconds / self.tokens if self.tokens else None
+        self._seconds = kept * self._seconds + seconds
+        self._tokens = kept * self._tokens + work_tokens
+        self.seconds_per_token = self._seconds / self._tokens if self._tokens else None
+
+    def learned(self, now_s: float) -> tuple[float, float]:
+        """Seconds and tokens, as much as they still count."""
+        freshness = self._freshness(now_s)
+        return freshness * self._seconds, freshness * self._tokens
 
     def against(self, fleet_s_per_token: float, now_s: float) -> float:
         """How many times as slow as a fleet this is; 1 before the first answer."""
-        if not self.tokens or not fleet_s_per_token:
-            return 1.0
-        slowness = (self.seconds / fleet_s_per_token + PRIOR_TOKENS) / (self.tokens + PRIOR_TOKENS)
-        slowness *= 0.5 ** ((now_s - self._learned_s) / HALF_LIFE_S)
+        seconds, tokens = self.learned(now_s)
+        slowness = (seconds / fleet_s_per_token + PRIOR_TOKENS) / (tokens + PRIOR_TOKENS)
         if slowness > MOST:
             return MOST
         return slowness if slowness > LEAST else LEAST
+
+    def _freshness(self, now_s: float) -> float:
+        return 0.5 ** ((now_s - self._learned_s) / HALF_LIFE_S)
 
 
 UNLEARNED_INTERVAL_S = 0.5

@@ -10,6 +10,7 @@ from random import Random
 import structlog
 
 from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.ledger import Ledger
 from picker.endpoints.metrics_text import NoServerMetrics, read_metrics
 from picker.endpoints.scrape_connection import ScrapeConnection, ScrapeFailure
 
@@ -64,10 +65,11 @@ class Scraper:
     """Scrapes the endpoints it is given, in the event loop it is made in. One timer serves them all."""
 
     def __init__(
-        self, settings: ScrapeSettings, rng: Random, observer: Observer = lambda endpoint, failure: None
+        self, settings: ScrapeSettings, ledger: Ledger, rng: Random, observer: Observer = lambda endpoint, failure: None
     ) -> None:
-        """`rng` draws the jitter."""
+        """`ledger` gets the metrics; `rng` draws the jitter."""
         self.settings = settings
+        self.ledger = ledger
         self.loop = asyncio.get_running_loop()
         self.observer = observer
         self._rng = rng
@@ -184,10 +186,11 @@ class _Target:
         try:
             # What is in flight is counted now rather than when the page was asked for: a server that answers late
             # writes its page late.
-            endpoint.metrics = read_metrics(page, self._scraper.loop.time(), endpoint.in_flight.requests)
+            metrics = read_metrics(page, self._scraper.loop.time(), endpoint.in_flight.requests)
         except NoServerMetrics as error:
             self._failed(ScrapeFailure.NOT_METRICS, str(error))
             return
+        self._scraper.ledger.scraped(endpoint, metrics)
         self._scraping = False
         if self._failures >= FAILURES_TO_MENTION:
             log.info("endpoint.metrics_resumed", endpoint=endpoint.address, server=endpoint.server)

@@ -1,4 +1,4 @@
-"""Which conversation a prompt continues, as far as its bytes tell."""
+"""Which conversation a prompt is of, as far as its bytes tell."""
 
 from xxhash import xxh3_64_intdigest
 
@@ -9,15 +9,25 @@ through all of a long prompt takes nearly as long as hashing it."""
 _ASSISTANT, _USER, _ROLE = b'"assistant"', b'"user"', b'"role"'
 
 
-def conversation(prompt: bytes, seed: bytes) -> int | None:
-    """A hash of `seed` and of `prompt` through its first user message, where an answer of the assistant's begins
-    within the first `LOOKED_AT_BYTES`: equal in all turns of a conversation but the first. None for a first turn, and
-    for what is no chat.
+_BETWEEN = b" \t\r\n,{}]"
+"""May stand between the end of a message's content and the next one, or the prompt's end."""
+
+
+def conversation(prompt: bytes, seed: bytes) -> tuple[int | None, bool]:
+    """A hash of `seed` and of `prompt` through its first user message, equal in all turns of a conversation. And
+    whether it is a later turn than the first: an answer of the assistant's begins within `LOOKED_AT_BYTES`.
+    The hash is None for what is no chat, and for first turns longer than that. Where clients write a message's content
+    before its role, the first turn has a hash of its own.
 
     `prompt` is JSON as the client wrote it, and is not parsed: a quote inside a text is escaped, so that the names of
     roles in quotes are roles, or at worst values that are as good."""
-    if prompt.find(_ASSISTANT, 0, LOOKED_AT_BYTES) < 0:
-        return None
     user = prompt.find(_USER, 0, LOOKED_AT_BYTES)
-    end = prompt.find(_ROLE, user) if user >= 0 else -1
-    return None if end < 0 else xxh3_64_intdigest(prompt[:end], xxh3_64_intdigest(seed))
+    if user < 0:
+        return None, False
+    continues = prompt.find(_ASSISTANT, 0, LOOKED_AT_BYTES) >= 0
+    end = prompt.find(_ROLE, user)
+    if not continues and end < 0 and len(prompt) <= LOOKED_AT_BYTES:
+        end = len(prompt)
+    if end < 0:
+        return None, continues
+    return xxh3_64_intdigest(prompt[:end].rstrip(_BETWEEN), xxh3_64_intdigest(seed)), continues

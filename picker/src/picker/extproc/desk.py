@@ -184,13 +184,15 @@ class PoolDesk:
             return Rejection(404, Reason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
         target = choose_target(targets, self._rng) if targets is not None else asked
         body, seed = wanted.body, _seed(target, wanted.body.salt)
+        of_conversation, continues = conversation(body.prompt, seed)
         request = InferenceRequest(
             model=target,
             criticality=served.criticality(asked, wanted.objective),
             prompt_tokens=body.prompt_tokens,
             output_tokens=body.output_tokens,
             blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
-            conversation=conversation(body.prompt, seed),
+            conversation=of_conversation,
+            continues=continues,
             subset=wanted.subset,
         )
         dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())

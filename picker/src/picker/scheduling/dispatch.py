@@ -55,10 +55,6 @@ class Dispatched:
         """The answer's headers are there; `failed`: it is an error of the server's."""
         self.ticket.answered(failed)
 
-    def first_byte(self, now_s: float, failed: bool = False) -> None:
-        """The answer has begun; `failed`: it is an error of the server's."""
-        self.ticket.first_byte(now_s, failed)
-
     def end(self, now_s: float) -> None:
         """The request has left its endpoint."""
         self.ticket.end(now_s)
@@ -80,6 +76,7 @@ def dispatch(
 ) -> Dispatched | Refusal:
     """Choose among `endpoints` (the ready ones of the pool), and count the request on the best in the same step.
     `now_s` is on the clock of the scrapes."""
+    ledger.expect(now_s)
     ranking = scheduler.schedule(request, endpoints, now_s)
     if isinstance(ranking, Refusal):
         return ranking

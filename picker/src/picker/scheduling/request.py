@@ -22,7 +22,9 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     blocks: tuple[int, ...] = ()
     """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefixes`)."""
     conversation: int | None = None
-    """A hash of how the conversation began, where the prompt continues one: equal in all its turns but the first."""
+    """A hash of how the conversation began, where the prompt is of one: equal in all its turns."""
+    continues: bool = False
+    """Whether the prompt holds an answer already: it is not the conversation's first turn."""
     subset: frozenset[str] | None = None
     """Addresses that the proxy allows; None allows all, an empty set none."""
 

@@ -12,7 +12,7 @@ from vllm_mock.engine.speed import StepTime
 
 from simulator.engine.blocks import BlockPool
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Sequence
-from simulator.engine.steps import NO_ADAPTERS, EngineState, Inside, Step, Stride, adapters
+from simulator.engine.steps import Counters, EngineState, Inside, Step, Stride
 
 
 class Engine:
@@ -45,8 +45,12 @@ class Engine:
         """Heap of (step, order, epoch, sequence): whose last token which step gives."""
         self._order = 0
         self._step = 0
-        self._knows_loras = False
         self._stride: Stride | None = None
+        self._counters = Counters()
+        self._loras: dict[str, int] = {}
+        """Requests that have had a token and are not finished, by adapter."""
+        self._reported = EngineState(0, 0, 0.0, frozenset(), self._counters.copy())
+        """As of the end of the last step before the stride under way."""
 
     @property
     def live(self) -> list[EngineRequest]:
@@ -79,6 +83,7 @@ class Engine:
             context_tokens=sum(lengths) + sum(each.length for each in queued),
             steps_until_it_fits=steps,
             mean_steps_left=sum(steps_left for steps_left, _ in left) / len(left) if left else 0.0,
+            loras=frozenset(each.request.lora for each in self._running if each.request.lora is not None),
         )
 
     def cached_tokens(self, content_keys: list[int]) -> int:
@@ -86,21 +91,26 @@ class Engine:
         return len(self._pool.find(content_keys)) * self.config.block_size
 
     def state(self, now_s: float) -> EngineState:
-        """As of the step under way at `now_s`."""
+        """What the server's metrics show: it writes them at the end of each step, so what has come since is not among
+        those that wait."""
         stride = self._stride
-        taken = self._blocks_after_first(stride.steps_until(now_s)) if stride is not None else 0
+        ended = stride.steps_until(now_s) - 1 if stride is not None and stride.steps > 1 else 0
+        return self._report(ended) if ended else self._reported
+
+    def _report(self, ended_steps: int) -> EngineState:
+        """Of the moment at which so many steps of the stride under way have ended."""
+        free = self._pool.free - self._blocks_after_first(ended_steps)
         return EngineState(
             running=len(self._running),
-            waiting=len(self._deferred) + len(self._waiting) + len(self._arriving),
-            kv_cache_usage=1.0 - (self._pool.free - taken) / self._pool.usable,
-            running_loras=adapters(self._running) if self._knows_loras else NO_ADAPTERS,
-            waiting_loras=adapters(self._waiting) if self._knows_loras else NO_ADAPTERS,
+            waiting=len(self._deferred) + len(self._waiting),
+            kv_cache_usage=1.0 - free / self._pool.usable,
+            loras=frozenset(self._loras),
+            counters=self._counters.copy(),
         )
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
         """`request` arrives; it is looked at when the step under way has ended."""
-        self._arriving.append(Sequence(request, request.prompt_tokens))
-        self._knows_loras |= request.lora is not None
+        self._arriving.append(Sequence(request, request.prompt_tokens, now_s))
         self.interrupt(now_s)
         if self._stride is None:
             self._begin(now_s)
@@ -119,10 +129,14 @@ class Engine:
         assert now_s is not None, "nothing is under way"
         self._pool.take(self._blocks_after_first(stride.steps))
         self._step += stride.steps
+        self._counters.looked_up(stride.admitted)
         events: list[FirstToken | Finished] = []
         for each in stride.first_tokens:
             if each.length == each.request.prompt_tokens:
                 events.append(FirstToken(each.request.number, now_s, each.cached_tokens or 0))
+                self._counters.first_token(each, now_s)
+                if each.request.lora is not None:
+                    self._loras[each.request.lora] = self._loras.get(each.request.lora, 0) + 1
             each.length += 1
             self._decode(each)
         while self._ends and self._ends[0][0] < self._step:
@@ -130,6 +144,7 @@ class Engine:
             if each.epoch == epoch:
                 self._leave(each)
                 events.append(Finished(each.request.number, now_s, each.preemptions))
+        self._reported = self._report(0)
         self._begin(now_s)
         return events
 
@@ -178,7 +193,7 @@ class Engine:
                 heapq.heappop(ends)
             steps = self._steps_with_blocks(ends[0][0] - self._step + 1)
         growth_s = self.slowdown * cost.per_context_token_s * self._decoding
-        return Stride(now_s, first_s, growth_s, steps, step.first_tokens)
+        return Stride(now_s, first_s, growth_s, steps, step.first_tokens, step.admitted)
 
     def _steps_with_blocks(self, wanted: int) -> int:
         """How many steps, at most `wanted`, have blocks when the first has got its own."""
@@ -260,6 +275,7 @@ class Engine:
                 loras.add(lora)
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.computed
+                step.admitted.append(sequence)
             step.compute(sequence, count)
             self._computed(sequence, count)
             budget -= count
@@ -312,6 +328,11 @@ class Engine:
         """It has its last token."""
         del self._running[sequence]
         self._release(sequence)
+        lora = sequence.request.lora
+        if lora is not None:
+            self._loras[lora] -= 1
+            if not self._loras[lora]:
+                del self._loras[lora]
 
     def _release(self, sequence: Sequence) -> None:
         """Give back its blocks; the full ones stay cached."""

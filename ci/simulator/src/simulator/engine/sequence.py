@@ -48,6 +48,7 @@ class Sequence:
     request: EngineRequest
     length: int
     """Tokens of prompt and answer; true while it does not decode."""
+    arrived_s: float
     computed: int = 0
     """Tokens in the cache; true while it does not decode."""
     hashed: list[Block] = field(default_factory=list[Block])

@@ -1,7 +1,7 @@
 """What an engine is doing, and what can be seen of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
 from simulator.engine.sequence import Sequence
@@ -17,6 +17,8 @@ class Stride:
     steps: int
     first_tokens: list[Sequence]
     """Whose prompts are computed by its end; only in strides of one step."""
+    admitted: list[Sequence]
+    """For the first time, in its first step."""
 
     def duration_s(self, steps: int) -> float:
         return steps * self.first_s + self.growth_s * (steps * (steps - 1) // 2)
@@ -44,6 +46,8 @@ class Step:
     context_tokens: int
     prefill_tokens: int = 0
     first_tokens: list[Sequence] = field(default_factory=list[Sequence])
+    admitted: list[Sequence] = field(default_factory=list[Sequence])
+    """For the first time."""
 
     def compute(self, sequence: Sequence, count: int) -> None:
         """`count` prompt tokens of `sequence`, after those that it has computed."""
@@ -56,6 +60,33 @@ class Step:
             self.first_tokens.append(sequence)
 
 
+@dataclass(slots=True)
+class Counters:
+    """Since the server's start."""
+
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache, at the first admission; counted when that step has ended."""
+    prefix_hits: int = 0
+    prompt_tokens: int = 0
+    """Of prompts whose first token is out; the whole prompt counts at once."""
+    first_tokens: int = 0
+    first_token_s: float = 0.0
+    """Sum of the times from arrival to first token."""
+
+    def looked_up(self, admitted: Iterable[Sequence]) -> None:
+        for each in admitted:
+            self.prefix_queries += each.request.prompt_tokens
+            self.prefix_hits += each.cached_tokens or 0
+
+    def first_token(self, sequence: Sequence, now_s: float) -> None:
+        self.prompt_tokens += sequence.request.prompt_tokens
+        self.first_tokens += 1
+        self.first_token_s += now_s - sequence.arrived_s
+
+    def copy(self) -> "Counters":
+        return replace(self)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineState:
     """What a scrape would show."""
@@ -63,8 +94,9 @@ class EngineState:
     running: int
     waiting: int
     kv_cache_usage: float
-    running_loras: frozenset[str]
-    waiting_loras: frozenset[str]
+    loras: frozenset[str]
+    """Adapters of requests that have had a token; vLLM shows these as running and as waiting."""
+    counters: Counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +113,5 @@ class Inside:
     """Until enough sequences have ended for the prompt in question and all that wait to have their blocks."""
     mean_steps_left: float
     """Of the running ones."""
-
-
-NO_ADAPTERS: frozenset[str] = frozenset()
-
-
-def adapters(sequences: Iterable[Sequence]) -> frozenset[str]:
-    """That some of `sequences` run with."""
-    return frozenset(each.request.lora for each in sequences if each.request.lora is not None)
+    loras: frozenset[str]
+    """Adapters that run."""

@@ -28,10 +28,10 @@ def chain_root(block_size: int, lora: str | None) -> int:
 def token_chain(tokens: Sequence[int], block_size: int, parent: int) -> list[int]:
     """Our names of the full blocks of `tokens` that follow `parent`. Raises ValueError when one is no token."""
     try:
-        data = memoryview(array("I", tokens)).cast("B")
+        data = memoryview(array("q", tokens)).cast("B")
     except (OverflowError, TypeError) as error:
         raise ValueError(f"token ids: {error}") from None
-    width = block_size * 4
+    width = block_size * 8
     names: list[int] = []
     for start in range(0, len(tokens) // block_size * width, width):
         parent = xxh3_64_intdigest(data[start : start + width], parent)

@@ -7,6 +7,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.strategies.load import FAILING, SEQUENCE_TOKENS, STEP_TOKENS, fleet_pace, requests_at
 from picker.scheduling.strategies.lora import LoraAffinity
+from picker.scheduling.strategies.sharing import Sharing
 
 SLOWED_TOKENS = 56.0
 """What a request costs each running sequence in the steps that they share, in prompt tokens."""
@@ -28,14 +29,18 @@ class LeastWork:
     as much as it saves. Slowness counts twice because it comes twice: until the first token, and in all after it.
     """
 
+    miss = 1.0
+
     def __init__(self) -> None:
+        self._sharing = Sharing()
         self._lora = LoraAffinity()
         self._handicaps: dict[Endpoint, float] = {}
         self._handicaps_until_s = -inf
         self._fleet_s_per_token: float | None = None
 
     def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        return ()
+        home = self._sharing.home(request, endpoints)
+        return () if home is None else (home,)
 
     def costs(
         self,
@@ -45,9 +50,14 @@ class LeastWork:
         notable: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
+        running = requests_at(endpoints)
         tokens = request.prompt_tokens
-        fresh = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
-        return self.costs_of(request, endpoints, fresh, requests_at(endpoints), now_s)
+        fresh: Sequence[float] = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
+        if notable:
+            fresh = self._sharing.fresh_tokens(request, endpoints, cached_tokens, notable[0])
+        if self.miss != 1.0:
+            fresh = [self.miss * each for each in fresh]
+        return self.costs_of(request, endpoints, fresh, running, now_s)
 
     def costs_of(
         self,
@@ -61,12 +71,19 @@ class LeastWork:
         if now_s >= self._handicaps_until_s:
             self._handicaps.clear()
             self._handicaps_until_s = now_s + HANDICAPS_KEPT_S
-            self._fleet_s_per_token = fleet_pace(endpoints)
+            self._fleet_s_per_token = fleet_pace(endpoints, now_s)
+            self._sharing.look(endpoints, running)
         handicap_of = self._handicaps.get
         costs: list[float] = []
         # Written out rather than called: this loop is most of what a decision takes. `load.work_ahead` is the same.
         for endpoint, fresh, count in zip(endpoints, fresh_tokens, running, strict=True):
-            ahead = STEP_TOKENS + SEQUENCE_TOKENS * count + endpoint.in_flight.prefill_tokens + fresh
+            ahead = (
+                STEP_TOKENS
+                + SEQUENCE_TOKENS * count
+                + endpoint.in_flight.prefill_tokens
+                + endpoint.others_prefill_tokens
+                + fresh
+            )
             others = count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
             handicap = handicap_of(endpoint) or self._handicap(endpoint, now_s)
             costs.append((ahead + others) * handicap * (1.0 + FAILING * endpoint.failing))

@@ -36,25 +36,31 @@ def requests_at(endpoints: Sequence[Endpoint]) -> list[int]:
     ]
 
 
-def fleet_pace(endpoints: Sequence[Endpoint]) -> float | None:
+def fleet_pace(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
     """What an endpoint's own pace is told against, in seconds a token; None while fewer than two have one. All work
     that was seen counts alike, so that one slow answer of one endpoint does not make the others look fast."""
-    known = [endpoint.pace for endpoint in endpoints if endpoint.pace.tokens]
-    if len(known) < 2:
+    learned = [endpoint.pace.learned(now_s) for endpoint in endpoints if endpoint.pace.seconds_per_token]
+    if len(learned) < 2:
         return None
-    return sum(pace.seconds for pace in known) / sum(pace.tokens for pace in known)
+    tokens = sum(tokens for _, tokens in learned)
+    # None, too, when all was learned so long ago that nothing of it counts.
+    return sum(seconds for seconds, _ in learned) / tokens if tokens > 1.0 else None
 
 
 def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
     """Work until the first token of a prompt of which `fresh_tokens` are not cached, in prompt tokens; `running`
     requests are there. The constants are fitted to the simulator's first tokens."""
-    return STEP_TOKENS + SEQUENCE_TOKENS * running + endpoint.in_flight.prefill_tokens + fresh_tokens
+    return (
+        STEP_TOKENS
+        + SEQUENCE_TOKENS * running
+        + endpoint.in_flight.prefill_tokens
+        + endpoint.others_prefill_tokens
+        + fresh_tokens
+    )
 
 
 def queues(endpoint: Endpoint) -> bool:
     """Whether the server waits for room, for KV cache or adapters, or soon will: then the time to a first token tells
     of that, and not of the work ahead."""
     metrics = endpoint.metrics
-    return metrics is not None and (
-        metrics.queue_depth > 0 or metrics.kv_cache_usage > NEARLY_FULL or bool(metrics.waiting_loras)
-    )
+    return metrics is not None and (metrics.queue_depth > 0 or metrics.kv_cache_usage > NEARLY_FULL)
