@@ -57,6 +57,8 @@ class EventServer:
         self._pub = self._context.socket(zmq.XPUB)
         self._pub.linger = 0
         self._pub.sndhwm = 100_000
+        # Tell of each subscriber, also of one that comes while another is there.
+        self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.linger = 0
         self._replaying: asyncio.Task[None] | None = None

@@ -189,10 +189,10 @@ async def test_what_more_than_text_names_is_not_asked_for(path: str, body: dict[
         httpx.Response(404, text="no such route"),
         httpx.Response(200, text="rubbish"),
         httpx.Response(200, json={"tokens": ["a"]}),
-        httpx.Response(200, json={"tokens": [-1] * 500}),
+        httpx.Response(200, json={"tokens": [1 << 63] * 500}),
         httpx.Response(200, json={"tokens": []}),
     ],
-    ids=["no route", "no JSON", "no tokens", "negative", "none"],
+    ids=["no route", "no JSON", "no tokens", "beyond numbers", "none"],
 )
 async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(answer: httpx.Response) -> None:
     fleet = Fleet(answers=answer)
