@@ -103,7 +103,8 @@ def read_body(body: bytes, strict: bool) -> ReadBody | Rejection:
         if strict:
             return model
         model = None
-    prompt = b"".join(bytes(raw) for raw in (fields.tools, fields.system, *_prompts(fields)) if raw)
+    parts = [bytes(raw) for raw in (fields.tools, fields.system, *_prompts(fields)) if raw]
+    prompt = parts[0] if len(parts) == 1 else b"".join(parts)
     return ReadBody(
         model=model,
         prompt=prompt,

@@ -98,8 +98,10 @@ class Calls:
         self._calls[opened.stream_id] = call
         if opened.ended:
             self._guarded(self._half_closed, call)
-        elif call.due_s is not None or call.deadline_s is not None:
-            self._wait(call, now_s)
+        else:
+            wait_s = call.deadline_s
+            if call.due_s is not None or wait_s is not None:
+                self._wait(call, wait_s, now_s)
 
     def _begin(self, stream_id: int, head: RequestHead, now_s: float) -> Call:
         """Raises CallRefused."""
@@ -129,8 +131,9 @@ class Calls:
             self._held_bytes += reader.held_bytes - held_bytes
             if self._held_bytes > MAX_HELD_BYTES:
                 raise CallRefused(Status.RESOURCE_EXHAUSTED, "Too many messages are arriving at once.")
-            if call.deadline_s is not None or call.tick:
-                self._wait(call, now_s)
+            wait_s = call.deadline_s
+            if wait_s is not None or call.tick:
+                self._wait(call, wait_s, now_s)
         if event.ended:
             self._half_closed(call)
 
@@ -141,13 +144,12 @@ class Calls:
 
     def _expired(self, call: Call, now_s: float) -> None:
         call.expired()
-        self._wait(call, now_s)
+        self._wait(call, call.deadline_s, now_s)
 
-    def _wait(self, call: Call, now_s: float) -> None:
-        """Set the deadline that is due next, the client's own or that of its next message."""
+    def _wait(self, call: Call, wait_s: float | None, now_s: float) -> None:
+        """Set the deadline that is due next, the client's own or that of its next message, `wait_s` from now."""
         if self._calls.get(call.stream_id) is not call:
             return
-        wait_s = call.deadline_s
         at_s = call.due_s if wait_s is None else now_s + wait_s
         if at_s is None:
             self._deadlines.clear(call)

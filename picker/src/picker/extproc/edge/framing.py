@@ -45,6 +45,8 @@ class MessageReader:
             data = self._take(0)
         messages: list[bytes] = []
         position, end = 0, len(data)
+        if end >= PREFIX_BYTES and _size(data, 0) == end:
+            return [data[PREFIX_BYTES:]]
         while end - position >= PREFIX_BYTES:
             size = _size(data, position)
             if position + size > end:

@@ -20,14 +20,15 @@ class Block:
 class BlockReader:
     """Gives a block when it is complete."""
 
-    __slots__ = ("_begun",)
+    __slots__ = ("begun",)
 
     def __init__(self) -> None:
-        self._begun: Block | None = None
+        self.begun: Block | None = None
+        """One that CONTINUATIONs have still to complete."""
 
     def check_finished(self) -> None:
         """Raises ConnectionFailure while nothing but a CONTINUATION may come."""
-        if self._begun is not None:
+        if self.begun is not None:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a header block was left unfinished")
 
     def headers(self, payload: bytes, flags: int, stream_id: int) -> Block | None:
@@ -36,12 +37,12 @@ class BlockReader:
         block = Block(stream_id, flags & frames.END_STREAM != 0, fragment)
         if flags & frames.END_HEADERS:
             return block
-        self._begun = block
+        self.begun = block
         return None
 
     def continuation(self, payload: bytes, flags: int, stream_id: int) -> Block | None:
         """Raises ConnectionFailure."""
-        block = self._begun
+        block = self.begun
         if block is None or block.stream_id != stream_id:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION of nothing")
         block.data += payload
@@ -51,5 +52,5 @@ class BlockReader:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, f"over {limits.MAX_CONTINUATIONS} CONTINUATIONs")
         if not flags & frames.END_HEADERS:
             return None
-        self._begun = None
+        self.begun = None
         return block

@@ -190,17 +190,19 @@ class Connection:
         self._receiving.let_more_in()
 
     def _data(self, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
-        self._receiving.took(len(payload))
-        self._blocks.check_finished()
+        if self._blocks.begun is not None:
+            self._blocks.check_finished()
         stream = self._open.get(stream_id)
-        if stream is None or stream.ended_by_peer:
+        if stream is not None and stream.ended_by_peer:
+            stream = None
+        ended = flags & frames.END_STREAM != 0
+        self._receiving.took(len(payload), stream, ended)
+        if stream is None:
             self._patience.empty_frame()
             self._streams.check_not_idle(stream_id, "DATA")
             if not self._streams.was_forgotten(stream_id):
                 raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
             return
-        ended = flags & frames.END_STREAM != 0
-        self._receiving.took_on(stream, len(payload), ended)
         if flags & frames.PADDED:
             payload = payloads.unpadded(payload)
         if payload:

@@ -28,7 +28,8 @@ class Budget:
 
     def earn(self, amount: int) -> None:
         """Give `amount` back."""
-        self._left = min(self._size, self._left + amount)
+        if self._left < self._size:
+            self._left = min(self._size, self._left + amount)
 
 
 class Patience:

@@ -15,14 +15,14 @@ class Receiving:
         self._sending = sending
         self._window_bytes = limits.CONNECTION_WINDOW_BYTES
 
-    def took(self, length: int) -> None:
-        """`length` bytes of payload came, padding included, on whatever stream. Raises ConnectionFailure."""
+    def took(self, length: int, stream: Stream | None, ended: bool) -> None:
+        """`length` bytes of payload came, padding included, on `stream` or on none that is open. Raises
+        ConnectionFailure, StreamFailure."""
         self._window_bytes -= length
         if self._window_bytes < 0:
             raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
-
-    def took_on(self, stream: Stream, length: int, ended: bool) -> None:
-        """They came on `stream`. Raises StreamFailure."""
+        if stream is None:
+            return
         stream.window_in_bytes -= length
         if stream.window_in_bytes < 0:
             raise StreamFailure(stream.stream_id, ErrorCode.FLOW_CONTROL_ERROR)
