@@ -135,12 +135,12 @@ def test_an_endpoint_that_is_forgotten_leaves_nothing() -> None:
 def test_knowing_all_takes_every_batch_and_blocks_of_that_size() -> None:
     index = held()
     index.apply(A, [store([10], [1, 2])])
-    assert index.knows_all(A, SIZE)
-    assert not index.knows_all(A, 16)
+    assert A in index.all_known(SIZE)
+    assert A not in index.all_known(16)
     index.restart(A, empty=False)
     index.apply(A, [store([10], [1, 2])])
-    assert not index.knows_all(A, SIZE)
-    assert not index.knows_all(endpoint(3), SIZE)
+    assert A not in index.all_known(SIZE)
+    assert endpoint(3) not in index.all_known(SIZE)
 
 
 def test_memory_is_bounded() -> None:
@@ -150,7 +150,7 @@ def test_memory_is_bounded() -> None:
     for number in range(100):
         index.apply(A, [store([number], [number, number])])
     assert len(index) == 10
-    assert not index.knows_all(A, SIZE)
+    assert A not in index.all_known(SIZE)
 
 
 @pytest.mark.parametrize("event", [store([1], [1]), store([1], [1, 1 << 63])])

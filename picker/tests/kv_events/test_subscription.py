@@ -31,7 +31,7 @@ class Followed:
 
     @property
     def complete(self) -> bool:
-        return self.held.knows_all(SERVER, SIZE)
+        return SERVER in self.held.all_known(SIZE)
 
     async def knows(self, *blocks: int, complete: bool) -> None:
         try:

@@ -9,7 +9,7 @@ prompt holds just those tokens."""
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.kv_events.held_blocks import HeldBlocks, chain_root, token_chain
@@ -36,42 +36,49 @@ class PrecisePrefixIndex(PrefixIndex):
         """What is named of a prompt is always a beginning of it: see `_Holding`."""
         self._named_size = 0
         """Tokens of a block that names mean."""
+        self._decided_on: Sequence[int] | None = None
+        self._looked_up: tuple[Sequence[int], Mapping[Endpoint | None, int]] = (), {}
 
     def matches(self, hashes: Sequence[int], endpoints: Sequence[Endpoint]) -> Sequence[int]:
         estimates = super().matches(hashes, endpoints)
-        chain = self._chain(hashes)
+        chain, told = self._looked_up = self._look_up(hashes)
+        self._decided_on = hashes
         if not chain:
             return estimates
-        told, named = self._held.depths(chain), len(chain)
+        named, all_known = len(chain), self._held.all_known(self._named_size)
         depths: list[int] = []
         for endpoint, estimate in zip(endpoints, estimates, strict=True):
             marks = told.get(endpoint, 0)
-            if marks < named and self._held.knows_all(endpoint, self._named_size):
-                depths.append(depth_of(marks))
-            else:
-                depths.append(max(depth_of(marks), estimate))
+            depth = depth_of(marks)
+            if depth < estimate and (marks == named or endpoint not in all_known):
+                depth = estimate
+            depths.append(depth)
         return depths
 
     def cached_blocks(self, endpoint: Endpoint, hashes: Sequence[int]) -> int:
         return self.matches(hashes, (endpoint,))[0]
 
     def holders(self, hashes: Sequence[int], most: int) -> list[Endpoint]:
-        told = self._held.depths(self._chain(hashes))
+        _, told = self._look_up(hashes)
         deepest = sorted((endpoint for endpoint in told if endpoint in self._pool), key=told.__getitem__, reverse=True)
         estimated = super().holders(hashes, most)
         return list(dict.fromkeys([endpoint for endpoint in (*deepest, *estimated) if endpoint is not None]))[:most]
 
     def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> Sent | None:
-        chain = self._chain(hashes)
+        # Most prompts are sent in the step in which they were decided on.
+        chain, told = self._looked_up if hashes is self._decided_on else self._look_up(hashes)
+        self._decided_on = None
         marks = marks_of(hashes)
-        seen = bisect_left(marks, True, key=lambda block: block not in self._holders)
+        unnamed = self._last_seen(marks, len(chain)) if self._held.block_size(endpoint) is not None else None
         self.record(endpoint, hashes)
-        for mark in reversed(marks[: len(chain)]):
-            self._names.move_to_end(mark)
-        if chain:
-            self._held.expect(endpoint, chain)
-        unnamed = marks[seen - 1] if seen > len(chain) and self._held.block_size(endpoint) is not None else None
-        return Sent(endpoint, chain, unnamed) if chain or unnamed is not None else None
+        if 2 * len(self._names) > self._max_names:
+            for mark in reversed(marks[: len(chain)]):
+                self._names.move_to_end(mark)
+        # Of what is there already nothing is reused while the request runs.
+        expected = chain[told.get(endpoint, 0) :]
+        if expected:
+            self._held.expect(endpoint, expected)
+        return Sent(endpoint, expected, unnamed) if expected or unnamed is not None else None
 
     def ended(self, sent: Sent) -> None:
         self._held.settle(sent.endpoint, sent.expected)
@@ -110,10 +117,19 @@ class PrecisePrefixIndex(PrefixIndex):
             self._names.popitem(last=False)
         return depth_of(known)
 
-    def _chain(self, hashes: Sequence[int]) -> Sequence[int]:
-        """The names of a prompt's blocks as far as it has them, those that are remembered."""
-        names = self._names
-        if not names:
-            return ()
-        marks = marks_of(hashes)
-        return [names[mark] for mark in marks[: bisect_left(marks, True, key=lambda block: block not in names)]]
+    def _last_seen(self, marks: Sequence[int], named: int) -> int | None:
+        """The last of a prompt's blocks that any endpoint was sent before, if it comes after those with a name."""
+        seen = self._holders
+        if len(marks) == named or marks[named] not in seen:
+            return None
+        return marks[bisect_left(marks, True, lo=named, key=lambda block: block not in seen) - 1]
+
+    def _look_up(self, hashes: Sequence[int]) -> tuple[Sequence[int], Mapping[Endpoint | None, int]]:
+        """The names of a prompt's blocks as far as it has them, those that are remembered, and how many of them the
+        endpoints say to hold."""
+        names, marks = self._names, marks_of(hashes)
+        if not marks or marks[0] not in names:
+            return (), {}
+        named = bisect_left(marks, True, lo=1, key=lambda block: block not in names)
+        chain = list(map(names.__getitem__, marks[:named]))
+        return chain, self._held.depths(chain)

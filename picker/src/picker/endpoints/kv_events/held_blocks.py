@@ -4,7 +4,7 @@ Servers need not agree on how they hash (vLLM seeds its hashes by process), so b
 the tokens that an event tells: a hash of a block's tokens and all before them."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from xxhash import xxh3_64_intdigest
 
@@ -65,6 +65,8 @@ class HeldBlocks:
         self._bits = EndpointBits()
         self._caches: dict[Endpoint, _Cache] = {}
         self._holders: dict[int, int] = {}
+        self._knowing: dict[int, Set[Endpoint]] = {}
+        """By block size; empty after a change."""
 
     def __len__(self) -> int:
         """Distinct blocks known of any endpoint."""
@@ -74,6 +76,7 @@ class HeldBlocks:
         """Have a place for what `endpoint` tells."""
         if endpoint not in self._caches:
             self._caches[endpoint] = _Cache(self._bits.take(endpoint))
+            self._knowing.clear()
 
     def forget(self, endpoint: Endpoint) -> None:
         """`endpoint` is gone."""
@@ -83,6 +86,7 @@ class HeldBlocks:
         for name in cache.stored.keys() | cache.expected.keys():
             self._drop(cache, name)
         self._bits.free(cache.bit)
+        self._knowing.clear()
 
     def restart(self, endpoint: Endpoint, *, empty: bool) -> None:
         """What was known of `endpoint` holds no more: its cache is `empty`, or nobody knows what is in it."""
@@ -93,6 +97,7 @@ class HeldBlocks:
         cache.stored.clear()
         cache.complete = empty
         cache.group = cache.block_size = None
+        self._knowing.clear()
 
     def block_size(self, endpoint: Endpoint) -> int | None:
         """Tokens a block there; None where it has told of none."""
@@ -104,11 +109,16 @@ class HeldBlocks:
         cache = self._caches.get(endpoint)
         return len(cache.stored) if cache is not None else None
 
-    def knows_all(self, endpoint: Endpoint, block_size: int) -> bool:
-        """Whether what is not known to be there is not there, of blocks of this size. True of a cache that never held
-        any."""
-        cache = self._caches.get(endpoint)
-        return cache is not None and cache.complete and cache.block_size in (None, block_size)
+    def all_known(self, block_size: int) -> Set[Endpoint]:
+        """The endpoints where what is not known to be there is not there, of blocks of this size. Those that hold none
+        are among them."""
+        if block_size not in self._knowing:
+            self._knowing[block_size] = {
+                endpoint
+                for endpoint, cache in self._caches.items()
+                if cache.complete and cache.block_size in (None, block_size)
+            }
+        return self._knowing[block_size]
 
     def apply(self, endpoint: Endpoint, events: Iterable[Event]) -> bool:
         """Follow `events`, in their order; whether they say that the cache was emptied. Raises ValueError when they
@@ -176,6 +186,7 @@ class HeldBlocks:
             )
         if not cache.names:
             cache.group, cache.block_size = event.group_idx, event.block_size
+            self._knowing.clear()
         elif event.group_idx != cache.group:
             return
         names = cache.names
@@ -186,6 +197,7 @@ class HeldBlocks:
             return
         if len(names) + len(event.block_hashes) > self._max_blocks:
             cache.complete = False
+            self._knowing.clear()
             return
         stored, expected = cache.stored, cache.expected
         ours = token_chain(event.token_ids, event.block_size, parent)
