@@ -1,6 +1,7 @@
 """The bench's own load generator and servers, and the figures' arithmetic."""
 
 import asyncio
+import itertools
 import os
 import sys
 import time
@@ -8,9 +9,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from e2e.bench.constant import Connection, Picks
 from e2e.bench.figures import Figure, Measured, completion, cpu_s, streamed
 from e2e.bench.load import Load, post, run_load
 from e2e.bench.upstreams import Server, answer_to
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from picker.extproc.edge.framing import MessageReader, framed
+from picker.extproc.http2 import frames
 
 
 @pytest_asyncio.fixture
@@ -32,6 +37,52 @@ async def test_an_answer_ends_with_its_last_chunk(port: int) -> None:
     load = await run_load(port, streamed(), clients=2, seconds=0.2)
     assert len(load.latencies_s) > 2
     assert load.errors == 0
+
+
+async def test_clients_that_pace_themselves_ask_no_faster(port: int) -> None:
+    """Each its first request, and one more for each interval."""
+    numbers = itertools.count()
+
+    def request() -> bytes:
+        next(numbers)
+        return post("/v1/completions", b"{}")
+
+    load = await run_load(port, request, clients=4, seconds=0.6, every_s=0.2)
+    assert 4 <= len(load.latencies_s) == next(numbers) <= 4 * 4
+
+
+async def test_the_constant_picker_answers_two_messages_however_they_are_cut() -> None:
+    """The second one is the pick."""
+    greeting = frames.PREFACE + frames.settings_frame({})
+    head = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x83")
+    messages = framed(b"\x12" * 300) + framed(b"\x22" * 70_000)
+    pieces = [messages[at : at + 9_000] for at in range(0, len(messages), 9_000)]
+    data = [frames.frame(frames.DATA, 0, 1, piece) for piece in pieces]
+    sent = greeting + head + b"".join(data) + frames.frame(frames.DATA, frames.END_STREAM, 1)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(Picks(["10.0.0.1:8000"])), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+    for start in range(0, len(sent), 7_001):
+        writer.write(sent[start : start + 7_001])
+        await writer.drain()
+    kinds: list[int] = []
+    answers = MessageReader()
+    replies: list[bytes] = []
+    while True:
+        high, low, kind, flags, stream_id = frames.read_header(await reader.readexactly(frames.HEADER_BYTES), 0)
+        payload = await reader.readexactly(high << 8 | low)
+        if stream_id:
+            kinds.append(kind)
+        if kind == frames.DATA:
+            replies += answers.feed(payload)
+        if stream_id and flags & frames.END_STREAM and kind == frames.HEADERS:
+            break
+    writer.close()
+    server.close()
+    assert kinds == [frames.HEADERS, frames.DATA, frames.DATA, frames.HEADERS]
+    fields = [pb.ProcessingResponse.FromString(reply).WhichOneof("response") for reply in replies]
+    assert fields == ["request_headers", "request_body"]
+    assert b"10.0.0.1:8000" in replies[1]
 
 
 async def test_what_is_not_a_200_and_a_connection_that_is_cut_are_errors() -> None:
@@ -58,6 +109,7 @@ def test_percentiles_and_ratios() -> None:
     assert Measured(load, 3.0).cpu_per_request_s(0.1) == 0.02
     assert Figure("f", 1.0, "x", 1.0, "").met
     assert not Figure("f", 1.0, "x", 2.0, "", at_least=True).met
+    assert Figure("f", 1.0, "x", None, "").met
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")

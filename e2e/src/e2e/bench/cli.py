@@ -46,8 +46,8 @@ def _table(figures: list[Figure]) -> Table:
         table.add_row(
             figure.name,
             f"{figure.value:.2f} {figure.unit}",
-            f"{sign} {figure.bound:.2f}",
-            "met" if figure.met else "NOT MET",
+            f"{sign} {figure.bound:.2f}" if figure.bound is not None else "",
+            ("met" if figure.met else "NOT MET") if figure.bound is not None else "",
             figure.detail,
         )
     return table

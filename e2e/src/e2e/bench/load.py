@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -41,20 +42,28 @@ def post(path: str, body: bytes) -> bytes:
     ).encode() + body
 
 
-async def run_load(port: int, request: bytes, clients: int, seconds: float) -> Load:
-    """Closed loop: `clients` connections to a loopback port, each sends `request` again once it is answered."""
+async def run_load(
+    port: int, request: bytes | Callable[[], bytes], clients: int, seconds: float, every_s: float = 0.0
+) -> Load:
+    """Closed loop: `clients` connections to a loopback port, each sends `request`, or what it gives, again once it is
+    answered, but not before `every_s` have passed."""
     loop = asyncio.get_running_loop()
     began_s = time.perf_counter()
-    run = _Run(request, began_s + seconds)
-    connections = [await loop.create_connection(lambda: _Client(run), "127.0.0.1", port) for _ in range(clients)]
+    run = _Run(request if callable(request) else lambda: request, began_s + seconds, every_s)
+    connections: list[tuple[asyncio.Transport, _Client]] = []
+    for _ in range(clients):
+        connections.append(await loop.create_connection(lambda: _Client(run), "127.0.0.1", port))
+        # Spread over the interval, rather than all at once.
+        await asyncio.sleep(every_s / clients)
     await asyncio.gather(*(client.finished for _, client in connections))
     return Load(tuple(sorted(run.latencies_s)), run.errors, time.perf_counter() - began_s, run.last_body)
 
 
 class _Run:
-    def __init__(self, request: bytes, until_s: float) -> None:
+    def __init__(self, request: Callable[[], bytes], until_s: float, every_s: float) -> None:
         self.request = request
         self.until_s = until_s
+        self.every_s = every_s
         self.latencies_s: list[float] = []
         self.errors = 0
         self.last_body = b""
@@ -76,7 +85,7 @@ class _Client(asyncio.Protocol):
         if self._asked_s >= self._run.until_s:
             self._end()
         else:
-            self._transport.write(self._run.request)
+            self._transport.write(self._run.request())
 
     def _end(self) -> None:
         if not self.finished.done():
@@ -101,7 +110,11 @@ class _Client(asyncio.Protocol):
         else:
             self._run.errors += 1
         buffer.clear()
-        self._ask()
+        wait_s = self._asked_s + self._run.every_s - time.perf_counter()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._ask)
+        else:
+            self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.finished.done():

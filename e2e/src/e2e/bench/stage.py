@@ -1,4 +1,4 @@
-"""The processes that the bench measures: cheap servers, the picker, a bare one beside it, and an Envoy for each."""
+"""The processes that the bench measures: cheap servers, the picker, two bare ones beside it, and an Envoy for each."""
 
 import shutil
 import sys
@@ -71,6 +71,8 @@ class Stage:
     """The same Envoy, asking the picker."""
     bare: int
     """Another Envoy, asking the bare picker."""
+    constant: int
+    """A third one, asking the picker that answers constant bytes."""
     picker_pid: int
     bare_pid: int
     envoy_pid: int
@@ -87,13 +89,15 @@ async def staged(replicas: int) -> AsyncGenerator[Stage]:
         picker = await _start_picker(stack, folder, of_picker)
         # The bare one's Envoy learns the endpoints from the picker as well.
         of_bare = _settings(folder / "bare", servers, [f"--xds-address={of_picker.settings.xds_address}"])
-        command = [sys.executable, "-m", "e2e.bench.bare", of_bare.settings.ext_proc_address]
-        bare = await _start(stack, folder, "bare", [*command, *(f"127.0.0.1:{port}" for port in servers)])
-        envoy = await _start_envoy(stack, folder, of_picker)
-        await _start_envoy(stack, folder, of_bare)
+        of_constant = _settings(folder / "constant", servers, [f"--xds-address={of_picker.settings.xds_address}"])
+        endpoints = [f"127.0.0.1:{port}" for port in servers]
+        bare = await _start_module(stack, folder, "bare", of_bare, endpoints)
+        await _start_module(stack, folder, "constant", of_constant, endpoints)
+        envoy, *_ = [await _start_envoy(stack, folder, each) for each in (of_picker, of_bare, of_constant)]
         pids = (each.process.pid for each in (picker, bare, envoy))
-        stage = Stage(of_picker.plain, of_picker.picked, of_bare.picked, *pids)
-        for port in (stage.plain, stage.picked, stage.bare):
+        stage = Stage(of_picker.plain, of_picker.picked, of_bare.picked, of_constant.picked, *pids)
+        # The constant one has no answer to a request without a body.
+        for port in (stage.plain, stage.picked, stage.bare, of_constant.plain):
             await _answers(f"http://127.0.0.1:{port}/v1/models")
         yield stage
 
@@ -148,6 +152,14 @@ async def _start_picker(stack: AsyncExitStack, folder: Path, gateway: _Gateway) 
     picker = await _start(stack, folder, "picker", command)
     await _answers(f"http://{gateway.settings.admin_address}/healthz", picker)
     return picker
+
+
+async def _start_module(
+    stack: AsyncExitStack, folder: Path, name: str, gateway: _Gateway, endpoints: Sequence[str]
+) -> Child:
+    """One of the bench's own pickers, in the place of `gateway`'s."""
+    command = [sys.executable, "-m", f"e2e.bench.{name}", gateway.settings.ext_proc_address, *endpoints]
+    return await _start(stack, folder, name, command)
 
 
 async def _start_envoy(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
