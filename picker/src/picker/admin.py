@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.prefixes import PrefixIndex
 from picker.logs import LEVELS, set_level
 
 
@@ -28,9 +29,13 @@ class EndpointState(msgspec.Struct, frozen=True):
     kv_cache_usage: float | None
     metrics_age_s: float | None
     refuses_connections: bool
+    told_blocks: int | None
+    """Of its prefix cache, by its KV events; None where those are not followed."""
+    all_blocks_told: bool
+    """Whether they are all that it holds."""
 
 
-def endpoint_state(pool: str, endpoint: Endpoint, now_s: float) -> EndpointState:
+def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: PrefixIndex) -> EndpointState:
     metrics = endpoint.metrics
     return EndpointState(
         pool=pool,
@@ -44,6 +49,8 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float) -> EndpointState
         kv_cache_usage=metrics.kv_cache_usage if metrics else None,
         metrics_age_s=round(now_s - metrics.scraped_at_s, 3) if metrics else None,
         refuses_connections=endpoint.refused_since_s is not None,
+        told_blocks=prefixes.told_blocks(endpoint),
+        all_blocks_told=prefixes.all_blocks_told(endpoint),
     )
 
 

@@ -29,6 +29,7 @@ from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.logs import configure_logging
 from picker.observability.held_requests import HeldRequests
 from picker.observability.watch import ExtraMissing, Watch
+from picker.observability.watched_desk import pool_label
 from picker.scheduling.flow_control import Bounds
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
@@ -117,9 +118,9 @@ class Picker:
         """Every endpoint, as often as there are pools that have it."""
         now_s = asyncio.get_running_loop().time()
         return [
-            endpoint_state(f"{pool.namespace}/{pool.name}", endpoint, now_s)
-            for pool in self._follower.pools
-            for endpoint in self._endpoints.of_pool(pool)
+            endpoint_state(pool_label(served.pool.name), endpoint, now_s, served.prefixes)
+            for served in self._follower.served
+            for endpoint in served.endpoints
         ]
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:

@@ -1,5 +1,6 @@
 """What a new inventory changes in a running picker, and what it leaves alone."""
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -7,6 +8,7 @@ from gateway_objects import pool, resources, route, to_pool
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.membership import Endpoints
+from picker.endpoints.prefixes import PrefixIndex
 from picker.endpoints.scraper import Scraper
 from picker.extproc.desk import PoolDesk, ServedPool
 from picker.follower import InventoryFollower, default_pool
@@ -128,3 +130,31 @@ def test_of_an_endpoint_that_left_no_prefix_is_remembered(follower: InventoryFol
 def test_a_gateway_that_names_no_pool_means(texts: list[str], named: str | None, found: str | None) -> None:
     pool_name = default_pool(resources(*texts), named)
     assert (pool_name.name if pool_name is not None else None) == found
+
+
+class SeenPrecise:
+    """Remembers who is listened to, and which pools have asked for an index."""
+
+    def __init__(self) -> None:
+        self.followed: list[str] = []
+        self.pools: list[Sequence[Endpoint]] = []
+
+    def index(self, pool: Sequence[Endpoint]) -> PrefixIndex:
+        self.pools.append(pool)
+        return PrefixIndex(64)
+
+    def add(self, endpoint: Endpoint) -> None:
+        self.followed.append(endpoint.address)
+
+    def remove(self, endpoint: Endpoint) -> None:
+        self.followed.remove(endpoint.address)
+
+
+def test_where_endpoints_tell_what_they_hold_all_of_them_are_listened_to(desk: SeenDesk, scraper: SeenScraper) -> None:
+    precise = SeenPrecise()
+    follower = InventoryFollower(Endpoints(), scraper, desk, Random(0), None, precise)
+    follower.follow(inventory(pool("a"), servers=2))
+    follower.follow(inventory(PREFIX_CACHE, servers=1))
+    assert precise.followed == ["10.0.0.0:8000"]
+    [endpoints] = precise.pools
+    assert endpoints is desk.pools[A].endpoints

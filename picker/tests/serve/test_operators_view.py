@@ -7,6 +7,7 @@ from exchange_conversation import FakeDesk, Seat
 from fleet import endpoint
 from picker.admin import admin_app, endpoint_state
 from picker.decision_log import LoggedDesk
+from picker.endpoints.prefixes import PrefixIndex
 from picker.extproc.assignment import Wanted
 from picker.extproc.body import ReadBody
 from picker.extproc.refusals import Rejection
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 
 
 def client(*, ready: bool = True) -> TestClient:
-    state = endpoint_state("default/a", endpoint(1, requests=2, queue_depth=3, kv=0.5), 1.5)
+    state = endpoint_state("default/a", endpoint(1, requests=2, queue_depth=3, kv=0.5), 1.5, PrefixIndex(64))
     return TestClient(admin_app(lambda: ready, lambda: [state]))
 
 

@@ -64,6 +64,12 @@ class PrecisePrefixIndex(PrefixIndex):
         estimated = super().holders(hashes, most)
         return list(dict.fromkeys([endpoint for endpoint in (*deepest, *estimated) if endpoint is not None]))[:most]
 
+    def told_blocks(self, endpoint: Endpoint) -> int | None:
+        return self._held.stored_blocks(endpoint)
+
+    def all_blocks_told(self, endpoint: Endpoint) -> bool:
+        return self._held.knows_all(endpoint)
+
     def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> Sent | None:
         # Most prompts are sent in the step in which they were decided on.
         chain, told = self._looked_up if hashes is self._decided_on else self._look_up(hashes)

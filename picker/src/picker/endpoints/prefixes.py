@@ -147,6 +147,14 @@ class PrefixIndex:
             found += [endpoint for endpoint in self._bits.of(mask) if endpoint is not None][: most - len(found)]
         return found
 
+    def told_blocks(self, endpoint: Endpoint) -> int | None:
+        """Blocks of tokens that `endpoint` itself says to hold; None where it is not listened to."""
+        return None
+
+    def all_blocks_told(self, endpoint: Endpoint) -> bool:
+        """Whether those are all that it holds."""
+        return False
+
     def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> Sent | None:
         """As `record`. What is returned is to be given to `ended`."""
         self.record(endpoint, hashes)

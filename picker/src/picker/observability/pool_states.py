@@ -48,7 +48,7 @@ def pool_states(pools: Iterable[ServedPool], tallies: Tallies, now_s: float) -> 
                 cached_tokens=sum(tally.cached_tokens for tally in mine),
                 decision_s=sum(tally.decision_seconds.sum for tally in mine),
                 prefix_blocks=len(served.prefixes),
-                endpoints=[endpoint_state(label, endpoint, now_s) for endpoint in served.endpoints],
+                endpoints=[endpoint_state(label, endpoint, now_s, served.prefixes) for endpoint in served.endpoints],
             )
         )
     return states

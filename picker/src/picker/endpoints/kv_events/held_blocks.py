@@ -109,9 +109,13 @@ class HeldBlocks:
         cache = self._caches.get(endpoint)
         return len(cache.stored) if cache is not None else None
 
+    def knows_all(self, endpoint: Endpoint) -> bool:
+        """Whether what is not known to be there is not there."""
+        cache = self._caches.get(endpoint)
+        return cache is not None and cache.complete
+
     def all_known(self, block_size: int) -> Set[Endpoint]:
-        """The endpoints where what is not known to be there is not there, of blocks of this size. Those that hold none
-        are among them."""
+        """The endpoints of which all is known, of blocks of this size. Those that hold none are among them."""
         if block_size not in self._knowing:
             self._knowing[block_size] = {
                 endpoint
