@@ -11,8 +11,8 @@ SEEN_SHARE = 1 / 8
 and looking costs an eighth of what it would for all."""
 
 TROUBLED_S = 30.0
-"""All answers are seen for this long after one that was an error of its server's, or came from another than the picked
-one: long enough for a server to be started again, and for the share of its failures to be that of now."""
+"""All answers are seen for this long after an error, a client's own included, or one from another server than the
+picked one: so errors that go on are counted each, and a server's share of failures is that of now."""
 
 
 class AnswersSeen:

@@ -123,9 +123,8 @@ class Assigned:
     def first_byte(self, status: int | None) -> None:
         # vLLM sends a stream's headers before its first token, and those of a whole answer after its last: neither
         # tells when the prompt was computed, so neither frees its prefill nor teaches the endpoint's pace.
-        failed = status is not None and status >= 500
-        self.dispatched.answered(failed)
-        if failed:
+        self.dispatched.answered(failed=status is not None and status >= 500)
+        if status is not None and status >= 400:
             self._answers.trouble(str(self.pool.pool.name))
 
     def end(self, *, unseen: bool = False) -> None:

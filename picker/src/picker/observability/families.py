@@ -44,7 +44,7 @@ _MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
     ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.prompt_tokens),
     (
         "request_ttft_seconds",
-        "From the pick to the answer's first byte.",
+        "From the pick to the answer's first byte, of the answers that the picker has seen.",
         lambda tally: tally.first_byte_seconds,
     ),
 )
@@ -117,7 +117,7 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
     ),
     (
         "served_other_total",
-        "Answers from another endpoint than the picked one.",
+        "Answers from another endpoint than the picked one, of those that the picker has seen.",
         lambda tally: tally.served_other,
     ),
 )
@@ -126,7 +126,7 @@ _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
     ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.seconds),
     (
         "time_to_first_byte_seconds",
-        "From the pick to the answer's first byte.",
+        "From the pick to the answer's first byte, of the answers that the picker has seen.",
         lambda tally: tally.first_byte_seconds,
     ),
 )
