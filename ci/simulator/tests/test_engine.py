@@ -67,6 +67,15 @@ def arrives_s(numbered: tuple[int, Arrival]) -> float:
     return arrival.at_ms / 1000 + number * 1e-5
 
 
+def request_of(number: int, arrival: Arrival) -> EngineRequest:
+    prompt = arrival.prefix_tokens + arrival.own_tokens
+    content = Content((Piece(arrival.prefix, arrival.prefix_tokens), Piece(100 + number, 1 << 20)))
+    lora = f"lora-{arrival.lora}" if arrival.lora else None
+    if lora is not None:
+        content = Content((Piece(10 * arrival.lora + arrival.prefix, arrival.prefix_tokens), content.pieces[1]))
+    return EngineRequest(number, content, prompt, arrival.output_tokens, lora)
+
+
 def in_strides(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> dict[int, Outcome]:
     engine = Engine(config, step_time)
     first: dict[int, FirstToken] = {}
@@ -75,13 +84,7 @@ def in_strides(config: EngineConfig, step_time: StepTime, workload: list[Arrival
     while coming or engine.next_s is not None:
         if coming and (engine.next_s is None or arrives_s(coming[0]) <= engine.next_s):
             number, arrival = coming.pop(0)
-            prompt = arrival.prefix_tokens + arrival.own_tokens
-            content = Content((Piece(arrival.prefix, arrival.prefix_tokens), Piece(100 + number, 1 << 20)))
-            lora = f"lora-{arrival.lora}" if arrival.lora else None
-            if lora is not None:
-                content = Content((Piece(10 * arrival.lora + arrival.prefix, arrival.prefix_tokens), content.pieces[1]))
-            request = EngineRequest(number, content, prompt, arrival.output_tokens, lora)
-            engine.submit(request, arrives_s((number, arrival)))
+            engine.submit(request_of(number, arrival), arrives_s((number, arrival)))
             continue
         for event in engine.advance():
             if isinstance(event, FirstToken):
@@ -93,7 +96,8 @@ def in_strides(config: EngineConfig, step_time: StepTime, workload: list[Arrival
     return outcomes
 
 
-def step_by_step(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> dict[int, Outcome]:
+def mock_engine(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> mock_core.Engine:
+    """With the whole workload to come."""
     engine = mock_core.Engine(config, Fresh(), step_time, EngineMetrics(config, "m"))
     for number, arrival in enumerate(workload):
         shared = range(10_000 * (arrival.prefix + 1), 10_000 * (arrival.prefix + 1) + arrival.prefix_tokens)
@@ -105,6 +109,11 @@ def step_by_step(config: EngineConfig, step_time: StepTime, workload: list[Arriv
             lora=f"lora-{arrival.lora}" if arrival.lora else None,
         )
         engine.submit(request, arrives_s((number, arrival)))
+    return engine
+
+
+def step_by_step(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> dict[int, Outcome]:
+    engine = mock_engine(config, step_time, workload)
     first: dict[int, tuple[float, int]] = {}
     outcomes: dict[int, Outcome] = {}
     preemptions: dict[str, int] = {}
@@ -148,3 +157,40 @@ def test_a_card_under_load_is_the_same() -> None:
     config = EngineConfig(num_gpu_blocks=card.num_gpu_blocks, max_model_len=4096)
     workload = [Arrival(37 * i, i % 4, 200, 1000 + 13 * i, 150 + 7 * (i % 50), 0) for i in range(90)]
     same(in_strides(config, card.step_time, workload), step_by_step(config, card.step_time, workload))
+
+
+@settings(max_examples=60, deadline=None)
+@given(configs, st.lists(arrivals, min_size=1, max_size=30), st.lists(st.integers(1, 200), min_size=1, max_size=10))
+def test_a_scrape_shows_what_the_metrics_of_a_server_show(
+    config: EngineConfig, workload: list[Arrival], pauses: list[int]
+) -> None:
+    """Its load as of the end of a step, and its counters, which move when a step has ended: at any moment."""
+    engine, mock = Engine(config, STEP_TIME), mock_engine(config, STEP_TIME, workload)
+    coming = sorted(enumerate(workload), key=arrives_s)
+    now_s = 0.0
+    for pause in pauses:
+        now_s += pause * 0.0173
+        while True:
+            next_s = engine.next_s
+            if coming and arrives_s(coming[0]) <= now_s and (next_s is None or arrives_s(coming[0]) <= next_s):
+                number, arrival = coming.pop(0)
+                engine.submit(request_of(number, arrival), arrives_s((number, arrival)))
+            elif next_s is not None and next_s <= now_s:
+                engine.advance()
+            else:
+                break
+        mock.advance_to(now_s)
+        shown, values = engine.state(now_s), mock.metrics.values
+        assert shown.running == values.running
+        # What came during a step is queued at its end there, and here from the next step's end on.
+        assert shown.waiting <= values.waiting_capacity + values.waiting_deferred
+        # To a block for each that runs: a step that ends just now has ended there.
+        block = 1 / (config.num_gpu_blocks - 1)
+        assert shown.kv_cache_usage == pytest.approx(values.kv_cache_usage, abs=block * (1 + shown.running))
+        counters = shown.counters
+        assert (counters.prefix_queries, counters.prefix_hits) == (values.prefix_queries, values.prefix_hits)
+        assert counters.prompt_tokens == values.prompt_tokens
+        ttft = values.histograms["ttft_s"]
+        assert (counters.first_tokens, counters.first_token_s) == (ttft.count, pytest.approx(ttft.total, abs=1e-4))
+        newest = max(values.adapters, key=values.adapters.__getitem__, default="")
+        assert shown.loras == frozenset(filter(None, newest.split(",")))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from simulator.contenders import CONTENDERS
+from simulator.losses import print_losses, variants
 from simulator.report import print_summary, print_tables, write_json
 from simulator.scenario import InvalidScenario, Scenario, Scrapes, Trace, read_scenario
 from simulator.study import Results, Study, run_study
@@ -35,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not scenarios:
         print("picker simulate: no scenario to run", file=sys.stderr)
         return 1
-    study = Study(scenarios, given.strategies, given.seeds, given.traces)
-    results = _run(study, given.jobs)
-    print_tables(results, console)
-    print_summary(results, [name for name in OURS if name in given.strategies], console)
+    varied = list(variants(scenarios)) if given.losses else scenarios
+    results = _run(Study(varied, given.strategies, given.seeds, given.traces), given.jobs)
+    if given.losses:
+        print_losses(results, scenarios, given.strategies, console)
+    else:
+        print_tables(results, console)
+        print_summary(results, [name for name in OURS if name in given.strategies], console)
     if given.json is not None:
         write_json(results, given.json)
         console.print(f"Every seed's figures are in {given.json}.")
@@ -67,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of traces (%(default)s)")
     parser.add_argument("--pickers", type=_positive, help="replicas of the picker, instead of the scenario's")
     parser.add_argument("--scrape-interval", type=float, metavar="S", help="instead of the scenario's")
+    parser.add_argument(
+        "--losses", action="store_true", help="with 1, 2 and 4 pickers and scrapes every 0.2, 1 and 5 s, side by side"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a picture of each scenario there")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")

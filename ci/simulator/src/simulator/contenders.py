@@ -25,10 +25,12 @@ class Contender:
     scrapes: bool = True
     scrape_interval_s: float | None = None
     """None: the scenario's."""
+    learns: bool = False
+    """Whether it makes something of what scrapes tell beyond the load."""
 
 
-def _own(strategy: RoutingStrategy, scrapes: bool = True) -> Contender:
-    return Contender(strategy.value, lambda prefixes, rng, _truth: Scheduler(strategy, prefixes, rng), scrapes)
+def _own(strategy: RoutingStrategy) -> Contender:
+    return Contender(strategy.value, lambda prefixes, rng, _: Scheduler(strategy, prefixes, rng), learns=True)
 
 
 LEAST_REQUEST = "least-request"
@@ -42,11 +44,6 @@ CONTENDERS: Mapping[str, Contender] = {
             "round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng), scrapes=False
         ),
         Contender(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng), scrapes=False),
-        Contender(
-            "least-request-full",
-            lambda prefixes, rng, _: Scheduler(RoutingStrategy.LEAST_REQUEST, prefixes, rng),
-            scrapes=False,
-        ),
         Contender("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), scrapes=False),
         Contender("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), scrape_interval_s=UPSTREAM_SCRAPE_S),
         Contender(
@@ -57,6 +54,6 @@ CONTENDERS: Mapping[str, Contender] = {
         Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing(), scrapes=False),
         _own(RoutingStrategy.DEFAULT),
         _own(RoutingStrategy.PREFIX_CACHE),
-        Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng)),
+        Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng), learns=True),
     )
 }

@@ -13,6 +13,7 @@ from picker.scheduling.request import InferenceRequest, Refusal
 
 from simulator.contenders import Contender
 from simulator.content import picker_blocks
+from simulator.engine.steps import Counters
 from simulator.fleet import Fleet, Replica
 from simulator.oracle import Truth
 from simulator.scenario import Scenario
@@ -33,6 +34,7 @@ class Picker:
         self._rng = rng
         self._interval_s = contender.scrape_interval_s or scenario.scrapes.interval_s
         self._scrapes = contender.scrapes
+        self._learns = contender.learns
         self._ledger = Ledger()
         self._prefixes = PrefixIndex(BLOCK_TOKENS)
         self._scheduler = contender.scheduler(self._prefixes, rng, truth)
@@ -89,13 +91,7 @@ class Picker:
                 kv_blocks=replica.config.num_gpu_blocks,
                 scraped_at_s=now_s + self._scenario.scrapes.delay_s,
                 in_flight_then=endpoint.in_flight.requests,
-                progress=Progress(
-                    first_tokens=state.counters.first_tokens,
-                    first_token_s=state.counters.first_token_s,
-                    prompt_tokens=state.counters.prompt_tokens,
-                    prefix_queries=state.counters.prefix_queries,
-                    prefix_hits=state.counters.prefix_hits,
-                ),
+                progress=_progress(state.counters) if self._learns else None,
             )
             self._timeline.after(self._scenario.scrapes.delay_s, partial(self._scraped, endpoint, metrics))
         elif endpoint.refused_since_s is None:
@@ -105,5 +101,18 @@ class Picker:
         self._timeline.after(pause_s, partial(self._scrape, endpoint, replica))
 
     def _scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
-        self._ledger.scraped(endpoint, metrics)
+        if self._learns:
+            self._ledger.scraped(endpoint, metrics)
+        else:
+            endpoint.metrics = metrics
         endpoint.refused_since_s = None
+
+
+def _progress(counters: Counters) -> Progress:
+    return Progress(
+        first_tokens=counters.first_tokens,
+        first_token_s=counters.first_token_s,
+        prompt_tokens=counters.prompt_tokens,
+        prefix_queries=counters.prefix_queries,
+        prefix_hits=counters.prefix_hits,
+    )

@@ -1,5 +1,6 @@
 """Many runs: scenarios, contenders and seeds, on all cores."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -44,8 +45,12 @@ def run_study(study: Study, jobs: int, progress: Callable[[int, int, str], None]
 def run_cell(scenario: Scenario, contender: str, seeds: int, traces: Path) -> list[Measures]:
     """All seeds of a scenario and a contender. Raises NoTrace."""
     measures: list[Measures] = []
+    # A run makes millions of blocks and few cycles: looking for those takes longer than they are worth.
+    gc.disable()
     for seed in range(seeds):
         simulation = Simulation(scenario, CONTENDERS[contender], seed, traces)
         simulation.run()
         measures.append(measure(simulation.records, simulation.kv_spreads, scenario))
+        del simulation
+        gc.collect()
     return measures

@@ -95,17 +95,18 @@ class Engine:
         those that wait."""
         stride = self._stride
         ended = stride.steps_until(now_s) - 1 if stride is not None and stride.steps > 1 else 0
-        return self._report(ended) if ended else self._reported
+        # Counters and adapters are the same through a stride of several steps.
+        return self._report(ended, self._reported.counters, self._reported.loras) if ended else self._reported
 
-    def _report(self, ended_steps: int) -> EngineState:
+    def _report(self, ended_steps: int, counters: Counters, loras: frozenset[str]) -> EngineState:
         """Of the moment at which so many steps of the stride under way have ended."""
         free = self._pool.free - self._blocks_after_first(ended_steps)
         return EngineState(
             running=len(self._running),
             waiting=len(self._deferred) + len(self._waiting),
             kv_cache_usage=1.0 - free / self._pool.usable,
-            loras=frozenset(self._loras),
-            counters=self._counters.copy(),
+            loras=loras,
+            counters=counters,
         )
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
@@ -144,7 +145,7 @@ class Engine:
             if each.epoch == epoch:
                 self._leave(each)
                 events.append(Finished(each.request.number, now_s, each.preemptions))
-        self._reported = self._report(0)
+        self._reported = self._report(0, self._counters.copy(), frozenset(self._loras))
         self._begin(now_s)
         return events
 

@@ -1,7 +1,7 @@
 """What an engine is doing, and what can be seen of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import sqrt
 
 from simulator.engine.sequence import Sequence
@@ -84,12 +84,14 @@ class Counters:
         self.first_token_s += now_s - sequence.arrived_s
 
     def copy(self) -> "Counters":
-        return replace(self)
+        return Counters(
+            self.prefix_queries, self.prefix_hits, self.prompt_tokens, self.first_tokens, self.first_token_s
+        )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EngineState:
-    """What a scrape would show."""
+    """What a scrape would show. Not to be changed."""
 
     running: int
     waiting: int

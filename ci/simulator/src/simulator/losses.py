@@ -1,0 +1,52 @@
+"""What is lost when several pickers share a fleet, and when scrapes come more rarely."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+from rich.console import Console
+from rich.table import Table
+
+from simulator.measures import estimate
+from simulator.scenario import Scenario, Scrapes
+from simulator.study import Results
+
+PICKERS = (1, 2, 4)
+INTERVALS_S = (0.2, 1.0, 5.0)
+BASE = (PICKERS[0], INTERVALS_S[0])
+MEASURES = (("ttft_p90_s", "TTFT p90"), ("goodput_per_s", "goodput"), ("tokens_per_s", "tokens/s"))
+
+
+def variants(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
+    """Each scenario with every number of pickers and interval of scrapes."""
+    for scenario, (pickers, interval_s) in product(scenarios, product(PICKERS, INTERVALS_S)):
+        scrapes = Scrapes.model_validate({**scenario.scrapes.model_dump(), "interval_s": interval_s})
+        name = _name(scenario.name, pickers, interval_s)
+        yield scenario.model_copy(update={"name": name, "pickers": pickers, "scrapes": scrapes})
+
+
+def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Sequence[str], console: Console) -> None:
+    """A table for each strategy and measure: what one picker with the shortest interval has, and
+    the others as ratios to that."""
+    for strategy, (measure, title) in product(strategies, MEASURES):
+        table = Table(
+            title=f"\n{strategy}: {title}, as ratios to one picker and scrapes every {BASE[1]} s",
+            title_justify="left",
+            box=None,
+            padding=(0, 1),
+        )
+        table.add_column("scenario", no_wrap=True)
+        for pickers, interval_s in product(PICKERS, INTERVALS_S):
+            table.add_column(f"{pickers} picker{'s' * (pickers > 1)}\n{interval_s:g} s", justify="right", no_wrap=True)
+        for scenario in scenarios:
+            found = [
+                estimate([getattr(each, measure) for each in results[_name(scenario.name, *variant)][strategy]]).mean
+                for variant in product(PICKERS, INTERVALS_S)
+            ]
+            first = found[0]
+            ratios = [f"{each / first:.2f}" if first else "-" for each in found[1:]]
+            table.add_row(scenario.name, f"{first:.2f}", *ratios)
+        console.print(table)
+
+
+def _name(scenario: str, pickers: int, interval_s: float) -> str:
+    return f"{scenario}, {pickers} pickers, scrapes every {interval_s:g} s"
