@@ -27,7 +27,7 @@ AT_ONCE = 32
 """Batches looked at before other work has its turn: some milliseconds."""
 
 RECONNECT_MS = 100
-RECONNECT_MAX_MS = 10_000
+RECONNECT_MAX_MS = 2_000
 HEARTBEAT_MS = 10_000
 """A peer that does not answer three of them is taken for gone, and connected to anew: a pod's address may just stop to
 answer."""

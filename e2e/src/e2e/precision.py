@@ -1,0 +1,335 @@
+"""How well a picker knows what servers have cached: by its own estimate, and by the servers' KV events.
+
+Mock engines in virtual time publish events as they would over ZeroMQ, and each picker is the real one from a request's
+JSON to its pick. For every request the share of its prompt that the picker took for cached is set against what the
+engine found (`vllm:prefix_cache_hits_total` over `vllm:prefix_cache_queries_total`)."""
+
+import asyncio
+import heapq
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
+from random import Random
+from statistics import fmean, quantiles
+from typing import Literal
+
+import httpx
+from picker.endpoints.endpoint import Endpoint, ServerMetrics
+from picker.endpoints.kv_events.held_blocks import HeldBlocks
+from picker.endpoints.kv_events.messages import read_batch
+from picker.endpoints.ledger import Ledger
+from picker.endpoints.precise_prefixes import PrecisePrefixIndex
+from picker.endpoints.prefixes import PrefixIndex
+from picker.extproc.assignment import Wanted
+from picker.extproc.body import read_body
+from picker.extproc.desk import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
+from picker.extproc.prompt_tokens import PromptTokens
+from picker.extproc.refusals import Rejection
+from picker.logs import configure_logging
+from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
+from picker.resources.names import PoolName
+from picker.scheduling.scheduler import Scheduler
+from rich.console import Console
+from rich.table import Table
+from vllm_mock.engine.core import Engine
+from vllm_mock.engine.messages import EngineConfig, EngineRequest, NewTokens
+from vllm_mock.engine.speed import CARDS
+from vllm_mock.kv_events.log import KvEventLog
+from vllm_mock.kv_events.messages import Batch, Encoding, Event, encode
+from vllm_mock.tokens.english import SENTENCE
+from vllm_mock.tokens.qwen import QwenTokenizer
+from vllm_mock.tokens.tokenizer import Turn
+
+SCRAPE_S = 0.2
+MODEL = "qwen"
+ANSWER_TOKENS = 150
+Knowledge = Literal["estimated", "told"]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Conversations of `turns` turns in Poisson arrivals; their system prompts are drawn by Zipf's law."""
+
+    name: str
+    prefixes: int
+    prefix_words: int
+    turns: int
+    rate: float
+    """Turns a second."""
+    pause_s: float
+    requests: int
+    user_words: int = 60
+    server_blocks: int = CARDS["a10"].num_gpu_blocks
+    """Of each server's KV cache."""
+
+
+WORKLOADS = (
+    Workload("tenants", prefixes=150, prefix_words=1200, turns=1, rate=8.0, pause_s=0.0, requests=3000),
+    Workload("many tenants", prefixes=400, prefix_words=1200, turns=1, rate=6.0, pause_s=0.0, requests=4000),
+    Workload("chat", prefixes=10, prefix_words=400, turns=8, rate=8.0, pause_s=20.0, requests=1500),
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Of a run, after its first quarter."""
+
+    errors: list[float] = field(default_factory=list[float])
+    """For each request: how far the share of its prompt that was taken for cached is from that which was."""
+    cached: float = 0.0
+    """Sum of the latter."""
+    ttfts_s: list[float] = field(default_factory=list[float])
+
+    @property
+    def error(self) -> float:
+        return fmean(self.errors)
+
+    @property
+    def hit_ratio(self) -> float:
+        return self.cached / len(self.errors)
+
+    @property
+    def ttft_s(self) -> float:
+        return fmean(self.ttfts_s)
+
+    @property
+    def ttft_p90_s(self) -> float:
+        return quantiles(self.ttfts_s, n=10)[-1]
+
+
+class _Text:
+    """Chat messages and their tokens."""
+
+    def __init__(self) -> None:
+        self._tokenizer = QwenTokenizer()
+        self._known: dict[str, list[int]] = {}
+
+    def words(self, rng: Random, count: int) -> str:
+        return " ".join(rng.choice(SENTENCE[number % len(SENTENCE)]) for number in range(count))
+
+    def tokens(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        text = self._tokenizer.chat_prompt([Turn(each["role"], each["content"]) for each in messages])
+        if text not in self._known:
+            self._known[text] = self._tokenizer.encode(text)
+        return self._known[text]
+
+    def answer_of(self, request: EngineRequest) -> str:
+        """What a model says to `request`."""
+        return self._tokenizer.decode([self._tokenizer.token(request, place) for place in range(request.max_tokens)])
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        """As `/tokenize` does."""
+        asked = json.loads(request.content)
+        tokens = self.tokens(asked["messages"])
+        names = [self._tokenizer.name(token) for token in tokens]
+        return httpx.Response(200, json={"count": len(tokens), "tokens": tokens, "token_strs": names})
+
+
+class _Picker:
+    """One replica of the picker, that shares nothing with the others."""
+
+    def __init__(self, fleet: "_Fleet", knowledge: Knowledge, text: _Text, rng: Random) -> None:
+        self.endpoints = [Endpoint(f"10.0.0.{number}:8000", f"qwen-{number}") for number in range(len(fleet.engines))]
+        self.held = HeldBlocks()
+        self.prompts = PromptTokens(httpx.MockTransport(text.answer))
+        prefixes: PrefixIndex
+        if knowledge == "told":
+            prefixes = PrecisePrefixIndex(BLOCK_TOKENS, self.held, self.endpoints)
+            for number, endpoint in enumerate(self.endpoints):
+                self.held.follow(endpoint)
+                self.held.restart(endpoint, empty=True)
+                fleet.listeners[number].append(partial(self._told, endpoint))
+        else:
+            prefixes = PrefixIndex(BLOCK_TOKENS)
+        name = PoolName("inference.networking.x-k8s.io", "default", "qwen")
+        pool = InferencePool(name, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.PREFIX_CACHE)
+        scheduler = Scheduler(pool.strategy, prefixes, rng)
+        self.desk = PoolDesk(Ledger(), lambda: fleet.now_s, rng, unknown_models=True)
+        self.desk.serve([ServedPool(pool, {}, self.endpoints, scheduler, prefixes)], name)
+        self.desk.on_repeated = self.prompts.repeated
+
+    def _told(self, endpoint: Endpoint, payload: bytes) -> None:
+        self.held.apply(endpoint, read_batch(payload).events)
+
+    def scrape(self, engines: Sequence[Engine], now_s: float) -> None:
+        for endpoint, engine in zip(self.endpoints, engines, strict=True):
+            scheduler = engine.scheduler
+            endpoint.metrics = ServerMetrics(
+                queue_depth=len(scheduler.queued),
+                running=len(scheduler.running),
+                kv_cache_usage=scheduler.pool.usage,
+                block_size_tokens=engine.config.block_size,
+                kv_blocks=engine.config.num_gpu_blocks,
+                scraped_at_s=now_s,
+                in_flight_then=endpoint.in_flight.requests,
+            )
+
+
+class _Fleet:
+    """Engines and their clock."""
+
+    def __init__(self, replicas: int, server_blocks: int) -> None:
+        self.now_s = 0.0
+        self.listeners: list[list[Callable[[bytes], None]]] = [[] for _ in range(replicas)]
+        card, tokenizer = CARDS["a10"], QwenTokenizer()
+        config = EngineConfig(num_gpu_blocks=server_blocks, max_model_len=32_768)
+        self.engines = [
+            Engine(config, tokenizer, card.step_time, kv_events=KvEventLog(16, self._publisher(listeners)))
+            for listeners in self.listeners
+        ]
+
+    def _publisher(self, listeners: list[Callable[[bytes], None]]) -> Callable[[list[Event]], None]:
+        def publish(events: list[Event]) -> None:
+            payload = encode(Batch(self.now_s, events), Encoding.MAP)
+            for listener in listeners:
+                listener(payload)
+
+        return publish
+
+
+@dataclass(slots=True)
+class _Conversation:
+    messages: list[dict[str, str]]
+    turns_left: int
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A request on its engine."""
+
+    assigned: Assigned
+    conversation: _Conversation
+    request: EngineRequest
+    began_s: float
+    counts: bool
+
+
+class _Run:
+    """One workload, through pickers of which each request meets one at random."""
+
+    def __init__(self, workload: Workload, knowledge: Knowledge, replicas: int, pickers: int, seed: int) -> None:
+        self._workload = workload
+        self._rng = Random(seed)
+        self._text = _Text()
+        self._fleet = _Fleet(replicas, workload.server_blocks)
+        self._pickers = [
+            _Picker(self._fleet, knowledge, self._text, Random(seed + 1 + each)) for each in range(pickers)
+        ]
+        prefix_rng = Random(seed)
+        self._prefixes = [self._text.words(prefix_rng, workload.prefix_words) for _ in range(workload.prefixes)]
+        self._popularity = list(accumulate(1 / (rank + 1) for rank in range(workload.prefixes)))
+        self._coming: list[tuple[float, int, _Conversation]] = []
+        self._under_way: dict[str, _UnderWay] = {}
+        self._sent = 0
+        self._scrape_s = 0.0
+        self.outcome = Outcome()
+
+    async def run(self) -> Outcome:
+        asking = [asyncio.create_task(picker.prompts.run()) for picker in self._pickers]
+        self._begin_conversations()
+        while self._coming or self._under_way:
+            next_s = self._coming[0][0] if self._coming else self._scrape_s
+            await self._advance(min(next_s, self._scrape_s))
+            while self._coming and self._coming[0][0] <= self._fleet.now_s:
+                self._send(heapq.heappop(self._coming)[2])
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        return self.outcome
+
+    def _begin_conversations(self) -> None:
+        workload, at_s = self._workload, 0.0
+        for _ in range(workload.requests // workload.turns):
+            at_s += self._rng.expovariate(workload.rate / workload.turns)
+            [prefix] = self._rng.choices(self._prefixes, cum_weights=self._popularity)
+            self._come(at_s, _Conversation([{"role": "system", "content": prefix}], workload.turns))
+
+    def _come(self, at_s: float, conversation: _Conversation) -> None:
+        heapq.heappush(self._coming, (at_s, self._rng.getrandbits(60), conversation))
+
+    async def _advance(self, until_s: float) -> None:
+        self._fleet.now_s = until_s
+        for engine in self._fleet.engines:
+            for at_s, tokens in engine.advance_to(until_s, every_token=False):
+                self._heard(tokens, at_s)
+        for picker in self._pickers:
+            await picker.prompts.all_asked()
+        if until_s >= self._scrape_s:
+            self._scrape_s = until_s + SCRAPE_S
+            for picker in self._pickers:
+                picker.scrape(self._fleet.engines, until_s)
+
+    def _heard(self, tokens: NewTokens, at_s: float) -> None:
+        request = self._under_way[tokens.request_id]
+        if request.counts:
+            self._count(request, tokens.cached_tokens, at_s - request.began_s)
+        request.counts = False
+        if tokens.finish_reason is None:
+            return
+        del self._under_way[tokens.request_id]
+        request.assigned.end()
+        conversation = request.conversation
+        conversation.turns_left -= 1
+        if conversation.turns_left:
+            conversation.messages.append({"role": "assistant", "content": self._text.answer_of(request.request)})
+            self._come(at_s + self._rng.expovariate(1 / self._workload.pause_s), conversation)
+
+    def _count(self, request: _UnderWay, cached_tokens: int, ttft_s: float) -> None:
+        dispatched = request.assigned.dispatched
+        predicted = dispatched.ranking.cached_tokens / dispatched.request.prompt_tokens
+        cached = cached_tokens / len(request.request.prompt)
+        outcome = self.outcome
+        outcome.errors.append(abs(predicted - cached))
+        outcome.cached += cached
+        outcome.ttfts_s.append(ttft_s)
+
+    def _send(self, conversation: _Conversation) -> None:
+        workload = self._workload
+        conversation.messages.append({"role": "user", "content": self._text.words(self._rng, workload.user_words)})
+        body = json.dumps({"model": MODEL, "messages": conversation.messages, "max_tokens": ANSWER_TOKENS}).encode()
+        read = read_body(body, strict=True)
+        assert not isinstance(read, Rejection)
+        picker = self._rng.choice(self._pickers)
+        assigned = picker.desk.assign(Wanted(None, read, None, body_bytes=len(body), path="/v1/chat/completions"))
+        assert isinstance(assigned, Assigned)
+        self._sent += 1
+        prompt = tuple(self._text.tokens(conversation.messages))
+        request = EngineRequest(request_id=str(self._sent), prompt=prompt, max_tokens=ANSWER_TOKENS, seed=self._sent)
+        counts = self._sent > workload.requests // 4
+        self._under_way[request.request_id] = _UnderWay(assigned, conversation, request, self._fleet.now_s, counts)
+        where = picker.endpoints.index(assigned.dispatched.ranking.endpoints[0])
+        self._fleet.engines[where].submit(request, self._fleet.now_s)
+
+
+def outcome(workload: Workload, knowledge: Knowledge, replicas: int = 4, pickers: int = 2, seed: int = 1) -> Outcome:
+    """What pickers that know so much make of `workload`."""
+    return asyncio.run(_Run(workload, knowledge, replicas, pickers, seed).run())
+
+
+def main() -> None:
+    """Print the table of docs/kv-events.md."""
+    table = Table("workload", "pickers", "cache known by", "error, points", "hits", "TTFT mean, s", "TTFT p90, s")
+    console = Console()
+    configure_logging("warning", "text")
+    with console.status("") as status:
+        for workload in WORKLOADS:
+            for pickers in (1, 2):
+                for knowledge in ("estimated", "told"):
+                    status.update(f"{workload.name}, {pickers} pickers, {knowledge}")
+                    found = outcome(workload, knowledge, pickers=pickers)
+                    table.add_row(
+                        workload.name,
+                        str(pickers),
+                        {"estimated": "estimate", "told": "KV events"}[knowledge],
+                        f"{100 * found.error:.1f}",
+                        f"{found.hit_ratio:.1%}",
+                        f"{found.ttft_s:.3f}",
+                        f"{found.ttft_p90_s:.2f}",
+                    )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
