@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simulator.contenders import CONTENDERS
 from simulator.losses import print_losses, variants
+from simulator.markdown import write_markdown
 from simulator.report import print_summary, print_tables, write_json
 from simulator.scenario import InvalidScenario, Scenario, Scrapes, Trace, read_scenario
 from simulator.study import Results, Study, run_study
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json is not None:
         write_json(results, given.json)
         console.print(f"Every seed's figures are in {given.json}.")
+    if given.markdown is not None:
+        write_markdown(results, OURS, given.markdown)
+        console.print(f"Tables for a page are in {given.markdown}.")
     if given.plots is not None:
         # matplotlib takes a second to import.
         from simulator.plots import plot_all
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--losses", action="store_true", help="with 1, 2 and 4 pickers and scrapes every 0.2, 1 and 5 s, side by side"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of docs/scheduling.md there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a picture of each scenario there")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
     return parser

@@ -44,7 +44,7 @@ CONTENDERS: Mapping[str, Contender] = {
             "round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng), scrapes=False
         ),
         Contender(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng), scrapes=False),
-        Contender("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), scrapes=False),
+        Contender("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), learns=True),
         Contender("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), scrape_interval_s=UPSTREAM_SCRAPE_S),
         Contender(
             "weighted-scorers",

@@ -112,7 +112,7 @@ def print_summary(results: Results, ours: Sequence[str], console: Console) -> No
             if name not in rows:
                 continue
             cells = [
-                _ratio(measure, rows[name], rows.get(other))
+                _colored_ratio(measure, rows[name], rows.get(other))
                 for other in others
                 for measure in ("ttft_p90_s", "tokens_per_s", "goodput_per_s")
             ]
@@ -120,15 +120,22 @@ def print_summary(results: Results, ours: Sequence[str], console: Console) -> No
         console.print(table)
 
 
-def _ratio(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures] | None) -> str:
-    if theirs is None:
-        return ""
+MARKS = {Verdict.BETTER: "+", Verdict.EQUAL: "", Verdict.WORSE: "-"}
+COLORS = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
+
+
+def ratio(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures]) -> str:
+    """Of the means, with the verdict's mark; a dash where theirs is 0."""
     mine = estimate([getattr(each, measure) for each in ours]).mean
     other = estimate([getattr(each, measure) for each in theirs]).mean
-    if not other:
-        return "-"
-    mark = {Verdict.BETTER: "[green]+[/]", Verdict.EQUAL: " ", Verdict.WORSE: "[red]-[/]"}
-    return f"{mine / other:.2f}{mark[compare(measure, ours, theirs)]}"
+    return f"{mine / other:.2f}{MARKS[compare(measure, ours, theirs)]}" if other else "-"
+
+
+def _colored_ratio(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures] | None) -> str:
+    if theirs is None:
+        return ""
+    shown, color = ratio(measure, ours, theirs), COLORS.get(compare(measure, ours, theirs))
+    return f"[{color}]{shown}[/]" if color else f"{shown} "
 
 
 def write_json(results: Results, path: Path) -> None:

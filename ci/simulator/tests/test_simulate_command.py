@@ -1,0 +1,65 @@
+"""`picker simulate` from its arguments to what it prints and writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from simulator.cli import main
+
+SMALL = """\
+name: small
+description: Two servers, half a minute.
+fleet:
+  - {card: a10, count: 2}
+workload:
+  kind: generated
+  arrivals: {kind: poisson, rate_per_s: 2}
+  input_tokens: {kind: fixed, value: 500}
+  output_tokens: {kind: fixed, value: 20}
+duration_s: 30
+warmup_s: 5
+slo: {ttft_s: 1, tpot_s: 0.1}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def run(scenario: Path, *more: str) -> int:
+    return main([str(scenario), "--seeds=2", "--jobs=1", "--strategies=least-request,DEFAULT", *more])
+
+
+def test_every_strategy_serves_every_request_and_is_in_every_result(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, tables = tmp_path / "figures.json", tmp_path / "tables.md"
+    assert run(scenario, f"--json={figures}", f"--markdown={tables}") == 0
+    shown = capsys.readouterr().out
+    results = json.loads(figures.read_text())["small"]
+    for name in ("least-request", "DEFAULT"):
+        assert name in shown
+        assert f" {name} |" in tables.read_text()
+        assert len(results[name]["seeds"]) == 2
+        assert all(seed["failed"] == seed["shed"] == 0 < seed["tokens_per_s"] for seed in results[name]["seeds"])
+
+
+def test_losses_are_told_for_every_number_of_pickers_and_interval(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scenario, "--losses") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("4 pickers  4 pickers  4 pickers") == 6, "two strategies, three measures"
+    assert "DEFAULT: TTFT p90, as ratios to one picker and scrapes every 0.2 s" in shown
+
+
+def test_what_is_wrong_in_a_scenario_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(SMALL.replace("count: 2", "count: 0").replace("slo:", "slos:"))
+    assert run(wrong) == 2
+    said = capsys.readouterr().err
+    assert "fleet.0.count" in said
+    assert "slos" in said
