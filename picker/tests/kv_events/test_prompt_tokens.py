@@ -78,6 +78,8 @@ class Fleet:
         return [int.from_bytes(piece.encode()[:3], "big") for piece in self.pieces(asked)]
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        if isinstance(self.answers, httpx.TransportError):
+            raise self.answers
         asked = json.loads(request.content)
         self.asked.append({"url": str(request.url), **asked})
         if self.answers is not None:
@@ -201,6 +203,33 @@ async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(a
             await fleet.serves(messages=conversation(question))
         assert 1 <= len(fleet.asked) <= 3
         assert fleet.sends(messages=conversation("fifth")).dispatched.ranking.cached_tokens > 0
+
+
+async def test_a_server_that_was_not_reached_is_asked_when_the_prompt_comes_again() -> None:
+    fleet = Fleet(answers=httpx.ConnectError("refused"))
+    async with fleet.asking():
+        for question in ("first", "second"):
+            await fleet.serves(messages=conversation(question))
+        fleet.answers = None
+        await fleet.serves(messages=conversation("third"))
+        assert len(fleet.asked) == 1
+
+
+async def test_prompts_that_find_the_queue_full_are_asked_for_when_they_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prompt_tokens, "MAX_WAITING", 1)
+    fleet = Fleet()
+    others = [SYSTEM[::-1], SYSTEM[5:]]
+    for system in others:
+        for question in ("first", "second"):
+            fleet.computes(messages=conversation(question, system))
+            fleet.sends(messages=conversation(question, system)).end()
+    async with fleet.asking():
+        await fleet.prompts.all_asked()
+        assert len(fleet.asked) == 1
+        await fleet.serves(messages=conversation("third", others[1]))
+        assert len(fleet.asked) == 2
 
 
 async def test_an_error_nobody_has_thought_of_costs_a_name_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ class _Prompt(msgspec.Struct, frozen=True):
     """Of the text that the blocks are cut from."""
     body: bytes
     model: str
+    beginning: int
+    """The block up to which it has come before."""
 
 
 _decoder = msgspec.json.Decoder(_Tokenized)
@@ -91,7 +93,8 @@ class PromptTokens:
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         model = dispatched.request.model or ""
-        prompt = _Prompt(sent.endpoint, prefixes, dispatched.request.blocks, len(body.prompt), body.json, model)
+        blocks = dispatched.request.blocks
+        prompt = _Prompt(sent.endpoint, prefixes, blocks, len(body.prompt), body.json, model, sent.unnamed)
         self._kept_bytes += len(prompt.body)
         sent.on_end = partial(self._served, prompt)
 
@@ -109,7 +112,9 @@ class PromptTokens:
 
     def _served(self, prompt: _Prompt) -> None:
         self._kept_bytes -= len(prompt.body)
-        if not self._waiting.full():
+        if self._waiting.full():
+            self._remembered.pop(prompt.beginning, None)
+        else:
             self._waiting.put_nowait(prompt)
 
     async def _ask_on(self, client: httpx.AsyncClient) -> None:
@@ -139,6 +144,8 @@ class PromptTokens:
             if address not in self._silent:
                 self._silent.add(address)
                 log.warning("prompt_tokens.no_answer", endpoint=address, problem=str(error) or type(error).__name__)
+            if isinstance(error, httpx.TransportError):
+                self._remembered.pop(prompt.beginning, None)
             return
         self._silent.discard(address)
         log.debug("prompt_tokens.learned", endpoint=address, tokens=len(found.tokens), blocks=named)
