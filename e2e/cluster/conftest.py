@@ -30,6 +30,7 @@ ORDER = (
     "test_conformance",
     "test_statuses",
     "test_access",
+    "test_prometheus",
     "test_failures",
     "test_lifecycle",
 )

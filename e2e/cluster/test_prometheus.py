@@ -1,0 +1,149 @@
+"""The tutorial's last third: Prometheus finds everybody by their annotations, and the benchmark runs where it says."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from clusters import ROOT, build_image, load_images
+from releases import CHART, PICKED, PLAIN, Release
+from waits import until
+
+PROMETHEUS = "quay.io/prometheus/prometheus:v3.5.0"
+BENCHMARK = "registry-cn-hangzhou.ack.aliyuncs.com/dev/llm-benchmark:random-and-qa"
+"""As the tutorial has it; on kind it is this project's image under that name."""
+MANIFESTS = ROOT / "e2e" / "manifests" / "tutorial"
+COMMAND = """python3 /root/vllm/benchmarks/benchmark_serving.py \
+    --backend vllm --model /models/DeepSeek-R1-Distill-Qwen-7B --served-model-name /model/qwen --trust-remote-code \
+    --dataset-name random --random-prefix-len 10 --random-input-len 1550 --random-output-len 1800 \
+    --random-range-ratio 0.2 --num-prompts 3000 --max-concurrency 200 --host $GW_IP --port 8080 \
+    --endpoint /v1/completions --save-result"""
+GW_IP = [
+    "get", "svc", "-n", "envoy-gateway-system", "-l",
+    "gateway.envoyproxy.io/owning-gateway-namespace=default,gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway",
+    "-o", "jsonpath={.items[0].spec.clusterIP}",
+]  # fmt: skip
+EXPECTED = {"vllm:num_requests_running", "inference_pool_ready_pods", "envoy_http_downstream_rq_total"}
+"""A metric of each: model servers, pickers, proxies."""
+
+
+def documented_configuration() -> str:
+    """The scrape configuration that the docs show, with the rules that the chart ships."""
+    page = (ROOT / "docs" / "observability.md").read_text()
+    (text,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", page, re.DOTALL)
+    return f"global: {{evaluation_interval: 1s}}\nrule_files: [/etc/prometheus/rules.yaml]\n{text}"
+
+
+def prometheus_objects() -> list[Mapping[str, Any]]:
+    of = {"name": "prometheus", "namespace": "default"}
+    rules = (CHART / "files" / "alerts" / "inference-gateway.rules.yaml").read_text()
+    container = {
+        "name": "prometheus",
+        "image": PROMETHEUS,
+        "args": ["--config.file=/etc/prometheus/prometheus.yaml", "--storage.tsdb.path=/tmp/data"],
+        "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1},
+        "volumeMounts": [{"name": "configuration", "mountPath": "/etc/prometheus"}],
+    }
+    pod = {
+        "serviceAccountName": "prometheus",
+        "containers": [container],
+        "volumes": [{"name": "configuration", "configMap": {"name": "prometheus"}}],
+    }
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "prometheus"}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": of},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "prometheus"},
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "prometheus"},
+            "roleRef": role,
+            "subjects": [{"kind": "ServiceAccount", **of}],
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": of,
+            "data": {"prometheus.yaml": documented_configuration(), "rules.yaml": rules},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": of,
+            "spec": {
+                "selector": {"matchLabels": {"app": "prometheus"}},
+                "template": {"metadata": {"labels": {"app": "prometheus"}}, "spec": pod},
+            },
+        },
+    ]
+
+
+class Prometheus:
+    """One in the cluster, asked through the API server."""
+
+    def __init__(self, release: Release) -> None:
+        self._cluster = release.cluster
+        (self._pod,) = release.cluster.pods("app=prometheus")
+
+    def asked(self, path: str) -> Any:
+        return yaml.safe_load(self._cluster.pod_page(self._pod, 9090, f"/api/v1/{path}"))["data"]
+
+    def names(self) -> set[str]:
+        """Of all metrics that there are."""
+        return set(self.asked("label/__name__/values"))
+
+
+@pytest.fixture
+def prometheus(release: Release) -> Iterator[Prometheus]:
+    objects = prometheus_objects()
+    release.cluster.apply(objects)
+    release.cluster.rolled_out("prometheus")
+    yield Prometheus(release)
+    release.cluster.kubectl("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+
+def test_prometheus_finds_servers_pickers_and_proxies_as_the_docs_configure_it(
+    release: Release, prometheus: Prometheus
+) -> None:
+    """All of each, none of them twice, and the rules have something to record."""
+    for port in (PLAIN, PICKED):
+        assert release.answers(port) == 200
+
+    def missing() -> set[str]:
+        return EXPECTED - prometheus.names()
+
+    until(lambda: not missing(), "servers, pickers and proxies are scraped")
+    targets = prometheus.asked("targets?state=active")["activeTargets"]
+    assert {each["health"] for each in targets} <= {"up", "unknown"}, [each["lastError"] for each in targets]
+    pods = [each["labels"]["pod"] for each in targets]
+    for selector, namespace in (("app=qwen", "default"), ("app.kubernetes.io/name=picker", "default")):
+        for pod in release.cluster.pods(selector, namespace):
+            assert pods.count(pod) == 1, pod
+    until(lambda: "replica:vllm_kv_cache_usage:ratio" in prometheus.names(), "the rules record")
+    rules = [rule for group in prometheus.asked("rules")["groups"] for rule in group["rules"]]
+    assert [rule["name"] for rule in rules if rule.get("lastError")] == []
+
+
+def test_the_tutorials_benchmark_runs_in_its_deployment(release: Release) -> None:
+    """Its manifest and its command as they stand, but for the number and the length of the requests."""
+    context = release.cluster.kubectl("config", "current-context").strip()
+    if not context.startswith("kind-"):
+        pytest.skip("the image is under the tutorial's name on kind alone")
+    build_image("ci/benchmark", BENCHMARK)
+    load_images(context.removeprefix("kind-"), [BENCHMARK])
+    release.cluster.apply((MANIFESTS / "vllm-benchmark.yaml").read_text())
+    release.cluster.rolled_out("vllm-benchmark")
+    address = release.cluster.kubectl(*GW_IP)
+    less = {"1550": "50", "1800": "20", "3000": "20"}
+    words = [less.get(word, address if word == "$GW_IP" else word) for word in shlex.split(COMMAND)]
+    told = release.cluster.kubectl("exec", "deploy/vllm-benchmark", "--", *words)
+    release.cluster.kubectl("delete", "deployment", "vllm-benchmark", "--wait=false")
+    assert "Successful requests:                     20 " in told
+    assert "Mean TTFT (ms):" in told
