@@ -18,7 +18,7 @@ from simulator.scenario import Scenario, read_scenario
 
 from e2e.local_gateway import MODEL, NotReady, ProcessFailed
 from e2e.order.loads import workload_of
-from e2e.order.runs import CONTENDERS, Latency, RequestsFailed, gateway_for, simulated, through_envoy
+from e2e.order.runs import STRATEGIES, Latency, RequestsFailed, gateway_for, simulated, through_envoy
 from e2e.order.verdict import CLOSE, Agreement, agreement
 from e2e.processes import interruptible
 
@@ -60,7 +60,7 @@ async def _run(names: Sequence[str], console: Console) -> int:
     for name in names:
         scenario = _scenario(name)
         console.print(f"\n[bold]{name}[/bold]: {scenario.description}")
-        in_simulator = {strategy.value: simulated(scenario, strategy) for strategy in CONTENDERS}
+        in_simulator = {strategy.value: simulated(scenario, strategy) for strategy in STRATEGIES}
         behind_envoy = await _measured(scenario, TIME_SCALES[name], console)
         found = agreement(
             *({strategy: each.p90_s for strategy, each in side.items()} for side in (in_simulator, behind_envoy))
@@ -81,7 +81,7 @@ async def _measured(scenario: Scenario, time_scale: float, console: Console) -> 
     figures: dict[str, Latency] = {}
     async with gateway_for(scenario, time_scale) as gateway:
         with shown_progress(console) as told:
-            for strategy in CONTENDERS:
+            for strategy in STRATEGIES:
 
                 def on_progress(progress: Progress, strategy: RoutingStrategy = strategy) -> None:
                     told(f"{scenario.name}, {strategy.value}", progress.done, progress.total, progress.failed)

@@ -1,7 +1,7 @@
 """A scenario with a strategy, in the simulator and through Envoy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,11 @@ from benchmark.load.run import Progress, run_load
 from benchmark.load.target import Target
 from benchmark.workload import Workload
 from picker.resources.inference import RoutingStrategy
+from picker.scheduling.scheduler import Scheduler
+from simulator.contenders import CONTENDERS
+from simulator.measures import Measures, measure
 from simulator.scenario import Scenario
-from simulator.study import run_cell
+from simulator.simulation import Simulation
 
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet
 from e2e.order.loads import rate_per_s
@@ -20,13 +23,12 @@ SEEDS = 3
 """Loads of the simulator; Envoy gets the first of them."""
 SCRAPE_S = 0.2
 """Of the engines' time: the simulator's interval."""
-CONTENDERS = {
-    RoutingStrategy.ROUND_ROBIN: "round-robin",
-    RoutingStrategy.LEAST_REQUEST: "least-request-full",
-    RoutingStrategy.DEFAULT: "DEFAULT",
-    RoutingStrategy.PREFIX_CACHE: "PREFIX_CACHE",
-}
-"""What the simulator calls the picker's own strategies."""
+STRATEGIES = (
+    RoutingStrategy.ROUND_ROBIN,
+    RoutingStrategy.LEAST_REQUEST,
+    RoutingStrategy.DEFAULT,
+    RoutingStrategy.PREFIX_CACHE,
+)
 
 
 class RequestsFailed(Exception):
@@ -43,7 +45,15 @@ class Latency:
 
 def simulated(scenario: Scenario, strategy: RoutingStrategy) -> Latency:
     """The mean over the loads."""
-    measures = run_cell(scenario, CONTENDERS[strategy], SEEDS, Path())
+    like = CONTENDERS[RoutingStrategy.DEFAULT.value]
+    contender = replace(
+        like, name=strategy.value, scheduler=lambda prefixes, rng, _truth: Scheduler(strategy, prefixes, rng)
+    )
+    measures: list[Measures] = []
+    for seed in range(SEEDS):
+        simulation = Simulation(scenario, contender, seed, Path())
+        simulation.run()
+        measures.append(measure(simulation.records, simulation.kv_spreads, scenario))
     return Latency(
         float(np.mean([each.ttft_p50_s for each in measures])), float(np.mean([each.ttft_p90_s for each in measures]))
     )

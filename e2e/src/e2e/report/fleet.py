@@ -2,7 +2,7 @@
 
 from e2e.local_gateway import MockFleet
 
-_TIME_SCALE = 1.5
+_TIME_SCALE = 1.25
 """As fast as two busy cores stream without being what limits the servers."""
 
 FLEETS = (
