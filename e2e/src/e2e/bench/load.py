@@ -46,7 +46,7 @@ async def run_load(
     port: int, request: bytes | Callable[[], bytes], clients: int, seconds: float, every_s: float = 0.0
 ) -> Load:
     """Closed loop: `clients` connections to a loopback port, each sends `request`, or what it gives, again once it is
-    answered, but not before `every_s` have passed."""
+    answered, but not before `every_s` have passed, and not after `seconds`. Each asks once at least."""
     loop = asyncio.get_running_loop()
     began_s = time.perf_counter()
     run = _Run(request if callable(request) else lambda: request, began_s + seconds, every_s)
@@ -82,10 +82,13 @@ class _Client(asyncio.Protocol):
 
     def _ask(self) -> None:
         self._asked_s = time.perf_counter()
-        if self._asked_s >= self._run.until_s:
+        self._transport.write(self._run.request())
+
+    def _ask_again(self) -> None:
+        if time.perf_counter() >= self._run.until_s:
             self._end()
         else:
-            self._transport.write(self._run.request())
+            self._ask()
 
     def _end(self) -> None:
         if not self.finished.done():
@@ -112,9 +115,9 @@ class _Client(asyncio.Protocol):
         buffer.clear()
         wait_s = self._asked_s + self._run.every_s - time.perf_counter()
         if wait_s > 0:
-            self._loop.call_later(wait_s, self._ask)
+            self._loop.call_later(wait_s, self._ask_again)
         else:
-            self._ask()
+            self._ask_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.finished.done():
