@@ -10,10 +10,10 @@ from picker.observability.watched_desk import WatchedDesk
 
 from picker import collector
 
-MOST_COUNTED = 0.05
+MOST_COUNTED = 0.07
 """Of the pick without the socket, which is two thirds of what a pick costs the process."""
 
-MOST_KEPT = 0.10
+MOST_KEPT = 0.12
 """With the newest decisions kept besides."""
 
 
