@@ -18,9 +18,9 @@ LEAST_SHARE = 0.03
 PREFIX_BLOCKS = 16
 """Of a prompt that continues no conversation, these first blocks say where it belongs: 1024 tokens, a system prompt."""
 
-DOUBT = 0.3
-"""How much is not believed of what this picker has sent elsewhere than home: it takes room that others do not know of,
-and what they send there drives it out."""
+BELIEVED = 0.3
+"""Of what this picker has sent elsewhere than home: it takes room that others do not know of, and what they send there
+drives it out."""
 
 LEAST_REPEATS = 0.3
 """Of the prompts, to begin like one before. Where fewer do, one with a new beginning belongs nowhere."""
@@ -68,7 +68,7 @@ class Sharing:
         tokens, known = request.prompt_tokens, max(cached_tokens)
         expected = known + (tokens - known) * self._sent_before(request, known)
         return [
-            MISS * max(0.0, tokens - (max(expected, cached) if endpoint is home else DOUBT * cached))
+            MISS * max(0.0, tokens - (max(expected, cached) if endpoint is home else BELIEVED * cached))
             for endpoint, cached in zip(endpoints, cached_tokens, strict=True)
         ]
 
