@@ -22,7 +22,7 @@ from e2e.order.runs import STRATEGIES, Latency, RequestsFailed, gateway_for, sim
 from e2e.order.verdict import CLOSE, Agreement, agreement
 from e2e.processes import interruptible
 
-TIME_SCALES: Mapping[str, float] = {"random": 4.0, "tenants": 4.0, "mixed-fleet": 3.0}
+TIME_SCALES: Mapping[str, float] = {"random": 3.0, "tenants": 2.5, "mixed-fleet": 3.0}
 """By scenario: as fast as two cores stream its answers."""
 _WIDTH = 130
 _Figures = Mapping[str, Latency]
