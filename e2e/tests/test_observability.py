@@ -65,7 +65,12 @@ async def watched() -> AsyncIterator[Watched]:
         len(PROFILES), arguments=("--enable-lora", "--lora-modules", "sql=/adapters/sql"),
         metrics_profiles=PROFILES,
     )  # fmt: skip
-    async with LocalGateway([fleet], picker_arguments=["--flow-control"]) as gateway, load(gateway), prometheus(gateway) as url, Prometheus(url) as asked:
+    async with (
+        LocalGateway([fleet], picker_arguments=["--flow-control"]) as gateway,
+        load(gateway),
+        prometheus(gateway) as url,
+        Prometheus(url) as asked,
+    ):
         (gateway.manifests / "renamed.yaml").write_text(RENAMED)
         found = Watched(gateway, asked)
         await eventually(lambda: scraped(found), f"not everybody has been scraped {SCRAPES} times", 30.0)
