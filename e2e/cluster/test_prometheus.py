@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from clusters import ROOT, build_image, load_images
+from clusters import ROOT
 from releases import CHART, PICKED, PLAIN, Release
 from waits import until
 
 PROMETHEUS = "quay.io/prometheus/prometheus:v3.5.0"
-BENCHMARK = "registry-cn-hangzhou.ack.aliyuncs.com/dev/llm-benchmark:random-and-qa"
-"""As the tutorial has it; on kind it is this project's image under that name."""
 MANIFESTS = ROOT / "e2e" / "manifests" / "tutorial"
 COMMAND = """python3 /root/vllm/benchmarks/benchmark_serving.py \
     --backend vllm --model /models/DeepSeek-R1-Distill-Qwen-7B --served-model-name /model/qwen --trust-remote-code \
@@ -136,8 +134,6 @@ def test_the_tutorials_benchmark_runs_in_its_deployment(release: Release) -> Non
     context = release.cluster.kubectl("config", "current-context").strip()
     if not context.startswith("kind-"):
         pytest.skip("the image is under the tutorial's name on kind alone")
-    build_image("ci/benchmark", BENCHMARK)
-    load_images(context.removeprefix("kind-"), [BENCHMARK])
     release.cluster.apply((MANIFESTS / "vllm-benchmark.yaml").read_text())
     release.cluster.rolled_out("vllm-benchmark")
     address = release.cluster.kubectl(*GW_IP)

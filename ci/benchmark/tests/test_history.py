@@ -37,7 +37,9 @@ def record(throughput: float, ttft: float = 100.0, load: str = "random", failed:
         figure("TTFT p90", "ms", Better.LOWER, ttft),
         figure("Failed requests", "", Better.LOWER, 0.0),
     )
-    return Record(datetime(2026, 1, 1), load, failed, bool(failed), (ContenderRecord("picked", "http://g", figures),), ())
+    return Record(
+        datetime(2026, 1, 1), load, failed, bool(failed), (ContenderRecord("picked", "http://g", figures),), ()
+    )
 
 
 def workload(seed: int) -> Workload:
