@@ -128,6 +128,18 @@ def test_no_pace_is_learned_where_the_work_ahead_was_not_known() -> None:
     assert only.in_flight.prefill_tokens == 0
 
 
+@pytest.mark.parametrize(("before", "then"), [(1, 0), (0, 1)])
+def test_no_pace_is_learned_from_first_tokens_that_came_out_while_there_was_a_queue(before: int, then: int) -> None:
+    """Their times tell of the wait for room: a burst that filled its cache would make a quick server look slow."""
+    ledger = Ledger()
+    only = server(ledger)
+    sent(ledger, only, 0.1, work=1500)
+    scrape(ledger, only, 1.0, queue_depth=before)
+    scrape(ledger, only, 2.0, first_tokens=1, seconds=1.5, queue_depth=then)
+    assert only.pace.seconds_per_token is None
+    assert only.in_flight.prefill_tokens == 0
+
+
 def test_a_prompt_that_should_be_computed_by_now_weighs_no_more() -> None:
     """Though no scrape has come since; the next one does not take another's for it."""
     ledger = Ledger()

@@ -15,6 +15,9 @@ HALF_FULL = 0.5
 """KV cache usage from which a server is avoided, the more the fuller it is: what runs there will grow, and a full cache
 means queueing and preemption."""
 
+NEARLY_FULL = 0.9
+"""KV cache usage from which a server soon queues or preempts."""
+
 
 class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     """What one scrape of a model server said, and what decisions make of it: worked out once a scrape rather than for
@@ -41,12 +44,16 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     others: int = 0
     """Derived: requests there that came past this picker (another replica of it, the plain port). The scrape counted
     this picker's of its time too, so only what it saw beyond them is meant."""
+    queues: bool = False
+    """Derived: whether the server waits for room, or soon will: then the time to a first token tells of that, and not of
+    the work ahead."""
     pressure: float = 1.0
     """Derived: a factor, 1 and up: how much worse the server is than its load says, because it queues or its KV cache
     runs full."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "others", max(0, self.running + self.queue_depth - self.in_flight_then))
+        force_setattr(self, "queues", self.queue_depth > 0 or self.kv_cache_usage > NEARLY_FULL)
         factor = 1.0
         if self.kv_cache_usage > HALF_FULL:
             excess = (self.kv_cache_usage - HALF_FULL) / (1.0 - HALF_FULL)

@@ -141,7 +141,8 @@ class Ledger:
                 alone = not before.others and not metrics.others
                 done = endpoint.prefills.computed(did, before.scraped_at_s, metrics.scraped_at_s, alone)
                 if done:
-                    _learn(endpoint, done, did, metrics.scraped_at_s)
+                    if not before.queues and not metrics.queues:
+                        _learn(endpoint, done, did, metrics.scraped_at_s)
                     self.released(endpoint, done)
                     if self.on_freed is not None:
                         self.on_freed()

@@ -7,7 +7,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger, Ticket
 from picker.endpoints.prefixes import PrefixIndex, Sent
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal
-from picker.scheduling.strategies.load import queues, requests_there, work_ahead
+from picker.scheduling.strategies.load import requests_there, work_ahead
 
 
 class Schedules(Protocol):
@@ -82,7 +82,8 @@ def dispatch(
         return ranking
     best = ranking.endpoints[0]
     fresh = max(0, request.prompt_tokens - ranking.cached_tokens)
-    work_tokens = 0.0 if queues(best) else work_ahead(best, requests_there(best), fresh)
+    queues = best.metrics is not None and best.metrics.queues
+    work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), fresh)
     ticket = ledger.begin(best, fresh, request.output_tokens, work_tokens, now_s, request.model)
     sent = prefixes.sent(best, request.blocks) if request.blocks else None
     pace = best.pace.seconds_per_token

@@ -14,9 +14,6 @@ own."""
 SEQUENCE_TOKENS = 8.0
 """What a running sequence adds to that: it slows every step, and takes budget from the prompts."""
 
-NEARLY_FULL = 0.9
-"""KV cache usage from which a server soon queues or preempts."""
-
 FAILING = 10.0
 """A server whose answers are all errors has answered everything, and looks idle: it is this many times worse."""
 
@@ -57,10 +54,3 @@ def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
         + endpoint.others_prefill_tokens
         + fresh_tokens
     )
-
-
-def queues(endpoint: Endpoint) -> bool:
-    """Whether the server waits for room, for KV cache or adapters, or soon will: then the time to a first token tells
-    of that, and not of the work ahead."""
-    metrics = endpoint.metrics
-    return metrics is not None and (metrics.queue_depth > 0 or metrics.kv_cache_usage > NEARLY_FULL)
