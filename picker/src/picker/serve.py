@@ -75,6 +75,7 @@ class Picker:
         self._follower = InventoryFollower(
             self._endpoints, self._scraper, desk, rng, settings.pool, precise=self._precise
         )
+        self.ledger.on_restarted = self._emptied
         self.flow_control = self._flow_control(desk) if settings.flow_control else None
         """What is held; None where nothing ever is."""
         logged = LoggedDesk(self.watch.desk)
@@ -132,7 +133,7 @@ class Picker:
         self.watch.followed()
 
     def _emptied(self, endpoint: Endpoint) -> None:
-        """A server says that its cache holds nothing any more."""
+        """A server's cache holds nothing any more: it says so, or has started anew."""
         self._follower.forget(endpoint)
 
     def _flow_control(self, desk: PoolDesk) -> FlowControl:

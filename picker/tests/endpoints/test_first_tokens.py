@@ -67,11 +67,14 @@ def test_the_first_token_of_an_answer_that_ended_between_two_scrapes_is_its_own(
 
 
 def test_a_server_that_started_anew_has_computed_nothing_of_what_is_awaited() -> None:
-    """And nothing is learned from counters that went back; from then on they count."""
+    """And nothing is learned from counters that went back, but that its cache is empty; from then on they count."""
     ledger = Ledger()
+    emptied: list[Endpoint] = []
+    ledger.on_restarted = emptied.append
     only = server(ledger)
     sent(ledger, only, 0.1, 0.2, work=1000)
     ledger.scraped(only, ServerMetrics(0, 2, 0.0, progress=Progress(1.0, 0.1, 10.0), scraped_at_s=1.0))
+    assert emptied == [only]
     assert only.in_flight.prefill_tokens == 2000
     assert only.pace.seconds_per_token is None
     scrape(ledger, only, 2.0, first_tokens=1, seconds=1.5)

@@ -81,13 +81,15 @@ class Ledger:
     """All requests in flight through this picker. Its counts are sums over the open tickets, so they are never negative
     and are 0 when the last ticket has ended."""
 
-    __slots__ = ("_begun", "_expected", "on_freed", "total")
+    __slots__ = ("_begun", "_expected", "on_freed", "on_restarted", "total")
 
     def __init__(self) -> None:
         self.total = InFlight()
         """Over all endpoints, those that have left their pools included."""
         self.on_freed: Callable[[], None] | None = None
         """Called when a scrape shows prompts to be computed, and when a request has left its endpoint."""
+        self.on_restarted: Callable[[Endpoint], None] | None = None
+        """Called when a scrape shows that a server has started anew: what it had cached is gone."""
         self._begun = 0
         self._expected: list[tuple[float, int, Ticket]] = []
         """A heap: when prompts will be computed; the number keeps entries of the same time comparable."""
@@ -137,6 +139,8 @@ class Ledger:
             did = progress.since(before.progress)
             if did is None:
                 endpoint.prefills.restarted()
+                if self.on_restarted is not None:
+                    self.on_restarted(endpoint)
             else:
                 alone = not before.others and not metrics.others
                 done = endpoint.prefills.computed(did, before.scraped_at_s, metrics.scraped_at_s, alone)
