@@ -45,8 +45,8 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     """Derived: requests there that came past this picker (another replica of it, the plain port). The scrape counted
     this picker's of its time too, so only what it saw beyond them is meant."""
     queues: bool = False
-    """Derived: whether the server waits for room, or soon will: then the time to a first token tells of that, and not of
-    the work ahead."""
+    """Derived: whether the server waits for room, or soon will: then the time to a first token tells of that, and not
+    of the work ahead."""
     pressure: float = 1.0
     """Derived: a factor, 1 and up: how much worse the server is than its load says, because it queues or its KV cache
     runs full."""
