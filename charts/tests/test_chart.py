@@ -109,13 +109,19 @@ def test_the_extensions_address_follows_the_namespace() -> None:
         assert address["port"] in [port["port"] for port in service["spec"]["ports"]]
         environment = objects["Deployment", address["hostname"]]["spec"]["template"]["spec"]["containers"][0]["env"]
         target = next(each["value"] for each in environment if each["name"] == "PICKER_EDS_TARGET")
-        assert target == f"{address['hostname']}.{namespace}.svc.cluster.local:9004"
+        assert target == f"inference-gateway-endpoints.{namespace}.svc.cluster.local:9004"
+        asked = objects["Service", "inference-gateway-endpoints"]
+        assert asked["metadata"]["namespace"] == namespace
+        assert asked["spec"]["selector"] == service["spec"]["selector"]
 
 
 def test_the_extension_is_asked_at_its_pods_own_addresses() -> None:
     """The address of a Service that the nodes do not know yet leads out of the cluster, to whoever answers there."""
-    service = rendered()["Service", "inference-gateway-extension"]["spec"]
+    objects = rendered()
+    service = objects["Service", "inference-gateway-extension"]["spec"]
     assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    # Proxies find a new pod at once, and without asking for a name again.
+    assert "clusterIP" not in objects["Service", "inference-gateway-endpoints"]["spec"]
 
 
 @pytest.mark.parametrize("setting", ["picker.spread=true", "picker.autoscaling.enabled=true"])

@@ -93,7 +93,8 @@ def test_with_no_picker_left_the_pool_does_what_its_failure_mode_says(release: R
 
 
 def test_traffic_goes_on_without_the_extension(release: Release) -> None:
-    """Envoy keeps its configuration and its endpoints; a change waits until the extension is back."""
+    """Envoy keeps its configuration and its endpoints; a change waits until the extension is back, and no longer: the
+    pickers can roll at once."""
     cluster = release.cluster
     cluster.kubectl("scale", f"deployment/{EXTENSION}", "-n", NAMESPACE, "--replicas=0")
     try:
@@ -104,6 +105,11 @@ def test_traffic_goes_on_without_the_extension(release: Release) -> None:
     finally:
         cluster.kubectl("scale", f"deployment/{EXTENSION}", "-n", NAMESPACE, "--replicas=2")
         cluster.rolled_out(EXTENSION, NAMESPACE)
+    with Load(release.urls[PICKED]) as load:
+        cluster.kubectl("rollout", "restart", f"deployment/{PICKER}")
+        cluster.rolled_out(PICKER)
+        load.wait_for_answers(30)
+    assert load.failures == 0, load.problems
 
 
 def test_a_restart_of_envoy_gateway_fails_no_request(release: Release) -> None:

@@ -1,6 +1,7 @@
 {{/* All names, in one place. Those of the workload are the tutorial's. */}}
 
 {{- define "names.extension" -}}inference-gateway-extension{{- end }}
+{{- define "names.endpointDiscovery" -}}inference-gateway-endpoints{{- end }}
 {{- define "names.picker" -}}inference-gateway-ext-proc{{- end }}
 {{- define "names.pickerClusterRole" -}}{{ printf "%s-%s" .Release.Name "picker" | trunc 63 | trimSuffix "-" }}{{- end }}
 {{- define "names.extensionClusterRole" -}}{{ printf "%s-%s" .Release.Name "extension" | trunc 63 | trimSuffix "-" }}{{- end }}

@@ -1,8 +1,9 @@
 """Where Envoy gets its dynamic configuration from: files in a folder, or the picker's gRPC server."""
 
+import json
 from pathlib import Path
 
-from envoy.config.core.v3 import backoff_pb2, base_pb2, config_source_pb2, grpc_service_pb2
+from envoy.config.core.v3 import config_source_pb2, grpc_service_pb2
 
 from picker.gateway.packing import duration
 
@@ -10,7 +11,13 @@ INITIAL_FETCH_TIMEOUT_S = 2.0
 """A picker that starts beside Envoy is up by then; without one Envoy goes on with no endpoints until it comes."""
 
 RECONNECT_BASE_S, RECONNECT_MAX_S = 0.1, 1.0
-"""After the picker's restart. Envoy's own maximum of 30 s is 30 s of stale endpoints."""
+"""After the picker's restart. Of these gRPC's own maximum is two minutes, and a name that nobody answered to it asks for
+again after 30 s."""
+
+WAIT_FOR_CONNECTION = json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})
+"""gRPC's service configuration. A stream that Envoy opens then waits for the connection, which is tried every second.
+One that fails at once Envoy opens again after pauses of up to 30 s, 30 s of stale endpoints (its `retry_policy` counts
+for its own gRPC client only)."""
 
 
 def file_source(path: Path) -> config_source_pb2.ConfigSource:
@@ -30,16 +37,12 @@ def grpc_source(target: str) -> config_source_pb2.ConfigSource:
         "grpc.initial_reconnect_backoff_ms": int(RECONNECT_BASE_S * 1000),
         "grpc.min_reconnect_backoff_ms": int(RECONNECT_BASE_S * 1000),
         "grpc.max_reconnect_backoff_ms": int(RECONNECT_MAX_S * 1000),
+        "grpc.dns_min_time_between_resolutions_ms": int(RECONNECT_MAX_S * 1000),
     }
+    arguments = {key: argument.Value(int_value=value) for key, value in milliseconds.items()}
+    arguments["grpc.service_config"] = argument.Value(string_value=WAIT_FOR_CONNECTION)
     google = grpc_service_pb2.GrpcService.GoogleGrpc(
-        target_uri=target,
-        stat_prefix="endpoints",
-        channel_args=argument(args={key: argument.Value(int_value=value) for key, value in milliseconds.items()}),
-    )
-    reconnect = base_pb2.RetryPolicy(
-        retry_back_off=backoff_pb2.BackoffStrategy(
-            base_interval=duration(RECONNECT_BASE_S), max_interval=duration(RECONNECT_MAX_S)
-        )
+        target_uri=target, stat_prefix="endpoints", channel_args=argument(args=arguments)
     )
     return config_source_pb2.ConfigSource(
         resource_api_version=config_source_pb2.V3,
@@ -47,6 +50,6 @@ def grpc_source(target: str) -> config_source_pb2.ConfigSource:
         api_config_source=config_source_pb2.ApiConfigSource(
             api_type=config_source_pb2.ApiConfigSource.GRPC,
             transport_api_version=config_source_pb2.V3,
-            grpc_services=[grpc_service_pb2.GrpcService(google_grpc=google, retry_policy=reconnect)],
+            grpc_services=[grpc_service_pb2.GrpcService(google_grpc=google)],
         ),
     )
