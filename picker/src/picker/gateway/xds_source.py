@@ -11,8 +11,8 @@ INITIAL_FETCH_TIMEOUT_S = 2.0
 """A picker that starts beside Envoy is up by then; without one Envoy goes on with no endpoints until it comes."""
 
 RECONNECT_BASE_S, RECONNECT_MAX_S = 0.1, 1.0
-"""After the picker's restart. Of these gRPC's own maximum is two minutes, and a name that nobody answered to it looks up
-again after 30 s."""
+"""After the picker's restart. Of these gRPC's own maximum is two minutes, and it looks a name that nobody answered to
+up again after 30 s."""
 
 WAIT_FOR_CONNECTION = json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})
 """gRPC's service configuration. A stream that Envoy opens then waits for the connection, which is tried every second.
