@@ -130,7 +130,8 @@ class Upstream:
         for task in pending:
             task.cancel()
         # A read that is cancelled and not yet over would refuse the next one, and with it the connection.
-        await asyncio.gather(*pending, return_exceptions=True)
+        if pending:
+            await asyncio.wait(pending)
         if gone in done and released not in done:
             raise ConnectionResetError
 
