@@ -146,9 +146,11 @@ async def picker(folder: Path, *more: str) -> AsyncIterator[Picker]:
         await serving
 
 
+@pytest.mark.bench
 @pytest.mark.timeout(240)
 async def test_servers_that_tell_are_known_better_than_those_that_do_not(tmp_path: Path) -> None:
-    """Over ZeroMQ and HTTP, against the servers' own counters, with two pickers."""
+    """Over ZeroMQ and HTTP, against the servers' own counters, with two pickers. A measurement in real time: what is
+    learned beside the requests comes as soon as the machine lets it."""
     async with fleet(tmp_path / "estimated") as guessing:
         estimated = await guessing.errors(Random(2), 100)
     async with fleet(tmp_path / "told", "--kv-events-port=5557") as knowing:
