@@ -69,6 +69,16 @@ def test_an_endpoint_that_has_answered_nothing_is_like_the_others() -> None:
     assert Pace().against(0.0002, 0.0) == 1.0
 
 
+def test_what_one_kind_of_card_differs_by_is_no_slowness() -> None:
+    """A fifth more time for the same work is told by chance; twice as much is not."""
+    usual, slow = Pace(), Pace()
+    for _ in range(200):
+        usual.learn(2000, 0.49, 0.0)
+        slow.learn(2000, 0.8, 0.0)
+    assert usual.against(0.0002, 0.0) == 1.0
+    assert slow.against(0.0002, 0.0) > 1.5
+
+
 def test_a_pace_that_is_old_says_little_either_way() -> None:
     """Who was slow is tried again, and who was fast is not overrun for it."""
     slow, fast = Pace(), Pace()
@@ -76,8 +86,8 @@ def test_a_pace_that_is_old_says_little_either_way() -> None:
         slow.learn(2000, 1.6, 0.0)
         fast.learn(2000, 0.1, 0.0)
     slow_now, fast_now = slow.against(0.0002, 0.0), fast.against(0.0002, 0.0)
-    assert slow_now > slow.against(0.0002, 30.0) > slow.against(0.0002, 300.0) > 1.0
-    assert fast_now < fast.against(0.0002, 30.0) < fast.against(0.0002, 300.0) < 1.0
+    assert slow_now > slow.against(0.0002, 30.0) > slow.against(0.0002, 300.0) == 1.0
+    assert fast_now < fast.against(0.0002, 30.0) < fast.against(0.0002, 300.0) == 1.0
 
 
 def test_the_rate_of_ends_is_learned_while_there_is_something_to_do() -> None:

@@ -16,6 +16,10 @@ MOST = 4.0
 
 LEAST = 1 / MOST
 
+ALIKE = 1.25
+"""Endpoints of one kind seem to differ by up to so much: first tokens wait for the step under way, for the network and
+for whoever else the machine serves. Cards that differ, or one that throttles, do so by more."""
+
 
 class Pace:
     """Time to first token against the work that was ahead of it, both summed with a memory that fades."""
@@ -47,6 +51,8 @@ class Pace:
         """How many times as slow as a fleet this is; 1 before the first answer."""
         seconds, tokens = self.learned(now_s)
         slowness = (seconds / fleet_s_per_token + PRIOR_TOKENS) / (tokens + PRIOR_TOKENS)
+        if 1 / ALIKE < slowness < ALIKE:
+            return 1.0
         if slowness > MOST:
             return MOST
         return slowness if slowness > LEAST else LEAST
