@@ -16,6 +16,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """`host:port`, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_free(wanted: Mapping[str, str]) -> None:
     """`wanted` tells for each purpose its `ip:port`. Raises AddressTaken.
 

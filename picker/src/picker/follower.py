@@ -60,11 +60,6 @@ class InventoryFollower:
         """The pools as the desk serves them now."""
         return self._served.values()
 
-    @property
-    def pools(self) -> Iterable[PoolName]:
-        """Of the newest inventory."""
-        return self._served.keys()
-
     def follow(self, inventory: Inventory) -> None:
         """Change everything over to `inventory`, between two awaits: no decision sees half of it."""
         resources = inventory.resources

@@ -100,7 +100,9 @@ class Picker:
             collector.settle()
             await self._say_ready(True)
             log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
-            background = [tasks.create_task(self._hold())]
+            background: list[asyncio.Task[None]] = []
+            if self.flow_control is not None:
+                background.append(tasks.create_task(_release_in_time(self.flow_control)))
             if self._precise is not None:
                 background.append(tasks.create_task(self._precise.run()))
             stopping = tasks.create_task(stop.wait())
@@ -142,11 +144,6 @@ class Picker:
         made = FlowControl(desk, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
         self.ledger.on_freed = made.freed
         return made
-
-    async def _hold(self) -> None:
-        while self.flow_control is not None:
-            await asyncio.sleep(TICK_S)
-            self.flow_control.tick()
 
     async def _say_ready(self, is_ready: bool) -> None:
         self._ready = is_ready
@@ -198,6 +195,12 @@ async def serve(settings: ServeSettings) -> int:
     picker = Picker(settings, _source(settings))
     await picker.run(stop_on_signal())
     return 0
+
+
+async def _release_in_time(held: FlowControl) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        held.tick()
 
 
 def _source(settings: ServeSettings) -> Source:

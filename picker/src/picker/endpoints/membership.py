@@ -6,6 +6,7 @@ Both are known to Envoy by a name of theirs, under which it asks for their addre
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from picker.addresses import join_address
 from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName, PoolName
@@ -105,7 +106,7 @@ def _places_of_pool(pool: InferencePool, servers: Iterable[ModelServer]) -> Mapp
     by_address: dict[str, tuple[_Place, Mapping[str, str]]] = {}
     for server in _selected(servers, pool.name.namespace, pool.selector):
         for port in pool.target_ports:
-            address = _address(server, server.port if own_port and server.port is not None else port)
+            address = join_address(server.address, server.port if own_port and server.port is not None else port)
             by_address.setdefault(address, (_Place(address, server.namespace, server.name), server.labels))
     return dict(by_address.values())
 
@@ -116,7 +117,9 @@ def _service_addresses(inventory: Inventory) -> Iterator[tuple[str, tuple[str, .
         servers = list(_selected(inventory.servers, service.name.namespace, service.spec.selector))
         for port in service.spec.ports:
             ports = ((server, _target_port(service, port, server)) for server in servers)
-            addresses = dict.fromkeys(_address(server, number) for server, number in ports if number is not None)
+            addresses = dict.fromkeys(
+                join_address(server.address, number) for server, number in ports if number is not None
+            )
             yield service_key(service.name, port.port), tuple(addresses)
 
 
@@ -137,7 +140,3 @@ def _selected(servers: Iterable[ModelServer], namespace: str, selector: Mapping[
     for server in servers:
         if server.namespace == namespace and wanted <= server.labels.items():
             yield server
-
-
-def _address(server: ModelServer, port: int) -> str:
-    return f"[{server.address}]:{port}" if ":" in server.address else f"{server.address}:{port}"

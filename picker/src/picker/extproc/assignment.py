@@ -77,6 +77,10 @@ class Desk(Protocol):
         ...
 
 
+OnTurn = Callable[[Rejection | None], None]
+"""Hears that a request's waiting is over: None, it is to be assigned now; else what it is answered instead."""
+
+
 class Place(Protocol):
     """Of a request that waits for an endpoint."""
 
@@ -93,7 +97,6 @@ class Place(Protocol):
 class Queue(Protocol):
     """Where requests wait while there is no room for them."""
 
-    def join(self, wanted: Wanted, on_turn: Callable[[Rejection | None], None]) -> Place | Rejection | None:
-        """None: assign it now. A place: `on_turn` is called once, later, unless it leaves before: with None to assign
-        it then, or with what it is answered instead."""
+    def join(self, wanted: Wanted, on_turn: OnTurn) -> Place | Rejection | None:
+        """None: assign it now. A place: `on_turn` is called once, later, unless it leaves before."""
         ...

@@ -97,7 +97,7 @@ class ServedPool:
 
 @dataclass(slots=True)
 class Assigned:
-    """A request with its endpoint; see `exchange.Assignment`."""
+    """A request with its endpoint; see `assignment.Assignment`."""
 
     served_model: str | None
     pool: ServedPool
@@ -111,7 +111,6 @@ class Assigned:
 
     @property
     def predicted_ttft_s(self) -> float | None:
-        """Time to the first byte as the endpoint's pace lets expect it; None where that is not known."""
         return self.dispatched.predicted_ttft_s
 
     def served_by(self, address: str) -> None:
@@ -135,7 +134,7 @@ class Assigned:
 
 
 class PoolDesk:
-    """Assigns endpoints in all pools of one picker; see `exchange.Desk`."""
+    """Assigns endpoints in all pools of one picker; see `assignment.Desk`."""
 
     def __init__(
         self,

@@ -11,12 +11,11 @@ leaving, ends the request's count in the ledger. Response headers come where the
 to the request's own, and from proxies that show them anyhow.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from picker.extproc.assignment import Assignment, Desk, Place, Queue, Wanted
+from picker.extproc.assignment import Assignment, Desk, OnTurn, Place, Queue, Wanted
 from picker.extproc.body import NO_BODY, content_coding, declared_bytes, read_body
 from picker.extproc.headers import CONTROL_HEADERS, PREDICT_TTFT, foretold, names_model, to_endpoint, wanted
 from picker.extproc.json_spans import rename_request
@@ -83,7 +82,7 @@ class Exchange:
         requests may be held: set `on_turn`, which is called when `resume` is to be."""
         self._desk = desk
         self.queue = queue
-        self.on_turn: Callable[[Rejection | None], None] | None = None
+        self.on_turn: OnTurn | None = None
         self._place: Place | None = None
         self._held: _Pick | None = None
         self._limits = limits

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from picker.endpoints.endpoint import Endpoint
-from picker.extproc.assignment import Wanted
+from picker.extproc.assignment import OnTurn, Wanted
 from picker.extproc.desk import STATUS_OF_REFUSAL, ServedPool
 from picker.extproc.refusals import Rejection
 from picker.resources.inference import Criticality
 from picker.resources.names import PoolName
 from picker.scheduling.flow_control import ORDER, Bounds, FlowQueue, Held, room_for
-from picker.scheduling.request import Refused
+from picker.scheduling.request import Refused, allowed
 
 TICK_S = 0.1
 """Between two looks at what has waited too long, and at what scrapes have found to be free."""
-
-OnTurn = Callable[[Rejection | None], None]
 
 
 class Pools(Protocol):
@@ -89,7 +87,7 @@ class FlowControl:
         criticality = served.criticality(body.model, wanted.objective)
         pool = str(served.pool.name)
         queue = self._queues.get(pool)
-        if room_for(criticality, _allowed(served.endpoints, wanted.subset), self._clock()):
+        if room_for(criticality, allowed(served.endpoints, wanted.subset), self._clock()):
             if queue is None or not queue.goes_before(criticality):
                 return None
             # Those before it have just not been called yet.
@@ -158,7 +156,7 @@ class FlowControl:
 
         def may_go(waiter: _Waiter) -> bool:
             subset = waiter.subset
-            return subset is None or room_for(waiter.criticality, _allowed(endpoints, subset), now_s)
+            return subset is None or room_for(waiter.criticality, allowed(endpoints, subset), now_s)
 
         for waiter in queue.release(has_room, may_go):
             waiter.on_turn(None)
@@ -168,10 +166,6 @@ class FlowControl:
             return None
         detail = f"No model server had room for this {criticality} request within {self._time_limit_s:g} seconds."
         return _rejection(Refused.QUEUE_TIMEOUT, detail, criticality)
-
-
-def _allowed(endpoints: Sequence[Endpoint], subset: frozenset[str] | None) -> Sequence[Endpoint]:
-    return endpoints if subset is None else [endpoint for endpoint in endpoints if endpoint.address in subset]
 
 
 def _rejection(reason: Refused, detail: str, criticality: Criticality) -> Rejection:

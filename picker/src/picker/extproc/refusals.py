@@ -50,7 +50,7 @@ class Rejection:
     message: str
     param: str | None = None
     criticality: Criticality | None = None
-    """Of a request that came as far as the scheduler."""
+    """Of a request that flow control has turned away."""
 
     def reply(self) -> ImmediateReply:
         body = msgspec.json.encode(

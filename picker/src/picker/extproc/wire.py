@@ -11,8 +11,7 @@ import msgspec
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY = b"\x12", b"\x1a", b"\x22"
 """First bytes of a `ProcessingRequest`: the fields 2, 3 and 4, with their length before them."""
 
-_FIRST, _RAW_VALUE, _FLAG = 0x0A, 0x1A, 0x18
-_BODY, _BODY_ENDED = 0x0A, 0x10
+_FIRST, _RAW_VALUE = 0x0A, 0x1A
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
@@ -59,7 +58,7 @@ def read_body(data: bytes) -> Read | None:
     try:
         at, end = _inside(data, 1, len(data))
         body = b""
-        if at < end and data[at] == _BODY:
+        if at < end and data[at] == _FIRST:
             at, body_end = _inside(data, at + 1, end)
             body, at = data[at:body_end], body_end
         ended = data[at : at + 2] == b"\x10\x01"

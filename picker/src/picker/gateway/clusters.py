@@ -1,7 +1,5 @@
 """Envoy's clusters: the endpoints of a pool, those of a Service, and the picker itself."""
 
-from ipaddress import ip_address
-
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
 from envoy.config.core.v3 import address_pb2, extension_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
@@ -128,13 +126,12 @@ def service_cluster(
 
 
 def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
-    """The picker's gRPC server. `host` is an IP address, or a name of which every address is a replica."""
-    is_ip = _is_ip(host)
+    """The gRPC server of the one picker at `host`, an IP address."""
     endpoint = endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(address=address(host, port))
     )
     cluster = _asked_by_grpc(name)
-    cluster.type = cluster_pb2.Cluster.STATIC if is_ip else cluster_pb2.Cluster.STRICT_DNS
+    cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.CopyFrom(
         endpoint_pb2.ClusterLoadAssignment(
             cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])]
@@ -172,14 +169,6 @@ def _asked_by_grpc(name: str) -> cluster_pb2.Cluster:
         circuit_breakers=_roomy(),
         typed_extension_protocol_options={_HTTP_OPTIONS: packed(options)},
     )
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _lb_key(key: str) -> metadata_pb2.MetadataKey:

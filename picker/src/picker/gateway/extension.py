@@ -149,15 +149,12 @@ class Extension:
         have a route to a pool."""
         pickers_of = {configuration.name: _pickers_of(configuration) for configuration in routes}
         all_clusters = {each.name: each for cluster in clusters for each in _with_pools(cluster)}
-        for name in sorted(set[str]().union(*pickers_of.values())):
-            if (picker := PickerName.of_text(name)) is not None:
-                all_clusters[name] = self._picker_cluster(picker)
+        for picker in sorted(set[PickerName]().union(*pickers_of.values()), key=str):
+            all_clusters[str(picker)] = self._picker_cluster(picker)
         made: list[listener_pb2.Listener] = []
         for listener in listeners:
-            pickers = sorted(
-                set[str]().union(*(pickers_of.get(name, set()) for name in _route_configurations(listener)))
-            )
-            made.append(with_inference_filter(listener, pickers[0]) if pickers else listener)
+            pickers = set[PickerName]().union(*(pickers_of.get(name, ()) for name in _route_configurations(listener)))
+            made.append(with_inference_filter(listener, min(map(str, pickers))) if pickers else listener)
         return list(all_clusters.values()), made
 
     def _packed_cluster(self, pool: InferencePool) -> Any:
@@ -266,9 +263,10 @@ def _with_pools(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:
         yield cluster_pb2.Cluster.FromString(cluster.metadata.typed_filter_metadata[key].value)
 
 
-def _pickers_of(configuration: route_pb2.RouteConfiguration) -> set[str]:
-    """The pickers that a route configuration's routes ask, by name."""
-    found: set[str] = set()
+def _pickers_of(configuration: route_pb2.RouteConfiguration) -> set[PickerName]:
+    """The pickers that a route configuration's routes ask."""
+    # Hundreds of routes say the same of few pickers.
+    said: set[bytes] = set()
     for host in configuration.virtual_hosts:
         for route in host.routes:
             overrides = [
@@ -277,9 +275,11 @@ def _pickers_of(configuration: route_pb2.RouteConfiguration) -> set[str]:
             ]
             for override in overrides:
                 if FILTER_NAME in override:
-                    per_route = ext_proc_pb2.ExtProcPerRoute.FromString(override[FILTER_NAME].value)
-                    found.add(per_route.overrides.grpc_service.envoy_grpc.cluster_name)
-    return {name for name in found if PickerName.of_text(name) is not None}
+                    said.add(override[FILTER_NAME].value)
+    names = (
+        ext_proc_pb2.ExtProcPerRoute.FromString(each).overrides.grpc_service.envoy_grpc.cluster_name for each in said
+    )
+    return {picker for name in names if (picker := PickerName.of_text(name)) is not None}
 
 
 def _route_configurations(listener: listener_pb2.Listener) -> Iterable[str]:

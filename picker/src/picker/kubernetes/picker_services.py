@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lightkube import AsyncClient
 
+from picker.addresses import join_address
 from picker.endpoints.membership import MembershipChange
 from picker.gateway.pickers import PickerName, PickerPlaces
 from picker.kubernetes.objects import (
@@ -23,7 +24,7 @@ from picker.kubernetes.objects import (
     read_slice,
 )
 from picker.resources.names import ObjectName
-from picker.sources.kubernetes_watch import Copy
+from picker.sources.kubernetes_watch import LIST_S, Copy
 
 PART_OF, OURS = "app.kubernetes.io/part-of", "inference-gateway"
 """The label of a Service whose pickers are this project's."""
@@ -34,10 +35,6 @@ flight and what it has sent where, as each of several does not; several are for 
 
 PLAIN = "kubernetes.io/h2c"
 """`appProtocol` of a Service's port behind which pickers speak without TLS."""
-
-
-LIST_S = 1.0
-"""Longer than an API server that answers takes to list a Service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +120,10 @@ class PickerServices:
             return None
         service = followed.service.objects.get(picker.service)
         port = next((each for each in service.spec.ports if each.port == picker.port), None) if service else None
-        if port is None:
+        if service is None or port is None:
             return PickerPlaces((), False)
         addresses = {each for one in followed.slices.objects.values() for each in _addresses(one, port)}
-        in_turn = service is not None and _is_ours(service) and service.metadata.annotations.get(SPREAD) != "true"
+        in_turn = _is_ours(service) and service.metadata.annotations.get(SPREAD) != "true"
         # In an order that is the same for everybody who tells Envoys.
         return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN, in_turn)
 
@@ -143,5 +140,4 @@ def _addresses(of: EndpointSlice, port: ServicePort) -> Iterable[str]:
     for endpoint in of.endpoints or ():
         if endpoint.is_ready and endpoint.addresses:
             # Of several addresses of one endpoint the first is the one to use, as the API says.
-            host = endpoint.addresses[0]
-            yield f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+            yield join_address(endpoint.addresses[0], number)

@@ -29,6 +29,11 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """Addresses that the proxy allows; None allows all, an empty set none."""
 
 
+def allowed(endpoints: Sequence[Endpoint], subset: frozenset[str] | None) -> Sequence[Endpoint]:
+    """Those of `endpoints` that the proxy allows; see `InferenceRequest.subset`."""
+    return endpoints if subset is None else [endpoint for endpoint in endpoints if endpoint.address in subset]
+
+
 class Refused(StrEnum):
     """Why no endpoint was named; also the value of the reason header."""
 

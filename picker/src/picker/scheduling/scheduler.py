@@ -7,7 +7,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefixes import PrefixIndex
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.admission import shed
-from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused
+from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused, allowed
 from picker.scheduling.strategies import STRATEGIES
 
 FALLBACKS = 3
@@ -34,11 +34,9 @@ class Scheduler:
 
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
         """Rank `endpoints` (the ready ones of the pool) for `request`. `now_s` is on the clock of the scrapes."""
-        if request.subset is not None:
-            subset = request.subset
-            endpoints = [endpoint for endpoint in endpoints if endpoint.address in subset]
-            if not endpoints:
-                return Refusal(Refused.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
+        endpoints = allowed(endpoints, request.subset)
+        if not endpoints and request.subset is not None:
+            return Refusal(Refused.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
         if not endpoints:
             return Refusal(Refused.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
         if shed(request.criticality, endpoints, now_s):
@@ -65,9 +63,7 @@ class Scheduler:
         drawn = [endpoint for endpoint in sampled if endpoint.refused_since_s is None]
         if not drawn:
             return endpoints
-        holders = self._prefixes.holders(request.blocks, MOST_HOLDERS)
-        if request.subset is not None:
-            holders = [endpoint for endpoint in holders if endpoint.address in request.subset]
+        holders = allowed(self._prefixes.holders(request.blocks, MOST_HOLDERS), request.subset)
         return list(dict.fromkeys([*drawn, *holders, *notable]))
 
     def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:

@@ -16,16 +16,13 @@ from picker.resources.problems import field_path, sentence
 from picker.resources.wire import Object
 from picker.sources.changes import changes
 from picker.sources.inventory import Inventory, ModelServer
-from picker.sources.kubernetes_watch import Copy, Json, Resource, resource
+from picker.sources.kubernetes_watch import LIST_S, Copy, Json, Resource, resource
 
 INFERENCE_KINDS = ("InferencePool", "InferenceModel", "InferenceObjective", "InferenceModelRewrite")
 POD: Resource = resource("", "v1", "Pod")
 
 SETTLE_S = 0.02
 """Changes come in handfuls (a rollout, a list); they are looked at once, and a change still takes effect at once."""
-
-LIST_S = 1.0
-"""Longer than an API server that answers takes to list a pool's pods."""
 
 _Selection = tuple[str, tuple[tuple[str, str], ...]]
 """Namespace and labels of a pool's pods."""

@@ -28,6 +28,9 @@ RETRY_BASE_S, RETRY_MAX_S = 0.1, 10.0
 ABSENT_RETRY_S = 10.0
 """A kind that the API server does not serve may be installed later."""
 
+LIST_S = 1.0
+"""Longer than an API server that answers takes to list a pool's pods, or a Service."""
+
 WATCH_S = 290
 """Seconds after which a watch is asked for anew; API servers end them after 5 to 10 minutes by themselves."""
 

@@ -7,7 +7,7 @@ import structlog
 from envoy.config.core.v3 import config_source_pb2
 from google.protobuf.json_format import MessageToJson
 
-from picker.addresses import split_address
+from picker.addresses import join_address, split_address
 from picker.gateway.bootstrap import BOOTSTRAP_FILE, bootstrap, routes_file
 from picker.gateway.discovery_files import DiscoveryFiles, Versions
 from picker.gateway.translate import EnvoyConfig, Surroundings, translate
@@ -57,8 +57,7 @@ class ControlPlane:
         """Each listener's name and its `ip:port`."""
         for listener in self._config.listeners:
             where = listener.address.socket_address
-            host = f"[{where.address}]" if ":" in where.address else where.address
-            yield listener.name, f"{host}:{where.port_value}"
+            yield listener.name, join_address(where.address, where.port_value)
 
     async def follow(self, inventory: Inventory) -> None:
         """Change Envoy over to `inventory`, in an order in which no route leads to a cluster that is not there, and no

@@ -46,8 +46,7 @@ class Conversation(Call):
     def received(self, message: bytes) -> None:
         exchange = self._exchange
         try:
-            for reply in exchange.receive(decode(message, self._pool, self._trace)):
-                self.send(encode(reply))
+            self._say(exchange.receive(decode(message, self._pool, self._trace)))
         except ProtocolViolation as violation:
             log.warning("ext_proc.protocol_violation", detail=str(violation))
             raise CallRefused(Status.INVALID_ARGUMENT, str(violation)) from violation
@@ -61,8 +60,7 @@ class Conversation(Call):
     def _turn_comes(self, refusal: Rejection | None) -> None:
         """The request was held until now: reply, out of turn."""
         try:
-            for reply in self._exchange.resume(refusal):
-                self.send(encode(reply))
+            self._say(self._exchange.resume(refusal))
         except Exception:
             log.exception("ext_proc.failed")
             self._say_last(self._exchange.fail())
@@ -81,9 +79,12 @@ class Conversation(Call):
     def closed(self) -> None:
         self._exchange.close()
 
-    def _say_last(self, replies: list[Reply]) -> None:
+    def _say(self, replies: list[Reply]) -> None:
         for reply in replies:
             self.send(encode(reply))
+
+    def _say_last(self, replies: list[Reply]) -> None:
+        self._say(replies)
         self.end()
 
 

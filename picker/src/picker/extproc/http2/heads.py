@@ -77,11 +77,11 @@ class HeadReader:
         """Raises MalformedHead, OversizedHead, UndecodableHead."""
         if self._stateless and (head := self._kept.get(block)) is not None:
             return head
+        fields = self._kept.fields.read(block) if self._stateless else None
+        head = _request(fields or _checked(self._decode(block)))
         if self._stateless:
-            head = _request(self._kept.fields.read(block) or _checked(self._decode(block)))
             self._kept.keep(block, head)
         else:
-            head = _request(_checked(self._decode(block)))
             self._stateless = self._no_table and self._decoder.header_table_size == 0
         return head
 

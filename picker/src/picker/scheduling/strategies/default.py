@@ -30,6 +30,7 @@ class LeastWork:
     """
 
     miss = 1.0
+    """Times its tokens that a prompt costs as far as it is not cached."""
 
     def __init__(self) -> None:
         self._sharing = Sharing()
@@ -52,9 +53,11 @@ class LeastWork:
     ) -> Sequence[float]:
         running = requests_at(endpoints)
         tokens = request.prompt_tokens
-        fresh: Sequence[float] = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
+        fresh: Sequence[float]
         if notable:
             fresh = self._sharing.fresh_tokens(request, endpoints, cached_tokens, notable[0])
+        else:
+            fresh = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
         if self.miss != 1.0:
             fresh = [self.miss * each for each in fresh]
         return self.costs_of(request, endpoints, fresh, running, now_s)

@@ -7,3 +7,4 @@ class PrefixAffinity(LeastWork):
     """DEFAULT's cost, with misses dearer."""
 
     miss = 1.2
+    """What is computed again also takes the place of what others have cached."""

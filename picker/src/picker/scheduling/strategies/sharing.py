@@ -10,7 +10,7 @@ from picker.scheduling.request import InferenceRequest
 from picker.scheduling.strategies.homes import Homes
 
 MEMORY = 0.98
-"""Of what is learned here, a decision: the last 50 count."""
+"""Of what is learned here: the last 50 prompts count, and the last 50 looks."""
 
 LEAST_SHARE = 0.03
 """Of the requests on the servers, to come past this picker. With less it knows better itself what is cached."""
