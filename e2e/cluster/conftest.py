@@ -12,6 +12,7 @@ from pathlib import Path
 
 import artifacts
 import pytest
+from additions import MOCK
 from clusters import ROOT, Cluster, build_image, kind_cluster, load_images
 from e2e.processes import free_ports
 from progress import say
@@ -21,7 +22,7 @@ KIND_NAME = "inference-gateway-e2e"
 NODE_IMAGE = "kindest/node:v1.34.4"
 IMAGES = {
     "picker": "docker.io/inference-gateway/picker:0.1.0",
-    "vllm-mock": "docker.io/inference-gateway/vllm-mock:0.1.0",
+    "vllm-mock": MOCK,
     "ci/benchmark": "registry-cn-hangzhou.ack.aliyuncs.com/dev/llm-benchmark:random-and-qa",
 }
 """By their Dockerfiles' folders. The benchmark's is under the tutorial's name, which its manifest asks for."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from additions import Object, deployment, model_server, pool
+from additions import V1, Object, deployment, model_server, pool
 
 RANKS = (8000, 8001)
 DOOR = 8002
-PICKER = "protocol-picker"
+PROTOCOL_PICKER = "protocol-picker"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
@@ -66,7 +66,7 @@ def _door(port: int, to: int) -> Object:
 
 def protocol_picker(image: str) -> Sequence[Object]:
     """`protocol_picker.py` in a pod, and its Service as upstream's chart writes it. `image`: has its packages."""
-    metadata = {"name": PICKER, "namespace": "default"}
+    metadata = {"name": PROTOCOL_PICKER, "namespace": "default"}
     container = {
         "name": "picker",
         "image": image,
@@ -76,23 +76,25 @@ def protocol_picker(image: str) -> Sequence[Object]:
         "volumeMounts": [{"name": "code", "mountPath": "/code"}],
     }
     code = (Path(__file__).parent / "protocol_picker.py").read_text()
-    volume = {"name": "code", "configMap": {"name": PICKER}}
+    volume = {"name": "code", "configMap": {"name": PROTOCOL_PICKER}}
     port = {"port": 9002, "targetPort": 9002, "protocol": "TCP", "appProtocol": "http2"}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"protocol_picker.py": code}},
-        deployment(PICKER, [container], volumes=[volume]),
+        deployment(PROTOCOL_PICKER, [container], volumes=[volume]),
         {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": metadata,
-            "spec": {"selector": {"app": PICKER}, "ports": [port]},
+            "spec": {"selector": {"app": PROTOCOL_PICKER}, "ports": [port]},
         },
     ]
 
 
-def pool_with_ports(name: str, of: str, *ports: int, failure_mode: str = "FailClose", **spec: object) -> Object:
-    """A v1 pool of the servers labelled `app: OF`, its picker the protocol's."""
-    made = pool(name, "inference.networking.k8s.io", PICKER, failureMode=failure_mode)
+def pool_with_ports(
+    name: str, of: str, *ports: int, picker: str = PROTOCOL_PICKER, failure_mode: str = "FailClose", **spec: object
+) -> Object:
+    """A v1 pool of the servers labelled `app: OF`."""
+    made = pool(name, V1, picker, failureMode=failure_mode)
     selector = {"matchLabels": {"app": of}}
     target_ports = [{"number": port} for port in ports]
     return {**made, "spec": {**made["spec"], "selector": selector, "targetPorts": target_ports, **spec}}

@@ -5,7 +5,6 @@ there: it speaks TLS, wants bodies streamed, and picks what the header `x-pick` 
 In the other modules: InferencePoolAccepted, HTTPRouteInvalidInferencePoolRef, InferencePoolHTTPRoutePortValidation,
 InferencePoolInvalidEPPService, InferencePoolMissingEPPRef, GatewayWeightedAcrossTwoInferencePools."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from additions import V1, Added, Object, route, to_pool
+from additions import PICKER, V1, Added, Object, route, to_pool
 from clusters import Cluster
-from protocol_parts import DOOR, PICKER, RANKS, pool_with_ports, protocol_picker, servers_with_ranks
+from protocol_parts import DOOR, PROTOCOL_PICKER, RANKS, pool_with_ports, protocol_picker, servers_with_ranks
 from releases import MODEL, NAMESPACE, OF_ENVOY, PICKED, Release, forwarded
+from test_requests import served
 from traffic import Load
 from waits import until
 
@@ -123,28 +123,21 @@ def test_ranks_are_endpoints_of_their_own(fleet: Fleet) -> None:
 
 def test_our_own_picker_knows_the_ranks(fleet: Fleet) -> None:
     """And spreads requests over all ports of all pods."""
-    made = pool_with_ports("own-ranks", FLEET, *RANKS)
-    reference = {"name": "inference-gateway-ext-proc", "port": {"number": 9002}}
-    ours = {**made, "spec": {**made["spec"], "endpointPickerRef": reference}}
+    ours = pool_with_ports("own-ranks", FLEET, *RANKS, picker=PICKER)
     with Added(fleet.release.cluster, ours, route("own-ranks", to_pool("own-ranks", V1))):
-        before = _successes(fleet)
+        before = _served_by_rank(fleet)
         with Load(fleet.release.urls[PICKED], clients=8, headers={"x-test": "own-ranks"}):
             until(
-                lambda: all(now > before[rank] for rank, now in _successes(fleet).items()),
+                lambda: all(now > before[rank] for rank, now in _served_by_rank(fleet).items()),
                 "every rank of every pod has served",
                 interval_s=0.5,
             )
 
 
-def _successes(fleet: Fleet) -> dict[str, int]:
+def _served_by_rank(fleet: Fleet) -> dict[str, int]:
     """Requests that each rank of each pod has answered, by its own count."""
-    counts: dict[str, int] = {}
-    for pod in fleet.pods:
-        for port in RANKS:
-            page = fleet.release.cluster.pod_page(pod, port, "/metrics")
-            numbers = re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", page, re.M)
-            counts[f"{pod}:{port}"] = sum(int(float(number)) for number in numbers)
-    return counts
+    by_port = {port: served(fleet.release.cluster, f"app={FLEET}", port) for port in RANKS}
+    return {f"{pod}:{port}": by_port[port][pod] for pod in fleet.pods for port in RANKS}
 
 
 def test_servers_are_spoken_to_as_the_pool_says(fleet: Fleet) -> None:
@@ -167,7 +160,7 @@ def test_without_a_picker_the_pool_does_what_its_failure_mode_says(fleet: Fleet,
                 f"the pool answers {answers} every time",
             )
         finally:
-            _select(fleet, PICKER)
+            _select(fleet, PROTOCOL_PICKER)
         until(
             lambda: all(fleet.is_served_by(name, f"{fleet.addresses[1]}:{RANKS[0]}") for _ in range(8)),
             "the picker is asked again",
@@ -176,7 +169,7 @@ def test_without_a_picker_the_pool_does_what_its_failure_mode_says(fleet: Fleet,
 
 def _select(fleet: Fleet, app: str) -> None:
     patch = f'{{"spec": {{"selector": {{"app": "{app}"}}}}}}'
-    fleet.release.cluster.kubectl("patch", "service", PICKER, "--type=merge", f"-p={patch}")
+    fleet.release.cluster.kubectl("patch", "service", PROTOCOL_PICKER, "--type=merge", f"-p={patch}")
 
 
 def test_rules_of_one_route_lead_to_pools_of_their_own(fleet: Fleet) -> None:
@@ -243,13 +236,13 @@ def test_a_pool_has_an_entry_for_each_gateway_that_leads_to_it(fleet: Fleet) -> 
             until(lambda: _asks(url, "second-shared", picked[0])[0] == 404, "nothing leads there any more")
             assert _asks(url, "second-own", picked[1]) == (200, picked[1])
         assert fleet.is_served_by("one-port", picked[0])
-    until(lambda: not _parents(cluster, "own"), "a pool that no route leads to has no entry")
+        cluster.kubectl("delete", "httproute", "second-own")
+        until(lambda: not _parents(cluster, "own"), "a pool that no route leads to has no entry")
 
 
 def _parents(cluster: Cluster, name: str) -> set[tuple[str, str]]:
     """The Gateways that the pool's status tells of, and whether they accept it; all by our controller."""
-    status = cluster.get(f"inferencepools.{V1}", name).get("status", {}) if _exists(cluster, name) else {}
-    entries = status.get("parents") or []
+    entries = cluster.get(f"inferencepools.{V1}", name).get("status", {}).get("parents") or []
     assert all(each["controllerName"] == "gateway.envoyproxy.io/gatewayclass-controller" for each in entries)
     return {
         (each["parentRef"]["name"], condition["status"])
@@ -257,10 +250,6 @@ def _parents(cluster: Cluster, name: str) -> set[tuple[str, str]]:
         for condition in each["conditions"]
         if condition["type"] == "Accepted"
     }
-
-
-def _exists(cluster: Cluster, name: str) -> bool:
-    return any(each["metadata"]["name"] == name for each in cluster.items(f"inferencepools.{V1}"))
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 import time
 
 import pytest
+from additions import PICKER
 from progress import say
 from releases import NAMESPACE, PICKED, PLAIN, Release
 from traffic import Load
 from waits import until
 
-PICKER = "inference-gateway-ext-proc"
 PICKER_PODS = "app.kubernetes.io/name=picker"
 EXTENSION = "inference-gateway-extension"
 POOL = "inferencepools.inference.networking.x-k8s.io/vllm-qwen-pool"

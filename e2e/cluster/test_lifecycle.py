@@ -6,7 +6,7 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from additions import V1, V1ALPHA2
+from additions import PICKER, V1, V1ALPHA2
 from clusters import ROOT
 from picker.kubernetes.certificates import issue, new_authority
 from releases import NAME, NAMESPACE, OF_ENVOY, PICKED, PLAIN, Release, envoy_service, forwarded
@@ -14,7 +14,6 @@ from traffic import Load
 from waits import until
 
 TUTORIAL = ROOT / "e2e" / "manifests"
-PICKER = "inference-gateway-ext-proc"
 CLASS = "--field-selector=metadata.name=qwen-inference-gateway-class"
 
 

@@ -1,12 +1,13 @@
 """The tutorial's last third: Prometheus finds everybody by their annotations, and the benchmark runs where it says."""
 
+import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-import yaml
+from additions import Added, Object, deployment
 from clusters import ROOT
 from releases import CHART, PICKED, PLAIN, Release
 from waits import until
@@ -34,7 +35,7 @@ def documented_configuration() -> str:
     return f"global: {{evaluation_interval: 1s}}\nrule_files: [/etc/prometheus/rules.yaml]\n{text}"
 
 
-def prometheus_objects() -> list[Mapping[str, Any]]:
+def prometheus_objects() -> Sequence[Object]:
     of = {"name": "prometheus", "namespace": "default"}
     rules = (CHART / "files" / "alerts" / "inference-gateway.rules.yaml").read_text()
     container = {
@@ -44,11 +45,7 @@ def prometheus_objects() -> list[Mapping[str, Any]]:
         "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1},
         "volumeMounts": [{"name": "configuration", "mountPath": "/etc/prometheus"}],
     }
-    pod = {
-        "serviceAccountName": "prometheus",
-        "containers": [container],
-        "volumes": [{"name": "configuration", "configMap": {"name": "prometheus"}}],
-    }
+    volume = {"name": "configuration", "configMap": {"name": "prometheus"}}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "prometheus"}
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": of},
@@ -71,15 +68,7 @@ def prometheus_objects() -> list[Mapping[str, Any]]:
             "metadata": of,
             "data": {"prometheus.yaml": documented_configuration(), "rules.yaml": rules},
         },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": of,
-            "spec": {
-                "selector": {"matchLabels": {"app": "prometheus"}},
-                "template": {"metadata": {"labels": {"app": "prometheus"}}, "spec": pod},
-            },
-        },
+        deployment("prometheus", [container], serviceAccountName="prometheus", volumes=[volume]),
     ]
 
 
@@ -91,7 +80,7 @@ class Prometheus:
         (self._pod,) = release.cluster.pods("app=prometheus")
 
     def asked(self, path: str) -> Any:
-        return yaml.safe_load(self._cluster.pod_page(self._pod, 9090, f"/api/v1/{path}"))["data"]
+        return json.loads(self._cluster.pod_page(self._pod, 9090, f"/api/v1/{path}"))["data"]
 
     def names(self) -> set[str]:
         """Of all metrics that there are."""
@@ -100,11 +89,8 @@ class Prometheus:
 
 @pytest.fixture
 def prometheus(release: Release) -> Iterator[Prometheus]:
-    objects = prometheus_objects()
-    release.cluster.apply(objects)
-    release.cluster.rolled_out("prometheus")
-    yield Prometheus(release)
-    release.cluster.kubectl("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    with Added(release.cluster, *prometheus_objects()):
+        yield Prometheus(release)
 
 
 def test_prometheus_finds_servers_pickers_and_proxies_as_the_docs_configure_it(

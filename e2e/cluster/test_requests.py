@@ -6,21 +6,21 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
+from additions import PICKER
 from clusters import Cluster
 from releases import MODEL, PICKED, PLAIN, Release
 from traffic import Load
 from waits import until
 
 POOL = "inferencepools.inference.networking.x-k8s.io/vllm-qwen-pool"
-PICKER = "inference-gateway-ext-proc"
 STRATEGY = "inference.networking.x-k8s.io/routing-strategy"
 
 
-def served(cluster: Cluster, selector: str = "app=qwen") -> Mapping[str, int]:
+def served(cluster: Cluster, selector: str = "app=qwen", port: int = 8000) -> Mapping[str, int]:
     """Requests that each pod has answered, by its own count."""
     counts: dict[str, int] = {}
     for pod in cluster.pods(selector):
-        page = cluster.pod_page(pod, 8000, "/metrics")
+        page = cluster.pod_page(pod, port, "/metrics")
         counts[pod] = sum(int(float(n)) for n in re.findall(r"^vllm:request_success_total\{.*\} (\S+)$", page, re.M))
     return counts
 
