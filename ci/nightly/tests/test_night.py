@@ -14,8 +14,6 @@ from nightly.settings import Comparison, Settings, read_settings
 from obstore.store import LocalStore
 
 FOLDER = Path(__file__).parents[1]
-
-
 URLS = {8080: "http://a:8080", 8081: "http://a:8081"}
 
 
@@ -264,9 +262,7 @@ def test_the_benchmark_takes_the_flags_of_every_comparison(folder: str, tmp_path
     """A night ends in a word about a flag otherwise."""
     settings = read_settings(FOLDER / folder / "nightly.yaml")
     for comparison in settings.comparisons:
-        given = arguments(
-            comparison, settings, {8080: "http://a:8080", 8081: "http://a:8081"}, {"q": "http://q"}, tmp_path
-        )
+        given = arguments(comparison, settings, URLS, {"q": "http://q"}, tmp_path)
         read = read_compare(given[1:])
         assert [name for name, _ in read.targets] == ["port 8080", "port 8081"]
         assert read.fail_on_regression

@@ -32,7 +32,7 @@ def test_what_the_settings_name_is_mounted_or_in_the_image(folder: str) -> None:
     mounted = {each["mountPath"] for each in container["volumeMounts"]}
     assert settings.keep in mounted
     chart = FOLDER.parents[1] / "charts" / "inference-gateway"
-    for file in settings.values:
+    for file in (*settings.values, *settings.objects):
         within = file.removeprefix("/charts/inference-gateway/")
         assert (chart / within).exists() if within != file else (FOLDER / folder / Path(file).name).exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import obstore
 from obstore.store import ObjectStore
 
-HISTORY = "history"
+from nightly.settings import HISTORY
 
 
 def fetch_history(bucket: ObjectStore, keep: Path) -> None:

@@ -12,16 +12,17 @@ from kubernetes.client.exceptions import ApiException
 from obstore.exceptions import BaseError as BucketError
 from obstore.store import from_url
 
-from nightly.bucket import HISTORY, fetch_history, store
+from nightly.bucket import fetch_history, store
 from nightly.cluster import Cluster
 from nightly.comparing import Outcome, run
 from nightly.release import NightFailed, installed
-from nightly.settings import BadSettings, Settings, read_settings
+from nightly.settings import HISTORY, BadSettings, Settings, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 0 after a good night, 1 when something is worse than it was, requests failed or a part did not come up, and
-    2 on wrong usage. What was installed is removed in any case, also on SIGTERM."""
+    """Exits 0 after a good night, 1 when something is worse than it was, an aim was missed, more requests failed than a
+    comparison bears or a part did not come up, and 2 on wrong usage. What was installed is removed in any case, also on
+    SIGTERM."""
     parser = argparse.ArgumentParser("gateway-nightly", description=sys.modules["nightly"].__doc__)
     parser.add_argument("--settings", type=Path, required=True, help="YAML file")
     given = parser.parse_args(arguments)

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nightly.settings import Comparison, Settings
+from nightly.settings import HISTORY, Comparison, Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     comparison: Comparison
     good: bool
-    """No request failed, and nothing is worse than in the last good nights."""
+    """No more requests failed than `benchmark-serving compare` bears, no aim was missed, and nothing is worse than in
+    the last good nights."""
     report: Path
 
 
@@ -23,25 +24,39 @@ def arguments(
 ) -> Sequence[str]:
     """Of `benchmark-serving`. The history is in the folder above: one file for all nights."""
     files = folder / comparison.name
-    return [
-        "compare",
-        *(f"--target=port {port}={url}" for port, url in urls.items()),
-        f"--rounds={settings.rounds}",
-        f"--title={comparison.title}",
-        f"--about={comparison.about}",
-        "--disable-tqdm",
-        *shlex.split(comparison.load),
+    told = [f"--title={comparison.title}", f"--about={comparison.about}", "--disable-tqdm"]
+    kept = [
         f"--report={files.with_suffix('.html')}",
         f"--json={files.with_suffix('.json')}",
         f"--history={history_of(comparison, Path(settings.keep))}",
         "--fail-on-regression",
+    ]
+    return ["compare", *flags_of(comparison, settings.rounds, urls, replicas, before=told, after=kept)]
+
+
+def flags_of(
+    comparison: Comparison,
+    rounds: int,
+    urls: Mapping[int, str],
+    replicas: Mapping[str, str],
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> Sequence[str]:
+    """Of `benchmark-serving compare`: of two that say different things the later one counts, so the load may overrule
+    those `before` it and not those `after` it. `urls` by port; `replicas`: metrics pages by name."""
+    return [
+        *(f"--target=port {port}={url}" for port, url in urls.items()),
+        f"--rounds={rounds}",
+        *before,
+        *shlex.split(comparison.load),
+        *after,
         "--replica-metrics",
         *(f"{name}={url}" for name, url in replicas.items()),
     ]
 
 
 def history_of(comparison: Comparison, keep: Path) -> Path:
-    return keep / "history" / f"{comparison.name}.jsonl"
+    return keep / HISTORY / f"{comparison.name}.jsonl"
 
 
 def run(

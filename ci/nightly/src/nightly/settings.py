@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+HISTORY = "history"
+"""Folder in the kept one, of all nights; it has the same name in a bucket."""
+
 
 class BadSettings(Exception):
     """The file cannot be read or says what is not allowed; the message names the field."""

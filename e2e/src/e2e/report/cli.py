@@ -1,7 +1,6 @@
 """The `gateway-report` command."""
 
 import asyncio
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,12 +18,13 @@ from benchmark.progress import shown_progress, told_of_comparison
 from benchmark.report.page import Chapter, save_report
 from benchmark.report.plots import kv_usage_figure, latency_figure, save_png, throughput_figure
 from benchmark.settings.commands import CompareSettings, read_compare
+from nightly.comparing import flags_of
 from nightly.settings import BadSettings, Settings
 from nightly.settings import Comparison as Load
 from nightly.settings import read_settings as read_loads
 from rich.console import Console
 
-from e2e.local_gateway import MODEL, LocalGateway, NotReady, ProcessFailed
+from e2e.local_gateway import MODEL, PICKED_PORT, PLAIN_PORT, LocalGateway, NotReady, ProcessFailed
 from e2e.processes import interruptible
 from e2e.report.fleet import FLEETS
 from e2e.report.settings import ReportSettings, read_settings
@@ -75,18 +75,11 @@ async def _run(settings: ReportSettings, loads: Settings, console: Console) -> S
 def flags(load: Load, gateway: LocalGateway, rounds: int) -> Sequence[str]:
     """Of `benchmark-serving compare`."""
     cards = [fleet.preset for fleet in gateway.fleets for _ in range(fleet.replicas)]
-    replicas = [
-        f"{mock.name} ({card})={url}" for mock, card, url in zip(gateway.mocks, cards, gateway.mock_urls, strict=True)
-    ]
-    return [
-        f"--target=port 8080={gateway.plain_url}",
-        f"--target=port 8081={gateway.picked_url}",
-        f"--rounds={rounds}",
-        f"--model={MODEL}",
-        *shlex.split(load.load),
-        "--replica-metrics",
-        *replicas,
-    ]
+    replicas = {
+        f"{mock.name} ({card})": url for mock, card, url in zip(gateway.mocks, cards, gateway.mock_urls, strict=True)
+    }
+    urls = {PLAIN_PORT: gateway.plain_url, PICKED_PORT: gateway.picked_url}
+    return flags_of(load, rounds, urls, replicas, before=[f"--model={MODEL}"])
 
 
 def _chosen(settings: ReportSettings, loads: Settings) -> Settings:
