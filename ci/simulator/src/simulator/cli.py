@@ -15,7 +15,7 @@ from simulator.contenders import CONTENDERS
 from simulator.losses import print_losses, variants
 from simulator.markdown import write_markdown
 from simulator.report import print_summary, print_tables, write_json
-from simulator.scenario import InvalidScenario, Scenario, Scrapes, Trace, read_scenario
+from simulator.scenario import InvalidScenario, Scenario, Trace, read_scenario
 from simulator.study import Results, Study, run_study
 
 TABLE_WIDTH = 230
@@ -104,14 +104,11 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:
-    changes: dict[str, object] = {}
     if given.pickers is not None:
-        changes["pickers"] = given.pickers
+        scenario = scenario.model_copy(update={"pickers": given.pickers})
     if given.scrape_interval is not None:
-        changes["scrapes"] = Scrapes.model_validate(
-            {**scenario.scrapes.model_dump(), "interval_s": given.scrape_interval}
-        )
-    return scenario.model_copy(update=changes)
+        scenario = scenario.scraped_every(given.scrape_interval)
+    return scenario
 
 
 def _has_trace(scenario: Scenario, traces: Path) -> bool:

@@ -29,7 +29,8 @@ class Contender:
     """Whether it makes something of what scrapes tell beyond the load."""
 
 
-def _own(strategy: RoutingStrategy) -> Contender:
+def own(strategy: RoutingStrategy) -> Contender:
+    """The picker, by one of its strategies."""
     return Contender(strategy.value, lambda prefixes, rng, _: Scheduler(strategy, prefixes, rng), learns=True)
 
 
@@ -52,8 +53,8 @@ CONTENDERS: Mapping[str, Contender] = {
             scrape_interval_s=UPSTREAM_SCRAPE_S,
         ),
         Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing(), scrapes=False),
-        _own(RoutingStrategy.DEFAULT),
-        _own(RoutingStrategy.PREFIX_CACHE),
+        own(RoutingStrategy.DEFAULT),
+        own(RoutingStrategy.PREFIX_CACHE),
         Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng), learns=True),
     )
 }

@@ -7,21 +7,19 @@ from rich.console import Console
 from rich.table import Table
 
 from simulator.measures import estimate
-from simulator.scenario import Scenario, Scrapes
+from simulator.scenario import Scenario
 from simulator.study import Results
 
 PICKERS = (1, 2, 4)
 INTERVALS_S = (0.2, 1.0, 5.0)
-BASE = (PICKERS[0], INTERVALS_S[0])
 MEASURES = (("ttft_p90_s", "TTFT p90"), ("goodput_per_s", "goodput"), ("tokens_per_s", "tokens/s"))
 
 
 def variants(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
     """Each scenario with every number of pickers and interval of scrapes."""
     for scenario, (pickers, interval_s) in product(scenarios, product(PICKERS, INTERVALS_S)):
-        scrapes = Scrapes.model_validate({**scenario.scrapes.model_dump(), "interval_s": interval_s})
         name = _name(scenario.name, pickers, interval_s)
-        yield scenario.model_copy(update={"name": name, "pickers": pickers, "scrapes": scrapes})
+        yield scenario.scraped_every(interval_s).model_copy(update={"name": name, "pickers": pickers})
 
 
 def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Sequence[str], console: Console) -> None:
@@ -29,7 +27,7 @@ def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Se
     the others as ratios to that."""
     for strategy, (measure, title) in product(strategies, MEASURES):
         table = Table(
-            title=f"\n{strategy}: {title}, as ratios to one picker and scrapes every {BASE[1]} s",
+            title=f"\n{strategy}: {title}, as ratios to one picker and scrapes every {INTERVALS_S[0]} s",
             title_justify="left",
             box=None,
             padding=(0, 1),

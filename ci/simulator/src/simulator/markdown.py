@@ -3,14 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from simulator.contenders import LEAST_REQUEST, ORACLE
 from simulator.measures import estimate
-from simulator.report import ratio
+from simulator.report import AGAINST, COMPARED, ratio
 from simulator.study import Results
 
 SHOWN = (("ttft_p90_s", "TTFT p90, s"), ("goodput_per_s", "answers a second within the SLO"))
-COMPARED = (("ttft_p90_s", "TTFT p90"), ("tokens_per_s", "tokens/s"), ("goodput_per_s", "goodput"))
-AGAINST = (LEAST_REQUEST, "weighted-scorers", ORACLE)
 
 
 def write_markdown(results: Results, ours: Sequence[str], path: Path) -> None:

@@ -5,7 +5,6 @@ from random import Random
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefills import Progress
 from picker.endpoints.prefixes import PrefixIndex
 from picker.extproc.desk import BLOCK_TOKENS, MAX_BLOCKS
 from picker.scheduling.dispatch import Dispatched, dispatch
@@ -13,7 +12,6 @@ from picker.scheduling.request import InferenceRequest, Refusal
 
 from simulator.contenders import Contender
 from simulator.content import picker_blocks
-from simulator.engine.steps import Counters
 from simulator.fleet import Fleet, Replica
 from simulator.oracle import Truth
 from simulator.scenario import Scenario
@@ -91,7 +89,7 @@ class Picker:
                 kv_blocks=replica.config.num_gpu_blocks,
                 scraped_at_s=now_s + self._scenario.scrapes.delay_s,
                 in_flight_then=endpoint.in_flight.requests,
-                progress=_progress(state.counters) if self._learns else None,
+                progress=state.counters if self._learns else None,
             )
             self._timeline.after(self._scenario.scrapes.delay_s, partial(self._scraped, endpoint, metrics))
         elif endpoint.refused_since_s is None:
@@ -106,13 +104,3 @@ class Picker:
         else:
             endpoint.metrics = metrics
         endpoint.refused_since_s = None
-
-
-def _progress(counters: Counters) -> Progress:
-    return Progress(
-        first_tokens=counters.first_tokens,
-        first_token_s=counters.first_token_s,
-        prompt_tokens=counters.prompt_tokens,
-        prefix_queries=counters.prefix_queries,
-        prefix_hits=counters.prefix_hits,
-    )

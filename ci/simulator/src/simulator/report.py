@@ -54,6 +54,10 @@ COLUMNS = (
     _Column("failed\n%", "failed", _percent),
 )
 
+COMPARED = (("ttft_p90_s", "TTFT p90"), ("tokens_per_s", "tokens/s"), ("goodput_per_s", "goodput"))
+AGAINST = (LEAST_REQUEST, "weighted-scorers", ORACLE)
+"""Whose ratios are told, of these measures."""
+
 
 class Verdict(StrEnum):
     """Of a contender against another, by the interval of their difference seed by seed."""
@@ -99,22 +103,20 @@ def print_summary(results: Results, ours: Sequence[str], console: Console) -> No
     """Our strategies against each of the others, a line a scenario: TTFT p90, tokens/s and goodput as ratios."""
     for name in ours:
         run = {other for rows in results.values() for other in rows}
-        others = [other for other in (LEAST_REQUEST, "weighted-scorers", ORACLE) if other != name and other in run]
+        others = [other for other in AGAINST if other != name and other in run]
         if not others:
             continue
         title = f"\n{name} against others: ratios; + better, - worse beyond the 95 % interval"
         table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
         table.add_column("scenario", no_wrap=True)
         for other in others:
-            for measure in ("TTFT p90", "tokens/s", "goodput"):
+            for _, measure in COMPARED:
                 table.add_column(f"{measure} /\n{other}", justify="right", no_wrap=True)
         for scenario, rows in results.items():
             if name not in rows:
                 continue
             cells = [
-                _colored_ratio(measure, rows[name], rows.get(other))
-                for other in others
-                for measure in ("ttft_p90_s", "tokens_per_s", "goodput_per_s")
+                _colored_ratio(measure, rows[name], rows.get(other)) for other in others for measure, _ in COMPARED
             ]
             table.add_row(scenario, *cells)
         console.print(table)

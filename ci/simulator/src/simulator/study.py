@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulator.contenders import CONTENDERS
+from simulator.contenders import CONTENDERS, Contender
 from simulator.measures import Measures, measure
 from simulator.scenario import Scenario
 from simulator.simulation import Simulation
@@ -48,9 +48,13 @@ def run_cell(scenario: Scenario, contender: str, seeds: int, traces: Path) -> li
     # A run makes millions of blocks and few cycles: looking for those takes longer than they are worth.
     gc.disable()
     for seed in range(seeds):
-        simulation = Simulation(scenario, CONTENDERS[contender], seed, traces)
-        simulation.run()
-        measures.append(measure(simulation.records, simulation.kv_spreads, scenario))
-        del simulation
+        measures.append(run_one(scenario, CONTENDERS[contender], seed, traces))
         gc.collect()
     return measures
+
+
+def run_one(scenario: Scenario, contender: Contender, seed: int, traces: Path) -> Measures:
+    """Raises NoTrace."""
+    simulation = Simulation(scenario, contender, seed, traces)
+    simulation.run()
+    return measure(simulation.records, simulation.kv_spreads, scenario)

@@ -1,7 +1,7 @@
 """A scenario with a strategy, in the simulator and through Envoy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,9 @@ from benchmark.load.run import Progress, run_load
 from benchmark.load.target import Target
 from benchmark.workload import Workload
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.scheduler import Scheduler
-from simulator.contenders import CONTENDERS
-from simulator.measures import Measures, measure
+from simulator.contenders import own
 from simulator.scenario import Scenario
-from simulator.simulation import Simulation
+from simulator.study import run_one
 
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet
 from e2e.order.loads import rate_per_s
@@ -45,15 +43,7 @@ class Latency:
 
 def simulated(scenario: Scenario, strategy: RoutingStrategy) -> Latency:
     """The mean over the loads."""
-    like = CONTENDERS[RoutingStrategy.DEFAULT.value]
-    contender = replace(
-        like, name=strategy.value, scheduler=lambda prefixes, rng, _truth: Scheduler(strategy, prefixes, rng)
-    )
-    measures: list[Measures] = []
-    for seed in range(SEEDS):
-        simulation = Simulation(scenario, contender, seed, Path())
-        simulation.run()
-        measures.append(measure(simulation.records, simulation.kv_spreads, scenario))
+    measures = [run_one(scenario, own(strategy), seed, Path()) for seed in range(SEEDS)]
     return Latency(
         float(np.mean([each.ttft_p50_s for each in measures])), float(np.mean([each.ttft_p90_s for each in measures]))
     )

@@ -7,6 +7,7 @@ one token, and the step's time by the same amount. So such steps are not taken o
 import heapq
 from collections import deque
 
+from picker.endpoints.prefills import Progress
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 
@@ -49,7 +50,7 @@ class Engine:
         self._counters = Counters()
         self._loras: dict[str, int] = {}
         """Requests that have had a token and are not finished, by adapter."""
-        self._reported = EngineState(0, 0, 0.0, frozenset(), self._counters.copy())
+        self._reported = EngineState(0, 0, 0.0, frozenset(), self._counters.progress())
         """As of the end of the last step before the stride under way."""
 
     @property
@@ -98,7 +99,7 @@ class Engine:
         # Counters and adapters are the same through a stride of several steps.
         return self._report(ended, self._reported.counters, self._reported.loras) if ended else self._reported
 
-    def _report(self, ended_steps: int, counters: Counters, loras: frozenset[str]) -> EngineState:
+    def _report(self, ended_steps: int, counters: Progress, loras: frozenset[str]) -> EngineState:
         """Of the moment at which so many steps of the stride under way have ended."""
         free = self._pool.free - self._blocks_after_first(ended_steps)
         return EngineState(
@@ -145,7 +146,7 @@ class Engine:
             if each.epoch == epoch:
                 self._leave(each)
                 events.append(Finished(each.request.number, now_s, each.preemptions))
-        self._reported = self._report(0, self._counters.copy(), frozenset(self._loras))
+        self._reported = self._report(0, self._counters.progress(), frozenset(self._loras))
         self._begin(now_s)
         return events
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
 
+from picker.endpoints.prefills import Progress
+
 from simulator.engine.sequence import Sequence
 
 
@@ -83,9 +85,10 @@ class Counters:
         self.first_tokens += 1
         self.first_token_s += now_s - sequence.arrived_s
 
-    def copy(self) -> "Counters":
-        return Counters(
-            self.prefix_queries, self.prefix_hits, self.prompt_tokens, self.first_tokens, self.first_token_s
+    def progress(self) -> Progress:
+        """As of now."""
+        return Progress(
+            self.first_tokens, self.first_token_s, self.prompt_tokens, self.prefix_queries, self.prefix_hits
         )
 
 
@@ -98,7 +101,7 @@ class EngineState:
     kv_cache_usage: float
     loras: frozenset[str]
     """Adapters of requests that have had a token; vLLM shows these as running and as waiting."""
-    counters: Counters
+    counters: Progress
 
 
 @dataclass(frozen=True, slots=True)
