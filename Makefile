@@ -4,7 +4,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yaml)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e images nightly lint format bench bench-mock crds dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e images nightly lint format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

@@ -20,6 +20,7 @@ from picker.sources.folder import FolderSource
 from picker.standalone.children import Child
 from picker.standalone.control_plane import ControlPlane
 from picker.standalone.envoy_process import EnvoyAdmin, answer, envoy_binary, envoy_command
+from prometheus_client.parser import text_string_to_metric_families
 from upstream import Upstream
 from waiting import until
 
@@ -260,3 +261,14 @@ class GatewayParts:
 
         following = asyncio.create_task(follow())
         self._stack.callback(following.cancel)
+
+
+async def metric(parts: GatewayParts, name: str, /, **labels: str) -> float:
+    """Of the picker, by its metrics page: the sum of the samples; 0 where there is none."""
+    page = await parts.client.get(f"http://{parts.settings.admin_address}/metrics")
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from gateway_parts import GatewayParts, pool, route, to_pool
-from prometheus_client.parser import text_string_to_metric_families
+from gateway_parts import GatewayParts, metric, pool, route, to_pool
 from upstream import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -20,15 +19,9 @@ async def gateway() -> AsyncIterator[GatewayParts]:
         yield parts
 
 
-async def counted(gateway: GatewayParts, name: str) -> float:
-    page = await gateway.client.get(f"http://{gateway.settings.admin_address}/metrics")
-    families = text_string_to_metric_families(page.text)
-    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
-
-
 async def seen(gateway: GatewayParts) -> float:
     """Answers whose beginning was timed."""
-    return await counted(gateway, "inference_gateway_time_to_first_byte_seconds_count")
+    return await metric(gateway, "inference_gateway_time_to_first_byte_seconds_count")
 
 
 async def ask(gateway: GatewayParts, times: int, behave: str = "") -> None:
@@ -76,7 +69,7 @@ async def test_after_a_failure_every_answer_is_seen(gateway: GatewayParts) -> No
     errors = "inference_objective_request_error_total"
     for _ in range(300):
         await ask(gateway, 1, "fail")
-        if await counted(gateway, errors):
+        if await metric(gateway, errors):
             break
     else:
         pytest.fail("no failure was ever seen")

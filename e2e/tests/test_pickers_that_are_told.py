@@ -14,7 +14,7 @@ from statistics import fmean
 import httpx
 import pytest
 import yaml
-from e2e.precision import Workload, outcome
+from e2e.precision import Workload, outcome, words
 from e2e.processes import Child, free_ports
 from gateway_parts import pool
 from picker.endpoints.kv_events.follower import PORT_LABEL, REPLAY_PORT_LABEL
@@ -25,7 +25,6 @@ from picker.observability.course import Course
 from picker.serve import Picker
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
-from vllm_mock.tokens.english import SENTENCE
 from waiting import until
 
 REPLICAS = 2
@@ -44,10 +43,6 @@ def test_two_pickers_that_are_told_are_less_wrong_than_two_that_estimate() -> No
     )
     estimated, told = outcome(workload, "estimated"), outcome(workload, "told")
     assert told.error < 0.7 * estimated.error, (told.error, estimated.error)
-
-
-def words(rng: Random, count: int) -> str:
-    return " ".join(rng.choice(SENTENCE[number % len(SENTENCE)]) for number in range(count))
 
 
 @dataclass

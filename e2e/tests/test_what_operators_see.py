@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from e2e.processes import free_ports
-from gateway_parts import GatewayParts, model, pool, route, service, to_pool, to_service
+from gateway_parts import GatewayParts, metric, model, pool, route, service, to_pool, to_service
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from picker.gateway.clusters import service_cluster_name
 from picker.resources.names import ObjectName
-from prometheus_client.parser import text_string_to_metric_families
 from upstream import Upstream
 from waiting import eventually, until
 
@@ -69,17 +68,6 @@ async def ask(gateway: GatewayParts, name: str = "m", **headers: str) -> str:
     assert answer.status_code == 200
     await gateway.nothing_in_flight()
     return answer.headers["x-request-id"]
-
-
-async def metric(gateway: GatewayParts, name: str, /, **labels: str) -> float:
-    """The sum of the samples; 0 where there is none."""
-    page = await gateway.client.get(f"http://{gateway.settings.admin_address}/metrics")
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(page.text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
 
 
 async def test_the_metrics_move_with_the_requests(gateway: GatewayParts) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmark.settings.values import whole
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -41,7 +43,7 @@ def read_settings(arguments: Sequence[str]) -> DemoSettings:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("command", choices=("run", "up"))
-    parser.add_argument("--replicas", type=_positive, default=4, help="model servers")
+    parser.add_argument("--replicas", type=whole(1), default=4, help="model servers")
     parser.add_argument("--preset", choices=("a10", "l20"), default="a10", help="the card whose speed they have")
     parser.add_argument(
         "--time-scale", type=float, default=4.0, help="how many times faster than on the card; what a laptop can stream"
@@ -53,21 +55,14 @@ def read_settings(arguments: Sequence[str]) -> DemoSettings:
         help="KV cache blocks of each replica, so that the small load fills as much of it as the tutorial's load fills "
         "of a card; 0: the card's own",
     )
-    parser.add_argument("--prompts", type=_positive, default=240, help="requests of a round, to each port")
-    parser.add_argument("--concurrency", type=_positive, default=64, help="requests at a time")
-    parser.add_argument("--rounds", type=_positive, default=4, help="rounds, in which the ports take turns")
-    parser.add_argument("--input-tokens", type=_positive, default=190, help="mean length of a prompt")
-    parser.add_argument("--output-tokens", type=_positive, default=225, help="mean length of an answer")
+    parser.add_argument("--prompts", type=whole(1), default=240, help="requests of a round, to each port")
+    parser.add_argument("--concurrency", type=whole(1), default=64, help="requests at a time")
+    parser.add_argument("--rounds", type=whole(1), default=4, help="rounds, in which the ports take turns")
+    parser.add_argument("--input-tokens", type=whole(1), default=190, help="mean length of a prompt")
+    parser.add_argument("--output-tokens", type=whole(1), default=225, help="mean length of an answer")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the picture")
     parser.add_argument("--quick", action="store_true", help="two short rounds: does it run at all?")
     given = parser.parse_args(list(arguments))
     prompts, rounds = (96, 2) if given.quick else (given.prompts, given.rounds)
     load = Load(prompts, given.concurrency, rounds, given.input_tokens, given.output_tokens)
     return DemoSettings(given.command, given.replicas, given.preset, given.time_scale, given.kv_blocks, given.out, load)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {number}; allowed: at least 1")
-    return number

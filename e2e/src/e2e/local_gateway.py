@@ -13,6 +13,7 @@ from typing import Self
 
 import httpx
 import yaml
+from picker.resources.pool_wire import STRATEGY_ANNOTATION
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from e2e.processes import Child, ProcessFailed, free_ports, taken
@@ -20,7 +21,6 @@ from e2e.processes import Child, ProcessFailed, free_ports, taken
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 MODEL = "/model/qwen"
 POOL = "vllm-qwen-pool"
-STRATEGY_ANNOTATION = "inference.networking.x-k8s.io/routing-strategy"
 PLAIN_PORT, PICKED_PORT = 8080, 8081
 _BIN = Path(sys.executable).parent
 _START_TIMEOUT_S = 30.0

@@ -99,15 +99,17 @@ class Outcome:
         return quantiles(self.ttfts_s, n=10)[-1]
 
 
+def words(rng: Random, count: int) -> str:
+    """A text of so many."""
+    return " ".join(rng.choice(SENTENCE[number % len(SENTENCE)]) for number in range(count))
+
+
 class _Text:
     """Chat messages and their tokens."""
 
     def __init__(self) -> None:
         self._tokenizer = QwenTokenizer()
         self._known: dict[str, list[int]] = {}
-
-    def words(self, rng: Random, count: int) -> str:
-        return " ".join(rng.choice(SENTENCE[number % len(SENTENCE)]) for number in range(count))
 
     def tokens(self, messages: Sequence[dict[str, str]]) -> list[int]:
         text = self._tokenizer.chat_prompt([Turn(each["role"], each["content"]) for each in messages])
@@ -218,7 +220,7 @@ class _Run:
             _Picker(self._fleet, knowledge, self._text, Random(seed + 1 + each)) for each in range(pickers)
         ]
         prefix_rng = Random(seed)
-        self._prefixes = [self._text.words(prefix_rng, workload.prefix_words) for _ in range(workload.prefixes)]
+        self._prefixes = [words(prefix_rng, workload.prefix_words) for _ in range(workload.prefixes)]
         self._popularity = list(accumulate(1 / (rank + 1) for rank in range(workload.prefixes)))
         self._coming: list[tuple[float, int, _Conversation]] = []
         self._under_way: dict[str, _UnderWay] = {}
@@ -287,7 +289,7 @@ class _Run:
 
     def _send(self, conversation: _Conversation) -> None:
         workload = self._workload
-        conversation.messages.append({"role": "user", "content": self._text.words(self._rng, workload.user_words)})
+        conversation.messages.append({"role": "user", "content": words(self._rng, workload.user_words)})
         body = json.dumps({"model": MODEL, "messages": conversation.messages, "max_tokens": ANSWER_TOKENS}).encode()
         read = read_body(body, strict=True)
         assert not isinstance(read, Rejection)

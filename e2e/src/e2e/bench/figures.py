@@ -121,20 +121,15 @@ class Bench:
         load = await run_load(port, request, clients, self._seconds)
         return Measured(load, cpu_s(pid) - before_s)
 
-    async def _in_turn(
-        self, what: str, one: tuple[int, bytes, int, int], other: tuple[int, bytes, int, int]
-    ) -> list[tuple[Measured, Measured]]:
-        """Both measured in each round, the first one first in every second: (port, request, clients, pid)."""
-        pairs: list[tuple[Measured, Measured]] = []
+    async def _in_turn(self, what: str, *sides: tuple[int, bytes, int, int]) -> list[tuple[Measured, ...]]:
+        """All measured in each round, in reverse order in every second: (port, request, clients, pid)."""
+        rounds: list[tuple[Measured, ...]] = []
         for number in range(self._rounds):
             self._progress(f"{what}, round {number + 1} of {self._rounds}")
-            if number % 2 == 0:
-                first = await self._measure(*one)
-                pairs.append((first, await self._measure(*other)))
-            else:
-                second = await self._measure(*other)
-                pairs.append((await self._measure(*one), second))
-        return pairs
+            way = -1 if number % 2 else 1
+            measured = [await self._measure(*side) for side in sides[::way]]
+            rounds.append(tuple(measured[::way]))
+        return rounds
 
     async def _many_clients(self, small: bytes) -> list[Figure]:
         stage = self._stage
@@ -219,11 +214,11 @@ class Bench:
         it asks one that costs nearly nothing."""
         stage, request = self._stage, completion(size)
         name = f"{size // 1000} KB"
-        runs: dict[int, list[Measured]] = {stage.picked: [], stage.constant: [], stage.plain: []}
-        for number in range(self._rounds):
-            self._progress(f"{name} with and without a picker, round {number + 1} of {self._rounds}")
-            for port in list(runs) if number % 2 == 0 else reversed(runs):
-                runs[port].append(await self._measure(port, request, CLIENTS, stage.envoy_pid))
+        ports = (stage.picked, stage.constant, stage.plain)
+        rounds = await self._in_turn(
+            f"{name} with and without a picker", *((port, request, CLIENTS, stage.envoy_pid) for port in ports)
+        )
+        runs = dict(zip(ports, zip(*rounds, strict=True), strict=True))
 
         def left(port: int) -> float:
             return statistics.median(

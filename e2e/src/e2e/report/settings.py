@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.settings.values import whole
+
 LOADS = Path("ci/nightly/kind/nightly.yaml")
 
 
@@ -27,14 +29,7 @@ def read_settings(arguments: Sequence[str]) -> ReportSettings:
     )
     parser.add_argument("--loads", type=Path, default=LOADS, help="the nightly job's settings (default: %(default)s)")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="of its comparisons (default: all)")
-    parser.add_argument("--rounds", type=_positive, help="in which the ports take turns (default: as the loads say)")
+    parser.add_argument("--rounds", type=whole(1), help="in which the ports take turns (default: as the loads say)")
     parser.add_argument("--out", type=Path, default=Path("out/bench-report"), help="folder (default: %(default)s)")
     given = parser.parse_args(list(arguments))
     return ReportSettings(given.loads, tuple(given.only), given.rounds, given.out)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {number}; allowed: at least 1")
-    return number
