@@ -31,7 +31,8 @@ _MOST_ERRORS_TOLD = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Exits 2 on wrong usage, 1 when the command cannot run or requests failed."""
+    """Run the command. Exits 2 on wrong usage, 1 when the command cannot run, requests failed, an aim was missed, or a
+    figure is a regression and that is to fail."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if given[:1] == ["compare"]:

@@ -119,8 +119,9 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         "benchmark-serving compare",
         usage="benchmark-serving compare --target NAME=URL --target NAME=URL [flags]",
         description="Send the same load to several targets in turns, round by round, and say which figures differ by "
-        "more than noise. Exits 1 when an --aim was missed or requests failed: any of a target after the "
-        "first, or one in a hundred of the first; else 0 whatever the figures.",
+        "more than noise. Exits 1 when requests failed (any of a target after the first, or more than one in a hundred "
+        "of the first), an --aim was missed, or a figure is a regression and --fail-on-regression is given; else 0 "
+        "whatever the figures.",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what is compared")
@@ -147,19 +148,7 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         help="what the others' ratio to the first shall be, such as 'TTFT p50<=0.5' or 'Output throughput>=1.5'; a "
         "missed one makes the exit status 1",
     )
-    kept = parser.add_argument_group("what is kept")
-    kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, pictures, settings")
-    kept.add_argument("--title", help="of the report (default: the targets' names)")
-    kept.add_argument("--about", default="", metavar="TEXT", help="a paragraph of the report: what is shown, and why")
-    kept.add_argument("--plot", type=Path, metavar="PNG", help="picture of the replicas' KV cache utilisation")
-    kept.add_argument("--json", type=Path, help="all figures, round by round")
-    kept.add_argument(
-        "--history",
-        type=Path,
-        metavar="JSONL",
-        help="file of earlier comparisons: this one is judged by the last good ones of the same load, and added",
-    )
-    kept.add_argument("--fail-on-regression", action="store_true", help="exit 1 when it is worse than they were")
+    _add_kept_flags(parser)
     add_load_flags(parser)
     given = parser.parse_args(arguments)
     names = [name for name, _ in given.target]
@@ -181,6 +170,22 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         about=given.about,
         told=_flags(parser, given),
     )
+
+
+def _add_kept_flags(parser: argparse.ArgumentParser) -> None:
+    kept = parser.add_argument_group("what is kept")
+    kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, pictures, settings")
+    kept.add_argument("--title", help="of the report (default: the targets' names)")
+    kept.add_argument("--about", default="", metavar="TEXT", help="a paragraph of the report: what is shown, and why")
+    kept.add_argument("--plot", type=Path, metavar="PNG", help="picture of the replicas' KV cache utilisation")
+    kept.add_argument("--json", type=Path, help="all figures, round by round")
+    kept.add_argument(
+        "--history",
+        type=Path,
+        metavar="JSONL",
+        help="file of earlier comparisons: this one is judged by the last good ones of the same load, and added",
+    )
+    kept.add_argument("--fail-on-regression", action="store_true", help="exit 1 when it is worse than they were")
 
 
 def _flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[tuple[str, str], ...]:
