@@ -18,12 +18,14 @@ NAME = ObjectName("system", "status")
 
 
 class Api:
-    """Keeps one Lease, as an API server does: who writes over a version that is not the newest is refused."""
+    """Keeps one Lease, as an API server does: who writes over a version that is not the newest is refused. It is there
+    from the start, without a holder, as the chart makes it."""
 
     def __init__(self) -> None:
-        self.lease: Lease | None = None
         self.version = 0
         self.away = False
+        self.lease: Lease | None = None
+        self.store(LeaseSpec())
 
     async def get(self, _kind: object, _name: str, namespace: str) -> Lease:
         self._reachable()
@@ -31,18 +33,13 @@ class Api:
             raise ApiError(status=Status(code=404, message="not found"))
         return copy.deepcopy(self.lease)
 
-    async def create(self, lease: Lease) -> None:
-        self._reachable()
-        if self.lease is not None:
-            raise ApiError(status=Status(code=409, message="exists"))
-        self._store(lease)
-
     async def replace(self, lease: Lease) -> None:
         self._reachable()
         assert lease.metadata is not None
         if lease.metadata.resourceVersion != str(self.version):
             raise ApiError(status=Status(code=409, message="changed"))
-        self._store(lease)
+        assert lease.spec is not None
+        self.store(lease.spec)
 
     @property
     def holder(self) -> str | None:
@@ -50,11 +47,10 @@ class Api:
         assert self.lease.spec is not None
         return self.lease.spec.holderIdentity
 
-    def _store(self, lease: Lease) -> None:
+    def store(self, spec: LeaseSpec) -> None:
         self.version += 1
-        self.lease = copy.deepcopy(lease)
-        assert self.lease.metadata is not None
-        self.lease.metadata.resourceVersion = str(self.version)
+        metadata = ObjectMeta(name=NAME.name, namespace=NAME.namespace, resourceVersion=str(self.version))
+        self.lease = Lease(metadata=metadata, spec=copy.deepcopy(spec))
 
     def _reachable(self) -> None:
         if self.away:
@@ -111,8 +107,7 @@ async def test_who_stops_gives_the_lease_back() -> None:
 async def test_a_lease_whose_holder_died_is_taken_over() -> None:
     """When it has not been renewed for its duration, by the clock of who waits."""
     api = Api()
-    spec = LeaseSpec(holderIdentity="dead", renewTime=datetime.now(UTC), leaseDurationSeconds=DURATION_S)
-    await api.create(Lease(metadata=ObjectMeta(name="status", namespace="system"), spec=spec))
+    api.store(LeaseSpec(holderIdentity="dead", renewTime=datetime.now(UTC), leaseDurationSeconds=DURATION_S))
     candidate = Candidate(api, "alive")
     await asyncio.sleep(DURATION_S - 0.1)
     assert not candidate.working
@@ -134,3 +129,18 @@ async def test_a_holder_that_cannot_renew_stops_before_another_may_start() -> No
     await asyncio.sleep(RENEW_S + 0.1)
     assert holder.working
     await holder.stop()
+
+
+async def test_without_the_lease_nobody_works() -> None:
+    """Until the release has made it again. Who worked when it was deleted stops."""
+    api = Api()
+    candidate = Candidate(api, "first")
+    await asyncio.sleep(0.1)
+    assert candidate.working
+    api.lease = None
+    await asyncio.sleep(GIVE_UP_S + 2 * RENEW_S)
+    assert (candidate.working, api.lease) == (False, None)
+    api.store(LeaseSpec())
+    await asyncio.sleep(RENEW_S)
+    assert (candidate.working, api.holder) == (True, "first")
+    await candidate.stop()

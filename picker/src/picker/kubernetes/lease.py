@@ -13,7 +13,6 @@ import httpx2
 import structlog
 from lightkube import AsyncClient
 from lightkube.models.coordination_v1 import LeaseSpec
-from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.coordination_v1 import Lease
 
 from picker.resources.names import ObjectName
@@ -30,7 +29,10 @@ log = structlog.get_logger(__name__)
 
 
 class LeaseHolder:
-    """Runs something while this replica holds the Lease, and only then."""
+    """Runs something while this replica holds the Lease, and only then.
+
+    The Lease is taken, never made: it is the release's, whose Role knows it by its name, and a right to create knows no
+    names."""
 
     def __init__(self, client: AsyncClient, name: ObjectName, identity: str) -> None:
         self._client = client
@@ -70,9 +72,7 @@ class LeaseHolder:
         try:
             lease = await self._client.get(Lease, self._name.name, namespace=self._name.namespace)
         except httpx2.HTTPError as error:
-            if status_code(error) != HTTPStatus.NOT_FOUND:
-                return self._failed(error)
-            return await self._create()
+            return self._failed(error)
         spec = lease.spec or LeaseSpec()
         if spec.holderIdentity and spec.holderIdentity != self._identity and not self._expired(spec):
             return False
@@ -89,22 +89,6 @@ class LeaseHolder:
             return self._failed(error)
         return True
 
-    async def _create(self) -> bool:
-        now = datetime.now(UTC)
-        spec = LeaseSpec(
-            holderIdentity=self._identity,
-            acquireTime=now,
-            renewTime=now,
-            leaseDurationSeconds=DURATION_S,
-            leaseTransitions=0,
-        )
-        metadata = ObjectMeta(name=self._name.name, namespace=self._name.namespace)
-        try:
-            await self._client.create(Lease(metadata=metadata, spec=spec))
-        except httpx2.HTTPError as error:
-            return self._failed(error)
-        return True
-
     def _expired(self, spec: LeaseSpec) -> bool:
         """By our own clock: the holder's may be another."""
         now_s = asyncio.get_running_loop().time()
@@ -113,7 +97,10 @@ class LeaseHolder:
         return now_s - self._seen_at_s > (spec.leaseDurationSeconds or DURATION_S)
 
     def _failed(self, error: httpx2.HTTPError) -> bool:
-        if status_code(error) != HTTPStatus.CONFLICT:
+        code = status_code(error)
+        if code == HTTPStatus.NOT_FOUND:
+            log.warning("lease.missing", lease=str(self._name), remedy="helm upgrade makes it again")
+        elif code != HTTPStatus.CONFLICT:
             log.warning("lease.unreachable", lease=str(self._name), reason=str(error).partition("\n")[0])
         return False
 
