@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.metrics_text import NoServerMetrics, read_metrics
+from picker.endpoints.metrics_text import MetricsReader, NoServerMetrics
 from picker.endpoints.prefills import Progress
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as generate_text
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.openmetrics.exposition import generate_latest as escaping_openmetrics
@@ -19,6 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 RECORDINGS = Path(__file__).parents[4] / "shared" / "vllm-reference" / "0.32.0"
+
+
+def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_then: int = 0) -> ServerMetrics:
+    """By a reader that has seen no page before."""
+    return MetricsReader().read(page, scraped_at_s, in_flight_then)
+
+
 recorded = pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings of vLLM are not beside this project")
 
 
@@ -91,8 +98,9 @@ def test_counters_of_first_tokens_are_read_of_every_generation() -> None:
 vllm:num_requests_running 1
 vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf"} 7
 vllm:time_to_first_token_seconds_count{engine="0"} 7
-vllm:time_to_first_token_seconds_count{engine="1"} 3
 vllm:time_to_first_token_seconds_sum{engine="0"} 1.5
+vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf"} 3
+vllm:time_to_first_token_seconds_count{engine="1"} 3
 vllm:time_to_first_token_seconds_sum{engine="1"} 0.5
 """
     tokens = b"vllm:prompt_tokens_total 5000.0\nvllm:prompt_tokens_created 1.7e9\n"
@@ -286,3 +294,68 @@ def test_it_agrees_with_the_prometheus_library(
         assert read_metrics(page) == expected
     except NoServerMetrics:
         assert expected.queue_depth == expected.running == expected.kv_cache_usage == 0
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[bytes]:
+    """Pages of one address in the order of their being read: numbers grow, adapters come, and the server may be
+    replaced by another one."""
+    pages: list[bytes] = []
+    for _ in range(draw(st.integers(1, 2))):
+        registry = draw(registries())
+        engines = [str(engine) for engine in range(draw(st.integers(1, 3)))]
+        first_token = Histogram("vllm:time_to_first_token_seconds", "-", ["engine"], registry=registry)
+        counters = [
+            Counter(f"vllm:{name}", "-", ["engine"], registry=registry)
+            for name in draw(st.permutations(["prompt_tokens", "prefix_cache_queries", "prefix_cache_hits"]))
+        ]
+        lora = Gauge("vllm:lora_requests_info_", "-", ["running_lora_adapters"], registry=registry)
+        for _ in range(draw(st.integers(1, 4))):
+            for engine in engines:
+                if draw(st.booleans()):
+                    first_token.labels(engine).observe(draw(st.floats(0, 9)))
+                for counter in counters:
+                    counter.labels(engine).inc(draw(st.sampled_from([0, 1, 10**6, math.nan])))
+            lora.labels(draw(adapters)).set(draw(counts))
+            pages.append(generate_text(registry))
+    return pages
+
+
+@given(pages=lives())
+def test_what_is_remembered_of_one_page_changes_nothing_in_the_next(pages: list[bytes]) -> None:
+    """A reader that has seen the pages before reads each like one that has not."""
+    reader = MetricsReader()
+    for page in pages:
+        assert _read(reader, page) == _read(MetricsReader(), page)
+
+
+def test_an_engine_that_comes_is_counted() -> None:
+    """A server was started anew at its address, with more engines: what stood where it stood is not all of it now."""
+    reader = MetricsReader()
+    page = generate_text(engines_of(1))
+    assert reader.read(page).running == 5
+    assert reader.read(generate_text(engines_of(3))).running == 15
+    assert reader.read(page).running == 5
+
+
+def test_a_page_that_grows_by_more_than_digits_is_read() -> None:
+    """What is looked for is no more near where it was."""
+    reader = MetricsReader()
+    page = generate_text(engines_of(1))
+    assert reader.read(page).running == 5
+    assert reader.read(b"# HELP other -\n" * 1000 + page.replace(b" 5.0", b" 6.0")).running == 6
+
+
+def engines_of(count: int) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    running = Gauge("vllm:num_requests_running", "-", ["engine"], registry=registry)
+    for engine in range(count):
+        running.labels(str(engine)).set(5)
+    return registry
+
+
+def _read(reader: MetricsReader, page: bytes) -> ServerMetrics | None:
+    try:
+        return reader.read(page)
+    except NoServerMetrics:
+        return None

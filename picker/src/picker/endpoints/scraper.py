@@ -11,7 +11,7 @@ import structlog
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
-from picker.endpoints.metrics_text import NoServerMetrics, read_metrics
+from picker.endpoints.metrics_text import MetricsReader, NoServerMetrics
 from picker.endpoints.scrape_connection import ScrapeConnection, ScrapeFailure
 
 log = structlog.get_logger(__name__)
@@ -150,6 +150,7 @@ class _Target:
         self._request = (
             f"GET {PATH} HTTP/1.1\r\nHost: {endpoint.address}\r\nAccept: text/plain\r\nUser-Agent: picker\r\n\r\n"
         ).encode()
+        self._reader = MetricsReader()
         self._connection: ScrapeConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._scraping = False
@@ -186,7 +187,7 @@ class _Target:
         try:
             # What is in flight is counted now rather than when the page was asked for: a server that answers late
             # writes its page late.
-            metrics = read_metrics(page, self._scraper.loop.time(), endpoint.in_flight.requests)
+            metrics = self._reader.read(page, self._scraper.loop.time(), endpoint.in_flight.requests)
         except NoServerMetrics as error:
             self._failed(ScrapeFailure.NOT_METRICS, str(error))
             return
