@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.metrics_text import MetricsReader, NoServerMetrics
+from picker.endpoints.metrics_text import LORAS_LOOKED_FOR, MetricsReader, NoServerMetrics
 from picker.endpoints.prefills import Progress
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as generate_text
@@ -344,6 +344,16 @@ def test_a_page_that_grows_by_more_than_digits_is_read() -> None:
     page = generate_text(engines_of(1))
     assert reader.read(page).running == 5
     assert reader.read(b"# HELP other -\n" * 1000 + page.replace(b" 5.0", b" 6.0")).running == 6
+
+
+def test_adapters_of_a_server_that_had_none_are_seen_soon() -> None:
+    """It was started anew with them."""
+    reader = MetricsReader()
+    page = generate_text(engines_of(1))
+    reader.read(page)
+    with_loras = page + b'vllm:lora_requests_info{max_lora="2",running_lora_adapters="a",waiting_lora_adapters=""} 1\n'
+    pages = [reader.read(with_loras).max_loras for _ in range(2 * LORAS_LOOKED_FOR)]
+    assert pages == [0] * (LORAS_LOOKED_FOR - 1) + [2] * (LORAS_LOOKED_FOR + 1)
 
 
 def engines_of(count: int) -> CollectorRegistry:
