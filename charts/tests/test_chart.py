@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,58 @@ def test_the_presets_say_where_the_cards_are() -> None:
         assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
     resources = l20["spec"]["containers"][0]["resources"]
     assert resources["requests"] == resources["limits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "namespaces"),
+    [
+        ((), ["envoy-gateway-system", "default"]),
+        (("--set", "workload.namespace="), ["envoy-gateway-system"]),
+        (("--set", "gateway-helm.enabled=false,extension.envoyGatewayNamespace=shared"), ["shared", "default"]),
+    ],
+)
+def test_before_a_release_goes_its_gateway_does(arguments: Sequence[str], namespaces: Sequence[str]) -> None:
+    """Looking for the proxy where Envoy Gateway may have put it. All that the Job needs comes and goes with it."""
+    name = "inference-gateway-uninstall"
+    objects = rendered(*arguments)
+    told = objects["Job", name]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert told == [
+        "teardown",
+        f"--gateway={namespaces[-1]}/qwen-inference-gateway",
+        "--gateway-class=qwen-inference-gateway-class",
+        *(f"--proxy-namespace={each}" for each in namespaces),
+    ]
+    for kind in ("Job", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
+        annotations = objects[kind, name]["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-delete"
+        assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+
+
+@pytest.mark.parametrize(
+    ("gateway", "proxy"),
+    [
+        ("qwen-inference-gateway", "envoy-default-qwen-inference-gateway-25d4d882"),
+        (
+            "a-gateway-whose-name-is-longer-than-others",
+            "envoy-default-a-gateway-whose-name-is-longer-than-othe-f73f7d8f",
+        ),
+    ],
+)
+def test_the_uninstall_hook_may_delete_one_gateway_and_its_proxy_only(gateway: str, proxy: str) -> None:
+    """By their names; Envoy Gateway calls a proxy by up to 48 letters of its Gateway and a hash of the whole."""
+    role = rendered("--set", f"gateway.name={gateway}", namespace="default")["Role", "inference-gateway-uninstall"]
+    names = {
+        kind: rule["resourceNames"] for rule in role["rules"] if "delete" in rule["verbs"] for kind in rule["resources"]
+    }
+    assert names.pop("gateways") == [gateway]
+    assert {name for each in names.values() for name in each} == {proxy}
+    assert "deployments" in names
+
+
+@pytest.mark.parametrize("setting", ["gateway.uninstallHook=false", "gateway.enabled=false"])
+def test_a_release_can_go_without_its_hook(setting: str) -> None:
+    """And one that brings no Gateway has none to remove."""
+    assert not [name for _, name in rendered("--set", setting) if name == "inference-gateway-uninstall"]
 
 
 def test_a_new_version_of_the_chart_rolls_no_model_server() -> None:

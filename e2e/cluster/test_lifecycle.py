@@ -6,15 +6,16 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from additions import PICKER, V1, V1ALPHA2
-from clusters import ROOT
+import pytest
+from additions import PICKER, V1, V1ALPHA2, Added, Object
+from clusters import ROOT, CommandFailed
 from picker.kubernetes.certificates import issue, new_authority
 from releases import NAME, NAMESPACE, OF_ENVOY, PICKED, PLAIN, Release, envoy_service, forwarded
 from traffic import Load
 from waits import until
 
 TUTORIAL = ROOT / "e2e" / "manifests"
-CLASS = "--field-selector=metadata.name=qwen-inference-gateway-class"
+CLASS = "qwen-inference-gateway-class"
 
 
 def test_an_upgrade_fails_no_request(release: Release) -> None:
@@ -103,7 +104,8 @@ def test_the_tutorials_files_work_as_they_stand(release: Release) -> None:
     cluster = release.cluster
     release.install("--set", "gateway.enabled=false", "--set", "pool.enabled=false")
     # What the files make has the same names: what is applied to an object on its way out goes with it.
-    until(lambda: not cluster.items("gatewayclasses", CLASS), "the release's GatewayClass is gone")
+    selects_class = f"--field-selector=metadata.name={CLASS}"
+    until(lambda: not cluster.items("gatewayclasses", selects_class), "the release's GatewayClass is gone")
     until(lambda: not cluster.items("services,pods", *OF_ENVOY), "the release's Envoy is gone")
     files = [TUTORIAL / "tutorial" / name for name in ("inference-pool.yaml", "inference-gateway.yaml")]
     for file in files:
@@ -123,16 +125,47 @@ def test_the_tutorials_files_work_as_they_stand(release: Release) -> None:
             cluster.kubectl("delete", "-f", str(file), "--ignore-not-found")
 
 
+def test_uninstalling_takes_no_controller_from_gateways_of_others(release: Release) -> None:
+    """A Gateway of the release's class that is not the release's: it is told by name, and nothing is removed."""
+    cluster = release.cluster
+    release.install()
+    release.wait_until_serving(PICKED)
+    other: Object = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "of-others", "namespace": "default"},
+        "spec": {
+            "gatewayClassName": CLASS,
+            "listeners": [{"name": "http", "protocol": "HTTP", "port": 8090}],
+        },
+    }
+    with Added(cluster, other):
+        with pytest.raises(CommandFailed, match="pre-delete"):
+            cluster.helm("uninstall", NAME, "--namespace", NAMESPACE)
+        told = cluster.kubectl("logs", f"job/{NAME}-uninstall", "-n", NAMESPACE)
+        assert f"GatewayClass {CLASS} is that of other Gateways, too" in told
+        assert "default/of-others" in told
+        assert release.answers(PICKED) == 200
+
+
 def test_uninstalling_leaves_nothing(release: Release) -> None:
-    """But the definitions, which hold other people's objects, the namespace, and what the hooks of Envoy Gateway's own
-    chart made."""
-    release.cluster.helm("uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "120s")
+    """Though the Gateway is there, and serves. But the definitions stay, which hold other people's objects, the
+    namespace, and what the hooks of Envoy Gateway's own chart made."""
+    cluster = release.cluster
+    until(lambda: _gateways(release) == ["qwen-inference-gateway"], "the Gateway of others is gone")
+    # Where Envoy Gateway is away the hook deletes the proxy itself, and may do so by this name only.
+    assert envoy_service(cluster)["metadata"]["name"] in cluster.helm("get", "hooks", NAME, "--namespace", NAMESPACE)
+    cluster.helm("uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "240s")
     until(lambda: _left(release) == [], "everything is gone", 180, 1)
+
+
+def _gateways(release: Release) -> list[str]:
+    return [each["metadata"]["name"] for each in release.cluster.items("gateways", "-A")]
 
 
 def _left(release: Release) -> list[str]:
     kinds = (
-        "deployments,services,serviceaccounts,roles,rolebindings,networkpolicies,hpa,pdb,gateways,httproutes,"
+        "deployments,jobs,services,serviceaccounts,roles,rolebindings,networkpolicies,hpa,pdb,gateways,httproutes,"
         f"inferencepools.{V1},inferencepools.{V1ALPHA2},inferencemodels"
     )
     names: list[str] = []

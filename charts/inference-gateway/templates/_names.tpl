@@ -17,6 +17,12 @@
 {{- define "names.benchmark" -}}vllm-benchmark{{- end }}
 {{- define "names.dashboard" -}}{{ printf "%s-dashboard-%s" (index . 0).Release.Name (index . 1) | trunc 63 | trimSuffix "-" }}{{- end }}
 {{- define "names.rules" -}}{{ printf "%s-rules" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
+{{/* What Envoy Gateway calls all that it makes for the Gateway. */}}
+{{- define "names.proxy" -}}
+{{- $gateway := printf "%s/%s" (include "names.workloadNamespace" .) (include "names.gateway" .) -}}
+envoy-{{ $gateway | replace "/" "-" | trunc 48 | trimSuffix "-" }}-{{ $gateway | sha256sum | trunc 8 }}
+{{- end }}
+{{- define "names.uninstall" -}}{{ printf "%s-uninstall" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
 {{- define "names.test" -}}{{ printf "%s-test" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
 
 {{/* The namespace of the workload: pools, picker, model servers, Gateway and routes. */}}

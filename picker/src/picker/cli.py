@@ -21,6 +21,7 @@ _USAGE = """picker COMMAND [flags]
   standalone  the whole gateway on this machine: Envoy, configured from your manifests, and the picker
   gateway     what Envoy Gateway asks to serve InferencePools on Kubernetes
   validate    read manifests and say what is wrong with them
+  teardown    remove a Gateway, and wait until Envoy Gateway has taken its proxy away
   top         watch a running picker: pools, endpoints and their load
   explain     why a request went where it went{added}
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "standalone": _standalone,
         "gateway": _gateway,
         "validate": _validate,
+        "teardown": _teardown,
         "top": _top,
         "explain": _explain,
     }
@@ -112,3 +114,33 @@ def _validate(arguments: list[str]) -> int:
     for line in report.lines():
         print(line)
     return 1 if report.problems else 0
+
+
+def _teardown(arguments: list[str]) -> int:
+    from picker.kubernetes.gateway_removal import GatewayRemoval
+    from picker.logs import configure_logging
+    from picker.resources.names import ObjectName
+    from picker.sources.kubernetes_watch import kubernetes_client
+
+    parser = argparse.ArgumentParser(
+        "picker teardown", description="Remove a Gateway and wait until its proxy is gone."
+    )
+    parser.add_argument("--gateway", required=True, metavar="NAMESPACE/NAME")
+    parser.add_argument("--gateway-class", required=True, metavar="NAME", help="what the Gateway is of")
+    parser.add_argument(
+        "--proxy-namespace", action="append", required=True, help="where proxies may be; again for more"
+    )
+    parser.add_argument("--timeout-s", type=float, default=120.0, help="how long to wait (default: 120)")
+    given = parser.parse_args(arguments)
+    namespace, _, name = str(given.gateway).partition("/")
+    if not namespace or not name:
+        parser.error(f"argument --gateway: {given.gateway!r} is not NAMESPACE/NAME")
+    configure_logging("info", "text")
+
+    async def remove() -> int:
+        gateway = ObjectName(namespace, name)
+        removal = GatewayRemoval(kubernetes_client(), gateway, given.gateway_class, given.proxy_namespace)
+        await removal.run(given.timeout_s)
+        return 0
+
+    return _run(remove())

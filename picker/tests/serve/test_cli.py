@@ -21,7 +21,7 @@ def run(*arguments: str) -> int:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in ("serve", "standalone", "gateway", "validate"))
+    assert all(f"\n  {name} " in out for name in ("serve", "standalone", "gateway", "validate", "teardown"))
 
 
 def test_an_unknown_command_is_told_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
