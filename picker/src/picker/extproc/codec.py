@@ -67,8 +67,8 @@ def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
     its client. Raises ProtocolViolation on what is none."""
     match data[:1]:
         case wire.REQUEST_BODY:
-            if (read := wire.read_body(data)) is not None:
-                return Body(Phase.REQUEST, read.body, read.end_of_stream)
+            if (body := wire.read_body(data)) is not None:
+                return body
         case wire.REQUEST_HEADERS | wire.RESPONSE_HEADERS as kind:
             read = wire.read_headers(data, _READ_BYTES)
             rest = _rest(read.rest) if read is not None else None
@@ -176,10 +176,7 @@ def encode(reply: Reply) -> bytes:
         case HeadersReply():
             return _encode_constant(reply) if reply.changes.destination is None else _headers_reply(reply)
         case BodyReply():
-            destination = reply.changes.destination
-            if destination is not None and reply == _pick(destination):
-                return _encode_pick(destination)
-            return _body_reply(reply)
+            return _encode_pick(reply.changes) if _is_pick(reply) else _body_reply(reply)
         case DuplexBodyReply():
             return _duplex_body_reply(reply)
         case TrailersReply():
@@ -227,21 +224,30 @@ def _body_reply(reply: BodyReply) -> bytes:
     return message.SerializeToString()
 
 
-def _pick(destination: str) -> BodyReply:
-    """What nearly every request is answered: go there, as you are."""
-    return BodyReply(Phase.REQUEST, Changes(set_headers=((DESTINATION, destination),), destination=destination))
+def _is_pick(reply: BodyReply) -> bool:
+    """Whether it is what nearly every request is answered: go there, as you are."""
+    changes = reply.changes
+    return (
+        changes.destination is not None
+        and changes.set_headers == ((DESTINATION, changes.destination),)
+        and reply.data is None
+        and reply.phase is Phase.REQUEST
+        and not (changes.remove_headers or changes.clear_route_cache)
+    )
 
 
-def _encode_pick(destination: str) -> bytes:
-    """`_pick`. Where two destinations are as long, the bytes around them are the same."""
-    data = destination.encode()
+def _encode_pick(changes: Changes) -> bytes:
+    """Where two destinations are as long, the bytes around them are the same."""
+    assert changes.destination is not None
+    data = changes.destination.encode()
     return data.join(_around_destination(len(data)))
 
 
 @lru_cache(maxsize=256)
 def _around_destination(size: int) -> list[bytes]:
     stand_in = "<" + "-" * (size - 2) + ">"
-    parts = _body_reply(_pick(stand_in)).split(stand_in.encode())
+    changes = Changes(set_headers=((DESTINATION, stand_in),), destination=stand_in)
+    parts = _body_reply(BodyReply(Phase.REQUEST, changes)).split(stand_in.encode())
     assert len(parts) == 3, "the destination stands there as a header and as metadata"
     return parts
 

@@ -39,7 +39,7 @@ from picker.extproc.messages import (
 )
 from picker.extproc.refusals import Reason, Rejection, too_large
 from picker.extproc.restore import AnswerKind, NameRestorer
-from picker.extproc.stages import AFTER_PICK, Stage
+from picker.extproc.stages import AFTER_PICK, BEFORE_ANSWER, Stage
 
 PATIENCE_S = 5.0
 """The proxy is asked to wait this much longer than a request may be held, so that the answer is the picker's."""
@@ -66,6 +66,7 @@ class _Pick(msgspec.Struct, frozen=True, gc=False):
 
 
 _WITHOUT_CONTROL = Changes(remove_headers=CONTROL_HEADERS)
+_AWAITING_BODY = HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL)
 
 
 class Exchange:
@@ -164,12 +165,12 @@ class Exchange:
         if place is not None:
             place.leave()
 
-    def _expect(self, what: str, *states: Stage) -> None:
-        if self._state not in states:
-            raise ProtocolViolation(f"{what} came when {self._state.value} was expected")
+    def _unexpected(self, what: str) -> ProtocolViolation:
+        return ProtocolViolation(f"{what} came when {self._state.value} was expected")
 
     def _request_headers(self, message: RequestHeaders) -> list[Reply]:
-        self._expect("request headers", Stage.START)
+        if self._state is not Stage.START:
+            raise self._unexpected("request headers")
         self._request = message
         if message.modes is not None:
             self._request_mode = message.modes.request_body
@@ -190,7 +191,8 @@ class Exchange:
         self._state = Stage.BODY
         if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return []
-        return [HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL, self._showing_answer(message))]
+        showing = self._showing_answer(message)
+        return [_AWAITING_BODY if showing is None else HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL, showing)]
 
     def _showing_answer(self, message: RequestHeaders) -> ModeOverride | None:
         """What makes the proxy show how the answer begins, if that is of use; it can be told now and no more later. To
@@ -211,9 +213,8 @@ class Exchange:
         return [HeadersReply(Phase.REQUEST, changes, self._showing_answer(message))]
 
     def _request_body(self, message: Body) -> list[Reply]:
-        if self._state in AFTER_PICK or self._state is Stage.HELD:
+        if self._state is not Stage.BODY:
             return self._body_after_pick(message)
-        self._expect("a request body", Stage.BODY)
         size = len(self._body) + len(message.data)
         if size > self._limits.max_body_bytes:
             return self._refuse(too_large(size, self._limits.max_body_bytes))
@@ -231,6 +232,8 @@ class Exchange:
     def _body_after_pick(self, message: Body) -> list[Reply]:
         """Bodies that the pick did not wait for, or that an answer came before, and an end of stream said twice (seen
         above 1 MB)."""
+        if self._state is Stage.START:
+            raise self._unexpected("a request body")
         if self._body_ended:
             if message.data:
                 raise ProtocolViolation("a request body came after its end")
@@ -246,7 +249,8 @@ class Exchange:
                 # A body would have come first, and there is no message left that could take the pick along.
                 return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
             return self._pick_with_body(self._taken_body(), end_of_stream=False, trailers=True)
-        self._expect("request trailers", *AFTER_PICK)
+        if self._state not in AFTER_PICK:
+            raise self._unexpected("request trailers")
         return [TrailersReply(Phase.REQUEST)]
 
     def _pick_with_body(self, data: bytes, end_of_stream: bool, trailers: bool = False) -> list[Reply]:
@@ -292,7 +296,8 @@ class Exchange:
         return assigned
 
     def _response_headers(self, message: ResponseHeaders) -> list[Reply]:
-        self._expect("response headers", Stage.BODY, Stage.HELD, Stage.PICKED)
+        if self._state not in BEFORE_ANSWER:
+            raise self._unexpected("response headers")
         self._leave()
         self._state = Stage.ANSWERING
         self._unseen = False
@@ -317,7 +322,8 @@ class Exchange:
         return [HeadersReply(Phase.RESPONSE, foretold(request, assigned, remove_headers=("content-length",)), mode)]
 
     def _response_body(self, message: Body) -> list[Reply]:
-        self._expect("a response body", Stage.ANSWERING)
+        if self._state is not Stage.ANSWERING:
+            raise self._unexpected("a response body")
         data = message.data
         if self._restorer is not None:
             data = self._restorer.feed(data, message.end_of_stream)
@@ -327,7 +333,8 @@ class Exchange:
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
         # Without headers before them where the proxy was told to keep those.
-        self._expect("response trailers", Stage.PICKED, Stage.ANSWERING)
+        if self._state not in (Stage.PICKED, Stage.ANSWERING):
+            raise self._unexpected("response trailers")
         self._state = Stage.ANSWERED
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:

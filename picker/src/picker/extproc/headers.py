@@ -41,15 +41,19 @@ def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int) -> Wanted:
 def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:
     """What becomes of a request's headers with its pick. `body`: whether that has been seen whole; `renamed_bytes`: how
     long it is if its model has another name now."""
-    set_headers = [(DESTINATION, assigned.destination)]
+    destination = assigned.destination
     # After a buffered body the control headers are gone already, with the answer to the request's headers.
-    remove: list[str] = [] if body and mode is BodyMode.BUFFERED else [*CONTROL_HEADERS[1:]]
+    control_gone = body and mode is BodyMode.BUFFERED
+    if control_gone and renamed_bytes is None:
+        return Changes(((DESTINATION, destination),), destination=destination)
+    set_headers = [(DESTINATION, destination)]
+    remove: list[str] = [] if control_gone else [*CONTROL_HEADERS[1:]]
     if renamed_bytes is not None:
         set_headers.append(("content-length", str(renamed_bytes)))
         # A compressed answer could not be searched for the name.
         remove.append("accept-encoding")
     duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
-    return Changes(tuple(set_headers), tuple(remove), assigned.destination, clear_route_cache=duplex)
+    return Changes(tuple(set_headers), tuple(remove), destination, clear_route_cache=duplex)
 
 
 def foretold(request: RequestHeaders, assigned: Assignment, remove_headers: tuple[str, ...] = ()) -> Changes:

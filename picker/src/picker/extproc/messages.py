@@ -83,7 +83,7 @@ class Changes(msgspec.Struct, frozen=True, gc=False):
 NO_CHANGES = Changes()
 
 
-class HeadersReply(msgspec.Struct, frozen=True, gc=False):
+class HeadersReply(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     phase: Phase
     changes: Changes = NO_CHANGES
     mode: ModeOverride | None = None

@@ -16,3 +16,4 @@ class Stage(Enum):
 
 
 AFTER_PICK = (Stage.PICKED, Stage.ANSWERING, Stage.ANSWERED)
+BEFORE_ANSWER = (Stage.BODY, Stage.HELD, Stage.PICKED)

@@ -2,11 +2,13 @@
 
 Protobuf's own objects cost a request more than all else at the edge: one for each header, to be thrown away at once.
 Only the shape that Envoy writes is read here, fields in the order of their numbers; None stands for any other, which is
-no error: protobuf can tell. What follows the headers or the body in a message is left to it, too."""
+no error: protobuf can tell. What follows the headers in a message is left to it, too."""
 
 from collections.abc import Mapping
 
 import msgspec
+
+from picker.extproc.messages import Body, Phase
 
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY = b"\x12", b"\x1a", b"\x22"
 """First bytes of a `ProcessingRequest`: the fields 2, 3 and 4, with their length before them."""
@@ -14,16 +16,15 @@ REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY = b"\x12", b"\x1a", b"\x22"
 _FIRST, _RAW_VALUE = 0x0A, 0x1A
 
 
-class Read(msgspec.Struct, frozen=True, gc=False):
+class Headers(msgspec.Struct, frozen=True, gc=False):
     """A message's own part, and the bytes of the rest: metadata and the proxy's configuration."""
 
     headers: dict[str, str]
-    body: bytes
     end_of_stream: bool
     rest: bytes
 
 
-def read_headers(data: bytes, names: Mapping[bytes, str]) -> Read | None:
+def read_headers(data: bytes, names: Mapping[bytes, str]) -> Headers | None:
     """`HttpHeaders`, of them those in `names`, under the names given there. `data` begins with their tag."""
     try:
         at, end = _inside(data, 1, len(data))
@@ -48,13 +49,13 @@ def read_headers(data: bytes, names: Mapping[bytes, str]) -> Read | None:
         ended = data[at : at + 2] == b"\x18\x01"
         if at + 2 * ended != end:
             return None
-        return Read(found, b"", ended, data[end:])
+        return Headers(found, ended, data[end:])
     except (IndexError, _OtherShape):
         return None
 
 
-def read_body(data: bytes) -> Read | None:
-    """`HttpBody`. `data` begins with its tag."""
+def read_body(data: bytes) -> Body | None:
+    """`HttpBody` of a request. `data` begins with its tag."""
     try:
         at, end = _inside(data, 1, len(data))
         body = b""
@@ -64,7 +65,7 @@ def read_body(data: bytes) -> Read | None:
         ended = data[at : at + 2] == b"\x10\x01"
         if at + 2 * ended != end:
             return None
-        return Read({}, body, ended, data[end:])
+        return Body(Phase.REQUEST, body, ended)
     except (IndexError, _OtherShape):
         return None
 

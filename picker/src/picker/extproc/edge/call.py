@@ -35,7 +35,7 @@ class Carrier(Protocol):
 class Call(ABC):
     """A method of a service is a subclass that says what becomes of the client's messages."""
 
-    __slots__ = ("answered", "carrier", "due_s", "reader", "stream_id", "tick")
+    __slots__ = ("answered", "carrier", "deadline_s", "due_s", "reader", "stream_id", "tick")
 
     def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.carrier = carrier
@@ -45,6 +45,8 @@ class Call(ABC):
         self.tick = 0
         self.due_s: float | None = None
         """When the client's own timeout ends the call."""
+        self.deadline_s: float | None = None
+        """How long to wait for the next message before `expired` is called; None: as long as it takes."""
 
     def feed(self, data: bytes) -> None:
         """The client has sent `data`: whole messages, or parts of them. Raises CallRefused."""
@@ -54,11 +56,6 @@ class Call(ABC):
     @abstractmethod
     def received(self, message: bytes) -> None:
         """The client has sent `message`. Raises CallRefused."""
-
-    @property
-    def deadline_s(self) -> float | None:
-        """How long to wait for the next message before `expired` is called; None: as long as it takes."""
-        return None
 
     def half_closed(self) -> None:
         """The client has sent all that it wanted to."""

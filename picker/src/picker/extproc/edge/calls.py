@@ -8,7 +8,7 @@ import structlog
 from picker.extproc.edge.call import Call, Method
 from picker.extproc.edge.deadlines import Deadlines
 from picker.extproc.edge.misdirected import Misdirected
-from picker.extproc.edge.status import CallRefused, Status, trailers
+from picker.extproc.edge.status import GOOD_END, CallRefused, Status, trailers
 from picker.extproc.http2.connection import Connection
 from picker.extproc.http2.events import Aborted, Failed, Opened, Received
 from picker.extproc.http2.heads import RequestHead
@@ -16,6 +16,8 @@ from picker.extproc.http2.heads import RequestHead
 MAX_HELD_BYTES = 256 << 20
 """Of incomplete messages on one connection: sixteen of the largest bodies arriving at once. The call that goes beyond
 is refused; the others can finish."""
+
+FAILED = (Status.INTERNAL, "The server failed on this call.")
 
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -44,11 +46,18 @@ class Calls:
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Handle the bytes `data` from the peer; `now_s` by the clock of the deadlines."""
+        call_of = self._calls.get
         for event in self.connection.receive(data, now_s):
             if type(event) is Received:
-                call = self._calls.get(event.stream_id)
+                call = call_of(event.stream_id)
                 if call is not None:
-                    self._guarded(self._received, call, event, now_s)
+                    try:
+                        self._received(call, event, now_s)
+                    except CallRefused as refused:
+                        self.end(call, refused.status, refused.detail)
+                    except Exception:
+                        log.exception("edge.call_failed")
+                        self.end(call, *FAILED)
             elif type(event) is Opened:
                 self._open(event, now_s)
             elif type(event) is Aborted:
@@ -81,7 +90,8 @@ class Calls:
     def end(self, call: Call, status: Status, detail: str) -> None:
         """See `Call.end`."""
         if self._calls.get(call.stream_id) is call:
-            self.connection.end(call.stream_id, trailers(status, detail, alone=not call.answered))
+            good = status is Status.OK and call.answered
+            self.connection.end(call.stream_id, GOOD_END if good else trailers(status, detail, alone=not call.answered))
             self._close(call.stream_id)
 
     def flush(self) -> None:
@@ -164,7 +174,7 @@ class Calls:
             self.end(call, refused.status, refused.detail)
         except Exception:
             log.exception("edge.call_failed")
-            self.end(call, Status.INTERNAL, "The server failed on this call.")
+            self.end(call, *FAILED)
 
     def _close(self, stream_id: int) -> None:
         call = self._calls.pop(stream_id, None)

@@ -39,14 +39,12 @@ class Conversation(Call):
         self._pool = pool
         self._trace = trace
 
-    @property
-    def deadline_s(self) -> float | None:
-        return self._exchange.deadline_s
-
     def received(self, message: bytes) -> None:
         exchange = self._exchange
         try:
-            self._say(exchange.receive(decode(message, self._pool, self._trace)))
+            for reply in exchange.receive(decode(message, self._pool, self._trace)):
+                self.send(encode(reply))
+            self.deadline_s = exchange.deadline_s
         except ProtocolViolation as violation:
             log.warning("ext_proc.protocol_violation", detail=str(violation))
             raise CallRefused(Status.INVALID_ARGUMENT, str(violation)) from violation

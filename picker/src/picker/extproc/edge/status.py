@@ -49,3 +49,7 @@ def trailers(status: Status, detail: str = "", *, alone: bool = False) -> bytes:
     if status is Status.UNIMPLEMENTED:
         fields.append(("grpc-accept-encoding", "identity"))
     return encode_head(fields)
+
+
+GOOD_END = trailers(Status.OK)
+"""What nearly every answer ends with."""

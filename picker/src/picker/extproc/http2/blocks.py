@@ -1,14 +1,13 @@
 """Header blocks put together from HEADERS and CONTINUATION (RFC 9113, sections 6.2 and 6.10)."""
 
-from dataclasses import dataclass
+import msgspec
 
 from picker.extproc.http2 import frames, limits, payloads
 from picker.extproc.http2.events import ConnectionFailure
 from picker.extproc.http2.frames import ErrorCode
 
 
-@dataclass(slots=True)
-class Block:
+class Block(msgspec.Struct, gc=False):
     """A header block, complete or not. `ended`: nothing follows it on its stream."""
 
     stream_id: int

@@ -1,7 +1,8 @@
 """The sending side of a connection: bytes ready to go, and data that waits for the peer's windows."""
 
 from collections import deque
-from dataclasses import dataclass, field
+
+import msgspec
 
 from picker.extproc.http2.frames import (
     DATA,
@@ -16,8 +17,7 @@ from picker.extproc.http2.frames import (
 )
 
 
-@dataclass(slots=True, eq=False)
-class Stream:
+class Stream(msgspec.Struct, eq=False, gc=False):
     """One request and its answer. Lives until both sides have ended it or either has reset it."""
 
     stream_id: int
@@ -29,8 +29,8 @@ class Stream:
     answered: bool = False
     credit_bytes: int = 0
     """What the peer has granted beyond its initial window, less what was sent."""
-    waiting: deque[memoryview] = field(default_factory=deque[memoryview])
-    """Data that the windows, the peer's pace, or data before it hold back."""
+    waiting: deque[memoryview] | None = None
+    """Data that the windows, the peer's pace, or data before it hold back; few streams ever have any."""
     in_turn: bool = False
     """Whether it will be asked for data when the connection's window opens; not while its own window is closed."""
     last_block: bytes | None = None
@@ -78,8 +78,10 @@ class Sending:
             self._window_bytes -= size
             stream.credit_bytes -= size
             self.sent_frames += 1
-            self.output.append(frame_header(DATA, 0, stream.stream_id, size) + data)
+            self.output += (frame_header(DATA, 0, stream.stream_id, size), data)
             return
+        if stream.waiting is None:
+            stream.waiting = deque()
         stream.waiting.append(memoryview(data))
         self.unsent_bytes += size
         self._waiting[stream.stream_id] = stream
@@ -129,7 +131,7 @@ class Sending:
         while self._turns and self._window_bytes > 0 and not self.held:
             stream = self._turns.popleft()
             stream.in_turn = False
-            if not stream.waiting or not self._send_piece(stream):
+            if not stream.waiting or not self._send_piece(stream, stream.waiting):
                 continue
             if stream.waiting:
                 self._queue(stream)
@@ -145,17 +147,17 @@ class Sending:
             stream.in_turn = True
             self._turns.append(stream)
 
-    def _send_piece(self, stream: Stream) -> bool:
+    def _send_piece(self, stream: Stream, waiting: deque[memoryview]) -> bool:
         """Whether the stream's window was open."""
         room = min(self._window_bytes, self._initial_bytes + stream.credit_bytes, self._max_frame_bytes)
         if room <= 0:
             return False
-        first = stream.waiting[0]
+        first = waiting[0]
         size = min(len(first), room)
         if size == len(first):
-            stream.waiting.popleft()
+            waiting.popleft()
         else:
-            stream.waiting[0] = first[size:]
+            waiting[0] = first[size:]
         self.output += (frame_header(DATA, 0, stream.stream_id, size), bytes(first[:size]))
         self.unsent_bytes -= size
         self._window_bytes -= size
