@@ -46,6 +46,18 @@ def test_default_avoids_a_server_that_queues() -> None:
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
 
 
+def test_a_queue_weighs_by_what_is_not_cached() -> None:
+    """A prompt that a queueing server has nearly whole goes there all the same; one that it would have to compute goes
+    where a long batch runs, but nobody waits."""
+    deciding = scheduler()
+    queueing = endpoint(1, requests=4, running=3, queue_depth=1, in_flight_then=4)
+    free = endpoint(2, requests=25, running=25, in_flight_then=25)
+    deciding.seen(queueing, tuple(range(1, 32)))
+    assert first(deciding.schedule(request(tokens=2048), [queueing, free], 0)) is free
+    known = request(tokens=2048, blocks=tuple(range(1, 33)))
+    assert first(deciding.schedule(known, [queueing, free], 0)) is queueing
+
+
 def test_default_judges_an_endpoint_without_metrics_by_the_ledger() -> None:
     """Never scraped is not the same as idle, nor as unusable."""
     unknown, busy = endpoint(1, requests=1, tokens=1000, scraped=False), endpoint(2, requests=9, tokens=9000, running=9)

@@ -1,7 +1,7 @@
 """How fast an endpoint works, learned from how long first tokens take and when answers end."""
 
-MEMORY = 0.98
-"""Share of what was learned that a first token leaves: the last 50 or so count. Fewer are at the mercy of single
+MEMORY = 0.99
+"""Share of what was learned that a first token leaves: the last 100 or so count. Fewer are at the mercy of single
 ones, more see a replica that has become slow too late."""
 
 PRIOR_TOKENS = 4000.0
@@ -16,21 +16,34 @@ MOST = 4.0
 
 LEAST = 1 / MOST
 
-ALIKE = 1.25
-"""Endpoints of one kind seem to differ by up to so much: first tokens wait for the step under way, for the network and
-for whoever else the machine serves. Cards that differ, or one that throttles, do so by more."""
+PRIOR_SCATTER = 0.2
+"""Of that prior work's time, as a share: what it may be off by. The first answers tell little of how much the next ones
+will differ."""
+
+SURE = 3.0
+"""Standard errors by which an endpoint differs from the fleet before the difference counts at all; of larger ones the
+more counts the larger they are. Two would do if answers were independent: those that are near in time had to wait
+for the same step, the same network and the same neighbours on the machine."""
 
 
 class Pace:
     """Time to first token against the work that was ahead of it, both summed with a memory that fades."""
 
-    __slots__ = ("_learned_s", "_seconds", "_tokens", "seconds_per_token")
+    __slots__ = (
+        "_learned_s",
+        "_seconds",
+        "_seconds_tokens",
+        "_square_s",
+        "_square_tokens",
+        "_tokens",
+        "seconds_per_token",
+    )
 
     def __init__(self) -> None:
         self.seconds_per_token: float | None = None
         """None before the first answer."""
-        self._seconds = 0.0
-        self._tokens = 0.0
+        self._seconds = self._tokens = 0.0
+        self._square_s = self._square_tokens = self._seconds_tokens = 0.0
         self._learned_s = 0.0
 
     def learn(self, work_tokens: float, seconds: float, now_s: float, answers: int = 1) -> None:
@@ -40,6 +53,9 @@ class Pace:
         self._learned_s = now_s
         self._seconds = kept * self._seconds + seconds
         self._tokens = kept * self._tokens + work_tokens
+        self._square_s = kept * kept * self._square_s + seconds * seconds
+        self._square_tokens = kept * kept * self._square_tokens + work_tokens * work_tokens
+        self._seconds_tokens = kept * kept * self._seconds_tokens + seconds * work_tokens
         self.seconds_per_token = self._seconds / self._tokens if self._tokens else None
 
     def learned(self, now_s: float) -> tuple[float, float]:
@@ -48,11 +64,22 @@ class Pace:
         return freshness * self._seconds, freshness * self._tokens
 
     def against(self, fleet_s_per_token: float, now_s: float) -> float:
-        """How many times as slow as a fleet this is; 1 before the first answer."""
-        seconds, tokens = self.learned(now_s)
-        slowness = (seconds / fleet_s_per_token + PRIOR_TOKENS) / (tokens + PRIOR_TOKENS)
-        if 1 / ALIKE < slowness < ALIKE:
+        """How many times as slow as a fleet this is; 1 before the first answer, and where the difference may be chance.
+
+        The variance is that of a ratio of sums (Cochran, Sampling Techniques, 1977, 6.4), and what exceeds it is
+        shrunk as by James and Stein (1961), whose estimate is 0 where the noise explains all."""
+        freshness = self._freshness(now_s)
+        seconds, tokens = freshness * self._seconds / fleet_s_per_token, freshness * self._tokens + PRIOR_TOKENS
+        slowness = (seconds + PRIOR_TOKENS) / tokens
+        own = self._seconds / self._tokens if self._tokens else fleet_s_per_token
+        scatter = self._square_s - 2.0 * own * self._seconds_tokens + own * own * self._square_tokens
+        scatter_tokens = freshness * freshness * scatter / (fleet_s_per_token * fleet_s_per_token)
+        error = (scatter_tokens + (PRIOR_SCATTER * PRIOR_TOKENS) ** 2) / (tokens * tokens)
+        excess = slowness - 1.0
+        noise = SURE * SURE * error
+        if excess * excess <= noise:
             return 1.0
+        slowness = 1.0 + excess * (1.0 - noise / (excess * excess))
         if slowness > MOST:
             return MOST
         return slowness if slowness > LEAST else LEAST

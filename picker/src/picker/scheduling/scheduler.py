@@ -73,18 +73,20 @@ class Scheduler:
             return [0] * len(endpoints)
         matches = self._prefixes.matches(request.blocks, endpoints)
         tokens, count = request.prompt_tokens, len(request.blocks)
-        return [blocks * tokens // count for blocks in matches]
+        # Endpoints are many, and what they hold of a prompt is one of few lengths.
+        cached = {blocks: blocks * tokens // count for blocks in set(matches)}
+        return list(map(cached.__getitem__, matches))
 
     def _ranked(self, costs: Sequence[float], endpoints: Sequence[Endpoint], cached: Sequence[int]) -> Ranking:
         """Cheapest first, equals by lot, endpoints that refuse connections after all others."""
-        keys: Sequence[float | tuple[bool, float, float]] = costs
-        refusing = [endpoint for endpoint in endpoints if endpoint.refused_since_s is not None]
-        if refusing or len(set(costs)) < len(costs):
+        order: Sequence[int] = range(len(costs))
+        if len(set(costs)) < len(costs):
+            # Sorting is stable: those of equal cost stay as they were drawn.
             lot = self._rng.random
-            keys = [
-                (endpoint.refused_since_s is not None, cost, lot())
-                for endpoint, cost in zip(endpoints, costs, strict=True)
-            ]
-        order = sorted(range(len(keys)), key=keys.__getitem__)
+            order = sorted(order, key=[lot() for _ in order].__getitem__)
+        order = sorted(order, key=costs.__getitem__)
+        refuses = [endpoint.refused_since_s is not None for endpoint in endpoints]
+        if True in refuses:
+            order.sort(key=refuses.__getitem__)
         ranked = tuple([endpoints[index] for index in order[: 1 + FALLBACKS]])
         return Ranking(ranked, cached[order[0]], endpoints, costs, cached)

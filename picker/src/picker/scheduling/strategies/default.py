@@ -16,13 +16,17 @@ INTERRUPTED_SHARE = 0.1
 """What a prompt costs each running sequence that it interrupts, as a share of the prompt: a decoding client notices the
 pause less than a waiting one, who has nothing yet."""
 
+QUEUED_SHARE = 10.0
+"""What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
+there comes after all of them, and needs room that they wait for. What is cached already needs little."""
+
 HANDICAPS_KEPT_S = 0.02
-"""How long what pressure and slowness come to is kept: scrapes are ten times as far apart, and an answer changes
-little. It saves work where requests come by the thousand, and is fresh where they do not."""
+"""How long what pressure, slowness and queues come to is kept: scrapes are ten times as far apart, and an answer
+changes little. It saves work where requests come by the thousand, and is fresh where they do not."""
 
 
 class LeastWork:
-    """Cost = (work ahead of the first token + what the request costs those that run there)
+    """Cost = (work ahead of the first token + what the request costs those that wait and run there)
     x pressure x slowness^2 x failures.
 
     The sum is in prompt tokens. What the prefix cache holds of the prompt costs nothing, so a cached prefix attracts by
@@ -35,7 +39,7 @@ class LeastWork:
     def __init__(self) -> None:
         self._sharing = Sharing()
         self._lora = LoraAffinity()
-        self._handicaps: dict[Endpoint, float] = {}
+        self._handicaps: dict[Endpoint, tuple[float, float]] = {}
         self._handicaps_until_s = -inf
         self._fleet_s_per_token: float | None = None
 
@@ -87,23 +91,24 @@ class LeastWork:
                 + endpoint.others_prefill_tokens
                 + fresh
             )
-            others = count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh)
-            handicap = handicap_of(endpoint) or self._handicap(endpoint, now_s)
+            handicap, queued = handicap_of(endpoint) or self._handicap(endpoint, now_s)
+            others = count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh) + queued * fresh
             costs.append((ahead + others) * handicap * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
         return [
-            cost + adapter * self._handicaps[endpoint]
+            cost + adapter * self._handicaps[endpoint][0]
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
-    def _handicap(self, endpoint: Endpoint, now_s: float) -> float:
-        """How many times as dear work is there as its amount says."""
+    def _handicap(self, endpoint: Endpoint, now_s: float) -> tuple[float, float]:
+        """How many times as dear work is there as its amount says, and the share of a prompt that it costs those that
+        wait."""
         metrics = endpoint.metrics
-        handicap = 1.0 if metrics is None else metrics.pressure
+        handicap, queued = (1.0, 0.0) if metrics is None else (metrics.pressure, QUEUED_SHARE * metrics.queue_depth)
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
             handicap *= slowness * slowness
-        self._handicaps[endpoint] = handicap
-        return handicap
+        self._handicaps[endpoint] = handicap, queued
+        return handicap, queued
