@@ -63,3 +63,11 @@ def test_what_is_wrong_in_a_scenario_is_named(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "fleet.0.count" in said
     assert "slos" in said
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "often"])
+def test_an_interval_that_is_none_is_refused(interval: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a sentence, before anything runs."""
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--scrape-interval", interval)
+    assert f"allowed are seconds above 0, found {interval}" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from math import inf, nan
 from pathlib import Path
 from time import monotonic
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of traces (%(default)s)")
     parser.add_argument("--pickers", type=_positive, help="replicas of the picker, instead of the scenario's")
-    parser.add_argument("--scrape-interval", type=float, metavar="S", help="instead of the scenario's")
+    parser.add_argument("--scrape-interval", type=_seconds, metavar="S", help="instead of the scenario's")
     parser.add_argument(
         "--losses", action="store_true", help="with 1, 2 and 4 pickers and scrapes every 0.2, 1 and 5 s, side by side"
     )
@@ -89,6 +90,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"allowed are whole numbers from 1 on, found {text}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = nan
+    if not 0 < seconds < inf:
+        raise argparse.ArgumentTypeError(f"allowed are seconds above 0, found {text}")
+    return seconds
 
 
 def _strategies(text: str) -> list[str]:

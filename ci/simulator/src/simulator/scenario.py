@@ -177,9 +177,8 @@ class Scenario(Schema):
     max_loras: int = Field(4, gt=0, description="adapters that a replica runs at once")
 
     def scraped_every(self, interval_s: float) -> "Scenario":
-        """The same with another interval. Raises pydantic's ValidationError for one that is not above 0."""
-        scrapes = Scrapes.model_validate({**self.scrapes.model_dump(), "interval_s": interval_s})
-        return self.model_copy(update={"scrapes": scrapes})
+        """The same with another interval, which is above 0."""
+        return self.model_copy(update={"scrapes": self.scrapes.model_copy(update={"interval_s": interval_s})})
 
 
 def read_scenario(path: Path) -> Scenario:
