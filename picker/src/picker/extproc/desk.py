@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+import msgspec
 import structlog
 
 from picker.endpoints.endpoint import Endpoint
@@ -95,8 +96,7 @@ class ServedPool:
         return declared.criticality if declared is not None else Criticality.STANDARD
 
 
-@dataclass(slots=True)
-class Assigned:
+class Assigned(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A request with its endpoint; see `assignment.Assignment`."""
 
     served_model: str | None
@@ -153,19 +153,19 @@ class PoolDesk:
         self._unknown_models = unknown_models
         self._answers = AnswersSeen(clock, rng, every=every_answer)
         self._pools: Mapping[str, ServedPool] = {}
-        self._default: ServedPool | None = None
+        self._default: str | None = None
         self.on_repeated: Callable[[Wanted, Assigned], None] | None = None
         """Called for each prompt whose beginning has come before and whose tokens are not known."""
 
     def serve(self, pools: Iterable[ServedPool], default: PoolName | None) -> None:
         """Serve these pools from now on; `default` gets requests of gateways that do not say which pool they mean."""
         self._pools = {str(served.pool.name): served for served in pools}
-        self._default = self._pools.get(str(default)) if default is not None else None
+        self._default = str(default) if default is not None else None
         self._answers.renaming(frozenset(name for name, served in self._pools.items() if served.renames()))
 
     def sees_answer(self, pool: str | None) -> bool:
-        served = self.served(pool)
-        return served is not None and self._answers.wanted(str(served.pool.name))
+        name = pool if pool is not None else self._default
+        return name is not None and name in self._pools and self._answers.wanted(name)
 
     def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         """Nothing is in flight, so there is nothing to count."""
@@ -204,9 +204,8 @@ class PoolDesk:
 
     def served(self, pool: str | None) -> ServedPool | None:
         """What serves requests that fell to `pool`, in the form `str(PoolName)`; None for one that is not known."""
-        if pool is None:
-            return self._default
-        return self._pools.get(pool)
+        name = pool if pool is not None else self._default
+        return self._pools.get(name) if name is not None else None
 
 
 def _seed(model: str | None, salt: bytes) -> bytes:

@@ -196,7 +196,8 @@ class Connection:
         if stream is not None and stream.ended_by_peer:
             stream = None
         ended = flags & frames.END_STREAM != 0
-        self._receiving.took(len(payload), stream, ended)
+        if payload:
+            self._receiving.took(len(payload), stream, ended)
         if stream is None:
             self._patience.empty_frame()
             self._streams.check_not_idle(stream_id, "DATA")
