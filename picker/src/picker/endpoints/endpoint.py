@@ -11,9 +11,9 @@ from msgspec.structs import force_setattr
 from picker.endpoints.pace import Drain, Pace
 from picker.endpoints.prefills import Prefills, Progress
 
-HALF_FULL = 0.5
-"""KV cache usage from which a server is avoided, the more the fuller it is: what runs there will grow, and a full cache
-means queueing and preemption."""
+ROOMY = 0.25
+"""KV cache usage up to which a server has room for whatever comes. From there on it is avoided, the more the fuller it
+is: what runs there will grow, and a full cache means queueing and preemption."""
 
 NEARLY_FULL = 0.9
 """KV cache usage from which a server soon queues or preempts."""
@@ -55,9 +55,9 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
         force_setattr(self, "others", max(0, self.running + self.queue_depth - self.in_flight_then))
         force_setattr(self, "queues", self.queue_depth > 0 or self.kv_cache_usage > NEARLY_FULL)
         factor = 1.0
-        if self.kv_cache_usage > HALF_FULL:
-            excess = (self.kv_cache_usage - HALF_FULL) / (1.0 - HALF_FULL)
-            # Twice as bad at three quarters, five times at the brim.
+        if self.kv_cache_usage > ROOMY:
+            excess = (self.kv_cache_usage - ROOMY) / (1.0 - ROOMY)
+            # Half as bad again when half full, five times as bad at the brim.
             factor += 4.0 * excess * excess
         if self.queue_depth:
             # A queue as long as the batch means waiting for a whole generation of requests to leave.
