@@ -106,7 +106,7 @@ class Bench:
         for figure in await self._many_clients(small):
             yield figure
         yield await self._streams(small)
-        yield await self._slow_streams()
+        yield await self._slow_streams(small)
         for figure in await self._one_client(small):
             yield figure
         yield await self._large_prompts(small)
@@ -175,21 +175,24 @@ class Bench:
         detail = f"{_us(streams)} / {_us(plain)} us, without the {idle * 100:.1f} % of a core that scraping takes"
         return Figure(f"picker CPU a request / its own, {STREAM_CHUNKS} chunks streamed", ratio, "x", 1.2, detail)
 
-    async def _slow_streams(self) -> Figure:
+    async def _slow_streams(self, small: bytes) -> Figure:
+        """Streams so seldom that each message finds the picker asleep, and plain answers as seldom."""
         stage, seconds = self._stage, 2 * self._seconds
-        self._progress(f"{STREAMS_PER_S} streams a second")
-        runs: list[float] = []
-        for _ in range(self._rounds):
-            idle = await cpu_share(stage.picker_pid, self._seconds)
-            before_s = cpu_s(stage.picker_pid)
-            load = await run_load(stage.picked, streamed(), STREAMS_PER_S, seconds, every_s=1.0)
-            runs.append(Measured(load, cpu_s(stage.picker_pid) - before_s).cpu_per_request_s(idle))
+        streams: list[float] = []
+        plain: list[float] = []
+        for number in range(self._rounds):
+            self._progress(f"{STREAMS_PER_S} streams a second, round {number + 1} of {self._rounds}")
+            for request, runs in ((streamed(), streams), (small, plain)):
+                idle = await cpu_share(stage.picker_pid, self._seconds)
+                before_s = cpu_s(stage.picker_pid)
+                load = await run_load(stage.picked, request, STREAMS_PER_S, seconds, every_s=1.0)
+                runs.append(Measured(load, cpu_s(stage.picker_pid) - before_s).cpu_per_request_s(idle))
         return Figure(
             f"picker CPU a stream of {STREAM_CHUNKS} chunks, {STREAMS_PER_S} a second",
-            statistics.median(runs) * 1e6,
+            statistics.median(streams) * 1e6,
             "us",
             300.0,
-            "on a quiet machine; upstream's picker takes 9,200",
+            f"on a quiet machine; {_us(plain)} us a plain answer at that rate; upstream's picker takes 9,200",
         )
 
     async def _one_client(self, small: bytes) -> list[Figure]:
@@ -298,11 +301,17 @@ class Bench:
 
 async def idle_figure(seconds: float, progress: Callable[[str], None]) -> Figure:
     """What scraping costs a picker that has nothing else to do."""
-    progress(f"{SCRAPED_ENDPOINTS} endpoints scraped")
-    async with scraping(SCRAPED_ENDPOINTS, SCRAPE_INTERVAL_S) as pid:
-        await asyncio.sleep(_SETTLE_S)
-        share = await cpu_share(pid, max(seconds, 2 * SCRAPE_INTERVAL_S))
-    detail = f"once a second; {share / SCRAPED_ENDPOINTS * SCRAPE_INTERVAL_S * 1e6:.0f} us a scrape"
+    shares: list[float] = []
+    for endpoints in (1, SCRAPED_ENDPOINTS):
+        progress(f"endpoints scraped: {endpoints}")
+        async with scraping(endpoints, SCRAPE_INTERVAL_S) as pid:
+            await asyncio.sleep(_SETTLE_S)
+            shares.append(await cpu_share(pid, max(seconds, 2 * SCRAPE_INTERVAL_S)))
+    one, share = shares
+    scrape_us = (share - one) / (SCRAPED_ENDPOINTS - 1) * SCRAPE_INTERVAL_S * 1e6
+    detail = (
+        f"once a second; {scrape_us:.0f} us a scrape beside the {one * 100:.1f} % that a picker with one endpoint takes"
+    )
     return Figure(f"a core's share for scraping {SCRAPED_ENDPOINTS} endpoints", share * 100, "%", 3.0, detail)
 
 
