@@ -58,6 +58,14 @@ def test_a_queue_weighs_by_what_is_not_cached() -> None:
     assert first(deciding.schedule(known, [queueing, free], 0)) is queueing
 
 
+def test_a_queue_that_was_seen_long_ago_weighs_little() -> None:
+    """It may be gone since: between two rare scrapes all would herd onto the server that had none."""
+    queueing = endpoint(1, requests=6, running=5, queue_depth=1, in_flight_then=6)
+    free = endpoint(2, requests=20, running=20, in_flight_then=20)
+    assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
+    assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
+
+
 def test_default_judges_an_endpoint_without_metrics_by_the_ledger() -> None:
     """Never scraped is not the same as idle, nor as unusable."""
     unknown, busy = endpoint(1, requests=1, tokens=1000, scraped=False), endpoint(2, requests=9, tokens=9000, running=9)

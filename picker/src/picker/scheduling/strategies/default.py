@@ -20,6 +20,10 @@ QUEUED_SHARE = 10.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
+QUEUE_HALF_AGE_S = 1.0
+"""A queue that was seen this long ago counts half. Where scrapes are rare it may be gone long since, and all that came
+meanwhile would herd onto the server that had none."""
+
 HANDICAPS_KEPT_S = 0.02
 """How long what pressure, slowness and queues come to is kept: scrapes are ten times as far apart, and an answer
 changes little. It saves work where requests come by the thousand, and is fresh where they do not."""
@@ -106,7 +110,11 @@ class LeastWork:
         """How many times as dear work is there as its amount says, and the share of a prompt that it costs those that
         wait."""
         metrics = endpoint.metrics
-        handicap, queued = (1.0, 0.0) if metrics is None else (metrics.pressure, QUEUED_SHARE * metrics.queue_depth)
+        handicap, queued = 1.0, 0.0
+        if metrics is not None:
+            handicap = metrics.pressure
+            age_s = max(0.0, now_s - metrics.scraped_at_s)
+            queued = QUEUED_SHARE * metrics.queue_depth / (1.0 + age_s / QUEUE_HALF_AGE_S)
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
             handicap *= slowness * slowness
