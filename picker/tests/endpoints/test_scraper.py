@@ -114,6 +114,25 @@ async def test_an_endpoint_is_scraped_within_the_first_interval_and_once_in_each
     assert endpoint.metrics.queue_depth == 4
 
 
+async def test_a_server_that_has_nothing_to_do_is_scraped_once_a_second(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as often as the interval says as soon as it has: by its own word, or by what this picker has sent it."""
+    often = Network(replace(SETTINGS, interval_s=0.2))
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", often.connect)
+    resting, busy = FakeServer(answer(b"vllm:num_requests_waiting 0\n")), FakeServer()
+    endpoint = often.endpoint(1, resting)
+    often.endpoint(2, busy)
+    await asyncio.sleep(20)
+    assert 16 <= len(resting.asked_at_s) <= 24
+    assert 80 <= len(busy.asked_at_s) <= 125
+    endpoint.in_flight.requests += 1
+    resting.asked_at_s.clear()
+    await asyncio.sleep(20)
+    assert 70 <= len(resting.asked_at_s) <= 125
+    often.scraper.close()
+
+
 async def test_a_scrape_is_stamped_with_its_time_and_what_was_in_flight_then(network: Network) -> None:
     """When the page has come, not when it was asked for."""
     endpoint = network.endpoint(1, FakeServer(latency_s=0.3))

@@ -1,5 +1,5 @@
 """Reads the metrics of all endpoints, over and over: `endpoint.metrics` is never older than the interval while its
-server answers, and its age tells when it does not."""
+server answers, or a second where it has nothing to do, and its age tells when it does not."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,6 +21,13 @@ PATH = "/metrics"
 JITTER = 0.1
 """Share of the interval by which turns vary either way, so that endpoints that joined together part, and several
 pickers do not ask a server at the same moments."""
+
+AT_REST_INTERVALS = 5
+"""Of a server that has nothing to do only every fifth scrape is made: nothing happens there that this picker does not
+know at once, but for what comes past it. Large fleets stand idle for long."""
+
+AT_REST_MOST_S = 1.0
+"""But one a second at least, unless the interval itself is longer."""
 
 BATCH_SHARE = 0.1
 """Share of the interval by which a turn may come early to go along with another. Waking up for one scrape costs more
@@ -104,9 +111,9 @@ class Scraper:
             self._timer.cancel()
             self._timer = None
 
-    def next_interval_s(self) -> float:
-        """Until an endpoint's next scrape, jittered."""
-        return self.settings.interval_s * (1.0 + JITTER * (2.0 * self._rng.random() - 1.0))
+    def jittered_s(self, interval_s: float) -> float:
+        """Until an endpoint's next scrape."""
+        return interval_s * (1.0 + JITTER * (2.0 * self._rng.random() - 1.0))
 
     def _schedule(self, target: "_Target", due_s: float) -> None:
         self._entries += 1
@@ -167,7 +174,7 @@ class _Target:
         elif not self._scraping and self._due_s <= soon_s:
             self._scraping = True
             self._deadline_s = now_s + self._scraper.settings.timeout_s
-            self._due_s = now_s + self._scraper.next_interval_s()
+            self._due_s = now_s + self._scraper.jittered_s(self._scraper.settings.interval_s)
             self._ask()
         if not self._scraping:
             return self._due_s
@@ -183,16 +190,19 @@ class _Target:
         self._endpoint.refused_since_s = None
 
     def page_read(self, page: bytes) -> None:
-        endpoint = self._endpoint
+        endpoint, now_s = self._endpoint, self._scraper.loop.time()
         try:
             # What is in flight is counted now rather than when the page was asked for: a server that answers late
             # writes its page late.
-            metrics = self._reader.read(page, self._scraper.loop.time(), endpoint.in_flight.requests)
+            metrics = self._reader.read(page, now_s, endpoint.in_flight.requests)
         except NoServerMetrics as error:
             self._failed(ScrapeFailure.NOT_METRICS, str(error))
             return
         self._scraper.ledger.scraped(endpoint, metrics)
         self._scraping = False
+        if not (metrics.running or metrics.queue_depth or endpoint.in_flight.requests):
+            at_rest_s = min(AT_REST_INTERVALS * self._scraper.settings.interval_s, AT_REST_MOST_S)
+            self._due_s = max(self._due_s, now_s + self._scraper.jittered_s(at_rest_s))
         if self._failures >= FAILURES_TO_MENTION:
             log.info("endpoint.metrics_resumed", endpoint=endpoint.address, server=endpoint.server)
         self._failures = 0
