@@ -6,6 +6,7 @@ from random import Random
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex
+from picker.endpoints.scraper import at_rest_s
 from picker.extproc.desk import BLOCK_TOKENS, MAX_BLOCKS
 from picker.scheduling.dispatch import Dispatched, dispatch
 from picker.scheduling.request import InferenceRequest, Refusal
@@ -75,7 +76,7 @@ class Picker:
         """Read the server's numbers now; they are known a little later."""
         if self._known.get(endpoint.address) is not endpoint:
             return
-        now_s = self._timeline.now_s
+        now_s, interval_s = self._timeline.now_s, self._interval_s
         if replica.listening:
             state = replica.engine.state(now_s)
             metrics = ServerMetrics(
@@ -92,10 +93,12 @@ class Picker:
                 progress=state.counters if self._learns else None,
             )
             self._timeline.after(self._scenario.scrapes.delay_s, partial(self._scraped, endpoint, metrics))
+            if self._learns and not (state.running or state.waiting or endpoint.in_flight.requests):
+                interval_s = at_rest_s(interval_s)
         elif endpoint.refused_since_s is None:
             endpoint.refused_since_s = now_s
         jitter = self._scenario.scrapes.jitter
-        pause_s = self._interval_s * self._rng.uniform(1 - jitter, 1 + jitter)
+        pause_s = interval_s * self._rng.uniform(1 - jitter, 1 + jitter)
         self._timeline.after(pause_s, partial(self._scrape, endpoint, replica))
 
     def _scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:

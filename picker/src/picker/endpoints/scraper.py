@@ -43,6 +43,11 @@ FAILURES_TO_MENTION = 2
 """In a row, before a log line says that an endpoint's metrics have stopped: one alone changes no decision."""
 
 
+def at_rest_s(interval_s: float) -> float:
+    """Between two scrapes of a server that has nothing to do."""
+    return max(interval_s, min(AT_REST_INTERVALS * interval_s, AT_REST_MOST_S))
+
+
 @dataclass(frozen=True, slots=True)
 class ScrapeSettings:
     """How often and how patiently to scrape."""
@@ -201,8 +206,8 @@ class _Target:
         self._scraper.ledger.scraped(endpoint, metrics)
         self._scraping = False
         if not (metrics.running or metrics.queue_depth or endpoint.in_flight.requests):
-            at_rest_s = min(AT_REST_INTERVALS * self._scraper.settings.interval_s, AT_REST_MOST_S)
-            self._due_s = max(self._due_s, now_s + self._scraper.jittered_s(at_rest_s))
+            resting_s = self._scraper.jittered_s(at_rest_s(self._scraper.settings.interval_s))
+            self._due_s = max(self._due_s, now_s + resting_s)
         if self._failures >= FAILURES_TO_MENTION:
             log.info("endpoint.metrics_resumed", endpoint=endpoint.address, server=endpoint.server)
         self._failures = 0
