@@ -178,8 +178,9 @@ async def test_a_comparison_leaves_a_report_and_a_history_that_judges_the_next(
     server.token_gap_s = 0.002
     line = f"compare --target a={server.url} --target b={server.url} {SMALL} --rounds 2 --history history.jsonl"
     line += " --fail-on-regression --header Authorization=secret"
-    status, _, _ = await command(line)
+    status, out, _ = await command(line)
     assert status == 0
+    assert "it holds no good run of this load" in out
     history = tmp_path / "history.jsonl"
     history.write_text(history.read_text() * 3)
     server.token_gap_s = 0.1
@@ -199,10 +200,11 @@ async def test_a_missed_aim_is_told_and_is_the_exit_status(
 ) -> None:
     """No replica is watched, so nothing is known of their caches."""
     line = f"compare --target a={server.url} --target b={server.url} {SMALL} --rounds 2 --report report.html"
-    line += " --title 'Even caches' --about 'What for.'"
+    line += " --title 'Even caches' --about 'What for.' --json run.json"
     status, out, _ = await command(f"{line} --aim 'KV cache spread (std)<=0.5'")
     assert status == 1
     assert "at most 0.5 is wanted, found is - (-): missed" in out
+    assert "at most 0.5 is wanted" in " ".join(json.loads((tmp_path / "run.json").read_text())["missed"])
     page = (tmp_path / "report.html").read_text()
     assert "at most 0.5 is wanted" in page
     assert "KV cache spread (std)&lt;=0.5" in page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmark.compare.history import MOST_RUNS, comparable, regressions
+from benchmark.compare.history import MOST_RUNS, beside, comparable, judged_by, regressions
 from benchmark.compare.record import (
     BadHistory,
     ContenderRecord,
@@ -14,6 +14,7 @@ from benchmark.compare.record import (
     Record,
     add_to_history,
     read_history,
+    read_record,
     record_of,
     save_record,
 )
@@ -74,6 +75,48 @@ def test_two_runs_do_not_show_what_is_usual(past: Sequence[Record]) -> None:
     assert not list(regressions(record(1), past))
 
 
+def test_the_second_run_stands_beside_the_first_though_one_does_not_show_what_is_usual() -> None:
+    throughput, ttft, failed = beside(record(900, ttft=300), [record(1000)])
+    assert (throughput.figure.mean, throughput.mean, throughput.usual) == (900, 1000, None)
+    assert not any(each.worse for each in (throughput, ttft, failed))
+
+
+@pytest.mark.parametrize(
+    ("past", "told"),
+    [
+        ([], "Not judged by the history: it holds no good run of this load, and 3 show what is usual."),
+        (USUAL[:1], "Not judged by the history: it holds 1 good run of this load, and 3 show what is usual."),
+        (USUAL, "Nothing is worse than in the last 4 good runs."),
+    ],
+)
+def test_what_a_run_was_judged_by_is_told_also_where_it_was_nothing(past: Sequence[Record], told: str) -> None:
+    assert judged_by(past) == told
+
+
+def test_the_problems_of_a_run_are_what_failed_what_is_worse_and_what_was_missed() -> None:
+    failures = FigureRecord("Failed requests", "", Better.LOWER, (2.0, 1.0), 1.5)
+    bad = msgspec.structs.replace(
+        record(100, failed=3),
+        contenders=(ContenderRecord("picked", "http://g", (failures,)),),
+        regressions=("picked: slower",),
+        missed=("TTFT p50, picked / plain: at most 0.5 is wanted, found is 0.9 (0.8-1.0): missed",),
+    )
+    assert bad.problems == ("3 requests of picked failed", "Regression: picked: slower", *bad.missed)
+    assert record(100).problems == ()
+
+
+def test_failures_that_a_comparison_bears_are_no_problem() -> None:
+    failures = FigureRecord("Failed requests", "", Better.LOWER, (2.0, 1.0), 1.5)
+    plain = ContenderRecord("plain", "http://g", (failures,))
+    assert msgspec.structs.replace(record(100), failed_requests=3, contenders=(plain,)).problems == ()
+
+
+def test_a_run_that_missed_an_aim_is_still_a_measure() -> None:
+    """Else a fleet that never meets one would never be judged."""
+    missed = msgspec.structs.replace(record(1000), missed=("missed",))
+    assert comparable(record(1000), [missed]) == [missed]
+
+
 def test_only_good_runs_of_the_same_load_are_a_measure() -> None:
     """Neither those with failures nor those that were a regression themselves, and of the good ones the last."""
     bad = msgspec.structs.replace(record(100), regressions=("worse",))
@@ -99,6 +142,12 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
         read_history(path)
 
 
+def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(BadHistory, match=r"run\.json: "):
+        read_record(tmp_path / "run.json")
+
+
 async def test_a_comparison_becomes_a_record_with_every_round(server: ModelServer, tmp_path: Path) -> None:
     async with model_server() as other:
         plan = Plan(
@@ -117,7 +166,7 @@ async def test_a_comparison_becomes_a_record_with_every_round(server: ModelServe
     assert "KV cache spread (std)" not in figures
     assert {ratio.contender for ratio in made.ratios} == {"b"}
     save_record(tmp_path / "made" / "run.json", made)
-    assert msgspec.json.decode((tmp_path / "made" / "run.json").read_bytes(), type=Record) == made
+    assert read_record(tmp_path / "made" / "run.json") == made
 
 
 async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: ModelServer) -> None:
@@ -131,7 +180,7 @@ async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: Model
         )
         comparison = await compare(plan)
     made = msgspec.structs.replace(record_of(comparison, datetime(2026, 1, 2)), regressions=("plain: slower",))
-    page = report_html([Chapter(comparison, made, [("--target", "plain=http://x")], USUAL)])
+    page = report_html([Chapter(comparison, made, [("--target", "plain=http://x")])])
     assert page.count('src="data:image/svg+xml;base64,') == 2
     assert 'src="http' not in page
     assert "href=" not in page
@@ -139,6 +188,23 @@ async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: Model
     assert "&lt;picked&gt; / plain" in page
     assert "Regression: plain: slower." in page
     assert "plain=http://x" in page
+
+
+async def test_the_report_shows_a_run_beside_those_before_it(server: ModelServer) -> None:
+    """From the first of them on; what is usual, and whether anything is worse, from the third on."""
+    contender = Contender("picked", Target(server.url, "m"))
+    comparison = await compare(Plan((contender, contender), workload, Pace(2), rounds=1))
+    throughput = FigureRecord("Output throughput", "tok/s", Better.HIGHER, (800.0,), 800.0)
+    now = msgspec.structs.replace(record(800), contenders=(ContenderRecord("picked", "http://g", (throughput,)),))
+    heading = "Beside the good runs before"
+    assert heading not in report_html([Chapter(comparison, now, [])])
+    second = report_html([Chapter(comparison, now, [], USUAL[:1])])
+    assert heading in second
+    assert '<td class="">1,000</td><td class="">0.800</td><td class="">-</td>' in second
+    assert "it holds 1 good run of this load" in second
+    fifth = report_html([Chapter(comparison, now, [], USUAL)])
+    assert '<td class="worse">800.0</td>' in fifth
+    assert "957.1 - 1,055" in fifth
 
 
 async def test_a_report_of_several_loads_begins_with_what_is_in_it(server: ModelServer) -> None:

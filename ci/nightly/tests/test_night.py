@@ -4,9 +4,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from benchmark.compare.record import Record, save_record
 from benchmark.settings.commands import read_compare
 from nightly import cli, release
 from nightly.comparing import arguments
@@ -84,6 +86,8 @@ for argument in sys.argv[1:]:
         path = pathlib.Path(argument.partition("=")[2])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(argument)
+    if argument.startswith("--json=") and (here / "figures").exists():
+        pathlib.Path(argument.partition("=")[2]).write_bytes((here / "figures").read_bytes())
 print(name, "says hello")
 sys.exit(int((here / (name + "-" + sys.argv[1])).exists()))
 """
@@ -123,6 +127,10 @@ class Night:
         with pytest.raises(SystemExit) as ended:
             cli.main(["--settings", str(path)])
         return ended.value.code or 0
+
+    def finds(self, record: Record) -> None:
+        """What `benchmark-serving` leaves for whoever asks for its figures."""
+        save_record(self.folder / "bin" / "figures", record)
 
     @property
     def called(self) -> list[list[str]]:
@@ -176,6 +184,33 @@ def test_a_regression_is_told_after_everything_has_been_compared_and_removed(nig
     night.fails_at("benchmark-serving", "compare")
     assert night.run() == 1
     assert night.commands.count("benchmark-serving compare") == 2
+    assert night.cluster.calls[-len(REMOVED) :] == REMOVED
+
+
+def test_a_night_that_was_not_good_ends_with_what_was_wrong(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    night.fails_at("benchmark-serving", "compare")
+    night.finds(Record(datetime(2026, 1, 1), "random", 0, False, (), (), ("port 8081: TTFT p90 900 ms",), ("An aim.",)))
+    night.run()
+    last = capsys.readouterr().out.splitlines()[-3:]
+    assert "prefix-cache: NOT GOOD" in last[0]
+    assert last[1:] == ["  Regression: port 8081: TTFT p90 900 ms", "  An aim."]
+
+
+def test_a_comparison_without_figures_is_told_by_its_last_word(
+    night: Night, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night.fails_at("benchmark-serving", "compare")
+    night.run()
+    assert capsys.readouterr().out.splitlines()[-1] == "  exit status 1: benchmark-serving says hello"
+
+
+def test_a_comparison_that_does_not_end_is_stopped_and_what_it_said_is_kept(
+    night: Night, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (night.folder / "bin" / "benchmark-serving").write_text("#!/bin/sh\necho round 1 of 4\nexec sleep 600\n")
+    assert night.run(compareTimeoutS=2) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "  stopped after 2 s: compareTimeoutS"
+    assert {each.read_text() for each in night.keep.rglob("*.txt")} == {"round 1 of 4\n"}
     assert night.cluster.calls[-len(REMOVED) :] == REMOVED
 
 

@@ -12,7 +12,7 @@ import uvloop
 from rich.console import Console
 
 from benchmark.compare.aims import Judged, judge_aims
-from benchmark.compare.history import comparable, regressions
+from benchmark.compare.history import comparable, judged_by, regressions
 from benchmark.compare.record import BadHistory, Record, add_to_history, read_history, record_of, save_record
 from benchmark.compare.rounds import Comparison, compare
 from benchmark.compare.table import comparison_table, conclusions
@@ -116,7 +116,10 @@ async def _compare(settings: CompareSettings) -> int:
     record, past = _judged_by_history(record_of(comparison, datetime.now()), settings.history)
     for sentence in record.regressions:
         console.print(f"Regression: {sentence}.")
+    if past is not None and not record.regressions:
+        console.print(judged_by(past))
     aims = list(judge_aims(comparison, settings.aims))
+    record = msgspec.structs.replace(record, missed=tuple(aim.sentence for aim in aims if aim.missed))
     for aim in aims:
         console.print(f"{aim.sentence}.")
     _keep(settings, comparison, record, past, aims, console)
@@ -125,10 +128,11 @@ async def _compare(settings: CompareSettings) -> int:
     return 1 if comparison.failed or regressed or missed else 0
 
 
-def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Sequence[Record]]:
-    """The record with its regressions, and the runs that it was judged by. Raises BadHistory, OSError."""
+def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Sequence[Record] | None]:
+    """The record with its regressions, and the runs that it was judged by, None without a history. Raises BadHistory,
+    OSError."""
     if history is None:
-        return record, ()
+        return record, None
     past = comparable(record, read_history(history))
     return msgspec.structs.replace(record, regressions=tuple(regressions(record, past))), past
 
@@ -137,7 +141,7 @@ def _keep(
     settings: CompareSettings,
     comparison: Comparison,
     record: Record,
-    past: Sequence[Record],
+    past: Sequence[Record] | None,
     aims: Sequence[Judged],
     console: Console,
 ) -> None:

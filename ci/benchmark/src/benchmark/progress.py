@@ -12,7 +12,7 @@ from benchmark.compare.rounds import CompareProgress
 Told = Callable[[str, int, int, int], None]
 """Called with what is running, requests done, their total, and how many of them failed."""
 
-_LINE_INTERVAL_S = 10.0
+_LINE_INTERVAL_S = 30.0
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def _bar(console: Console) -> Generator[Told]:
 
 
 class _Lines:
-    """A line every ten seconds, and one at the end of each thing that runs."""
+    """A line every half minute, and one at the end of each thing that runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

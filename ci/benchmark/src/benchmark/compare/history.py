@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from benchmark.compare.record import Record
+from benchmark.compare.record import FigureRecord, Record
 from benchmark.compare.verdict import Better, student_t_95
 
 MOST_RUNS = 10
@@ -20,22 +21,55 @@ def comparable(record: Record, history: Sequence[Record]) -> Sequence[Record]:
     return [past for past in history if past.good and past.kind == record.kind][-MOST_RUNS:]
 
 
-def regressions(record: Record, past: Sequence[Record]) -> Iterator[str]:
-    """A sentence for each figure that is worse than where a further run like those of `past` would lie, in 95 of 100
-    cases. Figures with a value of 0 are passed over."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A figure of a contender beside the same of the runs before."""
+
+    contender: str
+    figure: FigureRecord
+    runs: int
+    """Those that have it; at least one."""
+    mean: float
+    """Theirs."""
+    usual: tuple[float, float] | None
+    """Where a further run like them would lie in 95 of 100 cases; None where they are too few to say, or have a 0."""
+
+    @property
+    def worse(self) -> bool:
+        """Than what is usual. A value of 0 never is."""
+        if self.usual is None or not self.figure.mean > 0:
+            return False
+        low, high = self.usual
+        return self.figure.mean < low if self.figure.better is Better.HIGHER else self.figure.mean > high
+
+
+def beside(record: Record, past: Sequence[Record]) -> Iterator[Beside]:
+    """Each figure that earlier runs have, too. `past`: comparable ones."""
     for index, contender in enumerate(record.contenders):
         for figure in contender.figures:
             before = [old.mean for run in past for old in run.contenders[index].figures if old.name == figure.name]
-            usual = _usual(before)
-            if usual is None or not figure.mean > 0:
-                continue
-            low, high = usual
-            worse = figure.mean < low if figure.better is Better.HIGHER else figure.mean > high
-            if worse:
-                yield (
-                    f"{contender.name}: {figure.name} {figure.mean:,.4g} {figure.unit}, "
-                    f"usual in the last {len(before)} good runs is {low:,.4g} to {high:,.4g}"
-                )
+            if before:
+                yield Beside(contender.name, figure, len(before), fmean(before), _usual(before))
+
+
+def regressions(record: Record, past: Sequence[Record]) -> Iterator[str]:
+    """A sentence for each figure that is worse than usual."""
+    for each in beside(record, past):
+        if each.usual is not None and each.worse:
+            low, high = each.usual
+            unit = each.figure.unit and f" {each.figure.unit}"
+            yield (
+                f"{each.contender}: {each.figure.name} {each.figure.mean:,.4g}{unit}, "
+                f"usual in the last {each.runs} good runs is {low:,.4g} to {high:,.4g}"
+            )
+
+
+def judged_by(past: Sequence[Record]) -> str:
+    """A sentence on what a run without regressions was judged by."""
+    if len(past) >= FEWEST_RUNS:
+        return f"Nothing is worse than in the last {len(past)} good runs."
+    runs = {0: "no good run", 1: "1 good run"}.get(len(past), f"{len(past)} good runs")
+    return f"Not judged by the history: it holds {runs} of this load, and {FEWEST_RUNS} show what is usual."
 
 
 def _usual(values: Sequence[float]) -> tuple[float, float] | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 
 from benchmark.compare.rounds import Comparison
-from benchmark.compare.verdict import FIGURES, Better, judge
+from benchmark.compare.verdict import FAILED_REQUESTS, FIGURES, Better, judge
 
 
 class BadHistory(Exception):
-    """A history file with a line that is no record; the message names both."""
+    """A file, or a line of it, that is no record; the message names it."""
 
 
 class FigureRecord(msgspec.Struct, frozen=True):
@@ -58,11 +58,25 @@ class Record(msgspec.Struct, frozen=True):
     ratios: tuple[RatioRecord, ...]
     regressions: tuple[str, ...] = ()
     """What was worse than in the good runs before; a sentence each."""
+    missed: tuple[str, ...] = ()
+    """Aims; a sentence each."""
 
     @property
     def good(self) -> bool:
         """Whether later runs may be measured by it."""
         return not self.failed and not self.regressions
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why it is a failure where regressions are one; a sentence each."""
+        failures = [
+            f"{sum(figure.rounds):g} requests of {contender.name} failed"
+            for contender in self.contenders
+            for figure in contender.figures
+            if self.failed and figure.name == FAILED_REQUESTS and sum(figure.rounds)
+        ]
+        worse = [f"Regression: {sentence}" for sentence in self.regressions]
+        return (*failures, *worse, *self.missed)
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -112,6 +126,14 @@ def save_record(path: Path, record: Record) -> None:
     """Write the JSON file, its folder too. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def read_record(path: Path) -> Record:
+    """What `save_record` has written. Raises BadHistory, OSError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadHistory(f"{path}: {error}; allowed is what --json writes") from None
 
 
 def read_history(path: Path) -> tuple[Record, ...]:

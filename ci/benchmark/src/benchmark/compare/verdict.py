@@ -38,6 +38,7 @@ class Figure:
     """Whether it counts things."""
 
 
+FAILED_REQUESTS = "Failed requests"
 FIGURES = (
     Figure("Request throughput", "req/s", Better.HIGHER, lambda leg: leg.summary.request_throughput),
     Figure("Output throughput", "tok/s", Better.HIGHER, lambda leg: leg.summary.output_throughput),
@@ -50,8 +51,9 @@ FIGURES = (
     Figure("KV cache spread (std)", "%", Better.LOWER, lambda leg: 100 * leg.kv_spread.deviation),
     Figure("KV cache spread (max-min)", "%", Better.LOWER, lambda leg: 100 * leg.kv_spread.gap),
     Figure("Prefix cache hits", "%", Better.HIGHER, lambda leg: 100 * leg.prefix_hit_rate),
-    Figure("Failed requests", "", Better.LOWER, lambda leg: float(leg.summary.failed), whole=True),
+    Figure(FAILED_REQUESTS, "", Better.LOWER, lambda leg: float(leg.summary.failed), whole=True),
 )
+FIGURES_BY_NAME = {figure.name: figure for figure in FIGURES}
 
 
 class Conclusion(StrEnum):

@@ -10,10 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from benchmark.compare.aims import Judged
+from benchmark.compare.history import beside, judged_by
 from benchmark.compare.record import Record
 from benchmark.compare.rounds import Comparison
 from benchmark.compare.table import conclusions, figure_name, ratio_cells, told
-from benchmark.compare.verdict import judge
+from benchmark.compare.verdict import FIGURES_BY_NAME, judge
 from benchmark.report.plots import kv_usage_figure, latency_figure, throughput_figure
 
 _ENVIRONMENT = Environment(
@@ -45,8 +46,8 @@ class Chapter:
     record: Record
     settings: Sequence[tuple[str, str]]
     """Told as they are."""
-    past: Sequence[Record] = ()
-    """The runs that it was judged by."""
+    past: Sequence[Record] | None = None
+    """The runs that it was judged by; None without a history."""
     aims: Sequence[Judged] = ()
     title: str | None = None
     """Without one it is named by its contenders."""
@@ -77,7 +78,8 @@ def _told(chapter: Chapter) -> Mapping[str, object]:
         "record": chapter.record,
         "conclusions": list(conclusions(comparison)),
         "aims": chapter.aims,
-        "past": chapter.past,
+        "judged": judged_by(chapter.past) if chapter.past is not None else "",
+        "beside": _beside(chapter.record, chapter.past or ()),
         "header": _header(comparison),
         "rows": _rows(comparison),
         "pictures": _pictures(comparison),
@@ -117,6 +119,28 @@ def _each_round(comparison: Comparison) -> list[list[str]]:
         for row in judge(comparison)
         for index, contender in enumerate(comparison.plan.contenders)
     ]
+
+
+def _beside(record: Record, past: Sequence[Record]) -> list[list[_Cell]]:
+    """A line for each figure and contender: what it is, was in the runs before, and usually is."""
+    lines: list[list[_Cell]] = []
+    for each in beside(record, past):
+        figure = FIGURES_BY_NAME.get(each.figure.name)
+        if figure is None:
+            continue
+        usual = "-" if each.usual is None else " - ".join(told(bound, figure) for bound in each.usual)
+        ratio = f"{each.figure.mean / each.mean:.3f}" if each.mean > 0 else "-"
+        lines.append(
+            [
+                _Cell(figure_name(figure)),
+                _Cell(each.contender, "text"),
+                _Cell(told(each.figure.mean, figure), "worse" if each.worse else ""),
+                _Cell(told(each.mean, figure)),
+                _Cell(ratio),
+                _Cell(usual),
+            ]
+        )
+    return lines
 
 
 def _pictures(comparison: Comparison) -> list[_Picture]:
