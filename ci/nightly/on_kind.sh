@@ -18,18 +18,19 @@ leave() {
   rm -rf "$folder"
 }
 trap leave EXIT
+touch "$folder/began"
 
 say "building ${images[*]}"
 # The job's helm is this machine's, so that the build needs no registry of helm's.
 install -m 755 "$(readlink -f "$(command -v helm)")" "$folder/helm"
 printf 'FROM scratch\nCOPY helm /usr/bin/helm\n' >"$folder/Dockerfile"
-docker build --quiet -t inference-gateway/helm:local "$folder"
-build() { docker build --quiet --network host "${@:2}" -t "inference-gateway/$1:0.1.0" .; }
+docker build --quiet -t inference-gateway/helm:local "$folder" >/dev/null
+build() { docker build --quiet --network host "${@:2}" -t "inference-gateway/$1:0.1.0" . >/dev/null; }
 build picker -f picker/Dockerfile
 build vllm-mock -f vllm-mock/Dockerfile
 build nightly -f ci/nightly/Dockerfile --build-arg HELM_IMAGE=inference-gateway/helm:local
 
-if kind get clusters | grep -qx "$cluster"; then
+if kind get clusters 2>/dev/null | grep -qx "$cluster"; then
   kind export kubeconfig --quiet --name "$cluster"
 else
   say "making the kind cluster $cluster"
@@ -56,8 +57,14 @@ for _ in $(seq 180); do
 done
 kubectl logs -n "$namespace" -f "job/$job" | tee "$out/night.log"
 docker cp "$kept/." "$out"
-say "in $out: $(cd "$out" && find . -name '*.html' | sort | tr '\n' ' ')"
-kubectl wait -n "$namespace" --for=condition=Complete "job/$job" --timeout=30s >/dev/null || {
+find "$out" -name '*.html' -newer "$folder/began" | sort | sed 's/^/  /'
+# The log has ended, and soon the Job says how.
+for _ in $(seq 60); do
+  ended=$(kubectl get -n "$namespace" "job/$job" -o 'jsonpath={.status.conditions[?(@.status=="True")].type}')
+  [[ $ended != *Complete* && $ended != *Failed* ]] || break
+  sleep 1
+done
+[[ $ended == *Complete* ]] || {
   say "the night was not good"
   exit 1
 }

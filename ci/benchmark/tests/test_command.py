@@ -195,6 +195,17 @@ async def test_a_comparison_leaves_a_report_and_a_history_that_judges_the_next(
     assert json.loads((tmp_path / "out" / "run.json").read_text())["regressions"]
 
 
+async def test_a_history_that_cannot_be_read_is_told_before_anything_is_sent(
+    server: ModelServer, command: Command, tmp_path: Path
+) -> None:
+    """It would cost what has been measured."""
+    (tmp_path / "history.jsonl").write_text("nonsense\n")
+    line = f"compare --target a={server.url} --target b={server.url} {SMALL} --history history.jsonl"
+    status, _, err = await command(line)
+    assert (status, server.bodies) == (1, [])
+    assert "history.jsonl, line 1: " in err
+
+
 async def test_a_missed_aim_is_told_and_is_the_exit_status(
     server: ModelServer, command: Command, tmp_path: Path
 ) -> None:

@@ -39,7 +39,7 @@ def record(throughput: float, ttft: float = 100.0, load: str = "random", failed:
         figure("Failed requests", "", Better.LOWER, 0.0),
     )
     return Record(
-        datetime(2026, 1, 1), load, failed, bool(failed), (ContenderRecord("picked", "http://g", figures),), ()
+        datetime(2026, 1, 1), load, failed, (ContenderRecord("picked", "http://g", figures),), (), bool(failed)
     )
 
 
@@ -131,6 +131,14 @@ def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
     for each in USUAL:
         add_to_history(path, each)
     assert list(read_history(path)) == USUAL
+
+
+def test_a_line_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """It has none of the fields that were added since."""
+    line = {"date": "2026-01-01T00:00:00", "load": "random", "failed_requests": 0, "contenders": [], "ratios": []}
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(msgspec.json.encode(line) + b"\n")
+    assert [each.good for each in read_history(path)] == [True]
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:

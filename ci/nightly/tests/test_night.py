@@ -189,7 +189,7 @@ def test_a_regression_is_told_after_everything_has_been_compared_and_removed(nig
 
 def test_a_night_that_was_not_good_ends_with_what_was_wrong(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
     night.fails_at("benchmark-serving", "compare")
-    night.finds(Record(datetime(2026, 1, 1), "random", 0, False, (), (), ("port 8081: TTFT p90 900 ms",), ("An aim.",)))
+    night.finds(Record(datetime(2026, 1, 1), "random", 0, (), (), False, ("port 8081: TTFT p90 900 ms",), ("An aim.",)))
     night.run()
     last = capsys.readouterr().out.splitlines()[-3:]
     assert "prefix-cache: NOT GOOD" in last[0]

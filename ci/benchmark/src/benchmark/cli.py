@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -103,6 +102,8 @@ async def _serve(settings: ServeSettings) -> int:
 async def _compare(settings: CompareSettings) -> int:
     console = _console()
     load = settings.load
+    # Before anything is sent: a history that cannot be read is not to cost hours of measuring.
+    history = read_history(settings.history) if settings.history is not None else None
     plan, tokenizer = await plan_of(settings)
     console.print(f"Tokenizer: {tokenizer.name}")
     with shown_progress(console, load.show_progress) as told:
@@ -113,7 +114,7 @@ async def _compare(settings: CompareSettings) -> int:
     console.print(comparison_table(comparison))
     for sentence in conclusions(comparison):
         console.print(sentence)
-    record, past = _judged_by_history(record_of(comparison, datetime.now()), settings.history)
+    record, past = _judged_by(history, record_of(comparison, datetime.now()))
     for sentence in record.regressions:
         console.print(f"Regression: {sentence}.")
     if past is not None and not record.regressions:
@@ -128,12 +129,11 @@ async def _compare(settings: CompareSettings) -> int:
     return 1 if comparison.failed or regressed or missed else 0
 
 
-def _judged_by_history(record: Record, history: Path | None) -> tuple[Record, Sequence[Record] | None]:
-    """The record with its regressions, and the runs that it was judged by, None without a history. Raises BadHistory,
-    OSError."""
+def _judged_by(history: Sequence[Record] | None, record: Record) -> tuple[Record, Sequence[Record] | None]:
+    """The record with its regressions, and the runs that it was judged by, None without a history."""
     if history is None:
         return record, None
-    past = comparable(record, read_history(history))
+    past = comparable(record, history)
     return msgspec.structs.replace(record, regressions=tuple(regressions(record, past))), past
 
 

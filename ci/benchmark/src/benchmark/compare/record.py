@@ -46,16 +46,16 @@ class RatioRecord(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One comparison."""
+    """One comparison. A field that is added has a default: the histories that there are have lines without it."""
 
     date: datetime
     load: str
     """What was sent, and how fast. Records are comparable when this and the contenders' names are equal."""
     failed_requests: int
-    failed: bool
-    """Whether those are more than a comparison bears."""
     contenders: tuple[ContenderRecord, ...]
     ratios: tuple[RatioRecord, ...]
+    failed: bool = False
+    """Whether the requests that failed are more than a comparison bears."""
     regressions: tuple[str, ...] = ()
     """What was worse than in the good runs before; a sentence each."""
     missed: tuple[str, ...] = ()
