@@ -338,6 +338,25 @@ def test_an_engine_that_comes_is_counted() -> None:
     assert reader.read(page).running == 5
 
 
+@pytest.mark.parametrize("engines", [("0", "1"), ("1", "0")])
+def test_first_tokens_of_an_engine_that_comes_are_counted(engines: tuple[str, str]) -> None:
+    """Whether it stands before the one that was there, or after it."""
+    reader = MetricsReader()
+    of_each = {
+        engine: b'vllm:time_to_first_token_seconds_bucket{engine="%b",le="+Inf"} 7\n'
+        b'vllm:time_to_first_token_seconds_count{engine="%b"} 7\n'
+        b'vllm:time_to_first_token_seconds_sum{engine="%b"} 1.5\n' % ((engine.encode(),) * 3)
+        for engine in engines
+    }
+    head = (
+        b"vllm:num_requests_running 1\nvllm:prompt_tokens_total 10\n# TYPE vllm:time_to_first_token_seconds histogram\n"
+    )
+    for page, expected in ((of_each["0"], 7.0), (b"".join(of_each.values()), 14.0)):
+        progress = reader.read(head + page + b"# EOF\n").progress
+        assert progress is not None
+        assert progress.first_tokens == expected
+
+
 def test_a_page_that_grows_by_more_than_digits_is_read() -> None:
     """What is looked for is no more near where it was."""
     reader = MetricsReader()

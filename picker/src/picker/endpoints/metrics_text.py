@@ -137,13 +137,18 @@ class MetricsReader:
     def _first_tokens(self, page: bytes) -> tuple[float | None, float | None]:
         """How many first tokens are out, and the sum of their times."""
         kept = self._as_before(page, FIRST_TOKEN)
-        if kept is not None:
+        if kept is not None and not self._follows_engines(page):
             return _total(kept[:1]), _total(kept[1:])
         begin = _first(page, FIRST_TOKENS)
         first_tokens, first_token_s = (_group(page, name, begin) for name in (FIRST_TOKENS, FIRST_TOKEN_S))
         if len(first_tokens) == len(first_token_s) == 1:
             self._remember(page, FIRST_TOKEN, begin, (*first_tokens, *first_token_s))
         return _total(_finite(first_tokens)), _total(_finite(first_token_s))
+
+    def _follows_engines(self, page: bytes) -> bool:
+        """Whether another engine's first tokens stand before those that are remembered."""
+        at = self._places[FIRST_TOKEN].at
+        return page.find(FIRST_TOKENS, max(0, page.rfind(b"\n#", 0, at)), at) >= 0
 
     def _values(self, page: bytes, name: bytes) -> Sequence[float]:
         """The finite values of a metric's series."""
