@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Leg, Plan, compare
-from benchmark.compare.table import comparison_table, conclusions
-from benchmark.compare.verdict import Better, Conclusion, judge, ratio_of
+from benchmark.compare.table import comparison_table, conclusions, told
+from benchmark.compare.verdict import FIGURES_BY_NAME, Better, Conclusion, judge, ratio_of
 from benchmark.datasets.random_lengths import RandomLengths, random_workload
 from benchmark.load.pace import Pace
 from benchmark.load.target import Target
@@ -19,6 +19,7 @@ from benchmark.tokens.approximate import ApproximateTokenizer
 from benchmark.workload import Workload
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from model_server import ModelServer, model_server
 from rich.console import Console
 
@@ -182,6 +183,26 @@ async def test_the_picture_has_a_pane_for_each_target_and_a_line_for_each_replic
     assert [len(pane.get_lines()) for pane in figure.axes] == [2, 2]
     save_kv_usage(comparison, tmp_path / "made" / "kv.png")
     assert (tmp_path / "made" / "kv.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["a", "qwen-l20-57d7db6cf5-gbvqp", "a-deployment-of-a-long-name-67d7db6cf5-gbvqp"])
+async def test_the_legend_of_a_picture_is_within_it(server: ModelServer, name: str) -> None:
+    """However long the names of pods are."""
+    server.metrics = "vllm:kv_cache_usage_perc 0.5\n"
+    replicas = tuple(replica_at(f"{name}-{index}={server.url}") for index in range(8))
+    comparison = await compare(replace(plan(server, server, rounds=1), replicas=replicas))
+    figure = kv_usage_figure(comparison.rounds[0])
+    FigureCanvasAgg(figure).draw()
+    [legend] = figure.legends
+    shown = legend.get_window_extent()
+    assert len(legend.get_texts()) == len(replicas)
+    assert shown.x0 >= 0
+    assert shown.x1 <= figure.bbox.x1
+
+
+def test_a_mean_of_failures_is_not_rounded_to_one_that_did_not_happen() -> None:
+    """Six in four rounds are 1.5 a round, not 2."""
+    assert [told(count, FIGURES_BY_NAME["Failed requests"]) for count in (0.0, 3.0, 1.5)] == ["0", "3", "1.50"]
 
 
 async def test_replicas_that_say_nothing_leave_no_row(server: ModelServer) -> None:

@@ -39,7 +39,7 @@ def told(value: float, figure: Figure) -> str:
     if math.isnan(value):
         return "-"
     # Three digits are what the noise leaves.
-    decimals = 0 if figure.whole or value >= 1000 else 1 if value >= 10 else 2
+    decimals = 0 if (figure.whole and value.is_integer()) or value >= 1000 else 1 if value >= 10 else 2
     return f"{value:,.{decimals}f}"
 
 

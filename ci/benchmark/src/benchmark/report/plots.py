@@ -24,6 +24,11 @@ _MOST_NAMED_REPLICAS = 12
 """More lines than this have no legend: nobody could read it."""
 
 
+_LETTERS_AN_INCH = 12
+_LETTERS_OF_A_LINE = 8
+"""The room that a line of the legend takes beside its name."""
+
+
 def kv_usage_figure(legs: Sequence[Leg]) -> Figure:
     """KV cache utilisation of each replica over time, a pane for each leg, side by side on one scale. The legs are of
     one round and have looked at the same replicas."""
@@ -37,7 +42,9 @@ def kv_usage_figure(legs: Sequence[Leg]) -> Figure:
     panes[0].set_xlim(left=0)
     handles, labels = panes[0].get_legend_handles_labels()
     if 0 < len(labels) <= _MOST_NAMED_REPLICAS:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+        fitting = int(figure.get_figwidth() * _LETTERS_AN_INCH) // (max(map(len, labels)) + _LETTERS_OF_A_LINE)
+        columns = min(len(labels), max(1, fitting))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     figure.suptitle("KV cache utilisation of each replica, under the same load", fontsize=13)
     return figure
 
