@@ -52,7 +52,8 @@ def _bar(console: Console) -> Generator[Told]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("")
+        # Nobody has said yet of how many; the first answer may take a while.
+        task = progress.add_task("waiting for the first answer", total=None)
 
         def told(what: str, done: int, total: int, failed: int) -> None:
             description = f"{what}, {failed} failed" if failed else what

@@ -14,8 +14,8 @@ from benchmark.results.summary import Summary, summarise
 from benchmark.workload import Workload
 
 TOLERATED_OF_THE_FIRST = 0.01
-"""Share of the first contender's requests that may fail. It is what others are measured by, and need not be perfect: the
-tutorial's plain route sends some on connections that vLLM closes just then, after five idle seconds."""
+"""Share of the first contender's requests that may fail. It is what others are measured by, and need not be perfect:
+the tutorial's plain route sends some on connections that vLLM closes just then, after five idle seconds."""
 
 
 @dataclass(frozen=True, slots=True)
