@@ -4,7 +4,9 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
 from observability.drawing.axis import marked, written
 from observability.drawing.collected import Collected, Line, PanelLines, legend_of
 from observability.drawing.figure import panel_svg, save_png
@@ -85,6 +87,13 @@ def test_a_legend_that_would_fill_the_panel_is_cut_and_says_how_much_is_missing(
 def test_long_names_stand_below_each_other_and_not_beyond_the_panel() -> None:
     drawn = svg(GRAPH, *lines(*(f"default/qwen-inference-gateway/port-{number}" for number in range(6))))
     assert "<!-- default/qwen-inference-gateway/port-3, and 2 more -->" in drawn
+
+
+def test_a_legend_ends_before_the_panel_below(tmp_path: Path) -> None:
+    """More than the room between two lines of it is white at the lower edge."""
+    names = [f"qwen-l20-57d7db6cf5-gbvq{number} 10.244.0.91:8000" for number in range(4)]
+    save_png(collected(PanelLines(GRAPH, lines(*names))), tmp_path / "d.png")
+    assert np.all(imread(tmp_path / "d.png")[-8:, :, :3] == 1)
 
 
 def test_the_title_and_the_unit_are_on_the_panel() -> None:

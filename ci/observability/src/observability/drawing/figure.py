@@ -32,8 +32,8 @@ _HANDLE = 6
 _GREY = "#666666"
 
 # Inches. Panels are placed by hand: matplotlib's own layout takes a minute for as many as these.
-_WIDTH, _HEAD, _ROW_TITLE, _GRAPH, _NUMBER = 18.0, 0.6, 0.45, 3.1, 1.0
-_LEFT, _RIGHT, _ABOVE, _BELOW = 0.75, 0.3, 0.35, 0.85
+_WIDTH, _HEAD, _ROW_TITLE, _GRAPH, _NUMBER = 18.0, 0.6, 0.45, 3.4, 1.0
+_LEFT, _RIGHT, _ABOVE, _BELOW = 0.75, 0.3, 0.35, 1.15
 """Around a graph, for its title, ticks and legend."""
 
 
