@@ -16,7 +16,7 @@ INTERRUPTED_SHARE = 0.1
 """What a prompt costs each running sequence that it interrupts, as a share of the prompt: a decoding client notices the
 pause less than a waiting one, who has nothing yet."""
 
-QUEUED_SHARE = 10.0
+QUEUED_SHARE = 4.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
