@@ -16,13 +16,13 @@ INTERRUPTED_SHARE = 0.1
 """What a prompt costs each running sequence that it interrupts, as a share of the prompt: a decoding client notices the
 pause less than a waiting one, who has nothing yet."""
 
-QUEUED_SHARE = 4.0
+QUEUED_SHARE = 5.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
-QUEUE_HALF_AGE_S = 1.0
-"""A queue that was seen this long ago counts half. Where scrapes are rare it may be gone long since, and all that came
-meanwhile would herd onto the server that had none."""
+QUEUE_HALF_AGE_S = 0.25
+"""A queue that was seen this long ago counts half: a prompt's time. Where scrapes are rare it may be gone long since,
+and all that came meanwhile would herd onto the server that had none."""
 
 HANDICAPS_KEPT_S = 0.02
 """How long what pressure, slowness and queues come to is kept: scrapes are ten times as far apart, and an answer
