@@ -132,13 +132,13 @@ def _teardown(arguments: list[str]) -> int:
     )
     parser.add_argument("--timeout-s", type=float, default=120.0, help="how long to wait (default: 120)")
     given = parser.parse_args(arguments)
-    namespace, _, name = str(given.gateway).partition("/")
-    if not namespace or not name:
-        parser.error(f"argument --gateway: {given.gateway!r} is not NAMESPACE/NAME")
+    try:
+        gateway = ObjectName.parse(given.gateway)
+    except ValueError as error:
+        parser.error(f"argument --gateway: {error}")
     configure_logging("info", "text")
 
     async def remove() -> int:
-        gateway = ObjectName(namespace, name)
         removal = GatewayRemoval(kubernetes_client(), gateway, given.gateway_class, given.proxy_namespace)
         await removal.run(given.timeout_s)
         return 0

@@ -51,7 +51,7 @@ class GatewayServer:
                 eds_target=settings.eds_target,
                 cluster_domain=settings.cluster_domain,
                 max_body_bytes=settings.max_body_bytes,
-                shared_picker=ObjectName(*shared.split("/")) if shared is not None else None,
+                shared_picker=ObjectName.parse(shared) if shared is not None else None,
                 sharing_namespaces=frozenset(settings.sharing_namespaces),
             )
         )
@@ -65,7 +65,7 @@ class GatewayServer:
         self._hooks = extension
         self._certificates: CertificateSecrets | None = None
         if settings.tls_picker is not None:
-            picker = ObjectName(*settings.tls_picker.split("/"))
+            picker = ObjectName.parse(settings.tls_picker)
             self._certificates = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
         self._has_certificates = asyncio.Event()
         self._settings = settings

@@ -6,7 +6,7 @@ from random import Random
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex
-from picker.endpoints.scraper import at_rest_s
+from picker.endpoints.scraper import at_rest_s, rests
 from picker.extproc.desk import BLOCK_TOKENS, MAX_BLOCKS
 from picker.scheduling.dispatch import Dispatched, dispatch
 from picker.scheduling.request import InferenceRequest, Refusal
@@ -93,7 +93,7 @@ class Picker:
                 progress=state.counters if self._learns else None,
             )
             self._timeline.after(self._scenario.scrapes.delay_s, partial(self._scraped, endpoint, metrics))
-            if self._learns and not (state.running or state.waiting or endpoint.in_flight.requests):
+            if self._learns and rests(metrics, endpoint.in_flight.requests):
                 interval_s = at_rest_s(interval_s)
         elif endpoint.refused_since_s is None:
             endpoint.refused_since_s = now_s

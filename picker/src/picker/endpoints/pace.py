@@ -71,7 +71,7 @@ class Pace:
         freshness = self._freshness(now_s)
         seconds, tokens = freshness * self._seconds / fleet_s_per_token, freshness * self._tokens + PRIOR_TOKENS
         slowness = (seconds + PRIOR_TOKENS) / tokens
-        own = self._seconds / self._tokens if self._tokens else fleet_s_per_token
+        own = fleet_s_per_token if self.seconds_per_token is None else self.seconds_per_token
         scatter = self._square_s - 2.0 * own * self._seconds_tokens + own * own * self._square_tokens
         scatter_tokens = freshness * freshness * scatter / (fleet_s_per_token * fleet_s_per_token)
         error = (scatter_tokens + (PRIOR_SCATTER * PRIOR_TOKENS) ** 2) / (tokens * tokens)

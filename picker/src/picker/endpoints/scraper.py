@@ -9,7 +9,7 @@ from random import Random
 
 import structlog
 
-from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.metrics_text import MetricsReader, NoServerMetrics
 from picker.endpoints.scrape_connection import ScrapeConnection, ScrapeFailure
@@ -43,8 +43,13 @@ FAILURES_TO_MENTION = 2
 """In a row, before a log line says that an endpoint's metrics have stopped: one alone changes no decision."""
 
 
+def rests(metrics: ServerMetrics, in_flight: int) -> bool:
+    """Whether a server has nothing to do, by its own word and by what this picker has `in_flight` there."""
+    return not (metrics.running or metrics.queue_depth or in_flight)
+
+
 def at_rest_s(interval_s: float) -> float:
-    """Between two scrapes of a server that has nothing to do."""
+    """Between two scrapes of a server that rests."""
     return max(interval_s, min(AT_REST_INTERVALS * interval_s, AT_REST_MOST_S))
 
 
@@ -205,7 +210,7 @@ class _Target:
             return
         self._scraper.ledger.scraped(endpoint, metrics)
         self._scraping = False
-        if not (metrics.running or metrics.queue_depth or endpoint.in_flight.requests):
+        if rests(metrics, endpoint.in_flight.requests):
             resting_s = self._scraper.jittered_s(at_rest_s(self._scraper.settings.interval_s))
             self._due_s = max(self._due_s, now_s + resting_s)
         if self._failures >= FAILURES_TO_MENTION:

@@ -19,7 +19,7 @@ from picker.failures import CommandFailed
 from picker.kubernetes.objects import SERVICE
 from picker.resources.gateway_api import GROUP
 from picker.resources.names import ObjectName
-from picker.sources.kubernetes_watch import Json, Resource, resource, status_code
+from picker.sources.kubernetes_watch import Json, Resource, object_name, resource, status_code
 
 GATEWAY = resource(GROUP, "v1", "Gateway")
 GATEWAY_CLASS = create_global_resource(GROUP, "v1", "GatewayClass", "gatewayclasses")
@@ -104,7 +104,7 @@ class GatewayRemoval:
         try:
             await self._delete_gateway()
             proxy = [
-                Remnant(kind, _name(each))
+                Remnant(kind, object_name(each))
                 for namespace in self.proxy_namespaces
                 for kind in OF_A_PROXY
                 async for each in self._listed(kind, namespace, self._owner)
@@ -119,7 +119,7 @@ class GatewayRemoval:
     async def _delete_gateway(self) -> None:
         """Raises InUseByOthers."""
         gateways = [each async for each in self._listed(GATEWAY, "*")]
-        of_class = [_name(each) for each in gateways if each["spec"]["gatewayClassName"] == self.gateway_class]
+        of_class = [object_name(each) for each in gateways if each["spec"]["gatewayClassName"] == self.gateway_class]
         others = sorted(set(of_class) - {self.gateway})
         if others:
             raise InUseByOthers(
@@ -127,7 +127,7 @@ class GatewayRemoval:
                 f"{', '.join(map(str, others))}. Nothing has been removed.\n"
                 "Delete them first, or give them another class; `helm uninstall --no-hooks` leaves them behind."
             )
-        if self.gateway in map(_name, gateways):
+        if self.gateway in map(object_name, gateways):
             await self._delete(GATEWAY, self.gateway)
 
     async def _take_away(self, proxy: Sequence[Remnant]) -> None:
@@ -184,7 +184,3 @@ class GatewayRemoval:
         )
         async for each in listing:
             yield cast(Json, each)
-
-
-def _name(object_: Json) -> ObjectName:
-    return ObjectName(object_["metadata"]["namespace"], object_["metadata"]["name"])

@@ -18,6 +18,11 @@ class ObjectName:
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @classmethod
+    def parse(cls, text: str) -> "ObjectName":
+        """The inverse of `str`. Raises ValueError on anything but two non-empty parts."""
+        return cls(*_parts(text, "NAMESPACE/NAME"))
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class PoolName:
@@ -34,7 +39,12 @@ class PoolName:
     @classmethod
     def parse(cls, text: str) -> "PoolName":
         """The inverse of `str`. Raises ValueError on anything but three non-empty parts."""
-        parts = text.split("/")
-        if len(parts) != 3 or not all(parts):
-            raise ValueError(f"{text!r} is not GROUP/NAMESPACE/NAME")
-        return cls(*parts)
+        return cls(*_parts(text, "GROUP/NAMESPACE/NAME"))
+
+
+def _parts(text: str, form: str) -> list[str]:
+    """As many as the form has, none of them empty. Raises ValueError."""
+    parts = text.split("/")
+    if len(parts) != len(form.split("/")) or not all(parts):
+        raise ValueError(f"{text!r} is not {form}")
+    return parts

@@ -162,13 +162,13 @@ class Copy(Generic[Kept]):
             if event == "BOOKMARK":
                 continue
             if event == "DELETED":
-                self._kept.pop(_name(object_), None)
+                self._kept.pop(object_name(object_), None)
             else:
                 self._take(self._kept, object_)
             changed()
 
     def _take(self, kept: dict[ObjectName, Kept], object_: Json) -> None:
-        name = _name(object_)
+        name = object_name(object_)
         keeping = self._keep(object_, self._kept.get(name))
         if keeping is not None:
             kept[name] = keeping
@@ -211,6 +211,7 @@ def status_code(error: httpx2.HTTPError) -> int | None:
     return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
 
 
-def _name(object_: Json) -> ObjectName:
+def object_name(object_: Json) -> ObjectName:
+    """An object's; one that is in no namespace has an empty one."""
     metadata = object_["metadata"]
     return ObjectName(metadata.get("namespace", ""), metadata["name"])
