@@ -21,13 +21,20 @@ def endpoint(
     running: int = 0,
     queue_depth: int = 0,
     kv: float = 0.0,
+    kv_blocks: int | None = None,
     in_flight_then: int = 0,
     refused: bool = False,
     scraped: bool = True,
 ) -> Endpoint:
-    """One endpoint; `tokens` are prefill tokens in flight, the scrape is of second 0."""
+    """One endpoint; `tokens` are prefill tokens in flight, blocks are of 16, the scrape is of second 0."""
     metrics = ServerMetrics(
-        queue_depth=queue_depth, running=running, kv_cache_usage=kv, in_flight_then=in_flight_then, scraped_at_s=0.0
+        queue_depth=queue_depth,
+        running=running,
+        kv_cache_usage=kv,
+        block_size_tokens=kv_blocks and 16,
+        kv_blocks=kv_blocks,
+        in_flight_then=in_flight_then,
+        scraped_at_s=0.0,
     )
     return Endpoint(
         address=f"10.0.0.{number}:8000",

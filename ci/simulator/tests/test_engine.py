@@ -182,8 +182,7 @@ def test_a_scrape_shows_what_the_metrics_of_a_server_show(
         mock.advance_to(now_s)
         shown, values = engine.state(now_s), mock.metrics.values
         assert shown.running == values.running
-        # What came during a step is queued at its end there, and here from the next step's end on.
-        assert shown.waiting <= values.waiting_capacity + values.waiting_deferred
+        assert shown.waiting == values.waiting_capacity + values.waiting_deferred
         # To a block for each that runs: a step that ends just now has ended there.
         block = 1 / (config.num_gpu_blocks - 1)
         assert shown.kv_cache_usage == pytest.approx(values.kv_cache_usage, abs=block * (1 + shown.running))

@@ -50,7 +50,7 @@ def test_a_queue_weighs_by_what_is_not_cached() -> None:
     """A prompt that a queueing server has nearly whole goes there all the same; one that it would have to compute goes
     where a long batch runs, but nobody waits."""
     deciding = scheduler()
-    queueing = endpoint(1, requests=4, running=3, queue_depth=1, in_flight_then=4)
+    queueing = endpoint(1, requests=5, running=3, queue_depth=2, in_flight_then=5)
     free = endpoint(2, requests=25, running=25, in_flight_then=25)
     deciding.seen(queueing, tuple(range(1, 32)))
     assert first(deciding.schedule(request(tokens=2048), [queueing, free], 0)) is free
@@ -58,12 +58,42 @@ def test_a_queue_weighs_by_what_is_not_cached() -> None:
     assert first(deciding.schedule(known, [queueing, free], 0)) is queueing
 
 
+def test_a_queue_that_fits_into_the_next_step_weighs_nothing() -> None:
+    """Short prompts that came at once are computed together: the smaller batch is better all the same."""
+    burst = endpoint(1, requests=16, running=10, queue_depth=6, in_flight_then=16)
+    busy = endpoint(2, requests=40, running=40, in_flight_then=40)
+    assert first(scheduler().schedule(request(tokens=200), [burst, busy], 0)) is burst
+
+
 def test_a_queue_that_was_seen_long_ago_weighs_little() -> None:
     """It may be gone since: between two rare scrapes all would herd onto the server that had none."""
-    queueing = endpoint(1, requests=6, running=5, queue_depth=1, in_flight_then=6)
-    free = endpoint(2, requests=20, running=20, in_flight_then=20)
+    queueing = endpoint(1, requests=9, running=6, queue_depth=3, in_flight_then=9)
+    free = endpoint(2, requests=22, running=22, in_flight_then=22)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
     assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
+
+
+def test_the_larger_cache_takes_more_requests() -> None:
+    """Each of them fills less of it."""
+    small = endpoint(1, requests=9, running=9, kv=0.24, kv_blocks=5_800, in_flight_then=9)
+    large = endpoint(2, requests=13, running=13, kv=0.07, kv_blocks=29_000, in_flight_then=13)
+    assert first(scheduler().schedule(request(), [small, large], 0)) is large
+    alike = endpoint(3, requests=13, running=13, kv=0.24, kv_blocks=5_800, in_flight_then=13)
+    assert first(scheduler().schedule(request(), [small, alike], 0)) is small
+
+
+def test_requests_that_are_young_are_expected_to_grow() -> None:
+    """Equal caches: the one that holds more tokens now, of fewer requests, will have room sooner."""
+    old = endpoint(1, requests=10, running=10, kv=0.2, kv_blocks=5_800, in_flight_then=10)
+    young = endpoint(2, requests=12, running=12, kv=0.05, kv_blocks=5_800, in_flight_then=12)
+    assert first(scheduler().schedule(request(), [old, young], 0)) is old
+
+
+def test_a_server_that_does_not_tell_its_cache_is_judged_by_what_its_own_requests_take() -> None:
+    """As full as it is by as many."""
+    full = endpoint(1, requests=10, running=10, kv=0.25, in_flight_then=10)
+    empty = endpoint(2, requests=11, running=11, kv=0.02, in_flight_then=11)
+    assert first(scheduler().schedule(request(), [full, empty], 0)) is empty
 
 
 def test_default_judges_an_endpoint_without_metrics_by_the_ledger() -> None:
@@ -189,6 +219,7 @@ loads = st.builds(
     running=st.integers(0, 300),
     queue_depth=st.integers(0, 300),
     kv=st.floats(0, 1),
+    kv_blocks=st.none() | st.integers(0, 30_000),
     in_flight_then=st.integers(0, 500),
     refused=st.booleans(),
     scraped=st.booleans(),

@@ -67,6 +67,26 @@ def test_the_queue_counts_from_the_step_at_which_the_scheduler_sees_a_request() 
     assert abs(of["ttft_s"].total - (0.02 + 0.035)) < 1e-9
 
 
+def test_what_comes_during_a_step_is_not_shown_as_waiting_at_its_end() -> None:
+    """The scheduler has not seen it yet: nobody waits on a server that has room."""
+    engine = engines.engine(CONFIG)
+    engine.add(engines.request("a", 20, 50), 0.0)
+    engine.begin_step(0.0)
+    engine.add(engines.request("b", 20, 1), 0.005)
+    engine.end_step(0.02)
+    assert engine.metrics.values.waiting_capacity == 0
+    assert engine.live_requests == 2
+
+
+def test_a_client_that_leaves_before_the_next_step_leaves_no_trace() -> None:
+    engine = engines.engine(CONFIG)
+    engine.add(engines.request("a", 20, 50), 0.0)
+    engine.abort("a")
+    assert engine.begin_step(0.0) is None
+    assert engine.live_requests == 0
+    assert engine.metrics.values.prefix_queries == 0
+
+
 def test_an_adapter_shows_from_its_first_token_to_its_last() -> None:
     engine = engines.engine(CONFIG)
     engine.add(engines.request("a", 20, 3, lora="sql"), 0.0)

@@ -41,6 +41,8 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     in_flight_then: int = 0
     """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
     came past this picker."""
+    cache_tokens: int = 0
+    """Derived: what the KV cache holds; 0 where the server did not tell."""
     others: int = 0
     """Derived: requests there that came past this picker (another replica of it, the plain port). The scrape counted
     this picker's of its time too, so only what it saw beyond them is meant."""
@@ -52,13 +54,15 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     runs full."""
 
     def __post_init__(self) -> None:
+        if self.kv_blocks and self.block_size_tokens:
+            force_setattr(self, "cache_tokens", self.kv_blocks * self.block_size_tokens)
         force_setattr(self, "others", max(0, self.running + self.queue_depth - self.in_flight_then))
         force_setattr(self, "queues", self.queue_depth > 0 or self.kv_cache_usage > NEARLY_FULL)
         factor = 1.0
         if self.kv_cache_usage > ROOMY:
             excess = (self.kv_cache_usage - ROOMY) / (1.0 - ROOMY)
-            # Half as bad again when half full, five times as bad at the brim.
-            factor += 4.0 * excess * excess
+            # A fifth worse when half full, three times as bad at the brim.
+            factor += 2.0 * excess * excess
         if self.queue_depth:
             # A queue as long as the batch means waiting for a whole generation of requests to leave.
             factor += self.queue_depth / max(1, self.running)

@@ -36,8 +36,9 @@ class Engine:
         self._coming: list[tuple[float, int, EngineRequest]] = []
         self._submitted = 0
         self._live = 0
-        self._arrived: list[Live] = []
-        """Not yet seen by the scheduler."""
+        self._arrived: dict[str, tuple[float, EngineRequest]] = {}
+        """By id, with the time of arrival: what came during the step under way. The scheduler sees it when that has ended,
+        so it is not among the waiting ones that the step's metrics show."""
         self._now_s = 0.0
         self._step_ends_s: float | None = None
         self._loras: dict[str, int] = {}
@@ -56,14 +57,15 @@ class Engine:
         return self._live
 
     def add(self, request: EngineRequest, now_s: float) -> None:
-        """Queue `request` now; it is looked at in the next step."""
-        live = self.scheduler.add(request)
-        live.arrived_s = live.queued_s = now_s
-        self._arrived.append(live)
+        """`request` arrives; it is queued when the step under way has ended."""
+        self._arrived[request.request_id] = now_s, request
         self._live += 1
 
     def abort(self, request_id: str) -> None:
         """The client has gone: the request leaves without a trace in the finished counts."""
+        if self._arrived.pop(request_id, None) is not None:
+            self._live -= 1
+            return
         live = self.scheduler.remove(request_id)
         if live is not None:
             self._left(live)
@@ -156,8 +158,9 @@ class Engine:
     def _queue_arrived(self, now_s: float) -> None:
         """The scheduler sees what has arrived. A driver in real time may be late with its steps, whose time is then
         before an arrival's."""
-        for live in self._arrived:
-            live.arrived_s = min(live.arrived_s, now_s)
+        for arrived_s, request in self._arrived.values():
+            live = self.scheduler.add(request)
+            live.arrived_s = min(arrived_s, now_s)
             live.queued_s = now_s
         self._arrived.clear()
 
@@ -169,6 +172,7 @@ class Engine:
     def _leap(self, until_s: float, tokens: list[tuple[float, NewTokens]] | None) -> bool:
         """Take steps that do nothing but decode at once, up to `until_s` or the next arrival. Exact: states, metrics
         and times are those of one step at a time. False when there are not at least two."""
+        self._queue_arrived(self._now_s)
         scheduler = self.scheduler
         steps = scheduler.steady_steps(_LONGEST_LEAP)
         if steps < 2:
@@ -177,7 +181,6 @@ class Engine:
         ends_s = self._ends_s(steps, min(until_s, arrival_s), until_s)
         if len(ends_s) < 2:
             return False
-        self._queue_arrived(self._now_s)
         running = scheduler.running
         before = [len(live.tokens) for live in running]
         scheduler.decode(len(ends_s))

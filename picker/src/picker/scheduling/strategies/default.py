@@ -2,10 +2,18 @@
 
 from collections.abc import Sequence
 from math import inf
+from typing import NamedTuple
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.strategies.load import FAILING, SEQUENCE_TOKENS, STEP_TOKENS, fleet_pace, requests_at
+from picker.scheduling.strategies.load import (
+    FAILING,
+    SEQUENCE_TOKENS,
+    STEP_TOKENS,
+    fleet_pace,
+    requests_at,
+    tokens_held,
+)
 from picker.scheduling.strategies.lora import LoraAffinity
 from picker.scheduling.strategies.sharing import Sharing
 
@@ -16,25 +24,48 @@ INTERRUPTED_SHARE = 0.1
 """What a prompt costs each running sequence that it interrupts, as a share of the prompt: a decoding client notices the
 pause less than a waiting one, who has nothing yet."""
 
-QUEUED_SHARE = 5.0
+ROOM_SHARE = 6.0
+"""What a prompt costs by the room that it takes, as a share of the prompt, where the requests there fill the KV cache;
+in proportion where they fill less of it. It evens the caches out, and what is cached already needs no new room."""
+
+QUEUED_SHARE = 8.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
-QUEUE_HALF_AGE_S = 0.25
-"""A queue that was seen this long ago counts half: a prompt's time. Where scrapes are rare it may be gone long since,
-and all that came meanwhile would herd onto the server that had none."""
+NEXT_STEP_TOKENS = 2048
+"""A queue of no more is none: it is computed in the next step (vLLM's `max_num_batched_tokens` on cards like these)."""
+
+QUEUE_HALF_AGE_S = 1.0
+"""A queue that was seen this long ago counts half. Where scrapes are rare it may be gone long since, and all that came
+meanwhile would herd onto the server that had none."""
+
+SLOWNESS_POWER = 2.5
+"""A slow server takes longer until the first token and in all after it, and what runs there stays the longer. Squared, a
+server of half the speed still gets too much; cubed, one of twice the speed does."""
 
 HANDICAPS_KEPT_S = 0.02
 """How long what pressure, slowness and queues come to is kept: scrapes are ten times as far apart, and an answer
 changes little. It saves work where requests come by the thousand, and is fresh where they do not."""
 
 
+class Handicap(NamedTuple):
+    """What makes an endpoint dearer than its work."""
+
+    factor: float
+    """Pressure times slowness, to its power."""
+    room: float
+    """Of a prompt, what the room for it costs for each request there."""
+    queue: int
+    queued_share: float
+    """Of a prompt, what it costs for each request in the queue: the less, the older the scrape is."""
+
+
 class LeastWork:
     """Cost = (work ahead of the first token + what the request costs those that wait and run there)
-    x pressure x slowness^2 x failures.
+    x pressure x slowness^2.5 x failures.
 
     The sum is in prompt tokens. What the prefix cache holds of the prompt costs nothing, so a cached prefix attracts by
-    as much as it saves. Slowness counts twice because it comes twice: until the first token, and in all after it.
+    as much as it saves.
     """
 
     miss = 1.0
@@ -43,9 +74,10 @@ class LeastWork:
     def __init__(self) -> None:
         self._sharing = Sharing()
         self._lora = LoraAffinity()
-        self._handicaps: dict[Endpoint, tuple[float, float]] = {}
+        self._handicaps: dict[Endpoint, Handicap] = {}
         self._handicaps_until_s = -inf
         self._fleet_s_per_token: float | None = None
+        self._tokens_held = 0.0
 
     def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         home = self._sharing.home(request, endpoints)
@@ -83,6 +115,7 @@ class LeastWork:
             self._handicaps.clear()
             self._handicaps_until_s = now_s + HANDICAPS_KEPT_S
             self._fleet_s_per_token = fleet_pace(endpoints, now_s)
+            self._tokens_held = tokens_held(endpoints)
             self._sharing.look(endpoints, running)
         handicap_of = self._handicaps.get
         costs: list[float] = []
@@ -95,28 +128,32 @@ class LeastWork:
                 + endpoint.others_prefill_tokens
                 + fresh
             )
-            handicap, queued = handicap_of(endpoint) or self._handicap(endpoint, now_s)
-            others = count * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh) + queued * fresh
-            costs.append((ahead + others) * handicap * (1.0 + FAILING * endpoint.failing))
+            factor, room, queue, queued_share = handicap_of(endpoint) or self._handicap(endpoint, now_s)
+            others = count * (SLOWED_TOKENS + (INTERRUPTED_SHARE + room) * fresh)
+            if queue and queue * fresh > NEXT_STEP_TOKENS:
+                others += queued_share * (queue * fresh - NEXT_STEP_TOKENS)
+            costs.append((ahead + others) * factor * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
         return [
-            cost + adapter * self._handicaps[endpoint][0]
+            cost + adapter * self._handicaps[endpoint].factor
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
-    def _handicap(self, endpoint: Endpoint, now_s: float) -> tuple[float, float]:
-        """How many times as dear work is there as its amount says, and the share of a prompt that it costs those that
-        wait."""
+    def _handicap(self, endpoint: Endpoint, now_s: float) -> Handicap:
         metrics = endpoint.metrics
-        handicap, queued = 1.0, 0.0
+        factor, room, queue, queued_share = 1.0, 0.0, 0, 0.0
         if metrics is not None:
-            handicap = metrics.pressure
-            age_s = max(0.0, now_s - metrics.scraped_at_s)
-            queued = QUEUED_SHARE * metrics.queue_depth / (1.0 + age_s / QUEUE_HALF_AGE_S)
+            factor = metrics.pressure
+            if metrics.cache_tokens:
+                room = ROOM_SHARE * self._tokens_held / metrics.cache_tokens
+            else:
+                room = ROOM_SHARE * metrics.kv_cache_usage / max(1, metrics.running)
+            queue = metrics.queue_depth
+            queued_share = QUEUED_SHARE / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
-            handicap *= slowness * slowness
-        self._handicaps[endpoint] = handicap, queued
-        return handicap, queued
+            factor *= slowness**SLOWNESS_POWER
+        handicap = self._handicaps[endpoint] = Handicap(factor, room, queue, queued_share)
+        return handicap

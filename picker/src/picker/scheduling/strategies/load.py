@@ -44,6 +44,18 @@ def fleet_pace(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
     return sum(seconds for seconds, _ in learned) / tokens if tokens > 1.0 else None
 
 
+def tokens_held(endpoints: Sequence[Endpoint]) -> float:
+    """What a running request holds in the KV cache, as a mean over the servers that tell their size; 0 where none does.
+    Over all of them, so that one whose requests are all young does not seem to have room for more of them."""
+    tokens, requests = 0.0, 0
+    for endpoint in endpoints:
+        metrics = endpoint.metrics
+        if metrics is not None and metrics.cache_tokens:
+            tokens += metrics.kv_cache_usage * metrics.cache_tokens
+            requests += metrics.running
+    return tokens / requests if requests else 0.0
+
+
 def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
     """Work until the first token of a prompt of which `fresh_tokens` are not cached, in prompt tokens; `running`
     requests are there. The constants are fitted to the simulator's first tokens."""
