@@ -37,8 +37,8 @@ class Engine:
         self._submitted = 0
         self._live = 0
         self._arrived: dict[str, tuple[float, EngineRequest]] = {}
-        """By id, with the time of arrival: what came during the step under way. The scheduler sees it when that has ended,
-        so it is not among the waiting ones that the step's metrics show."""
+        """By id, with the time of arrival: what came during the step under way. The scheduler sees it when that has
+        ended, so it is not among the waiting ones that the step's metrics show."""
         self._now_s = 0.0
         self._step_ends_s: float | None = None
         self._loras: dict[str, int] = {}

@@ -28,7 +28,7 @@ ROOM_SHARE = 6.0
 """What a prompt costs by the room that it takes, as a share of the prompt, where the requests there fill the KV cache;
 in proportion where they fill less of it. It evens the caches out, and what is cached already needs no new room."""
 
-QUEUED_SHARE = 8.0
+QUEUED_SHARE = 10.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
@@ -40,8 +40,8 @@ QUEUE_HALF_AGE_S = 1.0
 meanwhile would herd onto the server that had none."""
 
 SLOWNESS_POWER = 2.5
-"""A slow server takes longer until the first token and in all after it, and what runs there stays the longer. Squared, a
-server of half the speed still gets too much; cubed, one of twice the speed does."""
+"""A slow server takes longer until the first token and in all after it, and what runs there stays the longer. Squared,
+a server of half the speed still gets too much; cubed, one of twice the speed does."""
 
 HANDICAPS_KEPT_S = 0.02
 """How long what pressure, slowness and queues come to is kept: scrapes are ten times as far apart, and an answer
@@ -52,7 +52,7 @@ class Handicap(NamedTuple):
     """What makes an endpoint dearer than its work."""
 
     factor: float
-    """Pressure times slowness, to its power."""
+    """Pressure times slowness to its power."""
     room: float
     """Of a prompt, what the room for it costs for each request there."""
     queue: int
