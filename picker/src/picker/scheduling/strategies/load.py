@@ -4,6 +4,7 @@ Work is told in prompt tokens: whatever takes a server as long as computing one 
 simulator knows that is 0.2 ms; the ratios between the kinds of work differ little from card to card."""
 
 from collections.abc import Sequence
+from math import fsum
 
 from picker.endpoints.endpoint import Endpoint
 
@@ -47,13 +48,10 @@ def fleet_pace(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
 def tokens_held(endpoints: Sequence[Endpoint]) -> float:
     """What a running request holds in the KV cache, as a mean over the servers that tell their size; 0 where none does.
     Over all of them, so that one whose requests are all young does not seem to have room for more of them."""
-    tokens, requests = 0.0, 0
-    for endpoint in endpoints:
-        metrics = endpoint.metrics
-        if metrics is not None and metrics.cache_tokens:
-            tokens += metrics.kv_cache_usage * metrics.cache_tokens
-            requests += metrics.running
-    return tokens / requests if requests else 0.0
+    told = [metrics for each in endpoints if (metrics := each.metrics) is not None and metrics.cache_tokens]
+    requests = sum(metrics.running for metrics in told)
+    # Exact, so that the order in which endpoints are listed changes nothing.
+    return fsum(metrics.kv_cache_usage * metrics.cache_tokens for metrics in told) / requests if requests else 0.0
 
 
 def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
