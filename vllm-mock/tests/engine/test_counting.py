@@ -15,6 +15,15 @@ def stepped(engine: Engine, steps: int, now_s: float = 0.0) -> None:
         engine.end_step(now_s)
 
 
+def engine_with_one_more_during_its_first_step() -> Engine:
+    """`a` is being computed from 0.0 s on, `b` has come at 0.005 s."""
+    engine = engines.engine(CONFIG)
+    engine.add(engines.request("a", 20, 50), 0.0)
+    engine.begin_step(0.0)
+    engine.add(engines.request("b", 20, 1), 0.005)
+    return engine
+
+
 def test_an_abort_during_a_step_leaves_an_observation_of_its_tokens_without_it() -> None:
     """Recorded of a client that disconnects: iterations + 1, tokens + 0, and nothing of the request."""
     engine = engines.engine(CONFIG)
@@ -56,10 +65,7 @@ def test_a_look_up_counts_although_its_request_is_aborted_in_the_same_step() -> 
 
 def test_the_queue_counts_from_the_step_at_which_the_scheduler_sees_a_request() -> None:
     """TTFT counts from its arrival, in the middle of a step."""
-    engine = engines.engine(CONFIG)
-    engine.add(engines.request("a", 20, 50), 0.0)
-    engine.begin_step(0.0)
-    engine.add(engines.request("b", 20, 1), 0.005)
+    engine = engine_with_one_more_during_its_first_step()
     engine.end_step(0.02)
     stepped(engine, 1, 0.02)
     of = engine.metrics.values.histograms
@@ -69,10 +75,7 @@ def test_the_queue_counts_from_the_step_at_which_the_scheduler_sees_a_request() 
 
 def test_what_comes_during_a_step_is_not_shown_as_waiting_at_its_end() -> None:
     """The scheduler has not seen it yet: nobody waits on a server that has room."""
-    engine = engines.engine(CONFIG)
-    engine.add(engines.request("a", 20, 50), 0.0)
-    engine.begin_step(0.0)
-    engine.add(engines.request("b", 20, 1), 0.005)
+    engine = engine_with_one_more_during_its_first_step()
     engine.end_step(0.02)
     assert engine.metrics.values.waiting_capacity == 0
     assert engine.live_requests == 2
@@ -85,6 +88,17 @@ def test_a_client_that_leaves_before_the_next_step_leaves_no_trace() -> None:
     assert engine.begin_step(0.0) is None
     assert engine.live_requests == 0
     assert engine.metrics.values.prefix_queries == 0
+
+
+def test_a_request_that_the_server_ends_before_the_next_step_counts_as_ended() -> None:
+    """A shutdown ends all that is there, what has come during the step included, and none of it runs on."""
+    engine = engine_with_one_more_during_its_first_step()
+    engine.finish("b", FinishReason.ABORT, 0.01)
+    engine.end_step(0.02)
+    stepped(engine, 1, 0.02)
+    assert engine.live_requests == 1
+    assert engine.metrics.values.running == 1
+    assert engine.metrics.values.success[FinishReason.ABORT] == 1
 
 
 def test_an_adapter_shows_from_its_first_token_to_its_last() -> None:

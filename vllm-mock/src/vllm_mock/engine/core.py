@@ -63,16 +63,13 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """The client has gone: the request leaves without a trace in the finished counts."""
-        if self._arrived.pop(request_id, None) is not None:
-            self._live -= 1
-            return
-        live = self.scheduler.remove(request_id)
+        live = self._taken_out(request_id)
         if live is not None:
             self._left(live)
 
     def finish(self, request_id: str, reason: FinishReason, now_s: float) -> None:
-        """The front end has ended a request (a stop string): it counts as finished."""
-        live = self.scheduler.remove(request_id)
+        """The front end has ended a request (a stop string, a shutdown): it counts as finished."""
+        live = self._taken_out(request_id)
         if live is not None:
             self._finished(live, reason, now_s)
 
@@ -159,10 +156,22 @@ class Engine:
         """The scheduler sees what has arrived. A driver in real time may be late with its steps, whose time is then
         before an arrival's."""
         for arrived_s, request in self._arrived.values():
-            live = self.scheduler.add(request)
-            live.arrived_s = min(arrived_s, now_s)
+            live = self._queued(request, min(arrived_s, now_s))
             live.queued_s = now_s
         self._arrived.clear()
+
+    def _queued(self, request: EngineRequest, arrived_s: float) -> Live:
+        live = self.scheduler.add(request)
+        live.arrived_s = live.queued_s = arrived_s
+        return live
+
+    def _taken_out(self, request_id: str) -> Live | None:
+        """A request is over, whether the scheduler has seen it or not. None when there is no such request."""
+        arrived = self._arrived.pop(request_id, None)
+        if arrived is not None:
+            arrived_s, request = arrived
+            self._queued(request, arrived_s)
+        return self.scheduler.remove(request_id)
 
     def _arrive(self) -> None:
         while self._coming and self._coming[0][0] <= self._now_s:
