@@ -105,9 +105,9 @@ class PrefixIndex:
     def capacity_blocks(self, endpoint: Endpoint) -> int:
         """Blocks that `endpoint` can hold: the size of its KV cache where its metrics tell it."""
         metrics = endpoint.metrics
-        if metrics is None or not metrics.kv_blocks or not metrics.block_size_tokens:
+        if metrics is None or not metrics.cache_tokens:
             return self._default_capacity_blocks
-        return min(self._max_capacity_blocks, metrics.kv_blocks * metrics.block_size_tokens // self._block_tokens)
+        return min(self._max_capacity_blocks, metrics.cache_tokens // self._block_tokens)
 
     def record(self, endpoint: Endpoint, hashes: Sequence[int]) -> None:
         """`endpoint` is sent a prompt of these blocks (from `block_hashes`) and will hold them. What exceeds its
