@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,19 @@ class Content:
 
     pieces: tuple[Piece, ...]
 
-    def keys(self, tokens: int, block_tokens: int) -> list[int]:
-        """One number for each full block of the first `tokens`: equal if and only if the sequences are equal up to the
-        block's end."""
-        keys: list[int] = []
-        blocks = tokens // block_tokens
+    def spans(self, start: int, end: int, block_tokens: int) -> list[range]:
+        """Keys of the full blocks from `start` to `end`, each span consecutive: one number a block, equal if and only
+        if the sequences are equal up to the block's end."""
+        spans: list[range] = []
+        at = 0
         for piece in self.pieces:
-            end = min(blocks, piece.end_tokens // block_tokens)
-            start = len(keys)
-            if end > start:
-                base = piece.number * MAX_BLOCKS
-                keys.extend(range(base + start, base + end))
-        return keys
+            until = min(end, piece.end_tokens // block_tokens)
+            if until > at:
+                if until > start:
+                    base = piece.number * MAX_BLOCKS
+                    spans.append(range(base + max(at, start), base + until))
+                at = until
+        return spans
 
     def then(self, piece: Piece) -> "Content":
         """This content with `piece` after it."""
@@ -44,5 +46,5 @@ class Content:
 
 @lru_cache(maxsize=4096)
 def picker_blocks(content: Content, tokens: int, block_tokens: int) -> tuple[int, ...]:
-    """The same as a tuple, as the picker's block hashes are."""
-    return tuple(content.keys(tokens, block_tokens))
+    """The keys of the first `tokens`, as the picker's block hashes are."""
+    return tuple(chain.from_iterable(content.spans(0, tokens // block_tokens, block_tokens)))

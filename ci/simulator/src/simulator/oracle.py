@@ -52,8 +52,7 @@ class Oracle:
         if not replica.listening:
             return inf
         engine, config = replica.engine, replica.config
-        keys = turn.content.keys(turn.prompt_tokens - 1, config.block_size)
-        fresh = turn.prompt_tokens - engine.cached_tokens(keys)
+        fresh = turn.prompt_tokens - engine.cached_tokens(turn.content, turn.prompt_tokens - 1)
         view = engine.look_inside(turn.prompt_tokens)
         cost, batch = engine.step_time, view.sequences
         step_s = cost.base_s + cost.per_decode_s * batch + cost.per_context_token_s * view.context_tokens

@@ -11,6 +11,7 @@ from picker.endpoints.prefills import Progress
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 
+from simulator.content import Content
 from simulator.engine.blocks import BlockPool
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Sequence
 from simulator.engine.steps import Counters, EngineState, Inside, Step, Stride
@@ -87,9 +88,10 @@ class Engine:
             loras=frozenset(each.request.lora for each in self._running if each.request.lora is not None),
         )
 
-    def cached_tokens(self, content_keys: list[int]) -> int:
-        """Tokens of a prompt with these block keys that a look-up would find now."""
-        return len(self._pool.find(content_keys)) * self.config.block_size
+    def cached_tokens(self, content: Content, prompt_tokens: int) -> int:
+        """Tokens of a prompt that a look-up would find now."""
+        size = self.config.block_size
+        return sum(count for _, count in self._pool.find(content.spans(0, prompt_tokens // size, size))) * size
 
     def state(self, now_s: float) -> EngineState:
         """What the server's metrics show: it writes them at the end of each step, so what has come since is not among
@@ -213,10 +215,12 @@ class Engine:
         """Blocks that a stride's steps take, from its second step to its `steps`-th."""
         size = self.config.block_size
         cycles, rest = divmod(steps - 1, size)
-        taken = cycles * self._decoding
-        for index in range(1, rest + 1):
-            taken += self._phases[-(self._step + index) % size]
-        return taken
+        first = -(self._step + rest) % size
+        return (
+            cycles * self._decoding
+            + sum(self._phases[first : first + rest])
+            + sum(self._phases[: max(0, first + rest - size)])
+        )
 
     def _blocks_needed(self, sequence: Sequence | None, count: int) -> int:
         """Blocks that a sequence lacks to compute `count` tokens more."""
@@ -288,12 +292,13 @@ class Engine:
         must be room for the whole of it, though only the first chunk's blocks are taken."""
         size, pool, length = self.config.block_size, self._pool, sequence.length
         findable = (length - 1) // size if self.config.enable_prefix_caching else 0
-        cached = pool.find(sequence.key_range(0, findable, size))
-        free_among = sum(not block.holders for block in cached)
-        if -(-length // size) - len(cached) + free_among > pool.free:
+        found = pool.find(sequence.request.content.spans(0, findable, size))
+        cached = sum(count for _, count in found)
+        free_among = sum(count for run, count in found if not run.holders)
+        if -(-length // size) - cached + free_among > pool.free:
             return None
-        pool.hold(cached)
-        sequence.hashed, sequence.computed = cached, len(cached) * size
+        sequence.hashed, sequence.hashed_blocks = pool.hold(found), cached
+        sequence.computed = cached * size
         count = min(length - sequence.computed, budget)
         sequence.blank = self._blocks_needed(sequence, count)
         pool.take(sequence.blank)
@@ -309,10 +314,11 @@ class Engine:
             self._prefilling = None
 
     def _hash_full_blocks(self, sequence: Sequence) -> None:
-        size, known = self.config.block_size, len(sequence.hashed)
+        size, known = self.config.block_size, sequence.hashed_blocks
         full = sequence.computed // size
         if full > known and self.config.enable_prefix_caching:
-            sequence.hashed += self._pool.cache(sequence.key_range(known, full, size))
+            sequence.hashed += self._pool.cache(sequence.request.content.spans(known, full, size))
+            sequence.hashed_blocks = full
             sequence.blank -= full - known
 
     def _decode(self, sequence: Sequence) -> None:
@@ -347,7 +353,7 @@ class Engine:
             sequence.epoch += 1
             sequence.length = offset + self._step
             sequence.computed = sequence.length - 1
-            sequence.blank = -(-sequence.computed // self.config.block_size) - len(sequence.hashed)
+            sequence.blank = -(-sequence.computed // self.config.block_size) - sequence.hashed_blocks
             self._hash_full_blocks(sequence)
         self._pool.release(sequence.hashed, sequence.blank)
-        sequence.hashed, sequence.blank = [], 0
+        sequence.hashed, sequence.hashed_blocks, sequence.blank = [], 0, 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from simulator.content import Content
-from simulator.engine.blocks import Block
+from simulator.engine.blocks import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,10 @@ class Sequence:
     arrived_s: float
     computed: int = 0
     """Tokens in the cache; true while it does not decode."""
-    hashed: list[Block] = field(default_factory=list[Block])
+    hashed: list[Held] = field(default_factory=list[Held])
     """Its first blocks: those that could be found while it ran."""
+    hashed_blocks: int = 0
+    """How many those are."""
     blank: int = 0
     """Blocks held after those."""
     offset: int | None = None
@@ -62,15 +64,7 @@ class Sequence:
     preemptions: int = 0
     epoch: int = 0
     """Counts its leaving the decoding ones, to know which plans for it are void."""
-    keys: list[int] = field(default_factory=list[int])
-    """Of its full blocks, as far as they were needed."""
 
     @property
     def blocks(self) -> int:
-        return len(self.hashed) + self.blank
-
-    def key_range(self, start: int, end: int, block_tokens: int) -> list[int]:
-        """Keys of its blocks from `start` to `end`."""
-        if len(self.keys) < end:
-            self.keys = self.request.content.keys(end * block_tokens, block_tokens)
-        return self.keys[start:end]
+        return self.hashed_blocks + self.blank
