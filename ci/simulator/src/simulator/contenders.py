@@ -22,11 +22,10 @@ class Contender:
 
     name: str
     scheduler: Callable[[PrefixIndex, Random, Truth], Schedules]
-    scrapes: bool = True
-    scrape_interval_s: float | None = None
-    """None: the scenario's."""
     learns: bool = False
-    """Whether it makes something of what scrapes tell beyond the load."""
+    """Whether it makes something of every scrape; they come as often as the scenario says."""
+    glances_every_s: float | None = None
+    """Of one that does not learn, but looks at the load that the newest scrape told: how often there is one."""
 
 
 def own(strategy: RoutingStrategy) -> Contender:
@@ -40,19 +39,17 @@ ORACLE = "oracle"
 CONTENDERS: Mapping[str, Contender] = {
     each.name: each
     for each in (
-        Contender("random", lambda prefixes, rng, _: Scheduler(RoutingStrategy.RANDOM, prefixes, rng), scrapes=False),
-        Contender(
-            "round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng), scrapes=False
-        ),
-        Contender(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng), scrapes=False),
+        Contender("random", lambda prefixes, rng, _: Scheduler(RoutingStrategy.RANDOM, prefixes, rng)),
+        Contender("round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng)),
+        Contender(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng)),
         Contender("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), learns=True),
-        Contender("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), scrape_interval_s=UPSTREAM_SCRAPE_S),
+        Contender("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), glances_every_s=UPSTREAM_SCRAPE_S),
         Contender(
             "weighted-scorers",
             lambda prefixes, rng, _: WeightedScorers(rng, prefixes),
-            scrape_interval_s=UPSTREAM_SCRAPE_S,
+            glances_every_s=UPSTREAM_SCRAPE_S,
         ),
-        Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing(), scrapes=False),
+        Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing()),
         own(RoutingStrategy.DEFAULT),
         own(RoutingStrategy.PREFIX_CACHE),
         Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng), learns=True),

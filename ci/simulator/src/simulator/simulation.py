@@ -57,13 +57,16 @@ class Simulation:
 
     def run(self) -> None:
         """Until every client has its last answer."""
-        self._timeline.run(lambda: self._open > 0)
+        if self._open:
+            self._timeline.run()
 
     def _next_turn(self, session: Session, pause_s: float) -> None:
         now_s = self._timeline.now_s
         turn = next(session.turns, None) if now_s < self._scenario.duration_s else None
         if turn is None or now_s + turn.gap_s + pause_s > self._scenario.duration_s:
             self._open -= 1
+            if not self._open:
+                self._timeline.stop()
             return
         self._timeline.after(turn.gap_s + pause_s, partial(self._ask, session, turn))
 

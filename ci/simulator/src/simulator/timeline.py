@@ -11,6 +11,7 @@ class Timeline:
         self.now_s = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
+        self._stopped = False
 
     def at(self, at_s: float, call: Callable[[], None]) -> None:
         """Call at `at_s`, which must not be past."""
@@ -20,9 +21,13 @@ class Timeline:
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
         self.at(self.now_s + delay_s, call)
 
-    def run(self, busy: Callable[[], bool]) -> None:
-        """Until nothing is left, or `busy` says no."""
-        heap = self._heap
-        while heap and busy():
-            self.now_s, _, call = heapq.heappop(heap)
+    def run(self) -> None:
+        """Until nothing is left, or `stop` is called."""
+        heap, pop = self._heap, heapq.heappop
+        while heap and not self._stopped:
+            self.now_s, _, call = pop(heap)
             call()
+
+    def stop(self) -> None:
+        """What has been put here and has not come does not come any more."""
+        self._stopped = True

@@ -7,14 +7,16 @@ one token, and the step's time by the same amount. So such steps are not taken o
 import heapq
 from collections import deque
 
-from picker.endpoints.prefills import Progress
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 
 from simulator.content import Content
 from simulator.engine.blocks import BlockPool
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Sequence
-from simulator.engine.steps import Counters, EngineState, Inside, Step, Stride
+from simulator.engine.steps import Counters, EngineState, Inside, Shown, Step, Stride
+
+HISTORY_S = 0.2
+"""How far back from the steps under way what the metrics showed is kept."""
 
 
 class Engine:
@@ -51,8 +53,8 @@ class Engine:
         self._counters = Counters()
         self._loras: dict[str, int] = {}
         """Requests that have had a token and are not finished, by adapter."""
-        self._reported = EngineState(0, 0, 0.0, frozenset(), self._counters.progress())
-        """As of the end of the last step before the stride under way."""
+        self._shown = deque([self._show(0.0, None, self._state())])
+        """The strides of late, the last one under way."""
 
     @property
     def live(self) -> list[EngineRequest]:
@@ -93,24 +95,12 @@ class Engine:
         size = self.config.block_size
         return sum(count for _, count in self._pool.find(content.spans(0, prompt_tokens // size, size))) * size
 
-    def state(self, now_s: float) -> EngineState:
-        """What the server's metrics show: it writes them at the end of each step, so what has come since is not among
-        those that wait."""
-        stride = self._stride
-        ended = stride.steps_until(now_s) - 1 if stride is not None and stride.steps > 1 else 0
-        # Counters and adapters are the same through a stride of several steps.
-        return self._report(ended, self._reported.counters, self._reported.loras) if ended else self._reported
-
-    def _report(self, ended_steps: int, counters: Progress, loras: frozenset[str]) -> EngineState:
-        """Of the moment at which so many steps of the stride under way have ended."""
-        free = self._pool.free - self._blocks_after_first(ended_steps)
-        return EngineState(
-            running=len(self._running),
-            waiting=len(self._deferred) + len(self._waiting),
-            kv_cache_usage=1.0 - free / self._pool.usable,
-            loras=loras,
-            counters=counters,
-        )
+    def state(self, at_s: float) -> EngineState:
+        """What the server's metrics showed at `at_s`: now, or up to HISTORY_S before the steps under way began."""
+        for shown in reversed(self._shown):
+            if shown.since_s <= at_s:
+                return shown.at(at_s)
+        raise ValueError(f"{at_s} s is too long ago")
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
         """`request` arrives; it is looked at when the step under way has ended."""
@@ -131,7 +121,7 @@ class Engine:
         stride, now_s = self._stride, self.next_s
         assert stride is not None, "nothing is under way"
         assert now_s is not None, "nothing is under way"
-        self._pool.take(self._blocks_after_first(stride.steps))
+        self._pool.take(self._shown[-1].blocks_after_first(stride.steps))
         self._step += stride.steps
         self._counters.looked_up(stride.admitted)
         events: list[FirstToken | Finished] = []
@@ -148,12 +138,12 @@ class Engine:
             if each.epoch == epoch:
                 self._leave(each)
                 events.append(Finished(each.request.number, now_s, each.preemptions))
-        self._reported = self._report(0, self._counters.progress(), frozenset(self._loras))
         self._begin(now_s)
         return events
 
     def _begin(self, now_s: float) -> None:
         """Schedule the next step, and all after it that will be like it."""
+        before = self._state()
         self._waiting.extend(self._arriving)
         self._arriving.clear()
         partial = self._prefilling
@@ -176,8 +166,38 @@ class Engine:
             budget -= chunk
         if fits:
             self._admit(budget, step)
-        self._stride = self._plan(now_s, step, alike=fits)
-        self.next_s = None if self._stride is None else now_s + self._stride.duration_s(self._stride.steps)
+        self._stride = stride = self._plan(now_s, step, alike=fits)
+        self.next_s = None if stride is None else now_s + stride.duration_s(stride.steps)
+        self._shown.append(self._show(now_s, stride, before))
+        while self._shown[1].since_s < now_s - HISTORY_S:
+            self._shown.popleft()
+
+    def _state(self) -> EngineState:
+        """What the metrics show when a step has ended and the next one has not begun."""
+        return EngineState(
+            running=len(self._running),
+            waiting=len(self._deferred) + len(self._waiting),
+            kv_cache_usage=1.0 - self._pool.free / self._pool.usable,
+            loras=frozenset(self._loras),
+            counters=self._counters.progress(),
+        )
+
+    def _show(self, since_s: float, stride: Stride | None, before: EngineState) -> Shown:
+        """What they show from now on."""
+        needs: list[int] = []
+        if stride is not None and stride.steps > 1:
+            first = -self._step % self.config.block_size
+            needs = self._phases[first::-1] + self._phases[:first:-1]
+        return Shown(
+            since_s=since_s,
+            stride=stride,
+            before=before,
+            running=len(self._running),
+            waiting=len(self._deferred) + len(self._waiting),
+            usable_blocks=self._pool.usable,
+            free_blocks=self._pool.free,
+            needs=needs,
+        )
 
     def _plan(self, now_s: float, step: Step, alike: bool) -> Stride | None:
         """The stride that begins with `step`; `alike`: the steps after it may be like it."""
@@ -210,17 +230,6 @@ class Engine:
             free -= needed
             steps += 1
         return min(steps, wanted)
-
-    def _blocks_after_first(self, steps: int) -> int:
-        """Blocks that a stride's steps take, from its second step to its `steps`-th."""
-        size = self.config.block_size
-        cycles, rest = divmod(steps - 1, size)
-        first = -(self._step + rest) % size
-        return (
-            cycles * self._decoding
-            + sum(self._phases[first : first + rest])
-            + sum(self._phases[: max(0, first + rest - size)])
-        )
 
     def _blocks_needed(self, sequence: Sequence | None, count: int) -> int:
         """Blocks that a sequence lacks to compute `count` tokens more."""

@@ -104,6 +104,40 @@ class EngineState:
     counters: Progress
 
 
+@dataclass(slots=True)
+class Shown:
+    """What a server's metrics show from the beginning of a stride to its end."""
+
+    since_s: float
+    stride: Stride | None
+    """None: nothing is under way."""
+    before: EngineState
+    """As of the end of the last step before."""
+    running: int
+    waiting: int
+    usable_blocks: int
+    free_blocks: int
+    """When the stride's first step has its own."""
+    needs: list[int]
+    """Blocks that the stride's steps take, from the first one on; over again from the end on."""
+
+    def at(self, at_s: float) -> EngineState:
+        """A server writes its metrics at the end of each step, so what has come since is not among those that wait."""
+        stride, before = self.stride, self.before
+        if stride is None or stride.steps == 1 or not (ended := stride.steps_until(at_s) - 1):
+            return before
+        usage = 1.0 - (self.free_blocks - self.blocks_after_first(ended)) / self.usable_blocks
+        # Counters and adapters are the same through a stride of several steps.
+        return EngineState(self.running, self.waiting, usage, before.loras, before.counters)
+
+    def blocks_after_first(self, steps: int) -> int:
+        """Blocks that the stride's steps take, from its second step to its `steps`-th."""
+        if steps == 1:
+            return 0
+        cycles, rest = divmod(steps - 1, len(self.needs))
+        return cycles * sum(self.needs) + sum(self.needs[1 : rest + 1])
+
+
 @dataclass(frozen=True, slots=True)
 class Inside:
     """What no scrape shows."""
