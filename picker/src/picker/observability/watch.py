@@ -84,5 +84,6 @@ def _traces(settings: CommonSettings) -> "Traces | None":
         # Only where they are wanted: they take longer to import than the rest of the picker.
         from picker.observability.traces import Traces
     except ImportError as error:
-        raise ExtraMissing(f"traces-endpoint needs the packages of picker[traces]: {error}") from None
+        needed = "the packages of picker[traces], opentelemetry-proto last: xds-protos overwrites files of it"
+        raise ExtraMissing(f"traces-endpoint needs {needed}: {error}") from None
     return Traces.to(settings.traces_endpoint, version("picker"), settings.traces_sample_ratio)
