@@ -65,12 +65,22 @@ def test_a_queue_that_fits_into_the_next_step_weighs_nothing() -> None:
     assert first(scheduler().schedule(request(tokens=200), [burst, busy], 0)) is burst
 
 
+def test_a_short_queue_weighs_where_the_cache_has_no_room_for_it() -> None:
+    """No step will compute it before somebody there has ended."""
+    full = endpoint(1, requests=9, running=8, queue_depth=1, kv=0.98, kv_blocks=2_000, in_flight_then=9)
+    as_full = endpoint(2, requests=30, running=30, kv=0.98, kv_blocks=2_000, in_flight_then=30)
+    assert first(scheduler().schedule(request(tokens=800), [full, as_full], 0)) is as_full
+    roomy = endpoint(3, requests=9, running=8, queue_depth=1, kv=0.2, kv_blocks=2_000, in_flight_then=9)
+    as_roomy = endpoint(4, requests=30, running=30, kv=0.2, kv_blocks=2_000, in_flight_then=30)
+    assert first(scheduler().schedule(request(tokens=800), [roomy, as_roomy], 0)) is roomy
+
+
 def test_a_queue_that_was_seen_long_ago_weighs_little() -> None:
     """It may be gone since: between two rare scrapes all would herd onto the server that had none."""
     queueing = endpoint(1, requests=9, running=6, queue_depth=3, in_flight_then=9)
     free = endpoint(2, requests=22, running=22, in_flight_then=22)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
-    assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
+    assert first(scheduler().schedule(request(), [queueing, free], 60.0)) is queueing
 
 
 def test_the_larger_cache_takes_more_requests() -> None:

@@ -33,7 +33,8 @@ QUEUED_SHARE = 10.0
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
 NEXT_STEP_TOKENS = 2048
-"""A queue of no more is none: it is computed in the next step (vLLM's `max_num_batched_tokens` on cards like these)."""
+"""A queue of no more, with the prompt itself, is none where the KV cache has room for it: it is computed in the next
+step (vLLM's `max_num_batched_tokens` on cards like these)."""
 
 QUEUE_HALF_AGE_S = 1.0
 """A queue that was seen this long ago counts half. Where scrapes are rare it may be gone long since, and all that came
@@ -56,6 +57,8 @@ class Handicap(NamedTuple):
     room: float
     """Of a prompt, what the room for it costs for each request there."""
     queue: int
+    next_step_tokens: float
+    """Of the queue and the prompt, what the next step takes."""
     queued_share: float
     """Of a prompt, what it costs for each request in the queue: the less, the older the scrape is."""
 
@@ -128,10 +131,10 @@ class LeastWork:
                 + endpoint.others_prefill_tokens
                 + fresh
             )
-            factor, room, queue, queued_share = handicap_of(endpoint) or self._handicap(endpoint, now_s)
+            factor, room, queue, next_step, queued_share = handicap_of(endpoint) or self._handicap(endpoint, now_s)
             others = count * (SLOWED_TOKENS + (INTERRUPTED_SHARE + room) * fresh)
-            if queue and queue * fresh > NEXT_STEP_TOKENS:
-                others += queued_share * (queue * fresh - NEXT_STEP_TOKENS)
+            if queue and (queued := (queue + 1) * fresh) > next_step:
+                others += queued_share * (queued - next_step)
             costs.append((ahead + others) * factor * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
@@ -143,11 +146,12 @@ class LeastWork:
 
     def _handicap(self, endpoint: Endpoint, now_s: float) -> Handicap:
         metrics = endpoint.metrics
-        factor, room, queue, queued_share = 1.0, 0.0, 0, 0.0
+        factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, float(NEXT_STEP_TOKENS), 0.0
         if metrics is not None:
             factor = metrics.pressure
             if metrics.cache_tokens:
                 room = ROOM_SHARE * self._tokens_held / metrics.cache_tokens
+                next_step = min(next_step, (1.0 - metrics.kv_cache_usage) * metrics.cache_tokens)
             else:
                 room = ROOM_SHARE * metrics.kv_cache_usage / max(1, metrics.running)
             queue = metrics.queue_depth
@@ -155,5 +159,5 @@ class LeastWork:
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
             factor *= slowness**SLOWNESS_POWER
-        handicap = self._handicaps[endpoint] = Handicap(factor, room, queue, queued_share)
+        handicap = self._handicaps[endpoint] = Handicap(factor, room, queue, next_step, queued_share)
         return handicap
