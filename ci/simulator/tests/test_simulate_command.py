@@ -53,6 +53,7 @@ def test_losses_are_told_for_every_number_of_pickers_and_interval(
     assert run(scenario, "--losses") == 0
     shown = capsys.readouterr().out
     assert shown.count("4 pickers  4 pickers  4 pickers") == 6, "two strategies, three measures"
+    assert shown.count("geometric mean") == 6
     assert "DEFAULT: TTFT p90, as ratios to one picker and scrapes every 0.2 s" in shown
 
 

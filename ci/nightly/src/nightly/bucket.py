@@ -1,5 +1,6 @@
 """The kept folder in an S3 bucket, for clusters without a volume that outlives the night. Credentials and endpoint come
-from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT for another vendor's."""
+from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT for another vendor's, and
+AWS_ALLOW_HTTP for one without TLS."""
 
 # A variant of obstore.list has Arrow's types, which are not here.
 # pyright: reportUnknownMemberType=false

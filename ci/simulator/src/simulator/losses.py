@@ -1,7 +1,9 @@
 """What is lost when several pickers share a fleet, and when scrapes come more rarely."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
+from math import isnan, nan
+from statistics import geometric_mean
 
 from rich.console import Console
 from rich.table import Table
@@ -23,8 +25,8 @@ def variants(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
 
 
 def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Sequence[str], console: Console) -> None:
-    """A table for each strategy and measure: what one picker with the shortest interval has, and
-    the others as ratios to that."""
+    """A table for each strategy and measure: what one picker with the shortest interval has, and the others as ratios
+    to that."""
     for strategy, (measure, title) in product(strategies, MEASURES):
         table = Table(
             title=f"\n{strategy}: {title}, as ratios to one picker and scrapes every {INTERVALS_S[0]} s",
@@ -35,15 +37,32 @@ def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Se
         table.add_column("scenario", no_wrap=True)
         for pickers, interval_s in product(PICKERS, INTERVALS_S):
             table.add_column(f"{pickers} picker{'s' * (pickers > 1)}\n{interval_s:g} s", justify="right", no_wrap=True)
+        all_ratios: list[list[float]] = []
         for scenario in scenarios:
-            found = [
+            first, *others = [
                 estimate([getattr(each, measure) for each in results[_name(scenario.name, *variant)][strategy]]).mean
                 for variant in product(PICKERS, INTERVALS_S)
             ]
-            first = found[0]
-            ratios = [f"{each / first:.2f}" if first else "-" for each in found[1:]]
-            table.add_row(scenario.name, f"{first:.2f}", *ratios)
+            ratios = [each / first if first else nan for each in others]
+            all_ratios.append(ratios)
+            table.add_row(scenario.name, f"{first:.2f}", *map(_shown, ratios))
+        means = [_geometric_mean(column) for column in zip(*all_ratios, strict=True)]
+        table.add_row("geometric mean", "", *map(_shown, means))
         console.print(table)
+    console.print(
+        "\nPickers share nothing here, and each is asked (picker.spread=true). As the chart installs them one is asked "
+        "and the others stand by: what they lose then is in the columns of 1 picker."
+    )
+
+
+def _geometric_mean(ratios: Iterable[float]) -> float:
+    """Of those that are positive; a figure may be 0 in a scenario."""
+    positive = [each for each in ratios if each > 0]
+    return geometric_mean(positive) if positive else nan
+
+
+def _shown(ratio: float) -> str:
+    return "-" if isnan(ratio) else f"{ratio:.2f}"
 
 
 def _name(scenario: str, pickers: int, interval_s: float) -> str:
