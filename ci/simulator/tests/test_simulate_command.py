@@ -47,6 +47,13 @@ def test_every_strategy_serves_every_request_and_is_in_every_result(
         assert all(seed["failed"] == seed["shed"] == 0 < seed["tokens_per_s"] for seed in results[name]["seeds"])
 
 
+def test_scrapes_may_be_known_late(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By more than lies between two of them."""
+    scenario.write_text(SMALL + "scrapes: {delay_s: 0.7}\n")
+    assert run(scenario, "--strategies=filter-tree,weighted-scorers") == 0
+    assert "weighted-scorers" in capsys.readouterr().out
+
+
 def test_losses_are_told_for_every_number_of_pickers_and_interval(
     scenario: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import CARDS
 
-from simulator.engine.core import Engine
+from simulator.engine.core import HISTORY_S, Engine
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken
 from simulator.scenario import Die, Disturbance, Join, Replicas, RollingRestart, Scenario, Slow
 from simulator.timeline import Timeline
@@ -18,7 +18,10 @@ START_PAUSE_S = 1.0
 class Replica:
     """One server at one address, from its start to its end."""
 
-    def __init__(self, address: str, card: str, slowdown: float, max_loras: int, timeline: Timeline) -> None:
+    def __init__(
+        self, address: str, card: str, slowdown: float, max_loras: int, history_s: float, timeline: Timeline
+    ) -> None:
+        """`history_s`: see Engine."""
         self.address = address
         self.card = card
         self.config = EngineConfig(
@@ -27,7 +30,7 @@ class Replica:
             max_loras=max_loras,
             enable_lora=True,
         )
-        self.engine = Engine(self.config, CARDS[card].step_time)
+        self.engine = Engine(self.config, CARDS[card].step_time, history_s)
         self.engine.slowdown = slowdown
         self.alive = True
         self.listening = True
@@ -102,7 +105,10 @@ class Fleet:
     def _start(self, like: Replicas) -> Replica:
         self._started += 1
         address = f"10.0.{self._started // 256}.{self._started % 256}:8000"
-        replica = Replica(address, like.card, like.slowdown, self._scenario.max_loras, self._timeline)
+        scenario = self._scenario
+        # Numbers are asked for when they are known to a picker.
+        history_s = HISTORY_S + scenario.scrapes.delay_s
+        replica = Replica(address, like.card, like.slowdown, scenario.max_loras, history_s, self._timeline)
         self.by_address[address] = replica
         self.ready.append(replica)
         self._changed()

@@ -16,14 +16,15 @@ from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Seque
 from simulator.engine.steps import Counters, EngineState, Inside, Shown, Step, Stride
 
 HISTORY_S = 0.2
-"""How far back from the steps under way what the metrics showed is kept."""
+"""Enough for who looks twenty times a second and knows at once."""
 
 
 class Engine:
     """Submit requests, and call `advance` whenever `next_s` has come."""
 
-    def __init__(self, config: EngineConfig, step_time: StepTime) -> None:
-        """Raises ValueError for settings under which decoding sequences could starve each other of the budget."""
+    def __init__(self, config: EngineConfig, step_time: StepTime, history_s: float = HISTORY_S) -> None:
+        """`history_s`: how far back from the steps under way what the metrics showed is kept. Raises ValueError for
+        settings under which decoding sequences could starve each other of the budget."""
         if config.max_num_batched_tokens <= config.max_num_seqs or not config.enable_chunked_prefill:
             raise ValueError("max_num_batched_tokens must exceed max_num_seqs, and prefill must be chunked")
         self.config = config
@@ -53,6 +54,7 @@ class Engine:
         self._counters = Counters()
         self._loras: dict[str, int] = {}
         """Requests that have had a token and are not finished, by adapter."""
+        self._history_s = history_s
         self._shown = deque([self._show(0.0, None, self._state())])
         """The strides of late, the last one under way."""
 
@@ -96,7 +98,7 @@ class Engine:
         return sum(count for _, count in self._pool.find(content.spans(0, prompt_tokens // size, size))) * size
 
     def state(self, at_s: float) -> EngineState:
-        """What the server's metrics showed at `at_s`: now, or up to HISTORY_S before the steps under way began."""
+        """What the server's metrics showed at `at_s`: now, or within the history. Raises ValueError before that."""
         for shown in reversed(self._shown):
             if shown.since_s <= at_s:
                 return shown.at(at_s)
@@ -169,7 +171,7 @@ class Engine:
         self._stride = stride = self._plan(now_s, step, alike=fits)
         self.next_s = None if stride is None else now_s + stride.duration_s(stride.steps)
         self._shown.append(self._show(now_s, stride, before))
-        while self._shown[1].since_s < now_s - HISTORY_S:
+        while self._shown[1].since_s < now_s - self._history_s:
             self._shown.popleft()
 
     def _state(self) -> EngineState:
