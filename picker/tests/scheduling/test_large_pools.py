@@ -1,5 +1,6 @@
 """Homes, adapters and pools too large to look at every endpoint."""
 
+from collections.abc import Sequence
 from random import Random
 
 from fleet import endpoint, request, scheduler
@@ -59,10 +60,15 @@ def adapters(number: int, *active: str, max_loras: int = 2) -> Endpoint:
     return made
 
 
+def lora_costs(model: str, *fleet: Endpoint) -> Sequence[float] | None:
+    affinity = LoraAffinity()
+    affinity.look(fleet)
+    return affinity.tokens(model, fleet)
+
+
 def test_an_adapter_goes_where_it_runs_then_where_there_is_room() -> None:
     """And last to a server that is full of others."""
-    fleet = [adapters(1, "a", "b"), adapters(2, "c"), adapters(3, "c", "d")]
-    costs = LoraAffinity().tokens("a", fleet)
+    costs = lora_costs("a", adapters(1, "a", "b"), adapters(2, "c"), adapters(3, "c", "d"))
     assert costs is not None
     assert costs[0] == 0 < costs[1] < costs[2] == FULL_TOKENS
 
@@ -71,10 +77,10 @@ def test_an_adapter_sent_since_the_scrape_takes_its_place_at_once() -> None:
     """Two more would not fit."""
     filling, knows = adapters(1, "a"), adapters(2, "b", "c")
     filling.in_flight.models["b"] = 1
-    costs = LoraAffinity().tokens("c", [filling, knows])
+    costs = lora_costs("c", filling, knows)
     assert costs == [FULL_TOKENS, 0]
 
 
 def test_a_name_that_is_no_adapter_prefers_no_server() -> None:
     """The base model runs everywhere."""
-    assert LoraAffinity().tokens("base", [adapters(1, "a"), adapters(2)]) is None
+    assert lora_costs("base", adapters(1, "a"), adapters(2)) is None

@@ -72,6 +72,8 @@ class Scheduler:
         if not request.blocks:
             return [0] * len(endpoints)
         matches = self._prefixes.matches(request.blocks, endpoints)
+        if not any(matches):
+            return matches
         tokens, count = request.prompt_tokens, len(request.blocks)
         # Endpoints are many, and what they hold of a prompt is one of few lengths.
         cached = {blocks: blocks * tokens // count for blocks in set(matches)}
@@ -85,8 +87,8 @@ class Scheduler:
             lot = self._rng.random
             order = sorted(order, key=[lot() for _ in order].__getitem__)
         order = sorted(order, key=costs.__getitem__)
-        refuses = [endpoint.refused_since_s is not None for endpoint in endpoints]
-        if True in refuses:
-            order.sort(key=refuses.__getitem__)
-        ranked = tuple([endpoints[index] for index in order[: 1 + FALLBACKS]])
-        return Ranking(ranked, cached[order[0]], endpoints, costs, cached)
+        best = order[: 1 + FALLBACKS]
+        if [index for index in best if endpoints[index].refused_since_s is not None]:
+            order.sort(key=lambda index: endpoints[index].refused_since_s is not None)
+            best = order[: 1 + FALLBACKS]
+        return Ranking(tuple([endpoints[index] for index in best]), cached[best[0]], endpoints, costs, cached)

@@ -120,6 +120,7 @@ class LeastWork:
             self._fleet_s_per_token = fleet_pace(endpoints, now_s)
             self._tokens_held = tokens_held(endpoints)
             self._sharing.look(endpoints, running)
+            self._lora.look(endpoints)
         handicap_of = self._handicaps.get
         costs: list[float] = []
         # Written out rather than called: this loop is most of what a decision takes. `load.work_ahead` is the same.

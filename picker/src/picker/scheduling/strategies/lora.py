@@ -19,15 +19,17 @@ class LoraAffinity:
     def __init__(self) -> None:
         self._adapters: set[str] = set()
 
-    def tokens(self, model: str | None, endpoints: Sequence[Endpoint]) -> Sequence[float] | None:
-        """What `model` would cost each endpoint for its adapter's sake, in prompt tokens; None: nothing anywhere."""
-        adapters = self._adapters
+    def look(self, endpoints: Sequence[Endpoint]) -> None:
+        """Learn names from the newest scrapes."""
         for endpoint in endpoints:
             metrics = endpoint.metrics
             if metrics is not None and metrics.max_loras:
-                adapters |= metrics.active_loras
-                adapters |= metrics.waiting_loras
-        if model not in adapters:
+                self._adapters |= metrics.active_loras
+                self._adapters |= metrics.waiting_loras
+
+    def tokens(self, model: str | None, endpoints: Sequence[Endpoint]) -> Sequence[float] | None:
+        """What `model` would cost each endpoint for its adapter's sake, in prompt tokens; None: nothing anywhere."""
+        if model not in self._adapters:
             return None
         return [self._tokens(model, endpoint) for endpoint in endpoints]
 
