@@ -18,7 +18,7 @@ help: ## what you can type
 .venv/installed: uv.lock pyproject.toml */pyproject.toml ci/*/pyproject.toml | $(filter .venv/bin/uv,$(UV))
 	@echo "Installing into .venv ..."
 	@$(UV) sync --quiet --frozen --inexact --all-packages
-	@# xds-protos brings older copies of some of its files: it has to come last.
+	@# xds-protos brings older copies of files of opentelemetry-proto: the latter has to come last.
 	@$(UV) sync --quiet --frozen --inexact --all-packages --reinstall-package opentelemetry-proto
 	@touch $@
 

@@ -78,9 +78,9 @@ def test_a_short_queue_weighs_where_the_cache_has_no_room_for_it() -> None:
 def test_a_queue_that_was_seen_long_ago_weighs_little() -> None:
     """It may be gone since: between two rare scrapes all would herd onto the server that had none."""
     queueing = endpoint(1, requests=9, running=6, queue_depth=3, in_flight_then=9)
-    free = endpoint(2, requests=22, running=22, in_flight_then=22)
+    free = endpoint(2, requests=24, running=24, in_flight_then=24)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
-    assert first(scheduler().schedule(request(), [queueing, free], 60.0)) is queueing
+    assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
 
 
 def test_the_larger_cache_takes_more_requests() -> None:

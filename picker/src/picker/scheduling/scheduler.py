@@ -88,6 +88,7 @@ class Scheduler:
             order = sorted(order, key=[lot() for _ in order].__getitem__)
         order = sorted(order, key=costs.__getitem__)
         best = order[: 1 + FALLBACKS]
+        # A list, for a generator costs more than the look at all four.
         if [index for index in best if endpoints[index].refused_since_s is not None]:
             order.sort(key=lambda index: endpoints[index].refused_since_s is not None)
             best = order[: 1 + FALLBACKS]

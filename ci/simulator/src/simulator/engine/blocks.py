@@ -76,12 +76,9 @@ class BlockPool:
         held: list[Held] = []
         for run, count in found:
             part = run
-            if run.holders:
-                if count < run.count:
-                    self._cut(run, count)
-            elif count < run.count:
-                part = self._head(run, count)
-            else:
+            if count < run.count:
+                part = self._cut(run, count) if run.holders else self._head(run, count)
+            elif not run.holders:
                 del self._free[run]
             if not part.holders:
                 self._hashed_free -= count
@@ -126,12 +123,13 @@ class BlockPool:
                     self._hashed_free += part.count
         self._blank += blank
 
-    def _cut(self, run: Run, count: int) -> None:
+    def _cut(self, run: Run, count: int) -> Run:
         """Leave a held run its first `count` blocks; the others are a run after it."""
         run.rest = rest = Run(run.key + count, run.count - count, run.holders, run.rest)
         run.count = count
         runs = self._cached[run.key // MAX_BLOCKS]
         runs.insert(runs.index(run) + 1, rest)
+        return run
 
     def _head(self, run: Run, count: int) -> Run:
         """The first `count` blocks of a free run, as one that nobody holds yet; the others keep their place among the

@@ -50,7 +50,6 @@ class Engine:
         """Heap of (step, order, epoch, sequence): whose last token which step gives."""
         self._order = 0
         self._step = 0
-        self._stride: Stride | None = None
         self._counters = Counters()
         self._loras: dict[str, int] = {}
         """Requests that have had a token and are not finished, by adapter."""
@@ -108,19 +107,19 @@ class Engine:
         """`request` arrives; it is looked at when the step under way has ended."""
         self._arriving.append(Sequence(request, request.prompt_tokens, now_s))
         self.interrupt(now_s)
-        if self._stride is None:
+        if self.next_s is None:
             self._begin(now_s)
 
     def interrupt(self, now_s: float) -> None:
         """End the steps under way with the one that ends next: something has changed."""
-        stride = self._stride
+        stride = self._shown[-1].stride
         if stride is not None and stride.steps > 1:
             stride.steps = stride.steps_until(now_s)
             self.next_s = stride.begun_s + stride.duration_s(stride.steps)
 
     def advance(self) -> list[FirstToken | Finished]:
         """End the steps under way, at `next_s`, and begin others. What they gave, in no order."""
-        stride, now_s = self._stride, self.next_s
+        stride, now_s = self._shown[-1].stride, self.next_s
         assert stride is not None, "nothing is under way"
         assert now_s is not None, "nothing is under way"
         self._pool.take(self._shown[-1].blocks_after_first(stride.steps))
@@ -168,7 +167,7 @@ class Engine:
             budget -= chunk
         if fits:
             self._admit(budget, step)
-        self._stride = stride = self._plan(now_s, step, alike=fits)
+        stride = self._plan(now_s, step, alike=fits)
         self.next_s = None if stride is None else now_s + stride.duration_s(stride.steps)
         self._shown.append(self._show(now_s, stride, before))
         while self._shown[1].since_s < now_s - self._history_s:

@@ -32,7 +32,7 @@ QUEUED_SHARE = 10.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
 there comes after all of them, and needs room that they wait for. What is cached already needs little."""
 
-NEXT_STEP_TOKENS = 2048
+NEXT_STEP_TOKENS = 2048.0
 """A queue of no more, with the prompt itself, is none where the KV cache has room for it: it is computed in the next
 step (vLLM's `max_num_batched_tokens` on cards like these)."""
 
@@ -147,7 +147,7 @@ class LeastWork:
 
     def _handicap(self, endpoint: Endpoint, now_s: float) -> Handicap:
         metrics = endpoint.metrics
-        factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, float(NEXT_STEP_TOKENS), 0.0
+        factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, NEXT_STEP_TOKENS, 0.0
         if metrics is not None:
             factor = metrics.pressure
             if metrics.cache_tokens:
