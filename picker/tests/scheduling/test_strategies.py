@@ -92,6 +92,20 @@ def test_the_larger_cache_takes_more_requests() -> None:
     assert first(scheduler().schedule(request(), [small, alike], 0)) is small
 
 
+def test_a_burst_goes_where_it_will_have_room() -> None:
+    """Nothing of it is in the caches yet; the larger one takes more of it all the same."""
+    deciding = scheduler()
+    small = endpoint(1, running=10, kv=0.4, kv_blocks=320, in_flight_then=10)
+    large = endpoint(2, running=10, kv=0.07, kv_blocks=1_876, in_flight_then=10)
+    deciding.schedule(request(tokens=100), [small, large], 0)
+    burst = [endpoint(1, kv_blocks=320), endpoint(2, kv_blocks=1_876)]
+    for number in range(60):
+        chosen = first(deciding.schedule(request(tokens=100), burst, 1.0 + 0.005 * number))
+        chosen.in_flight.requests += 1
+        chosen.in_flight.prefill_tokens += 100
+    assert burst[1].in_flight.requests > 1.2 * burst[0].in_flight.requests
+
+
 def test_requests_that_are_young_are_expected_to_grow() -> None:
     """Equal caches: the one that holds more tokens now, of fewer requests, will have room sooner."""
     old = endpoint(1, requests=10, running=10, kv=0.2, kv_blocks=5_800, in_flight_then=10)

@@ -11,10 +11,6 @@ from msgspec.structs import force_setattr
 from picker.endpoints.pace import Drain, Pace
 from picker.endpoints.prefills import Prefills, Progress
 
-ROOMY = 0.25
-"""KV cache usage up to which a server has room for whatever comes. From there on it is avoided, the more the fuller it
-is: what runs there will grow, and a full cache means queueing and preemption."""
-
 NEARLY_FULL = 0.9
 """KV cache usage from which a server soon queues or preempts."""
 
@@ -49,24 +45,12 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     queues: bool = False
     """Derived: whether the server waits for room, or soon will: then the time to a first token tells of that, and not
     of the work ahead."""
-    pressure: float = 1.0
-    """Derived: a factor, 1 and up: how much worse the server is than its load says, because it queues or its KV cache
-    runs full."""
 
     def __post_init__(self) -> None:
         if self.kv_blocks and self.block_size_tokens:
             force_setattr(self, "cache_tokens", self.kv_blocks * self.block_size_tokens)
         force_setattr(self, "others", max(0, self.running + self.queue_depth - self.in_flight_then))
         force_setattr(self, "queues", self.queue_depth > 0 or self.kv_cache_usage > NEARLY_FULL)
-        factor = 1.0
-        if self.kv_cache_usage > ROOMY:
-            excess = (self.kv_cache_usage - ROOMY) / (1.0 - ROOMY)
-            # A fifth worse when half full, three times as bad at the brim.
-            factor += 2.0 * excess * excess
-        if self.queue_depth:
-            # A queue as long as the batch means waiting for a whole generation of requests to leave.
-            factor += self.queue_depth / max(1, self.running)
-        force_setattr(self, "pressure", factor)
 
 
 @dataclass(slots=True)

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
+from picker.scheduling.strategies.held import Held, pressure
 from picker.scheduling.strategies.load import (
     FAILING,
     SEQUENCE_TOKENS,
     STEP_TOKENS,
     fleet_pace,
     requests_at,
-    tokens_held,
+    requests_there,
 )
 from picker.scheduling.strategies.lora import LoraAffinity
 from picker.scheduling.strategies.sharing import Sharing
@@ -25,8 +26,8 @@ INTERRUPTED_SHARE = 0.1
 pause less than a waiting one, who has nothing yet."""
 
 ROOM_SHARE = 6.0
-"""What a prompt costs by the room that it takes, as a share of the prompt, where the requests there fill the KV cache;
-in proportion where they fill less of it. It evens the caches out, and what is cached already needs no new room."""
+"""What the room for a request costs, as a share of the tokens that it will hold, where those there fill the KV cache; in
+proportion where they fill less of it. It evens the caches out, and what is cached already needs no new room."""
 
 QUEUED_SHARE = 10.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed
@@ -54,8 +55,11 @@ class Handicap(NamedTuple):
 
     factor: float
     """Pressure times slowness to its power."""
-    room: float
-    """Of a prompt, what the room for it costs for each request there."""
+    shared_tokens: float
+    """What another request costs each of those there whatever its prompt: in the steps that they share, and by the room
+    that its answer takes."""
+    prompt_share: float
+    """Of its prompt, what that costs each of those there: by the interruption, and by its room."""
     queue: int
     next_step_tokens: float
     """Of the queue and the prompt, what the next step takes."""
@@ -80,7 +84,7 @@ class LeastWork:
         self._handicaps: dict[Endpoint, Handicap] = {}
         self._handicaps_until_s = -inf
         self._fleet_s_per_token: float | None = None
-        self._tokens_held = 0.0
+        self._held = Held()
 
     def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         home = self._sharing.home(request, endpoints)
@@ -118,7 +122,7 @@ class LeastWork:
             self._handicaps.clear()
             self._handicaps_until_s = now_s + HANDICAPS_KEPT_S
             self._fleet_s_per_token = fleet_pace(endpoints, now_s)
-            self._tokens_held = tokens_held(endpoints)
+            self._held.look(endpoints, now_s)
             self._sharing.look(endpoints, running)
             self._lora.look(endpoints)
         handicap_of = self._handicaps.get
@@ -132,8 +136,10 @@ class LeastWork:
                 + endpoint.others_prefill_tokens
                 + fresh
             )
-            factor, room, queue, next_step, queued_share = handicap_of(endpoint) or self._handicap(endpoint, now_s)
-            others = count * (SLOWED_TOKENS + (INTERRUPTED_SHARE + room) * fresh)
+            factor, shared, share, queue, next_step, queued_share = handicap_of(endpoint) or self._handicap(
+                endpoint, now_s
+            )
+            others = count * (shared + share * fresh)
             if queue and (queued := (queue + 1) * fresh) > next_step:
                 others += queued_share * (queued - next_step)
             costs.append((ahead + others) * factor * (1.0 + FAILING * endpoint.failing))
@@ -149,9 +155,10 @@ class LeastWork:
         metrics = endpoint.metrics
         factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, NEXT_STEP_TOKENS, 0.0
         if metrics is not None:
-            factor = metrics.pressure
+            usage = self._held.usage(metrics, requests_there(endpoint))
+            factor = pressure(usage, metrics.queue_depth, metrics.running)
             if metrics.cache_tokens:
-                room = ROOM_SHARE * self._tokens_held / metrics.cache_tokens
+                room = ROOM_SHARE * self._held.tokens / metrics.cache_tokens
                 next_step = min(next_step, (1.0 - metrics.kv_cache_usage) * metrics.cache_tokens)
             else:
                 room = ROOM_SHARE * metrics.kv_cache_usage / max(1, metrics.running)
@@ -160,5 +167,12 @@ class LeastWork:
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
             factor *= slowness**SLOWNESS_POWER
-        handicap = self._handicaps[endpoint] = Handicap(factor, room, queue, next_step, queued_share)
+        handicap = self._handicaps[endpoint] = Handicap(
+            factor,
+            SLOWED_TOKENS + room * self._held.answer_tokens,
+            INTERRUPTED_SHARE + room,
+            queue,
+            next_step,
+            queued_share,
+        )
         return handicap

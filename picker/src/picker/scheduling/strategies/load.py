@@ -4,7 +4,6 @@ Work is told in prompt tokens: whatever takes a server as long as computing one 
 simulator knows that is 0.2 ms; the ratios between the kinds of work differ little from card to card."""
 
 from collections.abc import Sequence
-from math import fsum
 
 from picker.endpoints.endpoint import Endpoint
 
@@ -43,15 +42,6 @@ def fleet_pace(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
     tokens = sum(tokens for _, tokens in learned)
     # None, too, when all was learned so long ago that nothing of it counts.
     return sum(seconds for seconds, _ in learned) / tokens if tokens > 1.0 else None
-
-
-def tokens_held(endpoints: Sequence[Endpoint]) -> float:
-    """What a running request holds in the KV cache, as a mean over the servers that tell their size; 0 where none does.
-    Over all of them, so that one whose requests are all young does not seem to have room for more of them."""
-    told = [metrics for each in endpoints if (metrics := each.metrics) is not None and metrics.cache_tokens]
-    requests = sum(metrics.running for metrics in told)
-    # Exact, so that the order in which endpoints are listed changes nothing.
-    return fsum(metrics.kv_cache_usage * metrics.cache_tokens for metrics in told) / requests if requests else 0.0
 
 
 def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
