@@ -26,8 +26,8 @@ INTERRUPTED_SHARE = 0.1
 pause less than a waiting one, who has nothing yet."""
 
 ROOM_SHARE = 6.0
-"""What the room for a request costs, as a share of the tokens that it will hold, where those there fill the KV cache; in
-proportion where they fill less of it. It evens the caches out, and what is cached already needs no new room."""
+"""What the room for a request costs, as a share of the tokens that it will hold, where those there fill the KV cache;
+in proportion where they fill less of it. It evens the caches out, and what is cached already needs no new room."""
 
 QUEUED_SHARE = 10.0
 """What a prompt costs for each request that waits on the server, as a share of the prompt: what is to be computed

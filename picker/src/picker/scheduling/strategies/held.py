@@ -57,7 +57,7 @@ class Held:
 
 
 def pressure(kv_cache_usage: float, queue_depth: int, running: int) -> float:
-    """A factor, 1 and up: how much worse a server is than its load says, because its KV cache runs full or it queues."""
+    """A factor, 1 and up: how much worse a server is than its load says, as its KV cache runs full or it queues."""
     factor = 1.0
     if kv_cache_usage > ROOMY:
         excess = (kv_cache_usage - ROOMY) / (1.0 - ROOMY)
