@@ -5,19 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import httpx
 import uvloop
-from benchmark.compare.rounds import Contender, Plan, compare
+from benchmark.compare.rounds import Comparison, Contender, Plan, compare
 from benchmark.compare.table import comparison_table, conclusions
-from benchmark.datasets.random_lengths import RandomLengths, random_workload
 from benchmark.load.pace import Pace
 from benchmark.load.target import Target
 from benchmark.progress import shown_progress, told_of_comparison
 from benchmark.replicas.watch import Replica
-from benchmark.report.plots import save_kv_usage
-from benchmark.tokens.tokenizer import find_tokenizer
+from benchmark.report.plots import latency_figure, save_kv_usage, save_png
+from benchmark.tokens.tokenizer import Tokenizer, find_tokenizer
 from rich.console import Console
 
 from e2e.curls import CurlFailed, as_typed, post_chat
@@ -113,44 +111,43 @@ async def _run(settings: DemoSettings, console: Console) -> None:
         for port, city in ((PLAIN, "San Francisco"), (PICKED, "Los Angeles")):
             console.print(f"\n[bold]$ {as_typed(int(port), city)}[/bold]")
             console.print(await post_chat(f"http://127.0.0.1:{port}", city), markup=False)
-        await _compare(settings.load, settings.out, gateway, console)
+        tokenizer = find_tokenizer(MODEL, None)
+        comparisons = [await _compare(load, settings, gateway, tokenizer, console) for load in settings.loads]
         gateway.check()
+        if failed := sum(each.failed_requests for each in comparisons if each.failed):
+            raise _Cannot(f"{failed} requests failed")
 
 
-async def _compare(load: Load, out: Path, gateway: LocalGateway, console: Console) -> None:
-    tokenizer = find_tokenizer(MODEL, None)
-    lengths = RandomLengths(
-        prompts=load.prompts,
-        prefix_tokens=load.prefix_tokens,
-        input_tokens=load.input_tokens,
-        output_tokens=load.output_tokens,
-        range_ratio=load.range_ratio,
-    )
+async def _compare(
+    load: Load, settings: DemoSettings, gateway: LocalGateway, tokenizer: Tokenizer, console: Console
+) -> Comparison:
+    """Show both ports under `load`."""
     plan = Plan(
         contenders=(
             Contender(f"port {PLAIN}", Target(gateway.plain_url, MODEL)),
             Contender(f"port {PICKED}", Target(gateway.picked_url, MODEL)),
         ),
-        workload=partial(random_workload, lengths, tokenizer),
+        workload=partial(load.workload, tokenizer),
         pace=Pace(max_concurrency=load.concurrency),
-        rounds=load.rounds,
+        rounds=settings.rounds,
         replicas=tuple(Replica(f"qwen-{number}", f"{url}/metrics") for number, url in enumerate(gateway.mock_urls)),
         interval_s=0.25,
     )
+    console.print(f"\n[bold]{load.about}[/bold]")
     console.print(
-        f"\nThe same load through both ports, {load.rounds} rounds in turns: {plan.workload(0).name}, "
-        f"{load.concurrency} at a time."
+        f"Through both ports, {plan.rounds} rounds in turns: {plan.workload(0).name}, {load.concurrency} at a time."
     )
     with shown_progress(console) as told:
         comparison = await compare(plan, told_of_comparison(told))
     console.print(comparison_table(comparison))
     for sentence in conclusions(comparison):
         console.print(sentence)
-    picture = out / "kv-cache-utilisation.png"
-    save_kv_usage(comparison, picture)
-    console.print(f"Each replica's KV cache utilisation over time, both ports side by side: {picture}")
-    if comparison.failed:
-        raise _Cannot(f"{comparison.failed_requests} requests failed")
+    usage, latency = (settings.out / f"{load.name}-{what}.png" for what in ("kv-cache", "latency"))
+    save_kv_usage(comparison, usage)
+    save_png(latency_figure(comparison), latency)
+    console.print(f"Each replica's KV cache over time, both ports side by side: {usage}")
+    console.print(f"How long answers took: {latency}")
+    return comparison
 
 
 def _starting(settings: DemoSettings) -> str:

@@ -1,25 +1,30 @@
 """What the demo can be told."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmark.datasets.random_lengths import RandomLengths, random_workload
+from benchmark.datasets.shared_prefix import SharedPrefix, shared_prefix_workload
 from benchmark.settings.values import whole
+from benchmark.tokens.tokenizer import Tokenizer
+from benchmark.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The tutorial's load in small: random prompts and answers whose lengths vary, a fixed number at a time."""
+    """What is sent to both ports."""
 
-    prompts: int
+    name: str
+    """Of its pictures."""
+    about: str
+    """For people."""
+    workload: Callable[[Tokenizer, int], Workload]
+    """By the seed of the round."""
     concurrency: int
-    rounds: int
-    input_tokens: int
-    output_tokens: int
-    prefix_tokens: int = 10
-    range_ratio: float = 0.2
+    """Requests at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,9 @@ class DemoSettings:
     kv_blocks: int
     """Of each replica; 0: the card's own."""
     out: Path
-    load: Load
+    loads: tuple[Load, ...]
+    rounds: int
+    """Of each load, in which the ports take turns."""
 
 
 def read_settings(arguments: Sequence[str]) -> DemoSettings:
@@ -55,14 +62,44 @@ def read_settings(arguments: Sequence[str]) -> DemoSettings:
         help="KV cache blocks of each replica, so that the small load fills as much of it as the tutorial's load fills "
         "of a card; 0: the card's own",
     )
-    parser.add_argument("--prompts", type=whole(1), default=240, help="requests of a round, to each port")
-    parser.add_argument("--concurrency", type=whole(1), default=64, help="requests at a time")
+    parser.add_argument(
+        "--prompts",
+        type=whole(1),
+        default=240,
+        help="requests of a round, to each port; twice as many where answers are short",
+    )
+    parser.add_argument(
+        "--concurrency", type=whole(1), default=64, help="requests at a time; of long prompts half as many"
+    )
     parser.add_argument("--rounds", type=whole(1), default=4, help="rounds, in which the ports take turns")
-    parser.add_argument("--input-tokens", type=whole(1), default=190, help="mean length of a prompt")
-    parser.add_argument("--output-tokens", type=whole(1), default=225, help="mean length of an answer")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the picture")
+    parser.add_argument(
+        "--input-tokens", type=whole(1), default=190, help="mean length of a prompt of the tutorial's load"
+    )
+    parser.add_argument("--output-tokens", type=whole(1), default=225, help="mean length of an answer there")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the pictures")
     parser.add_argument("--quick", action="store_true", help="two short rounds: does it run at all?")
     given = parser.parse_args(list(arguments))
     prompts, rounds = (96, 2) if given.quick else (given.prompts, given.rounds)
-    load = Load(prompts, given.concurrency, rounds, given.input_tokens, given.output_tokens)
-    return DemoSettings(given.command, given.replicas, given.preset, given.time_scale, given.kv_blocks, given.out, load)
+    tutorial = RandomLengths(
+        prompts, prefix_tokens=10, input_tokens=given.input_tokens, output_tokens=given.output_tokens, range_ratio=0.2
+    )
+    # Their answers are short: as many requests would be over in two seconds.
+    alike = SharedPrefix(2 * prompts, prefixes=20, prefix_tokens=1000, suffix_tokens=50, output_tokens=30)
+    loads = (
+        Load(
+            "tutorial",
+            "The tutorial's load in small: equal servers, and prompts that share nothing.",
+            lambda tokenizer, seed: random_workload(tutorial, tokenizer, seed),
+            given.concurrency,
+        ),
+        Load(
+            "shared-prefixes",
+            "Twenty applications, each of whose prompts begin with long instructions of its own. A server has room for "
+            "half of these.",
+            lambda tokenizer, seed: shared_prefix_workload(alike, tokenizer, seed),
+            max(1, given.concurrency // 2),
+        ),
+    )
+    return DemoSettings(
+        given.command, given.replicas, given.preset, given.time_scale, given.kv_blocks, given.out, loads, rounds
+    )

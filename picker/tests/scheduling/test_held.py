@@ -40,7 +40,7 @@ def test_what_a_request_holds_is_a_mean_over_the_fleet() -> None:
 def test_a_burst_is_expected_to_hold_what_others_did() -> None:
     """Thirty requests that have just come fill a twentieth; as those before them they will fill three quarters."""
     held = seen((0.0, server(10, 0.25)))
-    assert held.usage(metrics(0.05), 30) == YOUNG_SHARE * 0.75
+    assert held.usage(metrics(0.05), 30) == pytest.approx(YOUNG_SHARE * 0.75)
 
 
 def test_the_servers_own_word_counts_where_it_says_more() -> None:

@@ -100,6 +100,7 @@ def latency_figure(comparison: Comparison) -> Figure:
         pane.set_xlabel(name)
         _tidy(pane)
     tpot.legend(loc="lower right", frameon=False)
+    figure.suptitle("Latency under the same load: bold all rounds, thin each of them", fontsize=13)
     return figure
 
 

@@ -9,7 +9,7 @@ HALF_LIFE_S = 5.0
 """What was seen counts half after this long: some scrapes, so that it is no matter of who happens to run, and less than
 a load takes to change."""
 
-YOUNG_SHARE = 0.75
+YOUNG_SHARE = 0.6
 """Of what the requests on a server hold on the mean, as much is expected of them at least. What runs there holds nearly
 always more (a batch of thirty differs by a tenth), and then the server's own word counts: it knows who is long. It does
 not in a burst, whose requests are all young."""
