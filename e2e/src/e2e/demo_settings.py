@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -88,14 +89,14 @@ def read_settings(arguments: Sequence[str]) -> DemoSettings:
         Load(
             "tutorial",
             "The tutorial's load in small: equal servers, and prompts that share nothing.",
-            lambda tokenizer, seed: random_workload(tutorial, tokenizer, seed),
+            partial(random_workload, tutorial),
             given.concurrency,
         ),
         Load(
             "shared-prefixes",
             "Twenty applications, each of whose prompts begin with long instructions of its own. A server has room for "
             "half of these.",
-            lambda tokenizer, seed: shared_prefix_workload(alike, tokenizer, seed),
+            partial(shared_prefix_workload, alike),
             max(1, given.concurrency // 2),
         ),
     )

@@ -1,7 +1,7 @@
 """What a request will hold of a KV cache, and how full it will make one."""
 
 from collections.abc import Sequence
-from math import fsum
+from math import fsum, inf
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 
@@ -31,12 +31,12 @@ class Held:
         self.answer_tokens = 0.0
         """Of those what is not its prompt; 0 where prompts share more than answers take."""
         self._tokens = self._requests = 0.0
-        self._seen_s: float | None = None
+        self._seen_s = -inf
 
     def look(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
         """Take in what the newest scrapes say."""
         told = [metrics for each in endpoints if (metrics := each.metrics) is not None and metrics.cache_tokens]
-        kept = 0.0 if self._seen_s is None else 0.5 ** ((now_s - self._seen_s) / HALF_LIFE_S)
+        kept = 0.5 ** ((now_s - self._seen_s) / HALF_LIFE_S)
         self._seen_s = now_s
         # Exact, so that the order in which endpoints are listed changes nothing.
         held_tokens = fsum(metrics.kv_cache_usage * metrics.cache_tokens for metrics in told)
