@@ -1,15 +1,33 @@
 """What is read from a metrics page, by generation, shape and accident."""
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.metrics_text import LORAS_LOOKED_FOR, MetricsReader, NoServerMetrics
+from picker.endpoints.metrics_text import (
+    CACHE_CONFIG,
+    FIRST_TOKEN_S,
+    FIRST_TOKENS,
+    KV_CACHE_USAGE,
+    LORA_INFO,
+    LORAS_LOOKED_FOR,
+    MAX_LINE_BYTES,
+    MAX_LORAS,
+    MAX_SERIES,
+    PREFIX_HITS,
+    PREFIX_QUERIES,
+    PROMPT_TOKENS,
+    RUNNING,
+    WAITING,
+    MetricsReader,
+    NoServerMetrics,
+)
 from picker.endpoints.prefills import Progress
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as generate_text
@@ -192,7 +210,9 @@ FRAGMENTS = [
     b'{max_lora="2",running_lora_adapters="',
     b'{block_size="16",num_gpu_blocks="',
     *[bytes([each]) for each in b' \n\t"{}\\,=#'],
-    *[b"1", b"1e308", b"1e999", b"-", b"NaN", b"\xff\xfe", b"\xc2\xb2", b"9" * 400],
+    b"vllm:kv_cache_usage_perc 1e308\nvllm:kv_cache_usage_perc 1e308\n",
+    b"vllm:prompt_tokens_total 1e308\nvllm:prompt_tokens_total 1e308\n",
+    *[b"-0", b"1e-320", b"-1e308", b"1", b"1e308", b"1e999", b"-", b"NaN", b"\xff\xfe", b"\xc2\xb2", b"9" * 400],
 ]
 
 
@@ -207,6 +227,113 @@ def test_no_bytes_make_it_raise_anything_else(page: bytes) -> None:
     assert metrics.running >= 0
     assert 0.0 <= metrics.kv_cache_usage <= 1.0
     assert math.isfinite(metrics.queue_depth + metrics.running + metrics.max_loras + (metrics.kv_blocks or 0))
+
+
+@pytest.mark.parametrize("metric", ["kv_cache_usage_perc", "prompt_tokens_total", "num_requests_running"])
+def test_values_whose_sum_overflows_are_read(metric: str) -> None:
+    """1e308 twice is more than a float holds."""
+    line = f"vllm:{metric} 1e308\n".encode()
+    assert read_metrics(b"vllm:num_requests_waiting 1\n" + 2 * line).queue_depth == 1
+
+
+NAMES = [
+    *[WAITING, RUNNING, *KV_CACHE_USAGE, FIRST_TOKENS, FIRST_TOKEN_S, PROMPT_TOKENS, *PREFIX_QUERIES, *PREFIX_HITS],
+    *[LORA_INFO, CACHE_CONFIG],
+]
+READ = b"".join(b"# -\n%b 1\n" % name for name in NAMES)
+"""A page with each metric that is read."""
+
+ADVERSARIAL = {
+    "a label without an end": (b"# -\nvllm:cache_config_info{", b"a"),
+    "unterminated quotes": (READ, b'vllm:num_requests_waiting{a="'),
+    "one line of names": (b"# -\n", b" vllm:num_requests_waiting 1"),
+    "indented names": (b"", b" " * 15 + b"vllm:num_requests_waiting 1\n"),
+    "escapes": (b'vllm:lora_requests_info{running_lora_adapters="', b"\\\\"),
+    "empty lines": (READ, b"\n"),
+    "comments": (READ, b"#\n"),
+    "blanks": (READ, b"\n "),
+    "beginnings of names": (READ, b"vllm:num_requests_waitin"),
+    "series": (b"# -\n", b'vllm:lora_requests_info{running_lora_adapters="a,b"} 1\n'),
+    "labels": (b"# -\n", b"vllm:cache_config_info{" + b'a="",' * 2600 + b"} 1\n"),
+    "digits": (b"# -\nvllm:num_requests_waiting ", b"9"),
+    "one metric after the other": (b"", READ),
+}
+
+
+def page_of(head: bytes, repeated: bytes, size: int) -> bytes:
+    return (head + repeated * (size // len(repeated)))[:size]
+
+
+def read_twice(page: bytes) -> None:
+    """As one server's: the second time with what the first has left."""
+    reader = MetricsReader()
+    _read(reader, page)
+    _read(reader, page)
+
+
+def cost_s(page: bytes) -> float:
+    """CPU time of a reading, the best of several."""
+
+    def once() -> float:
+        begun_s = time.process_time()
+        read_twice(page)
+        return time.process_time() - begun_s
+
+    return min(once() for _ in range(5))
+
+
+QUARTER = 256 << 10
+
+
+@pytest.mark.parametrize("shape", ADVERSARIAL)
+def test_reading_a_page_twice_as_large_costs_about_twice_as_much(shape: str) -> None:
+    """Whatever it holds. What costs less than an empty look at the larger page is too little to compare."""
+    head, repeated = ADVERSARIAL[shape]
+    small, large = (cost_s(page_of(head, repeated, size)) for size in (QUARTER, 2 * QUARTER))
+    assert large <= 2.6 * max(small, cost_s(b"-" * QUARTER))
+
+
+@given(
+    st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map(b"".join),
+    st.lists(st.sampled_from(FRAGMENTS), max_size=6).map(b"".join),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_repeated_text_is_read_in_linear_time(repeated: bytes, head: bytes) -> None:
+    """Quadratic readings of this size cost hundreds of times as much as a look at the page."""
+    page = page_of(READ + head, repeated, QUARTER)
+    assert cost_s(page) <= 60 * cost_s(b"-" * QUARTER)
+
+
+@recorded
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_mutated_pages_of_a_real_server_are_read_in_linear_time(data: st.DataObject) -> None:
+    """A part of a recorded page over and over, with some bytes changed."""
+    page = (RECORDINGS / "metrics-loaded.txt").read_bytes()
+    start = data.draw(st.integers(0, len(page) - 1))
+    part = bytearray(page[start : start + data.draw(st.integers(1, 4096))])
+    for _ in range(data.draw(st.integers(0, 5))):
+        part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.sampled_from(b'\n{}"\\ #=,9'))
+    assert cost_s(page_of(page, bytes(part), QUARTER)) <= 60 * cost_s(b"-" * QUARTER)
+
+
+def test_a_line_that_is_too_long_is_skipped() -> None:
+    """The other series of the page count."""
+    long = b'vllm:num_requests_waiting{a="%b"} 7\n' % (b"x" * MAX_LINE_BYTES)
+    assert read_metrics(long + b"vllm:num_requests_waiting 4\n").queue_depth == 4
+
+
+def test_series_beyond_the_bound_are_skipped() -> None:
+    assert read_metrics(b"vllm:num_requests_waiting 1\n" * (2 * MAX_SERIES)).queue_depth < MAX_SERIES
+
+
+def test_names_of_adapters_are_bounded_in_number_and_length() -> None:
+    """What one page names is all that is known of its server."""
+    names = ",".join([*(f"a{number}" for number in range(2 * MAX_LORAS)), "b" * 257])
+    page = b'vllm:num_requests_running 1\nvllm:lora_requests_info{running_lora_adapters="%b"} 1\n' % names.encode()
+    active = read_metrics(page).active_loras
+    assert len(active) == MAX_LORAS
+    assert max(map(len, active)) <= 256
 
 
 label_texts = st.text(st.characters(codec="utf-8"), max_size=12)

@@ -308,6 +308,24 @@ async def test_it_is_told_once_that_metrics_stop_and_once_that_they_resume(netwo
     ]
 
 
+async def test_a_fault_on_a_page_is_logged_and_ends_no_later_scrape(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not pass for a timeout."""
+
+    def fail(*_: object) -> None:
+        raise OverflowError("intermediate overflow in fsum")
+
+    monkeypatch.setattr(Ledger, "scraped", fail)
+    server = FakeServer()
+    network.endpoint(1, server)
+    with capture_logs() as logs:
+        await asyncio.sleep(20)
+    assert len(server.asked_at_s) >= 5
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["endpoint.metrics_unread"]
+    assert network.failures() == [ScrapeFailure.NOT_METRICS] * len(network.failures())
+
+
 @pytest.mark.parametrize("field_", ["interval_s", "timeout_s"])
 @pytest.mark.parametrize("value", [0.0, -1.0, 0.001])
 def test_settings_that_would_keep_a_process_busy_are_refused(field_: str, value: float) -> None:

@@ -176,10 +176,10 @@ def _others_tokens(endpoint: Endpoint, progress: Progress, metrics: ServerMetric
     """Prompt tokens to be computed that came past this picker: what the server has in prefill and in its queue, less
     what this picker has there. What the server began and computed within one step it never showed."""
     inside = endpoint.prefills.inside_tokens(progress, metrics.scraped_at_s)
-    if not metrics.others or not progress.prefix_queries or not progress.first_tokens:
+    if not metrics.others or progress.prefix_queries < 1 or progress.first_tokens < 1:
         return 0
     queued = metrics.queue_depth * progress.prompt_tokens / progress.first_tokens
-    fresh_share = 1.0 - progress.prefix_hits / progress.prefix_queries
+    fresh_share = max(0.0, 1.0 - progress.prefix_hits / progress.prefix_queries)
     return max(0, round(fresh_share * (inside + queued)) - endpoint.in_flight.prefill_tokens)
 
 

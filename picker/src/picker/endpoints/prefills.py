@@ -93,7 +93,8 @@ class Prefills:
         much; `alone`: nobody else sends it requests."""
         count = round(did.first_tokens) - self._ended
         self._ended = 0
-        if did.first_tokens <= 0:
+        if did.first_tokens < 1:
+            # None, or a fraction: no server counts so, and a mean of it may be any number.
             return []
         mean_s = did.first_token_s / did.first_tokens
         # One of those first tokens at least took no longer than the mean, and whatever had come before it came out

@@ -5,6 +5,9 @@ from enum import StrEnum
 from typing import Protocol, cast
 
 import httptools
+import structlog
+
+log = structlog.get_logger(__name__)
 
 MAX_HEAD_BYTES = 64 << 10
 """Of an answer's headers and chunk sizes; servers send some 200 bytes."""
@@ -121,6 +124,11 @@ class ScrapeConnection(asyncio.Protocol):
     def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            # Raised by what is called below, after it has ended the scrape or before.
+            log.exception("scrape.failed", exc_info=error)
+            self.close()
+            self._reader.page_failed(ScrapeFailure.NOT_HTTP, f"{type(error).__name__}: {error.__context__ or error}")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._asked:
                 self._fail(ScrapeFailure.NOT_HTTP, str(error))

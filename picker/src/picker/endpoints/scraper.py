@@ -9,6 +9,7 @@ from random import Random
 
 import structlog
 
+from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.metrics_text import MetricsReader, NoServerMetrics
@@ -65,8 +66,9 @@ class ScrapeSettings:
     retry_after_s: float = 1.0
     """After a failure, if the interval is shorter: connecting costs more than scraping, and dead endpoints stay dead
     for a while."""
-    max_page_bytes: int = 4 << 20
-    """A hundred times a usual page: room for many LoRA adapters and engines."""
+    max_page_bytes: int = 1 << 20
+    """Twenty times a usual page of 42 KiB, so with room for 20 engines. Reading a page of this size takes at most some
+    10 ms of the event loop, whatever it holds."""
 
     def __post_init__(self) -> None:
         for name in ("interval_s", "timeout_s"):
@@ -174,6 +176,7 @@ class _Target:
         self._deadline_s = 0.0
         self._due_s = 0.0
         self._failures = 0
+        self._fault_logged = False
 
     def turn(self, now_s: float, soon_s: float) -> float:
         """Give up a scrape that is late at `now_s`, or begin one that is due before `soon_s`. The time of the next
@@ -205,10 +208,13 @@ class _Target:
             # What is in flight is counted now rather than when the page was asked for: a server that answers late
             # writes its page late.
             metrics = self._reader.read(page, now_s, endpoint.in_flight.requests)
+            self._scraper.ledger.scraped(endpoint, metrics)
         except NoServerMetrics as error:
             self._failed(ScrapeFailure.NOT_METRICS, str(error))
             return
-        self._scraper.ledger.scraped(endpoint, metrics)
+        except Exception as error:  # noqa: BLE001 - one server's page must not end the scrapes, nor pass for a timeout
+            self._broken(error)
+            return
         self._scraping = False
         if rests(metrics, endpoint.in_flight.requests):
             resting_s = self._scraper.jittered_s(at_rest_s(self._scraper.settings.interval_s))
@@ -217,6 +223,14 @@ class _Target:
             log.info("endpoint.metrics_resumed", endpoint=endpoint.address, server=endpoint.server)
         self._failures = 0
         self._scraper.observer(endpoint, None)
+
+    def _broken(self, error: Exception) -> None:
+        """A page that the picker fails on, by a fault of its own: counted as `not-metrics`, and logged once with its
+        traceback."""
+        if not self._fault_logged:
+            self._fault_logged = True
+            log.error("endpoint.metrics_unread", endpoint=self._endpoint.address, exc_info=error)
+        self._failed(ScrapeFailure.NOT_METRICS, f"{type(error).__name__}: {error}")
 
     def page_failed(self, failure: ScrapeFailure, detail: str) -> None:
         stale = failure is ScrapeFailure.CLOSED and self._connection is not None and self._connection.went_stale
@@ -240,7 +254,8 @@ class _Target:
             if self._endpoint.refused_since_s is None:
                 self._endpoint.refused_since_s = self._scraper.loop.time()
             self._failed(ScrapeFailure.REFUSED, str(error))
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # ValueError: a host that is neither an address nor a name (UnicodeError of its encoding).
             self._failed(ScrapeFailure.UNREACHABLE, str(error))
 
     def _drop_connection(self) -> None:
@@ -262,6 +277,6 @@ class _Target:
                 endpoint=endpoint.address,
                 server=endpoint.server,
                 reason=failure.value,
-                detail=detail,
+                detail=shorten(detail),
             )
         self._scraper.observer(endpoint, failure)
