@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 
 from picker import collector
-from picker.addresses import check_free, split_address
+from picker.addresses import allow_many_sockets, check_free, listening_socket
 from picker.admin import EndpointState, admin_app, endpoint_state
 from picker.decision_log import LoggedDesk
 from picker.endpoints.endpoint import Endpoint
@@ -85,6 +85,7 @@ class Picker:
             settings.ext_proc_address,
             settings.health_address,
             _tls(settings),
+            settings.silent_stream_limit_s,
         )
         self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
         self._ready = False
@@ -172,16 +173,13 @@ class _NoSignals(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
-    host, port = split_address(address)
     registry = picker.watch.registry()
     if picker.flow_control is not None:
         registry.register(HeldRequests(picker.flow_control.waiting))
     app = admin_app(lambda: picker.ready, picker.endpoint_states, registry, picker.watch.pages())
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, log_level="warning", lifespan="off", loop="none"
-    )
+    config = uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off", loop="none")
     server = _NoSignals(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve([listening_socket(address)]))
     try:
         yield
     finally:
@@ -192,6 +190,7 @@ async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
 async def serve(settings: ServeSettings) -> int:
     """Run a picker until SIGTERM or SIGINT. The exit status."""
     configure_logging(settings.log_level, settings.log_format)
+    allow_many_sockets()
     picker = Picker(settings, _source(settings))
     await picker.run(stop_on_signal())
     return 0

@@ -18,6 +18,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from picker.addresses import every_ip
+
 ENV_PREFIX = "PICKER_"
 
 MAX_HOLD_S = 290.0
@@ -35,7 +37,7 @@ def _address(value: str) -> str:
         if not 0 <= int(port) <= 65535:
             raise ValueError
     except ValueError:
-        raise ValueError("allowed is IP:PORT, such as 0.0.0.0:9002") from None
+        raise ValueError("allowed is IP:PORT, such as [::]:9002, which is every address of both families") from None
     return value
 
 
@@ -96,15 +98,15 @@ class CommonSettings(CommandSettings):
     """What every command that picks takes."""
 
     ext_proc_address: ListenAddress = Field(
-        "0.0.0.0:9002",  # The port that an InferencePool means when it names none.
+        "[::]:9002",  # The port that an InferencePool means when it names none.
         description="Where Envoy asks",
     )
     health_address: ListenAddress = Field(
-        "0.0.0.0:9003",  # Where upstream's picker answers, so that its probes fit.
+        "[::]:9003",  # Where upstream's picker answers, so that its probes fit.
         description="gRPC health checks",
     )
     xds_address: ListenAddress = Field(
-        "0.0.0.0:9004", description="Where Envoy learns the endpoints of pools and Services (EDS)"
+        "[::]:9004", description="Where Envoy learns the endpoints of pools and Services (EDS)"
     )
     admin_address: ListenAddress = Field(
         "127.0.0.1:9090",  # It changes the log level, so it is not for everyone.
@@ -195,6 +197,12 @@ class CommonSettings(CommandSettings):
         le=1,
         description="Share traced of the requests that come without a trace; the others follow theirs",
     )
+    silent_stream_limit_s: float = Field(
+        3600.0,  # An answer of 131,072 tokens at 27 ms each.
+        gt=0,
+        description="Seconds without a message of Envoy's after which a request that has its endpoint is not counted "
+        "in flight any more; its answer goes on",
+    )
     drain_s: float = Field(
         30.0,  # Kubernetes kills after 30 s unless told otherwise; open streams are handed back well before.
         ge=0,
@@ -244,9 +252,9 @@ class ServeSettings(CommonSettings):
 class GatewaySettings(CommandSettings):
     """What Envoy Gateway asks to serve InferencePools: its extension, the pools' endpoints, the pools' statuses."""
 
-    extension_address: ListenAddress = Field("0.0.0.0:5005", description="Where Envoy Gateway asks")
-    xds_address: ListenAddress = Field("0.0.0.0:9004", description="Where Envoy learns the endpoints of pools (EDS)")
-    health_address: ListenAddress = Field("0.0.0.0:9003", description="gRPC health checks")
+    extension_address: ListenAddress = Field("[::]:5005", description="Where Envoy Gateway asks")
+    xds_address: ListenAddress = Field("[::]:9004", description="Where Envoy learns the endpoints of pools (EDS)")
+    health_address: ListenAddress = Field("[::]:9003", description="gRPC health checks")
     eds_target: str = Field(description="HOST:PORT under which Envoy reaches xds-address: a Service's full name")
     namespace: str = Field(description="Kubernetes namespace of the Lease that elects who writes statuses")
     controller_name: str = Field(
@@ -286,7 +294,10 @@ class StandaloneSettings(CommonSettings):
         ge=1,
         description="Envoy worker threads",
     )
-    listen_ip: str = Field("0.0.0.0", description="Address that the Gateway's listeners take")
+    listen_ip: str = Field(
+        default_factory=every_ip,  # Both families where the machine has both.
+        description="Address that the Gateway's listeners take; :: is every address of both families",
+    )
     work_dir: Path | None = Field(None, description="Folder for Envoy's configuration; without it a temporary one")
 
 

@@ -86,7 +86,7 @@ class ServeSettings(Settings):
     served_model_name: list[str] = Field(
         default=[], description="Names that clients may use, the first of them on metrics; without it --model"
     )
-    host: str = Field("0.0.0.0", description="Address to listen on")
+    host: str = Field("::", description="Address to listen on; :: is every address of both families")
     port: int = Field(8000, ge=0, le=65535, description="Port of the first replica")
     replicas: int = Field(1, ge=1, description="Servers in this process, on as many ports from --port on")
     preset: Literal["a10", "l20"] = Field(

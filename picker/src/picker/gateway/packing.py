@@ -28,5 +28,8 @@ def uint64(value: int) -> UInt64Value:
 
 
 def address(host: str, port: int) -> address_pb2.Address:
-    """A TCP address; `host` is an IP address, or a name where the message's place allows names."""
-    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
+    """A TCP address; `host` is an IP address, or a name where the message's place allows names. `::` is IPv4's
+    addresses, too."""
+    return address_pb2.Address(
+        socket_address=address_pb2.SocketAddress(address=host, port_value=port, ipv4_compat=host == "::")
+    )

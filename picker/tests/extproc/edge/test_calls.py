@@ -8,13 +8,13 @@ from exchange_conversation import FakeDesk, Seat
 from h2.events import ResponseReceived, StreamEnded, TrailersReceived
 from http2_peer import REQUEST, H2Client
 from picker.extproc.assignment import Queue, Wanted
-from picker.extproc.edge import calls as calls_module
 from picker.extproc.edge.call import Call
-from picker.extproc.edge.calls import Calls
+from picker.extproc.edge.calls import FIRST_MESSAGE_TIMEOUT_S, Calls
 from picker.extproc.edge.conversation import PROCESS, process
 from picker.extproc.edge.deadlines import Deadlines
 from picker.extproc.edge.framing import MessageReader, framed
 from picker.extproc.edge.health import Health
+from picker.extproc.edge.load import Load
 from picker.extproc.edge.status import MAX_DETAIL_CHARACTERS, Status, trailers
 from picker.extproc.exchange import BODY_TIMEOUT_S, Exchange, Limits
 from picker.extproc.http2.connection import Connection
@@ -27,7 +27,7 @@ from wire_messages import body_message, headers_message
 class Server:
     """A connection's calls under the name that `H2Client` knows a connection by."""
 
-    def __init__(self, desk: FakeDesk, queue: Queue | None = None) -> None:
+    def __init__(self, desk: FakeDesk, queue: Queue | None = None, load: Load | None = None) -> None:
         self.connection = Connection(KeptHeads())
         self.deadlines: Deadlines[Call] = Deadlines()
         self.health = Health()
@@ -36,7 +36,7 @@ class Server:
             PROCESS: process(lambda: Exchange(desk, Limits(max_body_bytes=1 << 20), queue=queue)),
             **self.health.methods,
         }
-        self.calls = Calls(self.connection, methods, self.deadlines, self._flush)
+        self.calls = Calls(self.connection, methods, self.deadlines, self._flush, load)
         self.now_s = 100.0
 
     def receive(self, data: bytes, _now_s: float) -> list[Event]:
@@ -58,9 +58,9 @@ class Server:
 class Client:
     """Calls methods, and reads what comes back."""
 
-    def __init__(self, desk: FakeDesk | None = None, queue: Queue | None = None) -> None:
+    def __init__(self, desk: FakeDesk | None = None, queue: Queue | None = None, load: Load | None = None) -> None:
         self.desk = desk or FakeDesk()
-        self.server = Server(self.desk, queue)
+        self.server = Server(self.desk, queue, load)
         self.peer = H2Client(self.server)  # type: ignore[arg-type]
 
     def call(self, path: str = PROCESS, *messages: bytes, **metadata: str) -> int:
@@ -295,10 +295,9 @@ def test_half_a_message_at_the_end_is_an_error() -> None:
     assert client.status(stream_id) is Status.INTERNAL
 
 
-def test_messages_that_arrive_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_that_arrive_at_once_are_bounded() -> None:
     """The call that goes beyond is refused, and makes room with its end."""
-    monkeypatch.setattr(calls_module, "MAX_HELD_BYTES", 1000)
-    client = Client()
+    client = Client(load=Load(max_held_bytes=1000))
     first, second = client.call(), client.call()
     client.send(first, framed(bytes(2_000))[:800])
     client.send(second, framed(bytes(2_000))[:300])
@@ -344,3 +343,67 @@ def test_long_words_fit_in_trailers() -> None:
     assert len(block) < 10 * MAX_DETAIL_CHARACTERS
     assert b"\n" not in block
     assert b"%C3%BC%0A%25" in block
+
+
+def test_bytes_of_a_refused_call_are_not_counted_any_more() -> None:
+    """Whatever refuses it: a violation by its next message, a flag, a message that is too long."""
+    load = Load()
+    client = Client(load=load)
+    big = framed(headers_message(x="y" * 40_000))
+    for rest in (big[20_000:], big[20_000:] + b"\1\0\0\0\0", big[20_000:] + b"\0\xff\xff\xff\xff"):
+        stream_id = client.call(PROCESS, headers_message())
+        for at in (0, 10_000):
+            client.send(stream_id, big[at : at + 10_000])
+        assert load.held_bytes == 20_000
+        for at in range(0, len(rest), 10_000):
+            client.send(stream_id, rest[at : at + 10_000])
+        assert client.status(stream_id) is not Status.OK
+        assert load.held_bytes == load.calls == 0
+
+
+def test_a_call_without_a_first_message_ends() -> None:
+    """After ten seconds; one that has sent a part of it gets no more time."""
+    client = Client(load=(load := Load()))
+    silent, begun = client.call(), client.call()
+    client.server.wait(FIRST_MESSAGE_TIMEOUT_S - 1)
+    client.send(begun, b"\0")
+    client.peer.pump()
+    assert "grpc-status" not in client.head(silent)
+    client.server.wait(1.2)
+    client.peer.pump()
+    assert client.status(silent) is client.status(begun) is Status.DEADLINE_EXCEEDED
+    assert load.calls == 0
+
+
+def test_a_picked_call_ends_when_it_is_silent_too_long() -> None:
+    """The request is not counted any more, and the proxy sees a call that ended in good order."""
+    client = Client()
+    silent = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
+    client.server.wait(50)
+    heard = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
+    client.server.calls.end_silent(client.server.now_s - 10)
+    client.peer.pump()
+    assert client.status(silent) is Status.OK
+    assert "grpc-status" not in client.head(heard)
+    assert client.desk.answer.ended == 1  # type: ignore[union-attr]
+
+
+def test_a_health_watch_may_be_silent() -> None:
+    """Its client has nothing to say after its question."""
+    client = Client()
+    watch = client.call("/grpc.health.v1.Health/Watch", b"")
+    client.server.wait(10_000)
+    client.server.calls.end_silent(client.server.now_s - 10)
+    client.peer.pump()
+    assert "grpc-status" not in client.head(watch)
+
+
+@pytest.mark.parametrize("load", [Load(max_calls=2), Load(max_calls_per_connection=2)])
+def test_calls_have_a_bound(load: Load) -> None:
+    """One more is refused in words; an end makes room."""
+    client = Client(load=load)
+    first, _ = client.call(), client.call()
+    assert client.status(client.call()) is Status.RESOURCE_EXHAUSTED
+    client.peer.client.reset_stream(first)
+    client.peer.pump()
+    assert "grpc-status" not in client.head(client.call())

@@ -1,7 +1,7 @@
 """Peers that keep the server waiting; time is a number here."""
 
 import pytest
-from http2_peer import data, headers
+from http2_peer import data, frames_of, headers
 from picker.extproc.edge import transport
 from picker.extproc.edge.deadlines import Deadlines
 from picker.extproc.edge.misdirected import Misdirected
@@ -67,12 +67,33 @@ def test_a_peer_that_says_nothing_is_cut() -> None:
     assert Connected().cut_after(transport.GREETING_TIMEOUT_S)
 
 
-def test_a_quiet_peer_is_not() -> None:
-    """Once it has greeted it may be silent for days."""
+def test_a_peer_that_greets_and_asks_nothing_is_sent_away() -> None:
+    """By GOAWAY first, and then by force."""
     connected = Connected()
     connected.peer.data_received(GREETING)
+    written = len(connected.transport.written)
+    connected.peer.check(transport.UNUSED_TIMEOUT_S - 1)
+    assert len(connected.transport.written) == written
+    connected.peer.check(transport.UNUSED_TIMEOUT_S + 1)
+    assert frames_of(connected.transport.written[written:])[0].kind == frames.GOAWAY
+    assert connected.transport.told == []
+    connected.peer.check(transport.UNUSED_TIMEOUT_S + transport.GOAWAY_TIMEOUT_S + 1)
+    assert connected.transport.told == ["abort"]
+
+
+def test_a_connection_that_had_calls_may_be_idle_longer() -> None:
+    """And with an open call for as long as that lasts."""
+    connected = Connected()
+    connected.peer.data_received(GREETING + headers(1))
     for day in range(10):
         connected.peer.check(day * 86_400.0)
+    connected.peer.data_received(data(1, b"", end=True))
+    connected.peer.check(10 * 86_400.0)
+    written = len(connected.transport.written)
+    connected.peer.check(10 * 86_400.0 + transport.IDLE_TIMEOUT_S - 1)
+    assert len(connected.transport.written) == written
+    connected.peer.check(10 * 86_400.0 + transport.IDLE_TIMEOUT_S + 1)
+    assert frames_of(connected.transport.written[written:])[0].kind == frames.GOAWAY
     assert connected.transport.told == []
 
 

@@ -47,10 +47,13 @@ class _Uvicorn(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Raises PortTaken."""
+    """The host `::` takes IPv6 and IPv4 alike, or IPv4 alone where the machine has no IPv6. Raises PortTaken."""
+    both = host == "::"
+    if both and not socket.has_dualstack_ipv6():
+        both, host = False, "0.0.0.0"
     try:
         return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048, dualstack_ipv6=both
         )
     except OSError as error:
         raise PortTaken(f"{host}:{port}: {error.strerror}") from None

@@ -35,7 +35,10 @@ class Carrier(Protocol):
 class Call(ABC):
     """A method of a service is a subclass that says what becomes of the client's messages."""
 
-    __slots__ = ("answered", "carrier", "deadline_s", "due_s", "reader", "stream_id", "tick")
+    __slots__ = ("answered", "begun", "carrier", "deadline_s", "due_s", "heard_s", "reader", "stream_id", "tick")
+
+    ends_in_silence = True
+    """Whether the call ends when its client sends nothing for the listener's limit on silence."""
 
     def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.carrier = carrier
@@ -43,6 +46,10 @@ class Call(ABC):
         self.reader = MessageReader()
         self.answered = False
         self.tick = 0
+        self.begun = False
+        """Whether the first message has come."""
+        self.heard_s = 0.0
+        """When the client last sent a part of a message."""
         self.due_s: float | None = None
         """When the client's own timeout ends the call."""
         self.deadline_s: float | None = None
@@ -51,6 +58,7 @@ class Call(ABC):
     def feed(self, data: bytes) -> None:
         """The client has sent `data`: whole messages, or parts of them. Raises CallRefused."""
         for message in self.reader.feed(data):
+            self.begun = True
             self.received(message)
 
     @abstractmethod

@@ -7,15 +7,15 @@ import structlog
 
 from picker.extproc.edge.call import Call, Method
 from picker.extproc.edge.deadlines import Deadlines
+from picker.extproc.edge.load import Load
 from picker.extproc.edge.misdirected import Misdirected
 from picker.extproc.edge.status import GOOD_END, CallRefused, Status, trailers
 from picker.extproc.http2.connection import Connection
 from picker.extproc.http2.events import Aborted, Failed, Opened, Received
 from picker.extproc.http2.heads import RequestHead
 
-MAX_HELD_BYTES = 256 << 20
-"""Of incomplete messages on one connection: sixteen of the largest bodies arriving at once. The call that goes beyond
-is refused; the others can finish."""
+FIRST_MESSAGE_TIMEOUT_S = 10.0
+"""For a call's first message. Envoy and probes send it with the call's own headers."""
 
 FAILED = (Status.INTERNAL, "The server failed on this call.")
 
@@ -34,8 +34,10 @@ class Calls:
         methods: Mapping[str, Method],
         deadlines: Deadlines[Call],
         flush: Callable[[], None],
+        load: Load | None = None,
     ) -> None:
-        """`methods` by path. `flush` is called when there is something to write that `receive` did not lead to."""
+        """`methods` by path. `flush` is called when there is something to write that `receive` did not lead to. `load`
+        is shared by all connections of a listener."""
         self.connection = connection
         self.draining = False
         self._methods = methods
@@ -43,10 +45,19 @@ class Calls:
         self._flush = flush
         self._calls: dict[int, Call] = {}
         self._held_bytes = 0
+        """Of incomplete messages: the sum over the open calls, at any time."""
+        self._load = load if load is not None else Load()
+        self.began = False
+        """Whether a call has ever begun on this connection."""
+
+    def __len__(self) -> int:
+        """How many calls are open."""
+        return len(self._calls)
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Handle the bytes `data` from the peer; `now_s` by the clock of the deadlines."""
         call_of = self._calls.get
+        opened: list[Call] = []
         for event in self.connection.receive(data, now_s):
             if type(event) is Received:
                 call = call_of(event.stream_id)
@@ -59,12 +70,26 @@ class Calls:
                         log.exception("edge.call_failed")
                         self.end(call, *FAILED)
             elif type(event) is Opened:
-                self._open(event, now_s)
+                call = self._open(event, now_s)
+                if call is not None:
+                    opened.append(call)
             elif type(event) is Aborted:
                 self._close(event.stream_id)
             elif type(event) is Failed:
                 log.warning("edge.connection_failed", code=event.code.name, detail=event.detail)
                 self.lost()
+        for call in opened:
+            # Most have sent their first message in the same packet, and need no deadline for it.
+            if not call.begun and not call.tick and call_of(call.stream_id) is call:
+                self._wait(call, FIRST_MESSAGE_TIMEOUT_S, now_s)
+
+    def end_silent(self, before_s: float) -> None:
+        """End the calls that wait for nothing of their clients and from which none has come since `before_s`."""
+        for call in list(self._calls.values()):
+            if call.ends_in_silence and call.begun and call.deadline_s is None and call.heard_s < before_s:
+                self.end(call, Status.OK, "")
+                self._load.silent += 1
+        self._flush()
 
     def expire(self, call: Call, now_s: float) -> None:
         """See `Carrier.expire`."""
@@ -98,20 +123,24 @@ class Calls:
         """See `Carrier.flush`."""
         self._flush()
 
-    def _open(self, opened: Opened, now_s: float) -> None:
+    def _open(self, opened: Opened, now_s: float) -> Call | None:
+        """The call, if it is one whose client has more to send."""
         head = opened.head
         try:
+            self._load.check_calls(len(self._calls))
             call = self._begin(opened.stream_id, head, now_s)
         except CallRefused as refused:
             self.connection.end(opened.stream_id, trailers(refused.status, refused.detail, alone=True))
-            return
+            return None
         self._calls[opened.stream_id] = call
+        self._load.calls += 1
+        self.began = True
         if opened.ended:
             self._guarded(self._half_closed, call)
-        else:
-            wait_s = call.deadline_s
-            if call.due_s is not None or wait_s is not None:
-                self._wait(call, wait_s, now_s)
+            return None
+        if call.due_s is not None:
+            self._wait(call, FIRST_MESSAGE_TIMEOUT_S, now_s)
+        return call
 
     def _begin(self, stream_id: int, head: RequestHead, now_s: float) -> Call:
         """Raises CallRefused."""
@@ -137,15 +166,25 @@ class Calls:
         if event.data:
             reader = call.reader
             held_bytes = reader.held_bytes
-            call.feed(event.data)
-            self._held_bytes += reader.held_bytes - held_bytes
-            if self._held_bytes > MAX_HELD_BYTES:
-                raise CallRefused(Status.RESOURCE_EXHAUSTED, "Too many messages are arriving at once.")
+            call.heard_s = now_s
+            try:
+                call.feed(event.data)
+            finally:
+                if reader.held_bytes != held_bytes:
+                    self._hold(reader.held_bytes - held_bytes)
             wait_s = call.deadline_s
-            if wait_s is not None or call.tick:
+            if (wait_s is not None or call.tick) and call.begun:
                 self._wait(call, wait_s, now_s)
         if event.ended:
             self._half_closed(call)
+
+    def _hold(self, more_bytes: int) -> None:
+        """Raises CallRefused where too much is held with `more_bytes`, which are counted all the same: ending the call
+        takes them off."""
+        self._held_bytes += more_bytes
+        self._load.held_bytes += more_bytes
+        if more_bytes > 0:
+            self._load.check_bytes()
 
     def _half_closed(self, call: Call) -> None:
         if call.reader.held_bytes:
@@ -179,7 +218,11 @@ class Calls:
     def _close(self, stream_id: int) -> None:
         call = self._calls.pop(stream_id, None)
         if call is not None:
-            self._held_bytes -= call.reader.held_bytes
+            held_bytes = call.reader.held_bytes
+            if held_bytes:
+                self._held_bytes -= held_bytes
+                self._load.held_bytes -= held_bytes
+            self._load.calls -= 1
             self._deadlines.clear(call)
             call.closed()
 

@@ -67,7 +67,10 @@ class Conversation(Call):
         self.carrier.flush()
 
     def expired(self) -> None:
-        self._say_last(self._exchange.expire())
+        if self.begun:
+            self._say_last(self._exchange.expire())
+        else:
+            super().expired()
 
     def drain(self) -> None:
         """An external processor that closes its stream in good order is not missed for the rest of the request."""

@@ -87,6 +87,8 @@ class _Watch(Call):
 
     __slots__ = ("_health", "_service", "_told")
 
+    ends_in_silence = False
+
     def __init__(self, carrier: Carrier, stream_id: int, health: Health) -> None:
         super().__init__(carrier, stream_id)
         self._health = health

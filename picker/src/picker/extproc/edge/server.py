@@ -11,11 +11,28 @@ from picker.extproc.edge.conversation import PROCESS, process
 from picker.extproc.edge.deadlines import TICK_S, Deadlines
 from picker.extproc.edge.health import Health
 from picker.extproc.edge.listener import Listener
+from picker.extproc.edge.load import Load
 from picker.extproc.edge.tls import CertificatesUnusable, TlsFiles
 from picker.extproc.exchange import Exchange
 
 CHECK_S = 1.0
 """Between two looks at certificate files, and at peers for ones that have stalled."""
+
+SWEEP_S = 30.0
+"""Between two looks for calls that have been silent too long: a look at 10,000 takes a millisecond."""
+
+
+def health_load() -> Load:
+    """Bounds of the health port, which every pod may reach. A kubelet's probe is one connection with one call for a few
+    ms, and a question is some 20 bytes. So the oldest connection makes room: it is no probe's."""
+    return Load(
+        max_calls_per_connection=10, max_calls=2560, max_held_bytes=1 << 20, max_connections=256, oldest_goes=True
+    )
+
+
+SILENCE_LIMIT_S = 3600.0
+"""For a call whose request has its endpoint. An answer of 131,072 tokens at 27 ms each takes as long. Ending the call
+ends no answer: the proxy goes on without the picker, and the request is not counted any more."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,10 +46,11 @@ class ExtProcServer:
         address: str,
         health_address: str | None = None,
         tls: TlsFiles | None = None,
+        silence_limit_s: float = SILENCE_LIMIT_S,
     ) -> None:
         """`address`, `health_address`: `host:port`; port 0 takes any free one (see `port`). Health is answered on both,
-        on the second always without TLS, as probes want it. Raises OSError when an address cannot be listened on, and
-        CertificatesUnusable."""
+        on the second always without TLS, as probes want it. `silence_limit_s`: see SILENCE_LIMIT_S. Raises OSError when
+        an address cannot be listened on, and CertificatesUnusable."""
         self._tls_files = tls
         self._tls_state = tls.state() if tls is not None else ()
         self._tls = tls.context() if tls is not None else None
@@ -41,8 +59,11 @@ class ExtProcServer:
         methods = {PROCESS: process(new_exchange), **self._health.methods}
         self._listener = Listener(address, methods, self._deadlines)
         self._probed = (
-            Listener(health_address, self._health.methods, self._deadlines) if health_address is not None else None
+            Listener(health_address, self._health.methods, self._deadlines, health_load())
+            if health_address is not None
+            else None
         )
+        self._silence_limit_s = silence_limit_s
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -81,11 +102,16 @@ class ExtProcServer:
         """Deadlines, stalled peers, certificates."""
         loop = asyncio.get_running_loop()
         check_at_s = loop.time() + CHECK_S
+        sweep_s = min(SWEEP_S, self._silence_limit_s / 4)
+        sweep_at_s = loop.time() + sweep_s
         while True:
             await asyncio.sleep(TICK_S)
             now_s = loop.time()
             for call in self._deadlines.pop_due(now_s):
                 call.carrier.expire(call, now_s)
+            if now_s >= sweep_at_s:
+                sweep_at_s = now_s + sweep_s
+                self._listener.end_silent(now_s - self._silence_limit_s)
             if now_s >= check_at_s:
                 check_at_s = now_s + CHECK_S
                 for listener in (self._listener, self._probed):

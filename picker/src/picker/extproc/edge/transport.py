@@ -8,8 +8,12 @@ from typing import Protocol, cast
 from picker.extproc.edge.call import Call, Method
 from picker.extproc.edge.calls import Calls
 from picker.extproc.edge.deadlines import Deadlines
+from picker.extproc.edge.load import Load
 from picker.extproc.http2.connection import Connection
 from picker.extproc.http2.heads import KeptHeads
+
+HANDSHAKE_TIMEOUT_S = 10.0
+"""For TLS's handshake: as long as for the first word after it."""
 
 GREETING_TIMEOUT_S = 10.0
 """For a peer that has connected to say something. Envoy's preface is in its first packet."""
@@ -26,6 +30,16 @@ WRITE_BUFFER_BYTES = 1 << 20
 """In the transport before a peer counts as slow: then nothing more is read from it, so that nothing more has to be
 answered."""
 
+UNUSED_TIMEOUT_S = 30.0
+"""For the first call on a connection. Envoy opens one because it has a call to make."""
+
+IDLE_TIMEOUT_S = 600.0
+"""Without a call, before a connection is closed in good order. Envoy opens another with its next request; its own limit
+is an hour."""
+
+GOAWAY_TIMEOUT_S = 10.0
+"""For a peer to hang up, or to answer the PING that goes with GOAWAY, once it has no call."""
+
 KEEPALIVE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 20, 5, 4
 """A peer whose machine is gone never closes its connection: after 40 s of silence the kernel does, and the requests it
 had in flight are no longer counted."""
@@ -34,7 +48,9 @@ had in flight are no longer counted."""
 class Peers(Protocol):
     """Who wants to know which connections there are."""
 
-    def opened(self, peer: "Peer") -> None: ...
+    def opened(self, peer: "Peer") -> None:
+        """Called before anything is written; may cut the connection."""
+        ...
 
     def closed(self, peer: "Peer") -> None: ...
 
@@ -49,19 +65,30 @@ class Peer(asyncio.Protocol):
         methods: Mapping[str, Method],
         deadlines: Deadlines[Call],
         clock: Callable[[], float],
+        load: Load | None = None,
     ) -> None:
         self._peers = peers
         self._clock = clock
         self._connection = Connection(kept)
-        self._calls = Calls(self._connection, methods, deadlines, self._write)
+        self._calls = Calls(self._connection, methods, deadlines, self._write, load)
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._said_last = False
         self._moved_s = clock()
+        self._idle_since_s: float | None = self._moved_s
+        """None while there are calls."""
+
+    @property
+    def open_calls(self) -> int:
+        return len(self._calls)
 
     def drain(self) -> None:
         """See `Calls.drain`."""
         self._calls.drain()
+
+    def end_silent(self, before_s: float) -> None:
+        """See `Calls.end_silent`."""
+        self._calls.end_silent(before_s)
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -78,9 +105,24 @@ class Peer(asyncio.Protocol):
             allowed_s = STALL_TIMEOUT_S
         else:
             self._moved_s = now_s
+            self._check_idle(now_s)
             return
         if now_s - self._moved_s > allowed_s:
             self.abort()
+
+    def _check_idle(self, now_s: float) -> None:
+        """Close a connection that is not used: in good order, and by force where the peer does not join in."""
+        if len(self._calls):
+            self._idle_since_s = None
+            return
+        if self._idle_since_s is None:
+            self._idle_since_s = now_s
+        idle_s = now_s - self._idle_since_s
+        limit_s = IDLE_TIMEOUT_S if self._calls.began else UNUSED_TIMEOUT_S
+        if idle_s > limit_s + GOAWAY_TIMEOUT_S:
+            self.abort()
+        elif idle_s > limit_s and not self._calls.draining:
+            self._calls.drain()
 
     # What the transport calls.
 
