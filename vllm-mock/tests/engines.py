@@ -1,18 +1,11 @@
 """Small engines for tests."""
 
-from pathlib import Path
-
-import pytest
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.messages import EngineConfig, EngineRequest
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 
 STEP_TIME = StepTime(28.6e-3, 0.157e-3, 0.2013e-3, 1.1037e-6)
-REFERENCE = Path(__file__).parents[3] / "shared" / "vllm-reference" / "0.32.0"
-needs_reference = pytest.mark.skipif(
-    not REFERENCE.exists(), reason="the recordings of a real vLLM are not beside this checkout (../shared)"
-)
 
 
 class Text:

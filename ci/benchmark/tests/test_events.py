@@ -8,7 +8,7 @@ import pytest
 from benchmark.load.events import EventReader, Usage
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_bench import recorded, recording
+from recorded_bench import recording
 
 
 def token(text: str, separators: tuple[str, str] = (",", ":"), **more: Any) -> bytes:
@@ -20,7 +20,6 @@ USAGE = b'data: {"id":"cmpl-1","choices":[],"usage":{"prompt_tokens":12,"total_t
 DONE = b"data: [DONE]\n\n"
 
 
-@recorded
 @pytest.mark.parametrize("name", ["completion-stream-usage", "chat-stream-usage", "completion-stream-continuous-usage"])
 def test_a_recorded_stream_is_timed_as_vllm_times_it(name: str) -> None:
     """Events with choices count, of a chat the first with its role too; usage and the end do not."""

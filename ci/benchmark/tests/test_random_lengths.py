@@ -6,12 +6,11 @@ from benchmark.tokens.approximate import ApproximateTokenizer
 from benchmark.tokens.qwen import QwenTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_bench import recorded, recording
+from recorded_bench import recording
 
 TOKENIZER = ApproximateTokenizer()
 
 
-@recorded
 @pytest.mark.parametrize("name", ["random-concurrency", "random-rate"])
 def test_the_lengths_are_those_that_vllm_draws(name: str) -> None:
     """Same flags, same seed: the outputs are exact in the recording; its inputs are a few tokens off their plan, by as

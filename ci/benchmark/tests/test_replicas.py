@@ -10,7 +10,7 @@ from benchmark.replicas.watch import Look, Replica, Watched, replica_at, watchin
 from hypothesis import given
 from hypothesis import strategies as st
 from model_server import ModelServer, model_server
-from recorded_bench import RECORDINGS, recorded
+from recorded_bench import RECORDINGS
 
 
 def load(kv_usage: float, queries: float = 0.0, hits: float = 0.0) -> ReplicaLoad:
@@ -22,7 +22,6 @@ def watched(*looks: tuple[ReplicaLoad, ...]) -> Watched:
     return Watched(replicas, [Look(float(index), loads) for index, loads in enumerate(looks)])
 
 
-@recorded
 def test_the_recorded_loaded_server_is_read() -> None:
     """A real vLLM 0.32.0."""
     page = read_page((RECORDINGS / "metrics-loaded.txt").read_bytes())

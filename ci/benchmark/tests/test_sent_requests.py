@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from benchmark.load.target import Api, Message, Target, request_bytes
 from benchmark.workload import Prompt
-from recorded_bench import recorded, recording
+from recorded_bench import recording
 
 TARGET = Target("http://gateway:8080", "/model/qwen")
 
@@ -17,7 +17,6 @@ def parsed(request: bytes) -> tuple[str, dict[str, str], dict[str, Any]]:
     return line, dict(header.split(": ", 1) for header in headers), json.loads(body)
 
 
-@recorded
 def test_completions_are_as_recorded() -> None:
     """Body by body, fields in the same order."""
     requests = [each for each in recording("bench/requests-sent.json")["requests"] if each["path"] == "/v1/completions"]
@@ -29,7 +28,6 @@ def test_completions_are_as_recorded() -> None:
         assert {"X-Request-ID", "Content-Type", "Content-Length", "Host", "Accept"} <= headers.keys()
 
 
-@recorded
 def test_chats_are_as_recorded() -> None:
     """Body by body, fields in the same order."""
     target = Target("http://gateway:8080", "/model/qwen", api=Api.CHAT)

@@ -13,7 +13,7 @@ from benchmark.results.printed import DEFAULT_LATENCIES, Latency, printed_summar
 from benchmark.results.saved import RunDescription, default_filename, result_json
 from benchmark.results.summary import Distribution, Goals, Summary, summarise
 from benchmark.workload import Workload
-from recorded_bench import RECORDINGS, recorded, recording
+from recorded_bench import RECORDINGS, recording
 
 RUNS = {
     "random-concurrency": (DEFAULT_LATENCIES, (99.0,)),
@@ -78,7 +78,6 @@ def recorded_pace(saved: dict[str, Any]) -> Pace:
     return Pace(saved["max_concurrency"], float(saved["request_rate"]), saved["burstiness"])
 
 
-@recorded
 @pytest.mark.parametrize("name", RUNS)
 def test_the_printed_summary_is_the_recorded_one(name: str) -> None:
     """Letter for letter, from the figures in the same run's file."""
@@ -88,7 +87,6 @@ def test_the_printed_summary_is_the_recorded_one(name: str) -> None:
     assert printed_summary(recorded_summary(saved), recorded_pace(saved), RUNS[name][0]) == table
 
 
-@recorded
 @pytest.mark.parametrize("name", RUNS)
 def test_the_saved_file_has_the_recorded_keys_in_their_order(name: str) -> None:
     saved = recording(f"bench/{name}.json")["result"]
@@ -111,7 +109,6 @@ def test_the_saved_file_has_the_recorded_keys_in_their_order(name: str) -> None:
     assert all(ours[key] == saved[key] for key in (*same, "request_rate", "burstiness", "max_concurrency", "rtfx"))
 
 
-@recorded
 @pytest.mark.parametrize("name", RUNS)
 def test_recorded_throughputs_are_counts_over_the_duration(name: str) -> None:
     """The arithmetic of ours, on the recorded counts: as many requests as there were, of which the first has the

@@ -36,7 +36,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as escaping
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-RECORDINGS = Path(__file__).parents[4] / "shared" / "vllm-reference" / "0.32.0"
+RECORDINGS = Path(__file__).parents[3] / "vllm-mock" / "recordings" / "0.32.0"
 
 
 def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_then: int = 0) -> ServerMetrics:
@@ -44,10 +44,6 @@ def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_then: int = 0
     return MetricsReader().read(page, scraped_at_s, in_flight_then)
 
 
-recorded = pytest.mark.skipif(not RECORDINGS.exists(), reason="the recordings of vLLM are not beside this project")
-
-
-@recorded
 def test_the_recorded_loaded_server_is_read() -> None:
     """A real vLLM 0.32.0 with requests running and waiting."""
     metrics = read_metrics((RECORDINGS / "metrics-loaded.txt").read_bytes(), scraped_at_s=12.5, in_flight_then=3)
@@ -63,7 +59,6 @@ def test_the_recorded_loaded_server_is_read() -> None:
     )
 
 
-@recorded
 def test_the_recorded_lora_server_shows_the_newest_adapters() -> None:
     """Old label sets stay on the page; the one with the greatest value, idle here, is the current one."""
     metrics = read_metrics((RECORDINGS / "lora" / "metrics-after.txt").read_bytes())
@@ -304,7 +299,6 @@ def test_any_repeated_text_is_read_in_linear_time(repeated: bytes, head: bytes) 
     assert cost_s(page) <= 60 * cost_s(b"-" * QUARTER)
 
 
-@recorded
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_mutated_pages_of_a_real_server_are_read_in_linear_time(data: st.DataObject) -> None:

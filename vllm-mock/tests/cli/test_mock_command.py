@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from recordings import FOLDER, with_recordings
+from recordings import FOLDER
 from vllm_mock.cli import main
 from vllm_mock.settings import InvalidSettings, ServeSettings
 
@@ -107,7 +107,6 @@ def test_a_folder_without_recordings_exits_2(tmp_path: Path, capsys: pytest.Capt
     assert "no recordings" in capsys.readouterr().err
 
 
-@with_recordings
 def test_verify_exits_0_where_all_is_the_same_and_1_where_something_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

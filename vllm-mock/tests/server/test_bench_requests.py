@@ -3,10 +3,9 @@
 import json
 
 from mock_server import mock_server
-from recordings import FOLDER, with_recordings
+from recordings import FOLDER
 
 
-@with_recordings
 async def test_the_recorded_requests_of_vllm_bench_serve_are_answered() -> None:
     told = json.loads((FOLDER / "bench" / "requests-sent.json").read_text())["requests"]
     async with mock_server() as mock:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from recordings import FOLDER, with_recordings
+from recordings import FOLDER
 from starlette.responses import JSONResponse
 from vllm_mock.engine.messages import FinishReason
 from vllm_mock.server import chat, completion_routes, completions, http_metrics, usage, validation
@@ -23,7 +23,6 @@ from vllm_mock.tokens.text import GrowingText
 from vllm_mock.verify.http import verify_http
 from vllm_mock.verify.http_counts import verify_http_counts
 
-pytestmark = with_recordings
 Patch = pytest.MonkeyPatch
 
 

@@ -1,12 +1,10 @@
 """What the recordings hold is reproduced."""
 
 import pytest
-from recordings import FOLDER, with_recordings
+from recordings import FOLDER
 from vllm_mock.verify.behaviour import verify_behaviour
 from vllm_mock.verify.http import verify_http
 from vllm_mock.verify.result import Result
-
-pytestmark = with_recordings
 
 
 def different(results: list[Result]) -> dict[str, str]:

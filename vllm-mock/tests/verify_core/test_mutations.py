@@ -5,15 +5,13 @@ import sys
 import textwrap
 from dataclasses import dataclass, replace
 
-import engines
 import pytest
+from recordings import FOLDER
 from vllm_mock.engine.blocks import BlockPool
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.scheduler import Scheduler
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 from vllm_mock.verify.traces import verify_traces
-
-pytestmark = engines.needs_reference
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,11 @@ def put(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.wrong)
 def test_a_wrong_rule_is_noticed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     put(mutation, monkeypatch)
-    assert any(result.difference is not None for result in verify_traces(engines.REFERENCE))
+    assert any(result.difference is not None for result in verify_traces(FOLDER))
 
 
 def test_the_right_rules_put_in_the_same_way_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the change that is noticed, not the putting in place."""
     for mutation in {(mutation.of, mutation.method): mutation for mutation in MUTATIONS}.values():
         put(replace(mutation, new=mutation.old), monkeypatch)
-    assert all(result.difference is None for result in verify_traces(engines.REFERENCE))
+    assert all(result.difference is None for result in verify_traces(FOLDER))

@@ -38,8 +38,8 @@ class Siblings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
-    """One sequence to generate. A body with `n=2` or three prompts is as many of these (NOTES: counters see them
-    so)."""
+    """One sequence to generate. A body with `n=2` or three prompts is as many of these: vLLM counts each of them
+    (vllm-mock/recordings/0.32.0/NOTES.md)."""
 
     request_id: str
     prompt: tuple[int, ...]
@@ -52,7 +52,7 @@ class EngineRequest:
     lora: str | None = None
     cache_salt: str | None = None
     prompt_logprobs: bool = False
-    """Such a request does no prefix look-up (NOTES)."""
+    """Such a request does no prefix look-up (vllm-mock/recordings/0.32.0/NOTES.md)."""
     siblings: Siblings | None = None
     """Shared by the samples of one prompt; None where there is one."""
     seed: int = 0
