@@ -18,9 +18,12 @@ from simulator.markdown import write_markdown
 from simulator.report import print_summary, print_tables, write_json
 from simulator.scenario import InvalidScenario, Scenario, Trace, read_scenario
 from simulator.study import Results, Study, run_study
+from simulator.traces import trace_file
 
 TABLE_WIDTH = 230
 SECONDS_BETWEEN_LINES = 10.0
+TRACES = Path(__file__).parents[2] / "traces"
+"""The project's own: the simulator runs from its source tree only."""
 OURS = (RoutingStrategy.DEFAULT.value, RoutingStrategy.PREFIX_CACHE.value)
 
 
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME...]",
         help=f"of {', '.join(CONTENDERS)} (all)",
     )
-    parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder of traces (%(default)s)")
+    parser.add_argument("--traces", type=Path, default=TRACES, help="folder of traces (ci/simulator/traces)")
     parser.add_argument("--pickers", type=_positive, help="replicas of the picker, instead of the scenario's")
     parser.add_argument("--scrape-interval", type=_seconds, metavar="S", help="instead of the scenario's")
     parser.add_argument(
@@ -124,10 +127,13 @@ def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:
 
 def _has_trace(scenario: Scenario, traces: Path) -> bool:
     workload = scenario.workload
-    if not isinstance(workload, Trace) or (traces / workload.path).is_file():
-        return True
-    print(f"{scenario.name} is left out: there is no {traces / workload.path} (see --traces).", file=sys.stderr)
-    return False
+    if isinstance(workload, Trace):
+        try:
+            trace_file(workload, traces)
+        except FileNotFoundError:
+            print(f"{scenario.name} is left out: no {traces / workload.path}[.gz] (see --traces).", file=sys.stderr)
+            return False
+    return True
 
 
 def _run(study: Study, jobs: int) -> Results:

@@ -1,11 +1,14 @@
-"""Recorded traces as workloads, read as they are published."""
+"""Recorded traces as workloads, read as they are published, plain or compressed with gzip."""
 
 import csv
+import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from errno import ENOENT
 from pathlib import Path
+from typing import TextIO
 
 from picker.resources.inference import Criticality
 
@@ -29,14 +32,24 @@ class _Recorded:
     hash_ids: tuple[int, ...]
 
 
+def trace_file(trace: Trace, folder: Path) -> Path:
+    """The file of `trace` in `folder`: the path itself, else the same with `.gz`. Raises FileNotFoundError."""
+    plain = folder / trace.path
+    for path in (plain, plain.with_name(f"{plain.name}.gz")):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(ENOENT, "no such file, nor one with .gz", str(plain))
+
+
 def trace_sessions(trace: Trace, folder: Path, duration_s: float) -> Iterator[Session]:
     """Each request a session of its own, the first at 0 s. Raises NoTrace."""
     path = folder / trace.path
     try:
+        path = trace_file(trace, folder)
         recorded = _mooncake(path) if trace.format == "mooncake" else _azure(path)
     except OSError as error:
-        raise NoTrace(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError) as error:
+        raise NoTrace(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, EOFError) as error:
         raise NoTrace(f"{path}: not in the {trace.format} format: {error}") from None
     recorded = recorded[trace.start :]
     for index, each in enumerate(recorded):
@@ -59,8 +72,14 @@ def _turn(recorded: _Recorded, index: int, max_input_tokens: int) -> Turn:
     return Turn(0.0, content, prompt, output, output, None, Criticality.STANDARD)
 
 
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
 def _mooncake(path: Path) -> list[_Recorded]:
-    with path.open() as lines:
+    with _open(path) as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
     return [
         _Recorded(row["timestamp"] / 1000, row["input_length"], row["output_length"], tuple(row["hash_ids"]))
@@ -69,7 +88,7 @@ def _mooncake(path: Path) -> list[_Recorded]:
 
 
 def _azure(path: Path) -> list[_Recorded]:
-    with path.open(newline="") as lines:
+    with _open(path) as lines:
         return [
             _Recorded(
                 # Seven digits of a second are one more than Python reads.
