@@ -7,7 +7,7 @@ import pytest
 from fleet import endpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picker.endpoints.kv_events.held_blocks import HeldBlocks, chain_root, token_chain
+from picker.endpoints.kv_events.held_blocks import MAX_BLOCKS_OF_BATCH, HeldBlocks, chain_root, token_chain
 from picker.endpoints.kv_events.messages import AllBlocksCleared, BlockRemoved, BlockStored
 
 SIZE = 2
@@ -169,6 +169,59 @@ STEPS = st.lists(
     ),
     max_size=40,
 )
+
+
+def test_one_hash_of_two_blocks_makes_no_sense() -> None:
+    """Blocks stored under a hash that is used again would never be removed."""
+    index = HeldBlocks(max_blocks=10)
+    index.follow(A)
+    with pytest.raises(ValueError, match="one hash of two"):
+        index.apply(A, [store([10], [number, number]) for number in range(100)])
+    assert index.stored_blocks(A) == 1
+
+
+def test_a_block_removed_by_two_hashes_makes_no_sense() -> None:
+    index = held()
+    with pytest.raises(ValueError, match="two hashes of one block"):
+        index.apply(A, [store([10], [1, 2]), store([11], [1, 2]), BlockRemoved([10, 10, 11])])
+
+
+@pytest.mark.parametrize(
+    "event",
+    [store([b"x" * 65], [1, 2]), BlockRemoved(list(range(MAX_BLOCKS_OF_BATCH + 1)))],
+    ids=["a long hash", "too many blocks"],
+)
+def test_a_batch_is_bounded(event: BlockStored | BlockRemoved) -> None:
+    with pytest.raises(ValueError, match=r"a hash of|a batch of"):
+        held().apply(A, [event])
+
+
+hashes_of_any_kind = st.one_of(st.integers(0, 4), st.binary(max_size=2))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(hashes_of_any_kind, st.integers(0, 3), st.none() | hashes_of_any_kind),
+            st.lists(hashes_of_any_kind, max_size=4),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_events_say_memory_stays_within_the_bound(steps: list[Any]) -> None:
+    """Either they are followed or they make no sense, and nothing else is raised."""
+    index = HeldBlocks(max_blocks=5)
+    index.follow(A)
+    for step in steps:
+        event = BlockRemoved(step) if isinstance(step, list) else store([step[0]], [step[1]] * SIZE, parent=step[2])
+        try:
+            index.apply(A, [event])
+        except ValueError:
+            index.restart(A, empty=False)
+        assert (index.stored_blocks(A) or 0) <= 5
+        assert len(index) <= 5
+    index.forget(A)
+    assert len(index) == 0
 
 
 def test_tokens_may_be_any_number_of_63_bits() -> None:

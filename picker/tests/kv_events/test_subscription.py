@@ -1,7 +1,8 @@
 """What is known of a server stays right whatever happens to its events; over real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from fleet import endpoint
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.kv_events import subscription
 from picker.endpoints.kv_events.held_blocks import HeldBlocks, chain_root, token_chain
+from picker.endpoints.kv_events.messages import Event
 from picker.endpoints.kv_events.subscription import Subscription
 
 SERVER = endpoint(1)
@@ -226,3 +228,41 @@ async def test_a_flood_leaves_time_for_other_work() -> None:
         before = turns
         await followed.knows(1, complete=True)
         assert turns - before >= 1000 // subscription.AT_ONCE // 2
+
+
+async def test_expensive_batches_leave_most_of_the_time_to_other_work() -> None:
+    """Each of them takes longer than a turn; the loop is free for four times as long."""
+    followed = Followed()
+    worked_s, rested = 0.0, []
+
+    class Slow(HeldBlocks):
+        def apply(self, endpoint: Endpoint, events: Iterable[Event]) -> bool:
+            nonlocal worked_s
+            begun_s = time.perf_counter()
+            while time.perf_counter() < begun_s + 2 * subscription.TURN_S:
+                pass
+            worked_s += time.perf_counter() - begun_s
+            rested.append(begun_s)
+            return super().apply(endpoint, events)
+
+    followed.held = Slow()
+    async with followed.server() as server, followed.following():
+        await server.subscribed()
+        for number in range(20):
+            await server.publish(stored(number % 20), removed(number % 20))
+        await server.publish(stored(1))
+        await followed.knows(1, complete=True)
+    assert rested[-1] - rested[0] >= 0.8 * (1 + subscription.REST_SHARE) * worked_s * (20 / 21)
+
+
+async def test_a_message_beyond_the_bound_is_not_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeroMQ closes that connection for good; the next one is followed as before."""
+    monkeypatch.setattr(subscription, "MAX_MESSAGE_BYTES", 10_000)
+    monkeypatch.setattr(subscription, "GIVEN_UP_MS", 300)
+    followed = Followed()
+    async with followed.server(replay=False) as server, followed.following(replay=False):
+        await server.subscribed()
+        await server.publish({**removed(1), "block_hashes": [b"x" * 20_000]})
+        await server.subscribed()
+        await server.publish(stored(2))
+        await followed.knows(2, complete=False)

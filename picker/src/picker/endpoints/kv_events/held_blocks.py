@@ -13,8 +13,15 @@ from picker.endpoints.endpoint_sets import EndpointBits, tiers
 from picker.endpoints.kv_events.messages import AllBlocksCleared, BlockRemoved, BlockStored, EngineHash, Event
 
 MAX_BLOCKS = 131_072
-"""Followed of one endpoint: 2 million tokens at 16 a block, the bound on memory. Of a larger cache the blocks stored
-beyond it are not known."""
+"""Hashes and blocks followed of one endpoint: 2 million tokens at 16 a block, the bound on memory. Of a
+larger cache the blocks stored beyond it are not known."""
+
+MAX_BLOCKS_OF_BATCH = 32_768
+"""Stored or removed by one batch: half a million tokens at 16 a block, which no step of a server computes. Applying
+them takes some 20 ms."""
+
+MAX_HASH_BYTES = 64
+"""Of an engine's hash; vLLM's have 32 at most (SHA-256)."""
 
 FOLLOWED_KINDS = (None, "full_attention", "mla_attention", "sink_full_attention")
 """Of a hybrid model's layers those that keep whole prefixes: the others' blocks come and go with a window."""
@@ -128,7 +135,12 @@ class HeldBlocks:
         """Follow `events`, in their order; whether they say that the cache was emptied. Raises ValueError when they
         make no sense."""
         cache, cleared = self._caches[endpoint], False
+        left = MAX_BLOCKS_OF_BATCH
         for event in events:
+            if not isinstance(event, AllBlocksCleared):
+                left -= len(event.block_hashes)
+                if left < 0:
+                    raise ValueError(f"a batch of more than {MAX_BLOCKS_OF_BATCH} blocks")
             match event:
                 case BlockStored():
                     self._stored(cache, event)
@@ -206,7 +218,14 @@ class HeldBlocks:
         stored, expected = cache.stored, cache.expected
         ours = token_chain(event.token_ids, event.block_size, parent)
         for engine_hash, name in zip(event.block_hashes, ours, strict=True):
-            names[engine_hash] = name
+            known = names.get(engine_hash)
+            if known is None:
+                if isinstance(engine_hash, bytes) and len(engine_hash) > MAX_HASH_BYTES:
+                    raise ValueError(f"a hash of {len(engine_hash)} bytes")
+                names[engine_hash] = name
+            elif known != name:
+                # What was stored under it would never be removed.
+                raise ValueError("one hash of two different blocks")
             count = stored.get(name, 0)
             stored[name] = count + 1
             if not count and name not in expected:
@@ -218,7 +237,9 @@ class HeldBlocks:
             name = names.get(engine_hash)
             if name is None:
                 continue
-            count = stored[name] - 1
+            count = stored.get(name, 0) - 1
+            if count < 0:
+                raise ValueError("two hashes of one block, which was removed by the other")
             if count:
                 stored[name] = count
                 continue

@@ -4,13 +4,16 @@ Batches are numbered from 0 in a server's life. What is missed is asked for at t
 server keeps its newest batches (10,000 unless told otherwise)."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
+from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.kv_events.held_blocks import HeldBlocks
 from picker.endpoints.kv_events.messages import Batch, Unreadable, read_batch
@@ -20,11 +23,29 @@ log = structlog.get_logger(__name__)
 REPLAY_TIMEOUT_S = 5.0
 """Between two batches of a replay. vLLM looks for requests ten times a second at least."""
 
-MAX_WAITING = 10_000
-"""Batches received and not yet looked at, those beyond it are lost and asked for again: minutes of a busy server."""
+MAX_MESSAGE_BYTES = 1 << 20
+"""Of one part of a message: 100,000 tokens with their hashes, six times the largest step of a usual server. ZeroMQ
+closes the connection of a peer that sends more."""
+
+MAX_WAITING = 128
+"""Batches received and not yet read, 128 MiB at most: a second of a busy server. When more wait, ZeroMQ stops reading
+the connection, and the server's own queue holds them (100,000 unless configured)."""
+
+MAX_WAITING_REPLAYED = 256
+"""The same for a replay, whose sender discards what does not fit."""
 
 AT_ONCE = 32
 """Batches looked at before other work has its turn: some milliseconds."""
+
+TURN_S = 0.002
+"""After this much work on batches other work has its turn, however few they were."""
+
+REST_SHARE = 4.0
+"""The pause after that much work, as a share of it: one server's flood takes at most a fifth of the event loop."""
+
+GIVEN_UP_MS = 5_000
+"""Without a connection for this long, it is made with a new socket: ZeroMQ gives up the address of a peer that sent
+more than MAX_MESSAGE_BYTES. Others it reconnects within RECONNECT_MAX_MS."""
 
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2_000
@@ -56,28 +77,43 @@ class Subscription:
         self._newest_s = 0.0
         """When the last batch applied was made, by the server's clock."""
         self._told = False
+        self._worked_s = 0.0
+        """On batches since the last rest."""
 
     async def run(self) -> None:
         self._held.follow(self._endpoint)
+        while True:
+            await self._follow()
+
+    async def _follow(self) -> None:
+        """Follow over one socket until its connection has been lost for GIVEN_UP_MS."""
         events = zmq.asyncio.Context.instance().socket(zmq.SUB)
         _patient(events)
         events.rcvhwm = MAX_WAITING
-        connections = events.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)
+        events.maxmsgsize = MAX_MESSAGE_BYTES
+        connections = events.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
         events.connect(self._events_address)
         events.subscribe(b"")
         poller = zmq.asyncio.Poller()
         poller.register(events, zmq.POLLIN)
         poller.register(connections, zmq.POLLIN)
+        lost = False
         try:
             while True:
-                ready = dict(await poller.poll())
+                ready = dict(await poller.poll(GIVEN_UP_MS if lost else -1))
+                if lost and not ready:
+                    return
                 if connections in ready:
-                    await connections.recv_multipart()
-                    await self._connected()
+                    event = parse_monitor_message(await connections.recv_multipart())["event"]
+                    lost = event == zmq.Event.DISCONNECTED
+                    if not lost:
+                        await self._connected()
                 with suppress(zmq.Again):
                     for _ in range(AT_ONCE):
                         await self._receive(await events.recv_multipart(zmq.NOBLOCK))
-                await asyncio.sleep(0)
+                        if self._worked_s >= TURN_S:
+                            break
+                await self._rest()
         finally:
             events.disable_monitor()
             connections.close(linger=0)
@@ -123,16 +159,21 @@ class Subscription:
         same = last < 0
         asking = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         _patient(asking)
-        asking.rcvhwm = 0  # The server drops what does not fit.
+        asking.rcvhwm = MAX_WAITING_REPLAYED
+        asking.maxmsgsize = MAX_MESSAGE_BYTES
         asking.connect(address)
         try:
             await _send(asking, max(0, last))
             while True:
-                await asyncio.sleep(0)  # A replay is long, and all of it may be there already.
+                await self._rest()  # A replay is long, and all of it may be there already.
                 # [nothing, number, batch], in newer servers with the topic before the number; an empty batch ends it.
                 async with asyncio.timeout(REPLAY_TIMEOUT_S):
-                    *_, numbered, payload = await asking.recv_multipart()
-                if not payload:
+                    frames = await asking.recv_multipart()
+                if len(frames) < 2 or not frames[-1]:
+                    return same
+                numbered, payload = frames[-2:]
+                if len(numbered) != 8:
+                    self._complain(last, f"a batch number of {len(numbered)} bytes")
                     return same
                 number = int.from_bytes(numbered, "big")
                 batch = self._read(number, payload)
@@ -149,16 +190,29 @@ class Subscription:
         finally:
             asking.close(linger=0)
 
+    async def _rest(self) -> None:
+        """Let other work have its turn, the longer the more work this one was."""
+        worked_s, self._worked_s = self._worked_s, 0.0
+        await asyncio.sleep(REST_SHARE * worked_s if worked_s >= TURN_S else 0)
+
     def _read(self, number: int, payload: bytes) -> Batch | None:
         """None for one that cannot be read."""
+        begun_s = time.perf_counter()
         try:
             return read_batch(payload)
         except Unreadable as error:
             self._complain(number, str(error))
             return None
+        finally:
+            self._worked_s += time.perf_counter() - begun_s
 
     def _apply(self, number: int, batch: Batch | None) -> None:
         """Take over a batch; if some are missing before it, what was known is worth nothing."""
+        begun_s = time.perf_counter()
+        self._take_over(number, batch)
+        self._worked_s += time.perf_counter() - begun_s
+
+    def _take_over(self, number: int, batch: Batch | None) -> None:
         endpoint, held = self._endpoint, self._held
         if number == 0:
             held.restart(endpoint, empty=True)
@@ -189,7 +243,7 @@ class Subscription:
         """Once: what cannot be read will come again and again."""
         if not self._told:
             self._told = True
-            log.error("kv_events.unreadable", endpoint=self._endpoint.address, batch=number, problem=problem)
+            log.error("kv_events.unreadable", endpoint=self._endpoint.address, batch=number, problem=shorten(problem))
 
 
 def _patient(socket: zmq.asyncio.Socket) -> None:
