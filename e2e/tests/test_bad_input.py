@@ -63,12 +63,24 @@ def reason(answer: httpx.Response) -> str:
         (b'{"prompt": "hi"}', "model-missing"),
         (b'{"model": 7}', "model-wrong-type"),
         (b'{"model": null}', "model-wrong-type"),
-        (b"", "body-missing"),
     ],
 )
 async def test_a_body_that_names_no_model_is_a_400(gateway: GatewayParts, body: bytes, code: str) -> None:
     answer = await post(gateway, body)
     assert (answer.status_code, reason(answer)) == (400, code)
+
+
+async def test_a_post_without_a_body_is_the_servers_to_answer(gateway: GatewayParts) -> None:
+    """Cancelling a response has none, for one."""
+
+    async def nothing() -> AsyncIterator[bytes]:
+        for _ in ():
+            yield b""
+
+    path = "/v1/responses/resp_1/cancel"
+    declared = await gateway.client.post(gateway.url("main", path))
+    chunked = await gateway.client.post(gateway.url("main", path), content=nothing())
+    assert [(answer.status_code, answer.json()["path"]) for answer in (declared, chunked)] == [(200, path)] * 2
 
 
 async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(gateway: GatewayParts) -> None:

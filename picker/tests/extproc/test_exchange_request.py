@@ -6,6 +6,7 @@ import pytest
 from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
+from picker.extproc.exchange import BODY_TIMEOUT_S, SLOWEST_BODY_BYTES_PER_S, UNDECLARED_BODY_TIMEOUT_S
 from picker.extproc.headers import CONTROL_HEADERS, DESTINATION
 from picker.extproc.messages import (
     DUPLEX_PIECE_BYTES,
@@ -133,7 +134,6 @@ def test_the_pool_that_the_gateway_named_is_asked() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "body-missing"),
         (b"not json", "body-not-json"),
         (b"[]", "body-not-json"),
         (b'{"model": "m"', "body-not-json"),
@@ -174,11 +174,22 @@ def test_other_routes_may_have_bodies_of_their_own(path: str, content_type: str)
     assert reply.changes.destination == ENDPOINTS
 
 
-def test_a_post_without_a_body_is_a_bad_request() -> None:
-    """The model cannot be known."""
-    [reply] = exchange(FakeDesk()).receive(headers(end=True))
-    assert isinstance(reply, ImmediateReply)
-    assert reply.status == 400
+@pytest.mark.parametrize("path", ["/v1/responses/resp_1/cancel", "/v1/completions"])
+def test_a_post_without_a_body_is_picked_by_its_headers(path: str) -> None:
+    """What it means is the server's to say."""
+    [reply] = exchange(FakeDesk()).receive(headers(path=path, end=True))
+    assert isinstance(reply, HeadersReply)
+    assert reply.changes.destination == ENDPOINTS
+
+
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
+def test_an_empty_body_is_picked_when_its_end_comes(mode: BodyMode) -> None:
+    """A chunked body without a chunk: its headers do not say that it is empty."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=mode))
+    reply = talk.receive(body(b""))[0]
+    assert isinstance(reply, BodyReply | HeadersReply)
+    assert reply.changes.destination == ENDPOINTS
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -284,6 +295,29 @@ def test_a_body_that_never_comes_ends_with_a_timeout() -> None:
     [reply] = talk.expire()
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 408
+
+
+@pytest.mark.parametrize(
+    ("length", "seconds"),
+    [
+        (100, BODY_TIMEOUT_S + 100 / SLOWEST_BODY_BYTES_PER_S),
+        (4 << 20, BODY_TIMEOUT_S + (4 << 20) / SLOWEST_BODY_BYTES_PER_S),
+        (None, UNDECLARED_BODY_TIMEOUT_S),
+    ],
+)
+def test_a_kept_body_may_take_the_time_of_its_length(length: int | None, seconds: float) -> None:
+    """The proxy shows no piece of it before the last, so that pauses cannot be seen."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(content_length=str(length)) if length is not None else headers())
+    assert talk.deadline_s == seconds
+
+
+def test_a_body_in_pieces_may_take_as_long_as_none_of_its_pauses_is_long() -> None:
+    """The deadline is that of the next piece."""
+    talk = exchange(FakeDesk())
+    talk.receive(headers(mode=DUPLEX, content_length=str(4 << 20)))
+    talk.receive(body(b"{", end=False))
+    assert talk.deadline_s == BODY_TIMEOUT_S
 
 
 def test_an_error_of_the_picker_is_answered_500() -> None:

@@ -39,8 +39,8 @@ LB_NAMESPACE = "envoy.lb"
 SERVED_KEY = "x-gateway-destination-endpoint-served"
 
 _NAMES = (
-    ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "x-request-id", "traceparent",
-    OBJECTIVE, FLOW, PREDICT_TTFT,
+    ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "connection", "upgrade",
+    "x-request-id", "traceparent", OBJECTIVE, FLOW, PREDICT_TTFT,
 )  # fmt: skip
 """The headers that matter here; the others are not even copied."""
 
@@ -289,7 +289,7 @@ def _send_to(response: pb.ProcessingResponse, destination: str | None) -> None:
 def _mode(override: ModeOverride) -> processing_mode_pb2.ProcessingMode:
     return _Mode(
         request_header_mode=_Mode.SEND,
-        request_body_mode=_Mode.BUFFERED,
+        request_body_mode=_Mode.BodySendMode.Value(override.request_body.value),
         response_header_mode=_Mode.SEND,
         response_body_mode=_Mode.BodySendMode.Value(override.response_body.value),
         response_trailer_mode=_Mode.SEND,

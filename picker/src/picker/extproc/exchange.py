@@ -6,9 +6,10 @@
 
 The proxy's body mode decides when the request's headers may be answered. BUFFERED: at once, or the body never comes;
 the pick goes with the answer to the body. FULL_DUPLEX_STREAMED: only with the pick, or the request is routed before it;
-the body then has to be handed back piece by piece. A stream that ends, by the response's end or by the client's
-leaving, ends the request's count in the ledger. Response headers come where the picker asks for them, with the answer
-to the request's own, and from proxies that show them anyhow.
+the body then has to be handed back piece by piece. A body whose end may come after the answer's beginning (an upgrade)
+is not waited for: the pick goes with the answer to the headers. A stream that ends, by the response's end or by the
+client's leaving, ends the request's count in the ledger. Response headers come where the picker asks for them, with
+the answer to the request's own, and from proxies that show them anyhow.
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,22 @@ import msgspec
 
 from picker.extproc.assignment import Assignment, Desk, OnTurn, Place, Queue, Wanted
 from picker.extproc.body import NO_BODY, content_coding, declared_bytes, read_body
-from picker.extproc.headers import CONTROL_HEADERS, PREDICT_TTFT, foretold, names_model, to_endpoint, wanted
+from picker.extproc.headers import (
+    CONTROL_HEADERS,
+    PREDICT_TTFT,
+    foretold,
+    names_model,
+    opens_tunnel,
+    to_endpoint,
+    wanted,
+)
 from picker.extproc.json_spans import rename_request
 from picker.extproc.messages import (
     Body,
     BodyMode,
     BodyReply,
     Changes,
+    DuplexBodyReply,
     HeadersReply,
     Incoming,
     ModeOverride,
@@ -45,7 +55,14 @@ PATIENCE_S = 5.0
 """The proxy is asked to wait this much longer than a request may be held, so that the answer is the picker's."""
 
 BODY_TIMEOUT_S = 60.0
-"""For a body to arrive once its headers have. A client that stalls longer is not going to finish."""
+"""For a pause in a body that comes in pieces. A client that stalls longer is not going to finish."""
+
+SLOWEST_BODY_BYTES_PER_S = 4 << 10
+"""Of a body that the proxy keeps until it is whole, so that its pauses cannot be seen: it gets BODY_TIMEOUT_S, and the
+time that its length takes at this speed, the uplink of an old mobile network (GPRS)."""
+
+UNDECLARED_BODY_TIMEOUT_S = 600.0
+"""The same for a body whose length is not declared: 2.4 MiB at that speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,9 @@ class _Pick(msgspec.Struct, frozen=True, gc=False):
 
 
 _WITHOUT_CONTROL = Changes(remove_headers=CONTROL_HEADERS)
+_EMPTY_PIECE = (DuplexBodyReply(Phase.REQUEST, b"", False),)
+"""What an empty piece is answered with: Envoy begins a tunnel with one, and sends no headers on before its answer."""
+
 _AWAITING_BODY = HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL)
 
 
@@ -93,6 +113,7 @@ class Exchange:
         self._request: RequestHeaders | None = None
         self._body = bytearray()
         self._body_ended = False
+        self._body_timeout_s = BODY_TIMEOUT_S
         self._asked_model: str | None = None
         self._assignment: Assignment | None = None
         self._restorer: NameRestorer | None = None
@@ -101,7 +122,7 @@ class Exchange:
     @property
     def deadline_s(self) -> float | None:
         """How long to wait for the next message before `expire` must be called; None: as long as it takes."""
-        return BODY_TIMEOUT_S if self._state is Stage.BODY else None
+        return self._body_timeout_s if self._state is Stage.BODY else None
 
     @property
     def settled(self) -> bool:
@@ -142,7 +163,9 @@ class Exchange:
     def expire(self) -> list[Reply]:
         """The deadline has passed."""
         return self._refuse(
-            Rejection(408, Reason.BODY_TIMEOUT, f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} seconds.")
+            Rejection(
+                408, Reason.BODY_TIMEOUT, f"The request body did not arrive within {self._body_timeout_s:.0f} seconds."
+            )
         )
 
     def fail(self) -> list[Reply]:
@@ -188,9 +211,15 @@ class Exchange:
             )
         if message.end_of_stream or self._request_mode not in (BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED):
             return self._pick_without_body(message)
+        if opens_tunnel(message):
+            return self._pick_tunnel(message)
         self._state = Stage.BODY
         if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return []
+        if "content-length" in message.headers:
+            self._body_timeout_s = BODY_TIMEOUT_S + length / SLOWEST_BODY_BYTES_PER_S
+        else:
+            self._body_timeout_s = UNDECLARED_BODY_TIMEOUT_S
         showing = self._showing_answer(message)
         return [_AWAITING_BODY if showing is None else HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL, showing)]
 
@@ -203,14 +232,21 @@ class Exchange:
         return None if self._unseen else ModeOverride(response_body=self._response_mode)
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
-        """Requests without a body (GET /v1/models), and proxies that do not show theirs."""
-        if message.end_of_stream and message.headers.get(":method") == "POST" and names_model(message):
-            return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
+        """Requests without a body (GET /v1/models, POST /v1/responses/ID/cancel), or whose body is not shown."""
         assigned = self._assign(wanted(message, NO_BODY, 0))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
         changes = to_endpoint(assigned, self._request_mode, body=False)
         return [HeadersReply(Phase.REQUEST, changes, self._showing_answer(message))]
+
+    def _pick_tunnel(self, message: RequestHeaders) -> list[Reply]:
+        """Pick by the headers, and have the proxy pass the body on as it comes: its end may never come."""
+        replies = self._pick_without_body(message)
+        if self._request_mode is not BodyMode.BUFFERED or self._assignment is None:
+            return replies
+        self._request_mode = BodyMode.NONE
+        mode = ModeOverride(self._response_mode, request_body=BodyMode.NONE)
+        return [HeadersReply(Phase.REQUEST, to_endpoint(self._assignment, BodyMode.NONE, body=False), mode)]
 
     def _request_body(self, message: Body) -> list[Reply]:
         if self._state is not Stage.BODY:
@@ -238,9 +274,9 @@ class Exchange:
             if message.data:
                 raise ProtocolViolation("a request body came after its end")
             return []
-        if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            return list(duplex_pieces(Phase.REQUEST, message.data, message.end_of_stream))
         self._body_ended = message.end_of_stream
+        if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            return list(duplex_pieces(Phase.REQUEST, message.data, message.end_of_stream) or _EMPTY_PIECE)
         return [BodyReply(Phase.REQUEST)]
 
     def _request_trailers(self, _message: Trailers) -> list[Reply]:
@@ -257,7 +293,8 @@ class Exchange:
         request = self._request
         assert request is not None
         self._body_ended = True
-        read = read_body(data, names_model(request))
+        # A request without a body is the server's to answer, whatever its path.
+        read = read_body(data, names_model(request)) if data else NO_BODY
         if isinstance(read, Rejection):
             return self._refuse(read)
         pick = _Pick(wanted(request, read, len(data)), data, end_of_stream, trailers)
@@ -328,6 +365,8 @@ class Exchange:
         if self._restorer is not None:
             data = self._restorer.feed(data, message.end_of_stream)
         if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            if not message.data and not message.end_of_stream:
+                return [DuplexBodyReply(Phase.RESPONSE, b"", False)]
             return list(duplex_pieces(Phase.RESPONSE, data, message.end_of_stream))
         return [BodyReply(Phase.RESPONSE, data=data if self._restorer is not None else None)]
 

@@ -29,6 +29,17 @@ def names_model(message: RequestHeaders) -> bool:
     )
 
 
+def opens_tunnel(message: RequestHeaders) -> bool:
+    """Whether the body that follows has no end before the answer begins: an upgrade (RFC 9110, 7.8), a CONNECT, also
+    the extended one, and a gRPC call, whose messages may go both ways."""
+    headers = message.headers
+    if headers.get(":method") == "CONNECT":
+        return True
+    if headers.get("upgrade") and "upgrade" in headers.get("connection", "").lower():
+        return True
+    return headers.get("content-type", "").startswith("application/grpc") and not names_model(message)
+
+
 def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int) -> Wanted:
     """The request, asking for an endpoint."""
     header = message.headers.get

@@ -65,9 +65,10 @@ Incoming = RequestHeaders | ResponseHeaders | Body | Trailers
 
 
 class ModeOverride(msgspec.Struct, frozen=True, gc=False):
-    """What the proxy shall send from here on, for this exchange alone: response headers and trailers, and this."""
+    """What the proxy sends from here on, for this exchange alone: response headers and trailers, and this."""
 
     response_body: BodyMode
+    request_body: BodyMode = BodyMode.BUFFERED
 
 
 class Changes(msgspec.Struct, frozen=True, gc=False):

@@ -225,7 +225,7 @@ def test_a_picker_that_fails_answers_the_client_and_lives_on() -> None:
 def test_a_body_that_does_not_come_is_answered_for() -> None:
     """By the exchange's deadline, not before, and with no timer per call."""
     client = Client()
-    stream_id = client.call(PROCESS, headers_message())
+    stream_id = client.call(PROCESS, headers_message(content_length="10"))
     client.server.wait(BODY_TIMEOUT_S - 1)
     client.peer.pump()
     assert len(client.messages(stream_id)) == 1
