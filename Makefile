@@ -4,7 +4,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yaml)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e images nightly lint format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e images nightly lint lint-files set-version format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,12 +41,23 @@ images: ## the images that the chart names: picker and vllm-mock; needs docker
 	@docker build -f picker/Dockerfile -t inference-gateway/picker:$(VERSION) .
 	@docker build -f vllm-mock/Dockerfile -t inference-gateway/vllm-mock:$(VERSION) .
 
-lint: install ## ruff, pyright, import-linter
+lint: install lint-files ## ruff, pyright, import-linter, and the project's own files
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) lint-imports --no-logo
 	@$(RUN) python ci/envoy_stubs.py
 	@$(RUN) pyright
+
+lint-files: install ## one version everywhere, words of the glossary, workflows by their schema
+	@$(RUN) python ci/version.py
+	@$(RUN) codespell --builtin '' --dictionary ci/glossary/words.txt $$(cat ci/glossary/files.txt)
+	@$(RUN) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(RUN) check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@! command -v actionlint >/dev/null || actionlint
+
+set-version: install ## write another version to every place: make set-version TO=0.2.0
+	@$(RUN) python ci/version.py $(TO)
+	@$(RUN) python ci/chart_schema.py
 
 format: install ## let ruff format and fix
 	@$(RUN) ruff check --fix .
@@ -68,7 +79,7 @@ bench-report: install ## what the picker is worth: A10 and L20 mocks, both ports
 crds: install ## write the chart's CRDs anew, after a change of the wire types
 	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds
 
-chart-schema: install ## write the schema of the chart's values anew
+chart-schema: install ## generate the schema of the chart's values, and the README of the chart
 	@$(RUN) python ci/chart_schema.py
 
 dashboards: install ## write dashboards, alerts and recording rules anew into the chart
