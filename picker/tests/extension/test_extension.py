@@ -22,6 +22,7 @@ from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFail
 from picker.gateway.packing import packed
 from picker.gateway.picker_tls import PickerTls
 from picker.gateway.pickers import PickerName, PickerPlaces
+from picker.gateway.route_expressions import NEVER
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 
@@ -346,3 +347,12 @@ def test_a_picker_that_asks_for_tls_is_asked_with_it_and_no_other(extension: Ext
     # Those that say so where they are, by TLS that asks for nothing.
     assert [each.match["tls"] for each in theirs.transport_socket_matches] == [True]
     assert not ours.transport_socket_matches
+
+
+def test_a_route_to_a_pool_with_an_expression_that_envoy_rejects_matches_nothing(extension: Extension) -> None:
+    """Envoy would reject all routes of the listener for it."""
+    broken = route((RULE, 1))
+    broken.match.safe_regex.SetInParent()
+    made = extension.route(broken, [RED], backends((RED, 1)))
+    assert made.match.safe_regex.regex == NEVER
+    assert leads_to(made) == {TO_RED: 1}

@@ -166,7 +166,7 @@ BROKEN = [
         ROUTE,
         "  - backendRefs:",
         MATCH.format("path: {type: RegularExpression, value: '(?=a)'}"),
-        ["without look-around"],
+        ["invalid perl operator"],
     ),
     (ROUTE, "  - backendRefs:", MATCH.format("headers: [{name: 'a b', value: c}]"), ["headers[0].name: found 'a b'"]),
     (

@@ -6,6 +6,7 @@ from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.overload.v3 import overload_pb2
 from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2
+from google.protobuf import struct_pb2
 
 from picker.gateway.packing import address, packed
 from picker.gateway.xds_source import file_source
@@ -14,6 +15,11 @@ BOOTSTRAP_FILE, CLUSTERS_FILE, LISTENERS_FILE = "bootstrap.json", "clusters.json
 
 MAX_CONNECTIONS = 50_000
 """From clients. Envoy wants a bound, and warns without one; its file descriptors end not far beyond."""
+
+
+MAX_PROGRAM_SIZE = 2**32 - 1
+"""Of a regular expression as RE2 compiles it: none, as Envoy Gateway sets it. Envoy's default of 100 rejects `a{100}`,
+and with it the whole route configuration. RE2's own bound of 8 MiB an expression holds (`resources.expressions`)."""
 
 
 def routes_file(name: str) -> str:
@@ -33,6 +39,9 @@ def bootstrap(admin_ip: str, admin_port: int, folder: Path) -> bootstrap_pb2.Boo
         dynamic_resources=bootstrap_pb2.Bootstrap.DynamicResources(
             cds_config=file_source(folder / CLUSTERS_FILE), lds_config=file_source(folder / LISTENERS_FILE)
         ),
+        layered_runtime=bootstrap_pb2.LayeredRuntime(
+            layers=[bootstrap_pb2.RuntimeLayer(name="standalone", static_layer=_runtime())]
+        ),
         overload_manager=overload_pb2.OverloadManager(
             resource_monitors=[
                 overload_pb2.ResourceMonitor(
@@ -41,3 +50,9 @@ def bootstrap(admin_ip: str, admin_port: int, folder: Path) -> bootstrap_pb2.Boo
             ]
         ),
     )
+
+
+def _runtime() -> struct_pb2.Struct:
+    runtime = struct_pb2.Struct()
+    runtime.update({"re2.max_program_size.error_level": MAX_PROGRAM_SIZE})
+    return runtime

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import structlog
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -21,6 +22,7 @@ from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf.any_pb2 import Any
 
+from picker.bounded_text import shorten
 from picker.gateway.clusters import followed_picker_cluster, pool_cluster, pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.listeners import with_inference_filter
@@ -28,8 +30,11 @@ from picker.gateway.packing import packed, uint32
 from picker.gateway.picker_tls import PickerTls, transport_socket
 from picker.gateway.pickers import PickerName
 from picker.gateway.pool_route import asking_picker
+from picker.gateway.route_expressions import without_rejected_expressions
 from picker.resources.inference import AppProtocol, InferencePool, PickerRef
 from picker.resources.names import ObjectName, PoolName
+
+log = structlog.get_logger(__name__)
 
 NO_BACKEND_CLUSTER = "inferencepool-without-backend"
 """A cluster that does not exist: it takes the share of a backend that does not, and Envoy answers 500."""
@@ -110,6 +115,11 @@ class Extension:
     ) -> route_components_pb2.Route:
         """`pools`: those of the route's rule that exist. `backends`: all of the rule. `strangers`: the Services whose
         pickers are not this project's. Leads to each pool by its weight, by way of that pool's picker."""
+        route, problems = without_rejected_expressions(route)
+        if problems:
+            log.warning(
+                "extension.rejected_expressions", route=shorten(route.name), problems=shorten("; ".join(problems))
+            )
         if not pools or not route.HasField("route"):
             return route
         made = route_components_pb2.Route()

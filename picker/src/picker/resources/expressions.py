@@ -1,0 +1,30 @@
+"""Regular expressions, judged by the engine that Envoy runs them with."""
+
+from typing import Any, cast
+
+import re2  # pyright: ignore[reportMissingTypeStubs]
+
+_re2 = cast(Any, re2)
+"""The package has no types."""
+
+_OPTIONS = _re2.Options()
+# Envoy runs RE2 over bytes: it rejects `\x{100}`, and takes the UTF-8 of a letter for several characters.
+_OPTIONS.encoding = _re2.Options.Encoding.LATIN1
+# RE2 would write each expression that it rejects to stderr.
+_OPTIONS.log_errors = False
+
+
+def expression_problem(expression: str) -> str | None:
+    """What Envoy rejects in `expression`; None for one that it takes.
+
+    RE2 rejects what Python's `re` takes: look-around, back-references, repetitions beyond 1,000, programs beyond 8 MiB.
+    Envoy's own schema rejects the empty expression (`RegexMatcher.regex` has at least one character). Envoy's limit of
+    program size is off: `bootstrap` turns it off as Envoy Gateway does."""
+    if not expression:
+        return "it is empty, and Envoy takes none that is"
+    try:
+        _re2.compile(expression.encode(), _OPTIONS)
+    except _re2.error as error:
+        [reason] = error.args
+        return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+    return None
