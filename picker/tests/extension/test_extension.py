@@ -19,7 +19,7 @@ from picker.gateway.clusters import pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.extension import NO_BACKEND_CLUSTER, Extension, Joints, RuleBackend, RuleName
 from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed
-from picker.gateway.packing import packed
+from picker.gateway.packing import duration, packed
 from picker.gateway.picker_tls import PickerTls
 from picker.gateway.pickers import PickerName, PickerPlaces
 from picker.gateway.route_expressions import NEVER
@@ -356,3 +356,35 @@ def test_a_route_to_a_pool_with_an_expression_that_envoy_rejects_matches_nothing
     made = extension.route(broken, [RED], backends((RED, 1)))
     assert made.match.safe_regex.regex == NEVER
     assert leads_to(made) == {TO_RED: 1}
+
+
+def silent_for(made: Sequence[route_pb2.RouteConfiguration]) -> list[float | None]:
+    """How long a stream of each route may be silent; None where the listener says, or Envoy."""
+    actions = [each.route for configuration in made for host in configuration.virtual_hosts for each in host.routes]
+    return [each.idle_timeout.seconds if each.HasField("idle_timeout") else None for each in actions]
+
+
+def both_routes(extension: Extension, name: str, **action: object) -> route_pb2.RouteConfiguration:
+    """One to a pool, and one to a Service."""
+    to_pool = extension.route(route((RULE, 1)), [RED], backends((RED, 1)))
+    to_pool.route.MergeFrom(route_components_pb2.RouteAction(**action))  # pyright: ignore[reportArgumentType]
+    host = route_components_pb2.VirtualHost(routes=[to_pool, route((NEXT_RULE, 1))])
+    return route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])
+
+
+def test_a_stream_to_a_pool_may_be_silent_and_one_to_a_service_as_before(extension: Extension) -> None:
+    assert silent_for(extension.routes([listener("a")], [both_routes(extension, "a")])) == [0, None]
+
+
+def test_a_silence_that_the_route_limits_stays_limited(extension: Extension) -> None:
+    made = both_routes(extension, "a", idle_timeout=duration(7))
+    assert silent_for(extension.routes([listener("a")], [made])) == [7, None]
+
+
+def test_a_silence_that_the_listener_limits_stays_limited(extension: Extension) -> None:
+    limiting = listener("a")
+    filter_ = limiting.filter_chains[0].filters[0]
+    manager = hcm_pb2.HttpConnectionManager.FromString(filter_.typed_config.value)
+    manager.stream_idle_timeout.CopyFrom(duration(60))
+    filter_.typed_config.CopyFrom(packed(manager))
+    assert silent_for(extension.routes([limiting], [both_routes(extension, "a")])) == [None, None]

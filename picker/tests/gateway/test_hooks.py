@@ -5,7 +5,7 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.listeners import ROUTER_NAME, with_inference_filter
-from picker.gateway.packing import packed
+from picker.gateway.packing import duration, packed
 from picker.gateway.pool_route import asking_picker
 from picker.resources.names import PoolName
 
@@ -64,6 +64,20 @@ def test_a_retry_policy_that_the_route_has_stays() -> None:
     own = route_components_pb2.RetryPolicy(retry_on="5xx")
     route = route_components_pb2.Route(route=route_components_pb2.RouteAction(cluster=CLUSTER, retry_policy=own))
     assert asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20).route.retry_policy == own
+
+
+def test_a_route_to_a_pool_has_no_timeout_that_the_user_did_not_write() -> None:
+    """Envoy's own of 15 s cuts long answers."""
+    route = route_components_pb2.Route(route=route_components_pb2.RouteAction(cluster=CLUSTER))
+    made = asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20)
+    assert made.route.HasField("timeout")
+    assert made.route.timeout == duration(0)
+
+
+def test_a_timeout_that_the_route_has_stays() -> None:
+    own = route_components_pb2.RouteAction(cluster=CLUSTER, timeout=duration(7))
+    made = asking_picker(route_components_pb2.Route(route=own), {CLUSTER: POOL}, "picker", 1 << 20)
+    assert made.route.timeout == duration(7)
 
 
 def test_of_weighted_clusters_only_the_pools_ask_the_picker() -> None:

@@ -18,18 +18,21 @@ import structlog
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf.any_pb2 import Any
 
 from picker.bounded_text import shorten
 from picker.gateway.clusters import followed_picker_cluster, pool_cluster, pool_cluster_name
-from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.listeners import with_inference_filter
 from picker.gateway.packing import packed, uint32
 from picker.gateway.picker_tls import PickerTls, transport_socket
 from picker.gateway.pickers import PickerName
 from picker.gateway.pool_route import asking_picker
+from picker.gateway.route_configurations import (
+    pickers_of,
+    route_configurations,
+    with_idle_timeout,
+    without_idle_timeouts,
+)
 from picker.gateway.route_expressions import without_rejected_expressions
 from picker.resources.inference import AppProtocol, InferencePool, PickerRef
 from picker.resources.names import ObjectName, PoolName
@@ -157,15 +160,23 @@ class Extension:
     ) -> tuple[list[cluster_pb2.Cluster], list[listener_pb2.Listener]]:
         """The clusters with those of pools and pickers among them, and the listeners, the picker's filter in those that
         have a route to a pool."""
-        pickers_of = {configuration.name: _pickers_of(configuration) for configuration in routes}
+        asked = {configuration.name: pickers_of(configuration) for configuration in routes}
         all_clusters = {each.name: each for cluster in clusters for each in _with_pools(cluster)}
-        for picker in sorted(set[PickerName]().union(*pickers_of.values()), key=str):
+        for picker in sorted(set[PickerName]().union(*asked.values()), key=str):
             all_clusters[str(picker)] = self._picker_cluster(picker)
         made: list[listener_pb2.Listener] = []
         for listener in listeners:
-            pickers = set[PickerName]().union(*(pickers_of.get(name, ()) for name in _route_configurations(listener)))
+            pickers = set[PickerName]().union(*(asked.get(name, ()) for name in route_configurations(listener)))
             made.append(with_inference_filter(listener, min(map(str, pickers))) if pickers else listener)
         return list(all_clusters.values()), made
+
+    def routes(
+        self, listeners: Iterable[listener_pb2.Listener], routes: Iterable[route_pb2.RouteConfiguration]
+    ) -> list[route_pb2.RouteConfiguration]:
+        """The route configurations, in which a stream of a route to a pool may be silent for as long as it takes: Envoy
+        would end it after 5 minutes. A limit that the user wrote for the route or for a listener stays."""
+        limited = {name for listener in listeners for name in with_idle_timeout(listener)}
+        return [each if each.name in limited else without_idle_timeouts(each) for each in routes]
 
     def _packed_cluster(self, pool: InferencePool) -> Any:
         """Made once for all rules that lead to the pool: hundreds of them have to take no second."""
@@ -271,34 +282,3 @@ def _with_pools(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:
     yield made
     for key in keys:
         yield cluster_pb2.Cluster.FromString(cluster.metadata.typed_filter_metadata[key].value)
-
-
-def _pickers_of(configuration: route_pb2.RouteConfiguration) -> set[PickerName]:
-    """The pickers that a route configuration's routes ask."""
-    # Hundreds of routes say the same of few pickers.
-    said: set[bytes] = set()
-    for host in configuration.virtual_hosts:
-        for route in host.routes:
-            overrides = [
-                route.typed_per_filter_config,
-                *(each.typed_per_filter_config for each in route.route.weighted_clusters.clusters),
-            ]
-            for override in overrides:
-                if FILTER_NAME in override:
-                    said.add(override[FILTER_NAME].value)
-    names = (
-        ext_proc_pb2.ExtProcPerRoute.FromString(each).overrides.grpc_service.envoy_grpc.cluster_name for each in said
-    )
-    return {picker for name in names if (picker := PickerName.of_text(name)) is not None}
-
-
-def _route_configurations(listener: listener_pb2.Listener) -> Iterable[str]:
-    """The route configurations that a listener's filter chains use."""
-    chains = [
-        *listener.filter_chains,
-        *([listener.default_filter_chain] if listener.HasField("default_filter_chain") else []),
-    ]
-    for chain in chains:
-        for each in chain.filters:
-            if each.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
-                yield hcm_pb2.HttpConnectionManager.FromString(each.typed_config.value).rds.route_config_name

@@ -105,17 +105,19 @@ class ExtensionServer:
     async def _translation(self, request: service_pb2.PostTranslateModifyRequest, _call: _Call) -> Message:
         self._lookup.forget()
         began_s = time.perf_counter()
+        given = list(map(listener_pb2.Listener.FromString, request.listeners))
+        routes = list(map(route_pb2.RouteConfiguration.FromString, request.routes))
         clusters, listeners = self._extension.translation(
             map(cluster_pb2.Cluster.FromString, request.clusters),
-            map(listener_pb2.Listener.FromString, request.listeners),
-            map(route_pb2.RouteConfiguration.FromString, request.routes),
+            given,
+            routes,
         )
         log.debug("extension.translated", clusters=len(clusters), took_s=round(time.perf_counter() - began_s, 4))
         return service_pb2.PostTranslateModifyResponse(
             clusters=map(_bytes, clusters),
             secrets=request.secrets,
             listeners=map(_bytes, listeners),
-            routes=request.routes,
+            routes=map(_bytes, self._extension.routes(given, routes)),
         )
 
     async def _backends(self, rule: RuleName | None, call: _Call) -> Sequence[RuleBackend]:

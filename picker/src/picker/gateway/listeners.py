@@ -44,6 +44,8 @@ def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.Confi
         # A stream is silent while a model server queues or computes a long prompt; the route's timeout bounds it.
         stream_idle_timeout=duration(0),
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions(),
+        # As Envoy Gateway allows it on every HTTPRoute: model servers speak it on /v1/realtime.
+        upgrade_configs=[_Hcm.UpgradeConfig(upgrade_type="websocket")],
     )
     filters = [listener_components_pb2.Filter(name=HCM_NAME, typed_config=packed(manager))]
     return listener_pb2.Listener(

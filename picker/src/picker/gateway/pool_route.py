@@ -17,6 +17,11 @@ RETRY_ON = "connect-failure,refused-stream,reset"
 """The endpoint could not be reached, did not want the request, or went before its answer began. Never once an answer
 has begun, and never for an answer that is an error: that is the model server's word."""
 
+RETRIES = 1
+"""By default. A request that ends its server's process reaches two servers at most. Envoy counts connect failures and
+cut requests as one, so more tries for the first are more servers for the second. A route that needs more names them in
+a BackendTrafficPolicy, and tries at most the endpoints of the picker's list."""
+
 RETRY_BASE_S, RETRY_MAX_S = 0.01, 0.1
 """Between tries. The next one goes to another endpoint, so there is nothing to wait for but a burst to spread."""
 
@@ -45,8 +50,8 @@ def asking_picker(
     streamed: bool = False,
 ) -> route_components_pb2.Route:
     """`route`, pool-aware. `pools` tells which of the clusters that the route names are a pool's; each of them, of
-    several weighted ones too, tells the picker its own pool. A retry policy that the route has stays. `streamed`: for
-    pickers that want bodies as upstream's does."""
+    several weighted ones too, tells the picker its own pool. A timeout and a retry policy that the route has stay;
+    without a timeout it gets none. `streamed`: for pickers that want bodies as upstream's does."""
     made = route_components_pb2.Route()
     made.CopyFrom(route)
     action = made.route
@@ -62,16 +67,19 @@ def asking_picker(
     if leads_to_pool:
         # The listener's own limit, often 32 KiB, would answer 413 to most chats.
         made.request_body_buffer_limit.value = max_body_bytes + SPARE_BODY_BYTES
+        if not action.HasField("timeout"):
+            # Envoy's own are 15 s, and a long answer takes minutes.
+            action.timeout.CopyFrom(duration(0))
         if not action.HasField("retry_policy"):
             action.retry_policy.CopyFrom(next_endpoint_policy())
     return made
 
 
 def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
-    """Try the endpoints of the picker's list in turn. After the last, a FailOpen pool's fallback avoids those tried."""
+    """Try the next endpoint of the picker's list. After the last, a FailOpen pool's fallback avoids those tried."""
     return route_components_pb2.RetryPolicy(
         retry_on=RETRY_ON,
-        num_retries=uint32(FALLBACKS),
+        num_retries=uint32(RETRIES),
         retry_host_predicate=[
             route_components_pb2.RetryPolicy.RetryHostPredicate(
                 name="envoy.retry_host_predicates.previous_hosts",
