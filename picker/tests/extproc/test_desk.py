@@ -182,6 +182,18 @@ def test_errors_make_an_endpoint_worse_and_answers_make_it_good_again() -> None:
     assert assigned(choosing.assign(wanted())).destination.startswith(broken.address)
 
 
+def test_endpoints_before_the_one_that_answered_have_failed() -> None:
+    """The proxy tries them in order: a cut or refused connection is seen by this only."""
+    fleet = [endpoint(number) for number in (1, 2, 3)]
+    by_address = {each.address: each for each in fleet}
+    assignment = assigned(desk(served(fleet)).assign(wanted()))
+    first, second, third = (by_address[address] for address in assignment.destination.split(","))
+    assignment.served_by(third.address)
+    assignment.served_by(third.address)
+    assignment.first_byte(200)
+    assert (first.failing, second.failing, third.failing) == (0.1, 0.1, 0.0)
+
+
 def seen_answers(choosing: PoolDesk, asked: int = 100) -> int:
     return sum(choosing.sees_answer(str(POOL)) for _ in range(asked))
 

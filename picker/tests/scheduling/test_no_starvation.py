@@ -1,44 +1,11 @@
 """Nobody is forgotten: endpoints that can work get work, and one that was slow is tried again."""
 
-from random import Random
-
-import pytest
-from fleet import endpoint, request
+from fleet import endpoint
+from no_starvation_traffic import OURS, Traffic
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefixes import PrefixIndex
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.dispatch import Dispatched, dispatch
-from picker.scheduling.scheduler import Scheduler
-
-OURS = pytest.mark.parametrize("strategy", [RoutingStrategy.DEFAULT, RoutingStrategy.PREFIX_CACHE])
 
 FLEET_S_PER_TOKEN = 0.0002
-
-
-class Traffic:
-    """Requests for one pool, all with the same prompt, each of which ends when more are in flight than are wanted."""
-
-    def __init__(self, strategy: RoutingStrategy, fleet: list[Endpoint]) -> None:
-        self.fleet = fleet
-        self.now_s = 0.0
-        self._prefixes = PrefixIndex(64)
-        self._scheduler = Scheduler(strategy, self._prefixes, Random(1))
-        self._ledger = Ledger()
-        self._open: list[Dispatched] = []
-
-    def send(self) -> Endpoint:
-        """One more request, and where it went."""
-        self.now_s += 0.1
-        what = request(tokens=1000, blocks=tuple(range(15)))
-        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._ledger, self.now_s)
-        assert isinstance(sent, Dispatched)
-        self._open.append(sent)
-        return sent.ticket.endpoint
-
-    def end_all_but(self, left: int) -> None:
-        while len(self._open) > left:
-            self._open.pop(0).end(self.now_s)
 
 
 def learn(where: Endpoint, times_as_slow: float) -> None:

@@ -14,6 +14,16 @@ from picker.endpoints.prefills import Prefills, Progress
 NEARLY_FULL = 0.9
 """KV cache usage from which a server soon queues or preempts."""
 
+FAILURE_WEIGHT = 0.1
+"""Of one answer in an endpoint's share of failures: the last ten or so count."""
+
+FAILURE_HALF_LIFE_S = 3.0
+"""Of that share. A server that failed ten times is asked again after some seconds; one that goes on failing gets about
+one request in this time."""
+
+LEAST_FAILING = 0.01
+"""A smaller share counts as none: a tenth more than the cost of the best would still keep all of a light load away."""
+
 
 class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     """What one scrape of a model server said, and what decisions make of it: worked out once a scrape rather than for
@@ -84,7 +94,29 @@ class Endpoint:
     pace: Pace = field(default_factory=Pace)
     drain: Drain = field(default_factory=Drain)
     failing: float = 0.0
-    """Share of its newest answers that were errors of the server's (5xx), 0 to 1."""
+    """Share of its newest answers that were errors of the server's (5xx) or never came, 0 to 1, as of
+    `failing_at_s`."""
+    failing_at_s: float | None = None
+    """None after a failure, until the next call of `fade_failures` says what time it is."""
     refused_since_s: float | None = None
     """Since when connections to it are refused (monotonic); None when it answers, however badly. Such an endpoint is
     ranked after the others."""
+
+    def answer_counted(self, *, failed: bool) -> None:
+        """Count one answer in `failing`."""
+        self.failing += FAILURE_WEIGHT * (failed - self.failing)
+        if failed:
+            self.failing_at_s = None
+
+    def fade_failures(self, now_s: float) -> None:
+        """Let `failing` age up to `now_s`. Called at each scrape and by strategies, any number of them."""
+        if not self.failing:
+            return
+        since_s = self.failing_at_s
+        if since_s is None:
+            self.failing_at_s = now_s
+        elif now_s > since_s:
+            self.failing_at_s = now_s
+            self.failing *= 0.5 ** ((now_s - since_s) / FAILURE_HALF_LIFE_S)
+            if self.failing < LEAST_FAILING:
+                self.failing = 0.0

@@ -8,9 +8,6 @@ from heapq import heappop, heappush
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
 from picker.endpoints.prefills import Progress, Prompt
 
-FAILURE_WEIGHT = 0.1
-"""Of one answer in an endpoint's share of failures: the last ten or so count."""
-
 
 class Ticket:
     """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
@@ -35,7 +32,8 @@ class Ticket:
         return self._endpoint
 
     def moved_to(self, endpoint: Endpoint) -> None:
-        """Another endpoint serves the request: the proxy fell back. What is still counted is counted there."""
+        """Another endpoint serves the request: the proxy fell back. What is still counted is counted there. That the
+        endpoints before it failed is the caller's to count."""
         before, prompt = self._endpoint, self._prompt
         if self._ledger is None or endpoint is before:
             return
@@ -53,7 +51,7 @@ class Ticket:
         """The answer's headers are there; `failed`: it is an error of the server's. When the prompt was computed they
         do not say."""
         if self._ledger is not None:
-            self._endpoint.failing += FAILURE_WEIGHT * (failed - self._endpoint.failing)
+            self._endpoint.answer_counted(failed=failed)
             self._answered = not failed
 
     def computed(self) -> None:
@@ -131,6 +129,7 @@ class Ledger:
         """`endpoint` has new metrics. Prompts that they show to be computed weigh on it no more, and its pace is
         learned from the time that they took."""
         before, endpoint.metrics = endpoint.metrics, metrics
+        endpoint.fade_failures(metrics.scraped_at_s)
         progress = metrics.progress
         if progress is None:
             endpoint.others_prefill_tokens = 0

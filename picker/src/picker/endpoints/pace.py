@@ -16,6 +16,14 @@ MOST = 4.0
 
 LEAST = 1 / MOST
 
+MOST_MOVED = 16.0
+"""A first token that took this many times longer or shorter than the endpoint's pace lets expect counts as this many
+times: of one whose work was estimated wrong by a factor of a thousand (a picture, a prompt of escapes) little is
+learned."""
+
+MOST_TOKENS = 32_768.0
+"""Work of one answer that counts at most: an answer has no more weight than a prompt of this length."""
+
 PRIOR_SCATTER = 0.2
 """Of that prior work's time, as a share: what it may be off by. The first answers tell little of how much the next ones
 will differ."""
@@ -49,6 +57,7 @@ class Pace:
     def learn(self, work_tokens: float, seconds: float, now_s: float, answers: int = 1) -> None:
         """First tokens of so many `answers` are out: sums of the time that they took, and of the work that was ahead of
         them when their requests were sent."""
+        work_tokens, seconds = self._bounded(work_tokens, seconds, answers)
         kept = MEMORY**answers * self._freshness(now_s)
         self._learned_s = now_s
         self._seconds = kept * self._seconds + seconds
@@ -57,6 +66,19 @@ class Pace:
         self._square_tokens = kept * kept * self._square_tokens + work_tokens * work_tokens
         self._seconds_tokens = kept * kept * self._seconds_tokens + seconds * work_tokens
         self.seconds_per_token = self._seconds / self._tokens if self._tokens else None
+
+    def _bounded(self, work_tokens: float, seconds: float, answers: int) -> tuple[float, float]:
+        pace = self.seconds_per_token
+        if pace and work_tokens:
+            expected_s = pace * work_tokens
+            if seconds > MOST_MOVED * expected_s:
+                seconds = MOST_MOVED * expected_s
+            elif seconds < expected_s / MOST_MOVED:
+                work_tokens = MOST_MOVED * seconds / pace
+        if work_tokens > MOST_TOKENS * answers:
+            share = MOST_TOKENS * answers / work_tokens
+            work_tokens, seconds = share * work_tokens, share * seconds
+        return work_tokens, seconds
 
     def learned(self, now_s: float) -> tuple[float, float]:
         """Seconds and tokens, as much as they still count."""
@@ -91,6 +113,9 @@ class Pace:
 UNLEARNED_INTERVAL_S = 0.5
 """Between two answers' ends, before any was seen: an A10 in the middle of its load."""
 
+LEAST_INTERVAL_S = 0.01
+"""Below it the bound on one gap goes no further: after a burst of ends the interval can be near 0."""
+
 
 class Drain:
     """How often an endpoint is done with a request: what waits there goes ahead as often."""
@@ -98,6 +123,8 @@ class Drain:
     __slots__ = ("_ended_s", "interval_s")
 
     KEPT = 0.95
+    MOST_MOVED = 10.0
+    """Times the interval so far that one gap counts at most: a single long answer must not stop admission."""
 
     def __init__(self) -> None:
         self.interval_s = UNLEARNED_INTERVAL_S
@@ -107,6 +134,7 @@ class Drain:
     def ended(self, now_s: float, left: int) -> None:
         """A request has ended, and `left` others are there."""
         if self._ended_s is not None:
-            self.interval_s = self.KEPT * self.interval_s + (1 - self.KEPT) * (now_s - self._ended_s)
+            gap_s = min(now_s - self._ended_s, self.MOST_MOVED * max(self.interval_s, LEAST_INTERVAL_S))
+            self.interval_s = self.KEPT * self.interval_s + (1 - self.KEPT) * gap_s
         # An idle time until the next one comes says nothing of how fast it works.
         self._ended_s = now_s if left else None

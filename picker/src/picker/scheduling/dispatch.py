@@ -42,13 +42,18 @@ class Dispatched:
         self._prefixes = prefixes
 
     def served_by(self, address: str) -> None:
-        """The proxy says which endpoint of the list answered: the request is counted there, and its prompt cached."""
-        for endpoint in self.ranking.endpoints:
+        """The proxy says which endpoint of the list answered: the request is counted there, and its prompt cached. The
+        proxy tries them in order, so each one before it failed: it cut or refused the connection."""
+        endpoints = self.ranking.endpoints
+        if self.ticket.endpoint.address == address:
+            return
+        for number, endpoint in enumerate(endpoints):
             if endpoint.address == address:
-                if endpoint is not self.ticket.endpoint:
-                    self.ticket.moved_to(endpoint)
-                    self._forget_sent()
-                    self.sent = self._prefixes.sent(endpoint, self.request.blocks)
+                for before in endpoints[:number]:
+                    before.answer_counted(failed=True)
+                self.ticket.moved_to(endpoint)
+                self._forget_sent()
+                self.sent = self._prefixes.sent(endpoint, self.request.blocks)
                 return
 
     def answered(self, failed: bool) -> None:

@@ -124,7 +124,9 @@ class LeastWork:
             self._fleet_s_per_token = fleet_pace(endpoints, now_s)
             self._held.look(endpoints, now_s)
             self._sharing.look(endpoints, running)
-            self._lora.look(endpoints)
+            self._lora.look(endpoints, now_s)
+            for endpoint in endpoints:
+                endpoint.fade_failures(now_s)
         handicap_of = self._handicaps.get
         costs: list[float] = []
         # Written out rather than called: this loop is most of what a decision takes. `load.work_ahead` is the same.

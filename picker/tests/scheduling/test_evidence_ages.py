@@ -1,0 +1,104 @@
+"""What keeps traffic away from an endpoint ages: once it is well again it gets its share, whatever the load."""
+
+import pytest
+from fleet import endpoint
+from no_starvation_traffic import OURS, Traffic
+from picker.endpoints.endpoint import Endpoint, ServerMetrics
+from picker.endpoints.pace import MOST_MOVED, Drain, Pace
+from picker.resources.inference import RoutingStrategy
+from picker.scheduling.strategies.lora import FULL_TOKENS, LOAD_TOKENS, MAX_REMEMBERED, REMEMBERED_S, LoraAffinity
+
+
+@OURS
+@pytest.mark.parametrize("in_flight", [0, 1, 3])
+def test_an_endpoint_that_failed_gets_its_share_within_20_s(strategy: RoutingStrategy, in_flight: int) -> None:
+    """With one client as well: nothing but the failures then speaks for the other endpoint."""
+    broken, well = endpoint(1), endpoint(2)
+    traffic = Traffic(strategy, [broken, well], blocks=0)
+    for _ in range(12):
+        broken.answer_counted(failed=True)
+    picks = [(traffic.now_s, _send(traffic, in_flight) is broken) for _ in range(600)]
+    assert not any(was for now_s, was in picks if now_s < 2)
+    after = [was for now_s, was in picks if now_s > 20]
+    assert 0.3 * len(after) < sum(after) < 0.7 * len(after)
+
+
+@OURS
+def test_an_endpoint_that_goes_on_failing_is_asked_seldom(strategy: RoutingStrategy) -> None:
+    """At ten requests a second, less than one of these."""
+    broken, well = endpoint(1), endpoint(2)
+    traffic = Traffic(strategy, [broken, well], blocks=0)
+    picks: list[bool] = []
+    for _ in range(1000):
+        chosen = _send(traffic, 2)
+        chosen.answer_counted(failed=chosen is broken)
+        picks.append(chosen is broken)
+    assert 5 < sum(picks[-500:]) < 50
+
+
+def _send(traffic: Traffic, left: int) -> Endpoint:
+    chosen = traffic.send()
+    traffic.end_all_but(left)
+    return chosen
+
+
+@pytest.mark.parametrize(("work_tokens", "seconds"), [(500_000.0, 0.4), (2000.0, 4000.0), (2000.0, 0.0)])
+def test_one_answer_moves_a_pace_by_a_bounded_factor(work_tokens: float, seconds: float) -> None:
+    """A picture's bytes that were taken for text, or an answer that hung."""
+    pace = Pace()
+    for _ in range(300):
+        pace.learn(2000, 0.4, 0.0)
+    before = pace.seconds_per_token
+    pace.learn(work_tokens, seconds, 0.0)
+    assert before is not None
+    assert pace.seconds_per_token is not None
+    assert 1 / 1.25 < pace.seconds_per_token / before < 1 + MOST_MOVED / 100
+
+
+def test_one_long_gap_moves_the_rate_of_ends_by_a_bounded_factor() -> None:
+    """A single answer of an hour must not turn everybody else away."""
+    drain = Drain()
+    for number in range(200):
+        drain.ended(0.5 * number, left=1)
+    before_s = drain.interval_s
+    drain.ended(4000.0, left=1)
+    assert drain.interval_s < 1.5 * before_s
+
+
+def adapters(number: int, *active: str) -> Endpoint:
+    made = endpoint(number)
+    made.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset(active), max_loras=2)
+    return made
+
+
+def test_an_adapter_that_was_sent_lately_counts_as_loaded() -> None:
+    """Servers name those with requests in flight only."""
+    affinity, (here, there) = LoraAffinity(), (adapters(1, "a"), adapters(2))
+    here.in_flight.models["a"] = 1
+    affinity.look([here, there], 0.0)
+    affinity.look([here, there], 1.0)
+    del here.in_flight.models["a"]
+    here.metrics = there.metrics = ServerMetrics(0, 0, 0.0, max_loras=2)
+    affinity.look([here, there], 300.0)
+    assert affinity.tokens("a", [here, there]) == [0.0, LOAD_TOKENS]
+    affinity.look([here, there], 301.0 + REMEMBERED_S)
+    assert affinity.tokens("a", [here, there]) is None
+
+
+def test_a_server_full_of_adapters_by_its_word_is_full_for_as_long_as_it_says() -> None:
+    affinity, fleet = LoraAffinity(), [adapters(1, "a", "b"), adapters(2, "c")]
+    affinity.look(fleet, 0.0)
+    assert affinity.tokens("c", fleet) == [FULL_TOKENS, 0.0]
+
+
+def test_names_of_adapters_go_with_the_scrape_that_named_them() -> None:
+    """A server may name others at each scrape, and one that leaves takes its names along."""
+    affinity, where = LoraAffinity(), adapters(1)
+    for number in range(300):
+        where.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset({f"a{number}", "b"}), max_loras=9999)
+        where.in_flight.models = {f"a{number}": 1}
+        affinity.look([where], float(number))
+    assert affinity.tokens("a0", [where]) is None
+    assert len(affinity.known_adapters) <= MAX_REMEMBERED + 3
+    affinity.look([], 1000.0)
+    assert not affinity.known_adapters
