@@ -1,18 +1,24 @@
-"""The admin address: HTTP for operators and for the tools that watch a picker."""
+"""The HTTP pages of the admin address, for operators and their tools, and of the metrics address, for Prometheus."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefixes import PrefixIndex
+from picker.http_server import BoundedBodies
 from picker.logs import LEVELS, set_level
+
+BODY_TIMEOUT_S = 5.0
+"""For a body that fits in one segment."""
 
 
 class EndpointState(msgspec.Struct, frozen=True):
@@ -54,39 +60,49 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: Prefix
     )
 
 
+def metrics_app(is_ready: Callable[[], bool], registry: CollectorRegistry) -> Starlette:
+    """`GET /metrics` and `/healthz`: what the whole cluster may read."""
+    return _app(_public_pages(is_ready, registry))
+
+
 def admin_app(
     is_ready: Callable[[], bool],
     endpoints: Callable[[], Sequence[EndpointState]],
     registry: CollectorRegistry = REGISTRY,
     pages: Sequence[Route] = (),
 ) -> Starlette:
-    """`GET /healthz`, `/endpoints`, `/metrics`; `PUT /log-level` with the level as its body; and `pages`."""
-
-    async def healthz(_request: Request) -> Response:
-        return PlainTextResponse("ok\n") if is_ready() else PlainTextResponse("not ready\n", 503)
+    """`metrics_app` and besides `GET /endpoints`, `PUT /log-level` with the level as its body, and `pages`."""
 
     async def show_endpoints(_request: Request) -> Response:
         body = msgspec.json.format(msgspec.json.encode(endpoints()), indent=2)
         return Response(body + b"\n", media_type="application/json")
 
-    async def metrics(request: Request) -> Response:
-        write, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(write(registry), headers={"content-type": content_type})
-
     async def log_level(request: Request) -> Response:
-        asked = (await request.body())[:20].decode(errors="replace").strip()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                asked = (await request.body())[:20].decode(errors="replace").strip()
+        except TimeoutError:
+            return PlainTextResponse("the body is late\n", 408, {"connection": "close"})
         for level in LEVELS:
             if level == asked:
                 set_level(level)
                 return PlainTextResponse(f"log level is {level}\n")
         return PlainTextResponse(f"found {asked!r}; allowed are {', '.join(LEVELS)}\n", 400)
 
-    return Starlette(
-        routes=[
-            Route("/healthz", healthz),
-            Route("/endpoints", show_endpoints),
-            Route("/metrics", metrics),
-            Route("/log-level", log_level, methods=["PUT"]),
-            *pages,
-        ]
-    )
+    own = (Route("/endpoints", show_endpoints), Route("/log-level", log_level, methods=["PUT"]))
+    return _app([*_public_pages(is_ready, registry), *own, *pages])
+
+
+def _public_pages(is_ready: Callable[[], bool], registry: CollectorRegistry) -> list[Route]:
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n") if is_ready() else PlainTextResponse("not ready\n", 503)
+
+    async def metrics(request: Request) -> Response:
+        write, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(write(registry), headers={"content-type": content_type})
+
+    return [Route("/healthz", healthz), Route("/metrics", metrics)]
+
+
+def _app(routes: Sequence[Route]) -> Starlette:
+    return Starlette(routes=routes, middleware=[Middleware(BoundedBodies)])

@@ -2,26 +2,30 @@
 Envoy, and the pools' statuses."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
 import structlog
 from lightkube import AsyncClient
 
 from picker.addresses import check_free
+from picker.admin import metrics_app
 from picker.endpoints.membership import Endpoints
 from picker.extproc.health import Health
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.gateway.extension import Extension, Joints
 from picker.gateway.extension_server import ExtensionServer
 from picker.gateway.picker_tls import PickerTls
+from picker.http_server import http_server
 from picker.kubernetes.certificate_secrets import CertificateSecrets, Link
 from picker.kubernetes.lease import LeaseHolder
 from picker.kubernetes.picker_services import PickerServices
 from picker.kubernetes.rule_lookup import ApiRuleLookup
 from picker.kubernetes.status_writer import StatusWriter
 from picker.logs import configure_logging
+from picker.observability.registry import process_registry
 from picker.resources.names import ObjectName
 from picker.serve import stop_on_signal
 from picker.settings import GatewaySettings
@@ -39,8 +43,10 @@ class GatewayServer:
 
     def __init__(self, settings: GatewaySettings, client: AsyncClient) -> None:
         """In the event loop that will run it. Raises AddressTaken."""
-        names = ("extension_address", "xds_address", "health_address")
-        check_free({name: getattr(settings, name) for name in names})
+        names = ("extension_address", "xds_address", "health_address", "metrics_address")
+        check_free({name: address for name in names if (address := getattr(settings, name)) is not None})
+        self.registry = process_registry()
+        """What `/metrics` shows."""
         self._endpoints = Endpoints()
         self._source = KubernetesSource(client)
         self._pickers = PickerServices(client)
@@ -68,12 +74,13 @@ class GatewayServer:
             picker = ObjectName.parse(settings.tls_picker)
             self._certificates = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
         self._has_certificates = asyncio.Event()
+        self._ready = False
         self._settings = settings
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""
         inventories = self._source.inventories()
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, self._metrics_server():
             await self._health.ready(False)
             await self._health_server.start()
             self._pickers.start(tasks)
@@ -88,17 +95,30 @@ class GatewayServer:
                 await self._has_certificates.wait()
             await self._discovery.start()
             await self._extension.start()
-            await self._health.ready(True)
+            await self._say_ready(True)
             log.info("gateway.ready", extension=self._settings.extension_address, eds=self._settings.eds_target)
             await stop.wait()
             log.info("gateway.stopping")
-            await self._health.ready(False)
+            await self._say_ready(False)
             for task in working:
                 task.cancel()
             self._pickers.follow(())
             await self._extension.stop()
             await self._discovery.stop()
         await self._health_server.stop(None)
+
+    @contextlib.asynccontextmanager
+    async def _metrics_server(self) -> AsyncGenerator[None]:
+        address = self._settings.metrics_address
+        if address is None:
+            yield
+            return
+        async with http_server(address, metrics_app(lambda: self._ready, self.registry)):
+            yield
+
+    async def _say_ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        await self._health.ready(is_ready)
 
     def _use_certificates(self, tls: PickerTls) -> None:
         self._hooks.picker_tls = tls

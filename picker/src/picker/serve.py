@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from random import Random
 from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
 
 from picker import collector
-from picker.addresses import allow_many_sockets, check_free, listening_socket
-from picker.admin import EndpointState, admin_app, endpoint_state
+from picker.addresses import allow_many_sockets, check_free
+from picker.admin import EndpointState, admin_app, endpoint_state, metrics_app
 from picker.decision_log import LoggedDesk
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
@@ -26,8 +25,10 @@ from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.flow_control import TICK_S, FlowControl
 from picker.follower import InventoryFollower
 from picker.gateway.endpoint_discovery import EndpointDiscovery
+from picker.http_server import http_server
 from picker.logs import configure_logging
 from picker.observability.held_requests import HeldRequests
+from picker.observability.registry import process_registry
 from picker.observability.watch import ExtraMissing, Watch
 from picker.observability.watched_desk import pool_label
 from picker.scheduling.flow_control import Bounds
@@ -48,7 +49,8 @@ class Picker:
         """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable, ExtraMissing, LogUnusable."""
         addresses = {
             name: getattr(settings, name)
-            for name in ("ext_proc_address", "health_address", "xds_address", "admin_address")
+            for name in ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
+            if getattr(settings, name) is not None
         }
         check_free(addresses)
         self._settings = settings
@@ -88,13 +90,18 @@ class Picker:
             settings.silent_stream_limit_s,
         )
         self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
+        self.registry = process_registry()
+        """What `/metrics` shows."""
+        self.watch.register(self.registry)
+        if self.flow_control is not None:
+            self.registry.register(HeldRequests(self.flow_control.waiting))
         self._ready = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain. Raises InvalidManifests when the source is wrong from the start."""
         inventories = self._source.inventories()
         self._take_over(await anext(inventories))
-        async with asyncio.TaskGroup() as tasks, _admin_server(self._settings.admin_address, self):
+        async with asyncio.TaskGroup() as tasks, _http_servers(self._settings, self):
             following = tasks.create_task(self._follow(inventories))
             await self._discovery.start()
             await self._ext_proc.start()
@@ -163,28 +170,15 @@ class Picker:
         log.info("picker.stopped", drained_s=round(time.monotonic() - began_s, 3))
 
 
-class _NoSignals(uvicorn.Server):
-    """uvicorn would take the signals for itself, and end the process its own way."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
 @contextlib.asynccontextmanager
-async def _admin_server(address: str, picker: Picker) -> AsyncGenerator[None]:
-    registry = picker.watch.registry()
-    if picker.flow_control is not None:
-        registry.register(HeldRequests(picker.flow_control.waiting))
-    app = admin_app(lambda: picker.ready, picker.endpoint_states, registry, picker.watch.pages())
-    config = uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off", loop="none")
-    server = _NoSignals(config)
-    serving = asyncio.create_task(server.serve([listening_socket(address)]))
-    try:
+async def _http_servers(settings: ServeSettings, picker: Picker) -> AsyncGenerator[None]:
+    async with contextlib.AsyncExitStack() as stack:
+        admin = admin_app(lambda: picker.ready, picker.endpoint_states, picker.registry, picker.watch.pages())
+        await stack.enter_async_context(http_server(settings.admin_address, admin))
+        if settings.metrics_address is not None:
+            public = metrics_app(lambda: picker.ready, picker.registry)
+            await stack.enter_async_context(http_server(settings.metrics_address, public))
         yield
-    finally:
-        server.should_exit = True
-        await serving
 
 
 async def serve(settings: ServeSettings) -> int:

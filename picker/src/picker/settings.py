@@ -60,7 +60,7 @@ class CommandSettings(BaseSettings):
     config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",  # One line a change of state; a line a request is debug.
-        description="Least severe lines to log; changed while running by PUT /log-level on the admin address",
+        description="Least severe lines to log",
     )
     log_format: Literal["json", "text"] = Field("text", description="json for machines, text for people")
 
@@ -97,6 +97,10 @@ class CommandSettings(BaseSettings):
 class CommonSettings(CommandSettings):
     """What every command that picks takes."""
 
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",  # One line a change of state; a line a request is debug.
+        description="Least severe lines to log; changed while running by PUT /log-level on the admin address",
+    )
     ext_proc_address: ListenAddress = Field(
         "[::]:9002",  # The port that an InferencePool means when it names none.
         description="Where Envoy asks",
@@ -111,6 +115,10 @@ class CommonSettings(CommandSettings):
     admin_address: ListenAddress = Field(
         "127.0.0.1:9090",  # It changes the log level, so it is not for everyone.
         description="HTTP: /metrics, /healthz, /endpoints, /pools, /decisions, /log-level",
+    )
+    metrics_address: ListenAddress | None = Field(
+        None,  # On one machine Prometheus reads the admin address.
+        description="HTTP: /metrics and /healthz alone, for an address that others reach",
     )
     pool: str | None = Field(
         None,
@@ -255,6 +263,7 @@ class GatewaySettings(CommandSettings):
     extension_address: ListenAddress = Field("[::]:5005", description="Where Envoy Gateway asks")
     xds_address: ListenAddress = Field("[::]:9004", description="Where Envoy learns the endpoints of pools (EDS)")
     health_address: ListenAddress = Field("[::]:9003", description="gRPC health checks")
+    metrics_address: ListenAddress | None = Field(None, description="HTTP: /metrics and /healthz")
     eds_target: str = Field(description="HOST:PORT under which Envoy reaches xds-address: a Service's full name")
     namespace: str = Field(description="Kubernetes namespace of the Lease that elects who writes statuses")
     controller_name: str = Field(

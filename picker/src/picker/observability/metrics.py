@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -39,14 +38,6 @@ class PickerMetrics(Collector):
     def scraped(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
         """Observes the scraper."""
         self._scrapes["ok" if failure is None else failure.value] += 1
-
-    def registry(self) -> CollectorRegistry:
-        """One with these metrics, and those of the process."""
-        registry = CollectorRegistry()
-        for collector in (self, ProcessCollector(registry=None), PlatformCollector(registry=None)):
-            registry.register(collector)
-        GCCollector(registry=registry)
-        return registry
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance: what there is depends on the pools."""

@@ -28,8 +28,8 @@ class ExtraMissing(CommandFailed):
 
 
 class Watch:
-    """Put its `desk` between an exchange and the picker's own desk, and its registry and pages on the admin
-    address."""
+    """Put its `desk` between an exchange and the picker's own desk, its metrics into the process's registry, and its
+    pages on the admin address."""
 
     def __init__(
         self,
@@ -54,8 +54,9 @@ class Watch:
         self._pools = pools
         self._scrape_clock = scrape_clock
 
-    def registry(self) -> CollectorRegistry:
-        return self.metrics.registry()
+    def register(self, registry: CollectorRegistry) -> None:
+        """Add the picker's metrics to the process's."""
+        registry.register(self.metrics)
 
     def pages(self) -> list[Route]:
         return pages(

@@ -168,8 +168,9 @@ def _cancel_on_signal() -> None:
 
 
 def _addresses(settings: StandaloneSettings) -> dict[str, str]:
-    names = ("ext_proc_address", "health_address", "xds_address", "admin_address", "envoy_admin_address")
-    return {"--" + name.replace("_", "-"): getattr(settings, name) for name in names}
+    names = ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
+    given = {name: getattr(settings, name) for name in (*names, "envoy_admin_address")}
+    return {"--" + name.replace("_", "-"): address for name, address in given.items() if address is not None}
 
 
 def _environment() -> dict[str, str]:
