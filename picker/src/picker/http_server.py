@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from picker.addresses import listening_socket
 
@@ -81,11 +81,15 @@ class _BoundedConnection(H11Protocol):
         # abort, not close: close waits for a peer that does not read.
         self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
 
+    @property
+    def _is_idle(self) -> bool:
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
+
     def _make_room(self) -> None:
         """Abort a connection without a request, else any: silent connections lock nobody out."""
-        others = [each for each in self.connections if isinstance(each, H11Protocol)]
-        idle = (each for each in others if each.cycle is None or each.cycle.response_complete)  # pyright: ignore[reportUnnecessaryComparison]
-        for each in (*idle, *others):
+        others = [cast("_BoundedConnection", each) for each in self.connections]
+        for each in (*(each for each in others if each._is_idle), *others):
             self.connections.discard(each)
             each.transport.abort()
             return
