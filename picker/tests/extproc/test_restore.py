@@ -1,11 +1,13 @@
 """Answers with the client's model name in them, however they are cut."""
 
 import json
+import time
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from picker.extproc.json_spans import replace_model
 from picker.extproc.restore import MAX_HELD_BYTES, AnswerKind, NameRestorer
 
 
@@ -58,10 +60,11 @@ def test_a_json_answer_cut_anywhere_is_restored_whole(text: str, places: list[in
         assert out[-1] == b""
 
 
-def test_every_whole_line_goes_on_at_once() -> None:
-    """A client waits for its tokens."""
-    first, second = b'data: {"model":"m-v2"}\n', b'\ndata: {"mod'
-    assert restored(AnswerKind.EVENTS, [first, second, b""]) == [b'data: {"model":"m"}\n', b"\n", b'data: {"mod']
+def test_all_but_the_name_goes_on_at_once() -> None:
+    """A client waits for its tokens, and a picker that goes takes nothing with it."""
+    chunks = [b'data: {"model":"m-v2"}\n', b'\ndata: {"mod', b'el": "m', b"-v2", b'", "n": 1}\n', b""]
+    out = [b'data: {"model":"m"}\n', b'\ndata: {"mod', b'el": ', b"", b'"m", "n": 1}\n', b""]
+    assert restored(AnswerKind.EVENTS, chunks) == out
 
 
 @pytest.mark.parametrize("kind", AnswerKind)
@@ -71,12 +74,90 @@ def test_an_answer_that_breaks_off_passes_as_far_as_it_came(kind: AnswerKind) ->
 
 
 @pytest.mark.parametrize("kind", AnswerKind)
-def test_an_answer_too_long_to_hold_passes_unchanged(kind: AnswerKind) -> None:
-    """Rather than filling memory."""
-    chunks = [b'{"model":"m-v2","x":"', b"x" * MAX_HELD_BYTES, b'"}', b""]
+def test_a_value_longer_than_the_name_is_not_held(kind: AnswerKind) -> None:
+    """It cannot be the name any more."""
+    chunks = [b'data: {"model":"', b"m" * 100, b"x" * MAX_HELD_BYTES, b'"}', b""]
     out = restored(kind, chunks)
-    assert out[0] == b""
-    assert b"".join(out) == b"".join(chunks)
+    assert out[1] == b'"' + chunks[1]
+    assert out[2:] == chunks[2:]
+
+
+@pytest.mark.parametrize("length", [1, MAX_HELD_BYTES // 10])
+def test_a_long_answer_is_restored_at_its_end_too(length: int) -> None:
+    """However long it is, nothing of it is held."""
+    chunks = [b'{"x":"', b"x" * length, b'","model":"m-v2"}', b""]
+    assert restored(AnswerKind.JSON, chunks) == [*chunks[:2], b'","model":"m"}', b""]
+
+
+json_values = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["m-v2", "model", "", 'a"\\', "\U0001f600"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["model", "response", "message", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values, cuts, st.booleans())
+def test_a_text_in_pieces_is_restored_as_a_whole_one_is(value: object, places: list[int], escaped: bool) -> None:
+    """The same strings, wherever it is cut."""
+    text = json.dumps(value, ensure_ascii=escaped).encode()
+    assert b"".join(restored(AnswerKind.JSON, cut(text, places))) == replace_model(text, "m-v2", "m")
+
+
+@given(st.lists(st.sampled_from([*b'{}[]":,\\m-v2 data\n\r', 0x80]), max_size=40), st.sampled_from(AnswerKind))
+def test_cuts_change_nothing_whatever_the_bytes(text: list[int], kind: AnswerKind) -> None:
+    """JSON or not: a byte at a time gives what all at once gives."""
+    whole = b'data: {"model":"m-v2' + bytes(text)
+    single = [bytes([byte]) for byte in whole]
+    assert b"".join(restored(AnswerKind.JSON, [*single, b""])) == b"".join(restored(AnswerKind.JSON, [whole, b""]))
+    assert len(b"".join(restored(kind, [*single, b""]))) >= len(whole) - 3 * whole.count(b"m-v2")
+
+
+@given(st.text(max_size=6), st.integers(0, 100))
+def test_what_is_left_without_the_held_bytes_is_no_json(text: str, place: int) -> None:
+    """So that a client can tell an answer whose picker was killed in its middle."""
+    whole = json.dumps({"id": text, "model": "m-v2", "x": [text]}).encode()
+    restorer = NameRestorer(AnswerKind.JSON, served="m-v2", asked="m")
+    place %= len(whole)
+    came = restorer.feed(whole[:place], False) + whole[place:]
+    if restorer.feed(b"", True):
+        with pytest.raises(ValueError, match=r"Expecting|delimiter|Extra|Invalid|Unterminated"):
+            json.loads(came)
+    else:
+        assert json.loads(came)["model"] in ("m", "m-v2")
+
+
+SHAPES = {
+    "brackets": b"{[",
+    "closing brackets": b"}",
+    "quotes": b'"',
+    "escapes": b'"\\',
+    "keys": b'"model":',
+    "names": b'{"model":"m-v2"},',
+    "half names": b'{"model":"m-v',
+    "lines": b"data: {}\n",
+    "line ends": b"\r",
+}
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 16])
+@pytest.mark.parametrize("kind", AnswerKind)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_time_is_linear_in_the_answer(shape: str, kind: AnswerKind, piece: int) -> None:
+    """Twice the answer takes twice the time, not four times, whatever it holds and however it is cut."""
+
+    def cost_s(size: int) -> float:
+        text = b'data: {"x":' + SHAPES[shape] * (size // len(SHAPES[shape]))
+        pieces = [text[at : at + piece] for at in range(0, len(text), piece)]
+        began_s = time.process_time()
+        restored(kind, [*pieces, b""])
+        return time.process_time() - began_s
+
+    # The least of several: what else runs on the machine only adds to it.
+    size = 2_000 if piece == 1 else 16_000
+    assert min(cost_s(4 * size) for _ in range(4)) < 10 * min(cost_s(size) for _ in range(4)) + 0.002
 
 
 @given(st.lists(st.binary(max_size=20), max_size=6), st.sampled_from(AnswerKind))

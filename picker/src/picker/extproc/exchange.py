@@ -117,6 +117,8 @@ class Exchange:
         self._asked_model: str | None = None
         self._assignment: Assignment | None = None
         self._restorer: NameRestorer | None = None
+        self._unanswered: list[bytes] = []
+        """For each piece of the response that is not answered yet, what goes on in its place."""
         self._unseen = False
 
     @property
@@ -362,13 +364,24 @@ class Exchange:
         if self._state is not Stage.ANSWERING:
             raise self._unexpected("a response body")
         data = message.data
-        if self._restorer is not None:
-            data = self._restorer.feed(data, message.end_of_stream)
+        restorer = self._restorer
+        if restorer is not None:
+            data = restorer.feed(data, message.end_of_stream)
         if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             if not message.data and not message.end_of_stream:
                 return [DuplexBodyReply(Phase.RESPONSE, b"", False)]
             return list(duplex_pieces(Phase.RESPONSE, data, message.end_of_stream))
-        return [BodyReply(Phase.RESPONSE, data=data if self._restorer is not None else None)]
+        if restorer is None:
+            return [BodyReply(Phase.RESPONSE)]
+        self._unanswered.append(data)
+        # The proxy keeps the pieces that are not answered, and passes them on as they were when the picker is gone.
+        return [] if restorer.holding else self._restored()
+
+    def _restored(self) -> list[Reply]:
+        """The answers to the pieces of the response that wait for one."""
+        replies: list[Reply] = [BodyReply(Phase.RESPONSE, data=data) for data in self._unanswered]
+        self._unanswered.clear()
+        return replies
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
         # Without headers before them where the proxy was told to keep those.
@@ -378,7 +391,9 @@ class Exchange:
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return [*duplex_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
-        return [TrailersReply(Phase.RESPONSE)]
+        if self._unanswered:
+            self._unanswered[-1] += held
+        return [*self._restored(), TrailersReply(Phase.RESPONSE)]
 
     def _refuse(self, rejection: Rejection, asked: Wanted | None = None) -> list[Reply]:
         """Turn the request away before anybody has been asked for an endpoint."""

@@ -21,7 +21,7 @@ WRAPPERS = frozenset({"response", "message"})
 """Keys of the objects in which the Responses API's and the Messages API's stream events carry the model's name."""
 
 
-def _text(token: bytes) -> str | None:
+def string_of(token: bytes) -> str | None:
     """The string that a JSON string token stands for; None for one that is not valid."""
     try:
         value = json.loads(token)
@@ -47,9 +47,9 @@ def model_spans(text: bytes, name: str, wrappers: frozenset[str] = WRAPPERS) -> 
                 path.pop()
             key = None
         elif match[1] is not None:
-            key = _text(token[: -len(match[1])]) if len(path) <= 2 else ""
+            key = string_of(token[: -len(match[1])]) if len(path) <= 2 else ""
         else:
-            if key == "model" and _carries_model(path, wrappers) and _text(token) == name:
+            if key == "model" and _carries_model(path, wrappers) and string_of(token) == name:
                 spans.append((match.start(), match.end()))
             key = None
     return spans
@@ -73,7 +73,7 @@ def rename_request(body: bytes, old: str, new: str) -> bytes:
     looked through.
     """
     at = body.rfind(b'"model"')
-    if at >= 0 and (found := _MODEL_VALUE.match(body, at)) and _text(found[1]) == old:
+    if at >= 0 and (found := _MODEL_VALUE.match(body, at)) and string_of(found[1]) == old:
         renamed = _with(body, [found.span(1)], new)
         if _named_model(renamed) == new:
             return renamed

@@ -1,13 +1,21 @@
-"""Give answers the model name that the client used, when the server answered under its own."""
+"""Give answers the model name that the client used, when the server answered under its own.
 
+Bytes pass as they come. Only a string that may be the name is held back, from its opening quote on: without it the
+quotes that are left do not match, and the client's JSON parser fails."""
+
+import re
 from enum import Enum
 
 import msgspec
 
+from picker.extproc.json_scan import MAX_HELD_BYTES, ModelScanner
 from picker.extproc.json_spans import replace_model
 
-MAX_HELD_BYTES = 16 << 20
-"""Of an answer held back to find the name in it: an answer this long passes unchanged rather than filling memory."""
+__all__ = ["MAX_HELD_BYTES", "AnswerKind", "NameRestorer"]
+
+_PIECE = re.compile(rb"[^\r\n]*+(\r\n|\r|\n|\Z)")
+"""Of a chunk: a line with its end, or what there is of one. A CR LF cut in its middle is a line end and an empty line,
+which means the same."""
 
 
 class AnswerKind(Enum):
@@ -23,60 +31,46 @@ class AnswerKind(Enum):
         return next((kind for kind in cls if kind.value == media_type), None)
 
 
-_any_json = msgspec.json.Decoder(msgspec.Raw)
-
-
-def _is_json(text: bytearray) -> bool:
-    try:
-        _any_json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+_DATA = b"data:"
 
 
 class NameRestorer:
-    """Bytes of an answer in, the same bytes with the client's name out. What may hold half of a name is held back: a
-    line of an event stream, the whole of a JSON answer."""
+    """Bytes of an answer in, the same bytes with the client's name out. Time is linear in the answer, however it is
+    cut."""
 
     def __init__(self, kind: AnswerKind, served: str, asked: str) -> None:
-        self._kind = kind
         self._served = served
         self._asked = asked
-        self._held = bytearray()
-        self._gave_up = False
+        self._scanner = ModelScanner(served, msgspec.json.encode(asked))
+        self._by_line = kind is AnswerKind.EVENTS
+        self._matched: int | None = 0
+        """How much of `data:` the current line has begun with; None for a line of another field."""
+
+    @property
+    def holding(self) -> bool:
+        """Whether a part of the answer is held back: half of what may be the name."""
+        return self._scanner.holding
 
     def feed(self, chunk: bytes, end: bool) -> bytes:
         """What may go on to the client now; after `end` nothing is held."""
-        if self._gave_up:
-            return chunk
-        held = self._held
-        held += chunk
-        if end:
-            return self._restored(self._taken(len(held)))
-        if self._kind is AnswerKind.EVENTS:
-            line_end = chunk.rfind(b"\n") + 1
-            if line_end:
-                return self._restored(self._taken(len(held) - len(chunk) + line_end))
-        elif chunk.rstrip().endswith(b"}") and _is_json(held):
-            # Complete, so that nothing is held when trailers end the answer.
-            return self._restored(self._taken(len(held)))
-        if len(held) > MAX_HELD_BYTES:
-            self._gave_up = True
-            return self._taken(len(held))
-        return b""
+        if self._by_line:
+            out = b"".join([self._line(found[0], bool(found[1])) for found in _PIECE.finditer(chunk) if found[0]])
+        else:
+            out = self._scanner.feed(chunk)
+        return out + self._scanner.finish() if end else out
 
-    def _taken(self, count: int) -> bytes:
-        """The first `count` bytes held, which are held no more."""
-        taken = bytes(self._held[:count])
-        del self._held[:count]
-        return taken
-
-    def _restored(self, text: bytes) -> bytes:
-        if self._kind is AnswerKind.JSON:
-            return replace_model(text, self._served, self._asked)
-        return b"".join(self._line(line) for line in text.splitlines(keepends=True))
-
-    def _line(self, line: bytes) -> bytes:
-        if not line.startswith(b"data:"):
-            return line
-        return line[:5] + replace_model(line[5:], self._served, self._asked)
+    def _line(self, piece: bytes, ended: bool) -> bytes:
+        """`piece` of a line of an event stream; `ended`: its end is there."""
+        if ended and self._matched == 0 and piece.startswith(_DATA):
+            # Nearly all lines come whole.
+            return _DATA + replace_model(piece[len(_DATA) :], self._served, self._asked)
+        begins = b""
+        if self._matched is not None and self._matched < len(_DATA):
+            begins, piece = piece[: len(_DATA) - self._matched], piece[len(_DATA) - self._matched :]
+            matches = _DATA.startswith(begins, self._matched)
+            self._matched = self._matched + len(begins) if matches else None
+        out = begins + (piece if self._matched is None else self._scanner.feed(piece))
+        if ended:
+            self._matched = 0
+            out += self._scanner.finish()
+        return out
