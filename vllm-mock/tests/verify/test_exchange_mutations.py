@@ -190,6 +190,7 @@ def _difference(file: str, into: Path) -> str | None:
     part, _, name = file.rpartition("/")
     (into / part).mkdir(parents=True)
     shutil.copy(FOLDER / part / name, into / part / name)
+    shutil.copy(FOLDER / "server.yaml", into)
     (result,) = verify_http(into, part)
     assert result.file == file
     return result.difference

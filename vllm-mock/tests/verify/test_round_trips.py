@@ -3,14 +3,29 @@ the mock of a recording (the model's words, token counts, what had happened befo
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mock_server import MockServer, mock_server
+from recordings import FOLDER
 from vllm_mock.verify.http import verify_http
-from vllm_mock.verify.situation import SERVED, START
+from vllm_mock.verify.recorded_server import read_server
 
+SERVED = "/model/qwen"
+OTHER_SERVER = """\
+flags:
+  model: /models/other
+  served_model_name: [other]
+  max_model_len: 512
+  max_num_seqs: 3
+  max_num_batched_tokens: 128
+  block_size: 16
+  num_gpu_blocks_override: 64
+vocabulary_size: 800
+step_floor_ms: 5
+"""
 CHAT = {"model": SERVED, "messages": [{"role": "user", "content": "Write a haiku"}]}
 TEXT = {"model": SERVED, "prompt": "The quick brown fox"}
 USAGE = {"include_usage": True}
@@ -74,9 +89,35 @@ async def stop_strings(mock: MockServer) -> list[tuple[str, str, Any]]:
 @pytest.mark.timeout(120)
 async def test_what_a_mock_answered_is_answered_again(tmp_path: Path) -> None:
     (tmp_path / "http").mkdir()
-    settings = START.model_dump(exclude={"config"})
+    shutil.copy(FOLDER / "server.yaml", tmp_path)
+    settings = read_server(tmp_path).settings("http/any.json").model_dump(exclude={"config"})
     async with mock_server(**settings) as mock:
         for name, path, body in [*EXCHANGES, *(await stop_strings(mock))]:
             (tmp_path / "http" / f"{name}.json").write_text(json.dumps(await recorded(mock, path, body)))
     results = await asyncio.to_thread(lambda: list(verify_http(tmp_path, "http")))
     assert {each.file: each.difference for each in results if each.difference is not None} == {}
+
+
+@pytest.mark.timeout(120)
+async def test_recordings_of_a_server_with_other_limits_are_replayed_with_those(tmp_path: Path) -> None:
+    """And they differ from what a server with 0.32.0's limits answers."""
+    (tmp_path / "http").mkdir()
+    (tmp_path / "server.yaml").write_text(OTHER_SERVER)
+    settings = read_server(tmp_path).settings("http/any.json").model_dump(exclude={"config"})
+    asked = [
+        ("tokenized", "/tokenize", {"prompt": "The quick brown fox"}),
+        ("too-long", "/v1/completions", {"prompt": "The quick brown fox", "max_tokens": 700}),
+        ("near-end", "/v1/completions", {"prompt": [1] * 500, "max_tokens": 100, "ignore_eos": True}),
+        ("token", "/v1/completions", {"prompt": [700], "max_tokens": 2, "ignore_eos": True}),
+    ]
+    async with mock_server(**settings) as mock:
+        for name, path, body in asked:
+            (tmp_path / "http" / f"{name}.json").write_text(json.dumps(await recorded(mock, path, body)))
+
+    def differences() -> dict[str, str | None]:
+        return {each.file: each.difference for each in verify_http(tmp_path, "http")}
+
+    assert set((await asyncio.to_thread(differences)).values()) == {None}
+    shutil.copy(FOLDER / "server.yaml", tmp_path)
+    other = await asyncio.to_thread(differences)
+    assert None not in (other["http/tokenized.json"], other["http/too-long.json"])

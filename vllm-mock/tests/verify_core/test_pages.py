@@ -3,9 +3,11 @@
 import pytest
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.metrics import config_of, first_difference, page_lines
 
 CONFIG = EngineConfig(num_gpu_blocks=512, block_size=32, max_model_len=2048)
+START = ServeSettings(max_num_seqs=CONFIG.max_num_seqs)  # pyright: ignore[reportCallIssue]
 PAGE = EngineMetrics(CONFIG, "m").engine_text()
 
 
@@ -47,6 +49,6 @@ def test_times_alone_may_differ() -> None:
 
 
 def test_a_page_tells_the_settings_of_its_server() -> None:
-    assert config_of(PAGE, max_num_seqs=CONFIG.max_num_seqs) == CONFIG
+    assert config_of(PAGE, START) == CONFIG
     with pytest.raises(ValueError, match="no vllm:cache_config_info"):
-        config_of("# TYPE vllm:x gauge\n")
+        config_of("# TYPE vllm:x gauge\n", START)

@@ -12,24 +12,27 @@ from vllm_mock.engine.core import Engine
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.speed_free import histogram_json
 from vllm_mock.verify.trace_run import Json, UniqueText, recorded_request
 
-_STEP_S = 0.0106
-"""The recorded server's floor is 10 ms, its overhead 0.5 to 1 ms."""
-_LATE_S = tuple(_STEP_S * half / 2 for half in range(8))
-"""By how much a request may have come later than its client was to send it."""
+_OVERHEAD_S = 0.0006
+"""How much longer than its floor a recorded step takes: 0.5 to 1 ms."""
+_LATE_HALF_STEPS = 8
+"""By how many halves of a step a request may have come later than its client was to send it, this one excluded."""
 _STARTS = 40
 """Beginnings of the search; the first is that of no lateness."""
 
 
-def nearest(text: str, workload: Json, config: EngineConfig, ended: bool) -> Engine:
-    """An engine that has had the workload, up to as many tokens as the page `text` shows (`ended`: to the end)."""
-    search = _Search(_numbers_of_page(text), workload, config, ended)
+def nearest(text: str, workload: Json, config: EngineConfig, start: ServeSettings, ended: bool) -> Engine:
+    """An engine that has had the workload, up to as many tokens as the page `text` shows (`ended`: to the end).
+
+    `start` has the name of the model and the floor of a step."""
+    search = _Search(_numbers_of_page(text), workload, config, start, ended)
     random = Random(0)
     best: tuple[float, list[float]] | None = None
-    for start in range(_STARTS):
-        late_s = [random.choice(_LATE_S) if start else 0.0 for _ in workload["workload"]]
+    for attempt in range(_STARTS):
+        late_s = [random.choice(search.late_s) if attempt else 0.0 for _ in workload["workload"]]
         distance = search.descend(late_s)
         if best is None or distance < best[0]:
             best = distance, late_s
@@ -40,7 +43,12 @@ def nearest(text: str, workload: Json, config: EngineConfig, ended: bool) -> Eng
 
 
 class _Search:
-    def __init__(self, recorded: Sequence[float], workload: Json, config: EngineConfig, ended: bool) -> None:
+    def __init__(
+        self, recorded: Sequence[float], workload: Json, config: EngineConfig, start: ServeSettings, ended: bool
+    ) -> None:
+        self._step_s = (start.step_floor_s or 0.0) + _OVERHEAD_S
+        self._model = start.names[0]
+        self.late_s = tuple(self._step_s * half / 2 for half in range(_LATE_HALF_STEPS))
         self._recorded = recorded
         self._config = config
         self._ended = ended
@@ -56,7 +64,7 @@ class _Search:
         while 0 < now < before:
             before = now
             for index in range(len(late_s)):
-                for late in _LATE_S:
+                for late in self.late_s:
                     kept, late_s[index] = late_s[index], late
                     tried = self._distance(late_s)
                     if tried < now:
@@ -67,7 +75,7 @@ class _Search:
 
     def replay(self, late_s: Sequence[float]) -> Engine:
         config = self._config
-        engine = Engine(config, UniqueText(), StepTime(_STEP_S, 0.0, 0.0, 0.0), EngineMetrics(config, "/model/qwen"))
+        engine = Engine(config, UniqueText(), StepTime(self._step_s, 0.0, 0.0, 0.0), EngineMetrics(config, self._model))
         at_s = 0.0
         for index, (request, late) in enumerate(zip(self._requests, late_s, strict=True)):
             at_s = max(at_s, index * self._spacing_s + late)
@@ -77,7 +85,7 @@ class _Search:
             return engine
         now_s, tokens, values = 0.0, self._recorded[0], engine.metrics.values
         while values.generation_tokens < tokens and now_s < at_s + 1e3:
-            now_s += _STEP_S
+            now_s += self._step_s
             engine.advance_to(now_s)
         return engine
 

@@ -12,13 +12,14 @@ from typing import Any, cast
 import httpx
 import msgspec
 
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.behaviour_shutdown import SHUTDOWNS
 from vllm_mock.verify.exchanges import Json
+from vllm_mock.verify.recorded_server import read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.running_mock import RunningMock, delta_difference, prompt, running_mock
-from vllm_mock.verify.situation import START
 
-Scenario = Callable[[Json], Awaitable[str | None]]
+Scenario = Callable[[Json, ServeSettings], Awaitable[str | None]]
 _AT_A_TIME = 4
 _LONG = 1000
 """Tokens: an answer that lasts until its client leaves."""
@@ -28,30 +29,36 @@ _RUN_TOKENS = 60
 
 def verify_behaviour(folder: Path) -> Iterator[Result]:
     """One result for each behaviour in `folder`/behaviour*.json."""
-    named: list[tuple[str, str, Json]] = []
+    server = read_server(folder)
+    named: list[tuple[str, str, Json, ServeSettings]] = []
     for file in sorted(folder.glob("behaviour*.json")):
         told: Any = msgspec.json.decode(file.read_bytes())
         records: list[Json] = cast(list[Json], told) if isinstance(told, list) else [told]
         for record in records:
             name = record.get("name", file.stem.removeprefix("behaviour-"))
-            named.append((f"{file.name}: {name}", name, record))
-    differences = asyncio.run(_differences([(name, record) for _, name, record in named]))
-    for (row, name, _), difference in zip(named, differences, strict=True):
+            named.append((f"{file.name}: {name}", name, record, server.settings(f"{file.name}#{name}")))
+    differences = asyncio.run(_differences([(name, record, start) for _, name, record, start in named]))
+    for (row, name, *_), difference in zip(named, differences, strict=True):
         yield Result(row, difference, "" if name in SCENARIOS else "not compared: no scenario brings this about")
 
 
-async def _differences(records: Sequence[tuple[str, Json]]) -> list[str | None]:
+async def _differences(records: Sequence[tuple[str, Json, ServeSettings]]) -> list[str | None]:
     """Of each record by its name. Some at a time: they mostly wait."""
     free = asyncio.Semaphore(_AT_A_TIME)
 
-    async def difference(name: str, record: Json) -> str | None:
+    async def difference(name: str, record: Json, start: ServeSettings) -> str | None:
         async with free:
             try:
-                return await SCENARIOS[name](record) if name in SCENARIOS else None
+                return await SCENARIOS[name](record, start) if name in SCENARIOS else None
             except (LookupError, TypeError, ValueError, TimeoutError, httpx.HTTPError) as error:
                 return f"cannot be brought about: {error!r}"
 
-    return await asyncio.gather(*(difference(name, record) for name, record in records))
+    return await asyncio.gather(*(difference(*each) for each in records))
+
+
+def _long(mock: RunningMock, prompt_tokens: int) -> int:
+    """Tokens of an answer that lasts until its client leaves, within the server's context."""
+    return min(_LONG, mock.door.replica.max_model_len - prompt_tokens)
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +69,7 @@ async def _requests(
 
     async def ask(number: int) -> None:
         mine = prompt(_RUN_TOKENS, first + number)
-        body = {"prompt": mine, "max_tokens": _LONG, "ignore_eos": True, "stream": stream}
+        body = {"prompt": mine, "max_tokens": _long(mock, _RUN_TOKENS), "ignore_eos": True, "stream": stream}
         async with mock.client.stream("POST", "/v1/completions", json=body) as response:
             async for _ in response.aiter_bytes():
                 pass
@@ -80,8 +87,8 @@ async def _leave(*tasks: asyncio.Task[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _disconnect(record: Json, stream: bool) -> str | None:
-    async with running_mock(START) as mock, _requests(mock, 1, stream) as tasks:
+async def _disconnect(record: Json, start: ServeSettings, stream: bool) -> str | None:
+    async with running_mock(start) as mock, _requests(mock, 1, stream) as tasks:
         before = await mock.when(running=1, generated=record["before_close"]["generation_tokens_total"])
         await _leave(*tasks)
         after = await mock.when(running=0)
@@ -89,8 +96,8 @@ async def _disconnect(record: Json, stream: bool) -> str | None:
     return first or delta_difference(record["after_close"], after, relative=True)
 
 
-async def _disconnect_later(record: Json) -> str | None:
-    async with running_mock(START) as mock, _requests(mock, 1) as tasks:
+async def _disconnect_later(record: Json, start: ServeSettings) -> str | None:
+    async with running_mock(start) as mock, _requests(mock, 1) as tasks:
         await mock.when(running=1, generated=record["delta"]["generation_tokens_total"])
         await _leave(*tasks)
         left = await mock.when(running=0)
@@ -102,10 +109,10 @@ async def _disconnect_later(record: Json) -> str | None:
     return delta_difference(record["delta"], left, relative=True)
 
 
-async def _queue(record: Json) -> str | None:
+async def _queue(record: Json, start: ServeSettings) -> str | None:
     """max_num_seqs run, three wait; clients leave the queue, then a running one, then all of them."""
-    running, name = START.max_num_seqs, record["name"]
-    async with running_mock(START) as mock, _requests(mock, running) as tasks:
+    running, name = start.max_num_seqs, record["name"]
+    async with running_mock(start) as mock, _requests(mock, running) as tasks:
         await mock.when(running=running)
         async with _requests_after(mock, 3) as queued:
             before = await mock.when(running=running, waiting=3)
@@ -138,9 +145,9 @@ async def _requests_after(mock: RunningMock, count: int) -> AsyncGenerator[list[
         yield tasks
 
 
-async def _metrics_while_queued(record: Json) -> str | None:
-    running = START.max_num_seqs
-    async with running_mock(START) as mock, _requests(mock, running):
+async def _metrics_while_queued(record: Json, start: ServeSettings) -> str | None:
+    running = start.max_num_seqs
+    async with running_mock(start) as mock, _requests(mock, running):
         await mock.when(running=running)
         await mock.mark()
         async with _requests(mock, 1):
@@ -158,10 +165,10 @@ async def _metrics_while_queued(record: Json) -> str | None:
     return None
 
 
-async def _queued_then_run(record: Json) -> str | None:
-    running = START.max_num_seqs
+async def _queued_then_run(record: Json, start: ServeSettings) -> str | None:
+    running = start.max_num_seqs
     tokens = int(record["delta"]["request_generation_tokens_sum"])
-    async with running_mock(START) as mock, _requests(mock, running) as tasks:
+    async with running_mock(start) as mock, _requests(mock, running) as tasks:
         await mock.when(running=running)
         await mock.mark()
         body = {"prompt": prompt(_RUN_TOKENS, 5000), "max_tokens": tokens}
@@ -173,28 +180,29 @@ async def _queued_then_run(record: Json) -> str | None:
         return delta_difference(record["delta"], await mock.delta(), relative=True, alone=False)
 
 
-async def _before_finish(record: Json) -> str | None:
-    async with running_mock(START) as mock, _requests(mock, 1):
+async def _before_finish(record: Json, start: ServeSettings) -> str | None:
+    async with running_mock(start) as mock, _requests(mock, 1):
         ours = await mock.when(running=1, generated=record["delta"]["generation_tokens_total"])
         return delta_difference(record["delta"], ours, relative=True)
 
 
-async def _usage_arithmetic(record: Json) -> str | None:
-    blocks = (START.num_gpu_blocks_override or 0) - 1
+async def _usage_arithmetic(record: Json, start: ServeSettings) -> str | None:
+    blocks = (start.num_gpu_blocks_override or 0) - 1
     for row in record["rows"]:
-        async with running_mock(START.model_copy(update={"time_scale": 4.0})) as mock:
+        async with running_mock(start.model_copy(update={"time_scale": 4.0})) as mock:
             count, generated = int(row["prompt"]), int(row["generated"])
-            body = {"prompt": prompt(count), "max_tokens": generated + _LONG, "ignore_eos": True, "stream": True}
+            most = min(generated + _LONG, start.max_model_len - count)
+            body = {"prompt": prompt(count), "max_tokens": most, "ignore_eos": True, "stream": True}
             async with mock.client.stream("POST", "/v1/completions", json=body):
                 ours = await mock.when(running=1, generated=generated)
                 tokens = count + ours["generation_tokens_total"] - 1
                 used = round(ours["kv_cache_usage_perc"] * blocks)
-                if used != -(-tokens // START.block_size):
+                if used != -(-tokens // start.block_size):
                     return f"{used} blocks hold {tokens:g} tokens"
     return None
 
 
-async def _prefix_counts(record: Json) -> str | None:
+async def _prefix_counts(record: Json, start: ServeSettings) -> str | None:
     blocks = prompt(int(record["first"]["prompt_tokens_total"]))
     tokens = int(record["first"]["generation_tokens_total"])
     asked: dict[str, Json] = {
@@ -203,7 +211,7 @@ async def _prefix_counts(record: Json) -> str | None:
         "plus3": {"prompt": [*blocks, 1, 2, 3]},
         "other_salt": {"prompt": blocks, "cache_salt": "other"},
     }
-    async with running_mock(START) as mock:
+    async with running_mock(start) as mock:
         for name, body in asked.items():
             await mock.mark()
             await mock.complete(**body, max_tokens=tokens, ignore_eos=True)
@@ -213,44 +221,44 @@ async def _prefix_counts(record: Json) -> str | None:
     return None
 
 
-async def _prompt_logprobs(record: Json) -> str | None:
+async def _prompt_logprobs(record: Json, start: ServeSettings) -> str | None:
     again = prompt(int(record["delta"]["prompt_tokens_total"]))
-    async with running_mock(START) as mock:
+    async with running_mock(start) as mock:
         await mock.complete(prompt=again, max_tokens=3)
         await mock.mark()
         await mock.complete(prompt=again, max_tokens=1, echo=True, logprobs=1)
         return delta_difference(record["delta"], await mock.delta())
 
 
-async def _counted(record: Json, prompts: int = 1, samples: int = 1) -> str | None:
+async def _counted(record: Json, start: ServeSettings, prompts: int = 1, samples: int = 1) -> str | None:
     """A body of several sequences: what all of them move."""
     delta = record["delta"]
     count = int(delta["prompt_tokens_total"]) // (prompts * samples)
     tokens = int(delta["generation_tokens_total"]) // (prompts * samples)
     asked = [prompt(count, 100 + number) for number in range(prompts)]
-    async with running_mock(START) as mock:
+    async with running_mock(start) as mock:
         body = {"prompt": asked if prompts > 1 else asked[0], "n": samples, "max_tokens": tokens, "ignore_eos": True}
         await mock.complete(**body)
         return delta_difference(delta, await mock.delta())
 
 
-async def _rejected(record: Json) -> str | None:
-    async with running_mock(START) as mock:
+async def _rejected(record: Json, start: ServeSettings) -> str | None:
+    async with running_mock(start) as mock:
         for body in ({"model": "/model/other", "prompt": "x"}, {"prompt": ""}, {"prompt": "x", "temperature": -1}):
             if (await mock.client.post("/v1/completions", json=body)).is_success:
                 return f"{body} is not rejected"
         return delta_difference(record["delta"], await mock.delta())
 
 
-async def _load(record: Json) -> str | None:
-    async with running_mock(START) as mock, _requests(mock, 3):
+async def _load(record: Json, start: ServeSettings) -> str | None:
+    async with running_mock(start) as mock, _requests(mock, 3):
         await mock.when(running=3)
         ours = (await mock.client.get("/load")).json()
         return None if ours == record["body"] else f"/load is {ours}, recorded {record['body']}"
 
 
-async def _generated_is_cached(record: Json) -> str | None:
-    settings = START.model_copy(update={"enable_prompt_tokens_details": True})
+async def _generated_is_cached(record: Json, start: ServeSettings) -> str | None:
+    settings = start.model_copy(update={"enable_prompt_tokens_details": True})
     for number, row in enumerate(record["rows"]):
         async with running_mock(settings) as mock:
             first = prompt(row["prompt"], 10 + number)
@@ -265,11 +273,11 @@ async def _generated_is_cached(record: Json) -> str | None:
     return None
 
 
-async def _admission_rejections(record: Json) -> str | None:
+async def _admission_rejections(record: Json, start: ServeSettings) -> str | None:
     running, waiting = int(record["before"]["running"]), int(record["before"]["waiting"])
-    most = running + waiting
-    settings = START.model_copy(update={"max_num_seqs": running, "max_num_queued_reqs": most})
-    async with running_mock(settings) as mock, _requests(mock, most):
+    most = start.max_num_queued_reqs or running + waiting
+    settings = start.model_copy(update={"max_num_seqs": running, "max_num_queued_reqs": most})
+    async with running_mock(settings) as mock, _requests(mock, running + waiting):
         await mock.when(running=running, waiting=waiting)
         for _ in range(2):
             await mock.client.post("/v1/completions", json={"prompt": "x"})
@@ -278,9 +286,9 @@ async def _admission_rejections(record: Json) -> str | None:
         return f"/metrics lacks {missing[0]}" if missing else None
 
 
-async def _engine_abort(record: Json) -> str | None:
-    async with running_mock(START.model_copy(update={"dev_mode": True})) as mock:
-        body: Json = {"prompt": prompt(_RUN_TOKENS), "max_tokens": _LONG, "ignore_eos": True}
+async def _engine_abort(record: Json, start: ServeSettings) -> str | None:
+    async with running_mock(start.model_copy(update={"dev_mode": True})) as mock:
+        body: Json = {"prompt": prompt(_RUN_TOKENS), "max_tokens": _long(mock, _RUN_TOKENS), "ignore_eos": True}
         asked = asyncio.create_task(mock.complete(**body))
         await mock.when(generated=record["completion_tokens"])
         paused = await mock.client.post("/pause?mode=abort")
@@ -297,9 +305,9 @@ async def _engine_abort(record: Json) -> str | None:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "disconnect-mid-stream": lambda record: _disconnect(record, stream=True),
+    "disconnect-mid-stream": lambda record, start: _disconnect(record, start, stream=True),
     "disconnect-mid-stream-later": _disconnect_later,
-    "disconnect-non-stream": lambda record: _disconnect(record, stream=False),
+    "disconnect-non-stream": lambda record, start: _disconnect(record, start, stream=False),
     "disconnect-in-queue": _queue,
     "slot-freed-by-abort": _queue,
     "all-aborted": _queue,
@@ -309,8 +317,8 @@ SCENARIOS: dict[str, Scenario] = {
     "usage-arithmetic": _usage_arithmetic,
     "prefix-cache-token-counts": _prefix_counts,
     "prompt-logprobs-skip-cache": _prompt_logprobs,
-    "n-2": lambda record: _counted(record, samples=2),
-    "prompt-list-3": lambda record: _counted(record, prompts=3),
+    "n-2": lambda record, start: _counted(record, start, samples=2),
+    "prompt-list-3": lambda record, start: _counted(record, start, prompts=3),
     "max-tokens-1": _counted,
     "rejected-requests": _rejected,
     "load-endpoint": _load,

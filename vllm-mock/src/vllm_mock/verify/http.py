@@ -13,15 +13,16 @@ import msgspec
 from vllm_mock.serve import build_door
 from vllm_mock.server.door import Door
 from vllm_mock.server.running import Listener, listen, serving
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.compare import first_difference, first_line_difference, header_difference, holds_probabilities
 from vllm_mock.verify.exchanges import Exchange, RecordedResponse, read_exchange
+from vllm_mock.verify.recorded_server import RecordedServer, read_server
 from vllm_mock.verify.recorded_text import RecordedScripts, RecordedText
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.situation import (
     Situation,
-    Surroundings,
     filling,
-    plain,
+    inferred,
     surroundings,
     with_flags,
     with_loras,
@@ -29,8 +30,8 @@ from vllm_mock.verify.situation import (
 
 _TIMEOUT_S = 30.0
 _AT_A_TIME = 16
-_OF_FOLDER: dict[str, Callable[[Exchange, Surroundings], Situation]] = {
-    "http": lambda exchange, around: plain(exchange),
+_OF_FOLDER: dict[str, Callable[[Exchange, ServeSettings], Situation]] = {
+    "http": lambda exchange, start: Situation(start),
     "flags/http": with_flags,
     "lora/http": with_loras,
 }
@@ -49,30 +50,36 @@ def verify_http(folder: Path, part: str) -> Iterator[Result]:
     """One result for each exchange in `folder`/`part`: `http`, `flags/http` or `lora/http`."""
     files = sorted((folder / part).glob("*.json"))
     exchanges = [read_exchange(file) for file in files]
+    server = read_server(folder)
     around = surroundings(folder / part, exchanges)
-    situations = [_OF_FOLDER[part](exchange, around) for exchange in exchanges]
-    differences = asyncio.run(_replay_all(list(zip(exchanges, situations, strict=True))))
+    situations: list[Situation] = []
+    for file, exchange in zip(files, exchanges, strict=True):
+        start = server.settings(f"{part}/{file.name}")
+        if not server.is_described:
+            start = inferred(part, exchange, around, start)
+        situations.append(_OF_FOLDER[part](exchange, start))
+    differences = asyncio.run(_replay_all(list(zip(exchanges, situations, strict=True)), server))
     for file, difference in zip(files, differences, strict=True):
         yield Result(f"{part}/{file.name}", difference)
 
 
-async def _replay_all(cases: Sequence[tuple[Exchange, Situation]]) -> list[str | None]:
+async def _replay_all(cases: Sequence[tuple[Exchange, Situation]], server: RecordedServer) -> list[str | None]:
     """The difference of each. Some at a time: they mostly wait for servers to start and to end."""
     free = asyncio.Semaphore(_AT_A_TIME)
 
     async def difference(exchange: Exchange, situation: Situation) -> str | None:
         async with free:
             try:
-                return exchange_difference(exchange, await replay(exchange, situation))
+                return exchange_difference(exchange, await replay(exchange, situation, server))
             except (LookupError, TypeError, ValueError, TimeoutError, httpx.HTTPError) as error:
                 return f"cannot be replayed: {error!r}"
 
     return await asyncio.gather(*(difference(*case) for case in cases))
 
 
-async def replay(exchange: Exchange, situation: Situation) -> Answer:
+async def replay(exchange: Exchange, situation: Situation, server: RecordedServer) -> Answer:
     """Make the exchange with a fresh server."""
-    text = RecordedText(exchange)
+    text = RecordedText(exchange, server.vocabulary_size, server.end_of_sequence)
     door = build_door(situation.settings, text, RecordedScripts(text), situation.adapters)
     async with client_of(door) as client:
         key = next(iter(situation.settings.api_key), None)
@@ -99,7 +106,9 @@ async def client_of(door: Door) -> AsyncGenerator[httpx.AsyncClient]:
 @contextlib.asynccontextmanager
 async def in_flight(client: httpx.AsyncClient, door: Door, count: int) -> AsyncGenerator[None]:
     """As many completions are being answered until the block is left."""
-    tasks = [asyncio.create_task(client.post("/v1/completions", json=filling(number))) for number in range(count)]
+    longest = door.replica.max_model_len
+    bodies = [filling(number, longest) for number in range(count)]
+    tasks = [asyncio.create_task(client.post("/v1/completions", json=body)) for body in bodies]
     await until(lambda: not count or door.replica.engine.engine.live_requests >= count)
     try:
         yield

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.exchanges import Json
+from vllm_mock.verify.recorded_server import read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.running_mock import RunningMock, running_mock
-from vllm_mock.verify.situation import START
 
 _FAMILIES = (
     "http_requests_total{",
@@ -36,11 +37,12 @@ def verify_http_counts(folder: Path) -> Iterator[Result]:
     """One result, where `folder` holds http-metrics.json."""
     file = folder / "http-metrics.json"
     if file.exists():
-        yield Result(file.name, asyncio.run(_difference(msgspec.json.decode(file.read_bytes()))))
+        record: Json = msgspec.json.decode(file.read_bytes())
+        yield Result(file.name, asyncio.run(_difference(record, read_server(folder).settings(file.name))))
 
 
-async def _difference(record: Json) -> str | None:
-    async with running_mock(START) as mock:
+async def _difference(record: Json, settings: ServeSettings) -> str | None:
+    async with running_mock(settings) as mock:
         for method, path, status in record["sent"]:
             response = await mock.client.request(method, path, json=_BODIES.get((path, status)))
             if response.status_code != status:

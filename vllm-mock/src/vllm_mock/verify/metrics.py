@@ -15,11 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.arrivals import nearest
+from vllm_mock.verify.recorded_server import engine_config, page_limits, read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.trace_run import Json
-
-_MODEL = "/model/qwen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +32,26 @@ class Line:
 
 def verify_metrics(folder: Path) -> Iterator[Result]:
     """One result for each recorded page, and one for the list of families."""
+    server = read_server(folder)
     idle, loaded, after = (folder / f"metrics-{name}.txt" for name in ("idle", "loaded", "after"))
     if idle.exists():
-        yield Result(idle.name, _fresh(idle.read_text()), f"{len(page_lines(idle.read_text()))} lines")
+        page = idle.read_text()
+        yield Result(idle.name, _fresh(page, server.settings(idle.name)), f"{len(page_lines(page))} lines")
     workload = folder / "metrics-workload.json"
     for file in (loaded, after):
         if file.exists() and workload.exists():
-            difference = _replayed(file.read_text(), json.loads(workload.read_text()), ended=file is after)
+            start = server.settings(file.name)
+            sent: Json = json.loads(workload.read_text())
+            difference = _replayed(file.read_text(), sent, start, ended=file is after)
             yield Result(file.name, difference, "after replaying metrics-workload.json")
     families = folder / "metrics-families.json"
     if families.exists():
         recorded: Json = json.loads(families.read_text())
-        config = config_of(after.read_text() if after.exists() else idle.read_text())
+        newest = after if after.exists() else idle
+        start = server.settings(newest.name)
+        config = config_of(newest.read_text(), start)
         note = f"{len(recorded['vllm'])} families"
-        yield Result(families.name, _families(recorded, EngineMetrics(config, _MODEL).engine_text()), note)
+        yield Result(families.name, _families(recorded, EngineMetrics(config, start.names[0]).engine_text()), note)
 
 
 def page_lines(text: str) -> list[Line]:
@@ -82,34 +88,26 @@ def is_time(name: str) -> bool:
     return "_seconds_" in family and family.endswith(("_sum", "_bucket"))
 
 
-def config_of(text: str, max_num_seqs: int = 256, max_loras: int = 1) -> EngineConfig:
-    """The settings of the server that wrote a page, as its `vllm:cache_config_info` tells them."""
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples if family.name == "vllm:cache_config_info" else ():
-            labels = sample.labels
-            blocks, size = int(labels["num_gpu_blocks"]), int(labels["block_size"])
-            return EngineConfig(
-                num_gpu_blocks=blocks,
-                block_size=size,
-                enable_prefix_caching=labels["enable_prefix_caching"] == "True",
-                max_model_len=round(blocks * size / float(labels["kv_cache_max_concurrency"])),
-                enable_lora="# TYPE vllm:lora_requests_info" in text,
-                max_num_seqs=max_num_seqs,
-                max_loras=max_loras,
-            )
-    raise ValueError("the page has no vllm:cache_config_info")
+def config_of(text: str, start: ServeSettings) -> EngineConfig:
+    """The settings of the server that wrote a page: `start`, and what its `vllm:cache_config_info` shows."""
+    limits = page_limits(text)
+    if not limits:
+        raise ValueError("the page has no vllm:cache_config_info")
+    lora = "# TYPE vllm:lora_requests_info" in text
+    return engine_config(start.model_copy(update={**limits, "enable_lora": lora}))
 
 
-def _fresh(text: str) -> str | None:
+def _fresh(text: str, start: ServeSettings) -> str | None:
     """Against a server that has done nothing yet."""
-    return first_difference(page_lines(text), page_lines(EngineMetrics(config_of(text), _MODEL).engine_text()))
+    metrics = EngineMetrics(config_of(text, start), start.names[0])
+    return first_difference(page_lines(text), page_lines(metrics.engine_text()))
 
 
-def _replayed(text: str, workload: Json, ended: bool) -> str | None:
+def _replayed(text: str, workload: Json, start: ServeSettings, ended: bool) -> str | None:
     """Against an engine with the workload (`ended`: when all is done)."""
-    settings = workload["config"]
-    config = replace(config_of(text, max_num_seqs=settings["max_num_seqs"]), **_given(settings.get("extra_flags", ())))
-    engine = nearest(text, workload, config, ended)
+    said = workload.get("config", {})
+    limits = {"max_num_seqs": said.get("max_num_seqs", start.max_num_seqs), **_given(said.get("extra_flags", ()))}
+    engine = nearest(text, workload, replace(config_of(text, start), **limits), start, ended)
     return first_difference(page_lines(text), page_lines(engine.metrics.engine_text()))
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_mock.engine.core import Engine
-from vllm_mock.engine.messages import EngineConfig, EngineRequest
+from vllm_mock.engine.messages import EngineRequest
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
+from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.metrics import config_of, first_difference, page_lines
+from vllm_mock.verify.recorded_server import engine_config, read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.trace_run import Json, UniqueText
 
@@ -30,20 +32,26 @@ def verify_lora_metrics(folder: Path) -> Iterator[Result]:
     if not states_file.exists():
         return
     recorded: Json = json.loads(states_file.read_text())
-    max_loras, max_num_seqs = recorded["config"]["max_loras"], recorded["config"]["max_num_seqs"]
+    server, said = read_server(folder), recorded.get("config", {})
+    known = ("max_loras", "max_lora_rank", "max_num_seqs")
+    limits = {"enable_lora": True, **{name: said[name] for name in known if name in said}}
+
+    def settings(name: str) -> ServeSettings:
+        return server.settings(f"lora/{name}").model_copy(update=limits)
+
     for file in (lora / "metrics-idle.txt", lora / "metrics-after.txt"):
         if file.exists():
-            config = config_of(file.read_text(), max_loras=max_loras)
+            start = settings(file.name)
             fresh = "idle" in file.stem
             note = "fresh" if fresh else "families, labels and order: its requests are not recorded"
-            yield Result(f"lora/{file.name}", _page(file.read_text(), config, fresh), note)
-    config = EngineConfig(enable_lora=True, max_loras=max_loras, max_num_seqs=max_num_seqs)
-    yield Result("lora/states.json", _states(recorded["states"], config), f"{len(recorded['states'])} states")
+            yield Result(f"lora/{file.name}", _page(file.read_text(), start, fresh), note)
+    start = settings(states_file.name)
+    yield Result("lora/states.json", _states(recorded["states"], start), f"{len(recorded['states'])} states")
 
 
-def _page(text: str, config: EngineConfig, fresh: bool) -> str | None:
-    recorded = page_lines(text)
-    ours = page_lines(EngineMetrics(config, "/model/qwen").engine_text())
+def _page(text: str, start: ServeSettings, fresh: bool) -> str | None:
+    recorded, config = page_lines(text), config_of(text, start)
+    ours = page_lines(EngineMetrics(config, start.names[0]).engine_text())
     if fresh:
         return first_difference(recorded, ours)
     names = [line.text for line in recorded if not line.text.startswith(_INFO)]
@@ -56,19 +64,19 @@ def _page(text: str, config: EngineConfig, fresh: bool) -> str | None:
     return None
 
 
-def _states(states: Sequence[Json], config: EngineConfig) -> str | None:
+def _states(states: Sequence[Json], start: ServeSettings) -> str | None:
     for state in states:
-        difference = _state(state, config)
+        difference = _state(state, start)
         if difference is not None:
             return f"{state['name']}: {difference}"
     return None
 
 
-def _state(state: Json, config: EngineConfig) -> str | None:
+def _state(state: Json, start: ServeSettings) -> str | None:
     """Bring an engine there. What waits brings an adapter of its own, which must not show."""
-    updates = count(1.0)
-    metrics = EngineMetrics(config, "/model/qwen", unix_s=lambda: next(updates))
-    engine = Engine(config, UniqueText(), StepTime(0.02, 0.0, 0.0, 0.0), metrics)
+    updates, config = count(1.0), engine_config(start)
+    metrics = EngineMetrics(config, start.names[0], unix_s=lambda: next(updates))
+    engine = Engine(config, UniqueText(), StepTime(start.step_floor_s or 0.0, 0.0, 0.0, 0.0), metrics)
     running, by_reason = int(state["running"]), state["waiting_by_reason"]
     rows = [line for line in state["lora_requests_info"] if not line.startswith("#")]
     adapters = _newest(rows) if rows else []

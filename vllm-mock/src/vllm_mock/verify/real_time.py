@@ -14,9 +14,9 @@ import msgspec
 from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.exchanges import Json
 from vllm_mock.verify.http import until
+from vllm_mock.verify.recorded_server import read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.running_mock import RunningMock, running_mock
-from vllm_mock.verify.situation import START
 from vllm_mock.verify.trace_run import recorded_prompt
 
 _AT_A_TIME = 4
@@ -29,24 +29,25 @@ _OF_ANY_SPEED = ("prompt_tokens_total", "generation_tokens_total")
 def verify_in_real_time(folder: Path) -> Iterator[Result]:
     """One result for each file under `folder`/traces."""
     files = sorted((folder / "traces").glob("*.json"))
-    traces = [msgspec.json.decode(file.read_bytes()) for file in files]
+    server = read_server(folder)
+    traces = [(msgspec.json.decode(file.read_bytes()), server.settings(f"traces/{file.name}")) for file in files]
     for file, (difference, note) in zip(files, asyncio.run(_all(traces)), strict=True):
         yield Result(f"traces/{file.name} over HTTP", difference, note)
 
 
-async def _all(traces: list[Json]) -> list[tuple[str | None, str]]:
+async def _all(traces: list[tuple[Json, ServeSettings]]) -> list[tuple[str | None, str]]:
     free = asyncio.Semaphore(_AT_A_TIME)
 
-    async def one(trace: Json) -> tuple[str | None, str]:
+    async def one(trace: Json, start: ServeSettings) -> tuple[str | None, str]:
         async with free:
-            return await _replay(trace)
+            return await _replay(trace, start)
 
-    return await asyncio.gather(*map(one, traces))
+    return await asyncio.gather(*(one(*each) for each in traces))
 
 
-async def _replay(trace: Json) -> tuple[str | None, str]:
+async def _replay(trace: Json, start: ServeSettings) -> tuple[str | None, str]:
     """The first difference, and how long it took."""
-    async with running_mock(_settings(trace)) as mock:
+    async with running_mock(_settings(trace, start)) as mock:
         answers = await _ask(mock, trace)
         ours = await mock.delta()
     theirs: list[Json] = trace["requests"]
@@ -58,17 +59,18 @@ async def _replay(trace: Json) -> tuple[str | None, str]:
     return _totals(trace, ours), f"requests took {took:.2f} of the recorded time"
 
 
-def _settings(trace: Json) -> ServeSettings:
+def _settings(trace: Json, start: ServeSettings) -> ServeSettings:
     config = trace["config"]
     wanted = {
         name: config[name]
         for name in ("max_num_seqs", "block_size", "max_num_batched_tokens", "enable_prefix_caching", "max_model_len")
+        if name in config
     }
     floor_ms: float = trace.get("step_floor_ms") or _STEP_MS
-    return START.model_copy(
+    return start.model_copy(
         update={
             **wanted,
-            "num_gpu_blocks_override": config["num_gpu_blocks"],
+            "num_gpu_blocks_override": config.get("num_gpu_blocks", start.num_gpu_blocks_override),
             "step_floor_s": floor_ms / 1000,
             "time_scale": 1.0,
         }

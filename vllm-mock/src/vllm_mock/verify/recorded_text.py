@@ -13,7 +13,6 @@ from vllm_mock.server.scripts import Scripts
 from vllm_mock.tokens.tokenizer import Turn
 from vllm_mock.verify.exchanges import Exchange, Json, fields_of
 
-VOCABULARY = 1000
 _FIRST_MADE_UP = 1_000_000
 """Ids for pieces of text whose own are not recorded."""
 _UNKNOWN_PIECE = b"<unknown>"
@@ -23,11 +22,11 @@ _CONVERSATION = "<conversation>"
 class RecordedText:
     """A tokenizer that knows the texts of one exchange."""
 
-    vocabulary = VOCABULARY
-    end_of_sequence = 0
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._pieces: dict[int, bytes] = {0: b""}
+    def __init__(self, exchange: Exchange, vocabulary: int, end_of_sequence: int) -> None:
+        """`vocabulary`: how many tokens the recorded model knows."""
+        self.vocabulary = vocabulary
+        self.end_of_sequence = end_of_sequence
+        self._pieces: dict[int, bytes] = {end_of_sequence: b""}
         self._names: dict[int, str] = {}
         self._prompts: dict[str, list[int]] = {}
         self._choices: list[list[int]] = []
@@ -44,7 +43,7 @@ class RecordedText:
         return self._prompts.get(text) or self._prompts.get(_CONVERSATION) or [1] * max(1, len(text) // 2)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(self.piece(token) for token in ids if token < VOCABULARY or token in self._pieces).decode()
+        return b"".join(self.piece(token) for token in ids if token < self.vocabulary or token in self._pieces).decode()
 
     def piece(self, token: int) -> bytes:
         return self._pieces.get(token, _UNKNOWN_PIECE)
@@ -67,7 +66,7 @@ class RecordedText:
         body, answer = exchange.request.fields, exchange.response.fields
         if exchange.request.path == "/detokenize":
             asked = _list_of(body.get("tokens"))
-            known = [token for token in asked if isinstance(token, int) and token < VOCABULARY]
+            known = [token for token in asked if isinstance(token, int) and token < self.vocabulary]
             self._pieces |= dict.fromkeys(known, b"")
             self._pieces |= dict.fromkeys(known[:1], str(answer.get("prompt", "")).encode())
         ids: list[int] | None = answer.get("tokens")

@@ -14,6 +14,7 @@ from vllm_mock.verify.http_counts import verify_http_counts
 from vllm_mock.verify.metrics import verify_metrics
 from vllm_mock.verify.metrics_lora import verify_lora_metrics
 from vllm_mock.verify.real_time import verify_in_real_time
+from vllm_mock.verify.recorded_server import FILE, read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.traces import verify_traces
 
@@ -49,6 +50,8 @@ def verify(folder: Path, parts: Sequence[str], console: Console, real: bool = Fa
         same = "same" if result.difference is None else "[red]differs[/]"
         table.add_row(result.file, same, escape(result.difference or result.note))
     console.print(table)
+    if not read_server(folder).is_described:
+        console.print(f"{folder} has no {FILE}: the server's settings are inferred from the recordings.")
     console.print("Not compared:")
     for each in NOT_COMPARED:
         console.print(f"- {each}", highlight=False, markup=False)

@@ -1,7 +1,7 @@
-"""The server that a recorded exchange was made with, and what had happened to it before.
+"""What had happened to the server of a recorded exchange before, and where server.yaml is missing, its flags.
 
-The recordings do not say it file by file, so it is read off the exchange: headers that only a flag puts there, adapters
-that are or are not loaded, a queue that is full. What the exchange then answers is the mock's own."""
+It is inferred from the exchange: adapters that are or are not loaded, a queue that is full, headers that only a flag
+adds. What the exchange then answers is the mock's own."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,22 +13,6 @@ import msgspec
 from vllm_mock.server.loras import AdapterMissing
 from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.exchanges import Exchange, Json, fields_of
-
-SERVED = "/model/qwen"
-START = ServeSettings(
-    model="/models/tiny",
-    served_model_name=[SERVED],
-    max_model_len=2048,
-    max_num_seqs=8,
-    block_size=32,
-    num_gpu_blocks_override=512,
-    step_floor_s=0.01,
-    time_scale=20,
-    tokenizer="approximate",
-    older_chat_fields=False,
-    answer_tokens=100_000,
-)  # pyright: ignore[reportCallIssue]
-"""The recordings' start command, where steps take a twentieth of the time."""
 
 _RANK = re.compile(r"LoRA rank (\d+) is greater")
 _FILLING_TOKENS = 2000
@@ -80,48 +64,46 @@ def surroundings(folder: Path, exchanges: list[Exchange]) -> Surroundings:
     )
 
 
-def plain(exchange: Exchange) -> Situation:
-    """No flags but the start command's."""
-    del exchange
-    return Situation(START)
+def with_flags(exchange: Exchange, start: ServeSettings) -> Situation:
+    """Of flags/, whose server had the settings `start`."""
+    if exchange.response.status == 503 and start.max_num_queued_reqs is not None:
+        return Situation(start, in_flight=start.max_num_queued_reqs)
+    return Situation(start, _primed(exchange), int(exchange.response.fields.get("server_load", 0)))
 
 
-def with_flags(exchange: Exchange, around: Surroundings) -> Situation:
-    """Of flags/: one server had --api-key, --enable-request-id-headers, --enable-server-load-tracking and
-    --enable-prompt-tokens-details at once, another --max-num-queued-reqs."""
-    if exchange.response.status == 503:
-        most = exchange.number_in_note("max-num-queued-reqs", 4)
-        running = exchange.number_in_note("max_num_seqs", 2)
-        settings = START.model_copy(update={"max_num_queued_reqs": most, "max_num_seqs": running})
-        return Situation(settings, in_flight=most)
-    if "x-request-id" not in exchange.response.headers:
-        return Situation(START)
-    settings = START.model_copy(
-        update={
-            "api_key": list(around.keys),
-            "enable_request_id_headers": True,
-            "enable_server_load_tracking": True,
-            "enable_prompt_tokens_details": True,
-            "max_num_seqs": exchange.number_in_note("max_num_seqs", START.max_num_seqs),
-        }
+def with_loras(exchange: Exchange, start: ServeSettings) -> Situation:
+    """Of lora/, whose server had the settings `start`."""
+    before = tuple(
+        ("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        for name, path in _loaded(exchange, start.names).items()
     )
-    return Situation(settings, _primed(exchange), int(exchange.response.fields.get("server_load", 0)))
+    return Situation(start, before, adapters=_adapters(exchange))
 
 
-def with_loras(exchange: Exchange, around: Surroundings) -> Situation:
-    """Of lora/."""
-    settings = START.model_copy(
-        update={
+def inferred(part: str, exchange: Exchange, around: Surroundings, start: ServeSettings) -> ServeSettings:
+    """The flags that an exchange of `part` shows, on top of `start`: for folders without server.yaml."""
+    flags: Json = {}
+    if part == "lora/http":
+        flags = {
             "enable_lora": True,
             "max_loras": around.max_loras,
             "max_lora_rank": around.max_lora_rank,
             "max_num_seqs": 4,
         }
-    )
-    before = tuple(
-        ("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}) for name, path in _loaded(exchange).items()
-    )
-    return Situation(settings, before, adapters=_adapters(exchange))
+    elif part == "flags/http" and exchange.response.status == 503:
+        flags = {
+            "max_num_queued_reqs": exchange.number_in_note("max-num-queued-reqs", 4),
+            "max_num_seqs": exchange.number_in_note("max_num_seqs", 2),
+        }
+    elif part == "flags/http" and "x-request-id" in exchange.response.headers:
+        flags = {
+            "api_key": list(around.keys),
+            "enable_request_id_headers": True,
+            "enable_server_load_tracking": True,
+            "enable_prompt_tokens_details": True,
+            "max_num_seqs": exchange.number_in_note("max_num_seqs", start.max_num_seqs),
+        }
+    return start.model_copy(update=flags)
 
 
 def _primed(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
@@ -135,7 +117,7 @@ def _primed(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
     return ()
 
 
-def _loaded(exchange: Exchange) -> dict[str, str]:
+def _loaded(exchange: Exchange, names: tuple[str, ...]) -> dict[str, str]:
     """Adapters that must have been loaded for the exchange to go as it went."""
     path, status = exchange.request.path, exchange.response.status
     body, answer = exchange.request.fields, exchange.response.fields
@@ -147,7 +129,7 @@ def _loaded(exchange: Exchange) -> dict[str, str]:
     if path == "/v1/unload_lora_adapter" and status == 200:
         return {name: f"/adapters/{name}"}
     model = body.get("model")
-    if isinstance(model, str) and model != SERVED and status == 200:
+    if isinstance(model, str) and model not in names and status == 200:
         return {model: f"/adapters/{model}"}
     return {}
 
@@ -160,6 +142,7 @@ def _adapters(exchange: Exchange) -> RecordedAdapters:
     return RecordedAdapters(ranks={path: int(rank[1])} if rank else {})
 
 
-def filling(number: int) -> Json:
+def filling(number: int, max_model_len: int) -> Json:
     """A completion that is in flight for as long as an exchange takes."""
-    return {"prompt": [10 + number] * 8, "max_tokens": _FILLING_TOKENS, "ignore_eos": True}
+    prompt = [10 + number] * 8
+    return {"prompt": prompt, "max_tokens": min(_FILLING_TOKENS, max_model_len - len(prompt)), "ignore_eos": True}

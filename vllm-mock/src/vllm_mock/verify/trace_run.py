@@ -3,16 +3,18 @@
 import random
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.live import Schedule
-from vllm_mock.engine.messages import EngineConfig, EngineRequest
+from vllm_mock.engine.messages import EngineRequest
 from vllm_mock.engine.scheduler import Scheduler
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 from vllm_mock.metrics.values import Values
+from vllm_mock.settings import ServeSettings
+from vllm_mock.verify.recorded_server import engine_config
 
 Json = dict[str, Any]
 _SETTINGS = (
@@ -94,10 +96,11 @@ class TraceRun:
         return self.engine.metrics.values
 
 
-def engine_for(trace: Json) -> Engine:
-    """An engine with the recorded settings; its own step times are not used."""
-    config = EngineConfig(**{name: trace["config"][name] for name in _SETTINGS})
-    return Engine(config, UniqueText(), StepTime(0.0, 0.0, 0.0, 0.0), EngineMetrics(config, "/model/qwen"))
+def engine_for(trace: Json, start: ServeSettings) -> Engine:
+    """An engine with the settings of `start` and those that the trace says; its own step times are not used."""
+    said = trace["config"]
+    config = replace(engine_config(start), **{name: said[name] for name in _SETTINGS if name in said})
+    return Engine(config, UniqueText(), StepTime(0.0, 0.0, 0.0, 0.0), EngineMetrics(config, start.names[0]))
 
 
 def step_by_step(trace: Json, run: TraceRun) -> Iterator[Json]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
+from vllm_mock.settings import ServeSettings
+from vllm_mock.verify.recorded_server import read_server
 from vllm_mock.verify.result import Result
 from vllm_mock.verify.speed_free import (
     LATENCY_HISTOGRAMS,
@@ -35,16 +36,17 @@ _TIMES_APART_S = 0.004
 
 def verify_traces(folder: Path) -> Iterator[Result]:
     """One result for each file under `folder`/traces."""
+    server = read_server(folder)
     for file in sorted((folder / "traces").glob("*.json")):
         trace: Json = json.loads(file.read_text())
         steps = len(trace.get("steps", ()))
         note = f"{steps} steps, {len(trace.get('samples', ()))} samples" if steps else "no steps recorded: totals"
-        yield Result(f"traces/{file.name}", first_difference(trace), note)
+        yield Result(f"traces/{file.name}", first_difference(trace, server.settings(f"traces/{file.name}")), note)
 
 
-def first_difference(trace: Json) -> str | None:
+def first_difference(trace: Json, start: ServeSettings) -> str | None:
     """Where the engine leaves the recording; None when all is the same."""
-    run = TraceRun(engine_for(trace))
+    run = TraceRun(engine_for(trace, start))
     if "steps" not in trace:
         _run_freely(trace, run)
         return _totals(trace, run) or _histograms(trace, run, with_steps=False)
@@ -67,7 +69,7 @@ def first_difference(trace: Json) -> str | None:
 def _run_freely(trace: Json, run: TraceRun) -> None:
     """Without recorded steps: virtual time, every request at the time it was sent."""
     run.engine.step_time = StepTime(_STEP_S, 0.0, 0.0, 0.0)
-    limit = EngineConfig(max_model_len=trace["config"]["max_model_len"]).max_model_len
+    limit = run.engine.config.max_model_len
     for request, work in zip(trace["requests"], trace["workload"], strict=True):
         run.engine.submit(recorded_request(request["id"], work, limit), request["sent_s"])
     run.engine.advance_to(1e6)
