@@ -32,8 +32,13 @@ JOINTS = Joints(EDS, "cluster.local", 1 << 20, ObjectName("ai", "picker"), froze
 SERVICE_BACKEND = None
 
 
-def pool(name: str, namespace: str = "default", picker: str | None = "picker") -> InferencePool:
-    reference = PickerRef(ObjectName(namespace, picker), 9002, FailureMode.FAIL_CLOSE) if picker else None
+def pool(
+    name: str,
+    namespace: str = "default",
+    picker: str | None = "picker",
+    failure_mode: FailureMode = FailureMode.FAIL_CLOSE,
+) -> InferencePool:
+    reference = PickerRef(ObjectName(namespace, picker), 9002, failure_mode) if picker else None
     return InferencePool(
         name=PoolName(POOL_GROUP_V1, namespace, name),
         selector={"app": name},

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from xds.type.v3 import typed_struct_pb2
 
+from picker.gateway.cluster_policies import HTTP_OPTIONS
 from picker.gateway.ext_proc_filter import LB_NAMESPACE
 from picker.gateway.packing import address, duration, packed, uint32
 from picker.gateway.picker_tls import unverified_socket
@@ -56,7 +57,6 @@ PICKER_PING_TIMEOUT_S = 3.0
 """A picker whose machine is gone, or that hangs, loses its connection after 13 s at the latest, and its exchanges with
 it. The picker's server must allow such pings (`grpc.http2.min_ping_interval_without_data_ms`)."""
 
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HttpOptions = http_protocol_options_pb2.HttpProtocolOptions
 
 
@@ -81,7 +81,8 @@ def pool_cluster(
     that the picker named, and on a retry to the next in its list.
 
     Without a usable pick a FailOpen pool falls back to the endpoint with the fewest requests; a FailClose pool has
-    nothing to give, and Envoy answers 503. Of `timeouts` those count that are shorter than a pool's own."""
+    nothing to give, and Envoy answers 503. Of `timeouts` the idle time counts only if
+    it is shorter than a pool's own."""
     fails_open = pool.picker is not None and pool.picker.failure_mode is FailureMode.FAIL_OPEN
     fallback = _policy("least_request", _least_request()) if fails_open else _no_endpoint()
     cluster = cluster_pb2.Cluster(
@@ -91,10 +92,10 @@ def pool_cluster(
         eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(
             service_name=str(pool.name), eds_config=grpc_source(eds_target)
         ),
-        connect_timeout=duration(min(timeouts.connect_s or POOL_CONNECT_TIMEOUT_S, POOL_CONNECT_TIMEOUT_S)),
+        connect_timeout=duration(timeouts.connect_s or POOL_CONNECT_TIMEOUT_S),
         load_balancing_policy=_policy("override_host", _picked_endpoint(fallback)),
         circuit_breakers=_roomy(),
-        typed_extension_protocol_options={_HTTP_OPTIONS: packed(_pool_protocol(pool.app_protocol, timeouts))},
+        typed_extension_protocol_options={HTTP_OPTIONS: packed(_pool_protocol(pool.app_protocol, timeouts))},
         upstream_connection_options=_tcp_keepalive(),
     )
     if fails_open:
@@ -121,7 +122,7 @@ def service_cluster(
             common_http_protocol_options=_common(timeouts.idle_s, timeouts.max_duration_s),
             explicit_http_config=_explicit(AppProtocol.HTTP),
         )
-        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
+        cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))
     return cluster
 
 
@@ -167,7 +168,7 @@ def _asked_by_grpc(name: str) -> cluster_pb2.Cluster:
         name=name,
         connect_timeout=duration(PICKER_CONNECT_TIMEOUT_S),
         circuit_breakers=_roomy(),
-        typed_extension_protocol_options={_HTTP_OPTIONS: packed(options)},
+        typed_extension_protocol_options={HTTP_OPTIONS: packed(options)},
     )
 
 

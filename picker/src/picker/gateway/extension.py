@@ -21,6 +21,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf.any_pb2 import Any
 
 from picker.bounded_text import shorten
+from picker.gateway.cluster_policies import with_policies
 from picker.gateway.clusters import followed_picker_cluster, pool_cluster, pool_cluster_name
 from picker.gateway.listeners import with_inference_filter
 from picker.gateway.packing import packed, uint32
@@ -161,7 +162,7 @@ class Extension:
         """The clusters with those of pools and pickers among them, and the listeners, the picker's filter in those that
         have a route to a pool."""
         asked = {configuration.name: pickers_of(configuration) for configuration in routes}
-        all_clusters = {each.name: each for cluster in clusters for each in _with_pools(cluster)}
+        all_clusters = _with_pools(clusters)
         for picker in sorted(set[PickerName]().union(*asked.values()), key=str):
             all_clusters[str(picker)] = self._picker_cluster(picker)
         made: list[listener_pb2.Listener] = []
@@ -269,16 +270,20 @@ def _weighted_like(entry: _Weighted, name: str, weight: int) -> _Weighted:
     return made
 
 
-def _with_pools(cluster: cluster_pb2.Cluster) -> Iterable[cluster_pb2.Cluster]:
-    """The cluster, and those that it carries."""
-    keys = sorted(key for key in cluster.metadata.typed_filter_metadata if key.startswith(_POOLS))
-    if not keys:
-        yield cluster
-        return
-    made = cluster_pb2.Cluster()
-    made.CopyFrom(cluster)
-    for key in keys:
-        del made.metadata.typed_filter_metadata[key]
-    yield made
-    for key in keys:
-        yield cluster_pb2.Cluster.FromString(cluster.metadata.typed_filter_metadata[key].value)
+def _with_pools(clusters: Iterable[cluster_pb2.Cluster]) -> dict[str, cluster_pb2.Cluster]:
+    """The clusters, and those of the pools that they carry with what is written for them. By name."""
+    made: dict[str, cluster_pb2.Cluster] = {}
+    carried: dict[bytes, list[cluster_pb2.Cluster]] = {}
+    for cluster in clusters:
+        made[cluster.name] = cluster
+        keys = sorted(key for key in cluster.metadata.typed_filter_metadata if key.startswith(_POOLS))
+        if keys:
+            bare = made[cluster.name] = cluster_pb2.Cluster()
+            bare.CopyFrom(cluster)
+        for key in keys:
+            del made[cluster.name].metadata.typed_filter_metadata[key]
+            carried.setdefault(cluster.metadata.typed_filter_metadata[key].value, []).append(cluster)
+    for packed_pool, rules in carried.items():
+        pool = with_policies(cluster_pb2.Cluster.FromString(packed_pool), rules)
+        made[pool.name] = pool
+    return made
