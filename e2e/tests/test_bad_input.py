@@ -63,6 +63,7 @@ def reason(answer: httpx.Response) -> str:
         (b'{"prompt": "hi"}', "model-missing"),
         (b'{"model": 7}', "model-wrong-type"),
         (b'{"model": null}', "model-wrong-type"),
+        (b'{"model": "%s"}' % (b"m" * 257), "model-too-long"),
     ],
 )
 async def test_a_body_that_names_no_model_is_a_400(gateway: GatewayParts, body: bytes, code: str) -> None:

@@ -142,6 +142,18 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     assert isinstance(read_body(body, strict=False), ReadBody)
 
 
+@pytest.mark.parametrize(("characters", "allowed"), [(256, True), (257, False), (1 << 20, False)])
+def test_a_model_name_has_at_most_as_many_characters_as_an_object_may_declare(characters: int, allowed: bool) -> None:
+    body = json.dumps({"model": "é" * characters, "prompt": "hi"}).encode()
+    strict, lenient = read_body(body, strict=True), read_body(body, strict=False)
+    assert isinstance(lenient, ReadBody)
+    assert (lenient.model is not None) is allowed
+    if not allowed:
+        assert isinstance(strict, Rejection)
+        assert (strict.status, strict.reason) == (400, "model-too-long")
+        assert len(strict.message) < 100
+
+
 @pytest.mark.parametrize("body", [b"", b"x", b"[1]", b'{"model":3}', b"[" * 100_000])
 def test_where_no_model_is_needed_none_is_missed(body: bytes) -> None:
     """Other routes have bodies of their own."""

@@ -6,8 +6,10 @@ import pytest
 from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
+from picker.bounded_text import MARK, MAX_CHARACTERS
+from picker.extproc.body import NO_BODY
 from picker.extproc.exchange import BODY_TIMEOUT_S, SLOWEST_BODY_BYTES_PER_S, UNDECLARED_BODY_TIMEOUT_S
-from picker.extproc.headers import CONTROL_HEADERS, DESTINATION
+from picker.extproc.headers import CONTROL_HEADERS, DESTINATION, FLOW, OBJECTIVE, wanted
 from picker.extproc.messages import (
     DUPLEX_PIECE_BYTES,
     BodyMode,
@@ -17,6 +19,7 @@ from picker.extproc.messages import (
     ImmediateReply,
     Phase,
     ProtocolViolation,
+    RequestHeaders,
     Trailers,
     TrailersReply,
 )
@@ -390,3 +393,28 @@ def test_after_its_end_an_exchange_says_nothing_more() -> None:
     talk.close()
     assert talk.receive(response()) == []
     assert seat.ended == 1
+
+
+def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
+    long = "x" * 60_000
+    names = (OBJECTIVE, FLOW, "x-request-id", "traceparent")
+    request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
+    asked = wanted(request, NO_BODY, 0)
+    for text in (asked.objective, asked.flow, asked.request_id, asked.trace, asked.path):
+        assert text is not None
+        assert len(text) == MAX_CHARACTERS
+        assert text.endswith(MARK)
+
+
+def test_a_path_is_kept_without_its_query() -> None:
+    request = RequestHeaders({":method": "POST", ":path": "/v1/completions?api_key=secret"}, False)
+    assert wanted(request, NO_BODY, 0).path == "/v1/completions"
+
+
+def test_a_refusal_quotes_no_more_of_a_header_than_the_bound() -> None:
+    desk = FakeDesk()
+    coding = {"content-encoding": "x" * 60_000}
+    request = RequestHeaders({":method": "POST", ":path": "/v1/completions", **coding}, False)
+    [reply] = exchange(desk).receive(request)
+    assert isinstance(reply, ImmediateReply)
+    assert len(reply.body) < 1000

@@ -5,6 +5,7 @@ from codecs import BOM_UTF8
 
 import msgspec
 
+from picker.bounded_text import MAX_CHARACTERS
 from picker.extproc.refusals import Reason, Rejection
 
 BYTES_PER_TOKEN = 4
@@ -131,12 +132,20 @@ def _model(fields: _Fields) -> str | Rejection:
     if not fields.model:
         return Rejection(400, Reason.MODEL_MISSING, "The request body names no model.", param="model")
     try:
-        return _string.decode(fields.model)
+        name = _string.decode(fields.model)
     except (msgspec.DecodeError, UnicodeDecodeError):
         found = bytes(fields.model)[:40].decode(errors="replace")
         return Rejection(
             400, Reason.MODEL_WRONG_TYPE, f"The field model must be a string, found {found}.", param="model"
         )
+    if len(name) > MAX_CHARACTERS:
+        return Rejection(
+            400,
+            Reason.MODEL_TOO_LONG,
+            f"The field model has {len(name)} characters, {MAX_CHARACTERS} are allowed.",
+            param="model",
+        )
+    return name
 
 
 def _prompts(fields: _Fields) -> tuple[msgspec.Raw | msgspec.UnsetType, ...]:

@@ -7,6 +7,7 @@ from random import Random
 import msgspec
 import structlog
 
+from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex, block_hashes
@@ -174,7 +175,7 @@ class PoolDesk:
         served = self.served(wanted.pool)
         if served is None:
             return Rejection(
-                503, Reason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {wanted.pool or ''}."
+                503, Reason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {shorten(wanted.pool or '')}."
             )
         asked = wanted.body.model
         targets = served.targets(asked) if asked is not None else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from picker.bounded_text import shorten
 from picker.extproc.assignment import Assignment, Desk, OnTurn, Place, Queue, Wanted
 from picker.extproc.body import NO_BODY, content_coding, declared_bytes, read_body
 from picker.extproc.headers import (
@@ -208,7 +209,9 @@ class Exchange:
             # Model servers read none (vLLM takes it for broken JSON), and unpacking is work that clients could impose.
             return self._refuse(
                 Rejection(
-                    415, Reason.BODY_ENCODED, f"Request bodies must not be compressed, found content-encoding {coding}."
+                    415,
+                    Reason.BODY_ENCODED,
+                    f"Request bodies must not be compressed, found content-encoding {shorten(coding)}.",
                 )
             )
         if message.end_of_stream or self._request_mode not in (BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED):

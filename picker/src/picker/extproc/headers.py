@@ -1,5 +1,6 @@
 """The headers of the protocol: what is read from a request's, and what is put there."""
 
+from picker.bounded_text import shorten
 from picker.extproc.assignment import Assignment, Wanted
 from picker.extproc.body import ReadBody, must_name_model
 from picker.extproc.messages import NO_CHANGES, BodyMode, Changes, RequestHeaders
@@ -41,12 +42,18 @@ def opens_tunnel(message: RequestHeaders) -> bool:
 
 
 def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int) -> Wanted:
-    """The request, asking for an endpoint."""
+    """The request, asking for an endpoint. It is kept, logged and made labels of, so every text is bounded here. The
+    path is without its query, which may hold keys of clients."""
     header = message.headers.get
+    path = header(":path", "").partition("?")[0]
     return Wanted(
-        message.pool, body, message.subset, header(OBJECTIVE) or None, header(FLOW) or None,
-        body_bytes, header(":path", ""), header("x-request-id"), header("traceparent"),
+        message.pool, body, message.subset, _kept(header(OBJECTIVE)), _kept(header(FLOW)),
+        body_bytes, shorten(path), _kept(header("x-request-id")), _kept(header("traceparent")),
     )  # fmt: skip
+
+
+def _kept(value: str | None) -> str | None:
+    return shorten(value) if value else None
 
 
 def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:

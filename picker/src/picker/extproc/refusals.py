@@ -20,6 +20,7 @@ class Reason(StrEnum):
     BODY_ENCODED = "body-encoded"
     BODY_TIMEOUT = "body-timeout"
     MODEL_MISSING = "model-missing"
+    MODEL_TOO_LONG = "model-too-long"
     MODEL_WRONG_TYPE = "model-wrong-type"
     MODEL_UNKNOWN = "model-unknown"
     POOL_UNKNOWN = "pool-unknown"
