@@ -6,6 +6,7 @@ from math import sqrt
 from statistics import mean, stdev
 
 import numpy as np
+from benchmark.student_t import student_t_95
 
 from simulator.record import Outcome, Record
 from simulator.scenario import Scenario
@@ -100,11 +101,4 @@ def estimate(values: Sequence[float]) -> Estimate:
     """Of at least one value; the interval of one is unknown, and 0 here."""
     if len(values) < 2:
         return Estimate(values[0], 0.0)
-    return Estimate(mean(values), _student_t(len(values) - 1) * stdev(values) / sqrt(len(values)))
-
-
-def _student_t(freedom: int) -> float:
-    """The 97.5 % quantile, to a percent (Cornish-Fisher), exact for the smallest."""
-    exact = {1: 12.71, 2: 4.30, 3: 3.18}
-    z = 1.96
-    return exact.get(freedom, z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2))
+    return Estimate(mean(values), student_t_95(len(values) - 1) * stdev(values) / sqrt(len(values)))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from benchmark.compare.record import FigureRecord, Record
-from benchmark.compare.verdict import Better, student_t_95
+from benchmark.compare.verdict import Better
+from benchmark.student_t import student_t_95
 
 MOST_RUNS = 10
 """Older ones are left out: what a fleet did a month of nights ago is no measure."""

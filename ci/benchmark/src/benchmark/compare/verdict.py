@@ -7,15 +7,7 @@ from enum import StrEnum
 from statistics import fmean, stdev
 
 from benchmark.compare.rounds import Comparison, Leg
-
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom."""
-
-
-def student_t_95(degrees: int) -> float:
-    """The same for any number of them, at least one; beyond the table the last, which is a little wide and so never too
-    bold."""
-    return _T_95[min(degrees, len(_T_95)) - 1]
+from benchmark.student_t import student_t_95
 
 
 class Better(StrEnum):
