@@ -4,7 +4,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yaml)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e images nightly lint lint-files set-version format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e images nightly fuzz lint lint-files set-version format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ e2e: install ## the chart on a kind cluster, for as long as the tests take; need
 images: ## the images that the chart names: picker and vllm-mock; needs docker
 	@docker build -f picker/Dockerfile -t inference-gateway/picker:$(VERSION) .
 	@docker build -f vllm-mock/Dockerfile -t inference-gateway/vllm-mock:$(VERSION) .
+
+fuzz: install ## random use of the picker, SECONDS=60; SEED and TARGET repeat what a failure prints
+	@PYTHONPATH=picker/tests $(RUN) python -m fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
 lint: install lint-files ## ruff, pyright, import-linter, and the project's own files
 	@$(RUN) ruff check .

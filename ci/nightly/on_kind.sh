@@ -20,6 +20,10 @@ leave() {
 trap leave EXIT
 touch "$folder/began"
 
+seconds=${FUZZ_SECONDS:-300}
+say "using the picker at random for $seconds s (make fuzz)"
+make fuzz SECONDS="$seconds"
+
 say "building ${images[*]}"
 # The job's helm is this machine's, so that the build needs no registry of helm's.
 install -m 755 "$(readlink -f "$(command -v helm)")" "$folder/helm"

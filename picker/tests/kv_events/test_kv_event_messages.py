@@ -100,6 +100,13 @@ def test_what_is_no_batch_is_refused(payload: bytes) -> None:
         read_batch(payload)
 
 
+def test_a_string_that_is_no_utf_8_is_refused() -> None:
+    """The decoder raises an error of its own for it."""
+    payload = batch(["BlockRemoved", [7], "GPU"])
+    with pytest.raises(Unreadable):
+        read_batch(payload.replace(b"GPU", b"G\xacU"))
+
+
 def test_tokens_and_adapter_alone_name_a_block_of_text() -> None:
     assert stored().is_text
     assert stored(lora_id=1, lora_name="sql", extra_keys=[["sql"]]).is_text

@@ -129,6 +129,9 @@ _batch = msgspec.msgpack.Decoder(Batch)
 _raw_batch = msgspec.msgpack.Decoder(_RawBatch)
 _map = msgspec.msgpack.Decoder(Event)
 _array: msgspec.msgpack.Decoder[_Array] = msgspec.msgpack.Decoder(_Array)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise: also for strings that are no UTF-8, and for arrays nested without end."""
+
 _KNOWN = ("BlockStored", "BlockRemoved", "AllBlocksCleared")
 
 
@@ -136,7 +139,7 @@ def read_batch(payload: bytes) -> Batch:
     """Raises Unreadable."""
     try:
         return _batch.decode(payload)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return _by_event(payload)
 
 
@@ -145,7 +148,7 @@ def _by_event(payload: bytes) -> Batch:
     try:
         raw = _raw_batch.decode(payload)
         return Batch(raw.ts, [event for each in raw.events if (event := _event(each)) is not None])
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Unreadable(str(error)) from None
 
 

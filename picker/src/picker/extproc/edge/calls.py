@@ -1,7 +1,7 @@
 """The gRPC calls of one connection: HTTP/2's events in, messages to each call's handler, no I/O and no clock."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -49,6 +49,16 @@ class Calls:
         self._load = load if load is not None else Load()
         self.began = False
         """Whether a call has ever begun on this connection."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Of incomplete messages."""
+        return self._held_bytes
+
+    @property
+    def open(self) -> Collection[Call]:
+        """The calls that are open."""
+        return self._calls.values()
 
     def __len__(self) -> int:
         """How many calls are open."""

@@ -48,6 +48,11 @@ class Health:
             return _Serving.SERVICE_UNKNOWN
         return _Serving.SERVING if self._is_ready or service == "liveness" else _Serving.NOT_SERVING
 
+    @property
+    def watches(self) -> int:
+        """How many calls wait for changes."""
+        return len(self._watches)
+
     def begin_watch(self, watch: "_Watch") -> None:
         self._watches[watch] = None
 

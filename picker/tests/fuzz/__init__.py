@@ -1,0 +1,1 @@
+"""Random use of the picker's parts together, and random bytes for its readers: `python -m fuzz --help`."""
