@@ -1,21 +1,21 @@
 """The HTTP pages of the admin address, for operators and their tools, and of the metrics address, for Prometheus."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefixes import PrefixIndex
 from picker.http_server import BoundedBodies
 from picker.logs import LEVELS, set_level
+from picker.piecewise import Turns, batches, json_list, metrics_page
 
 BODY_TIMEOUT_S = 5.0
 """For a body that fits in one segment."""
@@ -67,15 +67,14 @@ def metrics_app(is_ready: Callable[[], bool], registry: CollectorRegistry) -> St
 
 def admin_app(
     is_ready: Callable[[], bool],
-    endpoints: Callable[[], Sequence[EndpointState]],
+    endpoints: Callable[[], Iterable[EndpointState]],
     registry: CollectorRegistry = REGISTRY,
     pages: Sequence[Route] = (),
 ) -> Starlette:
     """`metrics_app` and besides `GET /endpoints`, `PUT /log-level` with the level as its body, and `pages`."""
 
     async def show_endpoints(_request: Request) -> Response:
-        body = msgspec.json.format(msgspec.json.encode(endpoints()), indent=2)
-        return Response(body + b"\n", media_type="application/json")
+        return in_pieces(json_list(batches(endpoints())))
 
     async def log_level(request: Request) -> Response:
         try:
@@ -93,13 +92,21 @@ def admin_app(
     return _app([*_public_pages(is_ready, registry), *own, *pages])
 
 
+def in_pieces(pieces: Iterable[bytes], content_type: str = "application/json") -> Response:
+    """An answer that is made and sent piece by piece."""
+    return StreamingResponse(_TURNS.pieces(pieces), headers={"content-type": content_type})
+
+
+_TURNS = Turns()
+
+
 def _public_pages(is_ready: Callable[[], bool], registry: CollectorRegistry) -> list[Route]:
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n") if is_ready() else PlainTextResponse("not ready\n", 503)
 
     async def metrics(request: Request) -> Response:
-        write, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(write(registry), headers={"content-type": content_type})
+        pieces, content_type = metrics_page(registry, request.headers.get("accept", ""))
+        return in_pieces(pieces, content_type)
 
     return [Route("/healthz", healthz), Route("/metrics", metrics)]
 

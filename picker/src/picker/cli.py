@@ -11,6 +11,7 @@ from typing import Any
 import uvloop
 
 from picker.failures import CommandFailed
+from picker.printable import printable
 from picker.resources.problems import InvalidManifests
 from picker.resources.validate import validate_files
 from picker.settings import GatewaySettings, InvalidSettings, ServeSettings, StandaloneSettings
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _complain(command: str, error: Exception) -> None:
     for line in str(error).splitlines():
-        print(f"picker {command}: {line}", file=sys.stderr)
+        print(f"picker {command}: {printable(line)}", file=sys.stderr)
 
 
 def _serve(arguments: list[str]) -> int:
@@ -112,7 +113,7 @@ def _validate(arguments: list[str]) -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a YAML file, or a folder of them")
     report = validate_files(parser.parse_args(arguments).files)
     for line in report.lines():
-        print(line)
+        print(printable(line))
     return 1 if report.problems else 0
 
 

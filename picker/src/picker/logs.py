@@ -6,6 +6,8 @@ from typing import Literal
 
 import structlog
 
+from picker.printable import printable
+
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
@@ -24,6 +26,7 @@ def configure_logging(level: Level, output: Literal["json", "text"]) -> None:
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([] if output == "json" else [_escape]),
             render,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -32,6 +35,11 @@ def configure_logging(level: Level, output: Literal["json", "text"]) -> None:
     )
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     set_level(level)
+
+
+def _escape(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Names in the fields are foreign, and text goes to terminals."""
+    return {key: printable(value, keep="\n") if isinstance(value, str) else value for key, value in event.items()}
 
 
 def set_level(level: Level) -> None:

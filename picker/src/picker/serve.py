@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -125,14 +125,13 @@ class Picker:
     def ready(self) -> bool:
         return self._ready
 
-    def endpoint_states(self) -> list[EndpointState]:
-        """Every endpoint, as often as there are pools that have it."""
+    def endpoint_states(self) -> Iterator[EndpointState]:
+        """Every endpoint, as often as there are pools that have it; each made when it is read."""
         now_s = asyncio.get_running_loop().time()
-        return [
-            endpoint_state(pool_label(served.pool.name), endpoint, now_s, served.prefixes)
-            for served in self._follower.served
-            for endpoint in served.endpoints
-        ]
+        for served in list(self._follower.served):
+            label = pool_label(served.pool.name)
+            for endpoint in list(served.endpoints):
+                yield endpoint_state(label, endpoint, now_s, served.prefixes)
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:

@@ -14,7 +14,7 @@ def kept(
     watched: Watched, *, limit: int = 10, request_id: str | None = None, pool: str | None = None
 ) -> list[Decision]:
     decisions: list[Course | TurnedAway] = [*reversed(watched.desk.decisions)]
-    return newest(decisions, watched.now_s, limit=limit, request_id=request_id, pool=pool)
+    return list(newest(decisions, watched.now_s, limit=limit, request_id=request_id, pool=pool))
 
 
 def test_a_decision_tells_what_it_saw_of_every_endpoint() -> None:

@@ -7,7 +7,8 @@ from picker.extproc.assignment import Wanted
 from picker.extproc.body import NO_BODY, ReadBody
 from picker.extproc.refusals import Reason, Rejection
 from picker.observability.course import Course
-from picker.observability.tally import FOLDED, MOST_UNDECLARED
+from picker.observability.model_labels import MOST_UNDECLARED
+from picker.observability.tally import FOLDED
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Refused
 from watched import Watched, served

@@ -61,7 +61,7 @@ def shown(now: Sample, before: Sample | None = None) -> str:
 
 
 def sample(watched: Watched, at_s: float = 0.0) -> Sample:
-    return Sample(at_s, pool_states(watched.pools, watched.desk.tallies, watched.now_s))
+    return Sample(at_s, list(pool_states(watched.pools, watched.desk.tallies, watched.now_s)))
 
 
 def test_top_once_prints_the_pools_their_counts_and_their_endpoints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,18 @@
 """Kept decisions in the form that they are asked for in, made when somebody asks."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from heapq import nsmallest
 from itertools import islice
 from typing import Literal
 
 import msgspec
 
 from picker.observability.course import Course, Seen, TurnedAway
+
+SHOWN_CANDIDATES = 100
+"""Endpoints of one decision: more than a person compares, in some 25 KB."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -63,14 +67,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def newest(
     kept: Iterable[Course | TurnedAway], now_s: float, *, limit: int, request_id: str | None, pool: str | None
-) -> list[Decision]:
-    """The newest first of those whose id begins with `request_id`, of `pool`. `kept`: newest first; `now_s` by their
-    clock."""
+) -> Iterator[Decision]:
+    """The newest first of those whose id begins with `request_id`, of `pool`; each made when it is asked for. `kept`:
+    newest first; `now_s` by their clock."""
     matching = (each for each in kept if _matches(each, request_id, pool))
     wall_s = time.time()
-    return [
-        _decision(each, datetime.fromtimestamp(wall_s - now_s + each.begun_s, UTC)) for each in islice(matching, limit)
-    ]
+    for each in islice(matching, limit):
+        yield _decision(each, datetime.fromtimestamp(wall_s - now_s + each.begun_s, UTC))
 
 
 def _matches(each: Course | TurnedAway, request_id: str | None, pool: str | None) -> bool:
@@ -129,23 +132,24 @@ def _of_turned_away(request: TurnedAway, at: datetime) -> Decision:
 
 
 def _candidates(seen: Seen | None, ranks: dict[str, int]) -> list[Candidate]:
-    """The best first, then by cost."""
+    """The best first, then by cost; at most `SHOWN_CANDIDATES`."""
     if seen is None:
         return []
     nothing = [None] * len(seen.endpoints)
     rows = zip(seen.endpoints, seen.metrics, seen.requests, seen.cached or nothing, seen.costs or nothing, strict=True)
-    candidates = [
+    ranked = ((ranks.get(row[0].address), row) for row in rows)
+    best = nsmallest(SHOWN_CANDIDATES, ranked, key=lambda each: (each[0] or len(seen.endpoints) + 1, each[1][4] or 0.0))
+    return [
         Candidate(
             server=endpoint.server,
             address=endpoint.address,
-            rank=ranks.get(endpoint.address),
+            rank=rank,
             cost=cost,
             cached_tokens=cached,
-            in_flight_requests=requests - (ranks.get(endpoint.address) == 1),
+            in_flight_requests=requests - (rank == 1),
             running=metrics.running if metrics else None,
             queue_depth=metrics.queue_depth if metrics else None,
             kv_cache_usage=metrics.kv_cache_usage if metrics else None,
         )
-        for endpoint, metrics, requests, cached, cost in rows
+        for rank, (endpoint, metrics, requests, cached, cost) in best
     ]
-    return sorted(candidates, key=lambda each: (each.rank or len(candidates) + 1, each.cost or 0.0))

@@ -1,11 +1,13 @@
 """The counts as Prometheus' metric families: upstream's names, so that people's dashboards work, and ours."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import Sample
 
 from picker.observability.histogram import Histogram
 from picker.observability.tally import Tally, by_model, by_pool
+from picker.piecewise import lazy
 
 MODEL_LABELS = ("model_name", "target_model_name")
 MODEL_PREFIXES = ("inference_objective", "inference_model")
@@ -16,36 +18,45 @@ Labelled = Iterable[tuple[Sequence[str], float]]
 
 
 def counter(name: str, documentation: str, labels: Sequence[str], samples: Labelled) -> Metric:
-    family = CounterMetricFamily(name, documentation, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+    """A family whose samples are made when they are read, once."""
+    return lazy(CounterMetricFamily(name, documentation, labels=labels), _samples(name, labels, samples))
 
 
 def gauge(name: str, documentation: str, labels: Sequence[str], samples: Labelled) -> Metric:
-    family = GaugeMetricFamily(name, documentation, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+    """A family whose samples are made when they are read, once."""
+    return lazy(GaugeMetricFamily(name, documentation, labels=labels), _samples(name, labels, samples))
 
 
 def histogram(
     name: str, documentation: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], Histogram]]
 ) -> Metric:
-    family = HistogramMetricFamily(name, documentation, labels=labels)
+    """A family whose samples are made when they are read, once."""
+    return lazy(HistogramMetricFamily(name, documentation, labels=labels), _buckets(name, labels, samples))
+
+
+def _samples(name: str, labels: Sequence[str], samples: Labelled) -> Iterator[Sample]:
     for values, value in samples:
-        family.add_metric(values, value.cumulative(), value.sum)
-    return family
+        yield Sample(name, dict(zip(labels, values, strict=True)), value)
+
+
+def _buckets(name: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], Histogram]]) -> Iterator[Sample]:
+    for values, value in samples:
+        own = dict(zip(labels, values, strict=True))
+        count, total = value.count, value.sum
+        for bound, at_most in value.cumulative():
+            yield Sample(f"{name}_bucket", {**own, "le": bound}, at_most)
+        yield Sample(f"{name}_count", own, count)
+        yield Sample(f"{name}_sum", own, total)
 
 
 _MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
-    ("request_duration_seconds", "From the pick to the end of the answer.", lambda tally: tally.seconds),
-    ("request_sizes", "Bytes of request bodies.", lambda tally: tally.body_bytes),
-    ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.prompt_tokens),
+    ("request_duration_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
+    ("request_sizes", "Bytes of request bodies.", lambda tally: tally.settled().body_bytes),
+    ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.settled().prompt_tokens),
     (
         "request_ttft_seconds",
         "From the pick to the answer's first byte, of the answers that the picker has seen.",
-        lambda tally: tally.first_byte_seconds,
+        lambda tally: tally.settled().first_byte_seconds,
     ),
 )
 
@@ -73,8 +84,16 @@ def model_families(tallies: Sequence[Tally]) -> Iterable[Metric]:
             [(model, sum(tally.running for tally in some)) for model, some in models.items()],
         )
         for name, documentation, of in _MODEL_HISTOGRAMS:
-            totals = [(model, Histogram.total(of(tally) for tally in some)) for model, some in models.items()]
-            yield histogram(f"{prefix}_{name}", documentation, MODEL_LABELS, [each for each in totals if each[1].count])
+            yield histogram(f"{prefix}_{name}", documentation, MODEL_LABELS, _not_empty(models, of))
+
+
+def _not_empty(
+    models: Mapping[tuple[str, str], Sequence[Tally]], of: Callable[[Tally], Histogram]
+) -> Iterator[tuple[Sequence[str], Histogram]]:
+    for model, some in models.items():
+        total = Histogram.total(of(tally) for tally in some)
+        if total.count:
+            yield model, total
 
 
 def _errors(tallies: Iterable[Tally]) -> Mapping[str, int]:
@@ -108,12 +127,12 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
     (
         "prompt_tokens_total",
         "Tokens of prompts that got an endpoint, estimated.",
-        lambda tally: tally.prompt_tokens.sum,
+        lambda tally: tally.settled().prompt_tokens.sum,
     ),
     (
         "predicted_cached_tokens_total",
         "Of those tokens, the ones that the picked endpoint is thought to have in its prefix cache.",
-        lambda tally: tally.cached_tokens,
+        lambda tally: tally.settled().cached_tokens,
     ),
     (
         "served_other_total",
@@ -123,11 +142,11 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
 )
 
 _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
-    ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.seconds),
+    ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
     (
         "time_to_first_byte_seconds",
         "From the pick to the answer's first byte, of the answers that the picker has seen.",
-        lambda tally: tally.first_byte_seconds,
+        lambda tally: tally.settled().first_byte_seconds,
     ),
 )
 
@@ -147,13 +166,13 @@ def picker_families(tallies: Sequence[Tally], failed_decisions: int) -> Iterable
         ):
             total = Histogram.total(of(tally) for tally in tallies)
             yield histogram(f"inference_extension_{name}", documentation, (), [((), total)])
-        body_bytes = sum(tally.body_bytes.sum for tally in tallies)
+        body_bytes = sum(tally.settled().body_bytes.sum for tally in tallies)
         yield counter("inference_gateway_body_bytes_total", "Bytes of request bodies.", (), [((), body_bytes)])
 
 
 def _decision_seconds(tally: Tally) -> Histogram:
-    return tally.decision_seconds
+    return tally.settled().decision_seconds
 
 
 def _hit_ratio(tally: Tally) -> Histogram:
-    return tally.hit_ratio
+    return tally.settled().hit_ratio

@@ -25,6 +25,12 @@ class Histogram:
         self.count += len(ordered)
         self.sum += sum(ordered)
 
+    def merge(self, other: "Histogram") -> None:
+        """Count the values of `other`, which has the same bounds, here too."""
+        self._at_most = [mine + its for mine, its in zip(self._at_most, other._at_most, strict=True)]
+        self.count += other.count
+        self.sum += other.sum
+
     def cumulative(self) -> list[tuple[str, float]]:
         """The form that `prometheus_client` takes."""
         at_most = zip(self.bounds, self._at_most, strict=True)
@@ -36,7 +42,5 @@ class Histogram:
         first, *others = histograms
         total = cls(first.bounds)
         for each in (first, *others):
-            total._at_most = [mine + its for mine, its in zip(total._at_most, each._at_most, strict=True)]
-            total.count += each.count
-            total.sum += each.sum
+            total.merge(each)
         return total

@@ -46,7 +46,8 @@ class PickerMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         pools = list(self._pools())
         labels = {pool_label(pool.pool.name) for pool in pools}
-        tallies = list(self._tallies)
+        self._tallies.keep(labels)
+        tallies = self._tallies.unsettled()
         yield from model_families(tallies)
         yield from picker_families(tallies, self._tallies.failed_decisions)
         yield from pool_families([tally for tally in tallies if tally.pool in labels])
@@ -54,7 +55,7 @@ class PickerMetrics(Collector):
             "inference_gateway_refusals_total",
             "Requests that were turned away, and why.",
             ("pool", "reason", "criticality"),
-            [(key, count) for key, count in self._tallies.refusals.items() if key[0] in labels or not key[0]],
+            list(self._tallies.refusals.items()),
         )
         yield from gauge_families(pools, self._clock())
         yield counter(

@@ -1,10 +1,12 @@
 """Pools as they are now and what was counted for them, for those who watch a picker: `picker top`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 import msgspec
 
 from picker.admin import EndpointState, endpoint_state
+from picker.endpoints.endpoint import Endpoint
 from picker.extproc.desk import ServedPool
 from picker.observability.tally import Tallies, by_pool
 from picker.observability.watched_desk import pool_label
@@ -30,25 +32,48 @@ class PoolState(msgspec.Struct, frozen=True):
     endpoints: Sequence[EndpointState]
 
 
-def pool_states(pools: Iterable[ServedPool], tallies: Tallies, now_s: float) -> list[PoolState]:
-    """`now_s` is on the clock of the scrapes."""
+def pool_states(pools: Iterable[ServedPool], tallies: Tallies, now_s: float) -> Iterator[PoolState]:
+    """Made one by one, as they are asked for. `now_s` is on the clock of the scrapes."""
     counted = by_pool(tallies)
-    states: list[PoolState] = []
-    for served in pools:
+    for served in list(pools):
         label = pool_label(served.pool.name)
         mine = counted.get(label, [])
-        states.append(
-            PoolState(
-                pool=label,
-                strategy=served.scheduler.strategy,
-                decisions=sum(tally.picked for tally in mine),
-                turned_away=sum(tally.refused for tally in mine),
-                running=sum(tally.running for tally in mine),
-                prompt_tokens=int(sum(tally.prompt_tokens.sum for tally in mine)),
-                cached_tokens=sum(tally.cached_tokens for tally in mine),
-                decision_s=sum(tally.decision_seconds.sum for tally in mine),
-                prefix_blocks=len(served.prefixes),
-                endpoints=[endpoint_state(label, endpoint, now_s, served.prefixes) for endpoint in served.endpoints],
-            )
+        yield PoolState(
+            pool=label,
+            strategy=served.scheduler.strategy,
+            decisions=sum(tally.picked for tally in mine),
+            turned_away=sum(tally.refused for tally in mine),
+            running=sum(tally.running for tally in mine),
+            prompt_tokens=int(sum(tally.prompt_tokens.sum for tally in mine)),
+            cached_tokens=sum(tally.cached_tokens for tally in mine),
+            decision_s=sum(tally.decision_seconds.sum for tally in mine),
+            prefix_blocks=len(served.prefixes),
+            endpoints=_Endpoints(label, served, now_s),
         )
-    return states
+
+
+class _Endpoints(Sequence[EndpointState]):
+    """The states of a pool's endpoints, each made when it is read."""
+
+    def __init__(self, label: str, served: ServedPool, now_s: float) -> None:
+        self._label = label
+        self._endpoints = tuple(served.endpoints)
+        self._prefixes = served.prefixes
+        self._now_s = now_s
+
+    def __len__(self) -> int:
+        return len(self._endpoints)
+
+    @overload
+    def __getitem__(self, index: int) -> EndpointState: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[EndpointState]: ...
+
+    def __getitem__(self, index: int | slice) -> EndpointState | Sequence[EndpointState]:
+        if isinstance(index, slice):
+            return [self._state(each) for each in self._endpoints[index]]
+        return self._state(self._endpoints[index])
+
+    def _state(self, endpoint: Endpoint) -> EndpointState:
+        return endpoint_state(self._label, endpoint, self._now_s, self._prefixes)

@@ -1,11 +1,12 @@
 """What is counted of requests. Filling costs an append; sorting into histograms is done for many requests at once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from picker.extproc.refusals import Rejection
 from picker.observability.course import Course, Teller, TurnedAway
 from picker.observability.histogram import Histogram
+from picker.observability.model_labels import ModelLabels
 from picker.scheduling.request import Refused
 
 SECONDS = (
@@ -27,12 +28,6 @@ RATIOS = tuple(tenths / 10 for tenths in range(11))
 
 FOLDED = 256
 """Requests that are sorted into the histograms at once. That holds a pick up for some 0.15 ms."""
-
-MOST_UNDECLARED = 100
-"""Models that no object declares and that have a label of their own: clients choose these names. All others are
-counted as one, `OTHER`."""
-
-OTHER = "other"
 
 ERROR_CODES = {
     429: "InferencePoolResourceExhausted",
@@ -123,6 +118,32 @@ class Tally:
         if self._seconds:
             self._fold_ends()
 
+    def settled(self) -> "Tally":
+        self.settle()
+        return self
+
+    def absorb(self, other: "Tally") -> None:
+        """Count the requests of `other`, none of which runs, here too."""
+        other.settle()
+        self.picked += other.picked
+        self._ended += other.picked
+        self.refused += other.refused
+        self.served_other += other.served_other
+        self.cached_tokens += other.cached_tokens
+        self.errors.update(other.errors)
+        for mine, its in zip(self._histograms(), other._histograms(), strict=True):
+            mine.merge(its)
+
+    def _histograms(self) -> tuple[Histogram, ...]:
+        return (
+            self.decision_seconds,
+            self.prompt_tokens,
+            self.hit_ratio,
+            self.body_bytes,
+            self.seconds,
+            self.first_byte_seconds,
+        )
+
     def _fold_decisions(self) -> None:
         seconds, tokens, cached, body_bytes = zip(*self._decisions, strict=True)
         self._decisions.clear()
@@ -151,7 +172,7 @@ class Tallies:
         self.failed_decisions = 0
         """Schedulings that named no endpoint."""
         self._tallies: dict[tuple[str, str, str, str], Tally] = {}
-        self._undeclared: set[str] = set()
+        self._labels = ModelLabels()
 
     def __iter__(self) -> Iterator[Tally]:
         """All tallies, up to date."""
@@ -162,16 +183,29 @@ class Tallies:
     def of(self, pool: str, strategy: str, model: str | None, target: str | None, *, declared: bool) -> Tally:
         """Where requests to `model` of `pool` count that are served as `target`. `declared`: whether an object names
         the model."""
-        if model is not None and not declared and model not in self._undeclared:
-            if len(self._undeclared) >= MOST_UNDECLARED:
-                model = target = OTHER
-            else:
-                self._undeclared.add(model)
-        key = pool, strategy, model or "", target or ""
+        key = pool, strategy, *self._labels.of(model or "", target or "", declared=declared)
+        return self._tally(*key)
+
+    def _tally(self, pool: str, strategy: str, model: str, target: str) -> Tally:
+        key = pool, strategy, model, target
         tally = self._tallies.get(key)
         if tally is None:
             tally = self._tallies[key] = Tally(*key, self)
         return tally
+
+    def unsettled(self) -> list[Tally]:
+        """All tallies; `settle` brings one up to date."""
+        return list(self._tallies.values())
+
+    def keep(self, pools: Container[str]) -> None:
+        """Merge what was counted for pools that are not among `pools` into the tallies without a pool, by model, once
+        none of their requests runs."""
+        for key, tally in list(self._tallies.items()):
+            if tally.pool and tally.pool not in pools and not tally.running:
+                del self._tallies[key]
+                self._tally("", "", tally.model, tally.target).absorb(tally)
+        for key in [key for key in self.refusals if key[0] and key[0] not in pools]:
+            del self.refusals[key]
 
     def turned_away(self, request: TurnedAway, tally: Tally) -> None:
         """Count a request that no endpoint was picked for."""

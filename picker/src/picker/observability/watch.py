@@ -16,7 +16,7 @@ from picker.observability.course import Teller
 from picker.observability.metrics import PickerMetrics
 from picker.observability.pages import pages
 from picker.observability.pool_states import pool_states
-from picker.observability.watched_desk import WatchedDesk
+from picker.observability.watched_desk import WatchedDesk, pool_label
 from picker.settings import CommonSettings
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Watch:
         """The pools are those of a new inventory."""
         self.metrics.applied_changes += 1
         self.desk.forget()
+        self.desk.tallies.keep({pool_label(served.pool.name) for served in self._pools()})
 
     async def close(self) -> None:
         """Write and send what waits."""

@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from picker.bounded_text import MAX_CHARACTERS, shorten
 from picker.extproc.assignment import Wanted
 from picker.extproc.body import NO_BODY
 from picker.extproc.desk import Assigned, PoolDesk, ServedPool
@@ -13,6 +15,12 @@ from picker.resources.names import PoolName
 
 _Key = tuple[str | None, str | None, str | None]
 """The pool as the gateway names it, the model as the client does, and as the servers do where that is another name."""
+
+MAX_MESSAGE_CHARACTERS = 1024
+"""Of a rejection's message that is kept: a sentence and the names in it."""
+
+MOST_SEEN = 200_000
+"""Endpoints in all kept decisions together: 1,000 decisions over 200 of them, some 25 MB."""
 
 
 class WatchedDesk:
@@ -26,6 +34,8 @@ class WatchedDesk:
         self.tallies = Tallies(clock, tellers)
         self.decisions: deque[Course | TurnedAway] = deque(maxlen=kept_decisions)
         """The newest, last one last."""
+        self._seen = 0
+        """Endpoints that the kept decisions saw, all together."""
         self._desk = desk
         self._clock = clock
         self._known: dict[_Key, tuple[ServedPool, Tally]] = {}
@@ -50,13 +60,14 @@ class WatchedDesk:
         tokens, cached = request.prompt_tokens, ranking.cached_tokens
         tally.began(decided_s - begun_s, tokens, cached, wanted.body_bytes)
         course = Course(
-            assigned, assigned.destination, assigned.served_model, tally, body.model, request.criticality, tokens,
-            cached, request.output_tokens, wanted.body_bytes, wanted.path, wanted.request_id, wanted.trace,
+            assigned, assigned.destination, assigned.served_model, tally, _bounded(body.model), request.criticality,
+            tokens, cached, request.output_tokens, wanted.body_bytes, _path(wanted.path), _bounded(wanted.request_id),
+            _bounded(wanted.trace),
             ranking.endpoints[0], begun_s, decided_s,
         )  # fmt: skip
         if self.decisions.maxlen:
             course.seen = Seen.of(ranking.considered, ranking.cached, ranking.costs)
-            self.decisions.append(course)
+            self._keep(course, len(ranking.considered))
         return course
 
     def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
@@ -70,9 +81,11 @@ class WatchedDesk:
 
     def _refused(self, wanted: Wanted, rejection: Rejection, begun_s: float, decided_s: float) -> None:
         served, body = self._desk.served(wanted.pool), wanted.body
+        if len(rejection.message) > MAX_MESSAGE_CHARACTERS:
+            rejection = replace(rejection, message=shorten(rejection.message, MAX_MESSAGE_CHARACTERS))
         request = TurnedAway(
-            rejection, "", "", "", body.model, body.prompt_tokens, wanted.body_bytes, wanted.path,
-            wanted.request_id, wanted.trace, begun_s, decided_s,
+            rejection, "", "", "", _bounded(body.model), body.prompt_tokens, wanted.body_bytes, _path(wanted.path),
+            _bounded(wanted.request_id), _bounded(wanted.trace), begun_s, decided_s,
         )  # fmt: skip
         if served is not None:
             if body is not NO_BODY or rejection.reason in BY_SCHEDULING:
@@ -88,7 +101,23 @@ class WatchedDesk:
         declared = served is not None and _declared(served, model)
         tally = self.tallies.of(request.pool, request.strategy, model, model, declared=declared)
         self.tallies.turned_away(request, tally)
-        self.decisions.append(request)
+        if self.decisions.maxlen:
+            self._keep(request, len(request.seen.endpoints) if request.seen is not None else 0)
+
+    def _keep(self, decision: Course | TurnedAway, seen: int) -> None:
+        """Keep a decision that saw `seen` endpoints, and discard the oldest ones where all together saw too many."""
+        decisions = self.decisions
+        if len(decisions) == decisions.maxlen:
+            self._discard_oldest()
+        decisions.append(decision)
+        self._seen += seen
+        while self._seen > MOST_SEEN and len(decisions) > 1:
+            self._discard_oldest()
+
+    def _discard_oldest(self) -> None:
+        seen = self.decisions.popleft().seen
+        if seen is not None:
+            self._seen -= len(seen.endpoints)
 
     def _tally(self, wanted: Wanted, assigned: Assigned) -> Tally:
         served, model, served_model = assigned.pool, wanted.body.model, assigned.served_model
@@ -101,6 +130,16 @@ class WatchedDesk:
 
 
 _UNKNOWN = (None, None)
+
+
+def _bounded(text: str | None) -> str | None:
+    # Before `shorten`, whose call costs more than the look.
+    return text if text is None or len(text) <= MAX_CHARACTERS else shorten(text)
+
+
+def _path(path: str) -> str:
+    """Without its query, where clients of other APIs write their keys."""
+    return shorten(path.partition("?")[0])
 
 
 def _declared(served: ServedPool, model: str | None) -> bool:

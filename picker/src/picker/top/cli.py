@@ -73,7 +73,9 @@ def explain(arguments: Sequence[str]) -> int:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
+    # Names are not markup: `[/x]` is a name, and not the end of a style.
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def _seconds(text: str) -> float:

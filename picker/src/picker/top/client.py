@@ -12,12 +12,16 @@ import msgspec
 from picker.failures import CommandFailed
 from picker.observability.decisions import Decision
 from picker.observability.pool_states import PoolState
+from picker.printable import printable_all
 
 DEFAULT_URL = "http://127.0.0.1:9090"
 """Where a picker on this machine has its admin address, and where `kubectl port-forward` puts that of one in a
 cluster."""
 
 TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 32 << 20
+"""Four times the largest answer of a picker (`picker.piecewise.MAX_ANSWER_BYTES`)."""
+
 Answer = TypeVar("Answer")
 
 
@@ -46,10 +50,14 @@ class PickerClient:
             raise NoAnswer(f"{self.url}: allowed is http://HOST:PORT")
         try:
             with urlopen(Request(self.url + path), timeout=TIMEOUT_S) as answer:
-                return msgspec.json.decode(answer.read(), type=kind)
+                page = answer.read(MAX_ANSWER_BYTES + 1)
+            if len(page) > MAX_ANSWER_BYTES:
+                raise NoAnswer(f"{self.url}{path} answers more than {MAX_ANSWER_BYTES >> 20} MiB")
+            # Names come from clients and servers, and go to a terminal.
+            return msgspec.convert(printable_all(msgspec.json.decode(page)), kind)
         except HTTPError as error:
             raise NoAnswer(f"{self.url}{path} answers {error.code}: is this a picker's admin address?") from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise NoAnswer(f"{self.url}{path} is not what a picker of this version answers: {error}") from None
         except (OSError, HTTPException, ValueError) as error:
             why = getattr(error, "reason", error)

@@ -32,7 +32,7 @@ def overview(decisions: Sequence[Decision]) -> RenderableType:
         table.add_column(name, justify="right")
     for each in decisions:
         best = each.candidates[0].cost if each.candidates else None
-        table.add_row(
+        row: list[str | Text] = [
             f"{each.at.astimezone():%H:%M:%S}",
             (each.request_id or "-")[:8],
             each.pool or "-",
@@ -43,7 +43,8 @@ def overview(decisions: Sequence[Decision]) -> RenderableType:
             _cost(best),
             f"{each.decision_s * 1000:.2f} ms",
             f"{each.duration_s:.2f} s" if each.duration_s is not None else each.outcome,
-        )
+        ]
+        table.add_row(*map(_cell, row))
     return table
 
 
@@ -58,7 +59,7 @@ def _request(decision: Decision) -> str:
     return f"{', '.join(fact for fact in facts if fact)}\n{pool}"
 
 
-def _destination(decision: Decision) -> RenderableType:
+def _destination(decision: Decision) -> str | Text:
     if decision.reason is not None:
         return Text(decision.reason, style="yellow")
     return f"{decision.server} (fell back)" if decision.fell_back else decision.server or "-"
@@ -118,7 +119,7 @@ def _candidates(candidates: Sequence[Candidate]) -> Table:
         table.add_column(name, justify="right")
     for each in candidates:
         usage = each.kv_cache_usage
-        table.add_row(
+        row = [
             str(each.rank or ""),
             each.server,
             each.address,
@@ -128,9 +129,14 @@ def _candidates(candidates: Sequence[Candidate]) -> Table:
             str(each.running) if each.running is not None else "-",
             str(each.queue_depth) if each.queue_depth is not None else "-",
             f"{usage:.0%}" if usage is not None else "-",
-            style="bold" if each.rank == 1 else "",
-        )
+        ]
+        table.add_row(*map(_cell, row), style="bold" if each.rank == 1 else "")
     return table
+
+
+def _cell(content: str | Text) -> Text:
+    """A string would be read as markup."""
+    return content if isinstance(content, Text) else Text(content)
 
 
 def _cost(cost: float | None) -> str:

@@ -88,11 +88,11 @@ def _endpoints(pool: PoolState) -> RenderableType:
     for name in ("prefill tok", "decode tok", "scraped"):
         table.add_column(name, justify="right")
     for endpoint in pool.endpoints:
-        table.add_row(*_row(endpoint))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in _row(endpoint)))
     return table
 
 
-def _row(endpoint: EndpointState) -> list[RenderableType]:
+def _row(endpoint: EndpointState) -> list[str | Text]:
     queue = endpoint.queue_depth
     return [
         endpoint.server,

@@ -1,0 +1,205 @@
+"""How large what the picker keeps and shows can become, and how much of it is made in one go."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+
+import msgspec
+import pytest
+from fleet import endpoint
+from hypothesis import given
+from hypothesis import strategies as st
+from picker.bounded_text import MAX_CHARACTERS
+from picker.extproc.assignment import Wanted
+from picker.extproc.body import ReadBody
+from picker.observability.course import Course
+from picker.observability.decisions import SHOWN_CANDIDATES, newest
+from picker.observability.model_labels import DECLARED_BYTES, MOST_UNDECLARED, OTHER, UNDECLARED_BYTES, ModelLabels
+from picker.observability.watched_desk import MOST_SEEN
+from picker.piecewise import MAX_ANSWER_BYTES, SAMPLES, Turns, json_list, metrics_page
+from picker.resources.inference import RoutingStrategy
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from watched import Watched, served
+
+LONG = 32 << 10
+MAX_PIECE_BYTES = 256 << 10
+"""Of an answer: below that a piece takes a few milliseconds, whatever it holds."""
+
+
+def registry(watched: Watched) -> CollectorRegistry:
+    found = CollectorRegistry()
+    found.register(watched.metrics)
+    return found
+
+
+def pieces(watched: Watched) -> list[bytes]:
+    return list(metrics_page(registry(watched), "")[0])
+
+
+def busy(characters: int, models: int = 100, character: str = "x") -> Watched:
+    """Every model of a picker with eight pools of 25 endpoints each."""
+    watched = Watched(kept=1000)
+    watched.serve(*(served(f"p{number}", [endpoint(each) for each in range(25)]) for number in range(8)))
+    for number in range(models):
+        for pool in range(8):
+            course = watched.ask(f"{number:04}" + character * characters, pool=f"p{pool}")
+            assert isinstance(course, Course)
+            course.first_byte(200)
+            course.end()
+    return watched
+
+
+@pytest.mark.parametrize("character", ["x", '"', "\U0001f600"])
+@pytest.mark.parametrize("characters", [40, 252, LONG])
+def test_a_metrics_page_is_bounded_whatever_models_clients_name(characters: int, character: str) -> None:
+    page = pieces(busy(characters, character=character))
+    assert sum(map(len, page)) < 8 << 20
+    assert max(map(len, page)) < MAX_PIECE_BYTES
+
+
+def test_a_page_is_the_same_in_pieces_as_whole() -> None:
+    watched = busy(10, models=20)
+    assert b"".join(pieces(watched)) == generate_latest(registry(watched))
+    parts, content_type = metrics_page(registry(watched), "application/openmetrics-text; version=1.0.0")
+    assert b"".join(parts) == generate_openmetrics(registry(watched), version="1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+
+
+def test_a_piece_of_a_page_has_few_samples() -> None:
+    assert max(piece.count(b"\n") for piece in pieces(busy(40))) <= SAMPLES + 2
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.booleans()), max_size=50), st.integers(1, 4000))
+def test_labels_are_bounded_in_number_and_bytes(names: list[tuple[str, str, bool]], times: int) -> None:
+    labels = ModelLabels()
+    found = {labels.of(model * times, target * times, declared=declared) for model, target, declared in names}
+    assert all(len(each) <= MAX_CHARACTERS for pair in found for each in pair)
+    assert sum(len(each.encode()) for pair in found for each in pair) < DECLARED_BYTES + UNDECLARED_BYTES + 2048
+
+
+def test_a_label_has_no_half_surrogate() -> None:
+    assert ModelLabels().of("m\ud800", "t\udc00", declared=False) == ("m?", "t?")
+
+
+def test_declared_models_are_told_apart_however_many_names_clients_make_up() -> None:
+    labels = ModelLabels()
+    made_up = {labels.of(f"{number}", f"{number}", declared=False) for number in range(1000)}
+    assert len(made_up) == MOST_UNDECLARED + 1
+    assert labels.of("declared", "target", declared=True) == ("declared", "target")
+    declared = {labels.of(f"d{number}" * 50, "t", declared=True) for number in range(10_000)}
+    assert (OTHER, OTHER) in declared
+    assert len(declared) < 400
+
+
+def test_a_kept_decision_is_bounded_and_has_no_query() -> None:
+    watched = Watched()
+    text = "k" * LONG
+    body = ReadBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+    pool = str(watched.pools[0].pool.name)
+    for subset in (None, frozenset[str]()):
+        watched.desk.assign(Wanted(pool, body, subset, path="/v1/completions?key=" + text, request_id=text, trace=text))
+    watched.desk.assign(Wanted(pool, body, None, path=text, request_id=text, trace=text))
+    for each in watched.desk.decisions:
+        assert all(len(kept or "") <= MAX_CHARACTERS for kept in (each.model, each.request_id, each.trace, each.path))
+        assert "?" not in each.path
+    shown = newest(reversed(watched.desk.decisions), 0.0, limit=10, request_id=None, pool=None)
+    assert all(len(msgspec.json.encode(each)) < 4096 for each in shown)
+
+
+def test_kept_decisions_over_many_endpoints_are_fewer() -> None:
+    watched = Watched(kept=1000)
+    watched.serve(served("a", [endpoint(number) for number in range(200)], RoutingStrategy.LEAST_REQUEST))
+    for _ in range(1000):
+        watched.course()
+    assert len(watched.desk.decisions) == 1000
+    watched.serve(served("a", [endpoint(number) for number in range(3000)], RoutingStrategy.LEAST_REQUEST))
+    for _ in range(100):
+        watched.course()
+    seen = sum(len(each.seen.endpoints) for each in watched.desk.decisions if each.seen is not None)
+    assert MOST_SEEN - 3000 < seen <= MOST_SEEN
+
+
+def test_a_decision_over_many_endpoints_shows_the_best() -> None:
+    watched = Watched()
+    watched.serve(served("a", [endpoint(number) for number in range(1000)], RoutingStrategy.LEAST_REQUEST))
+    watched.course()
+    [decision] = newest(watched.desk.decisions, 0.0, limit=1, request_id=None, pool=None)
+    assert len(decision.candidates) == SHOWN_CANDIDATES
+    assert decision.candidates[0].rank == 1
+
+
+def test_a_list_ends_at_the_bound_and_is_still_json() -> None:
+    item = msgspec.json.encode("x" * 10_000)
+    answer = b"".join(json_list(item for _ in range(10_000)))
+    assert len(answer) <= MAX_ANSWER_BYTES + 16
+    assert set(msgspec.json.decode(answer)) == {"x" * 10_000}
+    assert msgspec.json.decode(b"".join(json_list(()))) == []
+
+
+async def test_the_loop_runs_between_two_pieces() -> None:
+    ran = 0
+
+    async def pick() -> None:
+        nonlocal ran
+        while True:
+            ran += 1
+            await asyncio.sleep(0)
+
+    def made() -> Iterator[int]:
+        for _ in range(100):
+            yield ran
+
+    other = asyncio.create_task(pick())
+    seen = [int(piece) async for piece in Turns().pieces(b"%d" % count for count in made())]
+    other.cancel()
+    assert len(set(seen)) == 100
+
+
+async def test_answers_at_once_take_turns() -> None:
+    turns, order = Turns(), list[str]()
+
+    def made(name: str) -> Iterable[bytes]:
+        for _ in range(5):
+            order.append(name)
+            yield b""
+
+    async def read(name: str) -> None:
+        async for _ in turns.pieces(made(name)):
+            pass
+
+    await asyncio.gather(read("a"), read("b"))
+    assert order != sorted(order)
+
+
+def test_what_is_counted_of_a_pool_goes_with_it_and_the_models_counters_go_on() -> None:
+    watched = Watched()
+    for number in range(300):
+        watched.serve(served(f"p{number}", watched.endpoints))
+        watched.ask("m", pool=f"p{number}", subset=frozenset())
+        course = watched.ask("m", pool=f"p{number}")
+        assert isinstance(course, Course)
+        course.end()
+        watched.desk.tallies.keep({f"default/p{number}"})
+    assert len(watched.desk.tallies.unsettled()) == 2
+    assert len(watched.desk.tallies.refusals) == 1
+    assert watched.value("inference_objective_request_total", model_name="m") == 600
+    assert watched.value("inference_objective_running_requests", model_name="m") == 0
+    assert watched.value("inference_extension_scheduler_attempts_total", status="success") == 300
+
+
+def test_a_request_that_outlives_its_pool_is_counted_when_it_ends() -> None:
+    watched = Watched()
+    course = watched.course()
+    watched.serve()
+    assert watched.value("inference_objective_running_requests", model_name="m") == 1
+    course.end()
+    assert watched.value("inference_objective_running_requests", model_name="m") == 0
+    assert watched.value("inference_objective_request_duration_seconds_count", model_name="m") == 1
+
+
+def test_memory_of_long_names_is_bounded() -> None:
+    watched = busy(LONG)
+    kept = sum(sys.getsizeof(each.model) + sys.getsizeof(each.path) for each in watched.desk.decisions)
+    labels = sum(sys.getsizeof(each.model) for each in watched.desk.tallies.unsettled())
+    assert kept + labels < 2 << 20
