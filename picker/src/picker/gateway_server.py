@@ -29,6 +29,7 @@ from picker.observability.registry import process_registry
 from picker.resources.names import ObjectName
 from picker.serve import stop_on_signal
 from picker.settings import GatewaySettings
+from picker.sources.api_metrics import API_METRICS
 from picker.sources.inventory import Inventory
 from picker.sources.kubernetes import KubernetesSource
 from picker.sources.kubernetes_watch import kubernetes_client
@@ -46,6 +47,7 @@ class GatewayServer:
         names = ("extension_address", "xds_address", "health_address", "metrics_address")
         check_free({name: address for name in names if (address := getattr(settings, name)) is not None})
         self.registry = process_registry()
+        self.registry.register(API_METRICS)
         """What `/metrics` shows."""
         self._endpoints = Endpoints()
         self._source = KubernetesSource(client)

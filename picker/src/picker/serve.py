@@ -33,6 +33,7 @@ from picker.observability.watch import ExtraMissing, Watch
 from picker.observability.watched_desk import pool_label
 from picker.scheduling.flow_control import Bounds
 from picker.settings import ServeSettings
+from picker.sources.api_metrics import API_METRICS
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
 
@@ -92,6 +93,7 @@ class Picker:
         self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
         self.registry = process_registry()
         """What `/metrics` shows."""
+        self.registry.register(API_METRICS)
         self.watch.register(self.registry)
         if self.flow_control is not None:
             self.registry.register(HeldRequests(self.flow_control.waiting))

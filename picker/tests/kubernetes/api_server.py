@@ -36,6 +36,8 @@ class ApiServer:
     """None ends the watch, and so does an ERROR."""
     asked: list[str] = field(default_factory=list[str])
     """`list`, or `watch VERSION`."""
+    raw: bytes | None = None
+    """Sent in place of the next watch's events, which then ends."""
     refuse: Callable[[str], web.Response | None] = field(default=lambda _: None)
     """Answers in place of the server, by what was asked."""
 
@@ -54,6 +56,10 @@ class ApiServer:
         assert request.query["allowWatchBookmarks"] == "true"
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         await answer.prepare(request)
+        if self.raw is not None:
+            raw, self.raw = self.raw, None
+            await answer.write(raw)
+            return answer
         while (event := await self.events.get()) is not None:
             await answer.write(json.dumps(event).encode() + b"\n")
             if event["type"] == "ERROR":

@@ -1,26 +1,34 @@
 """Keeps a copy of the objects of one kind that an API server has: list once, then follow the changes.
 
+What is known stays known, whatever the API server answers.
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes"""
 
 import asyncio
-import logging
 import random
-import socket
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar, cast
 
 import httpx2
+import msgspec
 import structlog
-from lightkube import ApiError, AsyncClient
-from lightkube.config.client_adapter import verify_cluster
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.generic_resource import (
-    GenericNamespacedResource,
-    create_namespaced_resource,  # pyright: ignore[reportUnknownVariableType]
-)
+from lightkube import AsyncClient
+from lightkube.core.exceptions import NotReadyError
 
+from picker.bounded_text import shorten
 from picker.resources.names import ObjectName
+from picker.sources.api_metrics import API_METRICS
+from picker.sources.kubernetes_client import (
+    Resource,
+    is_absent,
+    kubernetes_client,
+    reason_of,
+    resource,
+    status_code,
+)
 
 RETRY_BASE_S, RETRY_MAX_S = 0.1, 10.0
 """Between two attempts to reach the API server; it is back within seconds of a restart."""
@@ -31,62 +39,39 @@ ABSENT_RETRY_S = 10.0
 LIST_S = 1.0
 """Longer than an API server that answers takes to list a pool's pods, or a Service."""
 
+LIST_DEADLINE_S = 60.0
+"""Of a whole list. API servers end requests other than watches after 60 s (`--request-timeout`)."""
+
+PAGE_OBJECTS = 500
+"""Of one answer to a list; client-go's default."""
+
 WATCH_S = 290
-"""Seconds after which a watch is asked for anew; API servers end them after 5 to 10 minutes by themselves."""
+"""Seconds after which a watch is asked for again; API servers end them after 5 to 10 minutes by themselves."""
+
+WATCH_GRACE_S = 30.0
+"""A watch that has not ended so long after `WATCH_S` is given up: the API server does not keep time, or hangs."""
+
+MAX_OBJECTS = 10_000
+"""Kept of one namespace. Judgement: more than any fleet has, and one tenant cannot fill the memory."""
+
+UNREADABLE = (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, RecursionError, NotReadyError)
+"""What reading JSON of an unexpected shape raises."""
 
 Json = Mapping[str, Any]
 Kept = TypeVar("Kept")
-Resource = type[GenericNamespacedResource]
 
 log = structlog.get_logger(__name__)
 
 
-def resource(group: str, version: str, kind: str) -> Resource:
-    """The kind as lightkube wants it; objects come as plain JSON."""
-    return create_namespaced_resource(group, version, kind, kind.lower() + "s")
-
-
-class _Transport(httpx2.AsyncHTTPTransport):
-    """What lightkube leaves out: it does not ask for bookmarks, which keep the version to resume from fresh where
-    little changes, and takes for granted that an error has a content type, which those of load balancers may lack."""
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if "watch" in request.url.params:
-            request.url = request.url.copy_merge_params({"allowWatchBookmarks": "true"})
-        response = await super().handle_async_request(request)
-        response.headers.setdefault("content-type", "text/plain")
-        return response
-
-
-def kubernetes_client(config: SingleConfig | None = None) -> AsyncClient:
-    """Of the cluster that this runs in, or of KUBECONFIG, or of `~/.kube/config`, unless `config` says. Raises
-    lightkube's ConfigError."""
-    # It tells of every request at the level where we tell of every change.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    config = config or KubeConfig.from_env().get()
-    assert config is not None
-    # A watch waits for hours without a byte: only the kernel can notice that the other end has gone.
-    keepalive = [
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    ]
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        keepalive.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15))
-    assert config.user is not None
-    transport = _Transport(
-        verify=verify_cluster(config.cluster, config.user, config.abs_file),
-        socket_options=keepalive,
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-    )
-    return AsyncClient(config=config, transport=transport)
+class UnreadableAnswer(Exception):
+    """The API server, or what is in front of it, answered something that its API does not have."""
 
 
 class Copy(Generic[Kept]):
     """The objects of one kind in one namespace (or all, `*`), as far as labels or a name select them, by name.
 
-    What is kept of an object is `keep`'s word, who is also told what was kept of its predecessor; None is an object
-    that is of no interest."""
+    `keep` returns what is kept of an object. It gets what was kept of its predecessor, too; None discards the object.
+    An object that it cannot read keeps its predecessor."""
 
     def __init__(
         self,
@@ -101,7 +86,8 @@ class Copy(Generic[Kept]):
         self.objects: Mapping[ObjectName, Kept] = self._kept
         """Changed in place."""
         self.listed = asyncio.Event()
-        """Set once the objects are known, be it that the API server has no such kind."""
+        """Set once the objects are known, or the API server has refused to list them."""
+        self.kind_name = kind.__name__
         self._client = client
         self._kind = kind
         self._keep = keep
@@ -109,45 +95,73 @@ class Copy(Generic[Kept]):
         self._labels: dict[str, Any] | None = dict(labels) if labels else None
         self._fields: dict[str, Any] | None = {"metadata.name": name} if name is not None else None
         self._version: str | None = None
+        self._confirmed_at_s: float | None = None
+        self._sizes: Counter[str] = Counter()
+        """Objects kept, by namespace."""
+        self._reported: str | None = None
+        self._unread: set[ObjectName] = set()
+        API_METRICS.follow(self)
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the API server confirmed the copy; None before its first list."""
+        if self._confirmed_at_s is None:
+            return None
+        return time.monotonic() - self._confirmed_at_s
 
     async def follow(self, changed: Callable[[], None]) -> None:
-        """Keep `objects` up to date, for ever; `changed` is called after each change."""
-        backoff = Backoff()
+        """Keep `objects` up to date until cancelled; `changed` is called after each change. Raises nothing."""
+        backoff, expired = Backoff(), False
         while True:
             try:
                 if self._version is None:
                     await self._list(changed)
-                await self._watch(changed)
-                backoff.reset()
-            except httpx2.HTTPError as error:
-                match status_code(error):
-                    case HTTPStatus.GONE:
-                        self._version = None
-                        continue
-                    case HTTPStatus.NOT_FOUND | HTTPStatus.FORBIDDEN:
-                        self._has_none(error, changed)
-                        await asyncio.sleep(ABSENT_RETRY_S * random.uniform(0.5, 1.0))
-                        continue
-                    case _:
-                        self._tell(error)
-            except OSError as error:
-                self._tell(error)
+                if await self._watch(changed):
+                    backoff.reset()
+                    expired = False
+            except (httpx2.HTTPError, OSError, UnreadableAnswer) as error:
+                code = status_code(error) if isinstance(error, httpx2.HTTPError) else None
+                if code == HTTPStatus.GONE or isinstance(error, UnreadableAnswer):
+                    self._version = None
+                if code == HTTPStatus.GONE and not expired:
+                    expired = True
+                    continue
+                self._report(error)
+                if code in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+                    await self._refused(code, changed)
+                if code == HTTPStatus.NOT_FOUND and not self._kept:
+                    await asyncio.sleep(ABSENT_RETRY_S * random.uniform(0.5, 1.0))
+                    continue
+            except Exception:
+                # `changed` failed. This loop is all that keeps the copy up to date, so it lists again.
+                self._version = None
+                API_METRICS.failed(self.kind_name, "internal")
+                log.exception("kubernetes.follow_failed", kind=self.kind_name)
             await asyncio.sleep(backoff.next_s())
 
     async def _list(self, changed: Callable[[], None]) -> None:
         listing = self._client.list(  # pyright: ignore[reportUnknownMemberType]
-            self._kind, namespace=self._namespace, labels=self._labels, fields=self._fields
+            self._kind, namespace=self._namespace, labels=self._labels, fields=self._fields, chunk_size=PAGE_OBJECTS
         )
         found: dict[ObjectName, Kept] = {}
-        async for each in listing:
-            self._take(found, cast(Json, each))
+        sizes: Counter[str] = Counter()
+        async with asyncio.timeout(LIST_DEADLINE_S):
+            try:
+                async for each in listing:
+                    self._take(found, sizes, cast(Json, each))
+                version = _version(listing.resourceVersion)
+            except UNREADABLE as error:
+                raise UnreadableAnswer(f"list: {_first_line(error)}") from error
         self._kept.clear()
         self._kept.update(found)
-        self._version = listing.resourceVersion
+        self._sizes, self._version = sizes, version
+        self._unread &= self._kept.keys()
+        self._confirm()
         self.listed.set()
         changed()
 
-    async def _watch(self, changed: Callable[[], None]) -> None:
+    async def _watch(self, changed: Callable[[], None]) -> bool:
+        """Follow one watch to its end. Whether it brought anything, or lasted."""
         events = self._client.watch(  # pyright: ignore[reportUnknownMemberType]
             self._kind,
             namespace=self._namespace,
@@ -156,37 +170,105 @@ class Copy(Generic[Kept]):
             resource_version=self._version,
             server_timeout=WATCH_S,
         )
-        async for event, each in events:
-            object_ = cast(Json, each)
-            self._version = object_["metadata"]["resourceVersion"]
-            if event == "BOOKMARK":
-                continue
-            if event == "DELETED":
-                self._kept.pop(object_name(object_), None)
-            else:
-                self._take(self._kept, object_)
-            changed()
+        loop = asyncio.get_running_loop()
+        began_s, brought = loop.time(), False
+        async with asyncio.timeout(WATCH_S + WATCH_GRACE_S), aclosing(cast(Any, events)) as stream:
+            async for event, object_, version in _read(stream):
+                brought = True
+                self._confirm()
+                if event == "DELETED":
+                    self._discard(object_name(object_))
+                elif event != "BOOKMARK":
+                    self._take(self._kept, self._sizes, object_)
+                if event != "BOOKMARK":
+                    changed()
+                self._version = version
+        self._confirm()
+        return brought or loop.time() - began_s > RETRY_MAX_S
 
-    def _take(self, kept: dict[ObjectName, Kept], object_: Json) -> None:
+    def _take(self, kept: dict[ObjectName, Kept], sizes: Counter[str], object_: Json) -> None:
         name = object_name(object_)
-        keeping = self._keep(object_, self._kept.get(name))
-        if keeping is not None:
+        before = self._kept.get(name)
+        try:
+            keeping = self._keep(object_, before)
+            self._unread.discard(name)
+        except UNREADABLE as error:
+            keeping = before
+            self._report_object(name, error)
+        if keeping is None:
+            if kept.pop(name, None) is not None:
+                sizes[name.namespace] -= 1
+        elif name in kept:
             kept[name] = keeping
+        elif sizes[name.namespace] < MAX_OBJECTS:
+            kept[name] = keeping
+            sizes[name.namespace] += 1
         else:
-            kept.pop(name, None)
+            self._report_object(name, ValueError(f"the namespace has more than {MAX_OBJECTS} objects of the kind"))
 
-    def _has_none(self, error: Exception, changed: Callable[[], None]) -> None:
-        """A kind that the API server does not serve, or does not show us, has no objects."""
-        if not self.listed.is_set() or self._kept:
-            log.warning("kubernetes.kind_unavailable", kind=self._kind.__name__, reason=str(error).splitlines()[0])
-            self._kept.clear()
+    def _discard(self, name: ObjectName) -> None:
+        self._unread.discard(name)
+        if self._kept.pop(name, None) is not None:
+            self._sizes[name.namespace] -= 1
+
+    async def _refused(self, code: int | None, changed: Callable[[], None]) -> None:
+        """A kind that was never listed has no objects; one that was listed has none once discovery says so."""
+        self._version = None
+        if self._confirmed_at_s is None and not self.listed.is_set():
             self.listed.set()
             changed()
-        self._version = None
+        elif code == HTTPStatus.NOT_FOUND and self._kept and await is_absent(self._client, self._kind):
+            log.warning("kubernetes.kind_removed", kind=self.kind_name, objects=len(self._kept))
+            self._kept.clear()
+            self._sizes.clear()
+            changed()
 
-    def _tell(self, error: Exception) -> None:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        log.warning("kubernetes.unreachable", kind=self._kind.__name__, reason=reason)
+    def _confirm(self) -> None:
+        self._confirmed_at_s = time.monotonic()
+        if self._reported is not None:
+            self._reported = None
+            log.info("kubernetes.reachable", kind=self.kind_name)
+
+    def _report(self, error: Exception) -> None:
+        """Count each failure; log the first, and each of another reason."""
+        reason = reason_of(error)
+        API_METRICS.failed(self.kind_name, reason)
+        if reason != self._reported:
+            self._reported = reason
+            log.warning("kubernetes.unreachable", kind=self.kind_name, reason=reason, error=_first_line(error))
+
+    def _report_object(self, name: ObjectName, error: Exception) -> None:
+        API_METRICS.failed(self.kind_name, "object")
+        if name not in self._unread and len(self._unread) < MAX_OBJECTS:
+            self._unread.add(name)
+            problem = _first_line(error)
+            log.error("kubernetes.object_unreadable", kind=self.kind_name, object=str(name), problem=problem)
+
+
+async def _read(events: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[tuple[str, Json, str]]:
+    """Event, object and version of each line of a watch. Raises UnreadableAnswer."""
+    while True:
+        try:
+            event, object_ = await anext(events)
+            version = _version(object_["metadata"]["resourceVersion"])
+            if event != "BOOKMARK":
+                object_name(object_)
+        except StopAsyncIteration:
+            return
+        except UNREADABLE as error:
+            raise UnreadableAnswer(f"watch: {_first_line(error)}") from error
+        yield event, object_, version
+
+
+def _version(found: object) -> str:
+    """Raises ValueError for what no resourceVersion can be."""
+    if not isinstance(found, str) or not found or len(found) > 253:
+        raise ValueError("no resourceVersion")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return shorten(str(error).partition("\n")[0] or type(error).__name__)
 
 
 class Backoff:
@@ -204,14 +286,25 @@ class Backoff:
         self._longest_s = RETRY_BASE_S
 
 
-def status_code(error: httpx2.HTTPError) -> int | None:
-    """The HTTP status that an API server answered with; None when it did not answer."""
-    if isinstance(error, ApiError):
-        return error.status.code
-    return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
-
-
 def object_name(object_: Json) -> ObjectName:
-    """An object's; one that is in no namespace has an empty one."""
+    """An object's; one that is in no namespace has an empty one. Raises one of UNREADABLE."""
     metadata = object_["metadata"]
-    return ObjectName(metadata.get("namespace", ""), metadata["name"])
+    namespace, name = metadata.get("namespace", ""), metadata["name"]
+    if not isinstance(namespace, str) or not isinstance(name, str):
+        raise TypeError("metadata.name and metadata.namespace must be strings")
+    return ObjectName(namespace, name)
+
+
+__all__ = [
+    "LIST_S",
+    "RETRY_MAX_S",
+    "UNREADABLE",
+    "Backoff",
+    "Copy",
+    "Json",
+    "Resource",
+    "kubernetes_client",
+    "object_name",
+    "resource",
+    "status_code",
+]

@@ -96,6 +96,14 @@ GATEWAY_ALERTS = (
         f"Picker {_REPLICA} last read them {{{{ $value | humanizeDuration }}}} ago, and decides by what it sent there.",
     ),
     Alert(
+        "ApiServerCopyStale",
+        "max by (resource, pod, instance) (inference_gateway_api_cache_age_seconds) > 600",
+        "5m",
+        Severity.WARNING,
+        "{{ $labels.resource }} objects are not followed",
+        f"{_REPLICA} last heard of them from the API server {{{{ $value | humanizeDuration }}}} ago.",
+    ),
+    Alert(
         "PickerFailing",
         f"{PICKER_FAILURES} > 0.01",
         "2m",
