@@ -126,7 +126,7 @@ class World:
         for call in self._deadlines.pop_due(self.now_s):
             call.carrier.expire(call, self.now_s)
         for proxy in self._proxies:
-            proxy.calls.end_silent(self.now_s - SILENCE_LIMIT_S)
+            proxy.calls.end_silent(self.now_s, SILENCE_LIMIT_S)
         self.flow.tick()
 
     def _run_soon(self) -> None:

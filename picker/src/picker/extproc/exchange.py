@@ -118,8 +118,6 @@ class Exchange:
         self._asked_model: str | None = None
         self._assignment: Assignment | None = None
         self._restorer: NameRestorer | None = None
-        self._unanswered: list[bytes] = []
-        """For each piece of the response that is not answered yet, what goes on in its place."""
         self._unseen = False
 
     @property
@@ -376,15 +374,9 @@ class Exchange:
             return list(duplex_pieces(Phase.RESPONSE, data, message.end_of_stream))
         if restorer is None:
             return [BodyReply(Phase.RESPONSE)]
-        self._unanswered.append(data)
+        restorer.unanswered.append(data)
         # The proxy keeps the pieces that are not answered, and passes them on as they were when the picker is gone.
-        return [] if restorer.holding else self._restored()
-
-    def _restored(self) -> list[Reply]:
-        """The answers to the pieces of the response that wait for one."""
-        replies: list[Reply] = [BodyReply(Phase.RESPONSE, data=data) for data in self._unanswered]
-        self._unanswered.clear()
-        return replies
+        return [] if restorer.holding else _restored(restorer)
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
         # Without headers before them where the proxy was told to keep those.
@@ -394,9 +386,10 @@ class Exchange:
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return [*duplex_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
-        if self._unanswered:
-            self._unanswered[-1] += held
-        return [*self._restored(), TrailersReply(Phase.RESPONSE)]
+        if self._restorer is None or not self._restorer.unanswered:
+            return [TrailersReply(Phase.RESPONSE)]
+        self._restorer.unanswered[-1] += held
+        return [*_restored(self._restorer), TrailersReply(Phase.RESPONSE)]
 
     def _refuse(self, rejection: Rejection, asked: Wanted | None = None) -> list[Reply]:
         """Turn the request away before anybody has been asked for an endpoint."""
@@ -410,3 +403,10 @@ class Exchange:
         self._state = Stage.REFUSED
         self._body.clear()
         return [rejection.reply()]
+
+
+def _restored(restorer: NameRestorer) -> list[Reply]:
+    """The answers to the pieces of the response that wait for one."""
+    replies: list[Reply] = [BodyReply(Phase.RESPONSE, data=data) for data in restorer.unanswered]
+    restorer.unanswered.clear()
+    return replies

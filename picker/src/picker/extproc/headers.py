@@ -34,11 +34,11 @@ def opens_tunnel(message: RequestHeaders) -> bool:
     """Whether the body that follows has no end before the answer begins: an upgrade (RFC 9110, 7.8), a CONNECT, also
     the extended one, and a gRPC call, whose messages may go both ways."""
     headers = message.headers
-    if headers.get(":method") == "CONNECT":
+    if "upgrade" in headers and "upgrade" in headers.get("connection", "").lower():
         return True
-    if headers.get("upgrade") and "upgrade" in headers.get("connection", "").lower():
-        return True
-    return headers.get("content-type", "").startswith("application/grpc") and not names_model(message)
+    if headers.get("content-type", "").startswith("application/grpc"):
+        return not names_model(message)
+    return headers.get(":method") == "CONNECT"
 
 
 def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int) -> Wanted:

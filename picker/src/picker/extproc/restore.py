@@ -43,6 +43,8 @@ class NameRestorer:
         self._asked = asked
         self._scanner = ModelScanner(served, msgspec.json.encode(asked))
         self._by_line = kind is AnswerKind.EVENTS
+        self.unanswered: list[bytes] = []
+        """For each piece of the answer that the proxy still has, what is to go on in its place."""
         self._matched: int | None = 0
         """How much of `data:` the current line has begun with; None for a line of another field."""
 

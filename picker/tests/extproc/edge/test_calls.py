@@ -51,6 +51,9 @@ class Server:
         for call in self.deadlines.pop_due(self.now_s):
             call.carrier.expire(call, self.now_s)
 
+    def end_silent(self, limit_s: float = 1000) -> None:
+        self.calls.end_silent(self.now_s, limit_s)
+
     def _flush(self) -> None:
         self.flushed += 1
 
@@ -367,9 +370,11 @@ def test_a_call_without_a_first_message_ends() -> None:
     silent, begun = client.call(), client.call()
     client.server.wait(FIRST_MESSAGE_TIMEOUT_S - 1)
     client.send(begun, b"\0")
+    client.server.end_silent()
     client.peer.pump()
     assert "grpc-status" not in client.head(silent)
     client.server.wait(1.2)
+    client.server.end_silent()
     client.peer.pump()
     assert client.status(silent) is client.status(begun) is Status.DEADLINE_EXCEEDED
     assert load.calls == 0
@@ -381,7 +386,7 @@ def test_a_picked_call_ends_when_it_is_silent_too_long() -> None:
     silent = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.server.wait(50)
     heard = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
-    client.server.calls.end_silent(client.server.now_s - 10)
+    client.server.end_silent(10)
     client.peer.pump()
     assert client.status(silent) is Status.OK
     assert "grpc-status" not in client.head(heard)
@@ -393,7 +398,7 @@ def test_a_health_watch_may_be_silent() -> None:
     client = Client()
     watch = client.call("/grpc.health.v1.Health/Watch", b"")
     client.server.wait(10_000)
-    client.server.calls.end_silent(client.server.now_s - 10)
+    client.server.end_silent(10)
     client.peer.pump()
     assert "grpc-status" not in client.head(watch)
 

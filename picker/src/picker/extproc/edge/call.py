@@ -49,7 +49,7 @@ class Call(ABC):
         self.begun = False
         """Whether the first message has come."""
         self.heard_s = 0.0
-        """When the client last sent a part of a message."""
+        """When the client last sent a part of a message; until its first message is whole, when the call began."""
         self.due_s: float | None = None
         """When the client's own timeout ends the call."""
         self.deadline_s: float | None = None

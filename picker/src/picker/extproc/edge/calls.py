@@ -67,7 +67,6 @@ class Calls:
     def receive(self, data: bytes, now_s: float) -> None:
         """Handle the bytes `data` from the peer; `now_s` by the clock of the deadlines."""
         call_of = self._calls.get
-        opened: list[Call] = []
         for event in self.connection.receive(data, now_s):
             if type(event) is Received:
                 call = call_of(event.stream_id)
@@ -80,26 +79,28 @@ class Calls:
                         log.exception("edge.call_failed")
                         self.end(call, *FAILED)
             elif type(event) is Opened:
-                call = self._open(event, now_s)
-                if call is not None:
-                    opened.append(call)
+                self._open(event, now_s)
             elif type(event) is Aborted:
                 self._close(event.stream_id)
             elif type(event) is Failed:
                 log.warning("edge.connection_failed", code=event.code.name, detail=event.detail)
                 self.lost()
-        for call in opened:
-            # Most have sent their first message in the same packet, and need no deadline for it.
-            if not call.begun and not call.tick and call_of(call.stream_id) is call:
-                self._wait(call, FIRST_MESSAGE_TIMEOUT_S, now_s)
 
-    def end_silent(self, before_s: float) -> None:
-        """End the calls that wait for nothing of their clients and from which none has come since `before_s`."""
-        for call in list(self._calls.values()):
-            if call.ends_in_silence and call.begun and call.deadline_s is None and call.heard_s < before_s:
-                self.end(call, Status.OK, "")
-                self._load.silent += 1
-        self._flush()
+    def end_silent(self, now_s: float, limit_s: float) -> None:
+        """End the calls without a first message, and those that have no deadline and have been silent for `limit_s`.
+        A look now and then costs less than a deadline for each call."""
+        begun_s, heard_s = now_s - FIRST_MESSAGE_TIMEOUT_S, now_s - limit_s
+        silent = [
+            call
+            for call in self._calls.values()
+            if call.heard_s < (heard_s if call.begun else begun_s)
+            and (not call.begun or (call.ends_in_silence and call.deadline_s is None))
+        ]
+        for call in silent:
+            self.end(call, Status.OK if call.begun else Status.DEADLINE_EXCEEDED, "")
+            self._load.silent += call.begun
+        if silent:
+            self._flush()
 
     def expire(self, call: Call, now_s: float) -> None:
         """See `Carrier.expire`."""
@@ -133,24 +134,24 @@ class Calls:
         """See `Carrier.flush`."""
         self._flush()
 
-    def _open(self, opened: Opened, now_s: float) -> Call | None:
-        """The call, if it is one whose client has more to send."""
+    def _open(self, opened: Opened, now_s: float) -> None:
         head = opened.head
         try:
-            self._load.check_calls(len(self._calls))
+            load = self._load
+            if load.calls >= load.max_calls or len(self._calls) >= load.max_calls_per_connection:
+                raise CallRefused(Status.RESOURCE_EXHAUSTED, "Too many calls are open at once.")
             call = self._begin(opened.stream_id, head, now_s)
         except CallRefused as refused:
             self.connection.end(opened.stream_id, trailers(refused.status, refused.detail, alone=True))
-            return None
+            return
         self._calls[opened.stream_id] = call
-        self._load.calls += 1
+        load.calls += 1
         self.began = True
+        call.heard_s = now_s
         if opened.ended:
             self._guarded(self._half_closed, call)
-            return None
-        if call.due_s is not None:
-            self._wait(call, FIRST_MESSAGE_TIMEOUT_S, now_s)
-        return call
+        elif call.due_s is not None:
+            self._wait(call, None, now_s)
 
     def _begin(self, stream_id: int, head: RequestHead, now_s: float) -> Call:
         """Raises CallRefused."""
@@ -176,15 +177,16 @@ class Calls:
         if event.data:
             reader = call.reader
             held_bytes = reader.held_bytes
-            call.heard_s = now_s
             try:
                 call.feed(event.data)
             finally:
                 if reader.held_bytes != held_bytes:
                     self._hold(reader.held_bytes - held_bytes)
-            wait_s = call.deadline_s
-            if (wait_s is not None or call.tick) and call.begun:
-                self._wait(call, wait_s, now_s)
+            if call.begun:
+                call.heard_s = now_s
+                wait_s = call.deadline_s
+                if wait_s is not None or call.tick:
+                    self._wait(call, wait_s, now_s)
         if event.ended:
             self._half_closed(call)
 

@@ -66,10 +66,10 @@ class Listener:
             log.warning("edge.too_many_connections", cut=load.refused, allowed=load.max_connections)
             load.refused = 0
 
-    def end_silent(self, before_s: float) -> None:
+    def end_silent(self, now_s: float, limit_s: float) -> None:
         """See `Calls.end_silent`."""
         for peer in list(self._peers):
-            peer.end_silent(before_s)
+            peer.end_silent(now_s, limit_s)
         if self.load.silent:
             log.warning("edge.silent_calls_ended", calls=self.load.silent)
             self.load.silent = 0

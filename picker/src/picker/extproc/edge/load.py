@@ -37,12 +37,6 @@ class Load:
     refused: int = 0
     """Connections cut because there were too many, since the last report."""
 
-    def check_calls(self, on_connection: int) -> None:
-        """`on_connection`: the calls that the connection has. Raises CallRefused where there is no place for one
-        more."""
-        if self.calls >= self.max_calls or on_connection >= self.max_calls_per_connection:
-            raise CallRefused(Status.RESOURCE_EXHAUSTED, "Too many calls are open at once.")
-
     def check_bytes(self) -> None:
         """Raises CallRefused where more bytes are held than allowed."""
         if self.held_bytes > self.max_held_bytes:

@@ -86,9 +86,9 @@ class Peer(asyncio.Protocol):
         """See `Calls.drain`."""
         self._calls.drain()
 
-    def end_silent(self, before_s: float) -> None:
+    def end_silent(self, now_s: float, limit_s: float) -> None:
         """See `Calls.end_silent`."""
-        self._calls.end_silent(before_s)
+        self._calls.end_silent(now_s, limit_s)
 
     def abort(self) -> None:
         """Cut the connection."""
