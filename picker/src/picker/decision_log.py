@@ -4,6 +4,7 @@ import logging
 
 import structlog
 
+from picker.bounded_text import shorten
 from picker.extproc.assignment import Assignment, Desk, Wanted
 from picker.extproc.refusals import Rejection
 
@@ -23,7 +24,7 @@ class LoggedDesk:
     def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         self._desk.turned_away(wanted, rejection)
         if _logger.isEnabledFor(logging.DEBUG):
-            told = log.bind(request_id=wanted.request_id, pool=wanted.pool)
+            told = log.bind(request_id=shorten(wanted.request_id or ""), pool=shorten(wanted.pool or ""))
             told.debug("request.turned_away", status=rejection.status, reason=rejection.reason)
 
     def assign(self, wanted: Wanted) -> Assignment | Rejection:
@@ -35,9 +36,9 @@ class LoggedDesk:
 
     def _tell(self, wanted: Wanted, assigned: Assignment | Rejection) -> None:
         told = log.bind(
-            request_id=wanted.request_id,
-            pool=wanted.pool,
-            model=wanted.body.model,
+            request_id=shorten(wanted.request_id or ""),
+            pool=shorten(wanted.pool or ""),
+            model=shorten(wanted.body.model or ""),
             prompt_tokens=wanted.body.prompt_tokens,
         )
         if isinstance(assigned, Rejection):

@@ -5,8 +5,11 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 import pytest
+from picker.extproc.assignment import Wanted
+from picker.extproc.body import ReadBody
 from picker.observability import access_log as module
 from picker.observability.access_log import AccessLog, LogUnusable
+from picker.observability.course import Course
 from structlog.testing import capture_logs
 from watched import Watched
 
@@ -69,13 +72,36 @@ async def test_what_a_slow_disk_cannot_take_is_dropped_and_told(
     log: AccessLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is bounded, and no request waits."""
-    monkeypatch.setattr(module, "MOST_WAITING", 3)
     watched = Watched(tellers=(log,))
+    watched.course().end()
+    [line] = await lines(log, path)
+    path.unlink()
+    size = len(json.dumps(line, separators=(",", ":")))
+    monkeypatch.setattr(module, "MAX_WAITING_BYTES", 3 * size + size // 2)
     for _ in range(5):
         watched.course().end()
     with capture_logs() as told:
         assert len(await lines(log, path)) == 3
     assert [(each["event"], each["lines"]) for each in told] == [("access_log.dropped", 2)]
+
+
+@pytest.mark.looptime
+async def test_a_line_is_bounded_and_has_no_query(log: AccessLog, path: Path) -> None:
+    watched = Watched(tellers=(log,))
+    text = "\x00" * 40_000
+    body = ReadBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+    pool = str(watched.pools[0].pool.name)
+    for subset in (None, frozenset[str]()):
+        wanted = Wanted(pool, body, subset, path=f"/{text}?key=secret", request_id=text, trace=text)
+        course = watched.desk.assign(wanted)
+        if isinstance(course, Course):
+            course.served_model = None
+            course.end()
+    watched.desk.assign(Wanted(pool, body, frozenset(), path="/v1/models?key=secret"))
+    found = await lines(log, path)
+    assert len(found) == 3
+    assert max(map(len, path.read_bytes().splitlines())) <= module.MAX_LINE_BYTES
+    assert b"secret" not in path.read_bytes()
 
 
 @pytest.mark.looptime

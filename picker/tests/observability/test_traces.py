@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from picker.extproc.assignment import Wanted
+from picker.extproc.body import ReadBody
+from picker.extproc.refusals import Rejection
 from picker.observability.traces import Traces
 from watched import Watched
 
@@ -75,3 +78,19 @@ def test_a_request_that_was_turned_away_is_an_error_with_its_reason() -> None:
     [span] = spans
     assert span.status.status_code is StatusCode.ERROR
     assert dict(span.attributes or {})["error.type"] == "subset-empty"
+
+
+def test_attributes_and_messages_are_bounded() -> None:
+    spans: list[ReadableSpan] = []
+    text = "k" * 40_000
+    with traced(spans, ratio=1.0) as watched:
+        pool = str(watched.pools[0].pool.name)
+        body = ReadBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+        watched.desk.turned_away(Wanted(pool, body, None, request_id=text), Rejection(400, text, text))
+        course = watched.course(text)
+        course.end()
+    assert len(spans) == 2
+    for span in spans:
+        texts = [each for each in (span.attributes or {}).values() if isinstance(each, str)]
+        assert max(map(len, texts)) <= 256
+        assert len(span.status.description or "") <= 1024

@@ -17,9 +17,12 @@ from picker.observability.course import Course, TurnedAway
 FLUSH_S = 0.5
 """From a request's end to its line at the latest. Writing many lines at once costs a tenth of writing each."""
 
-MOST_WAITING = 50_000
-"""Lines, some 25 MB, that wait for a disk or a reader that is slow. What comes beyond is dropped, and their number
-told: a full disk must not stop requests."""
+MAX_WAITING_BYTES = 25 << 20
+"""Of lines, some 50,000, that wait for a disk or a reader that is slow. Further lines are discarded, and their number
+is logged: a full disk must not stop requests."""
+
+MAX_LINE_BYTES = 12 << 10
+"""The fields have at most 256 characters each, of at most six bytes as JSON. Longer lines are discarded too."""
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +78,7 @@ class AccessLog:
         self._wall_clock = wall_clock
         self._encoder = msgspec.json.Encoder()
         self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
         self._dropped = 0
         self._flushing: asyncio.Task[None] | None = None
 
@@ -133,17 +137,19 @@ class AccessLog:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
     def _write(self, line: Line) -> None:
-        if len(self._waiting) >= MOST_WAITING:
+        encoded = self._encoder.encode(line)
+        if len(encoded) > MAX_LINE_BYTES or self._waiting_bytes + len(encoded) > MAX_WAITING_BYTES:
             self._dropped += 1
             return
-        self._waiting.append(self._encoder.encode(line))
+        self._waiting_bytes += len(encoded)
+        self._waiting.append(encoded)
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.get_running_loop().create_task(self._flush(FLUSH_S))
 
     async def _flush(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
         while self._waiting:
-            lines, self._waiting = self._waiting, []
+            lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
             if self._dropped:
                 log.warning("access_log.dropped", lines=self._dropped, reason="the disk or the reader is too slow")
                 self._dropped = 0

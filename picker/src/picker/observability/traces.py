@@ -5,13 +5,14 @@ import time
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from picker.bounded_text import MAX_CHARACTERS
 from picker.observability.course import Course, TurnedAway
 
 SPAN = "endpoint_picker.request"
@@ -25,7 +26,11 @@ class Traces:
     def __init__(self, exporter: SpanExporter, version: str, sample_ratio: float) -> None:
         """`sample_ratio`: of the requests that come without a trace. Those that come with one follow its flag."""
         resource = Resource.create({SERVICE_NAME: "endpoint-picker", SERVICE_VERSION: version})
-        self._provider = TracerProvider(sampler=ParentBasedTraceIdRatio(sample_ratio), resource=resource)
+        self._provider = TracerProvider(
+            sampler=ParentBasedTraceIdRatio(sample_ratio),
+            resource=resource,
+            span_limits=SpanLimits(max_attributes=32, max_events=8, max_attribute_length=MAX_CHARACTERS),
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("picker", version)
         self._propagator = TraceContextTextMapPropagator()
