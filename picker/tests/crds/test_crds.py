@@ -48,6 +48,22 @@ def test_a_schema_is_structural(definition: Definition) -> None:
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
+def test_every_string_list_and_map_is_bounded(definition: Definition) -> None:
+    """An object of a tenant cannot be larger than what its readers are made for."""
+    of_object = schema(definition)["properties"]
+    for node in nodes([of_object["spec"], of_object["status"]]):
+        match node.get("type"):
+            case "string":
+                assert node.keys() & {"maxLength", "enum", "format"}, node
+            case "array":
+                assert "maxItems" in node, node
+            case "object" if isinstance(node.get("additionalProperties"), dict):
+                assert "maxProperties" in node, node
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
 def test_status_is_a_subresource_and_the_table_tells_the_age(definition: Definition) -> None:
     """A status is written by the controller alone."""
     [version] = crd(definition)["spec"]["versions"]

@@ -119,7 +119,7 @@ def _rewrite(group: str) -> Definition:
         schema={
             **_reference("poolRef"),
             "rules[].targets": {"minItems": 1},
-            "rules[].targets[].modelRewrite": {"minLength": None, "maxLength": None},
+            "rules[].targets[].modelRewrite": {"minLength": None},
             "rules[].targets[].weight": _NO_DEFAULT,
         },
     )

@@ -14,6 +14,9 @@ from picker.resources.names import POOL_GROUP_V1, PoolName
 from picker.resources.pool_wire import MAX_WEIGHT
 from picker.resources.wire import DnsName, Metadata, Object, Wire
 
+MAX_LISTED = 256
+"""Rules, matches or targets of one object. Judgement: etcd's 1.5 MiB take no more of them with long names."""
+
 ModelName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -43,7 +46,7 @@ class InferenceObjectiveV1Alpha2(Object):
 
 class ModelMatch(Wire):
     type: Literal["Exact"] = "Exact"
-    value: str = Field(min_length=1, description="The model as clients call it")
+    value: str = Field(min_length=1, max_length=256, description="The model as clients call it")
 
 
 class Match(Wire):
@@ -56,13 +59,13 @@ class RewriteTarget(Wire):
 
 
 class RewriteRuleWire(Wire):
-    matches: tuple[Match, ...] = ()
-    targets: tuple[RewriteTarget, ...] = ()
+    matches: tuple[Match, ...] = Field((), max_length=MAX_LISTED)
+    targets: tuple[RewriteTarget, ...] = Field((), max_length=MAX_LISTED)
 
 
 class InferenceModelRewriteSpec(Wire):
     pool_ref: PoolRefV1
-    rules: tuple[RewriteRuleWire, ...]
+    rules: tuple[RewriteRuleWire, ...] = Field(max_length=MAX_LISTED)
 
 
 class InferenceModelRewriteV1Alpha2(Object):

@@ -40,7 +40,7 @@ class PoolMetadata(Metadata):
     annotations: PoolAnnotations = PoolAnnotations()
 
 
-Selector = Annotated[Labels, Field(min_length=1)]
+Selector = Annotated[Labels, Field(min_length=1, max_length=64)]
 
 
 class ExtensionRef(Wire):

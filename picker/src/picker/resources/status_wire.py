@@ -7,6 +7,13 @@ from pydantic.alias_generators import to_camel
 
 from picker.resources.gateway_api import GROUP
 
+MAX_MESSAGE = 32_768
+"""Characters of a condition's message, as in every Kubernetes API."""
+
+
+BoundedText = Annotated[str, Field(max_length=1024)]
+"""Of an ObjectReference, whose fields have no bound of their own in the Kubernetes API."""
+
 
 class StatusWire(BaseModel):
     """A part of a status. Serialise it with `by_alias`."""
@@ -20,7 +27,7 @@ class Condition(StatusWire):
     type: Annotated[str, Field(max_length=316)]
     status: Literal["True", "False", "Unknown"]
     reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    message: Annotated[str, Field(max_length=32768)]
+    message: Annotated[str, Field(max_length=MAX_MESSAGE)]
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -60,13 +67,13 @@ class InferencePoolStatusV1(StatusWire):
 class ObjectReference(StatusWire):
     """The Gateway that a v1alpha2 status speaks of: a reference of the core API."""
 
-    api_version: str | None = None
-    field_path: str | None = None
-    kind: str | None = None
-    name: str | None = None
-    namespace: str | None = None
-    resource_version: str | None = None
-    uid: str | None = None
+    api_version: BoundedText | None = None
+    field_path: BoundedText | None = None
+    kind: BoundedText | None = None
+    name: BoundedText | None = None
+    namespace: BoundedText | None = None
+    resource_version: BoundedText | None = None
+    uid: BoundedText | None = None
 
 
 class ParentStatusV1Alpha2(StatusWire):
