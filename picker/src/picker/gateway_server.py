@@ -132,8 +132,13 @@ class GatewayServer:
 
     def _take(self, inventory: Inventory) -> None:
         pools = inventory.resources.pools.values()
-        self._pickers.follow(picker for pool in pools if (picker := self._hooks.picker(pool)) is not None)
-        self._endpoints.update(inventory)
+        try:
+            self._pickers.follow(picker for pool in pools if (picker := self._hooks.picker(pool)) is not None)
+            self._endpoints.update(inventory)
+        except Exception:
+            # What was followed before is still served, and the next change is followed.
+            API_METRICS.failed("Inventory", "internal")
+            log.exception("inventory.not_followed")
 
 
 async def serve_gateway(settings: GatewaySettings) -> int:

@@ -140,7 +140,12 @@ class Picker:
             self._take_over(inventory)
 
     def _take_over(self, inventory: Inventory) -> None:
-        self._follower.follow(inventory)
+        try:
+            self._follower.follow(inventory)
+        except Exception:
+            # What was followed before is still served, and the next change is followed.
+            API_METRICS.failed("Inventory", "internal")
+            log.exception("inventory.not_followed")
         self.watch.followed()
 
     def _emptied(self, endpoint: Endpoint) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,12 +75,16 @@ async def api_server() -> AsyncIterator[tuple[ApiServer, SingleConfig]]:
 
 
 @asynccontextmanager
-async def api_servers(*paths: str) -> AsyncIterator[tuple[list[ApiServer], SingleConfig]]:
-    """One for each path, and how a client finds them."""
+async def api_servers(
+    *paths: str, patched: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+) -> AsyncIterator[tuple[list[ApiServer], SingleConfig]]:
+    """One for each path, and how a client finds them. `patched` answers what is written to the statuses of objects."""
     servers = [ApiServer() for _ in paths]
     app = web.Application()
     for path, server in zip(paths, servers, strict=True):
         app.router.add_get(path, server.handle)
+    if patched is not None:
+        app.router.add_patch("/apis/{group}/{version}/namespaces/{namespace}/{kind}/{name}/status", patched)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

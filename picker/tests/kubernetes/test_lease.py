@@ -144,3 +144,39 @@ async def test_without_the_lease_nobody_works() -> None:
     await asyncio.sleep(RENEW_S)
     assert (candidate.working, api.holder) == (True, "first")
     await candidate.stop()
+
+
+@pytest.mark.parametrize("failure", [OSError("reset"), ValueError("no JSON"), KeyError("spec"), TypeError("a number")])
+async def test_an_answer_that_cannot_be_read_does_not_end_the_election(failure: Exception) -> None:
+    """The API server is asked again."""
+    api = Api()
+    failures = iter([failure])
+    get = api.get
+
+    async def garbled(kind: object, name: str, namespace: str) -> Lease:
+        if (error := next(failures, None)) is not None:
+            raise error
+        return await get(kind, name, namespace)
+
+    api.get = garbled  # pyright: ignore[reportAttributeAccessIssue]
+    candidate = Candidate(api, "a")
+    await asyncio.sleep(2 * RENEW_S)
+    assert candidate.working
+    candidate.task.cancel()
+
+
+async def test_work_that_fails_is_done_again_by_the_leader() -> None:
+    """Neither the process nor the leadership ends with it."""
+    api, attempts = Api(), 0
+
+    async def work() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise RuntimeError("one object too many")
+
+    holder = LeaseHolder(cast(AsyncClient, cast(Any, api)), NAME, "a")
+    task = asyncio.create_task(holder.run(work))
+    await asyncio.sleep(10 * RENEW_S)
+    assert attempts >= 2
+    assert api.holder == "a"
+    task.cancel()

@@ -3,7 +3,13 @@
 from typing import Any
 
 import pytest
-from picker.kubernetes.model_status import model_findings, objective_findings, rewrite_findings
+from picker.kubernetes.model_status import (
+    model_claims,
+    model_findings,
+    objective_findings,
+    rewrite_claims,
+    rewrite_findings,
+)
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, PoolName
 
 POOLS = {PoolName(POOL_GROUP_V1ALPHA2, "default", "red"), PoolName(POOL_GROUP_V1, "default", "green")}
@@ -18,7 +24,7 @@ def model(name: str, created: str = "2026-01-01T00:00:00Z", pool: str = "red") -
 
 
 def said(asked: dict[str, Any], *others: dict[str, Any]) -> list[tuple[bool, str]]:
-    return [(each.holds, each.reason) for each in model_findings(asked, [asked, *others], POOLS)]
+    return [(each.holds, each.reason) for each in model_findings(asked, model_claims([asked, *others]), POOLS)]
 
 
 def test_a_model_of_a_pool_that_is_there_is_accepted() -> None:
@@ -56,7 +62,7 @@ def test_an_objective_is_accepted_and_means_a_v1_pool_unless_it_says_otherwise(
     reference: dict[str, str], resolved: bool
 ) -> None:
     """Nothing can be wrong with it but the reference."""
-    accepted, refs = objective_findings(objective(reference), [], POOLS)
+    accepted, refs = objective_findings(objective(reference), {}, POOLS)
     assert (accepted.holds, refs.holds) == (True, resolved)
 
 
@@ -86,7 +92,8 @@ def test_a_rewrite_tells_which_of_its_models_older_objects_have(
     """It stands while one is left to it; the older always does."""
     new = rewrite("new", *own, created="2026-02-02T00:00:00Z")
     old = [rewrite("old", *older)] if older else []
-    accepted, refs = rewrite_findings(new, [new, *old], POOLS)
+    claims = rewrite_claims([new, *old])
+    accepted, refs = rewrite_findings(new, claims, POOLS)
     assert (accepted.reason, refs.holds) == (reason, True)
     assert told is None or told in accepted.message
-    assert all(rewrite_findings(each, [new, *old], POOLS)[0].holds for each in old)
+    assert all(rewrite_findings(each, claims, POOLS)[0].holds for each in old)

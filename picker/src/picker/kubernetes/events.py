@@ -1,5 +1,6 @@
 """Events on objects that the API server let through and that are wrong nevertheless: what `kubectl describe` shows."""
 
+from collections.abc import Set
 from datetime import UTC, datetime
 
 import httpx2
@@ -10,9 +11,10 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Event
 from pydantic import ValidationError
 
+from picker.bounded_text import shorten
 from picker.resources.parse import KINDS
 from picker.resources.problems import field_path, sentence
-from picker.sources.kubernetes_watch import Json
+from picker.sources.kubernetes_watch import UNREADABLE, Json
 
 COMPONENT = "inference-gateway"
 MAX_MESSAGE = 1024
@@ -22,21 +24,29 @@ log = structlog.get_logger(__name__)
 
 
 class EventRecorder:
-    """Tells each problem of each version of an object once."""
+    """Records each problem of each version of an object once."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
-        self._told: dict[str, str] = {}
+        self._recorded: dict[str, str] = {}
+        """The problems last recorded of an object that has some, by its uid."""
 
-    async def tell_problems(self, object_: Json) -> None:
+    async def record_problems(self, object_: Json) -> None:
         """A warning event on an object that is wrong."""
-        metadata = object_["metadata"]
-        problems = "; ".join(_problems(object_))[:MAX_MESSAGE]
-        if self._told.get(metadata["uid"], "") == problems:
+        uid = object_["metadata"]["uid"]
+        problems = shorten("; ".join(_problems(object_)), MAX_MESSAGE)
+        if self._recorded.get(uid, "") == problems:
             return
-        self._told[metadata["uid"]] = problems
         if problems:
+            self._recorded[uid] = problems
             await self._create(object_, problems)
+        else:
+            del self._recorded[uid]
+
+    def keep_only(self, uids: Set[str]) -> None:
+        """Discard what was recorded of objects that are gone."""
+        for uid in self._recorded.keys() - uids:
+            del self._recorded[uid]
 
     async def _create(self, object_: Json, message: str) -> None:
         metadata = object_["metadata"]
@@ -61,9 +71,9 @@ class EventRecorder:
         )
         try:
             await self._client.create(event)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
             # The log has it too; an event is a courtesy.
-            log.warning("event.not_written", reason=str(error).partition("\n")[0])
+            log.warning("event.not_written", reason=shorten(str(error).partition("\n")[0]))
 
 
 def _problems(object_: Json) -> list[str]:

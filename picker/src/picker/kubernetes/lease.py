@@ -15,8 +15,9 @@ from lightkube import AsyncClient
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.resources.coordination_v1 import Lease
 
+from picker.bounded_text import shorten
 from picker.resources.names import ObjectName
-from picker.sources.kubernetes_watch import status_code
+from picker.sources.kubernetes_watch import UNREADABLE, Backoff, status_code
 
 DURATION_S = 15
 """A Lease that has not been renewed for so long is anyone's."""
@@ -24,6 +25,9 @@ DURATION_S = 15
 RENEW_S = 5.0
 GIVE_UP_S = 10.0
 """A holder that could not renew for so long stops, well before another may start."""
+
+MAX_RESTART_S = 60.0
+"""Between two attempts to run what fails. Judgement."""
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +75,7 @@ class LeaseHolder:
         """One attempt to take or renew the Lease."""
         try:
             lease = await self._client.get(Lease, self._name.name, namespace=self._name.namespace)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
             return self._failed(error)
         spec = lease.spec or LeaseSpec()
         if spec.holderIdentity and spec.holderIdentity != self._identity and not self._expired(spec):
@@ -85,7 +89,7 @@ class LeaseHolder:
         try:
             # With the version that was read: of two who try at once one is refused.
             await self._client.replace(lease)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
             return self._failed(error)
         return True
 
@@ -96,12 +100,12 @@ class LeaseHolder:
             self._seen_renewal, self._seen_at_s = spec.renewTime, now_s
         return now_s - self._seen_at_s > (spec.leaseDurationSeconds or DURATION_S)
 
-    def _failed(self, error: httpx2.HTTPError) -> bool:
-        code = status_code(error)
+    def _failed(self, error: Exception) -> bool:
+        code = status_code(error) if isinstance(error, httpx2.HTTPError) else None
         if code == HTTPStatus.NOT_FOUND:
             log.warning("lease.missing", lease=str(self._name), remedy="helm upgrade makes it again")
         elif code != HTTPStatus.CONFLICT:
-            log.warning("lease.unreachable", lease=str(self._name), reason=str(error).partition("\n")[0])
+            log.warning("lease.unreachable", lease=str(self._name), reason=shorten(str(error).partition("\n")[0]))
         return False
 
     @asynccontextmanager
@@ -116,9 +120,16 @@ class LeaseHolder:
                     if lease.spec is not None and lease.spec.holderIdentity == self._identity:
                         lease.spec.holderIdentity = None
                         await self._client.replace(lease)
-            except (httpx2.HTTPError, TimeoutError) as error:
-                log.warning("lease.not_given_back", reason=str(error))
+            except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
+                log.warning("lease.not_given_back", reason=shorten(str(error)))
 
 
 async def _run(elected: Callable[[], Awaitable[None]]) -> None:
-    await elected()
+    """Run `elected` until cancelled. A failure of it neither ends the process nor the leadership."""
+    backoff = Backoff(RENEW_S, MAX_RESTART_S)
+    while True:
+        try:
+            await elected()
+        except Exception:
+            log.exception("lease.work_failed")
+        await asyncio.sleep(backoff.next_s())

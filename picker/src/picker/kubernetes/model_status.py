@@ -1,10 +1,18 @@
 """What the statuses of the objects about models say. Pure, as `pool_status`."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
+from picker.bounded_text import shorten
 from picker.kubernetes.pool_status import Finding
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, PoolName
-from picker.sources.kubernetes_watch import Json
+from picker.sources.kubernetes_watch import UNREADABLE, Json
+
+Claims = Mapping[tuple[PoolName, str | None], str]
+"""The name of the object that owns a model name of a pool; None is the name of all models that no rule lists."""
+
+MAX_LISTED = 16
+"""Model names in one message. Judgement: more than a person reads."""
 
 _MODELS_NOT_LISTED = "Models that no rule lists"
 
@@ -17,45 +25,72 @@ def pool_of(object_: Json) -> PoolName:
     return PoolName(reference.get("group") or default, object_["metadata"]["namespace"], reference["name"])
 
 
-def model_findings(model: Json, models: Iterable[Json], pools: Collection[PoolName]) -> Sequence[Finding]:
-    """Of two objects for one name of a pool the older one stands; of two of one moment the first by name."""
+def model_claims(models: Iterable[Json]) -> Claims:
+    """The name of each InferenceModel's own."""
+    return _claims(models, lambda model: (model["spec"]["modelName"],))
+
+
+def rewrite_claims(rewrites: Iterable[Json]) -> Claims:
+    """The names that each InferenceModelRewrite rewrites."""
+    return _claims(rewrites, _rewritten)
+
+
+def no_claims(_objects: Iterable[Json]) -> Claims:
+    """Of a kind whose objects share nothing."""
+    return {}
+
+
+def _claims(objects: Iterable[Json], names: Callable[[Json], Iterable[str | None]]) -> Claims:
+    """The oldest object has a name; of two of one moment the first by name. Objects that cannot be read have none."""
+    aged: list[tuple[tuple[str, str], PoolName, tuple[str | None, ...]]] = []
+    for each in objects:
+        with suppress(*UNREADABLE):
+            aged.append((_age(each), pool_of(each), tuple(names(each))))
+    claims: dict[tuple[PoolName, str | None], str] = {}
+    for (_, owner), pool, claimed in sorted(aged, key=lambda each: each[0]):
+        for name in claimed:
+            claims.setdefault((pool, name), owner)
+    return claims
+
+
+def model_findings(model: Json, claims: Claims, pools: Collection[PoolName]) -> Sequence[Finding]:
+    """Whether the model's name belongs to it, and whether its pool exists."""
     name, pool = model["spec"]["modelName"], pool_of(model)
-    winner = min((each for each in models if each["spec"]["modelName"] == name and pool_of(each) == pool), key=_age)
-    if _age(winner) == _age(model):
-        stands = Finding("Accepted", True, "Accepted", "Requests for the model are served as this object says.")
+    owner = claims[pool, name]
+    if owner == model["metadata"]["name"]:
+        own = Finding("Accepted", True, "Accepted", "Requests for the model are served as this object says.")
     else:
-        message = f"Model name {name!r} belongs to InferenceModel {winner['metadata']['name']}, which is older."
-        stands = Finding("Accepted", False, "ModelNameInUse", message)
-    return stands, _pool_finding(pool, pools)
+        message = f"Model name {shorten(name)!r} belongs to InferenceModel {owner}, which is older."
+        own = Finding("Accepted", False, "ModelNameInUse", message)
+    return own, _pool_finding(pool, pools)
 
 
-def objective_findings(objective: Json, _all: Iterable[Json], pools: Collection[PoolName]) -> Sequence[Finding]:
-    """Objectives have the names of their objects, which nobody else can have."""
+def objective_findings(objective: Json, _claims: Claims, pools: Collection[PoolName]) -> Sequence[Finding]:
+    """Whether the objective's pool exists. Its name is its own: two objects of one namespace have two names."""
     message = "Requests that name the objective have its priority."
     return Finding("Accepted", True, "Accepted", message), _pool_finding(pool_of(objective), pools)
 
 
-def rewrite_findings(rewrite: Json, rewrites: Iterable[Json], pools: Collection[PoolName]) -> Sequence[Finding]:
-    """Of two objects that rewrite one name the older one does; one that rewrites nothing therefore does not stand."""
-    pool, own = pool_of(rewrite), list(dict.fromkeys(_rewritten(rewrite)))
-    older = [each for each in rewrites if pool_of(each) == pool and _age(each) < _age(rewrite)]
-    owners = {
-        name: each["metadata"]["name"] for each in sorted(older, key=_age, reverse=True) for name in _rewritten(each)
-    }
-    told = [
-        f"{_MODELS_NOT_LISTED if name is None else f'Model {name!r}'} by InferenceModelRewrite {owners[name]}"
-        for name in own
-        if name in owners
+def rewrite_findings(rewrite: Json, claims: Claims, pools: Collection[PoolName]) -> Sequence[Finding]:
+    """Which of the rewritten names belong to older objects, and whether the pool exists. A rewrite that is left no name
+    is not accepted."""
+    pool, own_name, own = pool_of(rewrite), rewrite["metadata"]["name"], list(dict.fromkeys(_rewritten(rewrite)))
+    lost = [(name, owner) for name in own if (owner := claims[pool, name]) != own_name]
+    listed = [
+        f"{_MODELS_NOT_LISTED if name is None else f'Model {shorten(name)!r}'} by InferenceModelRewrite {owner}"
+        for name, owner in lost[:MAX_LISTED]
     ]
-    taken = f" Older objects go first: {', '.join(told)}." if told else ""
-    if own and len(told) == len(own):
+    if len(lost) > MAX_LISTED:
+        listed.append(f"and {len(lost) - MAX_LISTED} more")
+    taken = f" Older objects go first: {', '.join(listed)}." if listed else ""
+    if own and len(lost) == len(own):
         return Finding("Accepted", False, "ModelNameInUse", taken.strip()), _pool_finding(pool, pools)
-    stands = Finding("Accepted", True, "Accepted", f"Models are rewritten as this object says.{taken}")
-    return stands, _pool_finding(pool, pools)
+    accepted = Finding("Accepted", True, "Accepted", f"Models are rewritten as this object says.{taken}")
+    return accepted, _pool_finding(pool, pools)
 
 
 def _rewritten(rewrite: Json) -> Iterator[str | None]:
-    """The names that clients use; None stands for all that no rule lists."""
+    """The names that clients use; None means all that no rule lists."""
     for rule in rewrite["spec"]["rules"]:
         matches = rule.get("matches") or ()
         yield from (match["model"]["value"] for match in matches)

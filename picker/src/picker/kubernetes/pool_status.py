@@ -3,13 +3,15 @@
 Conditions and reasons are the inference extension's
 (https://gateway-api-inference-extension.sigs.k8s.io/reference/spec/#inferencepoolconditiontype)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
+from picker.bounded_text import shorten
 from picker.kubernetes.objects import HTTPRoute, Service
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
-from picker.resources.status_wire import Condition
+from picker.resources.status_wire import MAX_MESSAGE, Condition
 
 MAX_PARENTS = 32
 """Entries that a status has room for."""
@@ -49,10 +51,37 @@ class Finding:
             type=self.type,
             status=status,
             reason=self.reason,
-            message=self.message,
+            message=shorten(self.message, MAX_MESSAGE),
             observed_generation=generation,
             last_transition_time=since,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RouteIndex:
+    """HTTPRoutes by what statuses ask for, so that many pools with many routes cost their sum."""
+
+    _of_pool: Mapping[PoolName, Sequence[HTTPRoute]]
+    _controllers: Mapping[ObjectName, Set[str]]
+
+    @classmethod
+    def of(cls, routes: Iterable[HTTPRoute]) -> "RouteIndex":
+        of_pool: defaultdict[PoolName, list[HTTPRoute]] = defaultdict(list)
+        controllers: defaultdict[ObjectName, set[str]] = defaultdict(set)
+        for route in routes:
+            for pool in set(route.pools()):
+                of_pool[pool].append(route)
+            for parent in route.status.parents:
+                controllers[route.gateway(parent.parent_ref)].add(parent.controller_name)
+        return cls(of_pool, controllers)
+
+    def of_pool(self, pool: PoolName) -> Sequence[HTTPRoute]:
+        """The routes that lead to `pool`."""
+        return self._of_pool.get(pool, ())
+
+    def controllers_of(self, gateway: ObjectName) -> Set[str]:
+        """The controllers that wrote the status of some route for `gateway`."""
+        return self._controllers.get(gateway, frozenset())
 
 
 def parents(pool: PoolName, routes: Iterable[HTTPRoute], controller: str) -> Mapping[ObjectName, bool]:

@@ -9,6 +9,7 @@ import structlog
 from lightkube import AsyncClient
 from pydantic import ValidationError
 
+from picker.bounded_text import shorten
 from picker.resources.inference import InferencePool
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import KINDS, typed
@@ -23,6 +24,9 @@ POD: Resource = resource("", "v1", "Pod")
 
 SETTLE_S = 0.02
 """Changes come in handfuls (a rollout, a list); they are looked at once, and a change still takes effect at once."""
+
+MAX_LOGGED = 10
+"""Problems of one object in the log. Judgement: more than are mended at once."""
 
 _Selection = tuple[str, tuple[tuple[str, str], ...]]
 """Namespace and labels of a pool's pods."""
@@ -137,12 +141,15 @@ class ObjectReader:
         if before is None and "annotations" in metadata:
             bare = {key: value for key, value in metadata.items() if key != "annotations"}
             before = self.keep({**object_, "metadata": bare}, None)
-        for problem in problems:
+        title = f"{object_['kind']} {metadata['namespace']}/{metadata['name']}"
+        for problem in problems[:MAX_LOGGED]:
             log.error(
                 "source.invalid",
-                problem=f"{object_['kind']} {metadata['namespace']}/{metadata['name']}: {problem}",
-                kept="what it last said rightly" if before is not None else "nothing",
+                problem=f"{title}: {shorten(problem)}",
+                kept="its last valid state" if before is not None else "nothing",
             )
+        if len(problems) > MAX_LOGGED:
+            log.error("source.invalid", problem=f"{title}: and {len(problems) - MAX_LOGGED} more problems")
         return before
 
 

@@ -275,15 +275,16 @@ class Backoff:
     """Pauses between attempts that fail: doubled each time, and jittered, so that a restarted API server does not meet
     all its clients at once."""
 
-    def __init__(self) -> None:
-        self._longest_s = RETRY_BASE_S
+    def __init__(self, base_s: float = RETRY_BASE_S, max_s: float = RETRY_MAX_S) -> None:
+        self._base_s, self._max_s = base_s, max_s
+        self._longest_s = base_s
 
     def next_s(self) -> float:
-        longest_s, self._longest_s = self._longest_s, min(RETRY_MAX_S, 2 * self._longest_s)
+        longest_s, self._longest_s = self._longest_s, min(self._max_s, 2 * self._longest_s)
         return longest_s * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        self._longest_s = RETRY_BASE_S
+        self._longest_s = self._base_s
 
 
 def object_name(object_: Json) -> ObjectName:
