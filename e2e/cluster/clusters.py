@@ -79,6 +79,10 @@ class Cluster:
         """What a pod answers to GET, through the API server."""
         return self.kubectl("get", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}")
 
+    def answers(self) -> bool:
+        """Whether the API server says that it is ready."""
+        return _answers(self.kubeconfig)
+
     def _run(self, command: list[str], stdin: str | None, timeout_s: float) -> str:
         tool, *arguments = command
         try:

@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def kind_node(pytestconfig: pytest.Config) -> str | None:
+    """The container of the kind cluster's only node; None for a cluster that `--kubeconfig` names."""
+    return None if pytestconfig.getoption("--kubeconfig") is not None else f"{KIND_NAME}-control-plane"
+
+
+@pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     given: str | None = pytestconfig.getoption("--kubeconfig")
     if given is not None:

@@ -1,5 +1,6 @@
 """Parts that go while requests are under way."""
 
+import subprocess
 import time
 
 import pytest
@@ -109,6 +110,25 @@ def test_traffic_goes_on_without_the_extension(release: Release) -> None:
         cluster.kubectl("rollout", "restart", f"deployment/{PICKER}")
         cluster.rolled_out(PICKER)
         load.wait_for_answers(30)
+    assert load.failures == 0, load.problems
+
+
+def test_a_restarted_api_server_fails_no_request(release: Release, kind_node: str | None) -> None:
+    """While it starts it answers 403 until its authorizer has synced; what pickers and extension know stays known."""
+    if kind_node is None:
+        pytest.skip("needs a kind cluster of the tests' own: the API server is killed in its node")
+    with Load(release.urls[PICKED]) as load:
+        load.wait_for_answers()
+        subprocess.run(["docker", "exec", kind_node, "pkill", "-KILL", "-f", "^kube-apiserver"], check=True)
+        load.wait_for_answers(30)
+        until(lambda: release.cluster.answers(), "the API server answers again", timeout_s=180)
+        load.wait_for_answers(30)
+    assert load.failures == 0, load.problems
+    # Changes are followed again.
+    with Load(release.urls[PICKED]) as load:
+        release.cluster.kubectl("rollout", "restart", "deployment/qwen")
+        release.cluster.rolled_out("qwen")
+        load.wait_for_answers()
     assert load.failures == 0, load.problems
 
 
