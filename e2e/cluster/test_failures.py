@@ -121,7 +121,7 @@ def test_a_restarted_api_server_fails_no_request(release: Release, kind_node: st
         load.wait_for_answers()
         subprocess.run(["docker", "exec", kind_node, "pkill", "-KILL", "-f", "^kube-apiserver"], check=True)
         load.wait_for_answers(30)
-        until(lambda: release.cluster.answers(), "the API server answers again", timeout_s=180)
+        until(release.cluster.answers, "the API server answers again", timeout_s=180)
         load.wait_for_answers(30)
     assert load.failures == 0, load.problems
     # Changes are followed again.
