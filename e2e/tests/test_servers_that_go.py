@@ -76,7 +76,7 @@ async def test_a_server_whose_machine_is_gone_holds_a_request_up_for_no_longer_t
         gone = Upstream("gone", port=port)
         gateway.upstreams = {"main": [*gateway.upstreams["main"], gone]}
         gateway.write_endpoints()
-        await until(lambda: len(gateway.picker.endpoint_states()) == 4, "the picker has not followed")
+        await until(lambda: len(list(gateway.picker.endpoint_states())) == 4, "the picker has not followed")
         asked = await asyncio.gather(*(_timed(ask(gateway)) for _ in range(12)))
         assert {answer.status_code for answer, _ in asked} == {200}
         assert all(took_s < 5.0 for _, took_s in asked)
@@ -124,7 +124,7 @@ async def test_under_load_a_server_that_leaves_the_endpoints_file_gets_no_more_r
         [leaving] = [each for each in gateway.all_upstreams if each.received]
         async with load([gateway.url("main")]) as answers:
             gateway.write_endpoints(leaving)
-            await until(lambda: len(gateway.picker.endpoint_states()) == 2, "the picker has not followed")
+            await until(lambda: len(list(gateway.picker.endpoint_states())) == 2, "the picker has not followed")
             since = answers.mark() + 8
             await answers.more(100)
             assert leaving.name not in answers.servers_since(since)
