@@ -53,6 +53,7 @@ def test_the_recorded_loaded_server_is_read() -> None:
         kv_cache_usage=0.09001956947162426,
         block_size_tokens=32,
         kv_blocks=512,
+        generation_tokens=371.0,
         progress=Progress(8.0, 0.14638280868530273, 996.0, 996.0, 0.0),
         scraped_at_s=12.5,
         in_flight_then=3,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import force_setattr
 
+from picker.endpoints.credibility import Credibility
 from picker.endpoints.pace import Drain, Pace
 from picker.endpoints.prefills import Prefills, Progress
 
@@ -44,6 +45,10 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     """On the monotonic clock of the process."""
     progress: Progress | None = None
     """None where the server does not tell it."""
+    generation_tokens: float | None = None
+    """Generated since its start (`generation_tokens_total`); None where the server does not tell."""
+    stalled: bool = False
+    """Whether the load was taken off: see `credibility`."""
     in_flight_then: int = 0
     """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
     came past this picker."""
@@ -92,6 +97,7 @@ class Endpoint:
     others_prefill_tokens: int = 0
     """To be computed there for requests that came past this picker, as far as the newest scrape shows."""
     pace: Pace = field(default_factory=Pace)
+    credibility: Credibility = field(default_factory=Credibility)
     drain: Drain = field(default_factory=Drain)
     failing: float = 0.0
     """Share of its newest answers that were errors of the server's (5xx) or never came, 0 to 1, as of

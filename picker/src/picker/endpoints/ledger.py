@@ -39,6 +39,10 @@ class Ticket:
             return
         _add(before.in_flight, -1, -prompt.tokens, -self._decode_tokens)
         _add(endpoint.in_flight, 1, prompt.tokens, self._decode_tokens)
+        if self._decode_tokens:
+            before.credibility.generating -= 1
+            endpoint.credibility.generating += 1
+            endpoint.credibility.begun += 1
         _count_model(before.in_flight, self._model, -1)
         _count_model(endpoint.in_flight, self._model, 1)
         # What the other endpoint had ahead of it is not known.
@@ -67,6 +71,9 @@ class Ticket:
         self._ledger = None
         endpoint, prompt = self._endpoint, self._prompt
         endpoint.prefills.ended(prompt, self._answered)
+        if self._decode_tokens:
+            endpoint.credibility.generating -= 1
+            endpoint.credibility.ended += self._answered
         _add(endpoint.in_flight, -1, -prompt.tokens, -self._decode_tokens)
         _add(ledger.total, -1, -prompt.tokens, -self._decode_tokens)
         _count_model(endpoint.in_flight, self._model, -1)
@@ -112,6 +119,8 @@ class Ledger:
         if decode_tokens:
             # What generates nothing has no first token to be counted.
             endpoint.prefills.sent(prompt)
+            endpoint.credibility.generating += 1
+            endpoint.credibility.begun += 1
         pace = endpoint.pace.seconds_per_token
         if pace is not None and work_tokens:
             self._begun += 1
@@ -128,6 +137,7 @@ class Ledger:
     def scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
         """`endpoint` has new metrics. Prompts that they show to be computed weigh on it no more, and its pace is
         learned from the time that they took."""
+        metrics = endpoint.credibility.scraped(endpoint, metrics)
         before, endpoint.metrics = endpoint.metrics, metrics
         endpoint.fade_failures(metrics.scraped_at_s)
         progress = metrics.progress

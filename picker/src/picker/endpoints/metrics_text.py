@@ -26,6 +26,7 @@ FIRST_TOKEN = b"vllm:time_to_first_token_seconds_"
 """What the series of a histogram begin with. All of one engine's stand before the next engine's."""
 FIRST_TOKENS, FIRST_TOKEN_S = FIRST_TOKEN + b"count", FIRST_TOKEN + b"sum"
 PROMPT_TOKENS = b"vllm:prompt_tokens_total"
+GENERATION_TOKENS = b"vllm:generation_tokens_total"
 PREFIX_QUERIES = (b"vllm:prefix_cache_queries_total", b"vllm:gpu_prefix_cache_queries_total")
 PREFIX_HITS = (b"vllm:prefix_cache_hits_total", b"vllm:gpu_prefix_cache_hits_total")
 """Newest first: `gpu_` in the first releases of the V1 engine; V0 had a rate only."""
@@ -147,6 +148,7 @@ class MetricsReader:
             block_size_tokens=block_size,
             kv_blocks=blocks,
             progress=self._progress(page),
+            generation_tokens=_total(self._values(page, GENERATION_TOKENS)),
             scraped_at_s=scraped_at_s,
             in_flight_then=in_flight_then,
         )

@@ -14,7 +14,8 @@ again, and one that looked fast is not overrun for it. One that serves anything 
 MOST = 4.0
 """However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet."""
 
-LEAST = 1 / MOST
+LEAST = 1 / 2
+"""However fast an endpoint looks, it is taken to be at most twice as fast as the fleet: its times are its own word."""
 
 MOST_MOVED = 16.0
 """A first token that took this many times longer or shorter than the endpoint's pace lets expect counts as this many

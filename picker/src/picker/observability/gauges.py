@@ -118,6 +118,11 @@ _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
         lambda each: each.in_flight.decode_tokens,
     ),
     (
+        "endpoint_contradicts_ledger",
+        "1 while a server has reported less than half of the requests in flight there for 10 s.",
+        lambda each: float(each.credibility.contradicted),
+    ),
+    (
         "endpoint_refuses_connections",
         "1 while nobody listens there.",
         lambda each: float(each.refused_since_s is not None),

@@ -154,7 +154,9 @@ class LeastWork:
         ]
 
     def _handicap(self, endpoint: Endpoint, now_s: float) -> Handicap:
-        metrics = endpoint.metrics
+        metrics, missing = endpoint.metrics, endpoint.credibility.missing
+        if metrics is not None and missing:
+            metrics = self._held.with_missing(metrics, missing, requests_there(endpoint))
         factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, NEXT_STEP_TOKENS, 0.0
         if metrics is not None:
             usage = self._held.usage(metrics, requests_there(endpoint))
@@ -168,6 +170,9 @@ class LeastWork:
             queued_share = QUEUED_SHARE / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
+            if missing and slowness < 1.0:
+                # Its times are no more believed than its load.
+                slowness = 1.0
             factor *= slowness**SLOWNESS_POWER
         handicap = self._handicaps[endpoint] = Handicap(
             factor,
