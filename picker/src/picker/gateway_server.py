@@ -16,15 +16,16 @@ from picker.endpoints.membership import Endpoints
 from picker.extproc.health import Health
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.gateway.extension import Extension, Joints
-from picker.gateway.extension_server import ExtensionServer
-from picker.gateway.picker_tls import PickerTls
+from picker.gateway.extension_server import ExtensionServer, ServerTls
 from picker.http_server import http_server
-from picker.kubernetes.certificate_secrets import CertificateSecrets, Link
+from picker.kubernetes.certificate_secrets import Certificates, CertificateSecrets, Link
 from picker.kubernetes.lease import LeaseHolder
 from picker.kubernetes.picker_services import PickerServices
+from picker.kubernetes.route_marks import RouteMarks
 from picker.kubernetes.rule_lookup import ApiRuleLookup
 from picker.kubernetes.status_writer import StatusWriter
 from picker.logs import configure_logging
+from picker.observability.certificates import CertificateExpiry
 from picker.observability.registry import process_registry
 from picker.resources.names import ObjectName
 from picker.serve import stop_on_signal
@@ -63,7 +64,7 @@ class GatewayServer:
                 sharing_namespaces=frozenset(settings.sharing_namespaces),
             )
         )
-        self._extension = ExtensionServer(extension, ApiRuleLookup(client), self._pickers, settings.extension_address)
+        self._lookup = ApiRuleLookup(client)
         self._health = Health()
         self._health_server = grpc.aio.server()
         self._health.add_to(self._health_server)
@@ -71,10 +72,15 @@ class GatewayServer:
         self._lease = LeaseHolder(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
         self._status = StatusWriter(client, settings.controller_name, extension.service)
         self._hooks = extension
-        self._certificates: CertificateSecrets | None = None
+        self._secrets: CertificateSecrets | None = None
+        self._certificates: Certificates | None = None
+        self._marks: RouteMarks | None = None
         if settings.tls_picker is not None:
             picker = ObjectName.parse(settings.tls_picker)
-            self._certificates = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
+            self._marks = RouteMarks(client)
+            self._tls_picker = picker
+            self._secrets = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
+            self.registry.register(CertificateExpiry(self._certificates_by_name))
         self._has_certificates = asyncio.Event()
         self._ready = False
         self._settings = settings
@@ -91,12 +97,20 @@ class GatewayServer:
                 tasks.create_task(self._follow(inventories)),
                 tasks.create_task(self._lease.run(self._status.run)),
             ]
-            if self._certificates is not None:
-                working.append(tasks.create_task(self._certificates.keep()))
-                working.append(tasks.create_task(self._certificates.follow(self._use_certificates)))
+            if self._secrets is not None and self._marks is not None:
+                working.append(tasks.create_task(self._secrets.keep()))
+                working.append(tasks.create_task(self._secrets.follow(self._use_certificates)))
+                working.append(tasks.create_task(self._marks.keep()))
                 await self._has_certificates.wait()
             await self._discovery.start()
-            await self._extension.start()
+            extension = ExtensionServer(
+                self._hooks,
+                self._lookup,
+                self._pickers,
+                self._settings.extension_address,
+                self._server_tls if self._secrets is not None else None,
+            )
+            await extension.start()
             await self._say_ready(True)
             log.info("gateway.ready", extension=self._settings.extension_address, eds=self._settings.eds_target)
             await stop.wait()
@@ -105,7 +119,7 @@ class GatewayServer:
             for task in working:
                 task.cancel()
             self._pickers.follow(())
-            await self._extension.stop()
+            await extension.stop()
             await self._discovery.stop()
         await self._health_server.stop(None)
 
@@ -122,9 +136,24 @@ class GatewayServer:
         self._ready = is_ready
         await self._health.ready(is_ready)
 
-    def _use_certificates(self, tls: PickerTls) -> None:
-        self._hooks.picker_tls = tls
+    def _use_certificates(self, certificates: Certificates) -> None:
+        self._certificates = certificates
+        self._hooks.picker_tls = certificates.picker
+        if self._marks is not None:
+            self._marks.renewed(certificates.renewals)
         self._has_certificates.set()
+
+    def _certificates_by_name(self) -> dict[str, bytes]:
+        """Those whose end is a metric; none before the first are there."""
+        if self._certificates is None:
+            return {}
+        return {"envoy": self._certificates.picker.certificate, "authority": self._certificates.trusted}
+
+    def _server_tls(self) -> ServerTls:
+        """What the extension's port shows now."""
+        assert self._certificates is not None
+        server = self._certificates.server
+        return ServerTls(server.certificate, server.key, self._certificates.trusted)
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:
@@ -134,6 +163,12 @@ class GatewayServer:
         pools = inventory.resources.pools.values()
         try:
             self._pickers.follow(picker for pool in pools if (picker := self._hooks.picker(pool)) is not None)
+            if self._marks is not None:
+                self._marks.pools = {
+                    pool.name
+                    for pool in pools
+                    if (picker := self._hooks.picker(pool)) is not None and picker.service == self._tls_picker
+                }
             self._endpoints.update(inventory)
         except Exception:
             # What was followed before is still served, and the next change is followed.

@@ -38,6 +38,7 @@ from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
 
 if TYPE_CHECKING:
+    from picker.observability.certificates import CertificateExpiry
     from picker.precise_mode import PreciseMode
 
 log = structlog.get_logger(__name__)
@@ -97,6 +98,10 @@ class Picker:
         self.watch.register(self.registry)
         if self.flow_control is not None:
             self.registry.register(HeldRequests(self.flow_control.waiting))
+        self.certificates = _certificate_expiry(settings)
+        """How long the certificates are valid; None without TLS."""
+        if self.certificates is not None:
+            self.registry.register(self.certificates)
         self._ready = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -109,6 +114,8 @@ class Picker:
             await self._ext_proc.start()
             collector.settle()
             await self._say_ready(True)
+            for name, left_s in (self.certificates.soon() if self.certificates is not None else {}).items():
+                log.warning("picker.certificate_expires_soon", certificate=name, days=round(left_s / 86_400, 1))
             log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
             background: list[asyncio.Task[None]] = []
             if self.flow_control is not None:
@@ -233,6 +240,16 @@ def _tls(settings: ServeSettings) -> TlsFiles | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+def _certificate_expiry(settings: ServeSettings) -> "CertificateExpiry | None":
+    """Imported only where there is TLS: the library takes as long to import as a picker takes to start."""
+    files = _tls(settings)
+    if files is None:
+        return None
+    from picker.observability.certificates import CertificateExpiry, read_files
+
+    return CertificateExpiry(lambda: read_files({"server": files.certificate, "client_ca": files.client_ca}))
 
 
 def stop_on_signal() -> asyncio.Event:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -18,11 +19,12 @@ from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.clusters import pool_cluster_name
 from picker.gateway.ext_proc_filter import FILTER_NAME
 from picker.gateway.extension import NO_BACKEND_CLUSTER, Extension, Joints, RuleBackend, RuleName
-from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed
+from picker.gateway.extension_server import SERVICE, ExtensionServer, LookupFailed, ServerTls
 from picker.gateway.packing import duration, packed
 from picker.gateway.picker_tls import PickerTls
 from picker.gateway.pickers import PickerName, PickerPlaces
 from picker.gateway.route_expressions import NEVER
+from picker.kubernetes.certificates import issue, new_authority
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 
@@ -343,15 +345,68 @@ def test_a_picker_that_asks_for_tls_is_asked_with_it_and_no_other(extension: Ext
     routes = [extension.route(route((RULE, 1)), [each], backends((each, 1))) for each in (RED, other)]
     clusters, _ = extension.translation([], [listener("llm")], [configuration("llm", *routes)])
     ours, theirs = sorted(clusters, key=lambda each: "theirs" in each.name)
-    context = tls_pb2.UpstreamTlsContext.FromString(ours.transport_socket.typed_config.value)
+    [by_tls] = ours.transport_socket_matches
+    context = tls_pb2.UpstreamTlsContext.FromString(by_tls.transport_socket.typed_config.value)
     assert context.sni == "picker.default.svc.cluster.local"
     common = context.common_tls_context
     assert common.validation_context.match_typed_subject_alt_names[0].matcher.exact == context.sni
     assert common.tls_certificates[0].private_key.inline_bytes == b"key"
-    assert not theirs.HasField("transport_socket")
-    # Those that say so where they are, by TLS that asks for nothing.
-    assert [each.match["tls"] for each in theirs.transport_socket_matches] == [True]
-    assert not ours.transport_socket_matches
+    assert b"PRIVATE" not in theirs.SerializeToString()
+    # Only endpoints that are marked are asked by TLS: replicas may differ.
+    for each in (ours, theirs):
+        assert not each.HasField("transport_socket")
+        assert [match.match["tls"] for match in each.transport_socket_matches] == [True]
+
+
+async def translated(tls: Callable[[], ServerTls] | None, channel: grpc.ChannelCredentials | None) -> bytes:
+    """What the server answers a whole translation with a route to the pool."""
+    extension = Extension(JOINTS)
+    extension.picker_tls = PickerTls(ObjectName("default", "picker"), b"authority", b"certificate", b"SECRET KEY")
+    routes = [extension.route(route((RULE, 1)), [RED], backends((RED, 1)))]
+    server = ExtensionServer(extension, Lookup(()), Services(), "127.0.0.1:0", tls)
+    await server.start()
+    address = f"localhost:{server.port}"
+    try:
+        async with (
+            grpc.aio.secure_channel(address, channel) if channel is not None else grpc.aio.insecure_channel(address)
+        ) as opened:
+            call = opened.unary_unary(
+                f"/{SERVICE}/PostTranslateModify",
+                request_serializer=service_pb2.PostTranslateModifyRequest.SerializeToString,
+                response_deserializer=service_pb2.PostTranslateModifyResponse.FromString,
+            )
+            written = [configuration("llm", *routes).SerializeToString()]
+            return (await call(service_pb2.PostTranslateModifyRequest(routes=written), timeout=5)).SerializeToString()
+    finally:
+        await server.stop()
+
+
+async def test_a_caller_that_shows_no_certificate_gets_no_key() -> None:
+    """Of a server in plain text."""
+    answer = await translated(None, None)
+    assert b"inferencepicker/default/picker/9002" in answer
+    assert b"SECRET KEY" not in answer
+
+
+@pytest.mark.parametrize(("shown", "answered"), [("own", True), ("foreign", False), ("none", False), ("plain", False)])
+async def test_with_tls_only_a_client_of_the_same_authority_is_answered(shown: str, answered: bool) -> None:
+    """And it gets the key, which Envoy needs."""
+    now = datetime.now(UTC)
+    authority = new_authority(now)
+    own, server = issue(authority, "envoy-gateway", [], now), issue(authority, "extension", ["localhost"], now)
+    foreign = issue(new_authority(now), "envoy-gateway", [], now)
+    client = {"own": own, "foreign": foreign}.get(shown)
+    credentials = grpc.ssl_channel_credentials(
+        authority.certificate,
+        client.key if client is not None else None,
+        client.certificate if client is not None else None,
+    )
+    tls = ServerTls(server.certificate, server.key, authority.certificate)
+    if answered:
+        assert b"SECRET KEY" in await translated(lambda: tls, credentials)
+        return
+    with pytest.raises(grpc.aio.AioRpcError):
+        await translated(lambda: tls, credentials if shown != "plain" else None)
 
 
 def test_a_route_to_a_pool_with_an_expression_that_envoy_rejects_matches_nothing(extension: Extension) -> None:

@@ -157,6 +157,10 @@ async def test_a_picker_is_told_where_it_is_and_how_to_ask_it(stream: Stream, pi
     for places, wanted in (
         (PickerPlaces(("10.0.0.9:9000",), by_tls=True), ["10.0.0.9 9000 by TLS"]),
         (PickerPlaces((), by_tls=True), []),
+        (
+            PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=True, tls_addresses=frozenset({"10.0.0.2:9"})),
+            ["10.0.0.1 9", "10.0.0.2 9 by TLS"],
+        ),
         (PickerPlaces(("10.0.0.8:9000",), by_tls=False), ["10.0.0.8 9000"]),
         (PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=False), ["10.0.0.1 9", "10.0.0.2 9"]),
         (PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=False, in_turn=True), ["10.0.0.1 9", "10.0.0.2 9 after 1"]),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
 from lightkube import AsyncClient
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
-from picker.gateway.picker_tls import PickerTls
-from picker.kubernetes.certificate_secrets import CHECK_S, CertificateSecrets, Link
+from picker.kubernetes.certificate_authority import OVERLAP
+from picker.kubernetes.certificate_secrets import CHECK_S, Certificates, CertificateSecrets, Link
 from picker.kubernetes.certificates import AUTHORITY_LIFE, LIFE, Identity, is_due, issue, new_authority
 from picker.resources.names import ObjectName
 
@@ -78,7 +79,12 @@ class Api:
     """Keeps Secrets, empty at first."""
 
     def __init__(self) -> None:
-        self.secrets: dict[str, dict[str, str]] = {"ai/picker-tls": {}, "system/picker-envoy-tls": {}}
+        self.secrets: dict[str, dict[str, str]] = {
+            "ai/picker-tls": {},
+            "system/picker-envoy-tls": {},
+            "system/inference-gateway-extension-ca": {},
+            "system/inference-gateway-extension-client-tls": {},
+        }
         self.writes: list[str] = []
 
     async def get(self, _kind: object, name: str, namespace: str) -> Secret:
@@ -101,15 +107,17 @@ def secrets(api: Api) -> CertificateSecrets:
 async def test_empty_secrets_are_filled_and_told() -> None:
     """The authority's key stays with the extension."""
     api = Api()
-    told: list[PickerTls] = []
+    told: list[Certificates] = []
     kept = secrets(api)
     tasks = [asyncio.create_task(kept.follow(told.append)), asyncio.create_task(kept.keep())]
     await asyncio.sleep(2 * CHECK_S)
     for task in tasks:
         task.cancel()
-    [tls] = told
-    assert tls.service == LINK.picker
-    assert tls.authority == api.pem("ai/picker-tls", "ca.crt")
+    [certificates] = told
+    assert certificates.picker.service == LINK.picker
+    assert certificates.picker.authority == certificates.trusted == api.pem("ai/picker-tls", "ca.crt")
+    assert api.pem("system/inference-gateway-extension-ca", "tls.crt") == certificates.trusted
+    assert certificates.renewals == 0
     assert "ca.key" in api.secrets["system/picker-envoy-tls"]
     assert "ca.key" not in api.secrets["ai/picker-tls"]
 
@@ -129,6 +137,46 @@ async def test_what_is_due_is_renewed_and_the_rest_stays() -> None:
     await kept.renew(NOW + AUTHORITY_LIFE * 0.7)
     assert api.secrets["ai/picker-tls"]["ca.crt"] != first["ca.crt"]
     assert api.secrets["ai/picker-tls"]["ca.crt"] == api.secrets["system/picker-envoy-tls"]["ca.crt"]
+
+
+@pytest.mark.parametrize("reason", ["it is due", "its key is removed"])
+async def test_at_each_step_to_a_new_authority_old_and_new_secrets_fit_together(reason: str) -> None:
+    """Whichever side reads its Secret first."""
+    api = Api()
+    kept = secrets(api)
+    await kept.renew(NOW)
+    now = NOW
+    if reason == "it is due":
+        now = NOW + AUTHORITY_LIFE * 0.7
+    else:
+        api.secrets["system/picker-envoy-tls"]["ca.key"] = ""
+    first = api.pem("ai/picker-tls", "ca.crt")
+    trusted: list[int] = []
+    for step in range(4):
+        before = {name: dict(held) for name, held in api.secrets.items()}
+        await kept.renew(now + step * OVERLAP * 1.01)
+        older = Api()
+        older.secrets = before
+        for picker, envoy in ((api, older), (older, api), (api, api)):
+            is_trusted(picker.pem("ai/picker-tls", "ca.crt"), envoy.pem("system/picker-envoy-tls", "tls.crt"))
+            is_trusted(envoy.pem("system/picker-envoy-tls", "ca.crt"), picker.pem("ai/picker-tls", "tls.crt"))
+        trusted.append(api.pem("ai/picker-tls", "ca.crt").count(b"BEGIN"))
+    assert trusted == [2, 2, 1, 1]
+    assert api.pem("ai/picker-tls", "ca.crt") != first
+    assert api.pem("system/picker-envoy-tls", "renewals") == b"3"
+
+
+def is_trusted(bundle: bytes, certificate: bytes) -> None:
+    """Raises InvalidSignature where none of the bundle has signed it."""
+    leaf = x509.load_pem_x509_certificate(certificate)
+    issuers = x509.load_pem_x509_certificates(bundle)
+    aki = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    [issuer] = [
+        each
+        for each in issuers
+        if each.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest == aki
+    ]
+    leaf.verify_directly_issued_by(issuer)
 
 
 async def test_what_an_older_authority_has_issued_is_issued_anew() -> None:

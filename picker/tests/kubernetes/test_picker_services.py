@@ -109,6 +109,21 @@ async def test_only_who_says_so_is_asked_without_tls(followed: Followed, protoco
     assert places.by_tls == by_tls
 
 
+async def test_while_a_rollout_changes_tls_each_pod_is_asked_as_it_listens(followed: Followed) -> None:
+    """Pods by TLS have a port of another name besides, and an EndpointSlice of their own."""
+    written = service()
+    written["spec"]["ports"].append({"name": "grpc-tls", "port": 9012, "targetPort": "grpc-tls"})
+    followed.services.objects = [written]
+    plain, by_tls = endpoint_slice(1, "10.0.0.1"), endpoint_slice(1, "10.0.0.2")
+    by_tls["metadata"]["name"] = "picker-def"
+    by_tls["ports"].append({"name": "grpc-tls", "port": 9000})
+    followed.slices.objects = [plain, by_tls]
+    places = await followed.follow()
+    assert places is not None
+    assert places.addresses == ("10.0.0.1:9000", "10.0.0.2:9000")
+    assert places.asked_by_tls == {"10.0.0.2:9000"}
+
+
 @pytest.mark.parametrize(("labels", "ours"), [(OURS, True), ({}, False)])
 async def test_our_pickers_are_told_by_their_label(followed: Followed, labels: dict[str, str], ours: bool) -> None:
     """Also when Envoy Gateway asks about a pool before we have heard of it."""

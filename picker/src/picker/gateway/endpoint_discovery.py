@@ -31,18 +31,20 @@ _Call = grpc.aio.ServicerContext[_Request, _Response]
 
 
 def load_assignment(
-    name: str, addresses: Collection[str], *, by_tls: bool = False, in_turn: bool = False
+    name: str, addresses: Collection[str], *, tls: Collection[str] = (), in_turn: bool = False
 ) -> endpoint_pb2.ClusterLoadAssignment:
-    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`. `in_turn`: each has a priority of
-    its own, so that Envoy uses the next only when those before it take no connections."""
+    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`. `tls`: those that Envoy connects to
+    by TLS. `in_turn`: each has a priority of its own, so that Envoy uses the next only when those before it take no
+    connections."""
     endpoints = [
         endpoint_components_pb2.LbEndpoint(
             endpoint=endpoint_components_pb2.Endpoint(address=address(host.strip("[]"), int(port)))
         )
         for host, _, port in (each.rpartition(":") for each in addresses)
     ]
-    for endpoint in endpoints if by_tls else ():
-        endpoint.metadata.filter_metadata["envoy.transport_socket_match"].update(TLS_MARK)
+    for address_, endpoint in zip(addresses, endpoints, strict=True):
+        if address_ in tls:
+            endpoint.metadata.filter_metadata["envoy.transport_socket_match"].update(TLS_MARK)
     tiers = [[endpoint] for endpoint in endpoints] if in_turn else [endpoints]
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=name,
@@ -124,7 +126,7 @@ class EndpointDiscovery:
             places = self._pickers.places(picker) if self._pickers is not None else None
             if places is None:
                 return None
-            return load_assignment(name, places.addresses, by_tls=places.by_tls, in_turn=places.in_turn)
+            return load_assignment(name, places.addresses, tls=places.asked_by_tls, in_turn=places.in_turn)
         addresses = self._endpoints.addresses(name)
         return load_assignment(name, addresses) if addresses is not None else None
 

@@ -158,13 +158,15 @@ class Extension:
         clusters: Iterable[cluster_pb2.Cluster],
         listeners: Iterable[listener_pb2.Listener],
         routes: Iterable[route_pb2.RouteConfiguration],
+        *,
+        with_keys: bool = True,
     ) -> tuple[list[cluster_pb2.Cluster], list[listener_pb2.Listener]]:
         """The clusters with those of pools and pickers among them, and the listeners, the picker's filter in those that
-        have a route to a pool."""
+        have a route to a pool. `with_keys`: whether the caller may have Envoy's key."""
         asked = {configuration.name: pickers_of(configuration) for configuration in routes}
         all_clusters = _with_pools(clusters)
         for picker in sorted(set[PickerName]().union(*asked.values()), key=str):
-            all_clusters[str(picker)] = self._picker_cluster(picker)
+            all_clusters[str(picker)] = self._picker_cluster(picker, with_keys)
         made: list[listener_pb2.Listener] = []
         for listener in listeners:
             pickers = set[PickerName]().union(*(asked.get(name, ()) for name in route_configurations(listener)))
@@ -197,12 +199,12 @@ class Extension:
             return named
         return shared
 
-    def _picker_cluster(self, picker: PickerName) -> cluster_pb2.Cluster:
+    def _picker_cluster(self, picker: PickerName, with_keys: bool) -> cluster_pb2.Cluster:
         cluster = followed_picker_cluster(picker, self._joints.eds_target)
-        if self.picker_tls is not None and self.picker_tls.service == picker.service:
+        if with_keys and self.picker_tls is not None and self.picker_tls.service == picker.service:
             host = f"{picker.service.name}.{picker.service.namespace}.svc.{self._joints.cluster_domain}"
-            del cluster.transport_socket_matches[:]
-            cluster.transport_socket.CopyFrom(transport_socket(self.picker_tls, host))
+            # For the endpoints that are marked: each by itself, so that TLS can be switched under traffic.
+            cluster.transport_socket_matches[0].transport_socket.CopyFrom(transport_socket(self.picker_tls, host))
         return cluster
 
 

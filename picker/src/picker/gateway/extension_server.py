@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -50,11 +51,31 @@ class LookupFailed(Exception):
     """The HTTPRoute could not be read. Envoy Gateway keeps what it had, and asks again."""
 
 
-class ExtensionServer:
-    """Listens for Envoy Gateway."""
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """What a server shows, and who may have signed what its clients show. All PEM."""
 
-    def __init__(self, extension: Extension, lookup: RuleLookup, pickers: Pickers, address: str) -> None:
-        """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when that is taken."""
+    certificate: bytes
+    key: bytes
+    client_authority: bytes
+
+
+class ExtensionServer:
+    """Listens for Envoy Gateway.
+
+    With TLS a caller has to show a certificate. Without it the answers leave out Envoy's key, so that a stranger who
+    reaches the port gets none."""
+
+    def __init__(
+        self,
+        extension: Extension,
+        lookup: RuleLookup,
+        pickers: Pickers,
+        address: str,
+        tls: "Callable[[], ServerTls] | None" = None,
+    ) -> None:
+        """`address`: `host:port`; port 0 takes any free one (see `port`). `tls`: what the server shows and whom it
+        trusts, asked for at each handshake. Raises RuntimeError when the address is taken."""
         self._extension = extension
         self._lookup = lookup
         self._pickers = pickers
@@ -71,7 +92,11 @@ class ExtensionServer:
             ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self.port = self._server.add_insecure_port(address)
+        self._gives_keys = tls is not None
+        if tls is not None:
+            self.port = self._server.add_secure_port(address, _credentials(tls))
+        else:
+            self.port = self._server.add_insecure_port(address)
 
     async def start(self) -> None:
         await self._server.start()
@@ -111,6 +136,7 @@ class ExtensionServer:
             map(cluster_pb2.Cluster.FromString, request.clusters),
             given,
             routes,
+            with_keys=self._gives_keys,
         )
         log.debug("extension.translated", clusters=len(clusters), took_s=round(time.perf_counter() - began_s, 4))
         return service_pb2.PostTranslateModifyResponse(
@@ -136,6 +162,16 @@ def _handler(
     return grpc.unary_unary_rpc_method_handler(
         method, request_deserializer=request.FromString, response_serializer=response.SerializeToString
     )
+
+
+def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
+    """Of a server that only clients with a certificate may ask. Each handshake uses what is valid then."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        now = tls()
+        return grpc.ssl_server_certificate_configuration([(now.key, now.certificate)], now.client_authority)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 
 
 def _bytes(message: Message) -> bytes:

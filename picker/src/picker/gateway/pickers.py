@@ -38,8 +38,17 @@ class PickerPlaces:
     """`ip:port` of those that are ready."""
     by_tls: bool
     """Whether they are to be asked by TLS."""
+    tls_addresses: frozenset[str] | None = None
+    """Those of `addresses` that are asked by TLS while replicas differ; None where `by_tls` holds for all."""
     in_turn: bool = False
     """Whether only the first that takes connections is to be asked, and the others stand by."""
+
+    @property
+    def asked_by_tls(self) -> frozenset[str]:
+        """The addresses that are asked by TLS."""
+        if self.tls_addresses is not None:
+            return self.tls_addresses
+        return frozenset(self.addresses) if self.by_tls else frozenset()
 
 
 class Pickers(Protocol):

@@ -1,11 +1,12 @@
-"""Keeps the certificates of the link between Envoy and the picker in Secrets, and renews them.
+"""Keeps the certificates of the gateway's own links in Secrets, and renews them.
 
-`NAME-tls` beside the picker: tls.crt, tls.key and ca.crt, which the picker's pods mount. `NAME-envoy-tls` beside the
-extension: the same for Envoy's side, and the authority's key."""
+`PICKER-envoy-tls` beside the extension: tls.crt and tls.key for Envoy, ca.crt, and the authority's key. `PICKER-tls`
+beside the picker: tls.crt, tls.key and ca.crt, which the picker's pods mount. `EXTENSION-ca`: the authority as Envoy
+Gateway wants it, under tls.crt. `EXTENSION-client-tls`: what Envoy Gateway shows to the extension."""
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -17,17 +18,21 @@ from lightkube.resources.core_v1 import Secret
 from lightkube.types import PatchType
 
 from picker.gateway.picker_tls import PickerTls
-from picker.kubernetes.certificates import Identity, is_due, issue, new_authority
+from picker.kubernetes.certificate_authority import TRUSTED, Authorities, advanced
+from picker.kubernetes.certificates import EXPIRES_SOON, Identity, expiry, is_due, issue
 from picker.resources.names import ObjectName
 
 CHECK_S = 3600.0
 """Between two looks at the certificates: months pass between a renewal's first chance and its last."""
 
 RETRY_S = 2.0
-FOLLOW_S, FOLLOW_FIRST_S = 60.0, 0.5
+FOLLOW_S, FOLLOW_FIRST_S = 10.0, 0.5
 """Between two looks for what another replica has written, and until there is something to see."""
 
-_CERTIFICATE, _KEY, _AUTHORITY, _AUTHORITY_KEY = "tls.crt", "tls.key", "ca.crt", "ca.key"
+EXTENSION = "inference-gateway-extension"
+"""The extension's Service."""
+
+_CERTIFICATE, _KEY, _RENEWALS = "tls.crt", "tls.key", "renewals"
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +62,37 @@ class Link:
         return ObjectName(self.extension_namespace, f"{self.picker.name}-envoy-tls")
 
     @property
+    def authority_secret(self) -> ObjectName:
+        return ObjectName(self.extension_namespace, f"{EXTENSION}-ca")
+
+    @property
+    def client_secret(self) -> ObjectName:
+        return ObjectName(self.extension_namespace, f"{EXTENSION}-client-tls")
+
+    @property
     def host(self) -> str:
         return f"{self.picker.name}.{self.picker.namespace}.svc.{self.cluster_domain}"
+
+    @property
+    def extension_hosts(self) -> Sequence[str]:
+        """The names by which Envoy Gateway may call the extension."""
+        name, namespace = EXTENSION, self.extension_namespace
+        short = f"{name}.{namespace}.svc"
+        return name, f"{name}.{namespace}", short, f"{short}.{self.cluster_domain}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What the extension needs of the Secrets."""
+
+    picker: PickerTls
+    """What Envoy shows to the picker."""
+    server: Identity
+    """What this replica of the extension shows to Envoy Gateway."""
+    trusted: bytes
+    """Who may have signed what Envoy Gateway shows, PEM."""
+    renewals: int
+    """How often Envoy's certificate, or what it trusts, has changed since the first."""
 
 
 class CertificateSecrets:
@@ -69,7 +103,7 @@ class CertificateSecrets:
         self._link = link
 
     async def keep(self) -> None:
-        """`renew`, for ever."""
+        """Call `renew` for as long as the process runs."""
         while True:
             try:
                 await self.renew(datetime.now(UTC))
@@ -79,38 +113,57 @@ class CertificateSecrets:
             else:
                 await asyncio.sleep(CHECK_S)
 
-    async def follow(self, changed: Callable[[PickerTls], None]) -> None:
-        """Tell what Envoy shall use, now and after each renewal, for ever."""
-        told: PickerTls | None = None
+    async def follow(self, changed: Callable[[Certificates], None]) -> None:
+        """Call `changed` with what is to be used, now and after each renewal."""
+        last: Mapping[str, bytes] | None = None
+        server: Identity | None = None
         while True:
-            data: Mapping[str, bytes] = {}
+            contents: Mapping[str, bytes] = {}
             try:
-                data = (await self._read(self._link.envoy_secret)).contents
+                contents = (await self._read(self._link.envoy_secret)).contents
             except httpx2.HTTPError as error:
                 log.warning("certificates.not_read", reason=str(error).partition("\n")[0])
-            if {_CERTIFICATE, _KEY, _AUTHORITY} <= data.keys():
-                found = PickerTls(self._link.picker, data[_AUTHORITY], data[_CERTIFICATE], data[_KEY])
-                if found != told:
-                    told = found
-                    changed(found)
-            await asyncio.sleep(FOLLOW_S if told is not None else FOLLOW_FIRST_S)
+            held = Authorities.of(contents)
+            if held is not None and {_CERTIFICATE, _KEY} <= contents.keys():
+                now = datetime.now(UTC)
+                if server is None or not held.has_issued(server.certificate) or is_due(server.certificate, now):
+                    server = issue(held.issuer, EXTENSION, self._link.extension_hosts, now)
+                    last = None
+                if contents != last:
+                    last = contents
+                    _warn_of_expiry(contents[_CERTIFICATE], held.signing.certificate, now)
+                    tls = PickerTls(self._link.picker, held.bundle, contents[_CERTIFICATE], contents[_KEY])
+                    changed(Certificates(tls, server, held.bundle, _renewals(contents)))
+            await asyncio.sleep(FOLLOW_S if last is not None else FOLLOW_FIRST_S)
 
     async def renew(self, now: datetime) -> None:
         """Make what is missing and renew what is due. Raises httpx2.HTTPError."""
-        held = await self._read(self._link.envoy_secret)
-        authority = Identity(held.contents.get(_AUTHORITY, b""), held.contents.get(_AUTHORITY_KEY, b""))
-        is_new = not authority.key or is_due(authority.certificate, now)
-        if is_new:
-            authority = new_authority(now)
-        if is_new or is_due(held.contents.get(_CERTIFICATE, b""), now):
-            # The authority first: what another replica has issued by an older one is issued anew below.
-            made = issue(authority, "envoy", [], now)
-            await self._write(self._link.envoy_secret, held.version, made, authority.certificate, authority.key)
-        picker = await self._read(self._link.picker_secret)
-        is_strange = picker.contents.get(_AUTHORITY) != authority.certificate
-        if is_strange or is_due(picker.contents.get(_CERTIFICATE, b""), now):
-            made = issue(authority, self._link.picker.name, [self._link.host], now)
-            await self._write(self._link.picker_secret, picker.version, made, authority.certificate)
+        secret = await self._read(self._link.envoy_secret)
+        held = Authorities.of(secret.contents)
+        authorities = advanced(held, now)
+        envoy = _leaf(secret.contents, authorities, "envoy", (), now)
+        if held != authorities or envoy is not None:
+            # The authority first: what another replica has issued by a stranger is issued again below.
+            changes = {**authorities.contents(), **(_contents(envoy) if envoy is not None else {})}
+            if held is not None:
+                changes[_RENEWALS] = str(_renewals(secret.contents) + 1).encode()
+            await self._write(self._link.envoy_secret, secret.version, changes)
+        bundle = authorities.bundle
+        await self._keep(self._link.authority_secret, {_CERTIFICATE: bundle})
+        for name, common_name, hosts, also in (
+            (self._link.picker_secret, self._link.picker.name, (self._link.host,), {TRUSTED: bundle}),
+            (self._link.client_secret, "envoy-gateway", (), {}),
+        ):
+            read = await self._read(name)
+            made = _leaf(read.contents, authorities, common_name, hosts, now)
+            wanted = {**also, **(_contents(made) if made is not None else {})}
+            await self._keep(name, wanted, read)
+
+    async def _keep(self, name: ObjectName, wanted: Mapping[str, bytes], read: _Read | None = None) -> None:
+        """Write `wanted` where the Secret says otherwise."""
+        read = read or await self._read(name)
+        if any(read.contents.get(key) != value for key, value in wanted.items()):
+            await self._write(name, read.version, wanted)
 
     async def _read(self, name: ObjectName) -> _Read:
         secret = await self._client.get(Secret, name.name, namespace=name.namespace)
@@ -120,15 +173,10 @@ class CertificateSecrets:
             {key: base64.b64decode(value) for key, value in contents.items()}, secret.metadata.resourceVersion or ""
         )
 
-    async def _write(
-        self, name: ObjectName, version: str, identity: Identity, authority: bytes, authority_key: bytes | None = None
-    ) -> None:
-        contents = {_CERTIFICATE: identity.certificate, _KEY: identity.key, _AUTHORITY: authority}
-        if authority_key is not None:
-            contents[_AUTHORITY_KEY] = authority_key
+    async def _write(self, name: ObjectName, version: str, contents: Mapping[str, bytes]) -> None:
         data = {key: base64.b64encode(value).decode() for key, value in contents.items()}
-        # Only filled: whoever installed the gateway made the Secret, and takes it away again. With the version that was
-        # read: of two replicas that renew at once one is refused, and looks again.
+        # Only filled: the release brings the Secret, and takes it away. With the version that was read: of two replicas
+        # that renew at once one is refused, and looks again.
         await self._client.patch(  # pyright: ignore[reportUnknownMemberType]
             Secret,
             name.name,
@@ -137,3 +185,29 @@ class CertificateSecrets:
             patch_type=PatchType.MERGE,
         )
         log.info("certificates.renewed", secret=str(name))
+
+
+def _leaf(
+    contents: Mapping[str, bytes], authorities: Authorities, common_name: str, hosts: Sequence[str], now: datetime
+) -> Identity | None:
+    """A certificate in place of the one in `contents`; None where that is good."""
+    certificate = contents.get(_CERTIFICATE, b"")
+    if contents.get(_KEY) and authorities.has_issued(certificate) and not is_due(certificate, now):
+        return None
+    return issue(authorities.issuer, common_name, hosts, now)
+
+
+def _contents(identity: Identity) -> Mapping[str, bytes]:
+    return {_CERTIFICATE: identity.certificate, _KEY: identity.key}
+
+
+def _renewals(contents: Mapping[str, bytes]) -> int:
+    text = contents.get(_RENEWALS, b"0")
+    return int(text) if text.isdigit() else 0
+
+
+def _warn_of_expiry(envoy: bytes, authority: bytes, now: datetime) -> None:
+    for name, certificate in (("envoy", envoy), ("authority", authority)):
+        end = expiry(certificate)
+        if end is None or end - now < EXPIRES_SOON:
+            log.warning("certificates.expire_soon", certificate=name, expires=end.isoformat() if end else None)

@@ -1,4 +1,5 @@
-"""Certificates of an authority of our own, for the one link between Envoy and the picker."""
+"""Certificates of an authority of our own: for the links from Envoy to the picker and from Envoy Gateway to the
+extension."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ LIFE = timedelta(days=365)
 
 RENEW_AFTER = 2 / 3
 """Of its life a certificate is replaced."""
+
+EXPIRES_SOON = timedelta(days=30)
+"""Before its end a certificate is worth a warning: it is renewed four months before, so something keeps that from
+happening."""
 
 _SKEW = timedelta(minutes=5)
 """Clocks differ: a certificate is good from a little before it was made."""
@@ -67,6 +72,14 @@ def is_due(certificate: bytes, now: datetime) -> bool:
         return True
     life = read.not_valid_after_utc - read.not_valid_before_utc
     return now >= read.not_valid_before_utc + life * RENEW_AFTER
+
+
+def expiry(certificate: bytes) -> datetime | None:
+    """When the first of the certificates in `certificate` (PEM) expires; None for what is no certificate."""
+    try:
+        return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(certificate))
+    except ValueError:
+        return None
 
 
 def _name(common_name: str) -> x509.Name:

@@ -33,6 +33,11 @@ SPREAD = "inference.networking.x-k8s.io/spread-pickers"
 """Annotation of our picker's Service: `true` has all replicas asked, not only the first. One knows all that is in
 flight and what it has sent where, as each of several does not; several are for more than one can decide on."""
 
+TLS_PORT_SUFFIX = "-tls"
+"""A Service with a port NAME-tls beside its port NAME has pods that differ: those that listen by TLS name their port
+so, and the others have no such port. Kubernetes puts the two kinds into EndpointSlices of their own. So each pod is
+asked as it listens while a rollout changes that."""
+
 PLAIN = "kubernetes.io/h2c"
 """`appProtocol` of a Service's port behind which pickers speak without TLS."""
 
@@ -122,10 +127,20 @@ class PickerServices:
         port = next((each for each in service.spec.ports if each.port == picker.port), None) if service else None
         if service is None or port is None:
             return PickerPlaces((), False)
-        addresses = {each for one in followed.slices.objects.values() for each in _addresses(one, port)}
+        slices = followed.slices.objects.values()
+        addresses = {each for one in slices for each in _addresses(one, port)}
+        marked = f"{port.name}{TLS_PORT_SUFFIX}"
+        tls_addresses = None
+        if any(each.name == marked for each in service.spec.ports):
+            tls_addresses = frozenset(
+                each
+                for one in slices
+                if any(slice_port.name == marked for slice_port in one.ports or ())
+                for each in _addresses(one, port)
+            )
         in_turn = _is_ours(service) and service.metadata.annotations.get(SPREAD) != "true"
         # In an order that is the same for everybody who tells Envoys.
-        return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN, in_turn)
+        return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN, tls_addresses, in_turn)
 
 
 def _is_ours(service: Service) -> bool:

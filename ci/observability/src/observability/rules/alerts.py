@@ -111,4 +111,13 @@ GATEWAY_ALERTS = (
         "Envoy gets no answer from the picker",
         f"{_SHARE} of what it asked failed or timed out. FailClose pools answer 503, FailOpen pools are not balanced.",
     ),
+    Alert(
+        "CertificateExpires",
+        "min by (certificate, pod, instance) (inference_gateway_certificate_expiry_seconds) < 30 * 86400",
+        "1h",
+        Severity.WARNING,
+        "A certificate between Envoy and the picker expires",
+        f"{{{{ $labels.certificate }}}} of {_REPLICA} is valid for {{{{ $value | humanizeDuration }}}}"
+        " and is not renewed.",
+    ),
 )
