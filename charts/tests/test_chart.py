@@ -59,9 +59,9 @@ def tutorial(*files: str) -> list[dict[str, Any]]:
     tutorial("inference-gateway.yaml", "inference-pool.yaml", "vllm-benchmark.yaml"),
     ids=lambda each: f"{each['kind']}-{each['metadata']['name']}",
 )
-def test_the_defaults_are_the_tutorials_objects(wanted: dict[str, Any]) -> None:
+def test_with_every_path_open_the_objects_are_the_tutorials(wanted: dict[str, Any]) -> None:
     """Name for name and field for field, the labels aside that the chart adds."""
-    found = rendered()[wanted["kind"], wanted["metadata"]["name"]]
+    found = scenario("tutorial-values")[wanted["kind"], wanted["metadata"]["name"]]
     assert found["apiVersion"] == wanted["apiVersion"]
     assert found["spec"] == wanted["spec"]
     if wanted["kind"] != "GatewayClass":
@@ -165,7 +165,7 @@ def test_the_picker_takes_its_settings(name: str, monkeypatch: pytest.MonkeyPatc
         ("inference-gateway-extension", GatewaySettings),
     ):
         told = environment(objects, deployment)
-        own = {key: value for key, value in told.items() if key.startswith("PICKER_")}
+        own = {key: value.replace("$(POD_IP)", "10.0.0.1") for key, value in told.items() if key.startswith("PICKER_")}
         for key, value in own.items():
             monkeypatch.setenv(key, value)
         if settings is GatewaySettings:
@@ -191,14 +191,229 @@ def test_values_that_are_not_set_are_what_they_say() -> None:
     assert told == {name: fields[name].default for name in told}
 
 
-def test_policies_let_in_who_has_to_ask() -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_policies_let_in_who_has_to_ask(name: str) -> None:
     """Proxies the picker; Envoy Gateway and proxies the extension."""
-    objects = scenario("kitchen-sink-values")
+    objects = scenario(name)
     for name, ports in (("inference-gateway-ext-proc", [9002]), ("inference-gateway-extension", [5005, 9004])):
         policy = objects["NetworkPolicy", name]["spec"]
         pods = objects["Deployment", name]["spec"]["selector"]["matchLabels"]
         assert policy["podSelector"]["matchLabels"] == pods
         assert [port["port"] for rule in policy["ingress"] if "from" in rule for port in rule["ports"]] == ports
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_policy_lets_in_a_pod_for_its_labels_alone(name: str) -> None:
+    """Whoever makes a pod writes its labels; a namespace's name the API server writes."""
+    values = yaml.safe_load((CHART / "ci" / f"{name}.yaml").read_text()) or {}
+    extra = values.get("picker", {}).get("networkPolicy", {}).get("extraClients", [])
+    for policy in policies(scenario(name)):
+        for rule in policy["spec"]["ingress"]:
+            for peer in rule.get("from", []):
+                if peer not in extra:
+                    assert set(peer["namespaceSelector"]["matchLabels"]) == {"kubernetes.io/metadata.name"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "namespaces"),
+    [
+        ("picker.replicas=2", {"envoy-gateway-system"}),
+        ("extension.proxyNamespaces={default,team}", {"envoy-gateway-system", "default", "team"}),
+        ("gateway-helm.enabled=false,extension.envoyGatewayNamespace=shared", {"shared"}),
+    ],
+)
+def test_policies_name_the_namespaces_of_the_proxies(settings: str, namespaces: set[str]) -> None:
+    """Envoy Gateway's own, and those of the Gateways in its mode GatewayNamespace."""
+    for policy in policies(rendered("--set", settings)):
+        for rule in policy["spec"]["ingress"]:
+            if {9002, 9004} & {port["port"] for port in rule["ports"]}:
+                found = {
+                    peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in rule["from"]
+                }
+                assert found == namespaces
+
+
+def test_what_holds_the_authoritys_key_has_a_policy_wherever_tls_is() -> None:
+    """Whatever the values say of the policy itself."""
+    objects = rendered("--set", "extension.networkPolicy.enabled=false")
+    assert ("NetworkPolicy", "inference-gateway-extension") in objects
+    off = "extension.networkPolicy.enabled=false,picker.tls.enabled=false"
+    assert ("NetworkPolicy", "inference-gateway-extension") not in rendered("--set", off)
+
+
+def policies(objects: Objects) -> list[dict[str, Any]]:
+    found = [each for (kind, _), each in objects.items() if kind == "NetworkPolicy"]
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_a_port_of_the_service_marks_the_pickers_that_listen_by_tls(enabled: str) -> None:
+    """Both kinds are there while a rollout changes it. The Secrets are there in any case."""
+    objects = rendered("--set", f"picker.tls.enabled={enabled}")
+    container = objects["Deployment", "inference-gateway-ext-proc"]["spec"]["template"]["spec"]["containers"][0]
+    names = {port["name"] for port in container["ports"] if port["containerPort"] == 9002}
+    service = {port["name"]: port for port in objects["Service", "inference-gateway-ext-proc"]["spec"]["ports"]}
+    assert service["ext-proc"]["targetPort"] == 9002
+    assert (service["ext-proc-tls"]["targetPort"] in names) == (enabled == "true")
+    assert ("Secret", "inference-gateway-ext-proc-envoy-tls") in objects
+
+
+def test_envoy_gateway_and_the_extension_show_each_other_certificates() -> None:
+    """Of Secrets that the release brings, and for which Envoy Gateway's pod waits."""
+    objects = rendered()
+    config = yaml.safe_load(objects["ConfigMap", "envoy-gateway-config"]["data"]["envoy-gateway.yaml"])
+    tls = config["extensionManager"]["service"]["tls"]
+    for reference in tls["certificateRef"], tls["clientCertificateRef"]:
+        assert ("Secret", reference["name"]) in objects
+    pod = objects["Deployment", "envoy-gateway"]["spec"]["template"]["spec"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "extension-client-tls"]
+    assert volume["secret"]["secretName"] == tls["clientCertificateRef"]["name"]
+    assert [item["key"] for item in volume["secret"]["items"]] == ["tls.crt"]
+    assert "extension-client-tls" in [mount["name"] for mount in pod["containers"][0]["volumeMounts"]]
+
+
+@pytest.mark.parametrize("port", ["qwen-backend", "qwen-backend-no-inference"])
+def test_a_model_servers_administrative_routes_are_closed(port: str) -> None:
+    """Only what is listed is a route; on both ports."""
+    [rule] = rendered()["HTTPRoute", port]["spec"]["rules"]
+    prefixes = [match["path"]["value"] for match in rule["matches"]]
+    assert {match["path"]["type"] for match in rule["matches"]} == {"PathPrefix"}
+    for path in ("/v1/chat/completions", "/v1/models", "/health", "/v1/messages"):
+        assert path in prefixes
+    for path in (
+        "/metrics", "/v1/load_lora_adapter", "/reset_prefix_cache", "/pause", "/sleep", "/invocations",
+        "/abort_requests", "/update_weights", "/scale_elastic_ep", "/tokenize", "/server_info",
+    ):  # fmt: skip
+        assert not [prefix for prefix in prefixes if path == prefix or path.startswith(f"{prefix}/")]
+
+
+def test_a_listener_has_tls_where_it_names_a_certificate() -> None:
+    """And the tutorial's protocol elsewhere."""
+    secured = "gateway.listeners.llm.tls.certificateRefs[0].name=chat"
+    http, llm = rendered("--set", secured)["Gateway", "qwen-inference-gateway"]["spec"]["listeners"]
+    assert (http["protocol"], "tls" in http) == ("HTTP", False)
+    assert (llm["protocol"], llm["tls"]["certificateRefs"]) == ("HTTPS", [{"name": "chat"}])
+
+
+def pods(objects: Objects) -> dict[str, dict[str, Any]]:
+    """Specs of all pods, by the names of what makes them."""
+    found: dict[str, dict[str, Any]] = {}
+    for (kind, name), each in objects.items():
+        if kind == "Pod":
+            found[name] = each["spec"]
+        elif kind in ("Deployment", "Job", "DaemonSet", "StatefulSet"):
+            found[name] = each["spec"]["template"]["spec"]
+    return found
+
+
+def unrestricted(pod: Mapping[str, Any]) -> set[str]:
+    """What the restricted Pod Security Standard does not allow of a pod."""
+    whole = pod.get("securityContext", {})
+    problems: set[str] = set()
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        own = {**whole, **container.get("securityContext", {})}
+        if own.get("runAsUser") == 0 or not own.get("runAsNonRoot"):
+            problems.add("user")
+        if own.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            problems.add("seccomp")
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            problems.add("privileges")
+        capabilities = own.get("capabilities", {})
+        if "ALL" not in capabilities.get("drop", []) or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
+            problems.add("capabilities")
+    if any(pod.get(each) for each in ("hostNetwork", "hostPID", "hostIPC")):
+        problems.add("host")
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    if any(set(volume) - {"name"} - allowed for volume in pod.get("volumes", [])):
+        problems.add("volumes")
+    return problems
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_pods_are_what_the_restricted_profile_allows(name: str) -> None:
+    """All but the user of images that run as root, as the values say: vLLM's, and the tutorial's benchmark."""
+    for pod, spec in pods(scenario(name)).items():
+        excused: set[str] = set()
+        if spec["containers"][0].get("command", [""])[0] == "vllm":
+            # A volume of the host is the scenario's own.
+            excused = {"user", "volumes"}
+        if pod == "vllm-benchmark" and name == "tutorial-values":
+            excused = {"user", "seccomp", "privileges", "capabilities"}
+        assert unrestricted(spec) <= excused, pod
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_pod_has_a_token_of_an_account_of_its_own_or_none(name: str) -> None:
+    """The default account's may become worth something."""
+    for pod, spec in pods(scenario(name)).items():
+        if pod == "vllm-benchmark" and name == "tutorial-values":
+            continue
+        assert spec.get("serviceAccountName") or spec.get("automountServiceAccountToken") is False, pod
+
+
+def test_names_of_the_cluster_carry_the_releases_namespace() -> None:
+    """So that a release of the same name can be in another one. Envoy Gateway's own chart is not asked."""
+    kinds = ("ClusterRole", "ClusterRoleBinding")
+    one, other = (
+        {key for key in rendered("--set", "gateway-helm.enabled=false", namespace=namespace) if key[0] in kinds}
+        for namespace in ("one", "other")
+    )
+    assert one
+    assert not one & other
+
+
+def test_numbers_of_replicas_can_be_left_to_others() -> None:
+    """Then `helm upgrade` does not set back what was scaled."""
+    settings = "picker.replicas=null,vllm.replicas=null,extension.replicas=null"
+    objects = rendered("--set", settings)
+    for name in ("inference-gateway-ext-proc", "inference-gateway-extension", "qwen"):
+        assert "replicas" not in objects["Deployment", name]["spec"]
+        assert rendered()["Deployment", name]["spec"]["replicas"] == 2
+
+
+def test_the_largest_body_is_one_value_for_picker_and_extension() -> None:
+    """Envoy answers 413 by what the extension knows."""
+    objects = rendered("--set", "picker.settings.max_body_bytes=33554432")
+    for name in ("inference-gateway-ext-proc", "inference-gateway-extension"):
+        assert environment(objects, name)["PICKER_MAX_BODY_BYTES"] == "33554432"
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_container_has_each_variable_once(name: str) -> None:
+    """Of two Kubernetes takes the last, and says so to nobody who reads the first."""
+    for pod, spec in pods(scenario(name)).items():
+        for container in spec["containers"]:
+            names = [each["name"] for each in container.get("env", [])]
+            assert len(names) == len(set(names)), pod
+
+
+@pytest.mark.parametrize("deployment", ["inference-gateway-ext-proc", "inference-gateway-extension"])
+def test_the_cluster_reaches_metrics_and_health_alone(deployment: str) -> None:
+    """At the pod's address. The rest listens on loopback, as it does by default."""
+    told = environment(rendered(), deployment)
+    assert told["PICKER_METRICS_ADDRESS"] == "$(POD_IP):9090"
+    assert "PICKER_ADMIN_ADDRESS" not in told
+    assert ServeSettings.model_fields["admin_address"].default.startswith("127.0.0.1:")
+    container = rendered()["Deployment", deployment]["spec"]["template"]["spec"]["containers"][0]
+    names = [each["name"] for each in container["env"]]
+    assert names.index("POD_IP") < names.index("PICKER_METRICS_ADDRESS")
+
+
+def test_model_servers_are_evicted_one_by_one() -> None:
+    """By default: a model takes minutes to load."""
+    budget = rendered()["PodDisruptionBudget", "qwen"]["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"] == {"app": "qwen"}
 
 
 def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag() -> None:
@@ -211,7 +426,7 @@ def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag(
     }
     assert all(image.startswith("registry.example.com/") for image in images.values()), images
     assert images["inference-gateway-ext-proc"].endswith("@sha256:" + "0" * 64)
-    assert images["qwen"].endswith(":v0.10.2")
+    assert images["qwen"].endswith(":v0.32.0")
 
 
 def test_the_presets_say_where_the_cards_are() -> None:
@@ -246,7 +461,8 @@ def test_before_a_release_goes_its_gateway_does(arguments: Sequence[str], namesp
         *(f"--proxy-namespace={each}" for each in namespaces),
     ]
     for kind in ("Job", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
-        annotations = objects[kind, name]["metadata"]["annotations"]
+        full = f"{name}-envoy-gateway-system" if kind.startswith("Cluster") else name
+        annotations = objects[kind, full]["metadata"]["annotations"]
         assert annotations["helm.sh/hook"] == "pre-delete"
         assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
 
@@ -311,6 +527,17 @@ def test_every_value_is_described() -> None:
         assert known == set(values[section]), section
         unset = known - set(sink[section]) - {"mockImage", "topologySpreadConstraints"}
         assert not unset, section
+
+
+def test_the_nightly_jobs_rights_are_those_of_what_it_installs() -> None:
+    """After a change of the chart: make nightly-access."""
+    manifests = ROOT / "ci" / "nightly" / "manifests"
+    code = "import sys, nightly_access; sys.stdout.write(nightly_access.manifest())"
+    text = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "ci", capture_output=True, text=True, check=True
+    ).stdout
+    assert (manifests / "access.yaml").read_text() == text
+    assert "'*'" not in text
 
 
 def test_the_json_schema_is_the_written_one() -> None:

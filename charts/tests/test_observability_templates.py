@@ -59,7 +59,7 @@ def test_each_monitor_selects_pods_and_a_port_that_they_have(values: tuple[str, 
     objects = rendered(*values, *OPERATOR)
     pods = [each["spec"]["template"] for each in of_kind(objects, "Deployment").values()]
     monitors = of_kind(objects, "PodMonitor")
-    assert len(monitors) == 3
+    assert len(monitors) == 4
     for name, monitor in monitors.items():
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         if endpoint["path"] == "/stats/prometheus":

@@ -12,6 +12,9 @@ MOCK = "docker.io/inference-gateway/vllm-mock:0.1.0"
 
 Object = Mapping[str, Any]
 
+UNPRIVILEGED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""What the restricted profile wants of a container, which the namespaces enforce."""
+
 
 def model_servers(name: str, replicas: int = 1, *flags: str) -> Object:
     """A Deployment of mocks labelled `app: NAME`."""
@@ -34,7 +37,15 @@ def model_server(name: str, port: int, *flags: str) -> Object:
 def deployment(name: str, containers: Sequence[Object], replicas: int = 1, **more: Any) -> Object:
     """Of pods labelled `app: NAME`. `more`: of their spec."""
     labels = {"app": name}
-    pods = {"enableServiceLinks": False, "terminationGracePeriodSeconds": 30, "containers": list(containers), **more}
+    pods = {
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{**each, "securityContext": UNPRIVILEGED} for each in containers],
+        **more,
+    }  # fmt: skip
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -74,7 +85,13 @@ def route(name: str, *backends: Object, mark: str | None = None, rules_before: S
     """For the requests that carry the header `x-test: NAME`, on the port of the pools. Its answers carry `x-route:
     MARK` (or NAME): until it is there, the tutorial's own route answers."""
     rule = {
-        "matches": [{"headers": [{"name": "x-test", "value": name}]}],
+        # As long a path as the release's own route has: of two as long the one with more headers is taken.
+        "matches": [
+            {
+                "path": {"type": "PathPrefix", "value": "/v1/chat/completions"},
+                "headers": [{"name": "x-test", "value": name}],
+            }
+        ],
         "filters": [
             {
                 "type": "ResponseHeaderModifier",

@@ -33,6 +33,7 @@ ORDER = (
     "test_conformance",
     "test_statuses",
     "test_access",
+    "test_security_examples",
     "test_prometheus",
     "test_failures",
     "test_lifecycle",
@@ -90,6 +91,8 @@ def release(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Release]:
     files: list[str] = pytestconfig.getoption("--helm-values") or [str(CHART / "ci" / "kind-values.yaml")]
     installed = Release(cluster, [flag for file in files for flag in ("--values", file)])
     say(pytestconfig, "helm install")
+    if pytestconfig.getoption("--kubeconfig") is None:
+        installed.restrict()
     began_s = time.monotonic()
     installed.install()
     with gateway_urls(cluster) as urls:

@@ -3,7 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -33,6 +33,14 @@ class Release:
     """By the Gateway's port."""
     first_answer_s: float | None = None
     """From `helm install` to the first answer on PICKED."""
+
+    def restrict(self) -> None:
+        """Make the namespaces refuse pods outside the restricted Pod Security Standard."""
+        with suppress(CommandFailed):
+            self.cluster.kubectl("create", "namespace", NAMESPACE)
+        for namespace in (NAMESPACE, "default"):
+            label = "pod-security.kubernetes.io/enforce=restricted"
+            self.cluster.kubectl("label", "--overwrite", "namespace", namespace, label)
 
     def install(self, *more: str) -> None:
         self.cluster.helm(

@@ -1,5 +1,6 @@
 """What the service accounts may do: what they need, and nothing else."""
 
+from clusters import CommandFailed
 from releases import NAMESPACE, Release
 
 OF_EVERYBODY = {
@@ -45,9 +46,31 @@ def test_the_extension_writes_statuses_its_lease_and_events(release: Release) ->
     assert {resource: verbs for resource, verbs in writes.items() if verbs} == {
         "events": {"create"},
         "leases.coordination.k8s.io": {"update"},
+        # An annotation, after a renewal of certificates.
+        "httproutes.gateway.networking.k8s.io": {"patch"},
+        "secrets": {"patch"},
         **{f"{resource}/status": {"patch"} for resource in INFERENCE},
     }
-    assert "secrets" not in may
+    assert may["secrets"] == {"get", "patch"}
+
+
+def test_the_extension_reads_the_secrets_of_its_certificates_and_no_other(release: Release) -> None:
+    """By their names."""
+
+    def may(verb: str, what: str, namespace: str) -> bool:
+        account = f"--as=system:serviceaccount:{NAMESPACE}:inference-gateway-extension"
+        try:
+            return "yes" in release.cluster.kubectl("auth", "can-i", verb, what, account, "-n", namespace)
+        except CommandFailed:
+            return False
+
+    assert may("get", "secret/inference-gateway-ext-proc-envoy-tls", NAMESPACE)
+    assert may("get", "secret/inference-gateway-ext-proc-tls", "default")
+    for verb, what, namespace in (
+        ("list", "secrets", NAMESPACE), ("get", "secret/envoy", NAMESPACE), ("get", "secret/any", "default"),
+        ("create", "secrets", NAMESPACE), ("get", "secret/inference-gateway-ext-proc-envoy-tls", "default"),
+    ):  # fmt: skip
+        assert not may(verb, what, namespace), (verb, what, namespace)
 
 
 def test_our_pods_run_as_nobody_on_a_read_only_root(release: Release) -> None:

@@ -7,6 +7,8 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
 from additions import PICKER, V1, V1ALPHA2, Added, Object
 from clusters import ROOT, CommandFailed
@@ -28,8 +30,6 @@ def test_an_upgrade_fails_no_request(release: Release) -> None:
         "picker.flowControl.enabled=true",
         "picker.traces.endpoint=http://127.0.0.1:4318/v1/traces",
         "picker.autoscaling.enabled=true",
-        "picker.networkPolicy.enabled=true",
-        "extension.networkPolicy.enabled=true",
     )
     with Load(release.urls[PICKED]) as load:
         release.install("--set", ",".join(switched_on))
@@ -55,16 +55,68 @@ def _lines_of_requests(log: str) -> list[str]:
     return [line for line in log.splitlines() if '"decision_s"' in line]
 
 
-def test_the_link_to_the_picker_can_be_tls(release: Release, tmp_path: Path) -> None:
-    """Who shows Envoy's certificate is served; a client in plain text, without a certificate, or with one of another
-    authority, is not."""
-    release.install("--set", "picker.tls.enabled=true")
-    release.cluster.rolled_out("inference-gateway-extension", NAMESPACE)
+def test_tls_to_the_pickers_is_switched_under_traffic(release: Release) -> None:
+    """Off and on again; no request fails, and nothing else is restarted."""
+    release.install()
     release.cluster.rolled_out(PICKER)
-    # As the operators' page says: it translates anew, and Envoy hears of the certificates.
-    release.cluster.kubectl("rollout", "restart", "deployment/envoy-gateway", "-n", NAMESPACE)
-    release.cluster.rolled_out("envoy-gateway", NAMESPACE)
-    until(lambda: [release.answers(PICKED) for _ in range(20)] == [200] * 20, "Envoy asks by TLS")
+    with Load(release.urls[PICKED]) as load:
+        for enabled in ("false", "true"):
+            release.install("--set", f"picker.tls.enabled={enabled}")
+            release.cluster.rolled_out(PICKER)
+            load.wait_for_answers(40)
+    assert load.failures == 0, load.problems
+
+
+def test_a_new_authority_takes_over_under_traffic(release: Release) -> None:
+    """Both are trusted meanwhile, and Envoy has the new one without a change of anything else."""
+    cluster = release.cluster
+    remove_key = ("--type=merge", '-p={"data": {"ca.key": null}}')
+    with Load(release.urls[PICKED]) as load:
+        cluster.kubectl("patch", "secret", f"{PICKER}-envoy-tls", "-n", NAMESPACE, *remove_key)
+        cluster.kubectl("rollout", "restart", "deployment/inference-gateway-extension", "-n", NAMESPACE)
+        cluster.rolled_out("inference-gateway-extension", NAMESPACE)
+        until(lambda: _trusted(release, PICKER, "default") == 2, "the picker trusts both")
+        until(lambda: _trusted_by_envoy(release) == 2, "Envoy trusts both")
+        load.wait_for_answers(40)
+    assert load.failures == 0, load.problems
+
+
+def _trusted(release: Release, name: str, namespace: str) -> int:
+    secret = release.cluster.get("secret", f"{name}-tls", "-n", namespace)["data"]
+    return base64.b64decode(secret["ca.crt"]).count(b"BEGIN")
+
+
+def _trusted_by_envoy(release: Release) -> int:
+    """Authorities in Envoy's own configuration of the picker's cluster."""
+    [pod] = release.cluster.pods(OF_ENVOY[-1], NAMESPACE)
+    with forwarded(release.cluster.kubeconfig, f"pod/{pod}", NAMESPACE, [19000]) as ports:
+        dump = httpx.get(f"http://127.0.0.1:{ports[19000]}/config_dump?resource=dynamic_active_clusters", timeout=10)
+    for each in dump.json()["configs"]:
+        if each["cluster"]["name"].startswith("inferencepicker/"):
+            [match] = each["cluster"]["transport_socket_matches"]
+            context = match["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
+            return base64.b64decode(context["trusted_ca"]["inline_bytes"]).count(b"BEGIN")
+    return 0
+
+
+def test_a_stranger_gets_nothing_of_the_extension(release: Release) -> None:
+    """In plain text or without a certificate, where no network policy keeps it away."""
+    pod = release.cluster.pods("app.kubernetes.io/name=extension", NAMESPACE)[0]
+    secret = release.cluster.get("secret", f"{PICKER}-envoy-tls", "-n", NAMESPACE)["data"]
+    trusting = grpc.ssl_channel_credentials(base64.b64decode(secret["ca.crt"]))
+    name = (("grpc.ssl_target_name_override", "inference-gateway-extension"),)
+    for credentials in (None, trusting):
+        with forwarded(release.cluster.kubeconfig, f"pod/{pod}", NAMESPACE, [5005]) as ports:
+            target = f"127.0.0.1:{ports[5005]}"
+            channel = grpc.secure_channel(target, credentials, name) if credentials else grpc.insecure_channel(target)
+            call = channel.unary_unary("/envoygateway.extension.EnvoyGatewayExtension/PostTranslateModify")
+            with pytest.raises(grpc.RpcError):
+                call(b"", timeout=10)
+            channel.close()
+
+
+def test_only_who_shows_envoys_certificate_is_served_by_the_picker(release: Release, tmp_path: Path) -> None:
+    """A client in plain text, without a certificate, or with one of another authority, is not."""
     secret = release.cluster.get("secret", f"{PICKER}-envoy-tls", "-n", NAMESPACE)["data"]
     authority, certificate, key = (base64.b64decode(secret[name]) for name in ("ca.crt", "tls.crt", "tls.key"))
     stranger = issue(new_authority(datetime.now(UTC)), "stranger", [], datetime.now(UTC))

@@ -63,6 +63,18 @@ def test_a_request_without_a_body_is_answered(release: Release, port: int) -> No
     assert [model["id"] for model in models["data"]] == [MODEL]
 
 
+@pytest.mark.parametrize("port", [PLAIN, PICKED])
+def test_administrative_routes_of_the_servers_are_not_found(release: Release, port: int) -> None:
+    """Each of them would be answered by a server that is asked directly."""
+    with httpx.Client(base_url=release.urls[port], timeout=10) as client:
+        assert client.get("/health").status_code == 200
+        for method, path in (
+            ("GET", "/metrics"), ("POST", "/v1/load_lora_adapter"), ("POST", "/reset_prefix_cache"),
+            ("GET", "/version"), ("POST", "/sleep"), ("POST", "/v1/models/../../metrics"), ("GET", "//metrics"),
+        ):  # fmt: skip
+            assert client.request(method, path, json={} if method == "POST" else None).status_code == 404, path
+
+
 def test_a_large_prompt_passes(release: Release) -> None:
     """Beyond the 32 KiB that Envoy Gateway's listeners buffer. It is the server's to refuse: its context is shorter."""
     assert release.answers(PICKED, content="word " * 60_000) == 400

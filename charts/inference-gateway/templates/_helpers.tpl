@@ -93,3 +93,35 @@ priorityClassName: {{ . }}
   value: {{ ternary ($value | int64) $value $is_whole | toString | quote }}
 {{- end }}
 {{- end }}
+
+{{/* Peers of a NetworkPolicy: the proxies that Envoy Gateway made. A label alone would let in whoever writes it on a pod; the
+namespaces are those where Envoy Gateway makes proxies. */}}
+{{- define "inference-gateway.proxies" -}}
+{{- range uniq (prepend .Values.extension.proxyNamespaces (.Values.extension.envoyGatewayNamespace | default .Release.Namespace)) }}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . }}
+  podSelector:
+    matchLabels:
+      app.kubernetes.io/managed-by: envoy-gateway
+{{- end }}
+{{- end }}
+
+{{/* Whether every path is open: then routes, policy and benchmark pod are the tutorial's, letter for letter. */}}
+{{- define "inference-gateway.isTutorial" -}}
+{{- if eq (toJson .Values.gateway.paths) (toJson (list "/")) }}true{{ end }}
+{{- end }}
+
+{{/* The pod's own address, for metricsAddress. */}}
+{{- define "inference-gateway.podIp" -}}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- end }}
+
+{{/* The cluster reads metrics and health at the pod's address. What else there is listens on the same port of loopback, where
+`kubectl port-forward` leads. */}}
+{{- define "inference-gateway.metricsAddress" -}}
+metrics_address: "$(POD_IP):9090"
+{{- end }}

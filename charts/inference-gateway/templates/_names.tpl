@@ -3,9 +3,12 @@
 {{- define "names.extension" -}}inference-gateway-extension{{- end }}
 {{- define "names.endpointDiscovery" -}}inference-gateway-endpoints{{- end }}
 {{- define "names.picker" -}}inference-gateway-ext-proc{{- end }}
-{{- define "names.pickerClusterRole" -}}{{ printf "%s-%s" .Release.Name "picker" | trunc 63 | trimSuffix "-" }}{{- end }}
-{{- define "names.extensionClusterRole" -}}{{ printf "%s-%s" .Release.Name "extension" | trunc 63 | trimSuffix "-" }}{{- end }}
-{{- define "names.envoyGatewayClusterRole" -}}{{ printf "%s-%s" .Release.Name "envoy-gateway-pools" | trunc 63 | trimSuffix "-" }}{{- end }}
+{{/* Names of the cluster carry the release's namespace: a release of the same name may be in another one. */}}
+{{- define "names.ofCluster" -}}{{ printf "%s-%s-%s" (index . 0).Release.Name (index . 1) (index . 0).Release.Namespace | trunc 253 | trimSuffix "-" }}{{- end }}
+{{- define "names.pickerClusterRole" -}}{{ include "names.ofCluster" (list . "picker") }}{{- end }}
+{{- define "names.extensionClusterRole" -}}{{ include "names.ofCluster" (list . "extension") }}{{- end }}
+{{- define "names.envoyGatewayClusterRole" -}}{{ include "names.ofCluster" (list . "envoy-gateway-pools") }}{{- end }}
+{{- define "names.uninstallClusterRole" -}}{{ include "names.ofCluster" (list . "uninstall") }}{{- end }}
 {{- define "names.gatewayClass" -}}{{ .Values.gateway.className }}{{- end }}
 {{- define "names.gateway" -}}{{ .Values.gateway.name }}{{- end }}
 {{- define "names.poolRoute" -}}qwen-backend{{- end }}
