@@ -2,9 +2,11 @@
 PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yaml)
+# make images PYTHON_IMAGE=python@sha256:...: the base by digest, as releases are built.
+PYTHON_BASE = $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE))
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e images nightly fuzz lint lint-files set-version format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e build-requirements sbom audit images nightly nightly-access fuzz lint lint-files set-version format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
 
 help: ## what you can type
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,9 +39,24 @@ e2e: install ## the chart on a kind cluster, for as long as the tests take; need
 	@test -f charts/inference-gateway/charts/gateway-helm-v1.9.1.tgz || helm dependency build charts/inference-gateway
 	@$(RUN) pytest e2e/cluster -v --tb=short $(ARGS)
 
+build-requirements: install ## pin what images are built with, with hashes, from ci/build-requirements.in
+	@$(UV) pip compile --quiet --generate-hashes --universal --no-header --python-version 3.11 ci/build-requirements.in -o ci/build-requirements.txt
+
+sbom: install ## the packages of each image, CycloneDX with hashes, in out/sbom
+	@mkdir -p out/sbom
+	@for package in picker vllm-mock benchmark nightly; do \
+	  extras=; [ $$package != picker ] || extras="--extra kv-events --extra traces"; \
+	  $(UV) export --quiet --frozen --format cyclonedx1.5 --package $$package $$extras --no-dev --no-emit-workspace --output-file out/sbom/$$package.cdx.json >/dev/null || exit 1; \
+	done
+	@ls out/sbom
+
+audit: install ## known holes of the locked packages, by the Python advisory database; needs the network
+	@$(UV) export --quiet --frozen --all-packages --no-emit-workspace --output-file out/audit-requirements.txt >/dev/null
+	@$(UV) tool run --from pip-audit==2.9.0 pip-audit --disable-pip --require-hashes -r out/audit-requirements.txt
+
 images: ## the images that the chart names: picker and vllm-mock; needs docker
-	@docker build -f picker/Dockerfile -t inference-gateway/picker:$(VERSION) .
-	@docker build -f vllm-mock/Dockerfile -t inference-gateway/vllm-mock:$(VERSION) .
+	@docker build $(PYTHON_BASE) -f picker/Dockerfile -t inference-gateway/picker:$(VERSION) .
+	@docker build $(PYTHON_BASE) -f vllm-mock/Dockerfile -t inference-gateway/vllm-mock:$(VERSION) .
 
 fuzz: install ## random use of the picker, SECONDS=60; SEED and TARGET repeat what a failure prints
 	@PYTHONPATH=picker/tests $(RUN) python -m fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
@@ -84,6 +101,9 @@ crds: install ## write the chart's CRDs anew, after a change of the wire types
 
 chart-schema: install ## generate the schema of the chart's values, and the README of the chart
 	@$(RUN) python ci/chart_schema.py
+
+nightly-access: install ## write the nightly job's ClusterRole, after a change of the chart
+	@$(RUN) python ci/nightly_access.py
 
 dashboards: install ## write dashboards, alerts and recording rules anew into the chart
 	@$(RUN) gateway-dashboards generate
