@@ -5,12 +5,21 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.extproc.body import DEFAULT_OUTPUT_TOKENS, MAX_OUTPUT_TOKENS, NO_BODY, ReadBody, must_name_model, read_body
+from picker.extproc.apis import (
+    CHAT,
+    COMPLETIONS,
+    DEFAULT_OUTPUT_TOKENS,
+    MESSAGES,
+    RESPONSES,
+    UNKNOWN,
+    Api,
+)
+from picker.extproc.body import MAX_OUTPUT_TOKENS, NO_BODY, ReadBody, must_name_model, read_body
 from picker.extproc.refusals import Rejection
 
 
-def read(body: bytes) -> ReadBody:
-    found = read_body(body, strict=True)
+def read(body: bytes, api: Api = UNKNOWN) -> ReadBody:
+    found = read_body(body, True, api)
     assert isinstance(found, ReadBody), found
     return found
 
@@ -71,7 +80,7 @@ def test_equal_prompts_are_equal_bytes(first: bytes, second: bytes) -> None:
 def test_tools_and_system_text_come_before_the_messages() -> None:
     """Chat templates put them there, so requests that share them share a prefix."""
     tools = [{"type": "function", "function": {"name": "f"}}]
-    first, second = (read(chat(text, tools=tools, system="You are kind.")).prompt for text in ("a", "b"))
+    first, second = (read(chat(text, tools=tools, system="You are kind."), MESSAGES).prompt for text in ("a", "b"))
     beginning = json.dumps(tools).encode() + b'"You are kind."'
     assert first.startswith(beginning)
     assert second.startswith(beginning)
@@ -84,24 +93,28 @@ def test_a_salt_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "tokens"),
+    ("api", "fields", "tokens"),
     [
-        ({"max_tokens": 7}, 7),
-        ({"max_completion_tokens": 8}, 8),
-        ({"max_output_tokens": 9}, 9),
-        ({"max_completion_tokens": 8, "max_tokens": 7}, 8),
-        ({"max_tokens": None}, DEFAULT_OUTPUT_TOKENS),
-        ({"max_tokens": "many"}, DEFAULT_OUTPUT_TOKENS),
-        ({"max_tokens": 1.5}, DEFAULT_OUTPUT_TOKENS),
-        ({"max_tokens": -3}, 0),
-        ({"max_tokens": 10**400}, MAX_OUTPUT_TOKENS),
-        ({"max_tokens": None, "max_completion_tokens": [1], "max_output_tokens": 5}, 5),
-        ({}, DEFAULT_OUTPUT_TOKENS),
+        (CHAT, {"max_tokens": 7}, 7),
+        (CHAT, {"max_completion_tokens": 8}, 8),
+        (CHAT, {"max_completion_tokens": 8, "max_tokens": 7}, 8),
+        (CHAT, {"max_output_tokens": 9}, DEFAULT_OUTPUT_TOKENS),
+        (COMPLETIONS, {"max_completion_tokens": 8, "max_tokens": 7}, 7),
+        (RESPONSES, {"max_output_tokens": 9, "max_tokens": 7}, 9),
+        (MESSAGES, {"max_tokens": 7, "max_completion_tokens": 8}, 7),
+        (CHAT, {"max_tokens": None}, DEFAULT_OUTPUT_TOKENS),
+        (CHAT, {"max_tokens": "many"}, DEFAULT_OUTPUT_TOKENS),
+        (CHAT, {"max_tokens": 1.5}, DEFAULT_OUTPUT_TOKENS),
+        (CHAT, {"max_tokens": 0}, DEFAULT_OUTPUT_TOKENS),
+        (CHAT, {"max_tokens": -3}, DEFAULT_OUTPUT_TOKENS),
+        (CHAT, {"max_completion_tokens": 0, "max_tokens": 7}, 7),
+        (CHAT, {"max_tokens": 10**400}, MAX_OUTPUT_TOKENS),
+        (CHAT, {}, DEFAULT_OUTPUT_TOKENS),
     ],
 )
-def test_the_expected_output_is_the_limit_that_the_request_names(fields: dict[str, object], tokens: int) -> None:
-    """And a guess where it names none; whether the limit is right is the server's to say."""
-    assert read(chat("hi", **fields)).output_tokens == tokens
+def test_the_expected_output_is_the_limit_that_the_api_reads(api: Api, fields: dict[str, object], tokens: int) -> None:
+    """A limit that is no positive number counts as absent."""
+    assert read(chat("hi", **fields), api).output_tokens == tokens
 
 
 @pytest.mark.parametrize(
@@ -119,14 +132,20 @@ def test_prompt_tokens_are_counted_in_ids_and_estimated_in_text(prompt: object, 
     [
         ("/v1/chat/completions", "application/json", True),
         ("/v1/completions?x=1", "", True),
-        ("/v1/audio/transcriptions", "Multipart/Form-Data; boundary=1", False),
+        ("/v1/audio/transcriptions", "Multipart/Form-Data; boundary=1", True),
+        ("/invocations", "application/json", True),
+        ("/v2/rerank?x=1", "application/json", True),
+        ("/inference/v1/generate", "", True),
+        ("/team/v1/chat/completions", "", True),
+        ("/v1/chat/complet%69ons", "", True),
+        ("/v1/responses/resp_1/cancel", "application/json", False),
         ("/v1/load_lora_adapter", "application/json", False),
         ("/tokenize", "application/json", False),
         ("/", "", False),
     ],
 )
 def test_what_must_name_a_model(path: str, content_type: str, must: bool) -> None:
-    """JSON bodies on the routes of the OpenAI API."""
+    """Bodies on the routes that compute something."""
     assert must_name_model(path, content_type) is must
 
 

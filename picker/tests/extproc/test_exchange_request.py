@@ -166,7 +166,7 @@ def test_a_body_that_names_no_model_is_a_bad_request(data: bytes, reason: str, m
 
 @pytest.mark.parametrize(
     ("path", "content_type"),
-    [("/tokenize", "application/json"), ("/v1/audio/transcriptions", "multipart/form-data; b=1")],
+    [("/tokenize", "text/plain"), ("/files", "multipart/form-data; boundary=1"), ("/v1/files", "")],
 )
 def test_other_routes_may_have_bodies_of_their_own(path: str, content_type: str) -> None:
     """They are passed on unread."""
@@ -393,6 +393,16 @@ def test_after_its_end_an_exchange_says_nothing_more() -> None:
     talk.close()
     assert talk.receive(response()) == []
     assert seat.ended == 1
+
+
+def test_a_body_that_says_it_is_json_and_is_not_is_refused_on_any_path() -> None:
+    """A server that reads more than JSON would see a model where the picker sees none."""
+    for path in ("/tokenize", "/v1/files", "/another/route"):
+        talk = exchange(FakeDesk())
+        talk.receive(headers(path=path, content_type="Application/JSON; charset=utf-8"))
+        [reply] = talk.receive(body(b'{"model": "m", "temperature": NaN}'))
+        assert isinstance(reply, ImmediateReply)
+        assert reply.status == 400
 
 
 def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:

@@ -11,6 +11,7 @@ from fleet import endpoint, scrape
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex
+from picker.extproc.apis import COMPLETIONS, NO_WORK, Api
 from picker.extproc.assignment import Place, Wanted
 from picker.extproc.body import read_body
 from picker.extproc.desk import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
@@ -109,10 +110,16 @@ class Fleet:
 
 
 def wanted(
-    model: str, *, flow: str | None = None, tokens: int = 10, subset: frozenset[str] | None = None, max_tokens: int = 10
+    model: str,
+    *,
+    flow: str | None = None,
+    tokens: int = 10,
+    subset: frozenset[str] | None = None,
+    max_tokens: int = 10,
+    api: Api = COMPLETIONS,
 ) -> Wanted:
     data = json.dumps({"model": model, "prompt": [1] * tokens, "max_tokens": max_tokens}).encode()
-    read = read_body(data, strict=True)
+    read = read_body(data, True, api)
     assert not isinstance(read, Rejection)
     return Wanted(None, read, subset, None, flow, len(data))
 
@@ -200,7 +207,12 @@ def test_one_that_comes_while_its_equals_wait_does_not_overtake_them() -> None:
 
 def test_what_generates_nothing_is_not_held() -> None:
     fleet, _ = full()
-    assert fleet.asks("tokenize", max_tokens=0) is None
+    assert fleet.asks("tokenize", api=NO_WORK) is None
+
+
+def test_a_limit_of_nothing_does_not_pass_the_queue() -> None:
+    fleet, _ = full()
+    assert fleet.asks("standard", max_tokens=0) is not None
 
 
 def test_one_that_may_only_go_where_there_is_no_room_keeps_nobody_waiting() -> None:

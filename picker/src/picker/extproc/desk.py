@@ -13,8 +13,8 @@ from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex, block_hashes
 from picker.extproc.answers import AnswersSeen
 from picker.extproc.assignment import Wanted
-from picker.extproc.body import BYTES_PER_TOKEN
 from picker.extproc.conversations import conversation
+from picker.extproc.prompt_work import BYTES_PER_TOKEN
 from picker.extproc.refusals import Reason, Rejection
 from picker.resources.inference import (
     Criticality,

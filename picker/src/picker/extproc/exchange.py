@@ -18,17 +18,17 @@ import msgspec
 
 from picker.bounded_text import shorten
 from picker.extproc.assignment import Assignment, Desk, OnTurn, Place, Queue, Wanted
-from picker.extproc.body import NO_BODY, content_coding, declared_bytes, read_body
+from picker.extproc.body import NO_BODY, content_coding, declared_bytes, rename
 from picker.extproc.headers import (
     CONTROL_HEADERS,
     PREDICT_TTFT,
     foretold,
     names_model,
     opens_tunnel,
+    read_request,
     to_endpoint,
     wanted,
 )
-from picker.extproc.json_spans import rename_request
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -297,7 +297,7 @@ class Exchange:
         assert request is not None
         self._body_ended = True
         # A request without a body is the server's to answer, whatever its path.
-        read = read_body(data, names_model(request)) if data else NO_BODY
+        read = read_request(request, data) if data else NO_BODY
         if isinstance(read, Rejection):
             return self._refuse(read)
         pick = _Pick(wanted(request, read, len(data)), data, end_of_stream, trailers)
@@ -319,7 +319,7 @@ class Exchange:
         renamed: bytes | None = None
         if assigned.served_model is not None and model is not None:
             self._asked_model = model
-            renamed = rename_request(data, model, assigned.served_model)
+            renamed = rename(pick.wanted.body, data, assigned.served_model)
         renamed_bytes = len(renamed) if renamed is not None else None
         changes = to_endpoint(assigned, self._request_mode, body=True, renamed_bytes=renamed_bytes)
         if self._request_mode is BodyMode.BUFFERED:

@@ -1,9 +1,12 @@
 """The headers of the protocol: what is read from a request's, and what is put there."""
 
 from picker.bounded_text import shorten
+from picker.extproc.apis import api_of
 from picker.extproc.assignment import Assignment, Wanted
-from picker.extproc.body import ReadBody, must_name_model
+from picker.extproc.body import ReadBody, must_name_model, read_body, read_form_body
+from picker.extproc.forms import is_form
 from picker.extproc.messages import NO_CHANGES, BodyMode, Changes, RequestHeaders
+from picker.extproc.refusals import Rejection
 
 DESTINATION = "x-gateway-destination-endpoint"
 CONTROL_HEADERS = (DESTINATION, "x-gateway-destination-endpoint-served", "x-gateway-destination-endpoint-subset")
@@ -28,6 +31,18 @@ def names_model(message: RequestHeaders) -> bool:
     return headers.get(":method", "POST") == "POST" and must_name_model(
         headers.get(":path", ""), headers.get("content-type", "")
     )
+
+
+def read_request(message: RequestHeaders, body: bytes) -> ReadBody | Rejection:
+    """What the body of a request says, by the API of its path."""
+    header = message.headers.get
+    api = api_of(header(":path", ""))
+    content_type = header("content-type", "")
+    strict = api.names_model and header(":method", "POST") == "POST"
+    if is_form(content_type) and (api.form_tokens or not strict):
+        return read_form_body(body, content_type, strict, api)
+    media_type = content_type.partition(";")[0].strip().lower()
+    return read_body(body, strict, api, says_json=media_type == "application/json")
 
 
 def opens_tunnel(message: RequestHeaders) -> bool:

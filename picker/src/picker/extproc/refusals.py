@@ -16,6 +16,7 @@ class Reason(StrEnum):
 
     BODY_TOO_LARGE = "body-too-large"
     BODY_NOT_JSON = "body-not-json"
+    BODY_NOT_FORM = "body-not-form"
     BODY_MISSING = "body-missing"
     BODY_ENCODED = "body-encoded"
     BODY_TIMEOUT = "body-timeout"

@@ -1,0 +1,153 @@
+"""The APIs of model servers: which fields of a body each of them reads, by the request's path."""
+
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+import msgspec
+
+DEFAULT_OUTPUT_TOKENS = 256
+"""Expected of a sequence whose request names no limit."""
+
+AUDIO_TOKENS = 750
+"""Of an audio clip: 30 s, the longest that Whisper and Qwen2-Audio take in one piece, at Qwen2-Audio's 25 tokens a
+second. Others make 375 (Voxtral) to 1,500 (Whisper's encoder) of it."""
+
+PICTURE_TOKENS = 1200
+"""Of a picture of a megapixel: 1,337 in Qwen2-VL (28 x 28 pixels a token), 1,024 in Qwen3-VL, 576 in LLaVA 1.5, 256 in
+Gemma 3, 1,601 in Llama 3.2, 765 in OpenAI's models. Bytes do not tell the number of pixels."""
+
+
+class Api(msgspec.Struct, frozen=True, gc=False):
+    """What one API reads of its requests. Other fields of a body cost the server nothing, and do not count."""
+
+    prompts: tuple[str, ...] = ()
+    """Fields that become the prompt, in the order in which chat templates place them."""
+    sequences: tuple[str, ...] = ()
+    """Those of them in which each element of a list is a sequence of its own."""
+    repeated: str | None = None
+    """One of them that is computed again for each sequence: the query of a reranker."""
+    limits: tuple[str, ...] = ()
+    """Fields that limit the answer's tokens. The first that holds a positive number counts."""
+    copies: tuple[str, ...] = ()
+    """Fields that ask for several answers to each prompt. The largest counts."""
+    inner: str | None = None
+    """The object that holds limits and copies, where that is not the body itself."""
+    output_tokens: int = DEFAULT_OUTPUT_TOKENS
+    """Of a sequence whose request names no limit."""
+    form_tokens: int = 0
+    """Of the file that a request brings as a form."""
+    names_model: bool = True
+    """Whether a body has to be JSON that names a model, or a form that does."""
+    choices: tuple[tuple[str, "Api"], ...] = ()
+    """For routes of several APIs: the API by the first of these fields that a body has."""
+
+
+CHAT = Api(("tools", "messages"), (), None, ("max_completion_tokens", "max_tokens"), ("n",))
+COMPLETIONS = Api(("prompt",), ("prompt",), None, ("max_tokens",), ("n", "best_of"))
+RESPONSES = Api(("tools", "instructions", "input"), limits=("max_output_tokens",))
+MESSAGES = Api(("tools", "system", "messages"), limits=("max_tokens",))
+GENERATE = Api(("token_ids",), limits=("max_tokens",), copies=("n",), inner="sampling_params")
+TRANSCRIPTION = Api(form_tokens=AUDIO_TOKENS, limits=("max_completion_tokens",))
+SPEECH = Api(("input",), limits=("max_new_tokens",))
+PICTURES = Api(("prompt",), ("prompt",), copies=("n",), form_tokens=PICTURE_TOKENS)
+
+POOLED_TOKENS = 1
+"""vLLM gives a pooling request one token to generate: it ends with its prompt."""
+
+_EMBED_INPUT = Api(("input",), ("input",), output_tokens=POOLED_TOKENS)
+_EMBED_CHAT = Api(("messages",), output_tokens=POOLED_TOKENS)
+_EMBED_TEXTS = Api(("texts", "images", "inputs"), ("texts", "images", "inputs"), output_tokens=POOLED_TOKENS)
+_SCORE_TEXTS = Api(("text_1", "text_2"), ("text_1", "text_2"), "text_1", output_tokens=POOLED_TOKENS)
+_SCORE_DATA = Api(("data_1", "data_2"), ("data_1", "data_2"), "data_1", output_tokens=POOLED_TOKENS)
+_SCORE_QUERIES = Api(("queries", "documents"), ("queries", "documents"), "queries", output_tokens=POOLED_TOKENS)
+_SCORE_ITEMS = Api(("query", "items"), ("query", "items"), "query", output_tokens=POOLED_TOKENS)
+_RERANK = Api(("query", "documents"), ("documents",), "query", output_tokens=POOLED_TOKENS)
+
+_SCORES = (
+    ("text_1", _SCORE_TEXTS),
+    ("data_1", _SCORE_DATA),
+    ("queries", _SCORE_QUERIES),
+    ("items", _SCORE_ITEMS),
+    ("documents", _RERANK),
+)
+_EMBEDS = (("input", _EMBED_INPUT), ("messages", _EMBED_CHAT))
+
+EMBED = Api(output_tokens=POOLED_TOKENS, choices=_EMBEDS)
+SCORE = Api(output_tokens=POOLED_TOKENS, choices=_SCORES)
+POOL = Api(output_tokens=POOLED_TOKENS, choices=(*_EMBEDS, *_SCORES))
+
+_CHOICES = (
+    ("messages", CHAT),
+    ("prompt", COMPLETIONS),
+    ("input", RESPONSES),
+    ("token_ids", GENERATE),
+    ("texts", _EMBED_TEXTS),
+    *_SCORES,
+)
+INVOCATIONS = Api(choices=_CHOICES)
+"""SageMaker's route: any of the APIs, by the fields of the body."""
+
+UNKNOWN = Api(choices=_CHOICES, names_model=False)
+"""A route that is not known here. What its body says counts; what it does not say is the server's to judge."""
+
+NO_WORK = Api(output_tokens=0, names_model=False)
+"""Routes that compute nothing on a GPU."""
+
+APIS: Mapping[str, Api] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/chat/completions/batch": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+    "/v1/embeddings": EMBED,
+    "/v1/score": SCORE,
+    "/v1/rerank": SCORE,
+    "/v1/pooling": POOL,
+    "/v1/classify": POOL,
+    "/v1/decisions": INVOCATIONS,
+    "/v1/audio/transcriptions": TRANSCRIPTION,
+    "/v1/audio/translations": TRANSCRIPTION,
+    "/v1/audio/speech": SPEECH,
+    "/v1/images/generations": PICTURES,
+    "/v1/images/edits": PICTURES,
+    "/v1/images/variations": PICTURES,
+    "/v2/embed": _EMBED_TEXTS,
+    "/v2/rerank": SCORE,
+    "/inference/v1/generate": GENERATE,
+    "/invocations": INVOCATIONS,
+    "/score": SCORE,
+    "/rerank": SCORE,
+    "/pooling": POOL,
+    "/classify": POOL,
+    "/generative_scoring": SCORE,
+    "/v1/chat/completions/render": NO_WORK,
+    "/v1/completions/render": NO_WORK,
+    "/v1/messages/count_tokens": NO_WORK,
+    "/v1/load_lora_adapter": NO_WORK,
+    "/v1/unload_lora_adapter": NO_WORK,
+    "/tokenize": NO_WORK,
+    "/detokenize": NO_WORK,
+}
+"""The routes of vLLM 0.32 that have a body (docs/usage/security.md there), and OpenAI's for audio and pictures."""
+
+_PREFIXES = ("/inference/v1/", "/v1/", "/v2/")
+
+
+def api_of(path: str) -> Api:
+    """The API of a request to `path`, its query included or not. Below another prefix, as a route may rewrite it, the
+    rest of the path tells."""
+    return APIS.get(path) or _searched(path)
+
+
+def _searched(path: str) -> Api:
+    path = path.partition("?")[0]
+    if "%" in path:
+        path = unquote(path)
+    found = APIS.get(path)
+    if found is not None:
+        return found
+    for prefix in _PREFIXES:
+        at = path.rfind(prefix)
+        if at > 0:
+            return APIS.get(path[at:], UNKNOWN)
+    return UNKNOWN
