@@ -33,6 +33,15 @@ def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> Non
     assert only.in_flight.prefill_tokens == 100
 
 
+def test_a_request_of_several_sequences_takes_as_many_first_tokens() -> None:
+    ledger = Ledger()
+    only = server(ledger)
+    ledger.begin(only, 1000, 400, now_s=0.1, sequences=4)
+    sent(ledger, only, 0.2, 0.3)
+    scrape(ledger, only, 1.0, first_tokens=5, seconds=1.0)
+    assert only.in_flight.prefill_tokens == 1000
+
+
 def test_a_fully_cached_prompt_has_a_first_token_too() -> None:
     """It is counted like any other, so it takes its turn."""
     ledger = Ledger()

@@ -18,7 +18,9 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
     """Whatever comes, in any order and any number of times, and whatever the scrapes count."""
     ledger, fleet = Ledger(), [endpoint(1), endpoint(2)]
     fleet[0].pace.learn(1000, 0.5, 0.0)
-    tickets = [ledger.begin(fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}") for n in range(6)]
+    tickets = [
+        ledger.begin(fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
+    ]
 
     def take(number: int, step: str, now_s: float) -> None:
         match step:
@@ -43,6 +45,17 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
         ticket.end(3.0)
     assert [each.in_flight for each in fleet] == [InFlight(), InFlight()]
     assert ledger.total == InFlight()
+
+
+def test_each_sequence_of_a_request_counts_as_one_in_flight() -> None:
+    """As the server counts it."""
+    ledger, (where, other) = Ledger(), (endpoint(1), endpoint(2))
+    ticket = ledger.begin(where, 100, 40, model="m", sequences=4)
+    assert where.in_flight == InFlight(4, 100, 40, {"m": 4})
+    ticket.moved_to(other)
+    assert (where.in_flight, other.in_flight) == (InFlight(), InFlight(4, 100, 40, {"m": 4}))
+    ticket.end(1.0)
+    assert other.in_flight == ledger.total == InFlight()
 
 
 def test_negative_tokens_are_refused() -> None:

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 from fleet import endpoint, scrape
+from pick_stream import served_pool
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.ledger import Ledger
 from picker.endpoints.prefixes import PrefixIndex
@@ -86,6 +87,19 @@ def assigned(answer: Assigned | Rejection) -> Assigned:
 def rejected(answer: Assigned | Rejection) -> Rejection:
     assert isinstance(answer, Rejection)
     return answer
+
+
+def test_a_request_counts_as_many_sequences_as_its_server_generates() -> None:
+    fleet = [endpoint(1)]
+    served = served_pool(fleet)
+    desk = PoolDesk(Ledger(), lambda: 1.0, Random(1), unknown_models=True)
+    desk.serve([served], served.pool.name)
+    read = read_body(json.dumps({"model": "m", "prompt": ["a", "b"], "n": 3, "max_tokens": 10}).encode(), strict=True)
+    assert not isinstance(read, Rejection)
+    answer = assigned(desk.assign(Wanted(None, read, None)))
+    assert (fleet[0].in_flight.requests, fleet[0].in_flight.decode_tokens) == (6, 60)
+    answer.end()
+    assert fleet[0].in_flight.requests == 0
 
 
 def test_a_pool_that_is_not_known_is_answered_503() -> None:

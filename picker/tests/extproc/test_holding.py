@@ -205,9 +205,10 @@ def test_one_that_comes_while_its_equals_wait_does_not_overtake_them() -> None:
     assert fleet.turns == ["first", "second"]
 
 
-def test_what_generates_nothing_is_not_held() -> None:
+def test_what_costs_a_server_nothing_is_not_held() -> None:
     fleet, _ = full()
     assert fleet.asks("tokenize", api=NO_WORK) is None
+    assert fleet.asks("embedding", api=Api(("prompt",), output_tokens=0)) is not None
 
 
 def test_a_limit_of_nothing_does_not_pass_the_queue() -> None:

@@ -169,8 +169,8 @@ def test_limits_are_read_where_the_api_has_them() -> None:
     assert read(GENERATE, token_ids=[1], max_tokens=9, sampling_params={"max_tokens": 5}).output_tokens == 5
 
 
-def test_a_pooling_request_generates_one_token() -> None:
-    assert {read(api, input="x").output_tokens for api in (EMBED, POOL)} == {1}
+def test_a_pooling_request_generates_no_tokens() -> None:
+    assert {read(api, input="x").output_tokens for api in (EMBED, POOL)} == {0}
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_any_shape_of_a_field_is_counted(value: object, field: str) -> None:
         found = read(api, **{field: value})
         assert found.prompt_tokens >= 0
         assert 1 <= found.sequences <= MAX_SEQUENCES
-        assert found.output_tokens >= 1
+        assert found.output_tokens >= 0
 
 
 def cost_s(read_it: Callable[[bytes], object], body: bytes) -> float:

@@ -73,6 +73,7 @@ class InFlight:
     """What this picker has sent to an endpoint and not seen the end of."""
 
     requests: int = 0
+    """As model servers count them: each sequence of a request (`n`, lists of prompts) is one."""
     prefill_tokens: int = 0
     """Prompt tokens of those requests, less what the prefix cache is thought to hold, and what is computed."""
     decode_tokens: int = 0

@@ -24,7 +24,7 @@ class Ticket:
         self._decode_tokens = decode_tokens
         self._model = model
         self._answered = False
-        _count_model(endpoint.in_flight, model, 1)
+        _count_model(endpoint.in_flight, model, prompt.sequences)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -37,14 +37,15 @@ class Ticket:
         before, prompt = self._endpoint, self._prompt
         if self._ledger is None or endpoint is before:
             return
-        _add(before.in_flight, -1, -prompt.tokens, -self._decode_tokens)
-        _add(endpoint.in_flight, 1, prompt.tokens, self._decode_tokens)
+        sequences = prompt.sequences
+        _add(before.in_flight, -sequences, -prompt.tokens, -self._decode_tokens)
+        _add(endpoint.in_flight, sequences, prompt.tokens, self._decode_tokens)
         if self._decode_tokens:
             before.credibility.generating -= 1
             endpoint.credibility.generating += 1
             endpoint.credibility.begun += 1
-        _count_model(before.in_flight, self._model, -1)
-        _count_model(endpoint.in_flight, self._model, 1)
+        _count_model(before.in_flight, self._model, -sequences)
+        _count_model(endpoint.in_flight, self._model, sequences)
         # What the other endpoint had ahead of it is not known.
         prompt.work_tokens = 0.0
         if before.prefills.moved(prompt):
@@ -74,10 +75,11 @@ class Ticket:
         if self._decode_tokens:
             endpoint.credibility.generating -= 1
             endpoint.credibility.ended += self._answered
-        _add(endpoint.in_flight, -1, -prompt.tokens, -self._decode_tokens)
-        _add(ledger.total, -1, -prompt.tokens, -self._decode_tokens)
-        _count_model(endpoint.in_flight, self._model, -1)
-        endpoint.drain.ended(now_s, endpoint.in_flight.requests)
+        sequences = prompt.sequences
+        _add(endpoint.in_flight, -sequences, -prompt.tokens, -self._decode_tokens)
+        _add(ledger.total, -sequences, -prompt.tokens, -self._decode_tokens)
+        _count_model(endpoint.in_flight, self._model, -sequences)
+        endpoint.drain.ended(now_s, endpoint.in_flight.requests, sequences)
         if ledger.on_freed is not None:
             ledger.on_freed()
 
@@ -107,14 +109,16 @@ class Ledger:
         work_tokens: float = 0.0,
         now_s: float = 0.0,
         model: str | None = None,
+        sequences: int = 1,
     ) -> Ticket:
-        """Count a request on `endpoint` from now on. `work_tokens` of work are ahead of its first token there, its own
-        prompt included; 0 where that is not known. Raises ValueError on negative tokens."""
+        """Count a request on `endpoint` from now on, as the server does: as so many `sequences`. `decode_tokens` are of
+        all of them. `work_tokens` of work are ahead of its first token there, its own prompt included; 0 where that is
+        not known. Raises ValueError on negative tokens."""
         if prefill_tokens < 0 or decode_tokens < 0:
             raise ValueError(f"{prefill_tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
-        _add(endpoint.in_flight, 1, prefill_tokens, decode_tokens)
-        _add(self.total, 1, prefill_tokens, decode_tokens)
-        prompt = Prompt(prefill_tokens, work_tokens, now_s)
+        _add(endpoint.in_flight, sequences, prefill_tokens, decode_tokens)
+        _add(self.total, sequences, prefill_tokens, decode_tokens)
+        prompt = Prompt(prefill_tokens, work_tokens, now_s, sequences)
         ticket = Ticket(self, endpoint, prompt, decode_tokens, model)
         if decode_tokens:
             # What generates nothing has no first token to be counted.

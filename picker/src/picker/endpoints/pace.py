@@ -132,10 +132,10 @@ class Drain:
         """Between two answers' ends, seconds, while there was something to do all the time between."""
         self._ended_s: float | None = None
 
-    def ended(self, now_s: float, left: int) -> None:
-        """A request has ended, and `left` others are there."""
+    def ended(self, now_s: float, left: int, sequences: int = 1) -> None:
+        """A request of so many `sequences` has ended, and `left` others are there."""
         if self._ended_s is not None:
-            gap_s = min(now_s - self._ended_s, self.MOST_MOVED * max(self.interval_s, LEAST_INTERVAL_S))
+            gap_s = min((now_s - self._ended_s) / sequences, self.MOST_MOVED * max(self.interval_s, LEAST_INTERVAL_S))
             self.interval_s = self.KEPT * self.interval_s + (1 - self.KEPT) * gap_s
         # An idle time until the next one comes says nothing of how fast it works.
         self._ended_s = now_s if left else None

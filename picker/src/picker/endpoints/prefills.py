@@ -52,6 +52,8 @@ class Prompt:
     work_tokens: float
     """Ahead of its first token when it was sent, its own included; 0 where that is not known."""
     sent_s: float
+    sequences: int = 1
+    """Of so many first tokens the server counts."""
 
 
 class Prefills:
@@ -63,7 +65,7 @@ class Prefills:
         self._prompts: dict[Prompt, None] = {}
         """In the order of their being sent."""
         self._ended = 0
-        """Requests that have ended with an answer since the last scrape: the next one counts their first tokens."""
+        """Sequences that have ended with an answer since the last scrape: the next one counts their first tokens."""
         self._least = self._least_before = inf
         self._least_since_s = -inf
 
@@ -81,7 +83,7 @@ class Prefills:
         """Its request has; `answered`: with an answer that was no error."""
         if prompt in self._prompts:
             del self._prompts[prompt]
-            self._ended += answered
+            self._ended += prompt.sequences if answered else 0
 
     def restarted(self) -> None:
         """The server counts from 0 again."""
@@ -103,10 +105,12 @@ class Prefills:
         # Those of others are among the count. What came longer ago than a first token takes now is done.
         likely_s = inf if alone else now_s - mean_s
         found: list[Prompt] = []
+        sequences = 0
         for prompt in self._prompts:
-            if prompt.sent_s >= surely_s and (len(found) >= count or prompt.sent_s > likely_s):
+            if prompt.sent_s >= surely_s and (sequences >= count or prompt.sent_s > likely_s):
                 break
             found.append(prompt)
+            sequences += prompt.sequences
         for prompt in found:
             del self._prompts[prompt]
         return found

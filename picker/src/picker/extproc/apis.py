@@ -33,7 +33,7 @@ class Api(msgspec.Struct, frozen=True, gc=False):
     inner: str | None = None
     """The object that holds limits and copies, where that is not the body itself."""
     output_tokens: int = DEFAULT_OUTPUT_TOKENS
-    """Of a sequence whose request names no limit."""
+    """Of a sequence whose request names no limit; 0 where no tokens are generated, but vectors, scores or pictures."""
     form_tokens: int = 0
     """Of the file that a request brings as a form."""
     names_model: bool = True
@@ -48,20 +48,17 @@ RESPONSES = Api(("tools", "instructions", "input"), limits=("max_output_tokens",
 MESSAGES = Api(("tools", "system", "messages"), limits=("max_tokens",))
 GENERATE = Api(("token_ids",), limits=("max_tokens",), copies=("n",), inner="sampling_params")
 TRANSCRIPTION = Api(form_tokens=AUDIO_TOKENS, limits=("max_completion_tokens",))
-SPEECH = Api(("input",), limits=("max_new_tokens",))
-PICTURES = Api(("prompt",), ("prompt",), copies=("n",), form_tokens=PICTURE_TOKENS)
+SPEECH = Api(("input",), output_tokens=0)
+PICTURES = Api(("prompt",), ("prompt",), copies=("n",), output_tokens=0, form_tokens=PICTURE_TOKENS)
 
-POOLED_TOKENS = 1
-"""vLLM gives a pooling request one token to generate: it ends with its prompt."""
-
-_EMBED_INPUT = Api(("input",), ("input",), output_tokens=POOLED_TOKENS)
-_EMBED_CHAT = Api(("messages",), output_tokens=POOLED_TOKENS)
-_EMBED_TEXTS = Api(("texts", "images", "inputs"), ("texts", "images", "inputs"), output_tokens=POOLED_TOKENS)
-_SCORE_TEXTS = Api(("text_1", "text_2"), ("text_1", "text_2"), "text_1", output_tokens=POOLED_TOKENS)
-_SCORE_DATA = Api(("data_1", "data_2"), ("data_1", "data_2"), "data_1", output_tokens=POOLED_TOKENS)
-_SCORE_QUERIES = Api(("queries", "documents"), ("queries", "documents"), "queries", output_tokens=POOLED_TOKENS)
-_SCORE_ITEMS = Api(("query", "items"), ("query", "items"), "query", output_tokens=POOLED_TOKENS)
-_RERANK = Api(("query", "documents"), ("documents",), "query", output_tokens=POOLED_TOKENS)
+_EMBED_INPUT = Api(("input",), ("input",), output_tokens=0)
+_EMBED_CHAT = Api(("messages",), output_tokens=0)
+_EMBED_TEXTS = Api(("texts", "images", "inputs"), ("texts", "images", "inputs"), output_tokens=0)
+_SCORE_TEXTS = Api(("text_1", "text_2"), ("text_1", "text_2"), "text_1", output_tokens=0)
+_SCORE_DATA = Api(("data_1", "data_2"), ("data_1", "data_2"), "data_1", output_tokens=0)
+_SCORE_QUERIES = Api(("queries", "documents"), ("queries", "documents"), "queries", output_tokens=0)
+_SCORE_ITEMS = Api(("query", "items"), ("query", "items"), "query", output_tokens=0)
+_RERANK = Api(("query", "documents"), ("documents",), "query", output_tokens=0)
 
 _SCORES = (
     ("text_1", _SCORE_TEXTS),
@@ -72,9 +69,9 @@ _SCORES = (
 )
 _EMBEDS = (("input", _EMBED_INPUT), ("messages", _EMBED_CHAT))
 
-EMBED = Api(output_tokens=POOLED_TOKENS, choices=_EMBEDS)
-SCORE = Api(output_tokens=POOLED_TOKENS, choices=_SCORES)
-POOL = Api(output_tokens=POOLED_TOKENS, choices=(*_EMBEDS, *_SCORES))
+EMBED = Api(output_tokens=0, choices=_EMBEDS)
+SCORE = Api(output_tokens=0, choices=_SCORES)
+POOL = Api(output_tokens=0, choices=(*_EMBEDS, *_SCORES))
 
 _CHOICES = (
     ("messages", CHAT),
@@ -84,10 +81,10 @@ _CHOICES = (
     ("texts", _EMBED_TEXTS),
     *_SCORES,
 )
-INVOCATIONS = Api(choices=_CHOICES)
+INVOCATIONS = Api(output_tokens=0, choices=_CHOICES)
 """SageMaker's route: any of the APIs, by the fields of the body."""
 
-UNKNOWN = Api(choices=_CHOICES, names_model=False)
+UNKNOWN = Api(output_tokens=0, names_model=False, choices=_CHOICES)
 """A route that is not known here. What its body says counts; what it does not say is the server's to judge."""
 
 NO_WORK = Api(output_tokens=0, names_model=False)

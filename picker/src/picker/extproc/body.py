@@ -42,7 +42,6 @@ class _Fields(msgspec.Struct):
     max_completion_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     max_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     max_output_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    max_new_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     n: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     best_of: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     sampling_params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET

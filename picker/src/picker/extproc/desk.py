@@ -192,6 +192,7 @@ class PoolDesk:
             blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
             conversation=of_conversation,
             continues=continues,
+            sequences=body.sequences,
             subset=wanted.subset,
         )
         dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())

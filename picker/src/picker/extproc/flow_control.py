@@ -79,10 +79,10 @@ class FlowControl:
         self._stopped = False
 
     def join(self, wanted: Wanted, on_turn: OnTurn) -> _Place | Rejection | None:
-        """See `assignment.Queue`. What generates nothing is never held."""
+        """See `assignment.Queue`. What costs a server nothing is never held."""
         served = self._pools.served(wanted.pool)
         body = wanted.body
-        if served is None or self._stopped or not body.output_tokens:
+        if served is None or self._stopped or not (body.output_tokens or body.prompt_tokens):
             return None
         criticality = served.criticality(body.model, wanted.objective)
         pool = str(served.pool.name)
@@ -98,7 +98,7 @@ class FlowControl:
             _Waiter(on_turn, criticality, wanted.subset),
             criticality,
             wanted.flow or "",
-            body.prompt_tokens + body.output_tokens,
+            body.prompt_tokens + body.output_tokens * body.sequences,
             wanted.body_bytes,
             self._clock() + self._time_limit_s,
         )

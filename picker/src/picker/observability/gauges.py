@@ -106,7 +106,7 @@ def _queue_depth(metrics: ServerMetrics) -> float:
 
 
 _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
-    ("in_flight_requests", "Sent there by this picker and not ended.", lambda each: each.in_flight.requests),
+    ("in_flight_requests", "Sequences sent there by this picker and not ended.", lambda each: each.in_flight.requests),
     (
         "in_flight_prefill_tokens",
         "Prompt tokens in flight there that are not computed yet, less those thought to be cached.",

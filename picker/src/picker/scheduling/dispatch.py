@@ -89,7 +89,8 @@ def dispatch(
     fresh = max(0, request.prompt_tokens - ranking.cached_tokens)
     queues = best.metrics is not None and best.metrics.queues
     work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), fresh)
-    ticket = ledger.begin(best, fresh, request.output_tokens, work_tokens, now_s, request.model)
+    sequences = request.sequences
+    ticket = ledger.begin(best, fresh, request.output_tokens * sequences, work_tokens, now_s, request.model, sequences)
     sent = prefixes.sent(best, request.blocks) if request.blocks else None
     pace = best.pace.seconds_per_token
     predicted_ttft_s = pace * work_tokens if pace is not None and work_tokens else None

@@ -18,13 +18,15 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int
     """Estimated from the bytes of the prompt."""
     output_tokens: int
-    """Expected; 0 for requests that generate nothing."""
+    """Expected of each sequence; 0 for requests that generate nothing."""
     blocks: tuple[int, ...] = ()
     """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefixes`)."""
     conversation: int | None = None
     """A hash of how the conversation began, where the prompt is of one: equal in all its turns."""
     continues: bool = False
     """Whether the prompt holds an answer already: it is not the conversation's first turn."""
+    sequences: int = 1
+    """Answers that the server generates at once, each of which it counts as a request."""
     subset: frozenset[str] | None = None
     """Addresses that the proxy allows; None allows all, an empty set none."""
 
