@@ -21,7 +21,7 @@ def completion(number: int, **more: object) -> dict[str, object]:
 @pytest.mark.timeout(120)
 async def test_prompts_are_known_to_be_computed_while_their_answers_run_and_times_are_foretold() -> None:
     async with (
-        LocalGateway([MockFleet(replicas=1, time_scale=0.2)]) as gateway,
+        LocalGateway([MockFleet(replicas=1, time_scale=0.2)], picker_arguments=["--predict-ttft"]) as gateway,
         httpx.AsyncClient(timeout=60.0) as client,
     ):
         url = f"{gateway.picked_url}/v1/completions"

@@ -21,6 +21,7 @@ TIME_LIMIT_S = 2.0
 MOST = 3
 ARGUMENTS = (
     "--flow-control",
+    "--trusted-headers=x-gateway-inference-fairness-id",
     f"--flow-control-time-limit-s={TIME_LIMIT_S}",
     f"--flow-control-max-requests={MOST}",
     "--scrape-interval-s=0.05",

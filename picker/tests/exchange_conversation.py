@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from picker.extproc.assignment import Wanted
 from picker.extproc.exchange import Exchange, Limits
@@ -57,7 +58,7 @@ class FakeDesk:
         self.turned.append(rejection)
 
 
-def exchange(desk: FakeDesk, **limits: int) -> Exchange:
+def exchange(desk: FakeDesk, **limits: Any) -> Exchange:
     return Exchange(desk, Limits(**limits))
 
 

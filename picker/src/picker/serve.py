@@ -83,7 +83,7 @@ class Picker:
         self.flow_control = self._flow_control(desk) if settings.flow_control else None
         """What is held; None where nothing ever is."""
         logged = LoggedDesk(self.watch.desk)
-        limits = Limits(max_body_bytes=settings.max_body_bytes)
+        limits = Limits(settings.max_body_bytes, frozenset(settings.trusted_headers), settings.predict_ttft)
         self._ext_proc = ExtProcServer(
             lambda: Exchange(logged, limits, queue=self.flow_control),
             settings.ext_proc_address,

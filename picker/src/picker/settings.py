@@ -140,6 +140,14 @@ class CommonSettings(CommandSettings):
         gt=0,
         description="Largest request body; a larger one is answered 413",
     )
+    trusted_headers: list[Literal["x-gateway-inference-objective", "x-gateway-inference-fairness-id"]] = Field(
+        [],  # Who may name an objective has its priority; who may name flows has as many turns.
+        description="Headers of requests that are obeyed: those that something in front of the gateway sets or removes",
+    )
+    predict_ttft: bool = Field(
+        False,  # It costs nothing, and few ask.
+        description="Answer x-inference-gateway-predict-ttft with the predicted milliseconds to the first token",
+    )
     unknown_models: Literal["pass", "refuse"] = Field(
         "pass",  # A pool without InferenceModels shall just work.
         description="A model that the pool does not declare: pass it on as Standard, or refuse it with 404",

@@ -348,16 +348,25 @@ def test_a_client_that_leaves_is_no_longer_counted(messages: int) -> None:
 def test_the_desk_is_told_the_objective_and_the_flow() -> None:
     """How much the request matters, and whose it is."""
     desk = FakeDesk()
-    talk = exchange(desk)
+    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FLOW}))
     talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
     talk.receive(body())
     assert (desk.asked[0].objective, desk.asked[0].flow) == ("batch", "tenant-a")
 
 
+def test_headers_that_are_not_trusted_give_no_priority_and_no_flow() -> None:
+    """Any client can send them."""
+    desk = FakeDesk()
+    talk = exchange(desk, trusted_headers=frozenset({FLOW}))
+    talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
+    talk.receive(body())
+    assert (desk.asked[0].objective, desk.asked[0].flow) == (None, "tenant-a")
+
+
 def test_an_empty_objective_or_flow_is_none() -> None:
     """As if the header were not there."""
     desk = FakeDesk()
-    talk = exchange(desk)
+    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FLOW}))
     talk.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
     talk.receive(body())
     assert (desk.asked[0].objective, desk.asked[0].flow) == (None, None)
@@ -409,7 +418,7 @@ def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
     long = "x" * 60_000
     names = (OBJECTIVE, FLOW, "x-request-id", "traceparent")
     request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
-    asked = wanted(request, NO_BODY, 0)
+    asked = wanted(request, NO_BODY, 0, frozenset({OBJECTIVE, FLOW}))
     for text in (asked.objective, asked.flow, asked.request_id, asked.trace, asked.path):
         assert text is not None
         assert len(text) == MAX_CHARACTERS

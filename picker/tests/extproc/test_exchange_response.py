@@ -161,7 +161,7 @@ def test_a_proxy_that_is_asked_to_show_an_answer_goes_on_as_it_is_set_up() -> No
 
 def test_who_asks_for_a_prediction_makes_the_answer_pass() -> None:
     """It is told in the answer's headers."""
-    [reply] = exchange(FakeDesk()).receive(headers(x_inference_gateway_predict_ttft="1"))
+    [reply] = exchange(FakeDesk(), predict_ttft=True).receive(headers(x_inference_gateway_predict_ttft="1"))
     assert isinstance(reply, HeadersReply)
     assert reply.mode is not None
 
@@ -232,9 +232,9 @@ def test_a_renamed_request_asks_for_an_answer_that_can_be_searched() -> None:
     assert "accept-encoding" in reply.changes.remove_headers
 
 
-def predicted(asks: bool, predicted_ttft_s: float | None) -> dict[str, str]:
+def predicted(asks: bool, predicted_ttft_s: float | None, allowed: bool = True) -> dict[str, str]:
     """The headers that an answer is given."""
-    talk = exchange(FakeDesk(Seat(predicted_ttft_s=predicted_ttft_s)))
+    talk = exchange(FakeDesk(Seat(predicted_ttft_s=predicted_ttft_s)), predict_ttft=allowed)
     talk.receive(headers(x_inference_gateway_predict_ttft="1") if asks else headers())
     talk.receive(body())
     [reply] = talk.receive(response())
@@ -247,3 +247,4 @@ def test_who_asks_is_told_the_predicted_time_to_the_first_token() -> None:
     assert predicted(asks=True, predicted_ttft_s=0.1234) == {"x-inference-gateway-predicted-ttft-ms": "123"}
     assert predicted(asks=True, predicted_ttft_s=None) == {}
     assert predicted(asks=False, predicted_ttft_s=0.1234) == {}
+    assert predicted(asks=True, predicted_ttft_s=0.1234, allowed=False) == {}

@@ -197,14 +197,27 @@ def _decode(body: bytes) -> _Fields:
         mended = body.removeprefix(BOM_UTF8).replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\uE")
         if mended == body:
             raise
-        return _decoder.decode(mended)
+        fields = _decoder.decode(mended)
+        if fields.model and (name := bytes(fields.model)).find(b"\\u") >= 0:
+            fields.model = msgspec.Raw(_unmended(name))
+        return fields
+
+
+def _unmended(name: bytes) -> bytes:
+    """The JSON of a name as it was before its body was mended; as it is now where it had half a character."""
+    original = name.replace(b"\\ue", b"\\ud").replace(b"\\uE", b"\\uD")
+    try:
+        _string.decode(original)
+    except msgspec.DecodeError:
+        return name
+    return original
 
 
 def _model(fields: _Fields) -> str | Rejection:
     if not fields.model:
         return Rejection(400, Reason.MODEL_MISSING, "The request body names no model.", param="model")
     try:
-        name = _name(bytes(fields.model))
+        name = _string.decode(fields.model)
     except (msgspec.DecodeError, UnicodeDecodeError):
         found = bytes(fields.model)[:40].decode(errors="replace")
         return Rejection(
@@ -218,16 +231,6 @@ def _model(fields: _Fields) -> str | Rejection:
             param="model",
         )
     return name
-
-
-def _name(quoted: bytes) -> str:
-    """The string that `quoted` stands for, which may have been mended. Raises msgspec.DecodeError."""
-    if b"\\ue" not in quoted and b"\\uE" not in quoted:
-        return _string.decode(quoted)
-    try:
-        return _string.decode(quoted.replace(b"\\ue", b"\\ud").replace(b"\\uE", b"\\uD"))
-    except msgspec.DecodeError:
-        return _string.decode(quoted)
 
 
 def _output_tokens(fields: _Fields, api: Api) -> int:

@@ -68,10 +68,14 @@ UNDECLARED_BODY_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may cost."""
+    """What a request may cost, and which of its headers are obeyed."""
 
     max_body_bytes: int = 16 << 20
     """A 128k-token prompt is about half a MiB of text; images in a chat take the rest."""
+    trusted_headers: frozenset[str] = frozenset()
+    """Of `headers.OBJECTIVE` and `headers.FLOW`: a proxy or a policy in front of the gateway sets them."""
+    predict_ttft: bool = False
+    """Whether `headers.PREDICT_TTFT` is answered."""
 
 
 class _Pick(msgspec.Struct, frozen=True, gc=False):
@@ -231,12 +235,15 @@ class Exchange:
         proxies that do not tell how they run nothing is said."""
         if message.modes is None or self._request_mode is not BodyMode.BUFFERED:
             return None
-        self._unseen = not (PREDICT_TTFT in message.headers or self._desk.sees_answer(message.pool))
+        self._unseen = not (self._predicts(message) or self._desk.sees_answer(message.pool))
         return None if self._unseen else ModeOverride(response_body=self._response_mode)
+
+    def _predicts(self, message: RequestHeaders) -> bool:
+        return self._limits.predict_ttft and PREDICT_TTFT in message.headers
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
         """Requests without a body (GET /v1/models, POST /v1/responses/ID/cancel), or whose body is not shown."""
-        assigned = self._assign(wanted(message, NO_BODY, 0))
+        assigned = self._assign(wanted(message, NO_BODY, 0, self._limits.trusted_headers))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
         changes = to_endpoint(assigned, self._request_mode, body=False)
@@ -300,7 +307,7 @@ class Exchange:
         read = read_request(request, data) if data else NO_BODY
         if isinstance(read, Rejection):
             return self._refuse(read)
-        pick = _Pick(wanted(request, read, len(data)), data, end_of_stream, trailers)
+        pick = _Pick(wanted(request, read, len(data), self._limits.trusted_headers), data, end_of_stream, trailers)
         if self.queue is None or self.on_turn is None:
             return self._pick(pick)
         place = self.queue.join(pick.wanted, self.on_turn)
@@ -353,13 +360,17 @@ class Exchange:
         served = assigned.served_model
         compressed = content_coding(message.headers.get("content-encoding", "")) is not None
         if self._asked_model is None or served is None or kind is None or compressed or message.end_of_stream:
-            return [HeadersReply(Phase.RESPONSE, foretold(request, assigned))]
+            return [HeadersReply(Phase.RESPONSE, foretold(assigned, self._predicts(request)))]
         self._restorer = NameRestorer(kind, served, self._asked_model)
         mode = None
         if self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED:
             self._response_mode = BodyMode.STREAMED
             mode = ModeOverride(response_body=BodyMode.STREAMED)
-        return [HeadersReply(Phase.RESPONSE, foretold(request, assigned, remove_headers=("content-length",)), mode)]
+        return [
+            HeadersReply(
+                Phase.RESPONSE, foretold(assigned, self._predicts(request), remove_headers=("content-length",)), mode
+            )
+        ]
 
     def _response_body(self, message: Body) -> list[Reply]:
         if self._state is not Stage.ANSWERING:
@@ -394,7 +405,8 @@ class Exchange:
     def _refuse(self, rejection: Rejection, asked: Wanted | None = None) -> list[Reply]:
         """Turn the request away before anybody has been asked for an endpoint."""
         if asked is None:
-            asked = wanted(self._request, NO_BODY, 0) if self._request is not None else Wanted(None, NO_BODY, None)
+            trusted = self._limits.trusted_headers
+            asked = wanted(self._request, NO_BODY, 0, trusted) if self._request else Wanted(None, NO_BODY, None)
         self._desk.turned_away(asked, rejection)
         return self._answer(rejection)
 

@@ -19,8 +19,9 @@ FLOW = "x-gateway-inference-fairness-id"
 """Names whose request it is; where requests have to wait, flows take turns."""
 
 PREDICT_TTFT = "x-inference-gateway-predict-ttft"
-"""A client that sends this, whatever its value, is told in PREDICTED_TTFT how many milliseconds from the pick to the
-first token were predicted. No prediction, no header: an endpoint's pace has to be learned first."""
+"""Asks, whatever its value, for PREDICTED_TTFT: the predicted milliseconds from the pick to the first token, as if
+nothing were cached. No prediction, no header: an endpoint's pace has to be learned first. The setting `predict_ttft`
+allows it."""
 
 PREDICTED_TTFT = "x-inference-gateway-predicted-ttft-ms"
 
@@ -56,13 +57,16 @@ def opens_tunnel(message: RequestHeaders) -> bool:
     return headers.get(":method") == "CONNECT"
 
 
-def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int) -> Wanted:
-    """The request, asking for an endpoint. It is kept, logged and made labels of, so every text is bounded here. The
-    path is without its query, which may hold keys of clients."""
+def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int, trusted: frozenset[str] = frozenset()) -> Wanted:
+    """The request, asking for an endpoint. Of OBJECTIVE and FLOW those in `trusted` are obeyed.
+
+    It is kept, logged and made labels of, so every text is bounded here. The path is without its query, which may hold
+    keys of clients."""
     header = message.headers.get
     path = header(":path", "").partition("?")[0]
     return Wanted(
-        message.pool, body, message.subset, _kept(header(OBJECTIVE)), _kept(header(FLOW)),
+        message.pool, body, message.subset,
+        _kept(header(OBJECTIVE)) if OBJECTIVE in trusted else None, _kept(header(FLOW)) if FLOW in trusted else None,
         body_bytes, shorten(path), _kept(header("x-request-id")), _kept(header("traceparent")),
     )  # fmt: skip
 
@@ -89,9 +93,9 @@ def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes:
     return Changes(tuple(set_headers), tuple(remove), destination, clear_route_cache=duplex)
 
 
-def foretold(request: RequestHeaders, assigned: Assignment, remove_headers: tuple[str, ...] = ()) -> Changes:
-    """What becomes of an answer's headers: for clients that ask, the prediction is told."""
-    predicted_s = assigned.predicted_ttft_s if PREDICT_TTFT in request.headers else None
+def foretold(assigned: Assignment, predicts: bool, remove_headers: tuple[str, ...] = ()) -> Changes:
+    """What becomes of an answer's headers. With `predicts` the prediction is one of them."""
+    predicted_s = assigned.predicted_ttft_s if predicts else None
     if predicted_s is None:
         return Changes(remove_headers=remove_headers) if remove_headers else NO_CHANGES
     return Changes(((PREDICTED_TTFT, f"{1000 * predicted_s:.0f}"),), remove_headers)

@@ -93,5 +93,8 @@ def dispatch(
     ticket = ledger.begin(best, fresh, request.output_tokens * sequences, work_tokens, now_s, request.model, sequences)
     sent = prefixes.sent(best, request.blocks) if request.blocks else None
     pace = best.pace.seconds_per_token
-    predicted_ttft_s = pace * work_tokens if pace is not None and work_tokens else None
+    # As if nothing were cached: what is comes from other clients' prompts, whose contents it would disclose.
+    predicted_ttft_s = (
+        pace * (work_tokens + request.prompt_tokens - fresh) if pace is not None and work_tokens else None
+    )
     return Dispatched(ranking, ticket, request, prefixes, sent, predicted_ttft_s)
