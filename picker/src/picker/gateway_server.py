@@ -37,6 +37,9 @@ from picker.sources.kubernetes_watch import kubernetes_client
 
 LEASE = "inference-gateway-status"
 
+STARTUP_S = 10.0
+"""Waited at most for pickers' Services before the extension is ready. One that cannot be listed costs its pools."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -93,6 +96,7 @@ class GatewayServer:
             await self._health_server.start()
             self._pickers.start(tasks)
             self._take(await anext(inventories))
+            await self._pickers.wait_until_listed(STARTUP_S)
             working = [
                 tasks.create_task(self._follow(inventories)),
                 tasks.create_task(self._lease.run(self._status.run)),

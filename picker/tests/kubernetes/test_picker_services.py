@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from aiohttp import web
 from api_server import ApiServer, api_servers
-from picker.gateway.pickers import PickerName, PickerPlaces
+from picker.gateway.pickers import PickerName, PickerPlaces, PickerUnknown
 from picker.kubernetes.picker_services import PickerServices
 from picker.resources.names import ObjectName
 from picker.sources.kubernetes_watch import kubernetes_client
@@ -129,6 +130,13 @@ async def test_our_pickers_are_told_by_their_label(followed: Followed, labels: d
     """Also when Envoy Gateway asks about a pool before we have heard of it."""
     followed.services.objects = [service(labels=labels)]
     assert await followed.pickers.is_ours(NAME) == ours
+
+
+async def test_a_service_that_cannot_be_read_is_neither_ours_nor_anothers(followed: Followed) -> None:
+    """A refusal is no word on whose picker it is."""
+    followed.services.refuse = lambda _: web.Response(status=403)
+    with pytest.raises(PickerUnknown):
+        await followed.pickers.is_ours(NAME)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.extension import Extension, RuleBackend, RuleName, rule_of_route
-from picker.gateway.pickers import Pickers
+from picker.gateway.pickers import Pickers, PickerUnknown
 from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName
 from picker.resources.parse import KINDS, typed
@@ -111,12 +111,17 @@ class ExtensionServer:
             return service_pb2.PostRouteModifyResponse(route=request.route)
         route = route_components_pb2.Route.FromString(request.route)
         backends = await self._backends(rule_of_route(route), call)
-        made = self._extension.route(route, pools, backends, await self._strangers(pools))
+        made = self._extension.route(route, pools, backends, await self._strangers(pools, call))
         return service_pb2.PostRouteModifyResponse(route=_bytes(made))
 
-    async def _strangers(self, pools: Iterable[InferencePool]) -> Collection[ObjectName]:
+    async def _strangers(self, pools: Iterable[InferencePool], call: _Call) -> Collection[ObjectName]:
+        """The pickers of other makes. Aborts `call` where one is not known yet: Envoy Gateway keeps what it has."""
         named = {picker.service for pool in pools if (picker := self._extension.picker(pool)) is not None}
-        return {service for service in named if not await self._pickers.is_ours(service)}
+        try:
+            return {service for service in named if not await self._pickers.is_ours(service)}
+        except PickerUnknown as error:
+            log.warning("extension.picker_unknown", reason=str(error))
+            await call.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     async def _cluster(self, request: service_pb2.PostClusterModifyRequest, call: _Call) -> Message:
         pools = _pools(request.post_cluster_context.backend_extension_resources)

@@ -51,6 +51,10 @@ class PickerPlaces:
         return frozenset(self.addresses) if self.by_tls else frozenset()
 
 
+class PickerUnknown(Exception):
+    """The API server has not said yet what a picker's Service is; the message names it."""
+
+
 class Pickers(Protocol):
     """What is known of the pickers that the pools name."""
 
@@ -59,7 +63,8 @@ class Pickers(Protocol):
         ...
 
     async def is_ours(self, service: ObjectName) -> bool:
-        """Whether it is this project's picker, with which more is agreed than the protocol says."""
+        """Whether it is this project's picker, with which more is agreed than the protocol says. Raises
+        PickerUnknown."""
         ...
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:

@@ -12,7 +12,7 @@ from lightkube import AsyncClient
 
 from picker.addresses import join_address
 from picker.endpoints.membership import MembershipChange
-from picker.gateway.pickers import PickerName, PickerPlaces
+from picker.gateway.pickers import PickerName, PickerPlaces, PickerUnknown
 from picker.kubernetes.objects import (
     ENDPOINT_SLICE,
     SERVICE,
@@ -81,6 +81,14 @@ class PickerServices:
             self._followed[name] = self._following(name)
         self._look()
 
+    async def wait_until_listed(self, timeout_s: float) -> None:
+        """Until all Services that are followed now are known, or for `timeout_s`: the others are asked for again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for followed in list(self._followed.values()):
+                    await followed.service.listed.wait()
+                    await followed.slices.listed.wait()
+
     def places(self, picker: PickerName) -> PickerPlaces | None:
         return self._known.get(picker)
 
@@ -92,6 +100,9 @@ class PickerServices:
         with suppress(TimeoutError):
             async with asyncio.timeout(LIST_S):
                 await followed.service.listed.wait()
+        if followed.service.age_s is None:
+            # Nothing, or a refusal: either is no word on whose picker it is.
+            raise PickerUnknown(f"Service {service} is not known yet")
         known = followed.service.objects.get(service)
         return known is not None and _is_ours(known)
 
