@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
@@ -448,3 +449,63 @@ def test_a_silence_that_the_listener_limits_stays_limited(extension: Extension) 
     manager.stream_idle_timeout.CopyFrom(duration(60))
     filter_.typed_config.CopyFrom(packed(manager))
     assert silent_for(extension.routes([limiting], [both_routes(extension, "a")])) == [None, None]
+
+
+@dataclass(frozen=True)
+class Header:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    set: Sequence[Header] = ()
+    add: Sequence[Header] = ()
+    remove: Sequence[str] = ()
+
+
+def changed(made: route_components_pb2.Route) -> list[tuple[str, int, list[str], list[str]]]:
+    """Of each share: where it goes, its weight, the request headers that it sets or adds, and those that it removes."""
+    return [
+        (
+            each.name,
+            each.weight.value,
+            [f"{option.header.key}: {option.header.value}" for option in each.request_headers_to_add],
+            list(each.request_headers_to_remove),
+        )
+        for each in made.route.weighted_clusters.clusters
+    ]
+
+
+def test_filters_of_a_rules_only_pool_change_its_headers(extension: Extension) -> None:
+    changes = Changes([Header("a", "1%")], [Header("b", "2")], ["c"])
+    made = extension.route(route((RULE, 1)), [RED], [RuleBackend(RED.name, 1, (changes,))])
+    assert changed(made) == [(TO_RED, 1, ["a: 1%%", "b: 2"], ["c"])]
+    assert asked_for(made).keys() == {TO_RED}
+
+
+def test_each_backend_of_a_pool_changes_headers_by_its_own_filters(extension: Extension) -> None:
+    one, two = Changes([Header("a", "1")]), Changes([Header("a", "2")])
+    rule = [RuleBackend(RED.name, 1, (one,)), RuleBackend(RED.name, 2, (two,)), RuleBackend(RED.name, 4)]
+    made = extension.route(route((RULE, 1)), [RED], rule)
+    assert sorted(changed(made)) == [(TO_RED, 1, ["a: 1"], []), (TO_RED, 2, ["a: 2"], []), (TO_RED, 4, [], [])]
+
+
+def test_a_backend_with_a_cluster_of_its_own_changes_headers_by_its_filters(extension: Extension) -> None:
+    rule = [RuleBackend(RED.name, 3), RuleBackend(BLUE.name, 1, (Changes(remove=["c"]),))]
+    given = route((f"{RULE}/backend/0", 3), (f"{RULE}/backend/1", 1))
+    made = extension.route(given, [RED, BLUE], rule)
+    assert changed(made) == [(TO_RED, 3, [], []), (TO_BLUE, 1, [], ["c"])]
+
+
+def test_changes_of_answers_are_made_on_the_way_back(extension: Extension) -> None:
+    rule = [RuleBackend(RED.name, 1, (), (Changes(remove=["server"]),))]
+    [share] = extension.route(route((RULE, 1)), [RED], rule).route.weighted_clusters.clusters
+    assert list(share.response_headers_to_remove) == ["server"]
+
+
+@pytest.mark.parametrize("header", [Header("Host", "x"), Header("a", "x\ny"), Header("a b", "x"), Header(":path", "/")])
+def test_changes_that_envoy_rejects_are_left_out(extension: Extension, header: Header) -> None:
+    changes = Changes([header], [header], [header.name] if header.name != "a" else [])
+    made = extension.route(route((RULE, 1)), [RED], [RuleBackend(RED.name, 1, (changes,))])
+    assert changed(made) == [(TO_RED, 1, [], [])]

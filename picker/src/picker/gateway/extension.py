@@ -9,8 +9,6 @@ backends, pools and Services, and has the Services' endpoints; or each backend h
 one cluster, whichever rules lead to it: a cluster answers 503 until Envoy has its endpoints, and one by the name of a
 rule would do so whenever a rule is put before it, or a backend beside it."""
 
-import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +20,9 @@ from google.protobuf.any_pb2 import Any
 
 from picker.bounded_text import shorten
 from picker.gateway.cluster_policies import with_policies
-from picker.gateway.clusters import followed_picker_cluster, pool_cluster, pool_cluster_name
+from picker.gateway.clusters import followed_picker_cluster, pool_cluster
 from picker.gateway.listeners import with_inference_filter
-from picker.gateway.packing import packed, uint32
+from picker.gateway.packing import packed
 from picker.gateway.picker_tls import PickerTls, transport_socket
 from picker.gateway.pickers import PickerName
 from picker.gateway.pool_route import asking_picker
@@ -35,47 +33,21 @@ from picker.gateway.route_configurations import (
     without_idle_timeouts,
 )
 from picker.gateway.route_expressions import without_rejected_expressions
+from picker.gateway.rule_shares import (
+    NO_BACKEND_CLUSTER,
+    RuleBackend,
+    RuleName,
+    lead_to_pools,
+    of_gone_rule,
+    rule_of_route,
+)
 from picker.resources.inference import AppProtocol, InferencePool, PickerRef
 from picker.resources.names import ObjectName, PoolName
 
 log = structlog.get_logger(__name__)
 
-NO_BACKEND_CLUSTER = "inferencepool-without-backend"
-"""A cluster that does not exist: it takes the share of a backend that does not, and Envoy answers 500."""
-
-_Weighted = route_components_pb2.WeightedCluster.ClusterWeight
 _NO_PICKER = "inferencepicker/none"
 _POOLS = "inference-gateway.pool-clusters"
-_RULE_CLUSTER = re.compile(
-    r"httproute/(?P<namespace>[^/]+)/(?P<name>[^/]+)/rule/(?P<rule>\d+)(/backend/(?P<backend>\d+))?"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class RuleName:
-    """A rule of an HTTPRoute, and one of its backends where the cluster is one backend's."""
-
-    route: ObjectName
-    rule: int
-    backend: int | None
-
-    @classmethod
-    def of_cluster(cls, name: str) -> "RuleName | None":
-        """By the name that Envoy Gateway gives a rule's cluster; None for the clusters of other things."""
-        found = _RULE_CLUSTER.fullmatch(name)
-        if found is None:
-            return None
-        backend = found["backend"]
-        return cls(ObjectName(found["namespace"], found["name"]), int(found["rule"]), int(backend) if backend else None)
-
-
-@dataclass(frozen=True, slots=True)
-class RuleBackend:
-    """A backend of a rule, as the HTTPRoute says."""
-
-    pool: PoolName | None
-    """None for a Service, or anything else that Envoy Gateway translates itself."""
-    weight: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +62,6 @@ class Joints:
     shared_picker: ObjectName | None = None
     """A picker's Service that pools of other namespaces may name, too, as if it stood in theirs."""
     sharing_namespaces: frozenset[str] = frozenset()
-
-
-def rule_of_route(route: route_components_pb2.Route) -> RuleName | None:
-    """The rule that a route was made from; None for a route that leads nowhere, or was made from something else."""
-    action = route.route
-    names = [action.cluster, *(each.name for each in action.weighted_clusters.clusters)]
-    return next((rule for name in names if (rule := RuleName.of_cluster(name)) is not None), None)
 
 
 class Extension:
@@ -128,7 +93,7 @@ class Extension:
             return route
         made = route_components_pb2.Route()
         made.CopyFrom(route)
-        pool_of = _lead_to_pools(made.route, pools, backends or _of_gone_rule(pools))
+        pool_of = lead_to_pools(made.route, pools, backends or of_gone_rule(pools))
         for cluster, pool in sorted(pool_of.items()):
             picker = self.picker(pool)
             is_strange = picker is not None and picker.service in strangers
@@ -143,7 +108,7 @@ class Extension:
         rule = RuleName.of_cluster(cluster.name)
         if rule is None or not pools:
             return cluster
-        backends = backends or _of_gone_rule(pools)
+        backends = backends or of_gone_rule(pools)
         of_cluster = backends if rule.backend is None else backends[rule.backend : rule.backend + 1]
         names = {backend.pool for backend in of_cluster}
         made = cluster_pb2.Cluster()
@@ -208,70 +173,6 @@ class Extension:
         return cluster
 
 
-def _of_gone_rule(pools: Sequence[InferencePool]) -> list[RuleBackend]:
-    """The backends of a rule that the HTTPRoute has no longer: what the hook was given is all that is known."""
-    return [RuleBackend(pool.name, 1) for pool in pools]
-
-
-def _lead_to_pools(
-    action: route_components_pb2.RouteAction, pools: Sequence[InferencePool], backends: Sequence[RuleBackend]
-) -> dict[str, InferencePool]:
-    """Replace in `action` what stands for pools by the pools' own clusters. The pools by those."""
-    made = [each for entry in _entries(action, backends) for each in _split(entry, action, pools, backends)]
-    made = [each for each in made if each.weight.value]
-    names = {each.name for each in made}
-    if action.cluster and len(names) == 1:
-        [action.cluster] = names
-    elif made:
-        del action.weighted_clusters.clusters[:]
-        action.weighted_clusters.clusters.extend(made)
-    if NO_BACKEND_CLUSTER in names:
-        action.cluster_not_found_response_code = route_components_pb2.RouteAction.INTERNAL_SERVER_ERROR
-    return {name: pool for pool in pools if (name := pool_cluster_name(pool.name)) in names}
-
-
-def _split(
-    entry: _Weighted,
-    action: route_components_pb2.RouteAction,
-    pools: Sequence[InferencePool],
-    backends: Sequence[RuleBackend],
-) -> list[_Weighted]:
-    """What an entry of the action stands for, by weight: the clusters of its pools, and itself for the rest."""
-    rule = RuleName.of_cluster(entry.name)
-    if rule is None:
-        return [entry]
-    known = {pool.name for pool in pools}
-    if rule.backend is not None:
-        name = backends[rule.backend].pool if rule.backend < len(backends) else None
-        return [_weighted_like(entry, pool_cluster_name(name), entry.weight.value) if name in known else entry]
-    weights = Counter[PoolName]()
-    for each in backends:
-        if each.pool is not None:
-            weights[each.pool] += each.weight
-    # Where Envoy Gateway has not set the share aside that leads nowhere, it is still in the cluster's.
-    missing = sum(weight for name, weight in weights.items() if name not in known) if action.cluster else 0
-    members = {name: weight for name, weight in weights.items() if name in known}
-    rest = entry.weight.value - missing - sum(members.values())
-    return [
-        *(_weighted_like(entry, pool_cluster_name(name), members[name]) for name in sorted(members, key=str)),
-        _weighted_like(entry, NO_BACKEND_CLUSTER, missing),
-        _weighted_like(entry, entry.name, max(0, rest)),
-    ]
-
-
-def _entries(action: route_components_pb2.RouteAction, backends: Sequence[RuleBackend]) -> list[_Weighted]:
-    if action.cluster:
-        return [_Weighted(name=action.cluster, weight=uint32(sum(each.weight for each in backends)))]
-    return list(action.weighted_clusters.clusters)
-
-
-def _weighted_like(entry: _Weighted, name: str, weight: int) -> _Weighted:
-    made = _Weighted()
-    made.CopyFrom(entry)
-    made.name, made.weight.value = name, weight
-    return made
-
-
 def _with_pools(clusters: Iterable[cluster_pb2.Cluster]) -> dict[str, cluster_pb2.Cluster]:
     """The clusters, and those of the pools that they carry with what is written for them. By name."""
     made: dict[str, cluster_pb2.Cluster] = {}
@@ -289,3 +190,6 @@ def _with_pools(clusters: Iterable[cluster_pb2.Cluster]) -> dict[str, cluster_pb
         pool = with_policies(cluster_pb2.Cluster.FromString(packed_pool), rules)
         made[pool.name] = pool
     return made
+
+
+__all__ = ["NO_BACKEND_CLUSTER", "Extension", "Joints", "RuleBackend", "RuleName", "rule_of_route"]

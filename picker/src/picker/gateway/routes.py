@@ -8,11 +8,12 @@ from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2
 
 from picker.gateway.clusters import pool_cluster_name, service_cluster_name
+from picker.gateway.header_changes import change_request, change_response
 from picker.gateway.matches import Precedence, age_rank, envoy_match, precedence
 from picker.gateway.packing import duration, uint32
 from picker.gateway.pool_route import asking_picker, next_endpoint_policy
 from picker.resources.envoy_gateway import PolicyTimeout
-from picker.resources.gateway_api import BackendRef, HeaderValue, HTTPRoute, RouteFilter, RouteMatch, RouteRule
+from picker.resources.gateway_api import BackendRef, HTTPRoute, RouteFilter, RouteMatch, RouteRule
 from picker.resources.names import ObjectName, PoolName
 from picker.resources.objects import Resources
 
@@ -21,7 +22,6 @@ INVALID_BACKEND_CLUSTER = "invalid-backend-cluster"
 
 _Action = route_components_pb2.RouteAction
 _Append = base_pb2.HeaderValueOption
-_SET, _ADD = _Append.OVERWRITE_IF_EXISTS_OR_ADD, _Append.APPEND_IF_EXISTS_OR_ADD
 
 Rank = tuple[Precedence, float, str, int, int]
 
@@ -94,7 +94,7 @@ def _lead_to(
         route.direct_response.status = 500
         route.direct_response.body.inline_string = _no_backend(http_route, wanted)
         header = base_pb2.HeaderValue(key="content-type", value="application/json")
-        route.response_headers_to_add.append(_Append(header=header, append_action=_SET))
+        route.response_headers_to_add.append(_Append(header=header, append_action=_Append.OVERWRITE_IF_EXISTS_OR_ADD))
         return
     route.route.cluster_not_found_response_code = _Action.INTERNAL_SERVER_ERROR
     if len(weighed) == 1:
@@ -129,18 +129,6 @@ def _limit_time(action: _Action, rule: RouteRule, policy: PolicyTimeout, backend
 def _change_headers(route: route_components_pb2.Route, filters: Iterable[RouteFilter]) -> None:
     for each in filters:
         if each.type == "RequestHeaderModifier":
-            changes = each.request_header_modifier
-            route.request_headers_to_add.extend(_options(changes.set, changes.add))
-            route.request_headers_to_remove.extend(changes.remove)
+            change_request(route, each.request_header_modifier)
         else:
-            changes = each.response_header_modifier
-            route.response_headers_to_add.extend(_options(changes.set, changes.add))
-            route.response_headers_to_remove.extend(changes.remove)
-
-
-def _options(replaced: Iterable[HeaderValue], added: Iterable[HeaderValue]) -> Iterable[base_pb2.HeaderValueOption]:
-    for values, action in ((replaced, _SET), (added, _ADD)):
-        for each in values:
-            # Envoy reads %...% in a value as a variable of its own.
-            value = each.value.replace("%", "%%")
-            yield _Append(header=base_pb2.HeaderValue(key=each.name, value=value), append_action=action)
+            change_response(route, each.response_header_modifier)

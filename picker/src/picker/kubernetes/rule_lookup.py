@@ -33,7 +33,9 @@ class ApiRuleLookup:
         if route is None or rule.rule >= len(route.spec.rules):
             return ()
         return [
-            RuleBackend(backend.pool(rule.route.namespace), backend.weight)
+            RuleBackend(
+                backend.pool(rule.route.namespace), backend.weight, backend.request_changes, backend.response_changes
+            )
             for backend in route.spec.rules[rule.rule].backend_refs
         ]
 

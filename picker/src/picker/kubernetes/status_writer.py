@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -23,15 +24,24 @@ from picker.kubernetes.model_status import (
     rewrite_claims,
     rewrite_findings,
 )
-from picker.kubernetes.objects import HTTP_ROUTE, SERVICE, Service, read_pool_route, read_service
+from picker.kubernetes.objects import (
+    GRPC_ROUTE,
+    HTTP_ROUTE,
+    SERVICE,
+    Service,
+    read_grpc_route,
+    read_pool_route,
+    read_service,
+)
 from picker.kubernetes.pool_status import (
     Finding,
     PickerReference,
     RouteIndex,
-    accepted,
+    conditions_of,
     parents,
-    resolved,
+    pool_findings,
     same_but_for_times,
+    same_entries,
 )
 from picker.resources.gateway_api import GROUP
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP, ObjectName, PoolName
@@ -69,6 +79,9 @@ SETTLE_S = 0.05
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 60.0
 """After a status that could not be written. Judgement: a restarted API server is back within a minute."""
 
+GRPC_ROUTES_S = 10.0
+"""To list GRPCRoutes at the start. A ClusterRole without them must not hold up all statuses. Judgement."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -89,18 +102,22 @@ class StatusWriter:
         """Until cancelled. Raises nothing: what fails of one object is logged once, counted, and tried again."""
         changed = asyncio.Event()
         routes = Copy(self._client, HTTP_ROUTE, read_pool_route)
+        grpc_routes = Copy(self._client, GRPC_ROUTE, read_grpc_route)
         services = Copy(self._client, SERVICE, read_service)
         pools = [Copy(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
         others = [Copy(self._client, kind, _whole) for kind, _, _ in ABOUT_MODELS]
         backoff = Backoff(RETRY_BASE_S, RETRY_MAX_S)
         async with asyncio.TaskGroup() as tasks:
-            for copy in (routes, services, *pools, *others):
+            for copy in (routes, grpc_routes, services, *pools, *others):
                 tasks.create_task(copy.follow(changed.set))
             for copy in (routes, services, *pools, *others):
                 await copy.listed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRPC_ROUTES_S):
+                    await grpc_routes.listed.wait()
             while True:
                 changed.clear()
-                index = RouteIndex.of(routes.objects.values())
+                index = RouteIndex.of((*routes.objects.values(), *grpc_routes.objects.values()))
                 written = await self._write_pools(pools, index, services.objects)
                 names = {_pool_name(each) for copy in pools for each in copy.objects.values()}
                 if await self._write_about_models(others, names) and written:
@@ -184,13 +201,14 @@ class StatusWriter:
         ours = parents(name, routes.of_pool(name), self._controller)
         theirs = [each for each in before if self._is_foreign(each, name, routes, is_v1)]
         picker = self._picker(pool, is_v1)
+        annotations = cast(Mapping[str, str], metadata.get("annotations") or {})
         entries: list[Json] = list(theirs)
         for gateway, route_accepted in ours.items():
-            findings = accepted(name, picker, route_accepted), resolved(picker, services)
-            said = _conditions_of(gateway, before)
+            findings = pool_findings(name, picker, route_accepted, services, annotations, routes.of_pool(name))
+            said = conditions_of(gateway, before)
             conditions = tuple(finding.condition(metadata.get("generation", 0), _now(), said) for finding in findings)
             entries.append(_json(self._entry(gateway, conditions, is_v1)))
-        return None if _same(before, entries) else {field: entries}
+        return None if same_entries(before, entries) else {field: entries}
 
     def _is_foreign(self, entry: Json, pool: PoolName, routes: RouteIndex, is_v1: bool) -> bool:
         """Whether another controller answers for an entry of the status."""
@@ -263,22 +281,6 @@ def _uid(object_: Json) -> str:
 
 def _whole(object_: Json, _before: Json | None) -> Json:
     return object_
-
-
-def _conditions_of(gateway: ObjectName, entries: Sequence[Json]) -> Sequence[Json]:
-    for entry in entries:
-        reference = entry["parentRef"]
-        if (reference.get("namespace"), reference.get("name")) == (gateway.namespace, gateway.name):
-            return entry.get("conditions") or []
-    return ()
-
-
-def _same(before: Sequence[Json], after: Sequence[Json]) -> bool:
-    return len(before) == len(after) and all(
-        {**one, "conditions": None} == {**other, "conditions": None}
-        and same_but_for_times(one.get("conditions") or [], other.get("conditions") or [])
-        for one, other in zip(before, after, strict=True)
-    )
 
 
 def _json(wire: StatusWire) -> Json:

@@ -167,7 +167,7 @@ DEFINITIONS: Sequence[Definition] = (
         columns=(
             Column("Port", ".spec.targetPortNumber", "integer"),
             Column("Picker", ".spec.extensionRef.name"),
-            Column("Strategy", r".metadata.annotations.inference\.networking\.x-k8s\.io/routing-strategy"),
+            Column("Strategy", '.status.parent[0].conditions[?(@.type=="RoutingStrategy")].reason'),
             Column("Accepted", '.status.parent[0].conditions[?(@.type=="Accepted")].status'),
             Column("Resolved", '.status.parent[0].conditions[?(@.type=="ResolvedRefs")].status'),
             _AGE,
