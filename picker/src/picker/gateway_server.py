@@ -17,6 +17,7 @@ from picker.extproc.health import Health
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.gateway.extension import Extension, Joints
 from picker.gateway.extension_server import ExtensionServer, ServerTls
+from picker.gateway.grpc_bounds import SERVER_BOUNDS
 from picker.http_server import http_server
 from picker.kubernetes.certificate_secrets import Certificates, CertificateSecrets, Link
 from picker.kubernetes.lease import LeaseHolder
@@ -69,7 +70,7 @@ class GatewayServer:
         )
         self._lookup = ApiRuleLookup(client)
         self._health = Health()
-        self._health_server = grpc.aio.server()
+        self._health_server = grpc.aio.server(options=SERVER_BOUNDS)
         self._health.add_to(self._health_server)
         self._health_server.add_insecure_port(settings.health_address)
         self._lease = LeaseHolder(client, ObjectName(settings.namespace, LEASE), socket.gethostname())

@@ -52,9 +52,10 @@ class Picker:
         addresses = {
             name: getattr(settings, name)
             for name in ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
-            if getattr(settings, name) is not None
+            if getattr(settings, name) is not None and (name != "xds_address" or _serves_endpoints(settings))
         }
         check_free(addresses)
+        self._addresses = addresses
         self._settings = settings
         self._source = source
         self._endpoints = Endpoints()
@@ -91,7 +92,9 @@ class Picker:
             _tls(settings),
             settings.silent_stream_limit_s,
         )
-        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address)
+        self._discovery = (
+            EndpointDiscovery(self._endpoints, settings.xds_address) if _serves_endpoints(settings) else None
+        )
         self.registry = process_registry()
         """What `/metrics` shows."""
         self.registry.register(API_METRICS)
@@ -110,13 +113,14 @@ class Picker:
         self._take_over(await anext(inventories))
         async with asyncio.TaskGroup() as tasks, _http_servers(self._settings, self):
             following = tasks.create_task(self._follow(inventories))
-            await self._discovery.start()
+            if self._discovery is not None:
+                await self._discovery.start()
             await self._ext_proc.start()
             collector.settle()
             await self._say_ready(True)
             for name, left_s in (self.certificates.soon() if self.certificates is not None else {}).items():
                 log.warning("picker.certificate_expires_soon", certificate=name, days=round(left_s / 86_400, 1))
-            log.info("picker.ready", ext_proc=self._settings.ext_proc_address, endpoints=self._settings.xds_address)
+            log.info("picker.ready", **self._addresses)
             background: list[asyncio.Task[None]] = []
             if self.flow_control is not None:
                 background.append(tasks.create_task(_release_in_time(self.flow_control)))
@@ -177,7 +181,8 @@ class Picker:
         if self.flow_control is not None:
             self.flow_control.stop()
         await self._ext_proc.drain(self._settings.drain_s)
-        await self._discovery.stop()
+        if self._discovery is not None:
+            await self._discovery.stop()
         self._scraper.close()
         await self.watch.close()
         log.info("picker.stopped", drained_s=round(time.monotonic() - began_s, 3))
@@ -207,6 +212,11 @@ async def _release_in_time(held: FlowControl) -> None:
     while True:
         await asyncio.sleep(TICK_S)
         held.tick()
+
+
+def _serves_endpoints(settings: ServeSettings) -> bool:
+    """In a cluster the extension serves them, and a picker's port would only be open to strangers."""
+    return settings.manifests is not None
 
 
 def _source(settings: ServeSettings) -> Source:

@@ -110,7 +110,7 @@ class CommonSettings(CommandSettings):
         description="gRPC health checks",
     )
     xds_address: ListenAddress = Field(
-        "[::]:9004", description="Where Envoy learns the endpoints of pools and Services (EDS)"
+        "[::]:9004", description="Where Envoy learns the endpoints of pools and Services (EDS); with --manifests only"
     )
     admin_address: ListenAddress = Field(
         "127.0.0.1:9090",  # It changes the log level, so it is not for everyone.

@@ -10,6 +10,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from gateway_objects import pool, resources, service
 from picker.endpoints.membership import Endpoints, MembershipChange
+from picker.gateway import endpoint_discovery
 from picker.gateway.endpoint_discovery import EndpointDiscovery
 from picker.gateway.pickers import PickerName, PickerPlaces
 from picker.resources.names import ObjectName
@@ -79,6 +80,11 @@ class Stream:
         if refusing:
             request.error_detail.message = "no"
         await self._call.write(request)
+
+    async def ended(self) -> grpc.StatusCode:
+        """How the server ended the stream."""
+        async with asyncio.timeout(5):
+            return await self._call.code()
 
     async def told(self) -> dict[str, list[str]]:
         """The addresses by name in the next answer, which is acknowledged; those to be asked by TLS say so, and those
@@ -168,3 +174,29 @@ async def test_a_picker_is_told_where_it_is_and_how_to_ask_it(stream: Stream, pi
         pickers.known[name] = places
         pickers.tell(MembershipChange((), (), frozenset({str(name)})))
         assert await stream.told() == {str(name): wanted}
+
+
+async def test_a_request_that_is_too_large_ends_its_stream_alone(endpoints: Endpoints, pickers: Pickers) -> None:
+    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0", pickers)
+    await discovery.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
+        large, usual = Stream(channel), Stream(channel)
+        await large.ask("x" * (2 << 20))
+        await usual.ask(POOL_A)
+        assert await usual.told() == {POOL_A: ["10.0.0.1 8000", "fd00::1 8000"]}
+        assert await large.ended() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await discovery.stop()
+
+
+async def test_streams_beyond_the_bound_are_refused(
+    endpoints: Endpoints, pickers: Pickers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_discovery, "MAX_STREAMS", 1)
+    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0", pickers)
+    await discovery.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
+        first = Stream(channel)
+        await first.ask(POOL_A)
+        await first.told()
+        assert await Stream(channel).ended() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await discovery.stop()

@@ -9,19 +9,25 @@ import structlog
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
+from picker.bounded_text import shorten
 from picker.endpoints.membership import Endpoints, MembershipChange
 from picker.gateway.clusters import TLS_MARK
+from picker.gateway.grpc_bounds import SERVER_BOUNDS
 from picker.gateway.packing import address, packed
 from picker.gateway.pickers import PickerName, Pickers
 
 SERVICE = "envoy.service.endpoint.v3.EndpointDiscoveryService"
 
 _OPTIONS = (
-    # Two pickers on one port would each get half of Envoy's questions.
-    ("grpc.so_reuseport", 0),
+    *SERVER_BOUNDS,
+    # A request names the clusters of one stream: a thousand long names are 300 KB.
+    ("grpc.max_receive_message_length", 1 << 20),
     # Envoy's keepalive pings come without data for as long as nothing changes.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
+
+MAX_STREAMS = 10_000
+"""At once, of all connections: a hundred pools and ten proxies have a thousand."""
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +103,8 @@ class EndpointDiscovery:
                 stream.due.set()
 
     async def _stream_endpoints(self, requests: AsyncIterator[_Request], call: _Call) -> None:
+        if len(self._streams) >= MAX_STREAMS:
+            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_STREAMS} streams are open")
         stream = _Stream()
         self._streams.add(stream)
         reading = asyncio.create_task(stream.read(requests))
@@ -146,7 +154,8 @@ class _Stream:
         try:
             async for request in requests:
                 if request.HasField("error_detail"):
-                    log.warning("eds.refused", names=self.names, detail=request.error_detail.message)
+                    detail = shorten(request.error_detail.message)
+                    log.warning("eds.refused", names=shorten(", ".join(self.names)), detail=detail)
                 names = tuple(sorted(request.resource_names))
                 if names != self.names:
                     self.names = names

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.extension import Extension, RuleBackend, RuleName, rule_of_route
+from picker.gateway.grpc_bounds import SERVER_BOUNDS
 from picker.gateway.pickers import Pickers, PickerUnknown
 from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName
@@ -27,7 +28,7 @@ _OPTIONS = (
     # The whole configuration comes and goes in one message; gRPC's own limit is 4 MiB.
     ("grpc.max_receive_message_length", 256 << 20),
     ("grpc.max_send_message_length", 256 << 20),
-    ("grpc.so_reuseport", 0),
+    *SERVER_BOUNDS,
 )
 
 log = structlog.get_logger(__name__)
