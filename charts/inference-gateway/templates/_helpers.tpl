@@ -90,7 +90,7 @@ priorityClassName: {{ . }}
 {{- /* Helm knows whole numbers as floats, and would write 16777216 as 1.6777216e+07. */}}
 {{- $is_whole := and (kindIs "float64" $value) (eq ($value | int64 | float64) $value) }}
 - name: {{ printf "%s%s" $prefix (upper $name) }}
-  value: {{ ternary ($value | int64) $value $is_whole | toString | quote }}
+  value: {{ if kindIs "slice" $value }}{{ toJson $value | quote }}{{ else }}{{ ternary ($value | int64) $value $is_whole | toString | quote }}{{ end }}
 {{- end }}
 {{- end }}
 

@@ -31,6 +31,8 @@ from picker.observability.held_requests import HeldRequests
 from picker.observability.registry import process_registry
 from picker.observability.watch import ExtraMissing, Watch
 from picker.observability.watched_desk import pool_label
+from picker.resources.inference import InferencePool
+from picker.resources.names import ObjectName
 from picker.scheduling.flow_control import Bounds
 from picker.settings import ServeSettings
 from picker.sources.api_metrics import API_METRICS
@@ -152,7 +154,7 @@ class Picker:
 
     def _take_over(self, inventory: Inventory) -> None:
         try:
-            self._follower.follow(inventory)
+            self._follower.follow(inventory.of_pools(pool_filter(self._settings)))
         except Exception:
             # What was followed before is still served, and the next change is followed.
             API_METRICS.failed("Inventory", "internal")
@@ -227,7 +229,23 @@ def _source(settings: ServeSettings) -> Source:
     from picker.sources.kubernetes import KubernetesSource
     from picker.sources.kubernetes_watch import kubernetes_client
 
-    return KubernetesSource(kubernetes_client(), settings.namespace)
+    return KubernetesSource(kubernetes_client(), settings.namespace, pool_filter(settings))
+
+
+def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
+    """Which pools a picker serves: the one that `pool` names, else those that name its Service."""
+    if settings.pool is not None:
+        return lambda pool: f"{pool.name.namespace}/{pool.name.name}" == settings.pool
+    if settings.service == "*":
+        return lambda _: True
+    own = ObjectName.parse(settings.service)
+    namespaces = {own.namespace, *settings.sharing_namespaces}
+
+    def names_this_picker(pool: InferencePool) -> bool:
+        named = pool.picker.service if pool.picker is not None else None
+        return named is not None and named.name == own.name and named.namespace in namespaces
+
+    return names_this_picker
 
 
 def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) -> "PreciseMode | None":

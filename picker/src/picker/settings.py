@@ -241,6 +241,14 @@ class ServeSettings(CommonSettings):
         "*",  # One picker for all pools that name it.
         description="The only Kubernetes namespace to serve pools of; * is all",
     )
+    service: str = Field(
+        "*",
+        pattern=r"^(\*|[^/]+/[^/]+)$",
+        description="NAMESPACE/NAME of this picker's Service: it serves and scrapes the pools that name it; * is all",
+    )
+    sharing_namespaces: list[str] = Field(
+        [], description="Namespaces whose pools may name this picker's Service as if it were in theirs"
+    )
     tls_certificate: Path | None = Field(
         None,  # A service mesh, or nothing between the two, is what most have; plain is also what an Envoy expects.
         description="PEM file: the certificate shown to Envoy on ext-proc-address; without it there is no TLS",

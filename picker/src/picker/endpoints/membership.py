@@ -3,6 +3,7 @@
 Both are known to Envoy by a name of theirs, under which it asks for their addresses (EDS `service_name`):
 `str(PoolName)` of a pool, `service/NAMESPACE/NAME/PORT` of a port of a Service."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,12 @@ class Endpoints:
 
     def update(self, inventory: Inventory) -> MembershipChange:
         """Follow `inventory`; the listeners hear of it if anything has changed."""
-        places = {name: _places_of_pool(pool, inventory.servers) for name, pool in inventory.resources.pools.items()}
+        servers: defaultdict[str, list[ModelServer]] = defaultdict(list)
+        for server in inventory.servers:
+            servers[server.namespace].append(server)
+        places = {
+            name: _places_of_pool(pool, servers[name.namespace]) for name, pool in inventory.resources.pools.items()
+        }
         before, addresses_before = self._endpoints, self._addresses
         self._endpoints = {
             place: before.get(place) or Endpoint(place.address, place.server, labels)

@@ -1,9 +1,10 @@
 """The state of the world as a source sees it at one moment."""
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from picker.resources.inference import InferencePool
 from picker.resources.objects import Resources
 
 
@@ -26,6 +27,13 @@ class Inventory:
 
     resources: Resources
     servers: tuple[ModelServer, ...]
+
+    def of_pools(self, serves: Callable[[InferencePool], bool]) -> "Inventory":
+        """The same with only the pools that `serves` accepts."""
+        pools = {name: pool for name, pool in self.resources.pools.items() if serves(pool)}
+        if len(pools) == len(self.resources.pools):
+            return self
+        return replace(self, resources=replace(self.resources, pools=pools))
 
 
 class Source(Protocol):

@@ -1,7 +1,8 @@
 """A Kubernetes cluster: the inference objects and the pods that the pools select."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, ItemsView, Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from picker.bounded_text import shorten
 from picker.resources.inference import InferencePool
+from picker.resources.names import ObjectName
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import KINDS, typed
 from picker.resources.problems import field_path, sentence
@@ -28,9 +30,6 @@ SETTLE_S = 0.02
 MAX_LOGGED = 10
 """Problems of one object in the log. Judgement: more than are mended at once."""
 
-_Selection = tuple[str, tuple[tuple[str, str], ...]]
-"""Namespace and labels of a pool's pods."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -38,8 +37,11 @@ class KubernetesSource:
     """See `inventory.Source`. An object that the API server accepted and that is wrong nevertheless keeps what it last
     said rightly."""
 
-    def __init__(self, client: AsyncClient, namespace: str = "*") -> None:
-        """`namespace`: the only one to look at; `*` is all."""
+    def __init__(
+        self, client: AsyncClient, namespace: str = "*", serves: Callable[[InferencePool], bool] = lambda _: True
+    ) -> None:
+        """`namespace`: the only one to look at; `*` is all. `serves`: whether a pool is followed; the pods of the
+        others are not read."""
         self._client = client
         self._namespace = namespace
         self._changed = asyncio.Event()
@@ -50,7 +52,9 @@ class KubernetesSource:
             for api_version, wire in KINDS.get(kind, {}).items()
         ]
         self._objects = [Copy(client, kind, reader.keep, namespace) for kind, reader in self._readers]
-        self._pods: dict[_Selection, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
+        self._serves = serves
+        self._pods: dict[str, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
+        """By namespace: one watch for all its pools."""
 
     @property
     def refused(self) -> int:
@@ -66,10 +70,11 @@ class KubernetesSource:
                 self._changed.clear()
                 for failed in self._failed:
                     failed.result()
-                objects = [each for copy in self._objects for each in copy.objects.values()]
-                self._follow_pods(objects)
+                objects = [each for copy in self._objects for each in copy.objects.values() if self._is_followed(each)]
+                pools = [each for each in objects if isinstance(each, InferencePool) and each.selector]
+                self._follow_pods({pool.name.namespace for pool in pools})
                 await self._pods_listed()
-                new = Inventory(Resources.of(objects), self._servers())
+                new = Inventory(Resources.of(objects), self._servers(pools))
                 if current is None or new != current:
                     for line in changes(current, new) if current is not None else ():
                         log.info("source.changed", change=line)
@@ -83,15 +88,16 @@ class KubernetesSource:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    def _follow_pods(self, objects: list[AnyObject]) -> None:
-        """Follow the pods that the pools select now, and no others."""
-        wanted = {_selection(each) for each in objects if isinstance(each, InferencePool) and each.selector}
-        for gone in self._pods.keys() - wanted:
+    def _is_followed(self, object_: AnyObject) -> bool:
+        return not isinstance(object_, InferencePool) or self._serves(object_)
+
+    def _follow_pods(self, namespaces: Set[str]) -> None:
+        """Follow the pods of these namespaces now, and of no others."""
+        for gone in self._pods.keys() - namespaces:
             self._pods.pop(gone)[1].cancel()
-        for selection in wanted - self._pods.keys():
-            namespace, labels = selection
-            copy = Copy(self._client, POD, ready_server, namespace, dict(labels))
-            self._pods[selection] = copy, self._following(copy)
+        for namespace in namespaces - self._pods.keys():
+            copy = Copy(self._client, POD, ready_server, namespace)
+            self._pods[namespace] = copy, self._following(copy)
 
     def _following(self, copy: Copy[Any]) -> asyncio.Task[None]:
         """Follows for ever; a failure that nobody has thought of ends the source, rather than leave it half deaf."""
@@ -114,9 +120,19 @@ class KubernetesSource:
                 for copy, _ in self._pods.values():
                     await copy.listed.wait()
 
-    def _servers(self) -> tuple[ModelServer, ...]:
-        by_name = {name: server for copy, _ in self._pods.values() for name, server in copy.objects.items()}
-        return tuple(by_name[name] for name in sorted(by_name))
+    def _servers(self, pools: Iterable[InferencePool]) -> tuple[ModelServer, ...]:
+        """The pods that some pool selects, by name."""
+        # By one label of each selector, so that many pools with many pods cost their sum.
+        selectors: defaultdict[tuple[str, tuple[str, str]], list[ItemsView[str, str]]] = defaultdict(list)
+        for pool in pools:
+            selectors[pool.name.namespace, min(pool.selector.items())].append(pool.selector.items())
+        found: dict[ObjectName, ModelServer] = {}
+        for namespace, (copy, _) in self._pods.items():
+            for name, server in copy.objects.items():
+                labels = server.labels.items()
+                if any(wanted <= labels for label in labels for wanted in selectors.get((namespace, label), ())):
+                    found[name] = server
+        return tuple(found[name] for name in sorted(found))
 
 
 class ObjectReader:
@@ -165,10 +181,6 @@ def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer |
         return None
     labels = cast(Mapping[str, str], metadata.get("labels") or {})
     return ModelServer(metadata["name"], metadata["namespace"], address, None, labels)
-
-
-def _selection(pool: InferencePool) -> _Selection:
-    return pool.name.namespace, tuple(sorted(pool.selector.items()))
 
 
 def _group_and_version(api_version: str) -> tuple[str, str]:
