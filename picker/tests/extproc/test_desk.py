@@ -277,6 +277,21 @@ def test_the_time_to_the_first_token_is_predicted_from_those_before() -> None:
     assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)
 
 
+def test_a_prediction_does_not_say_what_is_cached() -> None:
+    """Else clients could ask block by block what others have sent."""
+    clock, ledger, only = Clock(), Ledger(), endpoint(1)
+    only.pace.learn(1000, 0.2, clock.now_s)
+    desk = PoolDesk(ledger, clock, Random(1), unknown_models=True)
+    desk.serve([served([only])], POOL)
+    secret = "word " * 400
+    assigned(desk.assign(wanted(prompt=secret))).end()
+    right = assigned(desk.assign(wanted(prompt=secret)))
+    right.end()
+    wrong = assigned(desk.assign(wanted(prompt="text " * 400)))
+    assert right.dispatched.ranking.cached_tokens > wrong.dispatched.ranking.cached_tokens
+    assert right.predicted_ttft_s == wrong.predicted_ttft_s is not None
+
+
 def chat(*texts: str) -> bytes:
     roles = ["system", *["user", "assistant"] * len(texts)]
     return json.dumps([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]).encode()

@@ -193,8 +193,10 @@ async def test_what_more_than_text_names_is_not_asked_for(path: str, body: dict[
         httpx.Response(200, json={"tokens": ["a"]}),
         httpx.Response(200, json={"tokens": [1 << 63] * 500}),
         httpx.Response(200, json={"tokens": []}),
+        httpx.Response(200, content=b'{"tokens": [' + b"1," * 2_000_000 + b"1]}"),
+        httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"\x1f\x8b")),
     ],
-    ids=["no route", "no JSON", "no tokens", "beyond numbers", "none"],
+    ids=["no route", "no JSON", "no tokens", "beyond numbers", "none", "too long", "compressed"],
 )
 async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(answer: httpx.Response) -> None:
     fleet = Fleet(answers=answer)
@@ -203,6 +205,23 @@ async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(a
             await fleet.serves(messages=conversation(question))
         assert 1 <= len(fleet.asked) <= 3
         assert fleet.sends(messages=conversation("fifth")).dispatched.ranking.cached_tokens > 0
+
+
+async def test_an_answer_has_a_time_in_all_however_it_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_tokens, "TIMEOUT_S", 0.05)
+
+    class Dripping(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                await asyncio.sleep(0.01)
+
+    fleet = Fleet(answers=httpx.Response(200, stream=Dripping()))
+    async with fleet.asking(), asyncio.timeout(5):
+        for question in ("first", "second"):
+            await fleet.serves(messages=conversation(question))
+        await fleet.prompts.all_asked()
+    assert len(fleet.asked) >= 1
 
 
 async def test_a_server_that_was_not_reached_is_asked_when_the_prompt_comes_again() -> None:

@@ -6,6 +6,7 @@ never comes again costs nothing, what does costs a millisecond of the server's f
 Needs the extra `picker[kv-events]`."""
 
 import asyncio
+import logging
 import re
 from bisect import bisect_right
 from collections import OrderedDict
@@ -17,6 +18,7 @@ import httpx
 import msgspec
 import structlog
 
+from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.precise_prefixes import PrecisePrefixIndex
 from picker.extproc.assignment import Wanted
@@ -43,6 +45,18 @@ MAX_REMEMBERED = 4096
 """Prefixes asked for, so that one which cannot be named is not asked for again and again."""
 
 TIMEOUT_S = 5.0
+"""Of one question in all, its answer included. A front end that is not overloaded answers within 0.1 s."""
+
+MAX_ANSWER_BYTES = 16 << 20
+ANSWER_BYTES_PER_BYTE = 32
+"""Of the body asked about, and 64 KiB: a token is a byte at least, and becomes an id and a string in JSON."""
+
+MAX_SILENT = 1000
+"""Servers remembered as not answering, so that each is logged once."""
+
+
+class AnswerUnusable(Exception):
+    """An answer of `/tokenize` that is too long, or has a content coding; the message says which."""
 
 
 class _Tokenized(msgspec.Struct):
@@ -99,6 +113,8 @@ class PromptTokens:
         sent.on_end = partial(self._served, prompt)
 
     async def run(self) -> None:
+        # httpx logs each request at the level at which the picker logs each change.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         async with (
             httpx.AsyncClient(transport=self._transport, timeout=TIMEOUT_S, trust_env=False) as client,
             asyncio.TaskGroup() as tasks,
@@ -131,24 +147,41 @@ class PromptTokens:
     async def _ask(self, client: httpx.AsyncClient, prompt: _Prompt) -> None:
         address = prompt.endpoint.address
         try:
-            answer = await client.post(
-                f"http://{address}/tokenize",
-                content=_question(prompt.body, prompt.model),
-                headers={"content-type": "application/json"},
-            )
-            answer.raise_for_status()
-            found = _decoder.decode(answer.content)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await _answer(client, f"http://{address}/tokenize", prompt)
+            found = _decoder.decode(answer)
             ends = _ends(len(prompt.blocks), prompt.text_bytes, found)
             named = prompt.prefixes.learn(prompt.endpoint, prompt.blocks, ends, found.tokens, prompt.model)
-        except (httpx.HTTPError, msgspec.DecodeError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, AnswerUnusable, msgspec.DecodeError, ValueError) as error:
             if address not in self._silent:
+                if len(self._silent) >= MAX_SILENT:
+                    self._silent.clear()
                 self._silent.add(address)
-                log.warning("prompt_tokens.no_answer", endpoint=address, problem=str(error) or type(error).__name__)
-            if isinstance(error, httpx.TransportError):
+                log.warning(
+                    "prompt_tokens.no_answer", endpoint=address, problem=shorten(str(error) or type(error).__name__)
+                )
+            if isinstance(error, httpx.TransportError | TimeoutError):
                 self._remembered.pop(prompt.beginning, None)
             return
         self._silent.discard(address)
         log.debug("prompt_tokens.learned", endpoint=address, tokens=len(found.tokens), blocks=named)
+
+
+async def _answer(client: httpx.AsyncClient, url: str, prompt: _Prompt) -> bytes:
+    """What the server says. Raises httpx.HTTPError, AnswerUnusable."""
+    limit = min(MAX_ANSWER_BYTES, (64 << 10) + ANSWER_BYTES_PER_BYTE * len(prompt.body))
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    question = _question(prompt.body, prompt.model)
+    async with client.stream("POST", url, content=question, headers=headers) as response:
+        response.raise_for_status()
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise AnswerUnusable("the answer has a content coding, which was not asked for")
+        answer = bytearray()
+        async for piece in response.aiter_bytes():
+            answer += piece
+            if len(answer) > limit:
+                raise AnswerUnusable(f"the answer has more than {limit} bytes")
+    return bytes(answer)
 
 
 def _question(body: bytes, model: str) -> bytes:
