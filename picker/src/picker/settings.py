@@ -330,13 +330,16 @@ def flags(settings: CommandSettings, of: type[CommandSettings]) -> list[str]:
     """The settings that `of` has, as flags: for a process of its own. The file they may have come from is read
     already."""
     values = settings.model_dump(mode="json", include=set(of.model_fields) - {"config"}, exclude_none=True)
-    return [_flag(name.replace("_", "-"), value) for name, value in values.items()]
+    return [flag for name, value in values.items() for flag in _flag(name.replace("_", "-"), value)]
 
 
-def _flag(name: str, value: object) -> str:
+def _flag(name: str, value: object) -> list[str]:
+    """A list is its flag once for each element."""
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name}={value}"
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list):
+        return [f"--{name}={each}" for each in cast(list[object], value)]
+    return [f"--{name}={value}"]
 
 
 def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:

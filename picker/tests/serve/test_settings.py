@@ -1,5 +1,6 @@
 """Settings from flags, environment and file, and what is said of wrong ones."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,21 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
 
 def test_settings_survive_being_handed_to_a_process_as_flags() -> None:
     given = [*GIVEN, "--pool=a/b", "--scrape-interval-s=0.5", "--unknown-models=refuse", "--flow-control"]
+    given += [f"--trusted-headers=x-gateway-inference-{name}" for name in ("objective", "fairness-id")]
     standalone = StandaloneSettings.read([*given, "--listen-ip=127.0.0.1"], "picker standalone")
     again = read(*flags(standalone, ServeSettings))
     shared = set(ServeSettings.model_fields) & set(StandaloneSettings.model_fields)
     assert again.model_dump(include=shared) == standalone.model_dump(include=shared)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['["x-gateway-inference-objective","x-gateway-inference-fairness-id"]', '["x-gateway-inference-objective"]'],
+)
+def test_trusted_headers_may_be_named_in_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICKER_TRUSTED_HEADERS", value)
+    assert read(*GIVEN).trusted_headers == json.loads(value)
+
+
+def test_only_headers_that_are_obeyed_can_be_trusted() -> None:
+    assert "x-gateway-inference-objective" in refused(*GIVEN, "--trusted-headers=x-client-id")
