@@ -187,3 +187,33 @@ async def test_what_an_older_authority_has_issued_is_issued_anew() -> None:
     api.secrets["ai/picker-tls"] = other.secrets["ai/picker-tls"]
     await secrets(api).renew(NOW)
     assert api.pem("ai/picker-tls", "ca.crt") == api.pem("system/picker-envoy-tls", "ca.crt")
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"ca.key": ""},
+        {"ca.key": base64.b64encode(b"no key").decode()},
+        {"ca.crt": base64.b64encode(b"-----BEGIN CERTIFICATE-----\nno\n").decode()},
+        {"tls.crt": base64.b64encode(b"\xff").decode(), "tls.key": ""},
+        {"ca.crt": "no base64!", "ca.key": "no base64!"},
+        {"ca.changed": base64.b64encode(b"\xff\xfe").decode(), "ca.renewals": base64.b64encode(b"many").decode()},
+    ],
+    ids=lambda spoiled: ",".join(spoiled),
+)
+async def test_a_spoiled_secret_does_not_end_the_process(spoiled: dict[str, str]) -> None:
+    """What was used is used until the Secret is whole again; a replica that starts meanwhile waits for that."""
+    api, used = Api(), list[Certificates]()
+    kept = secrets(api)
+    await kept.renew(NOW)
+    whole = dict(api.secrets["system/picker-envoy-tls"])
+    api.secrets["system/picker-envoy-tls"] |= spoiled
+    tasks = [asyncio.create_task(kept.follow(used.append)), asyncio.create_task(kept.keep())]
+    await asyncio.sleep(60)
+    assert [task.done() for task in tasks] == [False, False]
+    api.secrets["system/picker-envoy-tls"] = whole
+    await asyncio.sleep(60)
+    assert used
+    for task in tasks:
+        task.cancel()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from picker.kubernetes.certificates import Identity, is_due, new_authority
 
@@ -27,7 +27,7 @@ class Authorities:
     """Which authorities are trusted, and which one signs."""
 
     signing: Identity
-    """Its key is empty where an operator has removed it: it signs nothing, and is trusted until it is replaced."""
+    """Its key is empty where the Secret has no usable one: it signs nothing, and is trusted until it is replaced."""
     next: Identity | None
     """The one that signs after the next step."""
     previous: bytes | None
@@ -44,10 +44,10 @@ class Authorities:
             return None
         signing, *others = (each.public_bytes(Encoding.PEM) for each in found)
         other = others[0] if others else None
-        next_key = contents.get(NEXT_KEY, b"")
+        next_key = _usable(contents.get(NEXT_KEY, b""))
         is_next = other is not None and next_key != b""
         return cls(
-            Identity(signing, contents.get(SIGNING_KEY, b"")),
+            Identity(signing, _usable(contents.get(SIGNING_KEY, b""))),
             Identity(other, next_key) if other is not None and is_next else None,
             None if is_next else other,
             _time(contents.get(CHANGED, b"")),
@@ -98,9 +98,18 @@ def advanced(held: Authorities | None, now: datetime) -> Authorities:
     return held
 
 
+def _usable(key: bytes) -> bytes:
+    """`key` if it is a private key in PEM, else none."""
+    try:
+        load_pem_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return b""
+    return key
+
+
 def _time(text: bytes) -> datetime:
     """Long ago for what is no time."""
     try:
         return datetime.fromisoformat(text.decode())
-    except ValueError:
+    except (ValueError, UnicodeDecodeError):
         return datetime.fromtimestamp(0, UTC)

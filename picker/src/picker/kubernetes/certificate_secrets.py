@@ -17,10 +17,14 @@ from lightkube import AsyncClient
 from lightkube.resources.core_v1 import Secret
 from lightkube.types import PatchType
 
+from picker.bounded_text import shorten
 from picker.gateway.picker_tls import PickerTls
 from picker.kubernetes.certificate_authority import TRUSTED, Authorities, advanced
 from picker.kubernetes.certificates import EXPIRES_SOON, Identity, expiry, is_due, issue
 from picker.resources.names import ObjectName
+from picker.sources.api_metrics import API_METRICS
+from picker.sources.kubernetes_client import reason_of
+from picker.sources.kubernetes_watch import UNREADABLE
 
 CHECK_S = 3600.0
 """Between two looks at the certificates: months pass between a renewal's first chance and its last."""
@@ -95,6 +99,15 @@ class Certificates:
     """How often Envoy's certificate, or what it trusts, has changed since the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What `follow` passed on last."""
+
+    contents: Mapping[str, bytes] | None
+    """Of Envoy's Secret; None before the first."""
+    server: Identity | None
+
+
 class CertificateSecrets:
     """Runs in every replica: none is ready without certificates, so none may wait to be elected for them."""
 
@@ -107,34 +120,40 @@ class CertificateSecrets:
         while True:
             try:
                 await self.renew(datetime.now(UTC))
-            except httpx2.HTTPError as error:
-                log.warning("certificates.not_kept", reason=str(error).partition("\n")[0])
+            except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
+                API_METRICS.failed("Secret", reason_of(error))
+                log.warning("certificates.not_kept", reason=shorten(str(error).partition("\n")[0]))
                 await asyncio.sleep(RETRY_S)
             else:
                 await asyncio.sleep(CHECK_S)
 
     async def follow(self, changed: Callable[[Certificates], None]) -> None:
         """Call `changed` with what is to be used, now and after each renewal."""
-        last: Mapping[str, bytes] | None = None
-        server: Identity | None = None
+        used = _Used(None, None)
         while True:
-            contents: Mapping[str, bytes] = {}
             try:
                 contents = (await self._read(self._link.envoy_secret)).contents
-            except httpx2.HTTPError as error:
-                log.warning("certificates.not_read", reason=str(error).partition("\n")[0])
-            held = Authorities.of(contents)
-            if held is not None and {_CERTIFICATE, _KEY} <= contents.keys():
-                now = datetime.now(UTC)
-                if server is None or not held.has_issued(server.certificate) or is_due(server.certificate, now):
-                    server = issue(held.issuer, EXTENSION, self._link.extension_hosts, now)
-                    last = None
-                if contents != last:
-                    last = contents
-                    _warn_of_expiry(contents[_CERTIFICATE], held.signing.certificate, now)
-                    tls = PickerTls(self._link.picker, held.bundle, contents[_CERTIFICATE], contents[_KEY])
-                    changed(Certificates(tls, server, held.bundle, _renewals(contents)))
-            await asyncio.sleep(FOLLOW_S if last is not None else FOLLOW_FIRST_S)
+                used = self._use(contents, used, changed)
+            except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
+                # What was used before is still used.
+                API_METRICS.failed("Secret", reason_of(error))
+                log.warning("certificates.not_read", reason=shorten(str(error).partition("\n")[0]))
+            await asyncio.sleep(FOLLOW_S if used.contents is not None else FOLLOW_FIRST_S)
+
+    def _use(self, contents: Mapping[str, bytes], used: "_Used", changed: Callable[[Certificates], None]) -> "_Used":
+        """What is used after a look at the Secret. An authority that cannot sign is waited for: `keep` replaces it."""
+        held = Authorities.of(contents)
+        if held is None or not held.issuer.key or not {_CERTIFICATE, _KEY} <= contents.keys():
+            return used
+        now, server = datetime.now(UTC), used.server
+        if server is None or not held.has_issued(server.certificate) or is_due(server.certificate, now):
+            server = issue(held.issuer, EXTENSION, self._link.extension_hosts, now)
+        elif contents == used.contents:
+            return used
+        _warn_of_expiry(contents[_CERTIFICATE], held.signing.certificate, now)
+        tls = PickerTls(self._link.picker, held.bundle, contents[_CERTIFICATE], contents[_KEY])
+        changed(Certificates(tls, server, held.bundle, _renewals(contents)))
+        return _Used(contents, server)
 
     async def renew(self, now: datetime) -> None:
         """Make what is missing and renew what is due. Raises httpx2.HTTPError."""

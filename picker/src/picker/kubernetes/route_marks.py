@@ -13,10 +13,13 @@ import structlog
 from lightkube import AsyncClient
 from lightkube.types import PatchType
 
+from picker.bounded_text import shorten
 from picker.kubernetes.certificate_secrets import FOLLOW_S
 from picker.kubernetes.objects import HTTP_ROUTE, read_pool_route
 from picker.resources.names import ObjectName, PoolName
-from picker.sources.kubernetes_watch import Json, status_code
+from picker.sources.api_metrics import API_METRICS
+from picker.sources.kubernetes_client import reason_of
+from picker.sources.kubernetes_watch import UNREADABLE, Json, status_code
 
 MARK = "gateway.envoyproxy.io/picker-certificates"
 """Annotation of a route: how often the certificates of the pickers that it leads to have been renewed."""
@@ -54,8 +57,9 @@ class RouteMarks:
                 renewals = self._renewals
                 try:
                     await self._mark(renewals)
-                except httpx2.HTTPError as error:
-                    log.warning("certificates.routes_not_marked", reason=str(error).partition("\n")[0])
+                except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
+                    API_METRICS.failed("HTTPRoute", reason_of(error))
+                    log.warning("certificates.routes_not_marked", reason=shorten(str(error).partition("\n")[0]))
                 else:
                     self._marked = renewals
             await asyncio.sleep(LOOK_S)
