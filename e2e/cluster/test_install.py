@@ -43,5 +43,5 @@ def test_the_pool_has_a_readable_status(release: Release) -> None:
 
     header, _ = table()
     assert header == ["NAME", "PORT", "PICKER", "STRATEGY", "ACCEPTED", "RESOLVED", "AGE"]
-    wanted = ["vllm-qwen-pool", "8000", "inference-gateway-ext-proc", "True", "True"]
-    until(lambda: table()[1][:5] == wanted, f"the row begins with {wanted}")
+    wanted = ["vllm-qwen-pool", "8000", "inference-gateway-ext-proc", "DEFAULT", "True", "True"]
+    until(lambda: table()[1][:6] == wanted, f"the row begins with {wanted}")

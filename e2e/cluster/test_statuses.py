@@ -18,12 +18,16 @@ def conditions(release: Release, name: str, group: str) -> Mapping[str, tuple[st
     return {each["type"]: (each["status"], each["reason"]) for entry in entries for each in entry["conditions"]}
 
 
+BY_DEFAULT = {"RoutingStrategy": ("True", "DEFAULT")}
+"""Condition of a pool whose annotations name no strategy."""
+
+
 @pytest.mark.parametrize("group", [V1, V1ALPHA2])
 def test_a_pool_is_accepted_while_a_route_refers_to_it(release: Release, group: str) -> None:
     """The entry comes with the route and goes with it."""
     with Added(release.cluster, pool("lonely", group)):
         with Added(release.cluster, route("lonely", to_pool("lonely", group))):
-            wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs")}
+            wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs"), **BY_DEFAULT}
             until(lambda: conditions(release, "lonely", group) == wanted, "the pool is accepted")
         until(lambda: not conditions(release, "lonely", group), "the pool has no parent any more")
 
@@ -32,7 +36,7 @@ def test_a_pool_is_accepted_while_a_route_refers_to_it(release: Release, group: 
 def test_a_pool_whose_picker_is_missing_says_so(release: Release, group: str) -> None:
     """ResolvedRefs is false; the pool is accepted nevertheless."""
     with Added(release.cluster, pool("unpicked", group, "nobody"), route("unpicked", to_pool("unpicked", group))):
-        wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "InvalidExtensionRef")}
+        wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "InvalidExtensionRef"), **BY_DEFAULT}
         until(lambda: conditions(release, "unpicked", group) == wanted, "the missing Service is told")
 
 
@@ -56,6 +60,10 @@ def test_a_wrong_annotation_gets_an_event_and_changes_nothing(release: Release) 
         until(
             lambda: "FASTEST" in release.cluster.kubectl("describe", kind, name).partition("Events:")[2],
             "an event tells of the annotation",
+        )
+        until(
+            lambda: conditions(release, name, V1ALPHA2).get("RoutingStrategy") == ("False", "UnknownStrategy"),
+            "a condition says that the strategy is unknown",
         )
         assert release.answers(PICKED) == 200
     finally:
