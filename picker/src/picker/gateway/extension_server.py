@@ -1,6 +1,5 @@
 """Answers Envoy Gateway's calls on its extension, over gRPC."""
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf.message import Message
-from pydantic import ValidationError
 
 from picker.gateway import extension_service_pb2 as service_pb2
 from picker.gateway.extension import Extension, RuleBackend, RuleName, rule_of_route
+from picker.gateway.extension_objects import pools_of
 from picker.gateway.grpc_bounds import SERVER_BOUNDS
 from picker.gateway.pickers import Pickers, PickerUnknown
 from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName
-from picker.resources.parse import KINDS, typed
 
 SERVICE = "envoygateway.extension.EnvoyGatewayExtension"
 
@@ -107,7 +105,7 @@ class ExtensionServer:
         await self._server.stop(5.0)
 
     async def _route(self, request: service_pb2.PostRouteModifyRequest, call: _Call) -> Message:
-        pools = _pools(request.post_route_context.extension_resources)
+        pools = pools_of(request.post_route_context.extension_resources)
         if not pools:
             return service_pb2.PostRouteModifyResponse(route=request.route)
         route = route_components_pb2.Route.FromString(request.route)
@@ -125,7 +123,7 @@ class ExtensionServer:
             await call.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     async def _cluster(self, request: service_pb2.PostClusterModifyRequest, call: _Call) -> Message:
-        pools = _pools(request.post_cluster_context.backend_extension_resources)
+        pools = pools_of(request.post_cluster_context.backend_extension_resources)
         if not pools:
             return service_pb2.PostClusterModifyResponse(cluster=request.cluster)
         cluster = cluster_pb2.Cluster.FromString(request.cluster)
@@ -182,25 +180,3 @@ def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
 
 def _bytes(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
-
-
-def _pools(resources: Iterable[service_pb2.ExtensionResource]) -> list[InferencePool]:
-    """The pools among the objects. One that cannot be served is left out: Envoy Gateway's own cluster without endpoints
-    answers for it with 503, and the pool's status tells why."""
-    pools: list[InferencePool] = []
-    for each in resources:
-        object_ = json.loads(each.unstructured_bytes)
-        wire = KINDS.get(object_.get("kind", ""), {}).get(object_.get("apiVersion", ""))
-        if wire is None:
-            continue
-        metadata = object_["metadata"]
-        # Annotations are the picker's affair: a wrong one is no reason to take the pool off the air.
-        bare = object_ | {"metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
-        try:
-            pool = typed(wire.model_validate(bare, extra="ignore"))
-        except ValidationError as error:
-            log.error("extension.invalid_pool", pool=f"{metadata['namespace']}/{metadata['name']}", reason=str(error))
-            continue
-        if isinstance(pool, InferencePool):
-            pools.append(pool)
-    return pools
