@@ -6,6 +6,8 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from picker.bounded_text import shorten
+from picker.printable import printable
 from picker.resources.envoy_gateway import BackendTrafficPolicy
 from picker.resources.gateway_api import Gateway, GatewayClass, HTTPRoute
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP
@@ -34,6 +36,12 @@ KINDS: Mapping[str, Mapping[str, type[Object]]] = {
     "BackendTrafficPolicy": {"gateway.envoyproxy.io/v1alpha1": BackendTrafficPolicy},
 }
 """The wire form of every kind that is read, by kind and apiVersion."""
+
+MAX_PROBLEMS = 100
+"""Of one object in a report. Judgement: more than are mended at once."""
+
+MAX_TITLE = 512
+"""Characters. A kind, a namespace and a name of the API fit."""
 
 CLUSTER_SCOPED = ("GatewayClass",)
 """Kinds whose objects have no namespace."""
@@ -95,14 +103,14 @@ def _parse_document(document: Document) -> list[Parsed | Skipped | Problem]:
         return [_problem(document, None, (missing,), "missing or not text; every object needs apiVersion and kind")]
     if kind == "List":
         return [_problem(document, "List", (), "a List stands in a List; only objects may")]
-    title = f"{kind} {_name_of(fields)}"
+    title = shorten(printable(f"{kind} {_name_of(fields)}"), MAX_TITLE)
     versions = KINDS.get(kind)
     if versions is None:
         return [Skipped(document.file, title)]
     wire = versions.get(version)
     if wire is None:
         allowed = ", ".join(versions)
-        return [_problem(document, title, ("apiVersion",), f"found {version!r}; allowed: {allowed}")]
+        return [_problem(document, title, ("apiVersion",), f"found {shorten(version)!r}; allowed: {allowed}")]
     return _validate(document, title, wire)
 
 
@@ -111,7 +119,11 @@ def _validate(document: Document, title: str, wire: type[Object]) -> list[Parsed
         read = wire.model_validate(document.value)
         object_ = typed(read)
     except ValidationError as error:
-        return [_problem(document, title, location, message) for location, message in mistakes(error, wire)]
+        found = mistakes(error, wire)
+        problems = [_problem(document, title, location, message) for location, message in found[:MAX_PROBLEMS]]
+        if len(found) > MAX_PROBLEMS:
+            problems.append(_problem(document, title, (), f"and {len(found) - MAX_PROBLEMS} more problems"))
+        return [*problems]
     warnings = tuple(
         _problem(document, title, location, "has no effect: the gateway on one machine does not serve it")
         for location in unserved_fields(wire, document.value)

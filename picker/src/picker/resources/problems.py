@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from picker.bounded_text import shorten
+from picker.printable import printable
 from picker.resources.wire import Wire
 
 Location = tuple[int | str, ...]
@@ -70,7 +72,7 @@ def field_path(location: Location) -> str:
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) or "." in part else f".{part}"
-    return path.removeprefix(".")
+    return shorten(printable(path.removeprefix(".")))
 
 
 def mistakes(error: ValidationError, model: type[Wire]) -> list[tuple[Location, str]]:

@@ -1,20 +1,27 @@
 """Whether the objects fit together. On Kubernetes these are conditions in a status; here they are warnings."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from picker.resources.envoy_gateway import BackendTrafficPolicy
 from picker.resources.gateway_api import GROUP, BackendRef, HTTPRoute, ParentRef
 from picker.resources.inference import InferenceModel, InferenceModelRewrite, InferenceObjective
-from picker.resources.names import ObjectName, PoolName
+from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ObjectName, PoolName
 from picker.resources.objects import Resources
 from picker.resources.parse import Parsed
 from picker.resources.problems import Problem
+
+Place = tuple[ObjectName, int]
+"""An InferenceModelRewrite and one of its rules, by its index."""
+
+MAX_COMPARED = 100
+"""Names that a name is compared with for a guess at what was meant. Judgement: more cost seconds in all."""
 
 
 def reference_warnings(parsed: Sequence[Parsed]) -> list[Problem]:
     """What has no effect, what refers to nothing, and what stands twice."""
     resources = Resources.of(each.object for each in parsed)
+    known = _Known(resources)
     warnings: list[Problem] = []
     seen: dict[str, Parsed] = {}
     for each in parsed:
@@ -25,79 +32,104 @@ def reference_warnings(parsed: Sequence[Parsed]) -> list[Problem]:
         seen[key] = each
         warnings += each.warnings
         warnings += (
-            Problem(each.file, each.line, each.title, field, message) for field, message in _dangling(each, resources)
+            Problem(each.file, each.line, each.title, field, message) for field, message in _dangling(each, known)
         )
     return warnings
 
 
-def _dangling(each: Parsed, resources: Resources) -> Iterator[tuple[str, str]]:
+class _Known:
+    """The objects by what others call them, so that many objects cost their sum."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.pools = resources.pools
+        self.gateways = {each.name: each for each in resources.gateways}
+        self.http_routes = {each.name for each in resources.http_routes}
+        self.services = {each.name: each for each in resources.services}
+        self._resources = resources
+        self._models: dict[PoolName, Mapping[str, InferenceModel]] = {}
+        self._rules: dict[PoolName, Mapping[str | None, Place]] = {}
+
+    def models_of(self, pool: PoolName) -> Mapping[str, InferenceModel]:
+        if pool not in self._models:
+            self._models[pool] = self._resources.models_of(pool)
+        return self._models[pool]
+
+    def rules_of(self, pool: PoolName) -> Mapping[str | None, Place]:
+        """The object and the rule that is used for a model; of None for all models that no rule lists."""
+        if pool not in self._rules:
+            first: dict[str | None, Place] = {}
+            for each in self._resources.rewrites_in_order(pool):
+                for index, rule in enumerate(each.rules):
+                    for model in rule.models or (None,):
+                        first.setdefault(model, (each.name, index))
+            self._rules[pool] = first
+        return self._rules[pool]
+
+
+def _dangling(each: Parsed, known: _Known) -> Iterator[tuple[str, str]]:
     match each.object:
         case InferenceModel() as model:
-            yield from _model_warnings(model, resources)
+            yield from _model_warnings(model, known)
         case InferenceObjective() as objective:
-            if objective.pool not in resources.pools:
-                yield "spec.poolRef", _no_pool(objective.pool, resources)
+            if objective.pool not in known.pools:
+                yield "spec.poolRef", _no_pool(objective.pool, known)
         case InferenceModelRewrite() as rewrite:
-            yield from _rewrite_warnings(rewrite, resources)
+            yield from _rewrite_warnings(rewrite, known)
         case BackendTrafficPolicy() as policy:
-            yield from _policy_warnings(policy, resources)
+            yield from _policy_warnings(policy, known)
         case HTTPRoute() as route:
-            yield from _route_warnings(route, resources)
+            yield from _route_warnings(route, known)
         case _:
             return
 
 
-def _model_warnings(model: InferenceModel, resources: Resources) -> Iterator[tuple[str, str]]:
-    if model.pool not in resources.pools:
-        yield "spec.poolRef", _no_pool(model.pool, resources)
-    winner = resources.models_of(model.pool).get(model.model_name)
+def _model_warnings(model: InferenceModel, known: _Known) -> Iterator[tuple[str, str]]:
+    if model.pool not in known.pools:
+        yield "spec.poolRef", _no_pool(model.pool, known)
+    winner = known.models_of(model.pool).get(model.model_name)
     if winner is not None and winner.name != model.name:
         yield "spec.modelName", f"{model.model_name!r} is already declared by {winner.name}, which is older and stands"
 
 
-def _rewrite_warnings(rewrite: InferenceModelRewrite, resources: Resources) -> Iterator[tuple[str, str]]:
-    if rewrite.pool not in resources.pools:
-        yield "spec.poolRef", _no_pool(rewrite.pool, resources)
-    # By model, None for all others: the rule that is used.
-    first: dict[str | None, str] = {}
-    for each in resources.rewrites_in_order(rewrite.pool):
-        for index, rule in enumerate(each.rules):
-            place = f"spec.rules[{index}]"
-            for model in rule.models or (None,):
-                if model in first and each.name == rewrite.name:
-                    what = repr(model) if model is not None else "all other models"
-                    yield place, f"never used for {what}: {first[model]} goes first"
-                first.setdefault(model, f"{place} of {each.name}")
+def _rewrite_warnings(rewrite: InferenceModelRewrite, known: _Known) -> Iterator[tuple[str, str]]:
+    if rewrite.pool not in known.pools:
+        yield "spec.poolRef", _no_pool(rewrite.pool, known)
+    used = known.rules_of(rewrite.pool)
+    own: set[str | None] = set()
+    for index, rule in enumerate(rewrite.rules):
+        for model in rule.models or (None,):
+            name, first = used[model]
+            if model in own or (name, first) != (rewrite.name, index):
+                what = repr(model) if model is not None else "all other models"
+                yield f"spec.rules[{index}]", f"never used for {what}: spec.rules[{first}] of {name} goes first"
+            own.add(model)
 
 
-def _policy_warnings(policy: BackendTrafficPolicy, resources: Resources) -> Iterator[tuple[str, str]]:
-    known: Mapping[str, Sequence[ObjectName]] = {
-        "Gateway": [each.name for each in resources.gateways],
-        "HTTPRoute": [each.name for each in resources.http_routes],
-    }
+def _policy_warnings(policy: BackendTrafficPolicy, known: _Known) -> Iterator[tuple[str, str]]:
+    targets: Mapping[str, Container[ObjectName]] = {"Gateway": known.gateways, "HTTPRoute": known.http_routes}
     for target in policy.spec.targets:
         name = ObjectName(policy.metadata.namespace, target.name)
-        if target.kind not in known:
+        if target.kind not in targets:
             yield "spec.targetRefs", f"has no effect on {target.kind} {name}: the gateway on one machine serves none"
-        elif name not in known[target.kind]:
+        elif name not in targets[target.kind]:
             yield "spec.targetRefs", f"there is no {target.kind} {name}"
 
 
-def _route_warnings(route: HTTPRoute, resources: Resources) -> Iterator[tuple[str, str]]:
+def _route_warnings(route: HTTPRoute, known: _Known) -> Iterator[tuple[str, str]]:
     for index, parent in enumerate(route.spec.parent_refs):
-        if message := _parent_missing(route, parent, resources):
+        if message := _parent_missing(route, parent, known):
             yield f"spec.parentRefs[{index}]", message
     for rule_index, rule in enumerate(route.spec.rules):
         for index, backend in enumerate(rule.backend_refs):
-            if message := _backend_missing(route, backend, resources):
+            if message := _backend_missing(route, backend, known):
                 yield f"spec.rules[{rule_index}].backendRefs[{index}]", message
 
 
-def _parent_missing(route: HTTPRoute, parent: ParentRef, resources: Resources) -> str | None:
+def _parent_missing(route: HTTPRoute, parent: ParentRef, known: _Known) -> str | None:
     if parent.group != GROUP:
         return None
     name = route.parent(parent)
-    gateway = next((each for each in resources.gateways if each.name == name), None)
+    gateway = known.gateways.get(name)
     if gateway is None:
         return f"there is no Gateway {name}"
     listeners = [listener.name for listener in gateway.spec.listeners]
@@ -106,13 +138,13 @@ def _parent_missing(route: HTTPRoute, parent: ParentRef, resources: Resources) -
     return None
 
 
-def _backend_missing(route: HTTPRoute, backend: BackendRef, resources: Resources) -> str | None:
+def _backend_missing(route: HTTPRoute, backend: BackendRef, known: _Known) -> str | None:
     namespace = backend.namespace or route.metadata.namespace
     if backend.kind == "InferencePool":
         pool = PoolName(backend.group, namespace, backend.name)
-        return None if pool in resources.pools else _no_pool(pool, resources)
+        return None if pool in known.pools else _no_pool(pool, known)
     name = ObjectName(namespace, backend.name)
-    service = next((each for each in resources.services if each.name == name), None)
+    service = known.services.get(name)
     if service is None:
         return f"there is no Service {name}"
     ports = [port.port for port in service.spec.ports]
@@ -123,11 +155,13 @@ def _backend_missing(route: HTTPRoute, backend: BackendRef, resources: Resources
     return None
 
 
-def _no_pool(pool: PoolName, resources: Resources) -> str:
+def _no_pool(pool: PoolName, known: _Known) -> str:
     """The usual mistakes: the group of the other API version, or none."""
     message = f"there is no InferencePool {pool.namespace}/{pool.name} in the group {pool.group or '(none)'}"
-    for other in resources.pools:
-        if (other.namespace, other.name) == (pool.namespace, pool.name):
-            return f"{message}; there is one in {other.group}: set group to it"
-    near = difflib.get_close_matches(pool.name, [each.name for each in resources.pools], n=1)
+    for group in (POOL_GROUP_V1, POOL_GROUP_V1ALPHA2):
+        if PoolName(group, pool.namespace, pool.name) in known.pools:
+            return f"{message}; there is one in {group}: set group to it"
+    if len(known.pools) > MAX_COMPARED:
+        return message
+    near = difflib.get_close_matches(pool.name, [each.name for each in known.pools], n=1)
     return f"{message}; did you mean {near[0]}?" if near else message

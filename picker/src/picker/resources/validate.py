@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from picker.resources.manifest_files import read_bounded
 from picker.resources.parse import Parsed, Skipped, parse
 from picker.resources.problems import Problem, unreadable
 from picker.resources.references import reference_warnings
@@ -58,7 +59,7 @@ def manifest_files(paths: Iterable[Path]) -> Iterator[Path]:
 def read_manifest(file: Path) -> list[Parsed | Skipped | Problem]:
     """Parse one file; a file that cannot be read is a problem like any other."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bounded(file)
     except (OSError, UnicodeDecodeError) as error:
         return [unreadable(file, error)]
     return parse(text, str(file))

@@ -6,6 +6,7 @@ from typing import cast
 
 import yaml
 
+from picker.bounded_text import shorten
 from picker.resources.problems import Location, Problem
 
 
@@ -68,6 +69,18 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+MAX_NUMBER_CHARACTERS = 64
+"""Of a number as it is written; those of the API have at most 20. Longer ones cost time, and Python prints none."""
+
+MAX_ALIASED_NODES = 10_000
+"""What the aliases of a document may repeat. Judgement: people repeat labels and containers."""
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+_NOT_CONSTRUCTED = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML raises for values that are not what their tag says."""
+
+
 def documents(text: str, file: str) -> Iterator[Document | Problem]:
     """The documents of `text` that are not empty; after a problem nothing more is read."""
     try:
@@ -80,13 +93,58 @@ def documents(text: str, file: str) -> Iterator[Document | Problem]:
             node = loader.get_node()
             if node is None:
                 continue
+            _check(node)
             value: object = loader.construct_document(node)  # pyright: ignore[reportUnknownMemberType]
             if value is not None:
                 yield Document(file, value, node)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NOT_CONSTRUCTED as error:
         yield _not_yaml(error, file)
     finally:
         loader.dispose()
+
+
+def _check(document: yaml.Node) -> None:
+    """Raises ConstructorError for a document that is far larger with its aliases written out, and for text and numbers
+    that Python cannot write."""
+    # By identity: how many nodes there are below, written out. None while they are counted.
+    sizes: dict[int, int | None] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in sizes:
+            known = sizes[id(node)]
+            if known is None:
+                raise _error(node, "aliases make the document hold itself")
+            return known
+        sizes[id(node)] = None
+        if isinstance(node, yaml.ScalarNode):
+            _check_scalar(node)
+        sizes[id(node)] = total = 1 + sum(map(size, _children(node)))
+        return total
+
+    if size(document) - len(sizes) > MAX_ALIASED_NODES:
+        raise _error(document, f"aliases repeat more than {MAX_ALIASED_NODES} values")
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER_CHARACTERS:
+        raise _error(node, f"a number has more than {MAX_NUMBER_CHARACTERS} characters")
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:
+        raise _error(node, "a text holds half of a character") from None
+
+
+def _error(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
 
 def _not_yaml(error: Exception, file: str) -> Problem:
@@ -94,4 +152,4 @@ def _not_yaml(error: Exception, file: str) -> Problem:
     what = getattr(error, "problem", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
     if "'\\t'" in what:
         what = "found a tab; allowed for indenting are spaces"
-    return Problem(file, mark.line + 1 if mark is not None else None, None, None, f"not YAML: {what}")
+    return Problem(file, mark.line + 1 if mark is not None else None, None, None, f"not YAML: {shorten(what)}")

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from picker.resources.manifest_files import read_bounded
 from picker.resources.problems import Location, Problem, field_path, mistakes, unreadable
 from picker.resources.wire import DnsName, Labels, Port, Wire
 from picker.resources.yaml_documents import Document, documents
@@ -84,6 +85,6 @@ def _twice(document: Document, location: Location, what: str) -> Problem:
 def read_endpoints(file: Path) -> tuple[ModelServer, ...] | list[Problem]:
     """Parse `file`; one that cannot be read is a problem like any other."""
     try:
-        return parse_endpoints(file.read_text(encoding="utf-8"), str(file))
+        return parse_endpoints(read_bounded(file), str(file))
     except (OSError, UnicodeDecodeError) as error:
         return [unreadable(file, error)]
