@@ -1,13 +1,15 @@
 """An edit of the folder takes effect; a wrong one does not, and disturbs nothing else."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from manifests import MODEL, POOL
 from picker.resources.inference import RoutingStrategy
-from picker.resources.problems import InvalidManifests
+from picker.resources.problems import InvalidManifests, Problem
+from picker.resources.validate import Report
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory
 from structlog.testing import capture_logs
@@ -189,3 +191,24 @@ async def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """By name."""
     with pytest.raises(InvalidManifests, match="none: is not a folder"):
         await anext(FolderSource(tmp_path / "none", tmp_path / "endpoints.yaml").inventories())
+
+
+async def test_a_name_that_is_not_utf8_does_not_end_the_source(watched: Watched) -> None:
+    """The watcher cannot report it."""
+    await watched.next()
+    strange = Path(os.fsdecode(bytes(watched.folder) + b"/\xff.yaml"))
+    inventory = await edited(watched, strange, POOL.replace("name: vllm-qwen-pool", "name: other"))
+    assert "other" in {pool.name for pool in inventory.resources.pools}
+    [*_, problem] = Report((Problem(str(strange), 1, None, None, "wrong"),), ()).lines()
+    problem.encode()
+
+
+async def test_a_folder_in_whose_place_is_another_is_followed(watched: Watched) -> None:
+    """A checkout that is replaced as a whole."""
+    await watched.next()
+    watched.folder.rename(watched.folder.with_name("before"))
+    watched.folder.mkdir()
+    inventory = await edited(watched, watched.pool, POOL.replace("name: vllm-qwen-pool", "name: other"))
+    assert [pool.name for pool in inventory.resources.pools] == ["other"]
+    inventory = await edited(watched, watched.pool, POOL)
+    assert [pool.name for pool in inventory.resources.pools] == ["vllm-qwen-pool"]

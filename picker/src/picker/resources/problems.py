@@ -45,7 +45,8 @@ class Problem:
     """What was found and what is allowed."""
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        file = printable(self.file)
+        place = file if self.line is None else f"{file}:{self.line}"
         parts = [place, self.object, self.field, self.message]
         return ": ".join(part for part in parts if part)
 

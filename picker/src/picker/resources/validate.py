@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from picker.printable import printable
 from picker.resources.manifest_files import read_bounded
 from picker.resources.parse import Parsed, Skipped, parse
 from picker.resources.problems import Problem, unreadable
@@ -28,9 +29,9 @@ class Report:
         for each in self.results:
             match each:
                 case Parsed():
-                    yield f"ok       {each.title}  ({each.file})"
+                    yield f"ok       {each.title}  ({printable(each.file)})"
                 case Skipped():
-                    yield f"skipped  {each.title}  ({each.file}; not an object of the gateway)"
+                    yield f"skipped  {each.title}  ({printable(each.file)}; not an object of the gateway)"
                 case Problem():
                     yield f"error    {each}"
         for warning in self.warnings:

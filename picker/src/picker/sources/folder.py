@@ -1,11 +1,14 @@
 """A folder of manifests and an endpoints file, watched."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import structlog
 from watchfiles import awatch  # pyright: ignore[reportUnknownVariableType]
 
+from picker.bounded_text import shorten
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import Parsed
 from picker.resources.problems import InvalidManifests, Problem
@@ -14,6 +17,12 @@ from picker.resources.validate import manifest_files, read_manifest
 from picker.sources.changes import changes
 from picker.sources.endpoints_file import read_endpoints
 from picker.sources.inventory import Inventory, ModelServer
+
+RETRY_S = 1.0
+"""Between two watches of which the first has failed."""
+
+MAX_LOGGED = 100
+"""Problems of one look at the files in the log. Judgement: more than are mended at once."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,27 +56,63 @@ class FolderSource:
             raise InvalidManifests(problems)
         current = self._inventory()
         yield current
-        watched = {self._folder, self._endpoints_file.parent}
-        watch = awatch(
-            *watched,
+        async with aclosing(self._changes()) as looks:
+            async for _ in looks:
+                # In a thread: requests are answered while files are read.
+                self._tell_problems(await asyncio.to_thread(self._read))
+                new = await asyncio.to_thread(self._inventory)
+                if new != current:
+                    for line in changes(current, new):
+                        log.info("source.changed", change=line)
+                    current = new
+                    yield current
+
+    async def _changes(self) -> AsyncGenerator[None]:
+        """Whenever the files have to be read again. A watch that fails is begun again, and so is one of a folder in
+        whose place is another."""
+        failed = ""
+        while True:
+            watched = self._watched()
+            try:
+                looked_again = False
+                async with aclosing(self._watch()) as watch:
+                    async for events in watch:
+                        if watched != self._watched():
+                            break
+                        if not events and looked_again:
+                            continue
+                        looked_again = True
+                        yield
+            except (OSError, RuntimeError, ExceptionGroup) as error:
+                # watchfiles raises its errors in groups. It cannot read names of files that are not UTF-8, for one.
+                if repr(error) != failed:
+                    failed = repr(error)
+                    log.warning("source.watch_failed", reason=shorten(failed))
+                await asyncio.sleep(RETRY_S)
+                yield
+
+    def _watch(self) -> AsyncGenerator[Collection[object]]:
+        return awatch(
+            self._folder,
+            self._endpoints_file.parent,
             debounce=DEBOUNCE_MS,
             step=DEBOUNCE_MS,
             rust_timeout=LOOK_AGAIN_MS,
             yield_on_timeout=True,
             recursive=True,
         )
-        looked_again = False
-        async for events in watch:
-            if not events and looked_again:
-                continue
-            looked_again = True
-            self._tell_problems(self._read())
-            new = self._inventory()
-            if new != current:
-                for line in changes(current, new):
-                    log.info("source.changed", change=line)
-                current = new
-                yield current
+
+    def _watched(self) -> Sequence[tuple[int, int] | None]:
+        """What the watched folders are now; None for one that is gone."""
+
+        def identity(folder: Path) -> tuple[int, int] | None:
+            try:
+                found = folder.stat()
+            except OSError:
+                return None
+            return found.st_dev, found.st_ino
+
+        return [identity(folder) for folder in (self._folder, self._endpoints_file.parent)]
 
     def _read(self) -> Sequence[Problem]:
         """Take in every file that is right; return what is wrong with the others."""
@@ -102,7 +147,7 @@ class FolderSource:
         """A problem is told when it appears, not at every look at the folder."""
         lines = {str(problem) for problem in problems}
         self._refused += bool(lines - self._problems)
-        for line in sorted(lines - self._problems):
+        for line in sorted(lines - self._problems)[:MAX_LOGGED]:
             log.error("source.invalid", problem=line, kept="the last good state of this file")
         if self._problems and not lines:
             log.info("source.valid")
@@ -110,6 +155,6 @@ class FolderSource:
 
     def _tell_warnings(self, warnings: Sequence[Problem]) -> None:
         lines = {str(warning) for warning in warnings}
-        for line in sorted(lines - self._warnings):
+        for line in sorted(lines - self._warnings)[:MAX_LOGGED]:
             log.warning("source.warning", problem=line)
         self._warnings = lines
