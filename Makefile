@@ -112,7 +112,7 @@ dashboard: install ## draw the dashboards from a Prometheus, as PNG and HTML in 
 	@$(RUN) gateway-dashboards draw $(ARGS)
 
 protos: install ## generate the messages of our own .proto files anew
-	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/gateway/extension_service.proto
+	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/xds/extension_service.proto
 
 simulate: install ## the strategies against their peers in virtual time: tables, plots and JSON in out/simulate
 	@$(RUN) picker simulate ci/simulator/scenarios --seeds 20 --json out/simulate/results.json --markdown out/simulate/tables.md --plots out/simulate $(ARGS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from picker.kubernetes.picker_services import SPREAD
+from picker.controller.picker_endpoints import SPREAD
 from picker.settings import GatewaySettings, ServeSettings
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from additions import PICKER, V1, V1ALPHA2, Added, Object
 from clusters import ROOT, CommandFailed
-from picker.kubernetes.certificates import issue, new_authority
+from picker.controller.certificates import issue, new_authority
 from releases import NAME, NAMESPACE, OF_ENVOY, PICKED, PLAIN, Release, envoy_service, forwarded
 from traffic import Load
 from waits import until

@@ -13,13 +13,13 @@ from typing import Any, Self
 import httpx
 import yaml
 from e2e.processes import free_ports
-from picker.gateway.bootstrap import LISTENERS_FILE
-from picker.serve import Picker
+from picker.commands.serve import Picker
+from picker.commands.standalone.children import Child
+from picker.commands.standalone.control_plane import ControlPlane
+from picker.commands.standalone.envoy_process import EnvoyAdmin, answer, envoy_binary, envoy_command
 from picker.settings import ServeSettings, StandaloneSettings, flags
 from picker.sources.folder import FolderSource
-from picker.standalone.children import Child
-from picker.standalone.control_plane import ControlPlane
-from picker.standalone.envoy_process import EnvoyAdmin, answer, envoy_binary, envoy_command
+from picker.xds.bootstrap import LISTENERS_FILE
 from prometheus_client.parser import text_string_to_metric_families
 from upstream import Upstream
 from waiting import until

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from gateway_parts import GatewayParts, model, pool, route, to_pool
-from picker.extproc.desk import PoolDesk
+from picker.requestcontrol.director import PoolDesk
 from upstream import Upstream
 from waiting import until
 

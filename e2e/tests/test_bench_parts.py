@@ -14,8 +14,8 @@ from e2e.bench.figures import Figure, Measured, completion, cpu_s, streamed
 from e2e.bench.load import Load, post, run_load
 from e2e.bench.upstreams import Server, answer_to
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
-from picker.extproc.edge.framing import MessageReader, framed
-from picker.extproc.http2 import frames
+from picker.grpc_server.framing import MessageReader, framed
+from picker.grpc_server.http2 import frames
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from gateway_parts import GatewayParts, pool, route, to_pool
 from load import load
-from picker.gateway.ext_proc_filter import MESSAGE_TIMEOUT_S
+from picker.xds.ext_proc_filter import MESSAGE_TIMEOUT_S
 from upstream import Upstream
 from waiting import eventually, until
 

@@ -17,12 +17,12 @@ import yaml
 from e2e.precision import Workload, outcome, words
 from e2e.processes import Child, free_ports
 from gateway_parts import pool
-from picker.endpoints.kv_events.follower import PORT_LABEL, REPLAY_PORT_LABEL
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import read_body
-from picker.extproc.refusals import Rejection
-from picker.observability.course import Course
-from picker.serve import Picker
+from picker.commands.serve import Picker
+from picker.endpoints.prefix_cache.kv_events.subscriber import PORT_LABEL, REPLAY_PORT_LABEL
+from picker.observability.request_record import Course
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import read_body
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from waiting import until

@@ -12,8 +12,8 @@ from e2e.processes import free_ports
 from gateway_parts import GatewayParts, metric, model, pool, route, service, to_pool, to_service
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from picker.gateway.clusters import service_cluster_name
 from picker.resources.names import ObjectName
+from picker.xds.clusters import service_cluster_name
 from upstream import Upstream
 from waiting import eventually, until
 

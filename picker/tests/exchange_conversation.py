@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from picker.extproc.assignment import Wanted
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.messages import Body, BodyMode, Modes, Phase, RequestHeaders, ResponseHeaders
-from picker.extproc.refusals import Rejection
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Rejection
 
 ENDPOINTS = "10.0.0.1:8000,10.0.0.2:8000"
 

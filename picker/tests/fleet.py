@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefills import Progress
-from picker.endpoints.prefixes import PrefixIndex
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.scheduler import Scheduler

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import yaml
-from picker.gateway.translate import EnvoyConfig, Surroundings, translate
-from picker.gateway.xds_source import file_source
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import Parsed, parse
+from picker.xds.config_source import file_source
+from picker.xds.translate import EnvoyConfig, Surroundings, translate
 
 SURROUNDINGS = Surroundings(
     listen_ip="127.0.0.1",

@@ -6,11 +6,11 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
-from picker.extproc.http2 import frames
-from picker.extproc.http2.connection import Connection
-from picker.extproc.http2.events import Event
-from picker.extproc.http2.frames import ErrorCode
-from picker.extproc.http2.heads import KeptHeads, encode_head
+from picker.grpc_server.http2 import frames
+from picker.grpc_server.http2.connection import Connection
+from picker.grpc_server.http2.events import Event
+from picker.grpc_server.http2.frames import ErrorCode
+from picker.grpc_server.http2.headers import KeptHeads, encode_head
 
 REQUEST = [
     (":method", "POST"),

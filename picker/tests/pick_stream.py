@@ -9,19 +9,19 @@ from fleet import endpoint
 from gateway_objects import pool, resources
 from http2_peer import REQUEST
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefixes import PrefixIndex
-from picker.extproc.assignment import Desk
-from picker.extproc.desk import BLOCK_TOKENS, PoolDesk, ServedPool
-from picker.extproc.edge.call import Call
-from picker.extproc.edge.calls import Calls
-from picker.extproc.edge.conversation import PROCESS, process
-from picker.extproc.edge.deadlines import Deadlines
-from picker.extproc.edge.framing import framed
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.extproc.exchange import Exchange, Limits
-from picker.extproc.http2 import frames
-from picker.extproc.http2.connection import Connection
-from picker.extproc.http2.heads import KeptHeads, encode_head
+from picker.extproc.stream import PROCESS, process
+from picker.grpc_server.call import Call
+from picker.grpc_server.calls import Calls
+from picker.grpc_server.deadlines import Deadlines
+from picker.grpc_server.framing import framed
+from picker.grpc_server.http2 import frames
+from picker.grpc_server.http2.connection import Connection
+from picker.grpc_server.http2.headers import KeptHeads, encode_head
+from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.requestcontrol.interfaces import Desk
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.scheduler import Scheduler
 from wire_messages import body_message, headers_message

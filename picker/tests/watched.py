@@ -7,15 +7,15 @@ from random import Random
 from fleet import endpoint
 from gateway_objects import pool, resources
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefixes import PrefixIndex
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import ReadBody
-from picker.extproc.desk import BLOCK_TOKENS, PoolDesk, ServedPool
-from picker.extproc.refusals import Rejection
-from picker.observability.course import Course, Teller
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.observability.metrics import PickerMetrics
-from picker.observability.watched_desk import WatchedDesk
+from picker.observability.observer import WatchedDesk
+from picker.observability.request_record import Course, Teller
+from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import ReadBody
 from picker.resources.inference import RoutingStrategy
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import Scheduler

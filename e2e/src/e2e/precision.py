@@ -17,17 +17,17 @@ from typing import Literal
 
 import httpx
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.kv_events.held_blocks import HeldBlocks
-from picker.endpoints.kv_events.messages import read_batch
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.precise_prefixes import PrecisePrefixIndex
-from picker.endpoints.prefixes import PrefixIndex
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import read_body
-from picker.extproc.desk import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
-from picker.extproc.prompt_tokens import PromptTokens
-from picker.extproc.refusals import Rejection
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
+from picker.endpoints.prefix_cache.kv_events.messages import read_batch
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
 from picker.logs import configure_logging
+from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import read_body
+from picker.requestcontrol.tokenize_client import PromptTokens
 from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import Scheduler

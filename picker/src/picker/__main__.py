@@ -1,5 +1,5 @@
 """`python -m picker`."""
 
-from picker.cli import main
+from picker.commands.cli import main
 
 main()

@@ -5,7 +5,7 @@ import resource
 import socket
 from collections.abc import Mapping
 
-from picker.failures import CommandFailed
+from picker.cli_error import CommandFailed
 
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 """What sockets fail with on a machine without IPv6, or with IPv6 switched off."""

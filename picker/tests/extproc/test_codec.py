@@ -9,8 +9,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf import json_format, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.extproc.codec import LB_NAMESPACE, SERVED_KEY, SUBSET_KEY, SUBSET_NAMESPACE, decode, encode
-from picker.extproc.headers import DESTINATION, FLOW, OBJECTIVE
+from picker.extproc.codec import decode, encode
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -29,6 +28,15 @@ from picker.extproc.messages import (
     ResponseHeaders,
     Trailers,
     TrailersReply,
+)
+from picker.protocol import (
+    DESTINATION,
+    DESTINATION_SERVED,
+    DESTINATION_SUBSET,
+    FAIRNESS_ID,
+    LB_NAMESPACE,
+    OBJECTIVE,
+    SUBSET_NAMESPACE,
 )
 
 Mode = processing_mode_pb2.ProcessingMode
@@ -61,11 +69,11 @@ def sent(reply: Reply) -> pb.ProcessingResponse:
 def test_headers_are_read_from_either_field(raw: bool) -> None:
     """Envoy fills raw_value, older proxies value; names are lower case here, and what is not needed is left out."""
     sent_headers = header_map(
-        (":method", "POST"), ("Content-Type", "a/b"), (OBJECTIVE, "o"), (FLOW, "f"), ("cookie", "x"), raw=raw
+        (":method", "POST"), ("Content-Type", "a/b"), (OBJECTIVE, "o"), (FAIRNESS_ID, "f"), ("cookie", "x"), raw=raw
     )
     message = received("a/b/c", request_headers=sent_headers)
     assert message == RequestHeaders(
-        {":method": "POST", "content-type": "a/b", OBJECTIVE: "o", FLOW: "f"}, False, None, None, "a/b/c"
+        {":method": "POST", "content-type": "a/b", OBJECTIVE: "o", FAIRNESS_ID: "f"}, False, None, None, "a/b/c"
     )
 
 
@@ -109,13 +117,15 @@ def test_a_mode_that_came_after_this_was_written_is_a_violation() -> None:
 )
 def test_the_subset_hint_is_a_list_or_one_text(hint: object, subset: set[str]) -> None:
     """What names no endpoint allows none: the proxy did give a hint."""
-    message = received(request_headers=header_map(), metadata_context=metadata(SUBSET_NAMESPACE, SUBSET_KEY, hint))
+    message = received(
+        request_headers=header_map(), metadata_context=metadata(SUBSET_NAMESPACE, DESTINATION_SUBSET, hint)
+    )
     assert isinstance(message, RequestHeaders)
     assert message.subset == subset
 
 
 @pytest.mark.parametrize(
-    "context", [None, metadata(SUBSET_NAMESPACE, "other", "x"), metadata("other", SUBSET_KEY, "x")]
+    "context", [None, metadata(SUBSET_NAMESPACE, "other", "x"), metadata("other", DESTINATION_SUBSET, "x")]
 )
 def test_no_hint_is_no_subset(context: base_pb2.Metadata | None) -> None:
     """All endpoints are allowed."""
@@ -126,7 +136,7 @@ def test_no_hint_is_no_subset(context: base_pb2.Metadata | None) -> None:
 
 def test_the_endpoint_that_served_is_read() -> None:
     """From the metadata of the response."""
-    context = metadata(LB_NAMESPACE, SERVED_KEY, "10.0.0.1:8000")
+    context = metadata(LB_NAMESPACE, DESTINATION_SERVED, "10.0.0.1:8000")
     message = received(response_headers=header_map((":status", "200")), metadata_context=context)
     assert message == ResponseHeaders({":status": "200"}, False, "10.0.0.1:8000")
 
@@ -163,7 +173,7 @@ def test_a_message_with_any_byte_changed_is_a_message_or_a_violation(place: int,
         pb.ProcessingRequest(
             request_headers=header_map((":method", "POST"), (":path", "/v1"), ("content-type", "application/json")),
             protocol_config=pb.ProtocolConfiguration(request_body_mode=Mode.BUFFERED),
-            metadata_context=metadata(SUBSET_NAMESPACE, SUBSET_KEY, ["10.0.0.1:8000"]),
+            metadata_context=metadata(SUBSET_NAMESPACE, DESTINATION_SUBSET, ["10.0.0.1:8000"]),
         ).SerializeToString()
     )
     whole[place % len(whole)] = byte

@@ -31,7 +31,7 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
-from picker.extproc.refusals import Rejection
+from picker.requestcontrol.rejection import Rejection
 
 Mode = processing_mode_pb2.ProcessingMode
 DUPLEX = BodyMode.FULL_DUPLEX_STREAMED

@@ -7,9 +7,8 @@ from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, hea
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.bounded_text import MARK, MAX_CHARACTERS
-from picker.extproc.body import NO_BODY
 from picker.extproc.exchange import BODY_TIMEOUT_S, SLOWEST_BODY_BYTES_PER_S, UNDECLARED_BODY_TIMEOUT_S
-from picker.extproc.headers import CONTROL_HEADERS, DESTINATION, FLOW, OBJECTIVE, wanted
+from picker.extproc.headers import CONTROL_HEADERS, wanted
 from picker.extproc.messages import (
     DUPLEX_PIECE_BYTES,
     BodyMode,
@@ -23,7 +22,9 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
-from picker.extproc.refusals import Rejection
+from picker.protocol import DESTINATION, FAIRNESS_ID, OBJECTIVE
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import NO_BODY
 
 DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
@@ -348,7 +349,7 @@ def test_a_client_that_leaves_is_no_longer_counted(messages: int) -> None:
 def test_the_desk_is_told_the_objective_and_the_flow() -> None:
     """How much the request matters, and whose it is."""
     desk = FakeDesk()
-    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FLOW}))
+    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
     talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
     talk.receive(body())
     assert (desk.asked[0].objective, desk.asked[0].flow) == ("batch", "tenant-a")
@@ -357,7 +358,7 @@ def test_the_desk_is_told_the_objective_and_the_flow() -> None:
 def test_headers_that_are_not_trusted_give_no_priority_and_no_flow() -> None:
     """Any client can send them."""
     desk = FakeDesk()
-    talk = exchange(desk, trusted_headers=frozenset({FLOW}))
+    talk = exchange(desk, trusted_headers=frozenset({FAIRNESS_ID}))
     talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
     talk.receive(body())
     assert (desk.asked[0].objective, desk.asked[0].flow) == (None, "tenant-a")
@@ -366,7 +367,7 @@ def test_headers_that_are_not_trusted_give_no_priority_and_no_flow() -> None:
 def test_an_empty_objective_or_flow_is_none() -> None:
     """As if the header were not there."""
     desk = FakeDesk()
-    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FLOW}))
+    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
     talk.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
     talk.receive(body())
     assert (desk.asked[0].objective, desk.asked[0].flow) == (None, None)
@@ -416,9 +417,9 @@ def test_a_body_that_says_it_is_json_and_is_not_is_refused_on_any_path() -> None
 
 def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
     long = "x" * 60_000
-    names = (OBJECTIVE, FLOW, "x-request-id", "traceparent")
+    names = (OBJECTIVE, FAIRNESS_ID, "x-request-id", "traceparent")
     request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
-    asked = wanted(request, NO_BODY, 0, frozenset({OBJECTIVE, FLOW}))
+    asked = wanted(request, NO_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
     for text in (asked.objective, asked.flow, asked.request_id, asked.trace, asked.path):
         assert text is not None
         assert len(text) == MAX_CHARACTERS

@@ -9,12 +9,12 @@ from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from http2_peer import REQUEST
 from pick_stream import POOL
-from picker.extproc.edge.calls import Calls
-from picker.extproc.edge.conversation import PROCESS
-from picker.extproc.edge.framing import framed
-from picker.extproc.http2 import frames
-from picker.extproc.http2.connection import Connection
-from picker.extproc.http2.heads import encode_head
+from picker.extproc.stream import PROCESS
+from picker.grpc_server.calls import Calls
+from picker.grpc_server.framing import framed
+from picker.grpc_server.http2 import frames
+from picker.grpc_server.http2.connection import Connection
+from picker.grpc_server.http2.headers import encode_head
 
 PATHS = (
     "/v1/completions",

@@ -6,14 +6,14 @@ from contextlib import suppress
 from random import Random
 
 import msgspec
-from picker.endpoints.kv_events.messages import Unreadable, read_batch
-from picker.endpoints.metrics_text import MetricsReader, NoServerMetrics
-from picker.extproc.body import read_body
+from picker.endpoints.metrics.vllm_parser import MetricsReader, NoServerMetrics
+from picker.endpoints.prefix_cache.kv_events.messages import Unreadable, read_batch
 from picker.extproc.codec import decode
-from picker.extproc.http2.fields import MalformedHead
-from picker.extproc.http2.heads import HeadReader, KeptHeads, OversizedHead, UndecodableHead, encode_head
 from picker.extproc.messages import ProtocolViolation
-from picker.extproc.restore import AnswerKind, NameRestorer
+from picker.extproc.response_model import AnswerKind, NameRestorer
+from picker.grpc_server.http2.header_fields import MalformedHead
+from picker.grpc_server.http2.headers import HeadReader, KeptHeads, OversizedHead, UndecodableHead, encode_head
+from picker.requestcontrol.request_body import read_body
 from picker.resources.names import ObjectName, PoolName
 
 from fuzz.proxy import messages

@@ -6,21 +6,22 @@ from random import Random
 from fleet import endpoint, scrape
 from gateway_objects import pool, resources
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefixes import PrefixIndex
-from picker.extproc.desk import BLOCK_TOKENS, PoolDesk, ServedPool
-from picker.extproc.edge.call import Call, Method
-from picker.extproc.edge.calls import Calls
-from picker.extproc.edge.conversation import PROCESS, process
-from picker.extproc.edge.deadlines import Deadlines
-from picker.extproc.edge.health import Health
-from picker.extproc.edge.load import Load
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.extproc.exchange import Exchange, Limits
-from picker.extproc.flow_control import FlowControl
-from picker.extproc.http2.connection import Connection
-from picker.extproc.http2.heads import KeptHeads
+from picker.extproc.stream import PROCESS, process
+from picker.grpc_server.call import Call, Method
+from picker.grpc_server.calls import Calls
+from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.deadlines import Deadlines
+from picker.grpc_server.health import Health
+from picker.grpc_server.http2.connection import Connection
+from picker.grpc_server.http2.headers import KeptHeads
+from picker.protocol import HEALTH_SERVICES
+from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.requestcontrol.flowcontrol.controller import FlowControl
+from picker.requestcontrol.flowcontrol.queue import Bounds
 from picker.resources.inference import Criticality, InferenceModel, RoutingStrategy
-from picker.scheduling.flow_control import Bounds
 from picker.scheduling.scheduler import Scheduler
 
 from fuzz.proxy import Proxy
@@ -53,7 +54,7 @@ class World:
         self.flow = FlowControl(self._desk, self._clock, self._soon.append, Bounds(8, 1 << 18), 60.0)
         self.ledger.on_freed = self.flow.freed
         self._serve()
-        self._health = Health()
+        self._health = Health(HEALTH_SERVICES)
         self._deadlines: Deadlines[Call] = Deadlines()
         self.load = Load(max_calls=60, max_held_bytes=1 << 18, max_calls_per_connection=40)
         self._kept = KeptHeads()

@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 import pytest
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import ReadBody
 from picker.observability import access_log as module
 from picker.observability.access_log import AccessLog, LogUnusable
-from picker.observability.course import Course
+from picker.observability.request_record import Course
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.request_body import ReadBody
 from structlog.testing import capture_logs
 from watched import Watched
 

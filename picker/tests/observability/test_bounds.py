@@ -10,13 +10,13 @@ from fleet import endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.bounded_text import MAX_CHARACTERS
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import ReadBody
-from picker.observability.course import Course
 from picker.observability.decisions import SHOWN_CANDIDATES, newest
 from picker.observability.model_labels import DECLARED_BYTES, MOST_UNDECLARED, OTHER, UNDECLARED_BYTES, ModelLabels
-from picker.observability.watched_desk import MOST_SEEN
-from picker.piecewise import MAX_ANSWER_BYTES, SAMPLES, Turns, json_list, metrics_page
+from picker.observability.observer import MOST_SEEN
+from picker.observability.piecewise import MAX_ANSWER_BYTES, SAMPLES, Turns, json_list, metrics_page
+from picker.observability.request_record import Course
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.request_body import ReadBody
 from picker.resources.inference import RoutingStrategy
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics

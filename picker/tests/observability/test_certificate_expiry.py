@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from picker.extproc.edge.tls import TlsFiles
-from picker.kubernetes.certificates import LIFE, issue, new_authority
+from picker.controller.certificates import LIFE, issue, new_authority
+from picker.grpc_server.tls import TlsFiles
 from picker.observability.certificates import CertificateExpiry, read_files
 from prometheus_client import CollectorRegistry, generate_latest
 

@@ -6,9 +6,8 @@ import time
 
 import pytest
 from pick_stream import PickStream, pool_desk
-from picker.observability.watched_desk import WatchedDesk
-
-from picker import collector
+from picker.commands import garbage_collector as collector
+from picker.observability.observer import WatchedDesk
 
 MOST_COUNTED = 0.07
 """Of the pick without the socket, which is two thirds of what a pick costs the process."""

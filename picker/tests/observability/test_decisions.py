@@ -1,10 +1,10 @@
 """Kept decisions: why a request went where it went."""
 
 from fleet import endpoint
-from picker.observability.course import Course, TurnedAway
+from picker.observability.admin_pages import pages
 from picker.observability.decisions import Decision, newest
-from picker.observability.pages import pages
 from picker.observability.pool_states import pool_states
+from picker.observability.request_record import Course, TurnedAway
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from watched import Watched

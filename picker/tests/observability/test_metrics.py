@@ -2,13 +2,13 @@
 
 import pytest
 from fleet import endpoint
-from picker.endpoints.scrape_connection import ScrapeFailure
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import NO_BODY, ReadBody
-from picker.extproc.refusals import Reason, Rejection
-from picker.observability.course import Course
+from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.observability.model_labels import MOST_UNDECLARED
-from picker.observability.tally import FOLDED
+from picker.observability.request_counts import FOLDED
+from picker.observability.request_record import Course
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Reason, Rejection
+from picker.requestcontrol.request_body import NO_BODY, ReadBody
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Refused
 from watched import Watched, served

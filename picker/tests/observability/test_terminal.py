@@ -11,16 +11,16 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import ReadBody
+from picker.commands.top import cli
+from picker.commands.top.client import NoAnswer, PickerClient
+from picker.commands.top.explanation import explanation, overview
+from picker.commands.top.view import Sample, view
 from picker.logs import configure_logging
 from picker.observability.decisions import newest
 from picker.observability.pool_states import pool_states
 from picker.printable import printable, printable_all
-from picker.top import cli
-from picker.top.client import NoAnswer, PickerClient
-from picker.top.explanation import explanation, overview
-from picker.top.view import Sample, view
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.request_body import ReadBody
 from rich.console import Console
 from watched import Watched
 

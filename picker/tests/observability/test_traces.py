@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from picker.extproc.assignment import Wanted
-from picker.extproc.body import ReadBody
-from picker.extproc.refusals import Rejection
 from picker.observability.traces import Traces
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import ReadBody
 from watched import Watched
 
 TRACE, PARENT = "a" * 32, "b" * 16

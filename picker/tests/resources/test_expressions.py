@@ -12,11 +12,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf.json_format import MessageToJson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from picker.gateway.bootstrap import bootstrap
-from picker.gateway.packing import packed
-from picker.gateway.route_expressions import NEVER, without_rejected_expressions
+from picker.commands.standalone.envoy_process import envoy_binary
 from picker.resources.expressions import expression_problem
-from picker.standalone.envoy_process import envoy_binary
+from picker.xds.bootstrap import bootstrap
+from picker.xds.protobuf import packed
+from picker.xds.route_expressions import NEVER, without_rejected_expressions
 
 REJECTED = [
     "",

@@ -4,9 +4,9 @@ import pytest
 from fleet import endpoint
 from no_starvation_traffic import OURS, Traffic
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.pace import MOST_MOVED, Drain, Pace
+from picker.endpoints.load.speed import MOST_MOVED, Drain, Pace
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.strategies.lora import FULL_TOKENS, LOAD_TOKENS, MAX_REMEMBERED, REMEMBERED_S, LoraAffinity
+from picker.scheduling.terms.lora import FULL_TOKENS, LOAD_TOKENS, MAX_REMEMBERED, REMEMBERED_S, LoraAffinity
 
 
 @OURS

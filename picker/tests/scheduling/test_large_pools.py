@@ -8,8 +8,8 @@ from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Ranking
 from picker.scheduling.scheduler import ALL_LOOKED_AT, FALLBACKS
-from picker.scheduling.strategies.homes import Homes
-from picker.scheduling.strategies.lora import FULL_TOKENS, LoraAffinity
+from picker.scheduling.terms.hash_ring import Homes
+from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
 
 
 def test_pickers_agree_on_homes_whatever_the_order_of_their_endpoints() -> None:

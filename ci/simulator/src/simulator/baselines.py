@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefixes import PrefixIndex
+from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.resources.inference import Criticality
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused
 from xxhash import xxh3_64_intdigest

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from picker.endpoints.prefixes import PrefixIndex
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.requestcontrol.in_flight_request import Schedules
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.dispatch import Schedules
 from picker.scheduling.scheduler import Scheduler
 
 from simulator.baselines import BoundedHashing, FilterTree, TwoChoices, TwoChoicesOfTokens, WeightedScorers

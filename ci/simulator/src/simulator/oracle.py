@@ -6,9 +6,9 @@ from math import inf
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint
-from picker.scheduling.admission import shed
+from picker.scheduling.cost import INTERRUPTED_SHARE, SLOWED_TOKENS
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal
-from picker.scheduling.strategies.default import INTERRUPTED_SHARE, SLOWED_TOKENS
+from picker.scheduling.saturation import shed
 
 from simulator.baselines import NONE_READY, SHED, ranked
 from simulator.fleet import Fleet, Replica

@@ -5,11 +5,11 @@ from functools import partial
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.ledger import Ledger
-from picker.endpoints.prefixes import PrefixIndex
-from picker.endpoints.scraper import at_rest_s, rests
-from picker.extproc.desk import BLOCK_TOKENS, MAX_BLOCKS
-from picker.scheduling.dispatch import Dispatched, dispatch
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.metrics.scraper import at_rest_s, rests
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.requestcontrol.director import BLOCK_TOKENS, MAX_BLOCKS
+from picker.requestcontrol.in_flight_request import Dispatched, dispatch
 from picker.scheduling.request import InferenceRequest, Refusal
 
 from simulator.contenders import Contender

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from picker.scheduling.dispatch import Dispatched
+from picker.requestcontrol.in_flight_request import Dispatched
 from picker.scheduling.request import Refusal
 
 from simulator.contenders import Contender

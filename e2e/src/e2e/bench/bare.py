@@ -11,8 +11,8 @@ import grpc
 import uvloop
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from picker.extproc.codec import encode
-from picker.extproc.headers import DESTINATION
 from picker.extproc.messages import BodyReply, Changes, HeadersReply, Phase
+from picker.protocol import DESTINATION
 
 _Call = grpc.aio.ServicerContext[bytes, bytes]
 _MAX_MESSAGE_BYTES = 64 << 20

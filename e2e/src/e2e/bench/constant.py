@@ -10,12 +10,12 @@ from typing import cast
 
 import uvloop
 from picker.extproc.codec import encode
-from picker.extproc.edge.framing import PREFIX_BYTES, framed
-from picker.extproc.edge.status import ANSWER_HEAD, Status, trailers
-from picker.extproc.headers import DESTINATION
-from picker.extproc.http2 import frames
-from picker.extproc.http2.frames import Setting
 from picker.extproc.messages import BodyReply, Changes, HeadersReply, Phase
+from picker.grpc_server.framing import PREFIX_BYTES, framed
+from picker.grpc_server.http2 import frames
+from picker.grpc_server.http2.frames import Setting
+from picker.grpc_server.status import ANSWER_HEAD, Status, trailers
+from picker.protocol import DESTINATION
 
 _WINDOW_BYTES = 1 << 28
 _GREETING = frames.settings_frame(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from picker.commands.standalone.control_plane import ControlPlane
+from picker.commands.standalone.envoy_process import EnvoyAdmin, envoy_binary, envoy_command
 from picker.settings import ServeSettings, StandaloneSettings, flags
 from picker.sources.folder import FolderSource
-from picker.standalone.control_plane import ControlPlane
-from picker.standalone.envoy_process import EnvoyAdmin, envoy_binary, envoy_command
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from e2e.local_gateway import NotReady

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import force_setattr
 
-from picker.endpoints.credibility import Credibility
-from picker.endpoints.pace import Drain, Pace
-from picker.endpoints.prefills import Prefills, Progress
+from picker.endpoints.load.prefill_tracker import Prefills, Progress
+from picker.endpoints.load.speed import Drain, Pace
+from picker.endpoints.metrics.credibility import Credibility
 
 NEARLY_FULL = 0.9
 """KV cache usage from which a server soon queues or preempts."""

@@ -10,8 +10,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 from google.protobuf.message import DecodeError
 
-from picker.extproc import wire
-from picker.extproc.headers import DESTINATION, FLOW, OBJECTIVE, PREDICT_TTFT
+from picker.extproc import fast_decode as wire
+from picker.extproc.headers import PREDICT_TTFT
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -32,15 +32,20 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
-
-SUBSET_NAMESPACE = "envoy.lb.subset_hint"
-SUBSET_KEY = "x-gateway-destination-endpoint-subset"
-LB_NAMESPACE = "envoy.lb"
-SERVED_KEY = "x-gateway-destination-endpoint-served"
+from picker.protocol import (
+    DESTINATION,
+    DESTINATION_SERVED,
+    DESTINATION_SUBSET,
+    FAIRNESS_ID,
+    LB_NAMESPACE,
+    OBJECTIVE,
+    SUBSET_NAMESPACE,
+    TRACE_METADATA,
+)
 
 _NAMES = (
     ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "connection", "upgrade",
-    "x-request-id", "traceparent", OBJECTIVE, FLOW, PREDICT_TTFT,
+    "x-request-id", TRACE_METADATA, OBJECTIVE, FAIRNESS_ID, PREDICT_TTFT,
 )  # fmt: skip
 """The headers that matter here; the others are not even copied."""
 
@@ -77,7 +82,7 @@ def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
                 if kind == wire.RESPONSE_HEADERS:
                     return ResponseHeaders(headers, end_of_stream, rest.served)
                 if trace is not None:
-                    headers["traceparent"] = trace
+                    headers[TRACE_METADATA] = trace
                 return RequestHeaders(headers, end_of_stream, rest.subset, rest.modes, pool)
         case _:
             pass
@@ -107,7 +112,7 @@ def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
         case "request_headers":
             headers = _headers(request.request_headers)
             if trace is not None:
-                headers["traceparent"] = trace
+                headers[TRACE_METADATA] = trace
             return RequestHeaders(
                 headers,
                 request.request_headers.end_of_stream,
@@ -154,9 +159,9 @@ def _modes(request: pb.ProcessingRequest) -> Modes | None:
 def _subset(request: pb.ProcessingRequest) -> frozenset[str] | None:
     """The hint is a list of `ip:port`; some proxies send one string with commas."""
     namespaces = request.metadata_context.filter_metadata
-    if SUBSET_NAMESPACE not in namespaces or SUBSET_KEY not in namespaces[SUBSET_NAMESPACE].fields:
+    if SUBSET_NAMESPACE not in namespaces or DESTINATION_SUBSET not in namespaces[SUBSET_NAMESPACE].fields:
         return None
-    hint = namespaces[SUBSET_NAMESPACE].fields[SUBSET_KEY]
+    hint = namespaces[SUBSET_NAMESPACE].fields[DESTINATION_SUBSET]
     if hint.HasField("string_value"):
         return frozenset(part.strip() for part in hint.string_value.split(",") if part.strip())
     return frozenset(value.string_value for value in hint.list_value.values if value.string_value)
@@ -167,7 +172,7 @@ def _served(request: pb.ProcessingRequest) -> str | None:
     if LB_NAMESPACE not in namespaces:
         return None
     fields = namespaces[LB_NAMESPACE].fields
-    return fields[SERVED_KEY].string_value if SERVED_KEY in fields else None
+    return fields[DESTINATION_SERVED].string_value if DESTINATION_SERVED in fields else None
 
 
 def encode(reply: Reply) -> bytes:

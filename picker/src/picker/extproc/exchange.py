@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import msgspec
 
 from picker.bounded_text import shorten
-from picker.extproc.assignment import Assignment, Desk, OnTurn, Place, Queue, Wanted
-from picker.extproc.body import NO_BODY, content_coding, declared_bytes, rename
+from picker.extproc.error_response import error_response
+from picker.extproc.exchange_state import AFTER_PICK, BEFORE_ANSWER, Stage
 from picker.extproc.headers import (
     CONTROL_HEADERS,
     PREDICT_TTFT,
@@ -48,9 +48,10 @@ from picker.extproc.messages import (
     TrailersReply,
     duplex_pieces,
 )
-from picker.extproc.refusals import Reason, Rejection, too_large
-from picker.extproc.restore import AnswerKind, NameRestorer
-from picker.extproc.stages import AFTER_PICK, BEFORE_ANSWER, Stage
+from picker.extproc.response_model import AnswerKind, NameRestorer
+from picker.requestcontrol.interfaces import Assignment, Desk, OnTurn, Place, Queue, Wanted
+from picker.requestcontrol.rejection import Reason, Rejection, too_large
+from picker.requestcontrol.request_body import NO_BODY, content_coding, declared_bytes, rename
 
 PATIENCE_S = 5.0
 """The proxy is asked to wait this much longer than a request may be held, so that the answer is the picker's."""
@@ -73,7 +74,7 @@ class Limits:
     max_body_bytes: int = 16 << 20
     """A 128k-token prompt is about half a MiB of text; images in a chat take the rest."""
     trusted_headers: frozenset[str] = frozenset()
-    """Of `headers.OBJECTIVE` and `headers.FLOW`: a proxy or a policy in front of the gateway sets them."""
+    """Of `protocol.OBJECTIVE` and `protocol.FAIRNESS_ID`: a proxy or a policy in front of the gateway sets them."""
     predict_ttft: bool = False
     """Whether `headers.PREDICT_TTFT` is answered."""
 
@@ -414,7 +415,7 @@ class Exchange:
         self._leave()
         self._state = Stage.REFUSED
         self._body.clear()
-        return [rejection.reply()]
+        return [error_response(rejection)]
 
 
 def _restored(restorer: NameRestorer) -> list[Reply]:

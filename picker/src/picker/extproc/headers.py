@@ -1,22 +1,16 @@
 """The headers of the protocol: what is read from a request's, and what is put there."""
 
 from picker.bounded_text import shorten
-from picker.extproc.apis import api_of
-from picker.extproc.assignment import Assignment, Wanted
-from picker.extproc.body import ReadBody, must_name_model, read_body, read_form_body
-from picker.extproc.forms import is_form
 from picker.extproc.messages import NO_CHANGES, BodyMode, Changes, RequestHeaders
-from picker.extproc.refusals import Rejection
+from picker.protocol import DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET, FAIRNESS_ID, OBJECTIVE, TRACE_METADATA
+from picker.requestcontrol.apis import api_of
+from picker.requestcontrol.interfaces import Assignment, Wanted
+from picker.requestcontrol.multipart_forms import is_form
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import ReadBody, must_name_model, read_body, read_form_body
 
-DESTINATION = "x-gateway-destination-endpoint"
-CONTROL_HEADERS = (DESTINATION, "x-gateway-destination-endpoint-served", "x-gateway-destination-endpoint-subset")
+CONTROL_HEADERS = (DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET)
 """The protocol's own headers. What a client sends under these names is dropped: it must not choose its target."""
-
-OBJECTIVE = "x-gateway-inference-objective"
-"""Names the InferenceObjective of a request: how much it matters."""
-
-FLOW = "x-gateway-inference-fairness-id"
-"""Names whose request it is; where requests have to wait, flows take turns."""
 
 PREDICT_TTFT = "x-inference-gateway-predict-ttft"
 """Asks, whatever its value, for PREDICTED_TTFT: the predicted milliseconds from the pick to the first token, as if
@@ -58,7 +52,7 @@ def opens_tunnel(message: RequestHeaders) -> bool:
 
 
 def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int, trusted: frozenset[str] = frozenset()) -> Wanted:
-    """The request, asking for an endpoint. Of OBJECTIVE and FLOW those in `trusted` are obeyed.
+    """The request, asking for an endpoint. Of OBJECTIVE and FAIRNESS_ID those in `trusted` are obeyed.
 
     It is kept, logged and made labels of, so every text is bounded here. The path is without its query, which may hold
     keys of clients."""
@@ -66,8 +60,9 @@ def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int, trusted: fr
     path = header(":path", "").partition("?")[0]
     return Wanted(
         message.pool, body, message.subset,
-        _kept(header(OBJECTIVE)) if OBJECTIVE in trusted else None, _kept(header(FLOW)) if FLOW in trusted else None,
-        body_bytes, shorten(path), _kept(header("x-request-id")), _kept(header("traceparent")),
+        _kept(header(OBJECTIVE)) if OBJECTIVE in trusted else None,
+        _kept(header(FAIRNESS_ID)) if FAIRNESS_ID in trusted else None,
+        body_bytes, shorten(path), _kept(header("x-request-id")), _kept(header(TRACE_METADATA)),
     )  # fmt: skip
 
 

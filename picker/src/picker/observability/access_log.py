@@ -11,8 +11,8 @@ from typing import IO
 import msgspec
 import structlog
 
-from picker.failures import CommandFailed
-from picker.observability.course import Course, TurnedAway
+from picker.cli_error import CommandFailed
+from picker.observability.request_record import Course, TurnedAway
 
 FLUSH_S = 0.5
 """From a request's end to its line at the latest. Writing many lines at once costs a tenth of writing each."""

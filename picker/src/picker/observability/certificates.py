@@ -8,7 +8,7 @@ from cryptography import x509
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from picker.observability.families import gauge
+from picker.observability.prometheus_families import gauge
 
 SOON_S = 30 * 86_400
 """Before its end a certificate is worth a warning. The extension renews its own four months before."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from picker.observability.course import Course, Seen, TurnedAway
+from picker.observability.request_record import Course, Seen, TurnedAway
 
 SHOWN_CANDIDATES = 100
 """Endpoints of one decision: more than a person compares, in some 25 KB."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prometheus_client.core import Metric
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.extproc.desk import ServedPool
-from picker.observability.families import gauge
-from picker.observability.watched_desk import pool_label
+from picker.observability.observer import pool_label
+from picker.observability.prometheus_families import gauge
+from picker.requestcontrol.director import ServedPool
 
 Named = Mapping[str, Endpoint]
 """A pool's endpoints by the label that metrics give them."""

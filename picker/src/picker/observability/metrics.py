@@ -8,12 +8,12 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.scrape_connection import ScrapeFailure
-from picker.extproc.desk import ServedPool
-from picker.observability.families import counter, gauge, model_families, picker_families, pool_families
+from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.observability.gauges import gauge_families
-from picker.observability.tally import Tallies
-from picker.observability.watched_desk import pool_label
+from picker.observability.observer import pool_label
+from picker.observability.prometheus_families import counter, gauge, model_families, picker_families, pool_families
+from picker.observability.request_counts import Tallies
+from picker.requestcontrol.director import ServedPool
 
 
 class PickerMetrics(Collector):

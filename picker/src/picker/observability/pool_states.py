@@ -5,11 +5,11 @@ from typing import overload
 
 import msgspec
 
-from picker.admin import EndpointState, endpoint_state
 from picker.endpoints.endpoint import Endpoint
-from picker.extproc.desk import ServedPool
-from picker.observability.tally import Tallies, by_pool
-from picker.observability.watched_desk import pool_label
+from picker.observability.admin import EndpointState, endpoint_state
+from picker.observability.observer import pool_label
+from picker.observability.request_counts import Tallies, by_pool
+from picker.requestcontrol.director import ServedPool
 
 
 class PoolState(msgspec.Struct, frozen=True):

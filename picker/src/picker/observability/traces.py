@@ -13,7 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from picker.bounded_text import MAX_CHARACTERS
-from picker.observability.course import Course, TurnedAway
+from picker.observability.request_record import Course, TurnedAway
 
 SPAN = "endpoint_picker.request"
 NOT_SAMPLED = "-00"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefixes import PrefixIndex
+from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.admission import shed
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused, allowed
+from picker.scheduling.saturation import shed
 from picker.scheduling.strategies import STRATEGIES
 
 FALLBACKS = 3

@@ -14,7 +14,7 @@ from picker.resources.parse import Parsed
 from picker.resources.problems import InvalidManifests, Problem
 from picker.resources.references import reference_warnings
 from picker.resources.validate import manifest_files, read_manifest
-from picker.sources.changes import changes
+from picker.sources.diff import changes
 from picker.sources.endpoints_file import read_endpoints
 from picker.sources.inventory import Inventory, ModelServer
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
 
-from picker.endpoints.prefills import Progress
+from picker.endpoints.load.prefill_tracker import Progress
 
 from simulator.engine.sequence import Sequence
 

@@ -1,0 +1,188 @@
+"""`picker gateway`: what Envoy Gateway asks to serve InferencePools. Its extension, the endpoints of all pools for
+Envoy, and the pools' statuses."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import grpc
+import structlog
+from lightkube import AsyncClient
+
+from picker.addresses import check_free
+from picker.commands.serve import stop_on_signal
+from picker.controller.certificate_secrets import Certificates, CertificateSecrets, Link
+from picker.controller.leader_election import LeaseHolder
+from picker.controller.picker_endpoints import PickerServices
+from picker.controller.route_annotations import RouteMarks
+from picker.controller.route_backends import ApiRuleLookup
+from picker.controller.status_writer import StatusWriter
+from picker.endpoints.datastore import Endpoints
+from picker.logs import configure_logging
+from picker.observability.admin import metrics_app
+from picker.observability.certificates import CertificateExpiry
+from picker.observability.http_server import http_server
+from picker.observability.registry import process_registry
+from picker.resources.names import ObjectName
+from picker.settings import GatewaySettings
+from picker.sources.api_metrics import API_METRICS
+from picker.sources.cluster import KubernetesSource
+from picker.sources.informer import kubernetes_client
+from picker.sources.inventory import Inventory
+from picker.xds.eds_server import EndpointDiscovery
+from picker.xds.extension import Extension, Joints
+from picker.xds.extension_server import ExtensionServer, ServerTls
+from picker.xds.grpc_bounds import SERVER_BOUNDS
+from picker.xds.health import Health
+
+LEASE = "inference-gateway-status"
+
+STARTUP_S = 10.0
+"""Waited at most for pickers' Services before the extension is ready. One that cannot be listed costs its pools."""
+
+log = structlog.get_logger(__name__)
+
+
+class GatewayServer:
+    """All parts of one replica. `run` it once."""
+
+    def __init__(self, settings: GatewaySettings, client: AsyncClient) -> None:
+        """In the event loop that will run it. Raises AddressTaken."""
+        names = ("extension_address", "xds_address", "health_address", "metrics_address")
+        check_free({name: address for name in names if (address := getattr(settings, name)) is not None})
+        self.registry = process_registry()
+        self.registry.register(API_METRICS)
+        """What `/metrics` shows."""
+        self._endpoints = Endpoints()
+        self._source = KubernetesSource(client)
+        self._pickers = PickerServices(client)
+        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address, self._pickers)
+        shared = settings.shared_picker
+        extension = Extension(
+            Joints(
+                eds_target=settings.eds_target,
+                cluster_domain=settings.cluster_domain,
+                max_body_bytes=settings.max_body_bytes,
+                shared_picker=ObjectName.parse(shared) if shared is not None else None,
+                sharing_namespaces=frozenset(settings.sharing_namespaces),
+            )
+        )
+        self._lookup = ApiRuleLookup(client)
+        self._health = Health()
+        self._health_server = grpc.aio.server(options=SERVER_BOUNDS)
+        self._health.add_to(self._health_server)
+        self._health_server.add_insecure_port(settings.health_address)
+        self._lease = LeaseHolder(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
+        self._status = StatusWriter(client, settings.controller_name, extension.service)
+        self._hooks = extension
+        self._secrets: CertificateSecrets | None = None
+        self._certificates: Certificates | None = None
+        self._marks: RouteMarks | None = None
+        if settings.tls_picker is not None:
+            picker = ObjectName.parse(settings.tls_picker)
+            self._marks = RouteMarks(client)
+            self._tls_picker = picker
+            self._secrets = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
+            self.registry.register(CertificateExpiry(self._certificates_by_name))
+        self._has_certificates = asyncio.Event()
+        self._ready = False
+        self._settings = settings
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set."""
+        inventories = self._source.inventories()
+        async with asyncio.TaskGroup() as tasks, self._metrics_server():
+            await self._health.ready(False)
+            await self._health_server.start()
+            self._pickers.start(tasks)
+            self._take(await anext(inventories))
+            await self._pickers.wait_until_listed(STARTUP_S)
+            working = [
+                tasks.create_task(self._follow(inventories)),
+                tasks.create_task(self._lease.run(self._status.run)),
+            ]
+            if self._secrets is not None and self._marks is not None:
+                working.append(tasks.create_task(self._secrets.keep()))
+                working.append(tasks.create_task(self._secrets.follow(self._use_certificates)))
+                working.append(tasks.create_task(self._marks.keep()))
+                await self._has_certificates.wait()
+            await self._discovery.start()
+            extension = ExtensionServer(
+                self._hooks,
+                self._lookup,
+                self._pickers,
+                self._settings.extension_address,
+                self._server_tls if self._secrets is not None else None,
+            )
+            await extension.start()
+            await self._say_ready(True)
+            log.info("gateway.ready", extension=self._settings.extension_address, eds=self._settings.eds_target)
+            await stop.wait()
+            log.info("gateway.stopping")
+            await self._say_ready(False)
+            for task in working:
+                task.cancel()
+            self._pickers.follow(())
+            await extension.stop()
+            await self._discovery.stop()
+        await self._health_server.stop(None)
+
+    @contextlib.asynccontextmanager
+    async def _metrics_server(self) -> AsyncGenerator[None]:
+        address = self._settings.metrics_address
+        if address is None:
+            yield
+            return
+        async with http_server(address, metrics_app(lambda: self._ready, self.registry)):
+            yield
+
+    async def _say_ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        await self._health.ready(is_ready)
+
+    def _use_certificates(self, certificates: Certificates) -> None:
+        self._certificates = certificates
+        self._hooks.picker_tls = certificates.picker
+        if self._marks is not None:
+            self._marks.renewed(certificates.renewals)
+        self._has_certificates.set()
+
+    def _certificates_by_name(self) -> dict[str, bytes]:
+        """Those whose end is a metric; none before the first are there."""
+        if self._certificates is None:
+            return {}
+        return {"envoy": self._certificates.picker.certificate, "authority": self._certificates.trusted}
+
+    def _server_tls(self) -> ServerTls:
+        """What the extension's port shows now."""
+        assert self._certificates is not None
+        server = self._certificates.server
+        return ServerTls(server.certificate, server.key, self._certificates.trusted)
+
+    async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
+        async for inventory in inventories:
+            self._take(inventory)
+
+    def _take(self, inventory: Inventory) -> None:
+        pools = inventory.resources.pools.values()
+        try:
+            self._pickers.follow(picker for pool in pools if (picker := self._hooks.picker(pool)) is not None)
+            if self._marks is not None:
+                self._marks.pools = {
+                    pool.name
+                    for pool in pools
+                    if (picker := self._hooks.picker(pool)) is not None and picker.service == self._tls_picker
+                }
+            self._endpoints.update(inventory)
+        except Exception:
+            # What was followed before is still served, and the next change is followed.
+            API_METRICS.failed("Inventory", "internal")
+            log.exception("inventory.not_followed")
+
+
+async def serve_gateway(settings: GatewaySettings) -> int:
+    """Run until SIGTERM or SIGINT. The exit status."""
+    configure_logging(settings.log_level, settings.log_format)
+    await GatewayServer(settings, kubernetes_client()).run(stop_on_signal())
+    return 0

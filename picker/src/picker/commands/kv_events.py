@@ -1,0 +1,37 @@
+"""Precise prefixes: what a picker has beside the rest where model servers publish KV events. Needs the extra
+`picker[kv-events]`; without the setting nothing of it is imported."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
+from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventFollower, KvEventPorts
+from picker.requestcontrol.director import BLOCK_TOKENS
+from picker.requestcontrol.tokenize_client import PromptTokens
+
+
+class PreciseMode:
+    """See `follower.Precise`. `run` it as long as the picker runs."""
+
+    def __init__(self, ports: KvEventPorts, emptied: Callable[[Endpoint], None]) -> None:
+        """`emptied` is called when an endpoint says that its cache holds nothing any more."""
+        self.held = HeldBlocks()
+        self.prompts = PromptTokens()
+        self._events = KvEventFollower(ports, self.held, emptied)
+
+    def index(self, pool: Sequence[Endpoint]) -> PrecisePrefixIndex:
+        return PrecisePrefixIndex(BLOCK_TOKENS, self.held, pool)
+
+    def add(self, endpoint: Endpoint) -> None:
+        self._events.add(endpoint)
+
+    def remove(self, endpoint: Endpoint) -> None:
+        self._events.remove(endpoint)
+
+    async def run(self) -> None:
+        try:
+            await self.prompts.run()
+        finally:
+            await asyncio.shield(self._events.close())

@@ -1,0 +1,118 @@
+"""Keeps what the picker decides with in step with the newest inventory."""
+
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from picker.endpoints.datastore import Endpoints
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.metrics.scraper import Scraper
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.resources.inference import InferencePool
+from picker.resources.names import PoolName
+from picker.resources.objects import Resources
+from picker.scheduling.scheduler import Scheduler
+from picker.sources.inventory import Inventory
+
+log = structlog.get_logger(__name__)
+
+
+class Precise(Protocol):
+    """Where endpoints tell what they hold."""
+
+    def index(self, pool: Sequence[Endpoint]) -> PrefixIndex:
+        """Of a new pool, whose endpoints are kept up to date in place."""
+        ...
+
+    def add(self, endpoint: Endpoint) -> None: ...
+
+    def remove(self, endpoint: Endpoint) -> None: ...
+
+
+class InventoryFollower:
+    """Follows one inventory after the other: endpoints, who is scraped, and the pools that the desk serves. What has
+    been learned of a pool lives on as long as the pool does."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        scraper: Scraper,
+        desk: PoolDesk,
+        rng: Random,
+        default_pool: str | None,
+        precise: Precise | None = None,
+    ) -> None:
+        """`default_pool`: NAMESPACE/NAME of the pool for gateways that do not say which pool they mean; None for the
+        only one that a route leads to."""
+        self._endpoints = endpoints
+        self._scraper = scraper
+        self._desk = desk
+        self._rng = rng
+        self._default_pool = default_pool
+        self._precise = precise
+        self._served: dict[PoolName, ServedPool] = {}
+
+    @property
+    def served(self) -> Iterable[ServedPool]:
+        """The pools as the desk serves them now."""
+        return self._served.values()
+
+    def follow(self, inventory: Inventory) -> None:
+        """Change everything over to `inventory`, between two awaits: no decision sees half of it."""
+        resources = inventory.resources
+        change = self._endpoints.update(inventory)
+        for endpoint in change.joined:
+            self._scraper.add(endpoint)
+            if self._precise is not None:
+                self._precise.add(endpoint)
+        for endpoint in change.left:
+            self._scraper.remove(endpoint)
+            if self._precise is not None:
+                self._precise.remove(endpoint)
+            self.forget(endpoint)
+        self._served = {name: self._serving(pool, resources) for name, pool in resources.pools.items()}
+        default = default_pool(resources, self._default_pool)
+        self._desk.serve(self._served.values(), default)
+        log.info(
+            "inventory.followed",
+            pools={f"{name.namespace}/{name.name}": len(self._endpoints.of_pool(name)) for name in self._served},
+            default_pool=str(default) if default is not None else None,
+        )
+
+    def _serving(self, pool: InferencePool, resources: Resources) -> ServedPool:
+        before = self._served.get(pool.name)
+        prefixes = before.prefixes if before is not None else self._index(pool.name)
+        if before is not None and before.pool.strategy is pool.strategy:
+            scheduler = before.scheduler
+        else:
+            scheduler = Scheduler(pool.strategy, prefixes, self._rng)
+        return ServedPool(
+            pool,
+            resources.models_of(pool.name),
+            self._endpoints.of_pool(pool.name),
+            scheduler,
+            prefixes,
+            resources.rewrites_of(pool.name),
+            resources.objectives_of(pool.name),
+        )
+
+    def _index(self, pool: PoolName) -> PrefixIndex:
+        if self._precise is not None:
+            return self._precise.index(self._endpoints.of_pool(pool))
+        return PrefixIndex(BLOCK_TOKENS)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """`endpoint` is gone, or has lost its cache."""
+        for served in self._served.values():
+            served.prefixes.forget(endpoint)
+
+
+def default_pool(resources: Resources, named: str | None) -> PoolName | None:
+    """The pool called `named` (NAMESPACE/NAME); without a name the only one there is for requests to go to."""
+    if named is not None:
+        return next((pool for pool in resources.pools if f"{pool.namespace}/{pool.name}" == named), None)
+    candidates = resources.routed_pools() & resources.pools.keys() or resources.pools.keys()
+    return next(iter(candidates)) if len(candidates) == 1 else None

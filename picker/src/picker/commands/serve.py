@@ -1,0 +1,289 @@
+"""`picker serve`: the picker as one process. Source, endpoints, scraper, desk, and the servers that Envoy asks."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from random import Random
+from typing import TYPE_CHECKING
+
+import structlog
+
+from picker.addresses import allow_many_sockets, check_free
+from picker.commands import garbage_collector as collector
+from picker.commands.reconcile import InventoryFollower
+from picker.endpoints.datastore import Endpoints
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
+from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.server import ExtProcServer
+from picker.grpc_server.tls import TlsFiles
+from picker.logs import configure_logging
+from picker.observability.admin import EndpointState, admin_app, endpoint_state, metrics_app
+from picker.observability.decision_log import LoggedDesk
+from picker.observability.flow_control_metrics import HeldRequests
+from picker.observability.http_server import http_server
+from picker.observability.observer import pool_label
+from picker.observability.registry import process_registry
+from picker.observability.setup import ExtraMissing, Watch
+from picker.requestcontrol.director import PoolDesk
+from picker.requestcontrol.flowcontrol.controller import TICK_S, FlowControl
+from picker.requestcontrol.flowcontrol.queue import Bounds
+from picker.resources.inference import InferencePool
+from picker.resources.names import ObjectName
+from picker.settings import ServeSettings
+from picker.sources.api_metrics import API_METRICS
+from picker.sources.folder import FolderSource
+from picker.sources.inventory import Inventory, Source
+from picker.xds.eds_server import EndpointDiscovery
+
+if TYPE_CHECKING:
+    from picker.commands.kv_events import PreciseMode
+    from picker.observability.certificates import CertificateExpiry
+
+log = structlog.get_logger(__name__)
+
+
+class Picker:
+    """All parts of one picker. `run` it once."""
+
+    def __init__(self, settings: ServeSettings, source: Source) -> None:
+        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable, ExtraMissing, LogUnusable."""
+        addresses = {
+            name: getattr(settings, name)
+            for name in ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
+            if getattr(settings, name) is not None and (name != "xds_address" or _serves_endpoints(settings))
+        }
+        check_free(addresses)
+        self._addresses = addresses
+        self._settings = settings
+        self._source = source
+        self._endpoints = Endpoints()
+        self.ledger = Ledger()
+        """What is in flight through this picker."""
+        rng = Random()
+        # The scrapes are stamped with the event loop's clock.
+        clock = asyncio.get_running_loop().time
+        desk = PoolDesk(
+            self.ledger,
+            clock,
+            rng,
+            unknown_models=settings.unknown_models == "pass",
+            every_answer=_tells_of_each(settings),
+        )
+        self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
+        scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
+        self._scraper = Scraper(scraping, self.ledger, rng, self.watch.metrics.scraped)
+        self._precise = _precise_mode(settings, self._emptied)
+        if self._precise is not None:
+            desk.on_repeated = self._precise.prompts.repeated
+        self._follower = InventoryFollower(
+            self._endpoints, self._scraper, desk, rng, settings.pool, precise=self._precise
+        )
+        self.ledger.on_restarted = self._emptied
+        self.flow_control = self._flow_control(desk) if settings.flow_control else None
+        """What is held; None where nothing ever is."""
+        logged = LoggedDesk(self.watch.desk)
+        limits = Limits(settings.max_body_bytes, frozenset(settings.trusted_headers), settings.predict_ttft)
+        self._ext_proc = ExtProcServer(
+            lambda: Exchange(logged, limits, queue=self.flow_control),
+            settings.ext_proc_address,
+            settings.health_address,
+            _tls(settings),
+            settings.silent_stream_limit_s,
+        )
+        self._discovery = (
+            EndpointDiscovery(self._endpoints, settings.xds_address) if _serves_endpoints(settings) else None
+        )
+        self.registry = process_registry()
+        """What `/metrics` shows."""
+        self.registry.register(API_METRICS)
+        self.watch.register(self.registry)
+        if self.flow_control is not None:
+            self.registry.register(HeldRequests(self.flow_control.waiting))
+        self.certificates = _certificate_expiry(settings)
+        """How long the certificates are valid; None without TLS."""
+        if self.certificates is not None:
+            self.registry.register(self.certificates)
+        self._ready = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain. Raises InvalidManifests when the source is wrong from the start."""
+        inventories = self._source.inventories()
+        self._take_over(await anext(inventories))
+        async with asyncio.TaskGroup() as tasks, _http_servers(self._settings, self):
+            following = tasks.create_task(self._follow(inventories))
+            if self._discovery is not None:
+                await self._discovery.start()
+            await self._ext_proc.start()
+            collector.settle()
+            await self._say_ready(True)
+            for name, left_s in (self.certificates.soon() if self.certificates is not None else {}).items():
+                log.warning("picker.certificate_expires_soon", certificate=name, days=round(left_s / 86_400, 1))
+            log.info("picker.ready", **self._addresses)
+            background: list[asyncio.Task[None]] = []
+            if self.flow_control is not None:
+                background.append(tasks.create_task(_release_in_time(self.flow_control)))
+            if self._precise is not None:
+                background.append(tasks.create_task(self._precise.run()))
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            for task in background:
+                task.cancel()
+            await self._drain()
+            following.cancel()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    def endpoint_states(self) -> Iterator[EndpointState]:
+        """Every endpoint, as often as there are pools that have it; each made when it is read."""
+        now_s = asyncio.get_running_loop().time()
+        for served in list(self._follower.served):
+            label = pool_label(served.pool.name)
+            for endpoint in list(served.endpoints):
+                yield endpoint_state(label, endpoint, now_s, served.prefixes)
+
+    async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
+        async for inventory in inventories:
+            self._take_over(inventory)
+
+    def _take_over(self, inventory: Inventory) -> None:
+        try:
+            self._follower.follow(inventory.of_pools(pool_filter(self._settings)))
+        except Exception:
+            # What was followed before is still served, and the next change is followed.
+            API_METRICS.failed("Inventory", "internal")
+            log.exception("inventory.not_followed")
+        self.watch.followed()
+
+    def _emptied(self, endpoint: Endpoint) -> None:
+        """A server's cache holds nothing any more: it says so, or has started anew."""
+        self._follower.forget(endpoint)
+
+    def _flow_control(self, desk: PoolDesk) -> FlowControl:
+        settings, loop = self._settings, asyncio.get_running_loop()
+        bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
+        made = FlowControl(desk, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
+        self.ledger.on_freed = made.freed
+        return made
+
+    async def _say_ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        await self._ext_proc.ready(is_ready)
+
+    async def _drain(self) -> None:
+        began_s = time.monotonic()
+        log.info("picker.draining", in_flight=self.ledger.total.requests)
+        await self._say_ready(False)
+        if self.flow_control is not None:
+            self.flow_control.stop()
+        await self._ext_proc.drain(self._settings.drain_s)
+        if self._discovery is not None:
+            await self._discovery.stop()
+        self._scraper.close()
+        await self.watch.close()
+        log.info("picker.stopped", drained_s=round(time.monotonic() - began_s, 3))
+
+
+@contextlib.asynccontextmanager
+async def _http_servers(settings: ServeSettings, picker: Picker) -> AsyncGenerator[None]:
+    async with contextlib.AsyncExitStack() as stack:
+        admin = admin_app(lambda: picker.ready, picker.endpoint_states, picker.registry, picker.watch.pages())
+        await stack.enter_async_context(http_server(settings.admin_address, admin))
+        if settings.metrics_address is not None:
+            public = metrics_app(lambda: picker.ready, picker.registry)
+            await stack.enter_async_context(http_server(settings.metrics_address, public))
+        yield
+
+
+async def serve(settings: ServeSettings) -> int:
+    """Run a picker until SIGTERM or SIGINT. The exit status."""
+    configure_logging(settings.log_level, settings.log_format)
+    allow_many_sockets()
+    picker = Picker(settings, _source(settings))
+    await picker.run(stop_on_signal())
+    return 0
+
+
+async def _release_in_time(held: FlowControl) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        held.tick()
+
+
+def _serves_endpoints(settings: ServeSettings) -> bool:
+    """In a cluster the extension serves them, and a picker's port would only be open to strangers."""
+    return settings.manifests is not None
+
+
+def _source(settings: ServeSettings) -> Source:
+    if settings.manifests is not None and settings.endpoints is not None:
+        return FolderSource(settings.manifests, settings.endpoints)
+    # Only where there is a cluster: the client takes as long to import as all the rest, and a picker that was killed
+    # shall be back at once.
+    from picker.sources.cluster import KubernetesSource
+    from picker.sources.informer import kubernetes_client
+
+    return KubernetesSource(kubernetes_client(), settings.namespace, pool_filter(settings))
+
+
+def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
+    """Which pools a picker serves: the one that `pool` names, else those that name its Service."""
+    if settings.pool is not None:
+        return lambda pool: f"{pool.name.namespace}/{pool.name.name}" == settings.pool
+    if settings.service == "*":
+        return lambda _: True
+    own = ObjectName.parse(settings.service)
+    namespaces = {own.namespace, *settings.sharing_namespaces}
+
+    def names_this_picker(pool: InferencePool) -> bool:
+        named = pool.picker.service if pool.picker is not None else None
+        return named is not None and named.name == own.name and named.namespace in namespaces
+
+    return names_this_picker
+
+
+def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) -> "PreciseMode | None":
+    if settings.kv_events_port is None:
+        return None
+    try:
+        from picker.commands.kv_events import PreciseMode
+        from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventPorts
+    except ImportError as error:
+        raise ExtraMissing(f"kv-events-port needs the packages of picker[kv-events]: {error}") from None
+    return PreciseMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
+
+
+def _tells_of_each(settings: ServeSettings) -> bool:
+    """Whether somebody is told how each request was answered."""
+    return settings.answers_seen == "all" or bool(settings.access_log or settings.traces_endpoint)
+
+
+def _tls(settings: ServeSettings) -> TlsFiles | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+def _certificate_expiry(settings: ServeSettings) -> "CertificateExpiry | None":
+    """Imported only where there is TLS: the library takes as long to import as a picker takes to start."""
+    files = _tls(settings)
+    if files is None:
+        return None
+    from picker.observability.certificates import CertificateExpiry, read_files
+
+    return CertificateExpiry(lambda: read_files({"server": files.certificate, "client_ca": files.client_ca}))
+
+
+def stop_on_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
+    return stop

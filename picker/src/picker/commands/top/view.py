@@ -1,0 +1,127 @@
+"""Pools and endpoints as a terminal shows them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from picker.observability.admin import EndpointState
+from picker.observability.pool_states import PoolState
+
+BAR_CELLS = 12
+STALE_S = 5.0
+"""Metrics older than this are marked: nobody is turned away on their account any more."""
+
+NEARLY_FULL = 0.9
+HALF_FULL = 0.5
+"""KV cache usage from which a server soon queues, and from which it is avoided."""
+
+
+class Sample(NamedTuple):
+    """What one look at the picker told."""
+
+    at_s: float
+    pools: Sequence[PoolState]
+
+
+def view(now: Sample, before: Sample | None, url: str) -> RenderableType:
+    """Rates are those since `before`; without it counts are since the picker's start."""
+    earlier = {pool.pool: pool for pool in before.pools} if before is not None else {}
+    seconds = now.at_s - before.at_s if before is not None else 0.0
+    if not now.pools:
+        return Text(f"{url}: the picker has no pools")
+    parts: list[RenderableType] = []
+    for pool in now.pools:
+        parts += [
+            _headline(pool, earlier.get(pool.pool), seconds),
+            Padding(_endpoints(pool), (0, 0, 1, 2), expand=False),
+        ]
+    return Group(Text(url, style="dim"), *parts)
+
+
+def _headline(pool: PoolState, before: PoolState | None, seconds: float) -> Text:
+    text = Text.assemble((pool.pool, "bold"), f"  {pool.strategy}  ")
+    if before is None or not seconds:
+        facts = [
+            f"{pool.decisions:,} requests",
+            f"{pool.running:,} running",
+            f"{pool.turned_away:,} turned away",
+            *_shares(pool.decisions, pool.prompt_tokens, pool.cached_tokens, pool.decision_s),
+        ]
+    else:
+        decisions = pool.decisions - before.decisions
+        facts = [
+            f"{decisions / seconds:,.1f} requests/s",
+            f"{pool.running:,} running",
+            f"{(pool.turned_away - before.turned_away) / seconds:,.1f}/s turned away",
+            *_shares(
+                decisions,
+                pool.prompt_tokens - before.prompt_tokens,
+                pool.cached_tokens - before.cached_tokens,
+                pool.decision_s - before.decision_s,
+            ),
+        ]
+    return text.append("  ".join(facts))
+
+
+def _shares(decisions: int, prompt_tokens: int, cached_tokens: int, decision_s: float) -> list[str]:
+    facts: list[str] = []
+    if prompt_tokens:
+        facts.append(f"{cached_tokens / prompt_tokens:.0%} of prompt tokens thought cached")
+    if decisions:
+        facts.append(f"{decision_s / decisions * 1000:.2f} ms a decision")
+    return facts
+
+
+def _endpoints(pool: PoolState) -> RenderableType:
+    if not pool.endpoints:
+        return Text("no ready endpoint", style="red")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("endpoint")
+    table.add_column("address")
+    for name in ("in flight", "running", "queue"):
+        table.add_column(name, justify="right")
+    table.add_column("KV cache")
+    for name in ("prefill tok", "decode tok", "scraped"):
+        table.add_column(name, justify="right")
+    for endpoint in pool.endpoints:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in _row(endpoint)))
+    return table
+
+
+def _row(endpoint: EndpointState) -> list[str | Text]:
+    queue = endpoint.queue_depth
+    return [
+        endpoint.server,
+        endpoint.address,
+        str(endpoint.in_flight_requests),
+        _or_dash(endpoint.running),
+        Text(_or_dash(queue), style="yellow" if queue else ""),
+        _bar(endpoint.kv_cache_usage),
+        f"{endpoint.in_flight_prefill_tokens:,}",
+        f"{endpoint.in_flight_decode_tokens:,}",
+        _scraped(endpoint),
+    ]
+
+
+def _bar(usage: float | None) -> Text:
+    if usage is None:
+        return Text("-")
+    filled = min(BAR_CELLS, round(usage * BAR_CELLS))
+    style = "red" if usage > NEARLY_FULL else "yellow" if usage > HALF_FULL else "green"
+    return Text.assemble(("█" * filled, style), ("░" * (BAR_CELLS - filled), "dim"), f" {usage:4.0%}")
+
+
+def _scraped(endpoint: EndpointState) -> Text:
+    if endpoint.refuses_connections:
+        return Text("refuses connections", style="red")
+    if endpoint.metrics_age_s is None:
+        return Text("never", style="red")
+    return Text(f"{endpoint.metrics_age_s:.1f} s ago", style="red" if endpoint.metrics_age_s > STALE_S else "dim")
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,132 @@
+"""The gRPC health service, `grpc.health.v1`: Check and Watch."""
+
+from collections.abc import Collection, Mapping
+
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from picker.grpc_server.call import Call, Carrier, Method
+from picker.grpc_server.http2.headers import RequestHead
+from picker.grpc_server.status import CallRefused, Status
+
+_Serving = health_pb2.HealthCheckResponse
+
+
+class Health:
+    """One state, told wherever its `methods` are served. Begins as not ready."""
+
+    def __init__(self, services: Collection[str]) -> None:
+        """`services`: the names that are answered; others get SERVICE_UNKNOWN."""
+        self._services = services
+        self._is_ready = False
+        self._watches: dict[_Watch, None] = {}
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """Of the service, by path."""
+
+        def check(carrier: Carrier, stream_id: int, _head: RequestHead) -> Call:
+            return _Check(carrier, stream_id, self)
+
+        def watch(carrier: Carrier, stream_id: int, _head: RequestHead) -> Call:
+            return _Watch(carrier, stream_id, self)
+
+        return {"/grpc.health.v1.Health/Check": check, "/grpc.health.v1.Health/Watch": watch}
+
+    def ready(self, is_ready: bool) -> None:
+        """Say SERVING or NOT_SERVING from now on; `liveness` is SERVING as long as there is an answer at all."""
+        self._is_ready = is_ready
+        for watch in list(self._watches):
+            watch.tell()
+            watch.carrier.flush()
+
+    def status(self, service: str) -> "health_pb2.HealthCheckResponse.ServingStatus":
+        """SERVICE_UNKNOWN for what is not among the services."""
+        if service not in self._services:
+            return _Serving.SERVICE_UNKNOWN
+        return _Serving.SERVING if self._is_ready or service == "liveness" else _Serving.NOT_SERVING
+
+    @property
+    def watches(self) -> int:
+        """How many calls wait for changes."""
+        return len(self._watches)
+
+    def begin_watch(self, watch: "_Watch") -> None:
+        self._watches[watch] = None
+
+    def end_watch(self, watch: "_Watch") -> None:
+        self._watches.pop(watch, None)
+
+
+class _Check(Call):
+    """One question, one answer."""
+
+    __slots__ = ("_health",)
+
+    def __init__(self, carrier: Carrier, stream_id: int, health: Health) -> None:
+        super().__init__(carrier, stream_id)
+        self._health = health
+
+    def received(self, message: bytes) -> None:
+        service = _service(message)
+        status = self._health.status(service)
+        if status == _Serving.SERVICE_UNKNOWN:
+            raise CallRefused(Status.NOT_FOUND, f"There is no service {service}.")
+        self.send(_Serving(status=status).SerializeToString())
+        self.end()
+
+    def half_closed(self) -> None:
+        raise CallRefused(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
+
+    def drain(self) -> None:
+        """The question is on its way."""
+
+    def closed(self) -> None:
+        """Nothing was counted."""
+
+
+class _Watch(Call):
+    """One question, and an answer whenever it changes."""
+
+    __slots__ = ("_health", "_service", "_told")
+
+    ends_in_silence = False
+
+    def __init__(self, carrier: Carrier, stream_id: int, health: Health) -> None:
+        super().__init__(carrier, stream_id)
+        self._health = health
+        self._service: str | None = None
+        self._told: int | None = None
+
+    def received(self, message: bytes) -> None:
+        if self._service is not None:
+            raise CallRefused(Status.INVALID_ARGUMENT, "A second HealthCheckRequest came.")
+        self._service = _service(message)
+        self._health.begin_watch(self)
+        self.tell()
+
+    def half_closed(self) -> None:
+        if self._service is None:
+            raise CallRefused(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
+
+    def tell(self) -> None:
+        """Answer, unless that was the last answer already."""
+        assert self._service is not None
+        status = self._health.status(self._service)
+        if status != self._told:
+            self._told = status
+            self.send(_Serving(status=status).SerializeToString())
+
+    def drain(self) -> None:
+        self.end(Status.UNAVAILABLE, "The server is shutting down.")
+
+    def closed(self) -> None:
+        self._health.end_watch(self)
+
+
+def _service(message: bytes) -> str:
+    """Raises CallRefused."""
+    try:
+        return health_pb2.HealthCheckRequest.FromString(message).service
+    except DecodeError:
+        raise CallRefused(Status.INVALID_ARGUMENT, "The message is not a HealthCheckRequest.") from None

@@ -1,0 +1,57 @@
+"""How much a peer may do that costs this side work and brings nobody anything."""
+
+from picker.grpc_server.http2 import limits
+from picker.grpc_server.http2.events import ConnectionFailure
+from picker.grpc_server.http2.frames import ErrorCode
+
+
+class Budget:
+    """An allowance of `size`, refilled by `per_s`. Time comes with each use, from any monotonic clock."""
+
+    __slots__ = ("_at_s", "_left", "_per_s", "_size")
+
+    def __init__(self, size: int, per_s: float) -> None:
+        self._size = size
+        self._per_s = per_s
+        self._left = float(size)
+        self._at_s = 0.0
+
+    def spend(self, now_s: float, amount: int = 1) -> bool:
+        """Use `amount` up; False when there was not as much."""
+        if self._left == self._size:
+            self._at_s = now_s
+        elif self._left < amount:
+            self._left = min(self._size, self._left + (now_s - self._at_s) * self._per_s)
+            self._at_s = now_s
+        self._left -= amount
+        return self._left >= 0
+
+    def earn(self, amount: int) -> None:
+        """Give `amount` back."""
+        if self._left < self._size:
+            self._left = min(self._size, self._left + amount)
+
+
+class Patience:
+    """With one peer. Set `now_s` before each use of the rest."""
+
+    __slots__ = ("_frames", "_resets", "now_s")
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._frames = Budget(limits.CALM_FRAMES, limits.CALM_FRAMES_PER_S)
+        self._resets = Budget(limits.CALM_RESETS, limits.CALM_RESETS_PER_S)
+
+    def useful(self, count: int) -> None:
+        """Frames of either side that carried something."""
+        self._frames.earn(limits.CALM_EARNED * count)
+
+    def empty_frame(self, cost: int = 1) -> None:
+        """One that carried nothing. Raises ConnectionFailure when there were too many."""
+        if not self._frames.spend(self.now_s, cost):
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+
+    def request_wasted(self) -> None:
+        """Taken back early, or broken. Raises ConnectionFailure when there were too many."""
+        if not self._resets.spend(self.now_s):
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many requests taken back")

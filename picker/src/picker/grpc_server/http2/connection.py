@@ -1,0 +1,349 @@
+"""A server's connection: frames in, events and frames out (RFC 9113).
+
+Priority is ignored, nothing is pushed, upgrades from HTTP/1.1 are not offered: clients speak HTTP/2 from the first
+byte, by prior knowledge or because ALPN said so. What a peer may cost is in `limits`."""
+
+from picker.grpc_server.http2 import frames, limits, payloads
+from picker.grpc_server.http2.abuse_budget import Patience
+from picker.grpc_server.http2.events import Aborted, ConnectionFailure, Event, Failed, Opened, Received, StreamFailure
+from picker.grpc_server.http2.frames import ErrorCode
+from picker.grpc_server.http2.header_blocks import Block, BlockReader
+from picker.grpc_server.http2.header_fields import MalformedHead
+from picker.grpc_server.http2.headers import HeadReader, KeptHeads, OversizedHead, RequestHead, UndecodableHead
+from picker.grpc_server.http2.inbound import Receiving
+from picker.grpc_server.http2.outbound import Sending, Stream
+from picker.grpc_server.http2.settings import GREETING, SETTINGS_ACK, read_settings
+from picker.grpc_server.http2.streams import Streams
+
+_LAST_CALL = b"lastcall"
+"""Payload of the PING whose answer tells that the peer has seen the first GOAWAY."""
+
+
+class Connection:
+    """Feed it with `receive`, answer with `respond`, `send` and `end`, and write what `take_output` gives. Once
+    `closed`, that is the last there is to write.
+
+    Answers on a stream that is gone are dropped: who serves it learns of its end by an event that may be on its way."""
+
+    def __init__(self, kept: KeptHeads) -> None:
+        self.closed = False
+        self.greeted = False
+        """Whether the peer has said what section 3.4 wants it to say first."""
+        self._heads = HeadReader(kept)
+        self._blocks = BlockReader()
+        self._streams = Streams()
+        self._open = self._streams.open
+        self._sending = Sending()
+        self._sending.output.append(GREETING)
+        self._patience = Patience()
+        self._prefaced = False
+        self._rest = b""
+        self._receiving = Receiving(self._sending)
+        self._useful = 0
+        self._draining = False
+        self._last_stream_id: int | None = None
+        """The last one served, once that is settled."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of answers that wait for the peer."""
+        return self._sending.unsent_bytes
+
+    def receive(self, data: bytes, now_s: float) -> list[Event]:
+        """What the bytes `data` from the peer mean; `now_s` by any monotonic clock. Never raises: a peer that breaks
+        the protocol leads to an Aborted or Failed event."""
+        events: list[Event] = []
+        if self.closed:
+            return events
+        self._patience.now_s = now_s
+        try:
+            position = self._finish_rest(data, events) if self._rest else 0
+            if position is not None:
+                self._rest = data[self._read(data, position, events) :]
+            self._after_reading()
+        except ConnectionFailure as failure:
+            self._fail(failure, events)
+        return events
+
+    def respond(self, stream_id: int, block: bytes) -> None:
+        """Begin the answer with the headers in `block` (see `heads.encode_head`)."""
+        if (stream := self._open.get(stream_id)) is not None:
+            self._sending.head(stream, block)
+
+    def send(self, stream_id: int, data: bytes) -> None:
+        """Send `data` of the answer's body, or keep it until the peer takes it."""
+        if (stream := self._open.get(stream_id)) is not None:
+            self._sending.data(stream, data)
+
+    def end(self, stream_id: int, block: bytes) -> None:
+        """End the answer with the trailers in `block`, or with headers alone if it has not begun."""
+        stream = self._open.get(stream_id)
+        if stream is not None and self._sending.end(stream, block):
+            self._finish(stream)
+
+    def hold(self, held: bool) -> None:
+        """Keep data back while the transport is full. Nothing but answers to what the peer sends comes out then."""
+        self._sending.held = held
+        if not held:
+            self._flush()
+
+    def shut_down(self) -> None:
+        """Take no new streams, and close when the last one has ended. Streams that the peer has begun before it hears
+        of this are still served."""
+        if not (self._draining or self.closed):
+            self._draining = True
+            self._sending.output += (
+                frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR),
+                frames.frame(frames.PING, 0, 0, _LAST_CALL),
+            )
+
+    def take_output(self) -> bytes:
+        """The bytes to write now; none, if there is nothing to say."""
+        return self._sending.take_output()
+
+    def _finish_rest(self, data: bytes, events: list[Event]) -> int | None:
+        """Complete the frame that was cut off with as much of `data` as it takes, so that not all of `data` is copied.
+        Where the rest of `data` begins; None if there is none."""
+        rest = self._rest
+        missing = len(data)
+        if self._prefaced and len(rest) >= frames.HEADER_BYTES:
+            missing = min(missing, frames.HEADER_BYTES + frames.payload_bytes(rest) - len(rest))
+        rest += data[:missing]
+        self._rest = rest[self._read(rest, 0, events) :]
+        return missing if missing < len(data) else None
+
+    def _read(self, data: bytes, position: int, events: list[Event]) -> int:
+        """Read the whole frames in `data` from `position`; where they end."""
+        if not self._prefaced:
+            if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 by prior knowledge")
+            if len(data) < len(frames.PREFACE):
+                return 0
+            self._prefaced = True
+            position = len(frames.PREFACE)
+        size = len(data)
+        while size - position >= frames.HEADER_BYTES:
+            high, low, kind, flags, stream_id = frames.read_header(data, position)
+            length = high << 8 | low
+            if length > limits.MAX_FRAME_BYTES:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            start = position + frames.HEADER_BYTES
+            end = start + length
+            if end > size:
+                break
+            position = end
+            try:
+                if kind == frames.DATA and self.greeted:
+                    self._data(data[start:end], flags, stream_id & frames.MAX_STREAM_ID, events)
+                else:
+                    self._other(kind, data[start:end], flags, stream_id & frames.MAX_STREAM_ID, events)
+            except StreamFailure as failure:
+                self._broken(failure, events)
+            if self.closed:
+                return size
+        return position
+
+    def _other(self, kind: int, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
+        """Any frame but DATA."""
+        if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        if kind != frames.CONTINUATION:
+            self._blocks.check_finished()
+        match kind:
+            case frames.HEADERS:
+                self._head(self._blocks.headers(payload, flags, stream_id), events)
+            case frames.CONTINUATION:
+                self._head(self._blocks.continuation(payload, flags, stream_id), events)
+            case frames.RST_STREAM:
+                self._rst_stream(payload, stream_id, events)
+            case frames.WINDOW_UPDATE:
+                self._window_update(payload, stream_id)
+            case frames.SETTINGS:
+                self._settings(payload, flags, stream_id)
+            case frames.PING:
+                self._ping(payload, flags, stream_id)
+            case frames.PRIORITY:
+                self._patience.empty_frame()
+                payloads.check_priority(payload, stream_id)
+            case frames.GOAWAY:
+                self._patience.empty_frame()
+                payloads.check_goaway(payload, stream_id)
+            case frames.PUSH_PROMISE:
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
+            case _:
+                # Unknown types are to be ignored (section 5.5).
+                self._patience.empty_frame()
+
+    def _after_reading(self) -> None:
+        sending = self._sending
+        self._patience.useful(self._useful + sending.sent_frames)
+        self._useful = sending.sent_frames = 0
+        if sending.unsent_bytes:
+            self._flush()
+            if sending.unsent_bytes > limits.MAX_UNSENT_BYTES:
+                raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "answers are not taken")
+        self._receiving.let_more_in()
+
+    def _flush(self) -> None:
+        for stream in self._sending.flush():
+            self._finish(stream)
+        self._receiving.let_more_in()
+
+    def _data(self, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
+        if self._blocks.begun is not None:
+            self._blocks.check_finished()
+        stream = self._open.get(stream_id)
+        if stream is not None and stream.ended_by_peer:
+            stream = None
+        ended = flags & frames.END_STREAM != 0
+        if payload:
+            self._receiving.took(len(payload), stream, ended)
+        if stream is None:
+            self._patience.empty_frame()
+            self._streams.check_not_idle(stream_id, "DATA")
+            if not self._streams.was_forgotten(stream_id):
+                raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
+            return
+        if flags & frames.PADDED:
+            payload = payloads.unpadded(payload)
+        if payload:
+            self._useful += 1
+        elif not ended:
+            self._patience.empty_frame()
+            return
+        if stream.body_left_bytes is not None:
+            stream.body_left_bytes -= len(payload)
+            if stream.body_left_bytes < 0 or (ended and stream.body_left_bytes):
+                raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
+        if ended:
+            stream.ended_by_peer = True
+        events.append(Received(stream_id, payload, ended))
+
+    def _head(self, block: Block | None, events: list[Event]) -> None:
+        """A header block, if it is complete. It is decoded whatever becomes of its stream, or the following ones could
+        not be."""
+        if block is None:
+            return
+        stream_id = block.stream_id
+        try:
+            if self._streams.is_new(stream_id):
+                self._begin(stream_id, self._heads.request(block.data), block.ended, events)
+            else:
+                malformed = self._heads.trailers(block.data)
+                self._trailers(stream_id, block.ended, malformed, events)
+        except MalformedHead:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR) from None
+        except OversizedHead as error:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from None
+        except UndecodableHead as error:
+            raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+
+    def _begin(self, stream_id: int, head: RequestHead, ended: bool, events: list[Event]) -> None:
+        late = self._last_stream_id is not None and stream_id > self._last_stream_id
+        if late or len(self._open) >= limits.MAX_STREAMS:
+            raise StreamFailure(stream_id, ErrorCode.REFUSED_STREAM)
+        if ended and head.content_length:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
+        self._open[stream_id] = Stream(stream_id, limits.STREAM_WINDOW_BYTES, head.content_length, ended)
+        self._useful += 1
+        events.append(Opened(stream_id, head, ended))
+
+    def _trailers(self, stream_id: int, ended: bool, malformed: bool, events: list[Event]) -> None:
+        stream = self._open.get(stream_id)
+        if stream is None:
+            self._patience.empty_frame()
+            self._streams.check_forgotten(stream_id)
+            return
+        if stream.ended_by_peer:
+            raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
+        if malformed or not ended or stream.body_left_bytes:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
+        stream.ended_by_peer = True
+        self._useful += 1
+        events.append(Received(stream_id, b"", ended=True))
+
+    def _rst_stream(self, payload: bytes, stream_id: int, events: list[Event]) -> None:
+        code = payloads.reset_code(payload)
+        self._streams.check_not_idle(stream_id, "RST_STREAM")
+        stream = self._open.pop(stream_id, None)
+        if stream is None:
+            self._patience.empty_frame()
+            return
+        events.append(Aborted(stream_id, code))
+        self._sending.forget(stream)
+        self._close_if_done()
+        if not stream.answered:
+            self._patience.request_wasted()
+
+    def _window_update(self, payload: bytes, stream_id: int) -> None:
+        self._patience.empty_frame()
+        if stream_id:
+            self._streams.check_not_idle(stream_id, "WINDOW_UPDATE")
+        increment = payloads.window_increment(payload, stream_id)
+        if stream_id == 0:
+            if not self._sending.window_opened(increment):
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its bound")
+            return
+        stream = self._open.get(stream_id)
+        if stream is not None and not self._sending.stream_window_opened(stream, increment):
+            raise StreamFailure(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
+
+    def _settings(self, payload: bytes, flags: int, stream_id: int) -> None:
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        self._patience.empty_frame(limits.CALM_SETTINGS)
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement that sets something")
+            self._heads.no_table()
+            return
+        settings = read_settings(payload)
+        self.greeted = True
+        self._sending.configure(settings.initial_window_bytes, settings.max_frame_bytes)
+        self._sending.output.append(SETTINGS_ACK)
+
+    def _ping(self, payload: bytes, flags: int, stream_id: int) -> None:
+        self._patience.empty_frame()
+        payloads.check_ping(payload, stream_id)
+        if not flags & frames.ACK:
+            self._sending.output.append(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == _LAST_CALL and self._draining and self._last_stream_id is None:
+            self._last_stream_id = self._streams.highest
+            self._sending.output.append(frames.goaway(self._last_stream_id, ErrorCode.NO_ERROR))
+            self._close_if_done()
+
+    def _finish(self, stream: Stream) -> None:
+        """The answer is complete. A peer that has not finished asking is told to stop (section 8.1)."""
+        if stream.ended_by_peer:
+            self._open.pop(stream.stream_id, None)
+        else:
+            self._drop(stream, ErrorCode.NO_ERROR)
+        self._close_if_done()
+
+    def _drop(self, stream: Stream, code: ErrorCode) -> None:
+        self._sending.forget(stream)
+        self._sending.output.append(frames.rst_stream(stream.stream_id, code))
+        self._streams.forget(stream.stream_id)
+
+    def _broken(self, failure: StreamFailure, events: list[Event]) -> None:
+        stream_id = failure.stream_id
+        if (stream := self._open.get(stream_id)) is not None:
+            self._drop(stream, failure.code)
+            events.append(Aborted(stream_id, failure.code))
+        else:
+            self._sending.output.append(frames.rst_stream(stream_id, failure.code))
+            self._streams.forget(stream_id)
+        self._close_if_done()
+        self._patience.request_wasted()
+
+    def _close_if_done(self) -> None:
+        if self._last_stream_id is not None and not self._open:
+            self.closed = True
+
+    def _fail(self, failure: ConnectionFailure, events: list[Event]) -> None:
+        self.closed = True
+        for stream in self._open.values():
+            self._sending.forget(stream)
+        self._open.clear()
+        self._sending.output.append(frames.goaway(self._streams.highest, failure.code, failure.detail))
+        events.append(Failed(failure.code, failure.detail))

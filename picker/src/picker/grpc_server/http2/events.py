@@ -1,0 +1,57 @@
+"""What a connection tells whoever serves its streams, and how it fails."""
+
+import msgspec
+
+from picker.grpc_server.http2.frames import ErrorCode
+from picker.grpc_server.http2.headers import RequestHead
+
+
+class Opened(msgspec.Struct, frozen=True, gc=False):
+    """A request has begun. With `ended` it has no body."""
+
+    stream_id: int
+    head: RequestHead
+    ended: bool
+
+
+class Received(msgspec.Struct, frozen=True, gc=False):
+    """A piece of a request's body. With `ended` the last; that one may be empty."""
+
+    stream_id: int
+    data: bytes
+    ended: bool
+
+
+class Aborted(msgspec.Struct, frozen=True, gc=False):
+    """The stream is gone: the peer has reset it, or has broken the protocol on it."""
+
+    stream_id: int
+    code: int
+
+
+class Failed(msgspec.Struct, frozen=True, gc=False):
+    """The connection is gone with all its streams. What `Connection.take_output` still gives is to be sent first."""
+
+    code: ErrorCode
+    detail: str
+
+
+Event = Opened | Received | Aborted | Failed
+
+
+class ConnectionFailure(Exception):
+    """A connection error (RFC 9113, section 5.4.1)."""
+
+    def __init__(self, code: ErrorCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class StreamFailure(Exception):
+    """A stream error (section 5.4.2)."""
+
+    def __init__(self, stream_id: int, code: ErrorCode) -> None:
+        super().__init__(f"stream {stream_id}: {code.name}")
+        self.stream_id = stream_id
+        self.code = code

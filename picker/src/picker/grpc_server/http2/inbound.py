@@ -1,0 +1,42 @@
+"""The receiving side's flow control (RFC 9113, section 5.2): what the peer may still send, and when more."""
+
+from picker.grpc_server.http2 import frames, limits
+from picker.grpc_server.http2.events import ConnectionFailure, StreamFailure
+from picker.grpc_server.http2.frames import ErrorCode
+from picker.grpc_server.http2.outbound import Sending, Stream
+
+
+class Receiving:
+    """Windows are opened again once half used, so that a WINDOW_UPDATE goes out for megabytes and not for frames."""
+
+    __slots__ = ("_sending", "_window_bytes")
+
+    def __init__(self, sending: Sending) -> None:
+        self._sending = sending
+        self._window_bytes = limits.CONNECTION_WINDOW_BYTES
+
+    def took(self, length: int, stream: Stream | None, ended: bool) -> None:
+        """`length` bytes of payload came, padding included, on `stream` or on none that is open. Raises
+        ConnectionFailure, StreamFailure."""
+        self._window_bytes -= length
+        if self._window_bytes < 0:
+            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        if stream is None:
+            return
+        stream.window_in_bytes -= length
+        if stream.window_in_bytes < 0:
+            raise StreamFailure(stream.stream_id, ErrorCode.FLOW_CONTROL_ERROR)
+        if stream.window_in_bytes <= limits.STREAM_WINDOW_BYTES // 2 and not ended:
+            self._sending.output.append(
+                frames.window_update(stream.stream_id, limits.STREAM_WINDOW_BYTES - stream.window_in_bytes)
+            )
+            stream.window_in_bytes = limits.STREAM_WINDOW_BYTES
+
+    def let_more_in(self) -> None:
+        """Open the connection's window, unless the peer does not take the answers to what it has sent."""
+        if (
+            self._window_bytes <= limits.CONNECTION_WINDOW_BYTES // 2
+            and self._sending.unsent_bytes <= limits.UNSENT_BYTES
+        ):
+            self._sending.output.append(frames.window_update(0, limits.CONNECTION_WINDOW_BYTES - self._window_bytes))
+            self._window_bytes = limits.CONNECTION_WINDOW_BYTES

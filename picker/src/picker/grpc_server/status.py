@@ -1,0 +1,55 @@
+"""gRPC's statuses, and the header blocks that carry them (gRPC over HTTP/2, "Responses")."""
+
+from enum import IntEnum
+from functools import lru_cache
+from urllib.parse import quote
+
+from picker.grpc_server.http2.headers import encode_head
+
+MAX_DETAIL_CHARACTERS = 500
+"""Of a grpc-message: a sentence, not a traceback; percent-encoded it must fit the client's limits on headers."""
+
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if code != ord("%"))
+
+
+class Status(IntEnum):
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class CallRefused(Exception):
+    """The call ends with `status`; `detail` is for people."""
+
+    def __init__(self, status: Status, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+_HEAD = ((":status", "200"), ("content-type", "application/grpc"))
+
+ANSWER_HEAD = encode_head(_HEAD)
+"""What every answer with messages begins with."""
+
+
+@lru_cache(maxsize=64)
+def trailers(status: Status, detail: str = "", *, alone: bool = False) -> bytes:
+    """The block that ends an answer. `alone`: nothing went before it, so that it is the answer's head too."""
+    fields = [*(_HEAD if alone else ()), ("grpc-status", str(int(status)))]
+    if detail:
+        fields.append(("grpc-message", quote(detail[:MAX_DETAIL_CHARACTERS], safe=_PRINTABLE)))
+    if status is Status.UNIMPLEMENTED:
+        fields.append(("grpc-accept-encoding", "identity"))
+    return encode_head(fields)
+
+
+GOOD_END = trailers(Status.OK)
+"""What nearly every answer ends with."""

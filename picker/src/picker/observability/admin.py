@@ -1,0 +1,115 @@
+"""The HTTP pages of the admin address, for operators and their tools, and of the metrics address, for Prometheus."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from prometheus_client import REGISTRY, CollectorRegistry
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.logs import LEVELS, set_level
+from picker.observability.http_server import BoundedBodies
+from picker.observability.piecewise import Turns, batches, json_list, metrics_page
+
+BODY_TIMEOUT_S = 5.0
+"""For a body that fits in one segment."""
+
+
+class EndpointState(msgspec.Struct, frozen=True):
+    """An endpoint as `/endpoints` shows it."""
+
+    pool: str
+    address: str
+    server: str
+    in_flight_requests: int
+    in_flight_prefill_tokens: int
+    in_flight_decode_tokens: int
+    running: int | None
+    queue_depth: int | None
+    kv_cache_usage: float | None
+    metrics_age_s: float | None
+    refuses_connections: bool
+    told_blocks: int | None
+    """Of its prefix cache, by its KV events; None where those are not followed."""
+    all_blocks_told: bool
+    """Whether they are all that it holds."""
+
+
+def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: PrefixIndex) -> EndpointState:
+    metrics = endpoint.metrics
+    return EndpointState(
+        pool=pool,
+        address=endpoint.address,
+        server=endpoint.server,
+        in_flight_requests=endpoint.in_flight.requests,
+        in_flight_prefill_tokens=endpoint.in_flight.prefill_tokens,
+        in_flight_decode_tokens=endpoint.in_flight.decode_tokens,
+        running=metrics.running if metrics else None,
+        queue_depth=metrics.queue_depth if metrics else None,
+        kv_cache_usage=metrics.kv_cache_usage if metrics else None,
+        metrics_age_s=round(now_s - metrics.scraped_at_s, 3) if metrics else None,
+        refuses_connections=endpoint.refused_since_s is not None,
+        told_blocks=prefixes.told_blocks(endpoint),
+        all_blocks_told=prefixes.all_blocks_told(endpoint),
+    )
+
+
+def metrics_app(is_ready: Callable[[], bool], registry: CollectorRegistry) -> Starlette:
+    """`GET /metrics` and `/healthz`: what the whole cluster may read."""
+    return _app(_public_pages(is_ready, registry))
+
+
+def admin_app(
+    is_ready: Callable[[], bool],
+    endpoints: Callable[[], Iterable[EndpointState]],
+    registry: CollectorRegistry = REGISTRY,
+    pages: Sequence[Route] = (),
+) -> Starlette:
+    """`metrics_app` and besides `GET /endpoints`, `PUT /log-level` with the level as its body, and `pages`."""
+
+    async def show_endpoints(_request: Request) -> Response:
+        return in_pieces(json_list(batches(endpoints())))
+
+    async def log_level(request: Request) -> Response:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                asked = (await request.body())[:20].decode(errors="replace").strip()
+        except TimeoutError:
+            return PlainTextResponse("the body is late\n", 408, {"connection": "close"})
+        for level in LEVELS:
+            if level == asked:
+                set_level(level)
+                return PlainTextResponse(f"log level is {level}\n")
+        return PlainTextResponse(f"found {asked!r}; allowed are {', '.join(LEVELS)}\n", 400)
+
+    own = (Route("/endpoints", show_endpoints), Route("/log-level", log_level, methods=["PUT"]))
+    return _app([*_public_pages(is_ready, registry), *own, *pages])
+
+
+def in_pieces(pieces: Iterable[bytes], content_type: str = "application/json") -> Response:
+    """An answer that is made and sent piece by piece."""
+    return StreamingResponse(_TURNS.pieces(pieces), headers={"content-type": content_type})
+
+
+_TURNS = Turns()
+
+
+def _public_pages(is_ready: Callable[[], bool], registry: CollectorRegistry) -> list[Route]:
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n") if is_ready() else PlainTextResponse("not ready\n", 503)
+
+    async def metrics(request: Request) -> Response:
+        pieces, content_type = metrics_page(registry, request.headers.get("accept", ""))
+        return in_pieces(pieces, content_type)
+
+    return [Route("/healthz", healthz), Route("/metrics", metrics)]
+
+
+def _app(routes: Sequence[Route]) -> Starlette:
+    return Starlette(routes=routes, middleware=[Middleware(BoundedBodies)])

@@ -1,0 +1,178 @@
+"""The counts as Prometheus' metric families: upstream's names, so that people's dashboards work, and ours."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import Sample
+
+from picker.observability.histogram import Histogram
+from picker.observability.piecewise import lazy
+from picker.observability.request_counts import Tally, by_model, by_pool
+
+MODEL_LABELS = ("model_name", "target_model_name")
+MODEL_PREFIXES = ("inference_objective", "inference_model")
+"""Upstream's present prefix and the one before it: the same samples under both."""
+
+Labelled = Iterable[tuple[Sequence[str], float]]
+"""Samples: the labels' values, and the value."""
+
+
+def counter(name: str, documentation: str, labels: Sequence[str], samples: Labelled) -> Metric:
+    """A family whose samples are made when they are read, once."""
+    return lazy(CounterMetricFamily(name, documentation, labels=labels), _samples(name, labels, samples))
+
+
+def gauge(name: str, documentation: str, labels: Sequence[str], samples: Labelled) -> Metric:
+    """A family whose samples are made when they are read, once."""
+    return lazy(GaugeMetricFamily(name, documentation, labels=labels), _samples(name, labels, samples))
+
+
+def histogram(
+    name: str, documentation: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], Histogram]]
+) -> Metric:
+    """A family whose samples are made when they are read, once."""
+    return lazy(HistogramMetricFamily(name, documentation, labels=labels), _buckets(name, labels, samples))
+
+
+def _samples(name: str, labels: Sequence[str], samples: Labelled) -> Iterator[Sample]:
+    for values, value in samples:
+        yield Sample(name, dict(zip(labels, values, strict=True)), value)
+
+
+def _buckets(name: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], Histogram]]) -> Iterator[Sample]:
+    for values, value in samples:
+        own = dict(zip(labels, values, strict=True))
+        count, total = value.count, value.sum
+        for bound, at_most in value.cumulative():
+            yield Sample(f"{name}_bucket", {**own, "le": bound}, at_most)
+        yield Sample(f"{name}_count", own, count)
+        yield Sample(f"{name}_sum", own, total)
+
+
+_MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
+    ("request_duration_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
+    ("request_sizes", "Bytes of request bodies.", lambda tally: tally.settled().body_bytes),
+    ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.settled().prompt_tokens),
+    (
+        "request_ttft_seconds",
+        "From the pick to the answer's first byte, of the answers that the picker has seen.",
+        lambda tally: tally.settled().first_byte_seconds,
+    ),
+)
+
+
+def model_families(tallies: Sequence[Tally]) -> Iterable[Metric]:
+    """What upstream counts by model."""
+    models = by_model(tallies)
+    for prefix in MODEL_PREFIXES:
+        yield counter(
+            f"{prefix}_request_total",
+            "Requests, those that were turned away included.",
+            MODEL_LABELS,
+            [(model, sum(tally.requests for tally in some)) for model, some in models.items()],
+        )
+        yield counter(
+            f"{prefix}_request_error_total",
+            "Requests that were turned away, or that a model server answered with an error; by upstream's names.",
+            (*MODEL_LABELS, "error_code"),
+            [((*model, code), count) for model, some in models.items() for code, count in _errors(some).items()],
+        )
+        yield gauge(
+            f"{prefix}_running_requests",
+            "Requests that have an endpoint and have not ended.",
+            MODEL_LABELS,
+            [(model, sum(tally.running for tally in some)) for model, some in models.items()],
+        )
+        for name, documentation, of in _MODEL_HISTOGRAMS:
+            yield histogram(f"{prefix}_{name}", documentation, MODEL_LABELS, _not_empty(models, of))
+
+
+def _not_empty(
+    models: Mapping[tuple[str, str], Sequence[Tally]], of: Callable[[Tally], Histogram]
+) -> Iterator[tuple[Sequence[str], Histogram]]:
+    for model, some in models.items():
+        total = Histogram.total(of(tally) for tally in some)
+        if total.count:
+            yield model, total
+
+
+def _errors(tallies: Iterable[Tally]) -> Mapping[str, int]:
+    errors: dict[str, int] = {}
+    for tally in tallies:
+        for code, count in tally.errors.items():
+            errors[code] = errors.get(code, 0) + count
+    return errors
+
+
+def pool_families(tallies: Iterable[Tally]) -> Iterable[Metric]:
+    """Ours by pool."""
+    pools = by_pool(tallies)
+    decisions: dict[tuple[str, str], int] = {}
+    for some in pools.values():
+        for tally in some:
+            key = tally.pool, tally.strategy
+            decisions[key] = decisions.get(key, 0) + tally.picked
+    yield counter(
+        "inference_gateway_decisions_total", "Requests that got an endpoint.", ("pool", "strategy"), decisions.items()
+    )
+    for name, documentation, of in _POOL_COUNTERS:
+        totals = [((pool,), sum(of(tally) for tally in some)) for pool, some in pools.items()]
+        yield counter(f"inference_gateway_{name}", documentation, ("pool",), totals)
+    for name, documentation, of_histogram in _POOL_HISTOGRAMS:
+        totals = [((pool,), Histogram.total(of_histogram(tally) for tally in some)) for pool, some in pools.items()]
+        yield histogram(f"inference_gateway_{name}", documentation, ("pool",), totals)
+
+
+_POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
+    (
+        "prompt_tokens_total",
+        "Tokens of prompts that got an endpoint, estimated.",
+        lambda tally: tally.settled().prompt_tokens.sum,
+    ),
+    (
+        "predicted_cached_tokens_total",
+        "Of those tokens, the ones that the picked endpoint is thought to have in its prefix cache.",
+        lambda tally: tally.settled().cached_tokens,
+    ),
+    (
+        "served_other_total",
+        "Answers from another endpoint than the picked one, of those that the picker has seen.",
+        lambda tally: tally.served_other,
+    ),
+)
+
+_POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
+    ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
+    (
+        "time_to_first_byte_seconds",
+        "From the pick to the answer's first byte, of the answers that the picker has seen.",
+        lambda tally: tally.settled().first_byte_seconds,
+    ),
+)
+
+
+def picker_families(tallies: Sequence[Tally], failed_decisions: int) -> Iterable[Metric]:
+    """What upstream counts of the decisions themselves, over all pools."""
+    yield counter(
+        "inference_extension_scheduler_attempts_total",
+        "Decisions that named an endpoint, and those that did not.",
+        ("status",),
+        [(("success",), sum(tally.picked for tally in tallies)), (("failure",), failed_decisions)],
+    )
+    if tallies:
+        for name, documentation, of in (
+            ("scheduler_e2e_duration_seconds", "Of a decision itself, hashing the prompt included.", _decision_seconds),
+            ("prefix_indexer_hit_ratio", "Share of a prompt thought to be cached where it was sent.", _hit_ratio),
+        ):
+            total = Histogram.total(of(tally) for tally in tallies)
+            yield histogram(f"inference_extension_{name}", documentation, (), [((), total)])
+        body_bytes = sum(tally.settled().body_bytes.sum for tally in tallies)
+        yield counter("inference_gateway_body_bytes_total", "Bytes of request bodies.", (), [((), body_bytes)])
+
+
+def _decision_seconds(tally: Tally) -> Histogram:
+    return tally.settled().decision_seconds
+
+
+def _hit_ratio(tally: Tally) -> Histogram:
+    return tally.settled().hit_ratio

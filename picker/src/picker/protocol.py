@@ -1,0 +1,33 @@
+"""Names that both sides of a wire use: headers, metadata keys and services of the endpoint picker protocol (004)."""
+
+EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+HEALTH_SERVICES = ("", "liveness", "readiness", EXT_PROC_SERVICE)
+"""Service names of the gRPC health protocol: the whole server, and upstream's three."""
+
+DESTINATION = "x-gateway-destination-endpoint"
+"""Header and metadata key: `ip:port[,ip:port...]`, best first."""
+
+DESTINATION_SERVED = "x-gateway-destination-endpoint-served"
+"""Metadata key: the endpoint that answered."""
+
+DESTINATION_SUBSET = "x-gateway-destination-endpoint-subset"
+"""Metadata key: the endpoints that may be picked."""
+
+LB_NAMESPACE = "envoy.lb"
+"""Envoy's metadata namespace of DESTINATION and DESTINATION_SERVED."""
+
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+"""Envoy's metadata namespace of DESTINATION_SUBSET."""
+
+OBJECTIVE = "x-gateway-inference-objective"
+"""Header: the name of the request's InferenceObjective."""
+
+FAIRNESS_ID = "x-gateway-inference-fairness-id"
+"""Header: the flow of the request. Flows take turns in flow control."""
+
+POOL_METADATA = "x-inference-pool"
+"""gRPC metadata: the pool of the route, as NAMESPACE/NAME with its API group."""
+
+TRACE_METADATA = "traceparent"
+"""gRPC metadata and header: the proxy's span (W3C Trace Context)."""

@@ -1,0 +1,267 @@
+"""Read from a request's body what the decision needs, and nothing else."""
+
+from codecs import BOM_UTF8
+
+import msgspec
+
+from picker.bounded_text import MAX_CHARACTERS
+from picker.requestcontrol.apis import UNKNOWN, Api, api_of
+from picker.requestcontrol.model_field import rename_request
+from picker.requestcontrol.multipart_forms import MAX_FIELD_BYTES, FormUnreadable, read_form, with_value
+from picker.requestcontrol.prompt_work import MAX_MEDIA, MAX_PROMPT_TOKENS, MAX_SEQUENCES, prompt_tokens, sequences
+from picker.requestcontrol.rejection import Reason, Rejection
+
+MAX_OUTPUT_TOKENS = 1 << 20
+"""Expected of a sequence at most: no server's context is longer."""
+
+
+class _Fields(msgspec.Struct):
+    """The fields read. `Raw` ones are checked to be JSON and kept as they are: no string of a prompt is ever
+    decoded."""
+
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    cache_salt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    system: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    instructions: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    prompt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    token_ids: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    texts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    images: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    inputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    text_1: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    text_2: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_1: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_2: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    queries: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    query: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    items: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    documents: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_completion_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_output_tokens: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    n: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    best_of: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    sampling_params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decoder = msgspec.json.Decoder(_Fields)
+_string = msgspec.json.Decoder(str)
+_integer = msgspec.json.Decoder(int, strict=False)
+
+
+class ReadBody(msgspec.Struct, frozen=True, gc=False):
+    """What a body says."""
+
+    model: str | None
+    prompt: bytes
+    """The JSON of the prompt, tools and system text first, so that equal beginnings are equal bytes."""
+    salt: bytes
+    """What keeps equal prompts of different clients apart in a prefix cache."""
+    prompt_tokens: int
+    output_tokens: int
+    """Expected of each sequence."""
+    sequences: int = 1
+    """Answers that the server generates at once: prompts times copies."""
+    json: bytes = b""
+    """All of it; empty for a form."""
+    model_span: tuple[int, int] | None = None
+    """Where the model is in a form."""
+
+
+NO_BODY = ReadBody(model=None, prompt=b"", salt=b"", prompt_tokens=0, output_tokens=0)
+
+
+def must_name_model(path: str, content_type: str) -> bool:
+    """Whether a body sent to `path` has to be a JSON object with a `model`, or a form that names one."""
+    return api_of(path).names_model
+
+
+def declared_bytes(content_length: str) -> int:
+    """The length that a request declares; 0 when it declares none that can be read."""
+    return (
+        int(content_length) if content_length.isascii() and content_length.isdigit() and len(content_length) < 20 else 0
+    )
+
+
+def content_coding(content_encoding: str) -> str | None:
+    """The first coding of a body that is none of its own text: gzip, say. None for a body as it is."""
+    if not content_encoding:
+        return None
+    codings = (coding.strip().lower() for coding in content_encoding.split(","))
+    return next((coding for coding in codings if coding not in ("", "identity")), None)
+
+
+def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool = False) -> ReadBody | Rejection:
+    """Read what `api` reads of `body`. With `strict` what is not a JSON object with a string `model` is rejected;
+    otherwise such a body is passed on unread, unless its content type `says_json` and it is none."""
+    if not body:
+        return Rejection(400, Reason.BODY_MISSING, "The request has no body.") if strict else NO_BODY
+    try:
+        fields = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not strict and (not says_json or isinstance(error, msgspec.ValidationError)):
+            return NO_BODY
+        return Rejection(400, Reason.BODY_NOT_JSON, f"The request body is not a JSON object: {error}.")
+    model = _model(fields)
+    if isinstance(model, Rejection):
+        if strict:
+            return model
+        model = None
+    return _counted(model, fields, api, body)
+
+
+def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> ReadBody | Rejection:
+    """The same of a form."""
+    try:
+        form = read_form(body, content_type)
+    except FormUnreadable as problem:
+        if not strict:
+            return NO_BODY
+        return Rejection(400, Reason.BODY_NOT_FORM, f"The request body is not a form that can be read: {problem}.")
+    fields = _Fields()
+    for name in ("model", *api.limits, *api.copies):
+        span = form.fields.get(name)
+        if span is not None and span[1] - span[0] <= MAX_FIELD_BYTES:
+            value = body[span[0] : span[1]].decode(errors="replace")
+            setattr(fields, name, msgspec.Raw(msgspec.json.encode(value)))
+    model = _model(fields)
+    if isinstance(model, Rejection):
+        if strict:
+            return model
+        model = None
+    return ReadBody(
+        model=model,
+        prompt=b"",
+        salt=b"",
+        prompt_tokens=api.form_tokens * min(MAX_MEDIA, max(1, form.files)),
+        output_tokens=_output_tokens(fields, api),
+        sequences=min(MAX_SEQUENCES, _copies(fields, api)),
+        model_span=form.fields["model"] if model is not None else None,
+    )
+
+
+def rename(read: ReadBody, body: bytes, model: str) -> bytes:
+    """`body`, of which `read` says what it says, with another model's name."""
+    if read.model_span is not None:
+        return with_value(body, read.model_span, model)
+    return rename_request(body, read.model or "", model)
+
+
+def _counted(model: str | None, fields: _Fields, api: Api, body: bytes) -> ReadBody:
+    for name, chosen in api.choices:
+        if _present(getattr(fields, name)):
+            api = chosen
+            break
+    parts: list[bytes] = []
+    tokens, count, repeated = 0, 1, 0
+    for name in api.prompts:
+        raw: msgspec.Raw | msgspec.UnsetType = getattr(fields, name)
+        if raw and (part := bytes(raw)) != b"null":
+            parts.append(part)
+            tokens += (of_part := prompt_tokens(part))
+            if name in api.sequences and part[:1] == b"[":
+                count = max(count, sequences(part))
+            if name == api.repeated:
+                repeated = of_part
+    if repeated:
+        tokens += repeated * (count - 1)
+    salt = fields.cache_salt
+    limits = fields if api.inner is None else _inner(getattr(fields, api.inner))
+    if (copies := _copies(limits, api)) > 1:
+        count = min(MAX_SEQUENCES, count * copies)
+    return ReadBody(
+        model=model,
+        prompt=parts[0] if len(parts) == 1 else b"".join(parts),
+        salt=bytes(salt) if salt else b"",
+        prompt_tokens=tokens if tokens < MAX_PROMPT_TOKENS else MAX_PROMPT_TOKENS,
+        output_tokens=_output_tokens(limits, api),
+        sequences=count,
+        json=body,
+    )
+
+
+def _present(raw: msgspec.Raw | msgspec.UnsetType) -> bool:
+    return bool(raw) and bytes(raw) != b"null"
+
+
+def _decode(body: bytes) -> _Fields:
+    """Raises msgspec.DecodeError. A byte order mark and escapes of half a character are read over: the decoder takes
+    neither, yet both are sent (by editors, and by clients that cut text by UTF-16 units), and servers may read them."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError:
+        # Escapes of surrogates become ones of as many bytes that stand alone, so that halves are none.
+        mended = body.removeprefix(BOM_UTF8).replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\uE")
+        if mended == body:
+            raise
+        fields = _decoder.decode(mended)
+        if fields.model and (name := bytes(fields.model)).find(b"\\u") >= 0:
+            fields.model = msgspec.Raw(_unmended(name))
+        return fields
+
+
+def _unmended(name: bytes) -> bytes:
+    """The JSON of a name as it was before its body was mended; as it is now where it had half a character."""
+    original = name.replace(b"\\ue", b"\\ud").replace(b"\\uE", b"\\uD")
+    try:
+        _string.decode(original)
+    except msgspec.DecodeError:
+        return name
+    return original
+
+
+def _model(fields: _Fields) -> str | Rejection:
+    if not fields.model:
+        return Rejection(400, Reason.MODEL_MISSING, "The request body names no model.", param="model")
+    try:
+        name = _string.decode(fields.model)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = bytes(fields.model)[:40].decode(errors="replace")
+        return Rejection(
+            400, Reason.MODEL_WRONG_TYPE, f"The field model must be a string, found {found}.", param="model"
+        )
+    if len(name) > MAX_CHARACTERS:
+        return Rejection(
+            400,
+            Reason.MODEL_TOO_LONG,
+            f"The field model has {len(name)} characters, {MAX_CHARACTERS} are allowed.",
+            param="model",
+        )
+    return name
+
+
+def _output_tokens(fields: _Fields, api: Api) -> int:
+    """Of one sequence. A limit that is not positive is none: servers reject it or take it for their default."""
+    for name in api.limits:
+        raw: msgspec.Raw | msgspec.UnsetType = getattr(fields, name)
+        if raw and (limit := _positive(raw)):
+            return min(MAX_OUTPUT_TOKENS, limit)
+    return api.output_tokens
+
+
+def _copies(fields: _Fields, api: Api) -> int:
+    copies = 1
+    for name in api.copies:
+        raw: msgspec.Raw | msgspec.UnsetType = getattr(fields, name)
+        if raw:
+            copies = max(copies, _positive(raw))
+    return copies
+
+
+def _positive(raw: msgspec.Raw) -> int:
+    """The number, if it is a positive integer; else 0."""
+    try:
+        return max(0, _integer.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+
+
+def _inner(raw: msgspec.Raw | msgspec.UnsetType) -> _Fields:
+    """The fields of an object in the body; none where it is no object."""
+    try:
+        return _decoder.decode(raw) if raw else _Fields()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _Fields()

@@ -1,0 +1,191 @@
+"""A Kubernetes cluster: the inference objects and the pods that the pools select."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, ItemsView, Iterable, Mapping, Set
+from contextlib import suppress
+from typing import Any, cast
+
+import structlog
+from lightkube import AsyncClient
+from pydantic import ValidationError
+
+from picker.bounded_text import shorten
+from picker.resources.inference import InferencePool
+from picker.resources.names import ObjectName
+from picker.resources.objects import AnyObject, Resources
+from picker.resources.parse import KINDS, typed
+from picker.resources.problems import field_path, sentence
+from picker.resources.wire import Object
+from picker.sources.diff import changes
+from picker.sources.informer import LIST_S, Copy, Json, Resource, resource
+from picker.sources.inventory import Inventory, ModelServer
+
+INFERENCE_KINDS = ("InferencePool", "InferenceModel", "InferenceObjective", "InferenceModelRewrite")
+POD: Resource = resource("", "v1", "Pod")
+
+SETTLE_S = 0.02
+"""Changes come in handfuls (a rollout, a list); they are looked at once, and a change still takes effect at once."""
+
+MAX_LOGGED = 10
+"""Problems of one object in the log. Judgement: more than are mended at once."""
+
+log = structlog.get_logger(__name__)
+
+
+class KubernetesSource:
+    """See `inventory.Source`. An object that the API server accepted and that is wrong nevertheless keeps what it last
+    said rightly."""
+
+    def __init__(
+        self, client: AsyncClient, namespace: str = "*", serves: Callable[[InferencePool], bool] = lambda _: True
+    ) -> None:
+        """`namespace`: the only one to look at; `*` is all. `serves`: whether a pool is followed; the pods of the
+        others are not read."""
+        self._client = client
+        self._namespace = namespace
+        self._changed = asyncio.Event()
+        self._failed: list[asyncio.Task[None]] = []
+        self._readers = [
+            (resource(*_group_and_version(api_version), kind), ObjectReader(wire))
+            for kind in INFERENCE_KINDS
+            for api_version, wire in KINDS.get(kind, {}).items()
+        ]
+        self._objects = [Copy(client, kind, reader.keep, namespace) for kind, reader in self._readers]
+        self._serves = serves
+        self._pods: dict[str, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
+        """By namespace: one watch for all its pools."""
+
+    @property
+    def refused(self) -> int:
+        return sum(reader.refused for _, reader in self._readers)
+
+    async def inventories(self) -> AsyncIterator[Inventory]:
+        following = [self._following(copy) for copy in self._objects]
+        current: Inventory | None = None
+        try:
+            for copy in self._objects:
+                await copy.listed.wait()
+            while True:
+                self._changed.clear()
+                for failed in self._failed:
+                    failed.result()
+                objects = [each for copy in self._objects for each in copy.objects.values() if self._is_followed(each)]
+                pools = [each for each in objects if isinstance(each, InferencePool) and each.selector]
+                self._follow_pods({pool.name.namespace for pool in pools})
+                await self._pods_listed()
+                new = Inventory(Resources.of(objects), self._servers(pools))
+                if current is None or new != current:
+                    for line in changes(current, new) if current is not None else ():
+                        log.info("source.changed", change=line)
+                    current = new
+                    yield new
+                await self._changed.wait()
+                await asyncio.sleep(SETTLE_S)
+        finally:
+            for task in [*following, *(task for _, task in self._pods.values())]:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    def _is_followed(self, object_: AnyObject) -> bool:
+        return not isinstance(object_, InferencePool) or self._serves(object_)
+
+    def _follow_pods(self, namespaces: Set[str]) -> None:
+        """Follow the pods of these namespaces now, and of no others."""
+        for gone in self._pods.keys() - namespaces:
+            self._pods.pop(gone)[1].cancel()
+        for namespace in namespaces - self._pods.keys():
+            copy = Copy(self._client, POD, ready_server, namespace)
+            self._pods[namespace] = copy, self._following(copy)
+
+    def _following(self, copy: Copy[Any]) -> asyncio.Task[None]:
+        """Follows for ever; a failure that nobody has thought of ends the source, rather than leave it half deaf."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                self._failed.append(task)
+                copy.listed.set()
+                self._changed.set()
+
+        task = asyncio.create_task(copy.follow(self._changed.set))
+        task.add_done_callback(ended)
+        return task
+
+    async def _pods_listed(self) -> None:
+        """Wait for the pods of a new selection, or a pool whose selector has changed would have none for a moment. One
+        that cannot be listed holds the others up no longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIST_S):
+                for copy, _ in self._pods.values():
+                    await copy.listed.wait()
+
+    def _servers(self, pools: Iterable[InferencePool]) -> tuple[ModelServer, ...]:
+        """The pods that some pool selects, by name."""
+        # By one label of each selector, so that many pools with many pods cost their sum.
+        selectors: defaultdict[tuple[str, tuple[str, str]], list[ItemsView[str, str]]] = defaultdict(list)
+        for pool in pools:
+            selectors[pool.name.namespace, min(pool.selector.items())].append(pool.selector.items())
+        found: dict[ObjectName, ModelServer] = {}
+        for namespace, (copy, _) in self._pods.items():
+            for name, server in copy.objects.items():
+                labels = server.labels.items()
+                if any(wanted <= labels for label in labels for wanted in selectors.get((namespace, label), ())):
+                    found[name] = server
+        return tuple(found[name] for name in sorted(found))
+
+
+class ObjectReader:
+    """Reads the objects of one kind and version."""
+
+    def __init__(self, wire: type[Object]) -> None:
+        self._wire = wire
+        self.refused = 0
+        """Times that an object was wrong."""
+
+    def keep(self, object_: Json, before: AnyObject | None) -> AnyObject | None:
+        """The object, or what it said before if it is wrong now. A pool that was never right but for its annotations is
+        served as if it had none: requests matter more than how they are spread."""
+        metadata = object_["metadata"]
+        try:
+            return typed(self._wire.model_validate(object_, extra="ignore"))
+        except ValidationError as error:
+            problems = [f"{field_path(each['loc'])}: {sentence(each, self._wire)}" for each in error.errors()]
+        except ValueError as error:
+            problems = [str(error)]
+        self.refused += 1
+        if before is None and "annotations" in metadata:
+            bare = {key: value for key, value in metadata.items() if key != "annotations"}
+            before = self.keep({**object_, "metadata": bare}, None)
+        title = f"{object_['kind']} {metadata['namespace']}/{metadata['name']}"
+        for problem in problems[:MAX_LOGGED]:
+            log.error(
+                "source.invalid",
+                problem=f"{title}: {shorten(problem)}",
+                kept="its last valid state" if before is not None else "nothing",
+            )
+        if len(problems) > MAX_LOGGED:
+            log.error("source.invalid", problem=f"{title}: and {len(problems) - MAX_LOGGED} more problems")
+        return before
+
+
+def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer | None:
+    """The pod as a model server; None while it is not to be sent requests: not ready, without an address, on its way
+    out."""
+    metadata, status = pod["metadata"], cast(Json, pod.get("status") or {})
+    address = status.get("podIP")
+    if not address or "deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    conditions = cast(list[Mapping[str, str]], status.get("conditions") or [])
+    if not any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
+        return None
+    labels = cast(Mapping[str, str], metadata.get("labels") or {})
+    return ModelServer(metadata["name"], metadata["namespace"], address, None, labels)
+
+
+def _group_and_version(api_version: str) -> tuple[str, str]:
+    group, _, version = api_version.rpartition("/")
+    return group, version
+
+
+__all__ = ["INFERENCE_KINDS", "POD", "KubernetesSource", "ObjectReader", "ready_server"]

@@ -1,0 +1,55 @@
+"""Where Envoy gets its dynamic configuration from: files in a folder, or the picker's gRPC server."""
+
+import json
+from pathlib import Path
+
+from envoy.config.core.v3 import config_source_pb2, grpc_service_pb2
+
+from picker.xds.protobuf import duration
+
+INITIAL_FETCH_TIMEOUT_S = 2.0
+"""A picker that starts beside Envoy is up by then; without one Envoy goes on with no endpoints until it comes."""
+
+RECONNECT_BASE_S, RECONNECT_MAX_S = 0.1, 1.0
+"""After the picker's restart. Of these gRPC's own maximum is two minutes, and it looks a name that nobody answered to
+up again after 30 s."""
+
+WAIT_FOR_CONNECTION = json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})
+"""gRPC's service configuration. A stream that Envoy opens then waits for the connection, which is tried every second.
+One that fails at once Envoy opens again after pauses of up to 30 s, 30 s of stale endpoints (its `retry_policy` counts
+for its own gRPC client only)."""
+
+
+def file_source(path: Path) -> config_source_pb2.ConfigSource:
+    """A file that holds a DiscoveryResponse; replacing it by a rename is what makes Envoy read it again."""
+    return config_source_pb2.ConfigSource(
+        resource_api_version=config_source_pb2.V3,
+        path_config_source=config_source_pb2.PathConfigSource(path=str(path)),
+        initial_fetch_timeout=duration(INITIAL_FETCH_TIMEOUT_S),
+    )
+
+
+def grpc_source(target: str) -> config_source_pb2.ConfigSource:
+    """A gRPC xDS server at `target` (`host:port`). Envoy's Google client, because its own wants a static cluster,
+    which neither an extension of Envoy Gateway nor a file of clusters can give."""
+    argument = grpc_service_pb2.GrpcService.GoogleGrpc.ChannelArgs
+    milliseconds = {
+        "grpc.initial_reconnect_backoff_ms": int(RECONNECT_BASE_S * 1000),
+        "grpc.min_reconnect_backoff_ms": int(RECONNECT_BASE_S * 1000),
+        "grpc.max_reconnect_backoff_ms": int(RECONNECT_MAX_S * 1000),
+        "grpc.dns_min_time_between_resolutions_ms": int(RECONNECT_MAX_S * 1000),
+    }
+    arguments = {key: argument.Value(int_value=value) for key, value in milliseconds.items()}
+    arguments["grpc.service_config"] = argument.Value(string_value=WAIT_FOR_CONNECTION)
+    google = grpc_service_pb2.GrpcService.GoogleGrpc(
+        target_uri=target, stat_prefix="endpoints", channel_args=argument(args=arguments)
+    )
+    return config_source_pb2.ConfigSource(
+        resource_api_version=config_source_pb2.V3,
+        initial_fetch_timeout=duration(INITIAL_FETCH_TIMEOUT_S),
+        api_config_source=config_source_pb2.ApiConfigSource(
+            api_type=config_source_pb2.ApiConfigSource.GRPC,
+            transport_api_version=config_source_pb2.V3,
+            grpc_services=[grpc_service_pb2.GrpcService(google_grpc=google)],
+        ),
+    )

@@ -1,0 +1,171 @@
+"""Tells Envoy the addresses of pools, Services and pickers over gRPC: its endpoint discovery service, EDS."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Collection
+
+import grpc
+import structlog
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+
+from picker.bounded_text import shorten
+from picker.endpoints.datastore import Endpoints, MembershipChange
+from picker.xds.clusters import TLS_MARK
+from picker.xds.grpc_bounds import SERVER_BOUNDS
+from picker.xds.picker_ref import PickerName, Pickers
+from picker.xds.protobuf import address, packed
+
+SERVICE = "envoy.service.endpoint.v3.EndpointDiscoveryService"
+
+_OPTIONS = (
+    *SERVER_BOUNDS,
+    # A request names the clusters of one stream: a thousand long names are 300 KB.
+    ("grpc.max_receive_message_length", 1 << 20),
+    # Envoy's keepalive pings come without data for as long as nothing changes.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+MAX_STREAMS = 10_000
+"""At once, of all connections: a hundred pools and ten proxies have a thousand."""
+
+log = structlog.get_logger(__name__)
+
+_Request = discovery_pb2.DiscoveryRequest
+_Response = discovery_pb2.DiscoveryResponse
+_Call = grpc.aio.ServicerContext[_Request, _Response]
+
+
+def load_assignment(
+    name: str, addresses: Collection[str], *, tls: Collection[str] = (), in_turn: bool = False
+) -> endpoint_pb2.ClusterLoadAssignment:
+    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`. `tls`: those that Envoy connects to
+    by TLS. `in_turn`: each has a priority of its own, so that Envoy uses the next only when those before it take no
+    connections."""
+    endpoints = [
+        endpoint_components_pb2.LbEndpoint(
+            endpoint=endpoint_components_pb2.Endpoint(address=address(host.strip("[]"), int(port)))
+        )
+        for host, _, port in (each.rpartition(":") for each in addresses)
+    ]
+    for address_, endpoint in zip(addresses, endpoints, strict=True):
+        if address_ in tls:
+            endpoint.metadata.filter_metadata["envoy.transport_socket_match"].update(TLS_MARK)
+    tiers = [[endpoint] for endpoint in endpoints] if in_turn else [endpoints]
+    return endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=tier, priority=priority)
+            for priority, tier in enumerate(tiers)
+        ],
+    )
+
+
+class EndpointDiscovery:
+    """Answers each of Envoy's streams with what it asks for, and again whenever that changes.
+
+    For a name that nothing has it says nothing: Envoy keeps what it knew. An empty answer would take the endpoints away
+    from a cluster that is about to go, or whose pool this picker has yet to hear of."""
+
+    def __init__(self, endpoints: Endpoints, address: str, pickers: Pickers | None = None) -> None:
+        """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when it cannot be had."""
+        self._endpoints = endpoints
+        self._pickers = pickers
+        self._streams: set[_Stream] = set()
+        self._versions = itertools.count(1)
+        self._version = next(self._versions)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        handler: grpc.RpcMethodHandler[_Request, _Response] = grpc.stream_stream_rpc_method_handler(
+            self._stream_endpoints,
+            request_deserializer=_Request.FromString,
+            response_serializer=_Response.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"StreamEndpoints": handler}),)
+        )
+        self.port = self._server.add_insecure_port(address)
+        endpoints.listen(self._changed)
+        if pickers is not None:
+            pickers.listen(self._changed)
+
+    async def start(self) -> None:
+        """Listen. To be called once `endpoints` has its first inventory."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """End all streams; Envoy keeps what it was told."""
+        await self._server.stop(None)
+
+    def _changed(self, change: MembershipChange) -> None:
+        self._version = next(self._versions)
+        for stream in self._streams:
+            if not change.readdressed.isdisjoint(stream.names):
+                stream.due.set()
+
+    async def _stream_endpoints(self, requests: AsyncIterator[_Request], call: _Call) -> None:
+        if len(self._streams) >= MAX_STREAMS:
+            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_STREAMS} streams are open")
+        stream = _Stream()
+        self._streams.add(stream)
+        reading = asyncio.create_task(stream.read(requests))
+        try:
+            while await stream.next_answer():
+                if (response := self._response(stream)) is not None:
+                    await call.write(response)
+        finally:
+            self._streams.discard(stream)
+            reading.cancel()
+
+    def _response(self, stream: "_Stream") -> _Response | None:
+        """None where there is nothing to tell of what the stream asks for."""
+        known = [assignment for name in stream.names if (assignment := self._assignment(name)) is not None]
+        if not known:
+            return None
+        return _Response(
+            version_info=str(self._version),
+            nonce=str(next(stream.nonces)),
+            type_url=packed(endpoint_pb2.ClusterLoadAssignment()).type_url,
+            resources=[packed(assignment) for assignment in known],
+        )
+
+    def _assignment(self, name: str) -> endpoint_pb2.ClusterLoadAssignment | None:
+        picker = PickerName.of_text(name)
+        if picker is not None:
+            places = self._pickers.places(picker) if self._pickers is not None else None
+            if places is None:
+                return None
+            return load_assignment(name, places.addresses, tls=places.asked_by_tls, in_turn=places.in_turn)
+        addresses = self._endpoints.addresses(name)
+        return load_assignment(name, addresses) if addresses is not None else None
+
+
+class _Stream:
+    """What one of Envoy's streams asks for, and whether it is to be answered."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.due = asyncio.Event()
+        self.nonces = itertools.count(1)
+        self._ended = False
+
+    async def read(self, requests: AsyncIterator[_Request]) -> None:
+        """Follow the requests to their end. Most only acknowledge; those that name other resources are to be
+        answered."""
+        try:
+            async for request in requests:
+                if request.HasField("error_detail"):
+                    detail = shorten(request.error_detail.message)
+                    log.warning("eds.refused", names=shorten(", ".join(self.names)), detail=detail)
+                names = tuple(sorted(request.resource_names))
+                if names != self.names:
+                    self.names = names
+                    self.due.set()
+        finally:
+            self._ended = True
+            self.due.set()
+
+    async def next_answer(self) -> bool:
+        """Wait until an answer is due; False once Envoy has ended the stream."""
+        await self.due.wait()
+        self.due.clear()
+        return not self._ended

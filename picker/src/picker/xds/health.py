@@ -1,0 +1,24 @@
+"""The gRPC health service, by grpcio's own implementation."""
+# pyright: basic
+# grpcio-health-checking ships neither types nor stubs.
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from picker.protocol import HEALTH_SERVICES
+
+
+class Health:
+    """One state, told on every server it was added to. Begins as not ready."""
+
+    def __init__(self) -> None:
+        self._servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def ready(self, is_ready: bool) -> None:
+        """Say SERVING or NOT_SERVING; `liveness` is SERVING as long as there is an answer at all."""
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in HEALTH_SERVICES:
+            await self._servicer.set(service, serving if is_ready or service == "liveness" else not_serving)

@@ -1,0 +1,56 @@
+"""TLS from Envoy to pickers: to this project's both sides show a certificate of one authority; others make up one of
+their own, which nobody can check."""
+
+from dataclasses import dataclass
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
+from envoy.type.matcher.v3 import string_pb2
+
+from picker.resources.names import ObjectName
+from picker.xds.protobuf import packed
+
+
+@dataclass(frozen=True, slots=True)
+class PickerTls:
+    """What Envoy needs for one picker. All PEM."""
+
+    service: ObjectName
+    authority: bytes
+    certificate: bytes
+    key: bytes
+
+
+def transport_socket(tls: PickerTls, host: str) -> base_pb2.TransportSocket:
+    """For a cluster whose servers show a certificate for `host`. The key travels inside the cluster: from Envoy Gateway
+    to Envoy under TLS of their own."""
+    validation = common_pb2.CertificateValidationContext(
+        trusted_ca=base_pb2.DataSource(inline_bytes=tls.authority),
+        match_typed_subject_alt_names=[
+            common_pb2.SubjectAltNameMatcher(
+                san_type=common_pb2.SubjectAltNameMatcher.DNS, matcher=string_pb2.StringMatcher(exact=host)
+            )
+        ],
+    )
+    own = common_pb2.TlsCertificate(
+        certificate_chain=base_pb2.DataSource(inline_bytes=tls.certificate),
+        private_key=base_pb2.DataSource(inline_bytes=tls.key),
+    )
+    common = tls_pb2.CommonTlsContext(alpn_protocols=["h2"], tls_certificates=[own], validation_context=validation)
+    return _socket(tls_pb2.UpstreamTlsContext(sni=host, common_tls_context=common))
+
+
+def unverified_socket() -> base_pb2.TransportSocket:
+    """For servers that sign their certificates themselves, as upstream's picker does by default. Whoever can answer in
+    a picker's stead is believed, as in plain text; others cannot listen."""
+    common = tls_pb2.CommonTlsContext(
+        alpn_protocols=["h2"],
+        validation_context=common_pb2.CertificateValidationContext(
+            trust_chain_verification=common_pb2.CertificateValidationContext.ACCEPT_UNTRUSTED
+        ),
+    )
+    return _socket(tls_pb2.UpstreamTlsContext(common_tls_context=common))
+
+
+def _socket(context: tls_pb2.UpstreamTlsContext) -> base_pb2.TransportSocket:
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))

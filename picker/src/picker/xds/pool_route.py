@@ -1,0 +1,102 @@
+"""What makes a route lead to a pool: it asks the picker, and tries the next endpoint of the picker's list."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from google.protobuf.any_pb2 import Any
+
+from picker.resources.names import PoolName
+from picker.scheduling.scheduler import FALLBACKS
+from picker.xds.ext_proc_filter import FILTER_NAME, filter_for_pool
+from picker.xds.protobuf import duration, packed, uint32
+
+RETRY_ON = "connect-failure,refused-stream,reset"
+"""The endpoint could not be reached, did not want the request, or went before its answer began. Never once an answer
+has begun, and never for an answer that is an error: that is the model server's word."""
+
+RETRIES = 1
+"""By default. A request that ends its server's process reaches two servers at most. Envoy counts connect failures and
+cut requests as one, so more tries for the first are more servers for the second. A route that needs more names them in
+a BackendTrafficPolicy, and tries at most the endpoints of the picker's list."""
+
+RETRY_BASE_S, RETRY_MAX_S = 0.01, 0.1
+"""Between tries. The next one goes to another endpoint, so there is nothing to wait for but a burst to spread."""
+
+_Mode = processing_mode_pb2.ProcessingMode
+_STREAMED = _Mode(
+    request_header_mode=_Mode.SEND,
+    request_body_mode=_Mode.FULL_DUPLEX_STREAMED,
+    request_trailer_mode=_Mode.SEND,
+    response_header_mode=_Mode.SEND,
+    response_body_mode=_Mode.FULL_DUPLEX_STREAMED,
+    response_trailer_mode=_Mode.SEND,
+)
+"""What the endpoint picker protocol asks for: upstream's picker answers a request's headers only when it has read the
+body, and reads the answers, too."""
+
+SPARE_BODY_BYTES = 64 << 10
+"""Buffered beyond the picker's limit, so that it is the picker that refuses a body a little too large, in words."""
+
+
+def asking_picker(
+    route: route_components_pb2.Route,
+    pools: Mapping[str, PoolName],
+    picker_cluster: str,
+    max_body_bytes: int,
+    *,
+    streamed: bool = False,
+) -> route_components_pb2.Route:
+    """`route`, pool-aware. `pools` tells which of the clusters that the route names are a pool's; each of them, of
+    several weighted ones too, tells the picker its own pool. A timeout and a retry policy that the route has stay;
+    without a timeout it gets none. `streamed`: for pickers that want bodies as upstream's does."""
+    made = route_components_pb2.Route()
+    made.CopyFrom(route)
+    action = made.route
+    leads_to_pool = False
+    if action.WhichOneof("cluster_specifier") == "cluster" and action.cluster in pools:
+        made.typed_per_filter_config[FILTER_NAME].CopyFrom(_override(pools[action.cluster], picker_cluster, streamed))
+        leads_to_pool = True
+    for weighted in action.weighted_clusters.clusters:
+        if weighted.name in pools:
+            override = _override(pools[weighted.name], picker_cluster, streamed)
+            weighted.typed_per_filter_config[FILTER_NAME].CopyFrom(override)
+            leads_to_pool = True
+    if leads_to_pool:
+        # The listener's own limit, often 32 KiB, would answer 413 to most chats.
+        made.request_body_buffer_limit.value = max_body_bytes + SPARE_BODY_BYTES
+        if not action.HasField("timeout"):
+            # Envoy's own are 15 s, and a long answer takes minutes.
+            action.timeout.CopyFrom(duration(0))
+        if not action.HasField("retry_policy"):
+            action.retry_policy.CopyFrom(next_endpoint_policy())
+    return made
+
+
+def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
+    """Try the next endpoint of the picker's list. After the last, a FailOpen pool's fallback avoids those tried."""
+    return route_components_pb2.RetryPolicy(
+        retry_on=RETRY_ON,
+        num_retries=uint32(RETRIES),
+        retry_host_predicate=[
+            route_components_pb2.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=FALLBACKS,
+        retry_back_off=route_components_pb2.RetryPolicy.RetryBackOff(
+            base_interval=duration(RETRY_BASE_S), max_interval=duration(RETRY_MAX_S)
+        ),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _override(pool: PoolName, picker_cluster: str, streamed: bool) -> Any:
+    """The same for all routes that lead to the pool: not to be changed."""
+    per_route = filter_for_pool(pool, picker_cluster)
+    if streamed:
+        per_route.overrides.processing_mode.CopyFrom(_STREAMED)
+    return packed(per_route)

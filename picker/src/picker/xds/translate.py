@@ -1,0 +1,177 @@
+"""From what users wrote to what Envoy runs. Pure: the same objects give the same bytes, so that an edit replaces only
+what it changes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import config_source_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+
+from picker.resources.envoy_gateway import PolicyTimeout
+from picker.resources.gateway_api import GROUP, Gateway, HTTPRoute, Listener
+from picker.resources.objects import Resources
+from picker.xds.clusters import picker_cluster, pool_cluster, service_cluster
+from picker.xds.hostnames import common_hostname
+from picker.xds.listeners import http_listener, with_inference_filter
+from picker.xds.policies import ConnectionTimeouts, policy_timeouts
+from picker.xds.routes import Backend, RankedRoute, routes
+
+PICKER_CLUSTER = "inferencepool-picker"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where the parts are that the configuration joins."""
+
+    listen_ip: str
+    picker_host: str
+    """IP address, or name, of the picker's external processing server."""
+    picker_port: int
+    eds_target: str
+    """`host:port` of the picker's gRPC server of endpoints."""
+    route_source: Callable[[str], config_source_pb2.ConfigSource]
+    """Where Envoy gets the route configuration of a name from."""
+    max_body_bytes: int
+    """Of a request to a pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyConfig:
+    """Each kind ordered by name."""
+
+    listeners: tuple[listener_pb2.Listener, ...]
+    route_configurations: tuple[route_pb2.RouteConfiguration, ...]
+    clusters: tuple[cluster_pb2.Cluster, ...]
+    conflicts: tuple[str, ...]
+    """Sentences about what could not be served because something else has its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """A route behind a listener, under one of the host names they have in common."""
+
+    hostname: str
+    made: RankedRoute
+    policy: PolicyTimeout
+
+
+def listener_name(gateway: Gateway, listener: Listener) -> str:
+    """Envoy Gateway's, of the route configuration too."""
+    return f"{gateway.name}/{listener.name}"
+
+
+def translate(resources: Resources, surroundings: Surroundings) -> EnvoyConfig:
+    """Everything that Envoy needs to serve `resources`. Listeners on one port are one to Envoy, named after the first
+    of them, as long as their host names differ."""
+    listeners: list[listener_pb2.Listener] = []
+    configurations: list[route_pb2.RouteConfiguration] = []
+    conflicts: list[str] = []
+    everything: list[_Attached] = []
+    sections = [(gateway, listener) for gateway in resources.gateways for listener in gateway.spec.listeners]
+    sections.sort(key=lambda section: section[1].port)
+    for port, on_port in groupby(sections, key=lambda section: section[1].port):
+        served = list(_without_conflicts(on_port, conflicts))
+        name = listener_name(*served[0])
+        attached = [each for section in served for each in _attached(*section, resources, surroundings)]
+        everything += attached
+        made = http_listener(name, surroundings.listen_ip, port, surroundings.route_source(name))
+        if any(backend.pool is not None for each in attached for backend in each.made.backends):
+            made = with_inference_filter(made, PICKER_CLUSTER)
+        listeners.append(made)
+        configurations.append(
+            route_pb2.RouteConfiguration(
+                name=name, virtual_hosts=_virtual_hosts(name, attached), ignore_port_in_host_matching=True
+            )
+        )
+    return EnvoyConfig(
+        tuple(sorted(listeners, key=lambda each: each.name)),
+        tuple(sorted(configurations, key=lambda each: each.name)),
+        _clusters(everything, resources, surroundings),
+        tuple(conflicts),
+    )
+
+
+def _without_conflicts(
+    sections: Iterable[tuple[Gateway, Listener]], conflicts: list[str]
+) -> Iterable[tuple[Gateway, Listener]]:
+    """Of the listeners on one port those whose host name no earlier one has; what is wrong with the others goes to
+    `conflicts`."""
+    holders: dict[str | None, str] = {}
+    for gateway, listener in sections:
+        name = listener_name(gateway, listener)
+        holder = holders.setdefault(listener.hostname, name)
+        if holder is name:
+            yield gateway, listener
+            continue
+        host = f" and host name {listener.hostname}" if listener.hostname else ""
+        conflicts.append(f"listener {name}: port {listener.port}{host} belongs to listener {holder}, which stands")
+
+
+def _attached(
+    gateway: Gateway, listener: Listener, resources: Resources, surroundings: Surroundings
+) -> Iterable[_Attached]:
+    for http_route in resources.http_routes:
+        if not _is_parent(http_route, gateway, listener):
+            continue
+        policy = policy_timeouts(http_route, gateway, listener.name, resources.traffic_policies)
+        made = routes(http_route, resources, policy, PICKER_CLUSTER, surroundings.max_body_bytes)
+        for hostname in _hostnames(http_route, listener):
+            for each in made:
+                yield _Attached(hostname, each, policy)
+
+
+def _is_parent(http_route: HTTPRoute, gateway: Gateway, listener: Listener) -> bool:
+    if listener.allowed_routes.namespaces.from_ == "Same" and http_route.name.namespace != gateway.name.namespace:
+        return False
+    return any(
+        parent.group == GROUP
+        and http_route.parent(parent) == gateway.name
+        and parent.section_name in (None, listener.name)
+        and parent.port in (None, listener.port)
+        for parent in http_route.spec.parent_refs
+    )
+
+
+def _hostnames(http_route: HTTPRoute, listener: Listener) -> Sequence[str]:
+    """Under which the route is served there; none where the two have none in common."""
+    if not http_route.spec.hostnames:
+        return [listener.hostname or "*"]
+    common = (common_hostname(hostname, listener.hostname) for hostname in http_route.spec.hostnames)
+    return sorted({hostname for hostname in common if hostname is not None})
+
+
+def _virtual_hosts(name: str, attached: Sequence[_Attached]) -> list[route_components_pb2.VirtualHost]:
+    by_hostname: dict[str, list[RankedRoute]] = {}
+    for each in attached:
+        by_hostname.setdefault(each.hostname, []).append(each.made)
+    return [
+        route_components_pb2.VirtualHost(
+            name=f"{name}/{hostname.replace('.', '_')}",
+            domains=[hostname],
+            routes=[each.route for each in sorted(by_hostname[hostname], key=lambda each: each.rank)],
+        )
+        for hostname in sorted(by_hostname)
+    ]
+
+
+def _clusters(
+    attached: Iterable[_Attached], resources: Resources, surroundings: Surroundings
+) -> tuple[cluster_pb2.Cluster, ...]:
+    """A cluster for each backend that some route leads to, and the picker's when a pool is among them."""
+    policies: dict[Backend, list[PolicyTimeout]] = {}
+    for each in attached:
+        for backend in each.made.backends:
+            # The weight is the route's affair.
+            policies.setdefault(replace(backend, weight=0), []).append(each.policy)
+    made: dict[str, cluster_pb2.Cluster] = {}
+    for backend, held in policies.items():
+        timeouts = ConnectionTimeouts.shortest(held)
+        if backend.pool is not None:
+            made[backend.cluster] = pool_cluster(resources.pools[backend.pool], surroundings.eds_target, timeouts)
+            made[PICKER_CLUSTER] = picker_cluster(PICKER_CLUSTER, surroundings.picker_host, surroundings.picker_port)
+        elif backend.service is not None:
+            made[backend.cluster] = service_cluster(*backend.service, surroundings.eds_target, timeouts)
+    return tuple(made[name] for name in sorted(made))

@@ -1,0 +1,47 @@
+"""A picker serves and scrapes the pools that are its own."""
+
+from collections.abc import Mapping
+
+import pytest
+from picker.commands.serve import pool_filter
+from picker.resources.inference import InferencePool
+from picker.resources.parse import KINDS, typed
+from picker.settings import ServeSettings
+
+GIVEN = ("--manifests=m", "--endpoints=e")
+
+
+def pool(namespace: str, picker: str | None) -> InferencePool:
+    reference: Mapping[str, object] = {"endpointPickerRef": {"name": picker}} if picker is not None else {}
+    wire = KINDS["InferencePool"]["inference.networking.k8s.io/v1"].model_validate(
+        {
+            "apiVersion": "inference.networking.k8s.io/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": "pool", "namespace": namespace},
+            "spec": {"selector": {"matchLabels": {"app": "a"}}, "targetPorts": [{"number": 8000}], **reference},
+        }
+    )
+    made = typed(wire)
+    assert isinstance(made, InferencePool)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "namespace", "picker", "served"),
+    [
+        ((), "mallory", "other", True),
+        (("--pool=default/pool",), "default", "other", True),
+        (("--pool=default/pool",), "mallory", "other", False),
+        (("--service=system/picker",), "system", "picker", True),
+        (("--service=system/picker",), "system", "other", False),
+        (("--service=system/picker",), "system", None, False),
+        (("--service=system/picker",), "mallory", "picker", False),
+        (("--service=system/picker", '--sharing-namespaces=["team"]'), "team", "picker", True),
+        (("--service=system/picker", '--sharing-namespaces=["team"]'), "team", "other", False),
+    ],
+)
+def test_the_pools_of_a_picker_name_it(
+    arguments: tuple[str, ...], namespace: str, picker: str | None, served: bool
+) -> None:
+    settings = ServeSettings.read([*GIVEN, *arguments], "picker serve")
+    assert pool_filter(settings)(pool(namespace, picker)) is served

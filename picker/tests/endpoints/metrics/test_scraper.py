@@ -1,0 +1,334 @@
+"""When endpoints are scraped, and what becomes of scrapes that fail: in virtual time, on a network made for it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.metrics.connection import ScrapeFailure
+from picker.endpoints.metrics.scraper import BATCH_ENDPOINTS, JITTER, Scraper, ScrapeSettings
+from structlog.testing import capture_logs
+
+pytestmark = pytest.mark.looptime
+
+PAGE = b"vllm:num_requests_waiting 4\n"
+SETTINGS = ScrapeSettings(interval_s=1.0, timeout_s=0.5, retry_after_s=3.0)
+
+
+def answer(page: bytes = PAGE, head: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%scontent-length: %d\r\n\r\n%s" % (head, len(page), page)
+
+
+@dataclass
+class FakeServer(asyncio.WriteTransport):
+    """A model server, and the only connection to it. It answers each request after `latency_s`, or not at all."""
+
+    answer: bytes | None = answer()
+    latency_s: float = 0.01
+    connect_s: float = 0.0
+    refuses: OSError | None = None
+    hangs_up: bool = False
+    """Closes idle connections: the next request gets nothing but the end."""
+    asked_at_s: list[float] = field(default_factory=list)
+    asked_here: int = 0
+    """Over the connection that there is now."""
+    connects: int = 0
+    protocol: asyncio.Protocol | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        loop = asyncio.get_running_loop()
+        assert bytes(data).startswith(b"GET /metrics HTTP/1.1\r\nHost: 10.0.0.")
+        self.asked_at_s.append(loop.time())
+        protocol = self.protocol
+        assert protocol is not None
+        self.asked_here += 1
+        if self.hangs_up and self.asked_here > 1:
+            loop.call_soon(protocol.connection_lost, None)
+        elif self.answer is not None:
+            loop.call_later(self.latency_s, self._answer, protocol, self.answer)
+
+    def _answer(self, protocol: asyncio.Protocol, data: bytes) -> None:
+        if self.protocol is protocol:
+            protocol.data_received(data)
+
+    def abort(self) -> None:
+        self.protocol = None
+
+
+class Network:
+    """Stands in for the event loop's connections."""
+
+    def __init__(self, settings: ScrapeSettings = SETTINGS) -> None:
+        self.servers: dict[str, FakeServer] = {}
+        self.seen: list[tuple[Endpoint, ScrapeFailure | None]] = []
+        self.scraper = Scraper(
+            settings, Ledger(), Random(1), lambda endpoint, failure: self.seen.append((endpoint, failure))
+        )
+
+    def endpoint(self, number: int, server: FakeServer) -> Endpoint:
+        """An endpoint that is scraped from now on."""
+        self.servers[f"10.0.0.{number}"] = server
+        endpoint = Endpoint(f"10.0.0.{number}:8000", f"qwen-{number}")
+        self.scraper.add(endpoint)
+        return endpoint
+
+    async def connect(self, factory: Callable[[], asyncio.Protocol], host: str, port: int) -> None:
+        server = self.servers[host]
+        assert port == 8000
+        server.connects += 1
+        await asyncio.sleep(server.connect_s)
+        if server.refuses is not None:
+            raise server.refuses
+        server.asked_here = 0
+        server.protocol = factory()
+        server.protocol.connection_made(server)
+
+    def failures(self) -> list[ScrapeFailure | None]:
+        return [failure for _, failure in self.seen]
+
+
+@pytest.fixture
+async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    made = Network()
+    connect: Callable[..., Awaitable[None]] = made.connect
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", connect)
+    return made
+
+
+async def test_an_endpoint_is_scraped_within_the_first_interval_and_once_in_each(network: Network) -> None:
+    """Over one connection, with the jitter that keeps endpoints apart."""
+    server = FakeServer()
+    endpoint = network.endpoint(1, server)
+    await asyncio.sleep(20)
+    assert server.asked_at_s[0] <= 1.0
+    gaps = [later - earlier for earlier, later in zip(server.asked_at_s, server.asked_at_s[1:], strict=False)]
+    # A turn may come early by a tenth of the interval, to share the wake-up of another.
+    assert min(gaps) >= 1.0 - JITTER - 0.1
+    assert max(gaps) <= 1.0 + JITTER
+    assert len(set(gaps)) > 1
+    assert server.connects == 1
+    assert endpoint.metrics is not None
+    assert endpoint.metrics.queue_depth == 4
+
+
+async def test_a_server_that_has_nothing_to_do_is_scraped_once_a_second(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as often as the interval says as soon as it has: by its own word, or by what this picker has sent it."""
+    often = Network(replace(SETTINGS, interval_s=0.2))
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", often.connect)
+    resting, busy = FakeServer(answer(b"vllm:num_requests_waiting 0\n")), FakeServer()
+    endpoint = often.endpoint(1, resting)
+    often.endpoint(2, busy)
+    await asyncio.sleep(20)
+    assert 16 <= len(resting.asked_at_s) <= 24
+    assert 80 <= len(busy.asked_at_s) <= 125
+    endpoint.in_flight.requests += 1
+    resting.asked_at_s.clear()
+    await asyncio.sleep(20)
+    assert 70 <= len(resting.asked_at_s) <= 125
+    often.scraper.close()
+
+
+async def test_a_scrape_is_stamped_with_its_time_and_what_was_in_flight_then(network: Network) -> None:
+    """When the page has come, not when it was asked for."""
+    endpoint = network.endpoint(1, FakeServer(latency_s=0.3))
+    await asyncio.sleep(1.2)
+    endpoint.in_flight.requests = 7
+    await asyncio.sleep(1.2)
+    assert endpoint.metrics is not None
+    assert endpoint.metrics.in_flight_then == 7
+    assert asyncio.get_running_loop().time() - endpoint.metrics.scraped_at_s < 1.2
+
+
+async def test_a_server_that_hangs_is_given_up_at_the_timeout_and_let_be_for_a_while(network: Network) -> None:
+    """Connecting to it costs more than scraping."""
+    server = FakeServer(answer=None)
+    network.endpoint(1, server)
+    await asyncio.sleep(1.0 + 0.5 + 0.01)
+    assert network.failures() == [ScrapeFailure.TIMEOUT]
+    await asyncio.sleep(4.0)
+    first, second = server.asked_at_s
+    assert second - first == pytest.approx(0.5 + 3.0, abs=0.1)
+    assert server.connects == 2
+
+
+async def test_a_connection_that_is_not_made_in_time_is_given_up_too(network: Network) -> None:
+    """The timeout counts from the attempt."""
+    server = FakeServer(connect_s=100)
+    network.endpoint(1, server)
+    await asyncio.sleep(1.51)
+    assert network.failures() == [ScrapeFailure.TIMEOUT]
+    assert server.asked_at_s == []
+
+
+async def test_metrics_of_before_stay_when_scrapes_fail(network: Network) -> None:
+    """Their age tells; the endpoint is usable by what the ledger knows."""
+    server = FakeServer()
+    endpoint = network.endpoint(1, server)
+    await asyncio.sleep(1.1)
+    before = endpoint.metrics
+    assert before is not None
+    server.answer = None
+    await asyncio.sleep(10)
+    assert endpoint.metrics is before
+    assert endpoint.refused_since_s is None
+
+
+async def test_an_endpoint_that_never_answered_has_no_metrics(network: Network) -> None:
+    """And is there all the same."""
+    endpoint = network.endpoint(1, FakeServer(answer=None))
+    await asyncio.sleep(10)
+    assert endpoint.metrics is None
+
+
+@pytest.mark.parametrize(
+    ("server", "failure"),
+    [
+        (FakeServer(refuses=ConnectionRefusedError(111, "refused")), ScrapeFailure.REFUSED),
+        (FakeServer(refuses=OSError(113, "no route to host")), ScrapeFailure.UNREACHABLE),
+        (FakeServer(answer=b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"), ScrapeFailure.STATUS),
+        (FakeServer(answer=b"hello\r\n"), ScrapeFailure.NOT_HTTP),
+        (FakeServer(answer=answer(b"python_info 1\n")), ScrapeFailure.NOT_METRICS),
+        (FakeServer(answer=answer(b"x" * (5 << 20))), ScrapeFailure.TOO_LARGE),
+    ],
+)
+async def test_each_failure_has_its_name(network: Network, server: FakeServer, failure: ScrapeFailure) -> None:
+    """And the scraper goes on."""
+    endpoint = network.endpoint(1, server)
+    await asyncio.sleep(8)
+    assert set(network.failures()) == {failure}
+    assert len(network.seen) >= 2
+    assert endpoint.metrics is None
+
+
+async def test_a_refused_endpoint_is_marked_until_it_answers(network: Network) -> None:
+    """Since the first refusal, so that it is ranked after the others."""
+    server = FakeServer(refuses=ConnectionRefusedError(111, "refused"))
+    endpoint = network.endpoint(1, server)
+    await asyncio.sleep(1.0)
+    since_s = endpoint.refused_since_s
+    assert since_s is not None
+    await asyncio.sleep(4.0)
+    assert endpoint.refused_since_s == since_s
+    server.refuses = None
+    await asyncio.sleep(4.0)
+    assert endpoint.refused_since_s is None
+    assert endpoint.metrics is not None
+
+
+async def test_a_connection_that_went_stale_is_replaced_within_the_scrape(network: Network) -> None:
+    """A server that closes idle connections loses no scrape."""
+    server = FakeServer(hangs_up=True)
+    network.endpoint(1, server)
+    await asyncio.sleep(5)
+    assert set(network.failures()) == {None}
+    assert server.connects >= 4
+
+
+async def test_a_server_slower_than_the_interval_is_scraped_as_often_as_it_can_answer(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One scrape at a time, and not only once in each timeout."""
+    slow = Network(ScrapeSettings(interval_s=0.2, timeout_s=5.0))
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", slow.connect)
+    server = FakeServer(latency_s=0.3)
+    slow.endpoint(1, server)
+    await asyncio.sleep(10)
+    gaps = [later - earlier for earlier, later in zip(server.asked_at_s, server.asked_at_s[1:], strict=False)]
+    assert min(gaps) >= 0.3
+    assert max(gaps) <= 0.3 + 2 * 0.2
+
+
+async def test_endpoints_share_wake_ups_and_none_waits_for_another(network: Network) -> None:
+    """Batches are small, and a server that hangs holds up nobody."""
+    hanging = FakeServer(answer=None)
+    network.endpoint(0, hanging)
+    servers = [FakeServer() for _ in range(40)]
+    for number, server in enumerate(servers):
+        network.endpoint(number + 1, server)
+    await asyncio.sleep(10)
+    for server in servers:
+        gaps = [later - earlier for earlier, later in zip(server.asked_at_s, server.asked_at_s[1:], strict=False)]
+        assert max(gaps) <= 1.0 + JITTER
+    at = [moment for server in servers for moment in server.asked_at_s[1:]]
+    batches = [at.count(moment) for moment in set(at)]
+    assert max(batches) <= BATCH_ENDPOINTS
+    assert len(batches) < len(at) / 2
+
+
+async def test_a_removed_endpoint_is_scraped_no_more(network: Network) -> None:
+    """What it has stays; what was under way is dropped."""
+    server = FakeServer(latency_s=0.3)
+    first_turn_s = Random(1).random() * SETTINGS.interval_s
+    endpoint = network.endpoint(1, server)
+    await asyncio.sleep(first_turn_s + 0.01)
+    network.scraper.remove(endpoint)
+    network.scraper.remove(endpoint)
+    await asyncio.sleep(5)
+    assert len(server.asked_at_s) == 1
+    assert network.seen == []
+    assert server.protocol is None
+
+
+async def test_adding_an_endpoint_again_does_nothing(network: Network) -> None:
+    """It is not scraped twice as often."""
+    server = FakeServer()
+    endpoint = network.endpoint(1, server)
+    network.scraper.add(endpoint)
+    await asyncio.sleep(10)
+    assert len(server.asked_at_s) <= 12
+
+
+async def test_a_closed_scraper_asks_nobody(network: Network) -> None:
+    """No timer is left behind."""
+    server = FakeServer()
+    network.endpoint(1, server)
+    await asyncio.sleep(2)
+    network.scraper.close()
+    asked = len(server.asked_at_s)
+    await asyncio.sleep(5)
+    assert len(server.asked_at_s) == asked
+
+
+async def test_it_is_told_once_that_metrics_stop_and_once_that_they_resume(network: Network) -> None:
+    """One failure alone is not worth a line."""
+    server = FakeServer(answer=None)
+    network.endpoint(1, server)
+    with capture_logs() as logs:
+        await asyncio.sleep(20)
+        server.answer = answer()
+        await asyncio.sleep(10)
+    assert [(line["event"], line.get("reason")) for line in logs] == [
+        ("endpoint.metrics_stopped", "timeout"),
+        ("endpoint.metrics_resumed", None),
+    ]
+
+
+async def test_a_fault_on_a_page_is_logged_and_ends_no_later_scrape(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not pass for a timeout."""
+
+    def fail(*_: object) -> None:
+        raise OverflowError("intermediate overflow in fsum")
+
+    monkeypatch.setattr(Ledger, "scraped", fail)
+    server = FakeServer()
+    network.endpoint(1, server)
+    with capture_logs() as logs:
+        await asyncio.sleep(20)
+    assert len(server.asked_at_s) >= 5
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["endpoint.metrics_unread"]
+    assert network.failures() == [ScrapeFailure.NOT_METRICS] * len(network.failures())
+
+
+@pytest.mark.parametrize("field_", ["interval_s", "timeout_s"])
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.001])
+def test_settings_that_would_keep_a_process_busy_are_refused(field_: str, value: float) -> None:
+    """Named."""
+    with pytest.raises(ValueError, match=f"{field_} is {value}"):
+        replace(SETTINGS, **{field_: value})

@@ -1,0 +1,109 @@
+"""The scraper on real connections, over loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from random import Random
+
+import pytest
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.metrics.connection import ScrapeFailure
+from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
+
+HEAD = b"HTTP/1.1 200 OK\r\nServer: uvicorn\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class ModelServer:
+    """Answers `/metrics` in two chunks and two packets, on a port that stays its own."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.port = 0
+        self.waiting = 0
+        self.connections: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def kill(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self.connections:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.append(writer)
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                for piece in (b"vllm:num_requests_waiting ", b"%d\n" % self.waiting):
+                    writer.write((HEAD if piece[:1] == b"v" else b"") + b"%x\r\n%s\r\n" % (len(piece), piece))
+                    await writer.drain()
+                writer.write(b"0\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+class Watched:
+    """A scraper whose scrapes can be waited for."""
+
+    def __init__(self) -> None:
+        self._scrape = asyncio.Event()
+        self.last: ScrapeFailure | None = None
+        settings = ScrapeSettings(interval_s=0.02, timeout_s=5.0, retry_after_s=0.02)
+        self.scraper = Scraper(settings, Ledger(), Random(1), self._seen)
+
+    def _seen(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
+        self.last = failure
+        self._scrape.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                self._scrape.clear()
+                await self._scrape.wait()
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Watched]:
+    made = Watched()
+    yield made
+    made.scraper.close()
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
+    made = ModelServer(request.param)
+    try:
+        await made.start()
+    except OSError:
+        pytest.skip(f"no loopback address {request.param} here")
+    yield made
+    await made.kill()
+
+
+def endpoint(server: ModelServer) -> Endpoint:
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return Endpoint(f"{host}:{server.port}", "qwen")
+
+
+async def test_a_server_is_followed_through_death_and_return(server: ModelServer, watched: Watched) -> None:
+    """Its numbers over one connection, then its absence, then its numbers again."""
+    where = endpoint(server)
+    watched.scraper.add(where)
+    for waiting in (3, 5):
+        server.waiting = waiting
+        await watched.until(lambda wanted=waiting: where.metrics is not None and where.metrics.queue_depth == wanted)
+    assert len(server.connections) == 1
+
+    await server.kill()
+    await watched.until(lambda: watched.last is ScrapeFailure.REFUSED)
+    assert where.refused_since_s is not None
+    assert where.metrics is not None
+
+    server.waiting = 8
+    await server.start()
+    await watched.until(lambda: where.metrics is not None and where.metrics.queue_depth == 8)
+    assert where.refused_since_s is None

@@ -1,0 +1,133 @@
+"""Which endpoints are followed, and at which ports."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+from event_server import EventServer, free_port, stored, until
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.prefix_cache.kv_events import subscriber as follower
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
+from picker.endpoints.prefix_cache.kv_events.subscriber import (
+    PORT_LABEL,
+    REPLAY_PORT_LABEL,
+    KvEventFollower,
+    KvEventPorts,
+)
+
+
+def server(name: str = "qwen-0", port: int = 8000, labels: Mapping[str, str] | None = None) -> Endpoint:
+    return Endpoint(f"127.0.0.1:{port}", name, labels or {})
+
+
+class SeenSubscription:
+    """Connects to nobody."""
+
+    def __init__(self, endpoint: Endpoint, held: HeldBlocks, events: str, replay: str | None, *_: object) -> None:
+        addresses.append((endpoint, events, replay))
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+addresses: list[tuple[Endpoint, str, str | None]] = []
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Endpoint, str, str | None]]:
+    addresses.clear()
+    monkeypatch.setattr(follower, "Subscription", SeenSubscription)
+    return addresses
+
+
+@asynccontextmanager
+async def following(replay: int | None = None) -> AsyncIterator[KvEventFollower]:
+    made = KvEventFollower(KvEventPorts(5557, replay), HeldBlocks(), lambda _: None)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_servers_publish_at_the_port_of_the_setting(seen: list[object]) -> None:
+    one, other = server(), server("qwen-1", 8001)
+    async with following(replay=6000) as made:
+        made.add(one)
+        made.add(other)
+        made.add(one)
+    assert seen == [
+        (one, "tcp://127.0.0.1:5557", "tcp://127.0.0.1:6000"),
+        (other, "tcp://127.0.0.1:5557", "tcp://127.0.0.1:6000"),
+    ]
+
+
+async def test_labels_say_where_a_server_differs(seen: list[object]) -> None:
+    elsewhere = server("a", labels={PORT_LABEL: "7000", REPLAY_PORT_LABEL: "7001"})
+    without_replay = server("b", labels={REPLAY_PORT_LABEL: "none"})
+    silent = server("c", labels={PORT_LABEL: "none"})
+    async with following(replay=6000) as made:
+        for each in (elsewhere, without_replay, silent):
+            made.add(each)
+        made.remove(silent)
+    assert seen == [
+        (elsewhere, "tcp://127.0.0.1:7000", "tcp://127.0.0.1:7001"),
+        (without_replay, "tcp://127.0.0.1:5557", None),
+    ]
+
+
+async def test_each_port_of_a_server_is_a_rank_with_event_ports_of_its_own(seen: list[object]) -> None:
+    ranks = [server(port=8000 + number) for number in range(3)]
+    async with following(replay=6000) as made:
+        for each in ranks:
+            made.add(each)
+        made.remove(ranks[1])
+        made.add(back := server(port=8001))
+    assert [(where, events) for where, events, _ in addresses] == [
+        (ranks[0], "tcp://127.0.0.1:5557"),
+        (ranks[1], "tcp://127.0.0.1:5558"),
+        (ranks[2], "tcp://127.0.0.1:5559"),
+        (back, "tcp://127.0.0.1:5558"),
+    ]
+
+
+async def test_ipv6_addresses_keep_their_brackets(seen: list[object]) -> None:
+    where = Endpoint("[fd00::7]:8000", "qwen-0")
+    async with following() as made:
+        made.add(where)
+    assert seen == [(where, "tcp://[fd00::7]:5557", None)]
+
+
+async def test_an_endpoint_that_leaves_is_forgotten_and_one_that_comes_is_followed() -> None:
+    port, held = free_port(), HeldBlocks()
+    made = KvEventFollower(KvEventPorts(port, None), held, lambda _: None)
+    where, back = server(), server()
+    async with EventServer(port, None) as publishing:
+        made.add(where)
+        await publishing.subscribed()
+        await publishing.publish(stored(1))
+        await until(lambda: held.stored_blocks(where) == 1)
+        made.remove(where)
+        assert (len(held), held.stored_blocks(where)) == (0, None)
+        made.add(back)
+        await publishing.subscribed()
+        await publishing.publish(stored(2))
+        await until(lambda: held.stored_blocks(back) == 1)
+        await made.close()
+        assert len(held) == 0
+
+
+async def test_a_failure_nobody_has_thought_of_leaves_the_endpoint_to_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(SeenSubscription):
+        async def run(self) -> None:
+            raise RuntimeError("of a kind nobody has thought of")
+
+    monkeypatch.setattr(follower, "Subscription", Failing)
+    held, where = HeldBlocks(), server()
+    made = KvEventFollower(KvEventPorts(5557, None), held, lambda _: None)
+    held.follow(where)
+    made.add(where)
+    await until(lambda: held.stored_blocks(where) is None)
+    await made.close()

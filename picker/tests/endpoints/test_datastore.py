@@ -1,0 +1,245 @@
+"""Which endpoints the pools have and which addresses the Services, from inventory to inventory."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from picker.endpoints.datastore import Endpoints, MembershipChange, service_key
+from picker.endpoints.endpoint import ServerMetrics
+from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
+from picker.resources.names import ObjectName, PoolName
+from picker.resources.objects import AnyObject, Resources
+from picker.resources.services import Service
+from picker.sources.inventory import Inventory, ModelServer
+
+GROUP = "inference.networking.k8s.io"
+QWEN = PoolName(GROUP, "default", "qwen")
+
+
+def pool(name: PoolName = QWEN, ports: Sequence[int] = (8000,), **selector: str) -> InferencePool:
+    return InferencePool(
+        name, selector or {"app": "qwen"}, tuple(ports), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT
+    )
+
+
+def server(name: str, address: str, port: int | None = None, namespace: str = "default", **labels: str) -> ModelServer:
+    return ModelServer(name, namespace, address, port, labels or {"app": "qwen"})
+
+
+def service(ports: list[dict[str, object]], **selector: str) -> Service:
+    return Service.model_validate(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "qwen"},
+            "spec": {"selector": selector or {"app": "qwen"}, "ports": ports},
+        }
+    )
+
+
+def inventory(objects: Sequence[AnyObject], *servers: ModelServer) -> Inventory:
+    return Inventory(Resources.of(objects), servers)
+
+
+def addresses(endpoints: Endpoints, name: PoolName = QWEN) -> list[str]:
+    return [each.address for each in endpoints.of_pool(name)]
+
+
+A, B = server("a", "10.0.0.1"), server("b", "10.0.0.2")
+
+
+def test_a_pool_has_the_servers_that_carry_its_labels() -> None:
+    """All of its labels, in its namespace; more labels do not matter."""
+    endpoints = Endpoints()
+    endpoints.update(
+        inventory(
+            [pool(app="qwen", tier="gpu")],
+            server("both", "10.0.0.1", app="qwen", tier="gpu", more="x"),
+            server("one", "10.0.0.2", app="qwen"),
+            server("other", "10.0.0.3", app="llama", tier="gpu"),
+            server("elsewhere", "10.0.0.4", namespace="other", app="qwen", tier="gpu"),
+        )
+    )
+    assert addresses(endpoints) == ["10.0.0.1:8000"]
+    assert endpoints.addresses(str(QWEN)) == ("10.0.0.1:8000",)
+
+
+def test_an_endpoint_lives_on_while_its_server_does() -> None:
+    """With its metrics and what is in flight there; its labels follow."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], A))
+    [endpoint] = endpoints
+    endpoint.metrics = ServerMetrics(queue_depth=1, running=2, kv_cache_usage=0.5)
+    endpoint.in_flight.requests = 3
+    change = endpoints.update(inventory([pool()], server("a", "10.0.0.1", app="qwen", tier="new"), B))
+    assert endpoints.of_pool(QWEN)[0] is endpoint
+    assert (endpoint.in_flight.requests, endpoint.labels["tier"]) == (3, "new")
+    assert [each.address for each in change.joined] == ["10.0.0.2:8000"]
+
+
+def test_an_endpoint_that_comes_back_is_a_new_one() -> None:
+    """Its caches are empty and its requests are gone."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], A))
+    [before] = endpoints
+    assert endpoints.update(inventory([pool()])).left == (before,)
+    change = endpoints.update(inventory([pool()], A))
+    [after] = endpoints
+    assert after is not before
+    assert change.joined == (after,)
+
+
+def test_another_server_at_the_same_address_is_a_new_endpoint() -> None:
+    """An address is used again soon after a pod has gone; it did not change for Envoy."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], A))
+    [before] = endpoints
+    change = endpoints.update(inventory([pool()], server("c", "10.0.0.1")))
+    assert change.left == (before,)
+    assert [each.server for each in change.joined] == ["c"]
+    assert change.readdressed == frozenset()
+
+
+def test_pools_share_endpoints() -> None:
+    """One server in two pools has one load, joins with the first and leaves with the last."""
+    other = PoolName(GROUP, "default", "other")
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], A))
+    change = endpoints.update(inventory([pool(), pool(other)], A))
+    assert endpoints.of_pool(QWEN)[0] is endpoints.of_pool(other)[0]
+    assert (change.joined, change.left, change.readdressed) == ((), (), {str(other)})
+    change = endpoints.update(inventory([pool(other)], A))
+    assert change.left == ()
+    assert len(endpoints) == 1
+    assert endpoints.update(inventory([])).left != ()
+
+
+def test_each_target_port_is_an_endpoint() -> None:
+    """Ranks of a data-parallel server."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool(ports=(8000, 8001))], A))
+    assert addresses(endpoints) == ["10.0.0.1:8000", "10.0.0.1:8001"]
+    assert [each.server for each in endpoints] == ["a", "a"]
+
+
+def test_a_server_with_a_port_of_its_own_is_there() -> None:
+    """Several servers on one machine; where a pool has several ports, they are the pool's."""
+    first, second = server("a", "127.0.0.1", 9001), server("b", "127.0.0.1", 9002)
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], first, second))
+    assert addresses(endpoints) == ["127.0.0.1:9001", "127.0.0.1:9002"]
+    endpoints.update(inventory([pool(ports=(1, 2))], first))
+    assert addresses(endpoints) == ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+def test_of_two_servers_that_claim_an_address_the_first_has_it() -> None:
+    """Envoy could not tell them apart."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], A, server("z", "10.0.0.1")))
+    assert [each.server for each in endpoints] == ["a"]
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    """In pools and Services."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool(), service([{"port": 80}])], server("six", "fd00::1")))
+    assert addresses(endpoints) == ["[fd00::1]:8000"]
+    assert endpoints.addresses(service_key(ObjectName("default", "qwen"), 80)) == ("[fd00::1]:80",)
+
+
+@pytest.mark.parametrize(
+    ("port", "number", "of_a_pod", "of_a_process"),
+    [
+        ({"port": 80}, 80, ("10.0.0.1:80",), ("127.0.0.1:9001",)),
+        ({"port": 80, "targetPort": 8000}, 80, ("10.0.0.1:8000",), ("127.0.0.1:9001",)),
+        ({"port": 80, "targetPort": "http"}, 80, (), ("127.0.0.1:9001",)),
+    ],
+)
+def test_a_service_port_leads_to_its_target_port(
+    port: dict[str, object], number: int, of_a_pod: tuple[str, ...], of_a_process: tuple[str, ...]
+) -> None:
+    """Unless the server has a port of its own; a name tells nothing without one."""
+    key = service_key(ObjectName("default", "qwen"), number)
+    endpoints = Endpoints()
+    endpoints.update(inventory([service([port])], A))
+    assert endpoints.addresses(key) == of_a_pod
+    endpoints.update(inventory([service([port])], server("p", "127.0.0.1", 9001)))
+    assert endpoints.addresses(key) == of_a_process
+
+
+def test_each_port_of_a_service_has_its_addresses() -> None:
+    """A server's own port stands for none of several numbers."""
+    endpoints = Endpoints()
+    ports: list[dict[str, object]] = [{"port": 80, "targetPort": 8000}, {"port": 9090}]
+    endpoints.update(inventory([service(ports)], A, server("p", "127.0.0.1", 9001)))
+    name = ObjectName("default", "qwen")
+    assert endpoints.addresses(service_key(name, 80)) == ("10.0.0.1:8000", "127.0.0.1:8000")
+    assert endpoints.addresses(service_key(name, 9090)) == ("10.0.0.1:9090", "127.0.0.1:9090")
+    assert endpoints.addresses(service_key(name, 1)) is None
+
+
+def test_a_service_without_a_selector_has_no_addresses_that_we_know_of() -> None:
+    """Somebody else fills them in. Its servers are no endpoints of a pool."""
+    endpoints = Endpoints()
+    without = Service.model_validate(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "qwen"}, "spec": {"ports": [{"port": 80}]}}
+    )
+    endpoints.update(inventory([without], A))
+    assert endpoints.addresses(service_key(ObjectName("default", "qwen"), 80)) == ()
+    assert len(endpoints) == 0
+
+
+def test_a_sequence_of_a_pool_stays_the_same_object() -> None:
+    """Who decides holds on to it; it empties when the pool goes."""
+    endpoints = Endpoints()
+    endpoints.update(inventory([pool()], A))
+    sequence = endpoints.of_pool(QWEN)
+    endpoints.update(inventory([pool()], A, B))
+    assert endpoints.of_pool(QWEN) is sequence
+    assert len(sequence) == 2
+    endpoints.update(inventory([], A, B))
+    assert list(sequence) == []
+    assert endpoints.addresses(str(QWEN)) is None
+
+
+def test_listeners_hear_of_changes_and_only_of_them() -> None:
+    """An inventory that says the same again is no news."""
+    heard: list[MembershipChange] = []
+    endpoints = Endpoints()
+    endpoints.listen(heard.append)
+    endpoints.update(inventory([pool()], A))
+    endpoints.update(inventory([pool()], server("a", "10.0.0.1", app="qwen", more="x")))
+    endpoints.update(inventory([pool()]))
+    assert [(len(each.joined), len(each.left), sorted(each.readdressed)) for each in heard] == [
+        (1, 0, [str(QWEN)]),
+        (0, 1, [str(QWEN)]),
+    ]
+
+
+places = st.tuples(st.sampled_from("abc"), st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"]))
+pool_names = st.sampled_from([PoolName(GROUP, "default", name) for name in ("p", "q")])
+inventories = st.builds(
+    lambda names, found: inventory([pool(name) for name in names], *(server(*each) for each in found)),
+    st.sets(pool_names),
+    st.lists(places, max_size=4),
+)
+
+
+@given(st.lists(inventories, max_size=6))
+def test_the_changes_add_up_to_the_endpoints(steps: list[Inventory]) -> None:
+    """Whatever comes after whatever: who follows the changes knows the same as who asks."""
+    endpoints = Endpoints()
+    followed: set[object] = set()
+    addresses_known: dict[str, tuple[str, ...] | None] = {}
+    for step in steps:
+        change = endpoints.update(step)
+        assert not followed.intersection(change.joined)
+        assert followed.issuperset(change.left)
+        followed = followed.difference(change.left).union(change.joined)
+        assert followed == set(endpoints)
+        for name in change.readdressed:
+            addresses_known[name] = endpoints.addresses(name)
+        for name in (PoolName(GROUP, "default", each) for each in ("p", "q")):
+            assert endpoints.addresses(str(name)) == addresses_known.get(str(name))
+            assert [each.address for each in endpoints.of_pool(name)] == list(endpoints.addresses(str(name)) or ())

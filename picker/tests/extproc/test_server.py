@@ -1,0 +1,353 @@
+"""The server over sockets: grpcio's own client, TLS, draining, peers that stall."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+import structlog
+import trustme
+from exchange_conversation import FakeDesk, Seat
+from grpc_health.v1 import health_pb2
+from picker.extproc import server as server_module
+from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.server import ExtProcServer
+from picker.extproc.stream import PROCESS
+from picker.grpc_server.tls import CertificatesUnusable, TlsFiles
+from picker.protocol import EXT_PROC_SERVICE
+from wire_messages import body_message, headers_message
+
+BODY = b'{"model": "m"}'
+Answers = health_pb2.HealthCheckResponse
+
+
+def new_server(desk: FakeDesk, tls: TlsFiles | None = None) -> ExtProcServer:
+    return ExtProcServer(lambda: Exchange(desk, Limits(64 << 20)), "127.0.0.1:0", "127.0.0.1:0", tls)
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    return FakeDesk()
+
+
+@pytest.fixture
+async def server(desk: FakeDesk) -> AsyncGenerator[ExtProcServer]:
+    server = new_server(desk)
+    await server.start()
+    yield server
+    await server.drain(0)
+
+
+@pytest.fixture
+async def channel(server: ExtProcServer) -> AsyncGenerator[grpc.aio.Channel]:
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+        yield channel
+
+
+def process(channel: grpc.aio.Channel) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+    return channel.stream_stream(PROCESS)()
+
+
+async def check(channel: grpc.aio.Channel, service: str = "") -> int:
+    method = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=Answers.FromString,
+    )
+    return (await method(health_pb2.HealthCheckRequest(service=service), timeout=10)).status
+
+
+def watch(channel: grpc.aio.Channel, service: str = "") -> AsyncIterator[int]:
+    method = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=Answers.FromString,
+    )
+    call = method(health_pb2.HealthCheckRequest(service=service))
+    return (answer.status async for answer in call)
+
+
+async def until(condition: AsyncIterator[bool]) -> None:
+    async with asyncio.timeout(10):
+        async for holds in condition:
+            if holds:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_an_exchange_by_grpcios_client(channel: grpc.aio.Channel, desk: FakeDesk) -> None:
+    """Written, read, half-closed, ended well."""
+    call = process(channel)
+    await call.write(headers_message())
+    assert await call.read()
+    await call.write(body_message(BODY))
+    assert await call.read()
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+    assert isinstance(desk.answer, Seat)
+    assert desk.answer.ended == 1
+
+
+async def test_a_body_of_15_mib_goes_both_ways(channel: grpc.aio.Channel) -> None:
+    """In full duplex it is handed back in pieces, all of it."""
+    call = process(channel)
+    await call.write(headers_message(mode="FULL_DUPLEX_STREAMED"))
+    body = b'{"model": "m", "prompt": "' + b"x" * (15 << 20) + b'"}'
+    await call.write(body_message(body))
+    size = 0
+    while size < len(body):
+        answer = await call.read()
+        assert isinstance(answer, bytes)
+        size += len(answer)
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_many_calls_at_once(channel: grpc.aio.Channel, desk: FakeDesk) -> None:
+    """A hundred, all open together."""
+
+    async def exchange() -> grpc.aio.StreamStreamCall[bytes, bytes]:
+        call = process(channel)
+        for message in (headers_message(), body_message(BODY)):
+            await call.write(message)
+            await call.read()
+        return call
+
+    calls = await asyncio.gather(*(exchange() for _ in range(100)))
+    assert len(desk.asked) == 100
+    for call in calls:
+        call.cancel()
+
+    async def ended() -> AsyncIterator[bool]:
+        while True:
+            assert isinstance(desk.answer, Seat)
+            yield desk.answer.ended == 100
+
+    await until(ended())
+
+
+async def test_a_method_that_is_not_there(channel: grpc.aio.Channel) -> None:
+    """UNIMPLEMENTED, with its name."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await channel.unary_unary("/nobody.Knows/It")(b"")
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.value.details() == "There is no method /nobody.Knows/It."
+
+
+async def test_compressed_calls_are_refused(channel: grpc.aio.Channel) -> None:
+    """The picker's messages are small; nobody need compress them."""
+    call = channel.stream_stream(PROCESS)(compression=grpc.Compression.Gzip)
+    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("own_port", [True, False])
+async def test_health_checks(server: ExtProcServer, own_port: bool) -> None:
+    """On both ports: not ready, then ready; alive in any case; NOT_FOUND for a name nobody has."""
+    port = server.health_port if own_port else server.port
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        names = ("", "readiness", "liveness", EXT_PROC_SERVICE)
+
+        async def answers() -> list[int]:
+            return [await check(channel, name) for name in names]
+
+        assert await answers() == [Answers.NOT_SERVING, Answers.NOT_SERVING, Answers.SERVING, Answers.NOT_SERVING]
+        await server.ready(True)
+        assert await answers() == [Answers.SERVING] * 4
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await check(channel, "nobody")
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_health_watches(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
+    """An answer at once, and one for each change; a drain ends them."""
+    watching, unknown = watch(channel), watch(channel, "nobody")
+    assert await anext(watching) == Answers.NOT_SERVING
+    assert await anext(unknown) == Answers.SERVICE_UNKNOWN
+    await server.ready(True)
+    await server.ready(True)
+    assert await anext(watching) == Answers.SERVING
+    draining = asyncio.create_task(server.drain(10))
+    assert await anext(watching) == Answers.NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anext(watching)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    await draining
+
+
+async def test_draining_hands_back_what_is_picked_and_serves_what_is_not(
+    server: ExtProcServer, channel: grpc.aio.Channel
+) -> None:
+    """The settled call ends well at once, the other one after its pick, and then the server is done."""
+    settled, waiting = process(channel), process(channel)
+    for call in (settled, waiting):
+        await call.write(headers_message())
+        await call.read()
+    await settled.write(body_message(BODY))
+    await settled.read()
+    draining = asyncio.create_task(server.drain(30))
+    assert await settled.code() is grpc.StatusCode.OK
+    assert not draining.done()
+    await waiting.write(body_message(BODY))
+    assert await waiting.read()
+    assert await waiting.code() is grpc.StatusCode.OK
+    await asyncio.wait_for(draining, 10)
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", server.port)
+
+
+async def test_a_drain_does_not_wait_longer_than_it_may(
+    server: ExtProcServer, channel: grpc.aio.Channel, desk: FakeDesk
+) -> None:
+    """A call whose body never comes is cut."""
+    call = process(channel)
+    await call.write(headers_message())
+    await call.read()
+    await asyncio.wait_for(server.drain(0.2), 5)
+    assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    assert desk.asked == []
+
+
+async def test_probes_are_answered_while_draining(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
+    """Alive, and not ready."""
+    call = process(channel)
+    await call.write(headers_message())
+    await call.read()
+    await server.ready(True)
+    draining = asyncio.create_task(server.drain(10))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as probing:
+        assert await check(probing, "liveness") == Answers.SERVING
+        assert await check(probing, "readiness") == Answers.NOT_SERVING
+    call.cancel()
+    await draining
+
+
+def test_an_address_that_is_taken(desk: FakeDesk) -> None:
+    """Known at once."""
+    first = new_server(desk)
+    with pytest.raises(OSError, match="in use"):
+        ExtProcServer(lambda: Exchange(desk, Limits()), f"127.0.0.1:{first.port}")
+
+
+async def test_the_last_word_reaches_a_peer_that_goes_on_sending(server: ExtProcServer) -> None:
+    """GOAWAY is not lost to a reset of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET / HTTP/1.1\r\n\r\n" * 5_000)
+    received = await reader.read()
+    assert b"this port speaks HTTP/2 by prior knowledge" in received
+    writer.close()
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def written(
+    folder: Path, authority: trustme.CA, name: str = "localhost", client_ca: trustme.CA | None = None
+) -> TlsFiles:
+    """Files with a certificate for `name`, replaced as a person or a Secret's volume would."""
+    issued = authority.issue_cert(name)
+    files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt" if client_ca else None)
+    for path, content in (
+        (files.certificate, issued.cert_chain_pems[0].bytes()),
+        (files.key, issued.private_key_pem.bytes()),
+        (folder / "ca.crt", (client_ca or authority).cert_pem.bytes()),
+    ):
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(content)
+        fresh.rename(path)
+    return files
+
+
+def credentials(authority: trustme.CA, own: trustme.LeafCert | None = None) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        authority.cert_pem.bytes(),
+        own.private_key_pem.bytes() if own else None,
+        own.cert_chain_pems[0].bytes() if own else None,
+    )
+
+
+async def checked(port: int, trusted: grpc.ChannelCredentials) -> int:
+    async with grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel:
+        return await check(channel, "liveness")
+
+
+async def test_tls_speaks_http2_by_alpn(tmp_path: Path, authority: trustme.CA, desk: FakeDesk) -> None:
+    """To grpcio, which insists on it; and the health port stays plain."""
+    server = new_server(desk, written(tmp_path, authority))
+    await server.start()
+    assert await checked(server.port, credentials(authority)) == Answers.SERVING
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["http/1.1", "h2"])
+    _, writer = await asyncio.open_connection("localhost", server.port, ssl=context)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+    writer.close()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
+        assert await check(channel, "liveness") == Answers.SERVING
+    await server.drain(0)
+
+
+async def test_client_certificates_are_asked_for_where_set(
+    tmp_path: Path, authority: trustme.CA, desk: FakeDesk
+) -> None:
+    """One that the named authority has signed is let in; none, and another authority's, are not."""
+    clients = trustme.CA()
+    server = new_server(desk, written(tmp_path, authority, client_ca=clients))
+    await server.start()
+    assert await checked(server.port, credentials(authority, clients.issue_cert("envoy"))) == Answers.SERVING
+    for own in (None, trustme.CA().issue_cert("envoy")):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await checked(server.port, credentials(authority, own))
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    await server.drain(0)
+
+
+async def test_certificates_that_change_are_used_for_new_connections(
+    tmp_path: Path, authority: trustme.CA, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that are open go on; files that do not fit together change nothing; then the new authority's is shown."""
+    monkeypatch.setattr(server_module, "CHECK_S", 0.05)
+    files = written(tmp_path, authority)
+    server = new_server(desk, files)
+    await server.start()
+    channel = grpc.aio.secure_channel(f"localhost:{server.port}", credentials(authority))
+    call = process(channel)
+    await call.write(headers_message())
+    await call.read()
+    whole = files.certificate.read_bytes()
+    with structlog.testing.capture_logs() as logs:
+
+        async def complained() -> AsyncIterator[bool]:
+            while True:
+                yield [line["event"] for line in logs] == ["edge.certificates_unusable"]
+
+        files.certificate.write_text("half a certific")
+        await until(complained())
+    assert await checked(server.port, credentials(authority)) == Answers.SERVING
+    files.certificate.write_bytes(whole)
+    successor = trustme.CA()
+    written(tmp_path, successor)
+
+    async def shown() -> AsyncIterator[bool]:
+        while True:
+            try:
+                yield await checked(server.port, credentials(successor)) == Answers.SERVING
+            except grpc.aio.AioRpcError:
+                yield False
+
+    await until(shown())
+    await call.write(body_message(BODY))
+    assert await call.read()
+    await channel.close()
+    await server.drain(0)
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    """At the start that is an error."""
+    with pytest.raises(CertificatesUnusable, match=r"absent\.crt"):
+        TlsFiles(tmp_path / "absent.crt", tmp_path / "absent.key").context()

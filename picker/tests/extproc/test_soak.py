@@ -1,0 +1,81 @@
+"""Many requests over one connection: nothing of them stays, not even for the collector."""
+
+import gc
+import tracemalloc
+
+from exchange_conversation import FakeDesk
+from http2_peer import REQUEST, data, headers
+from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.stream import PROCESS, process
+from picker.grpc_server.call import Call
+from picker.grpc_server.calls import Calls
+from picker.grpc_server.deadlines import Deadlines
+from picker.grpc_server.framing import framed
+from picker.grpc_server.http2 import frames
+from picker.grpc_server.http2.connection import Connection
+from picker.grpc_server.http2.frames import ErrorCode
+from picker.grpc_server.http2.headers import KeptHeads
+from wire_messages import body_message, headers_message
+
+FIELDS = [(":path", PROCESS) if name == ":path" else (name, value) for name, value in REQUEST]
+QUESTION = framed(headers_message(content_type="application/json"))
+BODY = framed(body_message(b'{"model": "m", "prompt": "' + b"word " * 100 + b'"}'))
+
+
+class ForgetfulDesk(FakeDesk):
+    """Remembers no request."""
+
+    def assign(self, wanted):  # type: ignore[no-untyped-def]
+        self.asked.clear()
+        return super().assign(wanted)
+
+
+class Served:
+    """A connection whose client opens, answers, leaves, and ends as proxies do."""
+
+    def __init__(self) -> None:
+        self.deadlines: Deadlines[Call] = Deadlines()
+        desk = ForgetfulDesk()
+        methods = {PROCESS: process(lambda: Exchange(desk, Limits()))}
+        self.connection = Connection(KeptHeads())
+        self.calls = Calls(self.connection, methods, self.deadlines, lambda: None)
+        self.calls.receive(frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0), 0)
+        self.number = 0
+
+    def requests(self, count: int) -> None:
+        for number in range(self.number, self.number + count):
+            stream_id = 2 * number + 1
+            match number % 4:
+                case 0 | 1:
+                    then = data(stream_id, BODY) + data(stream_id, b"", end=True)
+                case 2:
+                    then = data(stream_id, BODY) + frames.rst_stream(stream_id, ErrorCode.CANCEL)
+                case _:
+                    then = data(stream_id, b"\1\0\0\0\1x")
+            for sent in (headers(stream_id, FIELDS) + data(stream_id, QUESTION), then + frames.window_update(0, 2_000)):
+                self.calls.receive(sent, number / 1_000)
+                self.connection.take_output()
+        self.number += count
+
+
+def test_memory_is_flat_and_no_cycles_are_made() -> None:
+    """Requests that end well, whose clients leave, and that break the protocol: once the memory of ended
+    streams is full, 2,000 more cost less than the least that could be kept of each; a dictionary may double once."""
+    served = Served()
+    served.requests(200)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        served.requests(2_200)
+        before, _ = tracemalloc.get_traced_memory()
+        served.requests(2_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    cycles = gc.collect()
+    assert not served.connection.closed
+    assert len(served.deadlines) == 0
+    assert after - before < 2_000 * 20, f"{after - before} bytes more"
+    assert cycles < 100

@@ -1,0 +1,71 @@
+"""How many connections a listener takes, and from where."""
+
+import asyncio
+import socket
+
+import pytest
+from picker.addresses import listening_socket
+from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.deadlines import Deadlines
+from picker.grpc_server.health import Health
+from picker.grpc_server.http2 import frames
+from picker.grpc_server.listener import Listener
+from picker.protocol import HEALTH_SERVICES
+
+GREETING = frames.PREFACE + frames.settings_frame({})
+
+
+async def _is_cut(reader: asyncio.StreamReader) -> bool:
+    """Whether the server has hung up."""
+    try:
+        async with asyncio.timeout(0.1):
+            await reader.read(-1)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+async def _cut(load: Load, count: int) -> list[int]:
+    """Which of `count` idle connections, in the order of their opening, are cut."""
+    listener = Listener("[::]:0", Health(HEALTH_SERVICES).methods, Deadlines(), load)
+    await listener.start(None)
+    opened = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(count)]
+    for _, writer in opened:
+        writer.write(GREETING)
+    await asyncio.sleep(0.05)
+    cut = [number for number, (reader, _) in enumerate(opened) if await _is_cut(reader)]
+    for _, writer in opened:
+        writer.close()
+    await listener.drain(0)
+    return cut
+
+
+@pytest.mark.parametrize("oldest_goes", [True, False])
+def test_one_connection_too_many_costs_an_idle_one(oldest_goes: bool) -> None:
+    """The oldest of them."""
+    assert asyncio.run(_cut(Load(max_connections=3, oldest_goes=oldest_goes), 5)) == [0, 1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_unspecified_address_takes_both_families(host: str) -> None:
+    """As pods of either kind of cluster need it."""
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with listening_socket("[::]:0") as listening:
+        socket.create_connection((host, listening.getsockname()[1]), 2).close()
+
+
+def test_a_machine_without_ipv6_is_listened_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By IPv4."""
+    create = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], *, family: int = socket.AF_INET, **options: bool) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return create(address, family=family, **options)
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    with listening_socket("[::]:0") as listening:
+        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), 2).close()

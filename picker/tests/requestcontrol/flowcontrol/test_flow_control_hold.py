@@ -1,0 +1,411 @@
+"""Requests that are held while all servers of their pool are full: the queues, and an exchange that waits in one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+from exchange_conversation import FakeDesk, Seat, body, headers, response
+from fleet import endpoint, scrape
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.extproc.exchange import PATIENCE_S, Exchange, Limits
+from picker.extproc.messages import (
+    Body,
+    BodyMode,
+    BodyReply,
+    DuplexBodyReply,
+    HeadersReply,
+    ImmediateReply,
+    Patience,
+    Phase,
+    Reply,
+    Trailers,
+    TrailersReply,
+)
+from picker.requestcontrol.apis import COMPLETIONS, NO_WORK, Api
+from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
+from picker.requestcontrol.flowcontrol.controller import FlowControl
+from picker.requestcontrol.flowcontrol.queue import UNSEEN, Bounds
+from picker.requestcontrol.interfaces import Place, Wanted
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import read_body
+from picker.resources.inference import (
+    AppProtocol,
+    Criticality,
+    InferenceModel,
+    InferencePool,
+    RoutingStrategy,
+    TargetModel,
+)
+from picker.resources.names import ObjectName, PoolName
+from picker.scheduling.scheduler import Scheduler
+
+POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
+TIME_LIMIT_S = 60.0
+FULL_S = 3.0
+"""Of prompts in flight, at the pace that the servers of these tests have."""
+
+
+@dataclass
+class Fleet:
+    """A pool with flow control, and a clock that stands still."""
+
+    endpoints: list[Endpoint]
+    bounds: Bounds = field(default_factory=lambda: Bounds(requests=100, body_bytes=1 << 20))
+    now_s: float = 100.0
+    soon: list[Callable[[], None]] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+    """Who had its turn, and what was refused, in order."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger()
+        self.desk = PoolDesk(self.ledger, self.clock, Random(1), unknown_models=True)
+        self.serve()
+        self.control = FlowControl(self.desk, self.clock, self.soon.append, self.bounds, TIME_LIMIT_S)
+        self.ledger.on_freed = self.control.freed
+
+    def serve(self) -> None:
+        models = {
+            each.value: InferenceModel(
+                ObjectName("default", each.value), POOL, each.value, each, (TargetModel(each.value, 1),), None
+            )
+            for each in Criticality
+        }
+        pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT)
+        prefixes = PrefixIndex(BLOCK_TOKENS)
+        scheduler = Scheduler(RoutingStrategy.DEFAULT, prefixes, Random(1))
+        self.desk.serve([ServedPool(pool, models, self.endpoints, scheduler, prefixes)], POOL)
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def fill(self) -> list[Assigned]:
+        """Prompts in flight on every endpoint, more than any request waits for there; each ends when it is told to."""
+        filling: list[Assigned] = []
+        for each in self.endpoints:
+            each.pace.learn(1000, 1.0, 0.0)
+            answer = self.desk.assign(wanted("Critical", tokens=int(FULL_S * 1000), subset=frozenset({each.address})))
+            assert isinstance(answer, Assigned)
+            filling.append(answer)
+        return filling
+
+    def asks(self, name: str, criticality: str = "Standard", **more: object) -> Place | Rejection | None:
+        def on_turn(refusal: Rejection | None) -> None:
+            self.turns.append(name if refusal is None else f"{name}: {refusal.reason}")
+
+        return self.control.join(wanted(criticality, **more), on_turn)  # type: ignore[arg-type]
+
+    def later(self) -> None:
+        """What happens now has happened."""
+        due, self.soon[:] = list(self.soon), []
+        for each in due:
+            each()
+
+    @property
+    def held(self) -> int:
+        return sum(each.requests for each in self.control.waiting())
+
+
+def wanted(
+    model: str,
+    *,
+    flow: str | None = None,
+    tokens: int = 10,
+    subset: frozenset[str] | None = None,
+    max_tokens: int = 10,
+    api: Api = COMPLETIONS,
+) -> Wanted:
+    data = json.dumps({"model": model, "prompt": [1] * tokens, "max_tokens": max_tokens}).encode()
+    read = read_body(data, True, api)
+    assert not isinstance(read, Rejection)
+    return Wanted(None, read, subset, None, flow, len(data))
+
+
+def full(*endpoints: Endpoint, bounds: Bounds | None = None) -> tuple[Fleet, list[Assigned]]:
+    fleet = Fleet(list(endpoints) or [endpoint(1)], bounds or Bounds(requests=100, body_bytes=1 << 20))
+    return fleet, fleet.fill()
+
+
+def test_where_there_is_room_nothing_is_held() -> None:
+    fleet = Fleet([endpoint(1)])
+    assert [fleet.asks(each, each) for each in Criticality] == [None, None, None]
+
+
+def test_a_request_waits_until_another_has_ended() -> None:
+    """And not within that one's end: it is told soon after, once for all that ended together."""
+    fleet, filling = full(endpoint(1), endpoint(2))
+    fleet.asks("held")
+    assert fleet.held == 1
+    for each in filling:
+        each.end()
+    assert fleet.turns == []
+    assert len(fleet.soon) == 1
+    fleet.later()
+    assert (fleet.turns, fleet.held) == (["held"], 0)
+
+
+def test_a_prompt_that_is_computed_makes_room_before_its_answer_ends() -> None:
+    fleet, [filling] = full()
+    fleet.asks("held")
+    only = filling.dispatched.ticket.endpoint
+    scrape(fleet.ledger, only, fleet.now_s)
+    scrape(fleet.ledger, only, fleet.now_s, first_tokens=1, seconds=0.1)
+    fleet.later()
+    assert fleet.turns == ["held"]
+
+
+def test_room_that_only_a_scrape_sees_is_found_by_the_clock() -> None:
+    fleet = Fleet([endpoint(1, queue_depth=20)], now_s=0.0)
+    fleet.asks("held")
+    fleet.control.tick()
+    assert fleet.turns == []
+    fleet.endpoints[0].metrics = endpoint(1).metrics
+    fleet.control.tick()
+    assert fleet.turns == ["held"]
+
+
+def test_a_burst_does_not_outrun_the_scrapes() -> None:
+    """The rest waits for the next one to tell whether the first have begun to queue."""
+    fleet = Fleet([endpoint(1)], now_s=0.0)
+    sent = [fleet.desk.assign(wanted("Standard")) for _ in range(UNSEEN)]
+    assert len(sent) == UNSEEN
+    fleet.asks("held")
+    assert fleet.held == 1
+    fleet.endpoints[0].metrics = endpoint(1, running=UNSEEN, in_flight_then=UNSEEN).metrics
+    fleet.control.tick()
+    assert fleet.turns == ["held"]
+
+
+def test_only_as_many_go_as_there_is_room_for() -> None:
+    """Each is counted before the next is looked at."""
+    fleet, [filling] = full()
+
+    def takes_room(_: Rejection | None) -> None:
+        fleet.turns.append("gone")
+        assert isinstance(fleet.desk.assign(wanted("Standard", tokens=1500)), Assigned)
+
+    for _ in range(3):
+        fleet.control.join(wanted("Standard"), takes_room)
+    filling.end()
+    fleet.later()
+    assert (fleet.turns, fleet.held) == (["gone"], 2)
+
+
+def test_one_that_comes_while_its_equals_wait_does_not_overtake_them() -> None:
+    """Though there is room, just now; and none of them waits for the clock."""
+    fleet, [filling] = full()
+    fleet.asks("first")
+    filling.end()
+    assert fleet.asks("second") is not None
+    assert fleet.asks("critical", "Critical") is None
+    fleet.later()
+    assert fleet.turns == ["first", "second"]
+
+
+def test_what_costs_a_server_nothing_is_not_held() -> None:
+    fleet, _ = full()
+    assert fleet.asks("tokenize", api=NO_WORK) is None
+    assert fleet.asks("embedding", api=Api(("prompt",), output_tokens=0)) is not None
+
+
+def test_a_limit_of_nothing_does_not_pass_the_queue() -> None:
+    fleet, _ = full()
+    assert fleet.asks("standard", max_tokens=0) is not None
+
+
+def test_one_that_may_only_go_where_there_is_no_room_keeps_nobody_waiting() -> None:
+    fleet, filling = full(endpoint(1), endpoint(2))
+    fleet.asks("elsewhere", flow="a", subset=frozenset({fleet.endpoints[0].address}))
+    fleet.asks("anywhere", flow="b")
+    filling[1].end()
+    fleet.later()
+    assert fleet.turns == ["anywhere"]
+    filling[0].end()
+    fleet.later()
+    assert fleet.turns == ["anywhere", "elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("criticality", "turn"),
+    [("Critical", "one"), ("Standard", "one: queue-timeout"), ("Sheddable", "one: queue-timeout")],
+)
+def test_after_the_time_limit_a_request_is_refused_unless_it_is_critical(criticality: str, turn: str) -> None:
+    fleet, _ = full()
+    fleet.asks("one", criticality)
+    fleet.now_s += TIME_LIMIT_S - 1
+    fleet.control.tick()
+    assert fleet.turns == []
+    fleet.now_s += 1
+    fleet.control.tick()
+    assert (fleet.turns, fleet.held) == ([turn], 0)
+
+
+def test_what_does_not_fit_is_refused_unless_it_is_critical() -> None:
+    fleet, _ = full(bounds=Bounds(requests=1, body_bytes=1 << 20))
+    for each in Criticality:
+        fleet.asks("held", each)
+    refusal = fleet.asks("more")
+    assert isinstance(refusal, Rejection)
+    assert (refusal.status, refusal.reason, refusal.criticality) == (429, "queue-full", Criticality.STANDARD)
+    assert fleet.asks("more", "Critical") is None
+
+
+def test_who_has_left_has_no_turn() -> None:
+    fleet, [filling] = full()
+    place = fleet.asks("held")
+    assert place is not None
+    assert not isinstance(place, Rejection)
+    place.leave()
+    filling.end()
+    fleet.later()
+    assert (fleet.turns, fleet.held) == ([], 0)
+
+
+def test_without_an_endpoint_that_answers_nobody_waits() -> None:
+    """They are answered that there is none, those that have waited too."""
+    fleet, _ = full()
+    fleet.asks("held")
+    fleet.endpoints.clear()
+    fleet.control.tick()
+    assert fleet.turns == ["held"]
+    assert fleet.asks("more") is None
+
+
+def test_a_pool_that_goes_lets_go_of_what_waits_for_it() -> None:
+    fleet, _ = full()
+    fleet.asks("held")
+    fleet.desk.serve([], None)
+    fleet.control.tick()
+    assert (fleet.turns, fleet.held) == (["held"], 0)
+
+
+def test_a_picker_that_stops_holds_nothing_any_more() -> None:
+    fleet, _ = full()
+    fleet.asks("held")
+    fleet.control.stop()
+    assert fleet.turns == ["held"]
+    assert fleet.asks("more") is None
+
+
+@dataclass
+class FakeQueue:
+    """Holds everything until it is told otherwise."""
+
+    answer: Rejection | None = None
+    on_turn: Callable[[Rejection | None], None] | None = None
+    left: int = 0
+    wait_s: float = TIME_LIMIT_S
+
+    def join(self, wanted: Wanted, on_turn: Callable[[Rejection | None], None]) -> "FakeQueue | Rejection":
+        assert wanted.body.model == "m"
+        self.on_turn = on_turn
+        return self.answer or self
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+class Talk:
+    """An exchange whose request is held, and what it said since."""
+
+    def __init__(self, mode: BodyMode = BodyMode.BUFFERED, seat: Seat | None = None) -> None:
+        self.desk = FakeDesk(seat or Seat())
+        self.queue = FakeQueue()
+        self.exchange = Exchange(self.desk, Limits(), queue=self.queue)
+        self.exchange.on_turn = self._turn
+        self.mode = mode
+        self.exchange.receive(headers(mode=mode))
+        self.replies: list[Reply] = []
+
+    def _turn(self, refusal: Rejection | None) -> None:
+        self.replies += self.exchange.resume(refusal)
+
+    def turn(self, refusal: Rejection | None = None) -> list[Reply]:
+        assert self.queue.on_turn is not None
+        self.queue.on_turn(refusal)
+        return self.replies
+
+
+def test_a_held_request_asks_the_proxy_for_patience_and_gets_its_pick_later() -> None:
+    talk = Talk()
+    assert talk.exchange.receive(body()) == [Patience(TIME_LIMIT_S + PATIENCE_S)]
+    assert (talk.desk.asked, talk.exchange.deadline_s, talk.exchange.settled) == ([], None, False)
+    [reply] = talk.turn()
+    assert isinstance(reply, BodyReply)
+    assert reply.changes.destination is not None
+    assert len(talk.desk.asked) == 1
+
+
+def test_a_held_request_has_its_model_renamed_as_any_other() -> None:
+    talk = Talk(seat=Seat(served_model="m-v2"))
+    talk.exchange.receive(body())
+    [reply] = talk.turn()
+    assert isinstance(reply, BodyReply)
+    assert reply.data is not None
+    assert json.loads(reply.data)["model"] == "m-v2"
+
+
+@pytest.mark.parametrize("with_trailers", [True, False])
+def test_a_held_body_in_full_duplex_is_handed_back_whole_with_its_pick(with_trailers: bool) -> None:
+    """Its trailers last. An end of stream that is said twice, meanwhile, changes nothing."""
+    talk = Talk(BodyMode.FULL_DUPLEX_STREAMED)
+    said = talk.exchange.receive(body(end=not with_trailers))
+    if with_trailers:
+        said += talk.exchange.receive(Trailers(Phase.REQUEST))
+    else:
+        assert talk.exchange.receive(Body(Phase.REQUEST, b"", True)) == []
+    assert [type(each) for each in said] == [Patience]
+    first, piece, *rest = talk.turn()
+    assert isinstance(first, HeadersReply)
+    assert isinstance(piece, DuplexBodyReply)
+    assert (piece.data, piece.end_of_stream) == (body().data, not with_trailers)
+    assert rest == ([TrailersReply(Phase.REQUEST)] if with_trailers else [])
+
+
+def test_a_held_request_may_be_refused() -> None:
+    talk = Talk()
+    talk.exchange.receive(body())
+    [reply] = talk.turn(Rejection(503, "queue-timeout", "No."))
+    assert isinstance(reply, ImmediateReply)
+    assert (reply.status, talk.desk.asked, len(talk.desk.turned)) == (503, [], 1)
+
+
+def test_a_request_that_the_queue_has_no_place_for_is_refused_at_once() -> None:
+    talk = Talk()
+    talk.queue.answer = Rejection(429, "queue-full", "No.")
+    [reply] = talk.exchange.receive(body())
+    assert isinstance(reply, ImmediateReply)
+    assert (reply.status, len(talk.desk.turned)) == (429, 1)
+
+
+@pytest.mark.parametrize("ends", ["closes", "proxy answers", "fails"])
+def test_a_held_request_that_ends_leaves_its_place_once(ends: str) -> None:
+    """Its client has gone, or the proxy has answered it; a turn that comes all the same is nobody's."""
+    talk = Talk()
+    talk.exchange.receive(body())
+    on_turn = talk.queue.on_turn
+    if ends == "proxy answers":
+        talk.exchange.receive(response())
+    elif ends == "fails":
+        assert [type(each) for each in talk.exchange.fail()] == [ImmediateReply]
+    talk.exchange.close()
+    talk.exchange.close()
+    assert talk.queue.left == 1
+    assert on_turn is not None
+    on_turn(None)
+    assert (talk.replies, talk.desk.asked) == ([], [])
+
+
+def test_a_desk_that_fails_at_the_turn_is_answered_for() -> None:
+    """As it is without a queue."""
+    talk = Talk()
+    talk.exchange.receive(body())
+    talk.desk.answer = RuntimeError("boom")
+    with pytest.raises(RuntimeError):
+        talk.turn()
+    [reply] = talk.exchange.fail()
+    assert isinstance(reply, ImmediateReply)
+    assert reply.status == 500

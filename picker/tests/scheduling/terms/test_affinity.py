@@ -1,0 +1,103 @@
+"""Several pickers of one pool, none of which knows what the others send."""
+
+from random import Random
+
+import pytest
+from fleet import endpoint, request
+from picker.endpoints.in_flight import Ledger
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.requestcontrol.in_flight_request import Dispatched, dispatch
+from picker.resources.inference import Criticality, RoutingStrategy
+from picker.scheduling.request import InferenceRequest
+from picker.scheduling.scheduler import Scheduler
+
+OURS = pytest.mark.parametrize("strategy", [RoutingStrategy.DEFAULT, RoutingStrategy.PREFIX_CACHE])
+
+
+class Picker:
+    """One of several, with endpoints of its own for the same four addresses, each with `others` requests of others."""
+
+    def __init__(self, strategy: RoutingStrategy, seed: int, others: int = 5) -> None:
+        self.fleet = [endpoint(number, running=others) for number in range(4)]
+        self._prefixes = PrefixIndex(64)
+        self._scheduler = Scheduler(strategy, self._prefixes, Random(seed))
+        self._ledger = Ledger()
+        self._now_s = 0.0
+
+    def send(self, what: InferenceRequest) -> str:
+        """Where it went; it is over at once."""
+        self._now_s += 0.1
+        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._ledger, self._now_s)
+        assert isinstance(sent, Dispatched)
+        sent.end(self._now_s)
+        return sent.ranking.endpoints[0].address
+
+
+def turn(of: int, number: int, tokens: int = 2000) -> InferenceRequest:
+    """A turn of a conversation, each 10 blocks longer than the one before."""
+    blocks = tuple(range(1000 * of, 1000 * of + 10 * number))
+    return InferenceRequest("m", Criticality.STANDARD, tokens, 100, blocks, of, number > 1)
+
+
+def one_off(number: int) -> InferenceRequest:
+    return request(tokens=2000, blocks=tuple(range(1000 * number, 1000 * number + 30)))
+
+
+def warm(picker: Picker) -> None:
+    """Let it see that there are others."""
+    for number in range(200):
+        picker.send(turn(500_000 + number // 4, number % 4 + 1))
+
+
+@OURS
+def test_a_conversation_goes_to_one_server_whichever_picker_has_its_turns(strategy: RoutingStrategy) -> None:
+    """The first turn too, where most prompts are later ones."""
+    left, right = Picker(strategy, 1), Picker(strategy, 2)
+    warm(left)
+    warm(right)
+    for of in range(1, 50):
+        places = {(left, right)[number % 2].send(turn(of, number)) for number in range(1, 6)}
+        assert len(places) == 1
+
+
+@OURS
+def test_a_system_prompt_that_others_may_have_sent_goes_to_one_server(strategy: RoutingStrategy) -> None:
+    """Where most prompts begin like one before, a beginning that is new here is taken for one of those."""
+    left, right = Picker(strategy, 1), Picker(strategy, 2)
+    for picker in (left, right):
+        for number in range(300):
+            picker.send(one_off(number % 10))
+    for number in range(10, 30):
+        assert left.send(one_off(number)) == right.send(one_off(number))
+
+
+@OURS
+def test_prompts_of_which_none_comes_again_are_drawn_nowhere(strategy: RoutingStrategy) -> None:
+    """They go where there is least to do, which is what the lot says here."""
+    left, right = Picker(strategy, 1), Picker(strategy, 2)
+    for number in range(400):
+        left.send(one_off(1000 + number))
+        right.send(one_off(2000 + number))
+    same = sum(left.send(one_off(number)) == right.send(one_off(number)) for number in range(400, 600))
+    assert same < 100
+
+
+@OURS
+def test_a_home_that_is_busy_is_left(strategy: RoutingStrategy) -> None:
+    """As soon as computing the prompt anew takes less than waiting there."""
+    picker = Picker(strategy, 1)
+    warm(picker)
+    home = picker.send(turn(7, 3))
+    [busy] = [each for each in picker.fleet if each.address == home]
+    busy.in_flight.prefill_tokens += 100_000
+    assert picker.send(turn(7, 4)) != home
+
+
+@OURS
+def test_who_is_alone_has_no_homes(strategy: RoutingStrategy) -> None:
+    """It knows itself where it sent what: turns follow the first one, wherever that went."""
+    picker, other = Picker(strategy, 1, others=0), Picker(strategy, 2, others=0)
+    firsts = [(picker.send(turn(of, 1)), other.send(turn(of, 1))) for of in range(1, 60)]
+    assert sum(left == right for left, right in firsts) < 40
+    for of, (left, _) in enumerate(firsts, 1):
+        assert picker.send(turn(of, 2)) == left

@@ -1,0 +1,53 @@
+"""Which pods are to be sent requests."""
+
+import json
+from typing import Any
+
+import pytest
+from picker.sources.cluster import ready_server
+from picker.sources.inventory import ModelServer
+
+READY = {
+    "metadata": {"name": "qwen-0", "namespace": "default", "labels": {"app": "qwen"}},
+    "status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
+}
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    """READY, its status changed."""
+    made = json.loads(json.dumps(READY))
+    made["status"] = {key: value for key, value in {**made["status"], **status}.items() if value is not None}
+    return made
+
+
+def test_a_ready_pod_is_a_model_server() -> None:
+    """By its IP; the pool knows the port."""
+    assert ready_server(READY) == ModelServer("qwen-0", "default", "10.0.0.1", None, {"app": "qwen"})
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"conditions": [{"type": "Ready", "status": "False"}]},
+        {"conditions": [{"type": "ContainersReady", "status": "True"}]},
+        {"conditions": None},
+        {"podIP": None},
+        {"phase": "Succeeded"},
+        {"phase": "Failed"},
+    ],
+)
+def test_a_pod_that_is_not_ready_is_none(status: dict[str, Any]) -> None:
+    """Starting, failing, or done."""
+    assert ready_server(pod(**status)) is None
+
+
+def test_a_pod_on_its_way_out_is_none_though_it_is_ready() -> None:
+    """It finishes what it has begun."""
+    leaving = pod()
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert ready_server(leaving) is None
+
+
+def test_a_pod_without_a_status_is_none() -> None:
+    """As it is in its first moment."""
+    assert ready_server({"metadata": {"name": "a", "namespace": "b"}}) is None
