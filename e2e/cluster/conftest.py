@@ -12,9 +12,9 @@ from pathlib import Path
 
 import artifacts
 import pytest
-from additions import MOCK
 from clusters import ROOT, Cluster, build_image, kind_cluster, load_images
 from e2e.processes import free_ports
+from extra_objects import MOCK
 from progress import say
 from releases import CHART, PICKED, PLAIN, Release, gateway_urls
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from additions import V1, Object, deployment, model_server, pool
+from extra_objects import V1, Object, deployment, model_server, pool
 
 RANKS = (8000, 8001)
 DOOR = 8002

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from additions import PICKER, V1, Added, Object, route, to_pool
 from clusters import Cluster
+from extra_objects import PICKER, V1, Added, Object, route, to_pool
 from protocol_parts import DOOR, PROTOCOL_PICKER, RANKS, pool_with_ports, protocol_picker, servers_with_ranks
 from releases import MODEL, NAMESPACE, OF_ENVOY, PICKED, Release, forwarded
 from test_requests import served

@@ -4,7 +4,7 @@ import subprocess
 import time
 
 import pytest
-from additions import PICKER
+from extra_objects import PICKER
 from progress import say
 from releases import NAMESPACE, PICKED, PLAIN, Release
 from traffic import Load

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from additions import PICKER, V1, V1ALPHA2, Added, Object
 from clusters import ROOT, CommandFailed
+from extra_objects import PICKER, V1, V1ALPHA2, Added, Object
 from picker.controller.certificates import issue, new_authority
 from releases import NAME, NAMESPACE, OF_ENVOY, PICKED, PLAIN, Release, envoy_service, forwarded
 from traffic import Load

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from additions import V1, V1ALPHA2, Added, Object, model, model_servers, pool, route, to_pool
+from extra_objects import V1, V1ALPHA2, Added, Object, model, model_servers, pool, route, to_pool
 from releases import MODEL, PICKED, Release
 from test_requests import served
 from traffic import Load

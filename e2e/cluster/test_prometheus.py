@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from additions import Added, Object, deployment
 from clusters import ROOT
+from extra_objects import Added, Object, deployment
 from releases import CHART, PICKED, PLAIN, Release
 from waits import until
 

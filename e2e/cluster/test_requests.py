@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
-from additions import PICKER
 from clusters import Cluster
+from extra_objects import PICKER
 from releases import MODEL, PICKED, PLAIN, Release
 from traffic import Load
 from waits import until

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from additions import V1, V1ALPHA2, Added, model, pool, route, to_pool
 from clusters import CommandFailed
+from extra_objects import V1, V1ALPHA2, Added, model, pool, route, to_pool
 from releases import PICKED, Release
 from waits import until
 

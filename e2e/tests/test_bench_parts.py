@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from e2e.bench.constant import Connection, Picks
+from e2e.bench.constant_picker import Connection, Picks
 from e2e.bench.figures import Figure, Measured, completion, cpu_s, streamed
 from e2e.bench.load import Load, post, run_load
 from e2e.bench.upstreams import Server, answer_to

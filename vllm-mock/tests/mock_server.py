@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import httpx
+from vllm_mock.api.api_server import Door
+from vllm_mock.api.running import Listener, listen, serving
 from vllm_mock.serve import build_door
-from vllm_mock.server.door import Door
-from vllm_mock.server.running import Listener, listen, serving
 from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.approximate import ApproximateTokenizer
 from vllm_mock.verify.http import until

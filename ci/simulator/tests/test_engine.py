@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulator.content import Content, Piece
 from simulator.engine.core import HISTORY_S, Engine
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken
 from simulator.engine.steps import EngineState
+from simulator.workload.content import Content, Piece
 from vllm_mock.engine import core as mock_core
 from vllm_mock.engine import messages as mock_messages
 from vllm_mock.engine.messages import EngineConfig

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pytest
 from simulator.cli import TRACES
-from simulator.scenario import Trace
-from simulator.traces import NoTrace, trace_sessions
-from simulator.workload import Session
+from simulator.workload.generator import Session
+from simulator.workload.scenario import Trace
+from simulator.workload.traces import NoTrace, trace_sessions
 
 LINES = """\
 {"timestamp": 1000, "input_length": 600, "output_length": 7, "hash_ids": [0, 1]}

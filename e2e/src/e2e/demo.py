@@ -18,10 +18,10 @@ from benchmark.report.plots import latency_figure, save_kv_usage, save_png
 from benchmark.tokens.tokenizer import Tokenizer, find_tokenizer
 from rich.console import Console
 
-from e2e.curls import CurlFailed, as_typed, post_chat
 from e2e.demo_settings import DemoSettings, Load, read_settings
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet, NotReady, Ports, PortsTaken, ProcessFailed
 from e2e.processes import interruptible
+from e2e.smoke_commands import CurlFailed, as_typed, post_chat
 
 PLAIN, PICKED = "8080", "8081"
 

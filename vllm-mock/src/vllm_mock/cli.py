@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import uvloop
 
-from vllm_mock.server.running import PortTaken
+from vllm_mock.api.running import PortTaken
 from vllm_mock.settings import FitSettings, InvalidSettings, ServeSettings, VerifySettings
 from vllm_mock.tokens.folder import InvalidTokenizer
 

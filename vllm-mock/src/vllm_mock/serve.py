@@ -4,21 +4,21 @@ import asyncio
 import os
 import sys
 
+from vllm_mock.api.api_server import Door
+from vllm_mock.api.running import Listener, listen, serve_until_signal
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.driver import AsyncEngine
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import CARDS, StepTime
+from vllm_mock.faults.injector import Faults
+from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.forced_outputs import Scripts
+from vllm_mock.generation.loras import Adapters, AdaptersOnDisk, Loras
+from vllm_mock.generation.replica import Options, Replica
+from vllm_mock.generation.request_body import LoadLoraBody
 from vllm_mock.kv_events.config import InvalidKvEventsConfig
 from vllm_mock.kv_events.publishing import KvEvents, kv_events
 from vllm_mock.metrics.engine_metrics import EngineMetrics
-from vllm_mock.server.bodies import LoadLoraBody
-from vllm_mock.server.door import Door
-from vllm_mock.server.errors import Refused
-from vllm_mock.server.faults import Faults
-from vllm_mock.server.loras import Adapters, AdaptersOnDisk, Loras
-from vllm_mock.server.replica import Options, Replica
-from vllm_mock.server.running import Listener, listen, serve_until_signal
-from vllm_mock.server.scripts import Scripts
 from vllm_mock.settings import InvalidSettings, ServeSettings
 from vllm_mock.tokens.choose import choose_tokenizer
 from vllm_mock.tokens.tokenizer import Tokenizer

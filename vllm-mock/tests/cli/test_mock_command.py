@@ -69,7 +69,7 @@ def test_wrong_values_exit_2_and_are_named(
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    from vllm_mock.server.running import listen
+    from vllm_mock.api.running import listen
 
     with listen("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])

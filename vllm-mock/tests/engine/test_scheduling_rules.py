@@ -3,9 +3,9 @@
 import engines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vllm_mock.engine.live import Live
 from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason
 from vllm_mock.engine.scheduler import Scheduler
+from vllm_mock.engine.sequence_state import Live
 
 configs = st.builds(
     EngineConfig,

@@ -10,15 +10,16 @@ import msgspec
 import pytest
 from recordings import FOLDER
 from starlette.responses import JSONResponse
+from vllm_mock.api import chat, completion_routes, completions, http_metrics, usage
+from vllm_mock.api.middleware import ApiKeys, RequestIds
+from vllm_mock.api.responses import event
+from vllm_mock.api.schemas import Usage
 from vllm_mock.engine.messages import FinishReason
-from vllm_mock.server import chat, completion_routes, completions, http_metrics, usage, validation
-from vllm_mock.server.answers import event
-from vllm_mock.server.errors import Refused
-from vllm_mock.server.generation import Generation
-from vllm_mock.server.loras import Loras
-from vllm_mock.server.middleware import ApiKeys, RequestIds
-from vllm_mock.server.replica import Asked, Replica
-from vllm_mock.server.shapes import Usage
+from vllm_mock.generation import validation
+from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.generation import Generation
+from vllm_mock.generation.loras import Loras
+from vllm_mock.generation.replica import Asked, Replica
 from vllm_mock.tokens.text import GrowingText
 from vllm_mock.verify.http import verify_http
 from vllm_mock.verify.http_counts import verify_http_counts

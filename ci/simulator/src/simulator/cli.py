@@ -12,13 +12,13 @@ from picker.resources.inference import RoutingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from simulator.contenders import CONTENDERS
-from simulator.losses import print_losses, variants
-from simulator.markdown import write_markdown
-from simulator.report import print_summary, print_tables, write_json
-from simulator.scenario import InvalidScenario, Scenario, Trace, read_scenario
-from simulator.study import Results, Study, run_study
-from simulator.traces import trace_file
+from simulator.experiment.experiment import Results, Study, run_study
+from simulator.experiment.markdown import write_markdown
+from simulator.experiment.report import print_summary, print_tables, write_json
+from simulator.experiment.sensitivity import print_losses, variants
+from simulator.schedulers.registry import CONTENDERS
+from simulator.workload.scenario import InvalidScenario, Scenario, Trace, read_scenario
+from simulator.workload.traces import trace_file
 
 TABLE_WIDTH = 230
 SECONDS_BETWEEN_LINES = 10.0
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"Tables for a page are in {given.markdown}.")
     if given.plots is not None:
         # matplotlib takes a second to import.
-        from simulator.plots import plot_all
+        from simulator.experiment.plots import plot_all
 
         written = plot_all(results, OURS, given.plots)
         console.print(f"{len(written)} plots are in {given.plots}.")

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from e2e.bench.environment import Stage, scraping, staged
 from e2e.bench.load import Load, post, run_load
-from e2e.bench.stage import Stage, scraping, staged
 from e2e.bench.upstreams import STREAM_CHUNKS, answer_to
 
 REPLICAS = 8

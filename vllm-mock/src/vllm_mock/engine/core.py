@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from vllm_mock.engine.blocks import BlockListener
-from vllm_mock.engine.live import Live, Schedule
 from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason, NewTokens, Sampler
 from vllm_mock.engine.scheduler import Scheduler
+from vllm_mock.engine.sequence_state import Live, Schedule
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 

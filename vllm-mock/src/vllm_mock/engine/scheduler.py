@@ -7,8 +7,8 @@ Synchronous scheduling, as recorded of vLLM 0.32: a step is scheduled when the t
 from collections import deque
 
 from vllm_mock.engine.blocks import BlockHash, BlockListener, BlockPool, chain, root
-from vllm_mock.engine.live import Live, Schedule
 from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason, Sampler
+from vllm_mock.engine.sequence_state import Live, Schedule
 
 
 class Scheduler:

@@ -5,7 +5,7 @@ step_s = a + b * decoding sequences + c * prefill tokens + d * context tokens re
 
 from dataclasses import dataclass
 
-from vllm_mock.engine.live import Schedule
+from vllm_mock.engine.sequence_state import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 from vllm_mock.settings import ServeSettings
-from vllm_mock.verify.speed_free import histogram_json
 from vllm_mock.verify.trace_run import Json, UniqueText, recorded_request
+from vllm_mock.verify.untimed import histogram_json
 
 _OVERHEAD_S = 0.0006
 """How much longer than its floor a recorded step takes: 0.5 to 1 ms."""

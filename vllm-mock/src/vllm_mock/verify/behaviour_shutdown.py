@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from vllm_mock.server.running import listen
+from vllm_mock.api.running import listen
 from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.compare import first_difference
 from vllm_mock.verify.cut_stream import events_of, response_of

@@ -10,16 +10,13 @@ from typing import Any
 import httpx
 import msgspec
 
+from vllm_mock.api.api_server import Door
+from vllm_mock.api.running import Listener, listen, serving
 from vllm_mock.serve import build_door
-from vllm_mock.server.door import Door
-from vllm_mock.server.running import Listener, listen, serving
 from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.compare import first_difference, first_line_difference, header_difference, holds_probabilities
 from vllm_mock.verify.exchanges import Exchange, RecordedResponse, read_exchange
-from vllm_mock.verify.recorded_server import RecordedServer, read_server
-from vllm_mock.verify.recorded_text import RecordedScripts, RecordedText
-from vllm_mock.verify.result import Result
-from vllm_mock.verify.situation import (
+from vllm_mock.verify.fixture import (
     Situation,
     filling,
     inferred,
@@ -27,6 +24,9 @@ from vllm_mock.verify.situation import (
     with_flags,
     with_loras,
 )
+from vllm_mock.verify.recorded_server import RecordedServer, read_server
+from vllm_mock.verify.recorded_text import RecordedScripts, RecordedText
+from vllm_mock.verify.result import Result
 
 _TIMEOUT_S = 30.0
 _AT_A_TIME = 16

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from vllm_mock.engine.messages import EngineRequest
-from vllm_mock.server.bodies import COMPLETION_TOKENS
-from vllm_mock.server.scripts import Scripts
+from vllm_mock.generation.forced_outputs import Scripts
+from vllm_mock.generation.request_body import COMPLETION_TOKENS
 from vllm_mock.tokens.tokenizer import Turn
 from vllm_mock.verify.exchanges import Exchange, Json, fields_of
 

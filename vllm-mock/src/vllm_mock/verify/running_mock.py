@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_mock.api.api_server import Door
 from vllm_mock.serve import build_door
-from vllm_mock.server.door import Door
 from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.approximate import ApproximateTokenizer
 from vllm_mock.verify.exchanges import Json

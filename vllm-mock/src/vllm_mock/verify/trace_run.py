@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_mock.engine.core import Engine
-from vllm_mock.engine.live import Schedule
 from vllm_mock.engine.messages import EngineRequest
 from vllm_mock.engine.scheduler import Scheduler
+from vllm_mock.engine.sequence_state import Schedule
 from vllm_mock.engine.speed import StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 from vllm_mock.metrics.values import Values

@@ -14,14 +14,14 @@ from vllm_mock.engine.speed import StepTime
 from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.recorded_server import read_server
 from vllm_mock.verify.result import Result
-from vllm_mock.verify.speed_free import (
+from vllm_mock.verify.trace_run import Json, TraceRun, engine_for, recorded_request, sampled, step_by_step
+from vllm_mock.verify.untimed import (
     LATENCY_HISTOGRAMS,
     REQUEST_HISTOGRAMS,
     histogram_json,
     step_numbers,
     totals,
 )
-from vllm_mock.verify.trace_run import Json, TraceRun, engine_for, recorded_request, sampled, step_by_step
 
 _SAMPLE_SLACK_S = 0.06
 """How far a sample may lie from the steps that it shows: /metrics is answered by another process than the one that

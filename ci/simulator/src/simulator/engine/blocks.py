@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from simulator.content import MAX_BLOCKS
+from simulator.workload.content import MAX_BLOCKS
 
 
 class Run:

@@ -10,10 +10,10 @@ from collections import deque
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import StepTime
 
-from simulator.content import Content
 from simulator.engine.blocks import BlockPool
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Sequence
 from simulator.engine.steps import Counters, EngineState, Inside, Shown, Step, Stride
+from simulator.workload.content import Content
 
 HISTORY_S = 0.2
 """Enough for who looks twenty times a second and knows at once."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from simulator.content import Content
 from simulator.engine.blocks import Held
+from simulator.workload.content import Content
 
 
 @dataclass(frozen=True, slots=True)

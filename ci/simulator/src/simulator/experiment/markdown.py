@@ -1,0 +1,45 @@
+"""Results as tables of a page: what `docs/scheduling.md` shows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from simulator.experiment.experiment import Results
+from simulator.experiment.measures import estimate
+from simulator.experiment.report import AGAINST, COMPARED, ratio
+
+SHOWN = (("ttft_p90_s", "TTFT p90, s"), ("goodput_per_s", "answers a second within the SLO"))
+
+
+def write_markdown(results: Results, ours: Sequence[str], path: Path) -> None:
+    """Means of the most important measures, and our strategies' ratios to the others with their verdicts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(_lines(results, ours)) + "\n")
+
+
+def _lines(results: Results, ours: Sequence[str]) -> Iterator[str]:
+    names = list(next(iter(results.values())))
+    seeds = len(next(iter(results.values()))[names[0]])
+    for measure, title in SHOWN:
+        yield from (f"{title}, mean of {seeds} seeds:", "")
+        yield from _head(names)
+        for scenario, rows in results.items():
+            means = [estimate([getattr(each, measure) for each in rows[name]]).mean for name in names]
+            yield _row(scenario, [f"{mean:.0f}" if mean >= 10 else f"{mean:.2f}" for mean in means])
+        yield ""
+    others = [name for name in AGAINST if name in names]
+    for name in [each for each in ours if each in names]:
+        yield from (f"{name} as ratios; + better, - worse beyond the 95 % interval:", "")
+        yield from _head([f"{title} / {other}" for other in others for _, title in COMPARED])
+        for scenario, rows in results.items():
+            cells = [ratio(measure, rows[name], rows[other]) for other in others for measure, _ in COMPARED]
+            yield _row(scenario, cells)
+        yield ""
+
+
+def _head(titles: Sequence[str]) -> Iterator[str]:
+    yield _row("scenario", titles)
+    yield "|---|" + "---:|" * len(titles)
+
+
+def _row(first: str, cells: Sequence[str]) -> str:
+    return f"| {first} | " + " | ".join(cells) + " |"

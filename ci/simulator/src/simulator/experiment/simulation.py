@@ -1,0 +1,169 @@
+"""One run: a scenario, a contender, a seed."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from picker.requestcontrol.in_flight_request import Dispatched
+from picker.scheduling.request import Refusal
+
+from simulator.engine.fleet import Fleet
+from simulator.engine.sequence import EngineRequest, Finished, FirstToken
+from simulator.engine.timeline import Timeline
+from simulator.experiment.picker_replica import Picker
+from simulator.experiment.record import Outcome, Record
+from simulator.schedulers.perfect_information import Truth
+from simulator.schedulers.registry import Contender
+from simulator.workload.generator import Session, Turn, sessions
+from simulator.workload.scenario import Scenario, Trace
+from simulator.workload.traces import trace_sessions
+
+BACK_OFF_S = 1.0
+"""A client that was turned away asks its next question no sooner."""
+
+KV_SAMPLE_S = 1.0
+
+
+class Simulation:
+    """Runs once."""
+
+    def __init__(self, scenario: Scenario, contender: Contender, seed: int, traces: Path) -> None:
+        """Raises NoTrace for a scenario whose trace is not in the folder `traces`."""
+        self.records: list[Record] = []
+        self.kv_spreads: list[float] = []
+        """Highest less lowest KV cache usage of the fleet, sampled."""
+        self._scenario = scenario
+        self._timeline = timeline = Timeline()
+        self._rng = Random(f"{seed} picks")
+        self._number = 0
+        self._open = 0
+        self._fleet = Fleet(scenario, timeline)
+        truth = Truth(self._fleet)
+        self._pickers = [
+            Picker(scenario, contender, self._fleet, truth, timeline, Random(f"{seed} picker {number}"))
+            for number in range(scenario.pickers)
+        ]
+        workload, rng = scenario.workload, Random(f"{seed} load")
+        coming: Iterable[Session]
+        if isinstance(workload, Trace):
+            coming = trace_sessions(workload, traces, scenario.duration_s)
+        else:
+            coming = sessions(workload, scenario.duration_s, rng)
+        for session in coming:
+            self._open += 1
+            timeline.at(session.start_s, partial(self._next_turn, session, 0.0))
+        timeline.at(scenario.warmup_s, self._sample_kv)
+
+    def run(self) -> None:
+        """Until every client has its last answer."""
+        if self._open:
+            self._timeline.run()
+
+    def _next_turn(self, session: Session, pause_s: float) -> None:
+        now_s = self._timeline.now_s
+        turn = next(session.turns, None) if now_s < self._scenario.duration_s else None
+        if turn is None or now_s + turn.gap_s + pause_s > self._scenario.duration_s:
+            self._open -= 1
+            if not self._open:
+                self._timeline.stop()
+            return
+        self._timeline.after(turn.gap_s + pause_s, partial(self._ask, session, turn))
+
+    def _ask(self, session: Session, turn: Turn) -> None:
+        now_s = self._timeline.now_s
+        record = Record(now_s, turn.criticality, turn.prompt_tokens, turn.output_tokens)
+        self.records.append(record)
+        pickers = self._pickers
+        picked = (pickers[0] if len(pickers) == 1 else self._rng.choice(pickers)).pick(turn)
+        if isinstance(picked, Refusal):
+            record.outcome, record.end_s = Outcome.SHED, now_s
+            self._next_turn(session, BACK_OFF_S)
+            return
+        _Attempt(self, session, turn, record, picked).send()
+
+    def _sample_kv(self) -> None:
+        now_s = self._timeline.now_s
+        usages = [replica.engine.state(now_s).kv_cache_usage for replica in self._fleet.ready]
+        if usages and now_s < self._scenario.duration_s:
+            self.kv_spreads.append(max(usages) - min(usages))
+            self._timeline.after(KV_SAMPLE_S, self._sample_kv)
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def finished(self, session: Session) -> None:
+        self._next_turn(session, 0.0)
+
+    def after_network(self, call: Callable[[], None]) -> None:
+        self._timeline.after(self._scenario.network_s, call)
+
+    @property
+    def now_s(self) -> float:
+        return self._timeline.now_s
+
+    @property
+    def fleet(self) -> Fleet:
+        return self._fleet
+
+    @property
+    def scenario(self) -> Scenario:
+        return self._scenario
+
+
+class _Attempt:
+    """A request on its way through the list that the picker named, as Envoy tries it: the next one when a connection is
+    refused, or is lost before the answer has begun."""
+
+    def __init__(
+        self, simulation: Simulation, session: Session, turn: Turn, record: Record, dispatched: Dispatched
+    ) -> None:
+        self._simulation = simulation
+        self._session = session
+        self._turn = turn
+        self._record = record
+        self._dispatched = dispatched
+        self._left = list(dispatched.ranking.endpoints)
+
+    def send(self) -> None:
+        self._simulation.after_network(self._arrive)
+
+    def _arrive(self) -> None:
+        if not self._left:
+            self._end(Outcome.FAILED)
+            return
+        address = self._left.pop(0).address
+        replica = self._simulation.fleet.by_address[address]
+        if not replica.listening:
+            self.send()
+            return
+        self._record.address = address
+        self._dispatched.served_by(address)
+        turn = self._turn
+        request = EngineRequest(
+            self._simulation.next_number(), turn.content, turn.prompt_tokens, turn.output_tokens, turn.lora
+        )
+        replica.submit(request, self._heard)
+        # vLLM sends a stream's headers before its first token.
+        self._simulation.after_network(partial(self._dispatched.answered, False))
+
+    def _heard(self, event: FirstToken | Finished | None) -> None:
+        record = self._record
+        match event:
+            case FirstToken(at_s=at_s, cached_tokens=cached):
+                record.first_s, record.cached_tokens = at_s + 2 * self._simulation.scenario.network_s, cached
+            case Finished(preemptions=preemptions):
+                record.preemptions = preemptions
+                self._simulation.after_network(partial(self._end, Outcome.SERVED))
+            case None if record.first_s:
+                self._end(Outcome.FAILED)
+            case None:
+                self.send()
+
+    def _end(self, outcome: Outcome) -> None:
+        self._dispatched.end(self._simulation.now_s)
+        self._record.outcome = outcome
+        simulation = self._simulation
+        self._record.end_s = simulation.now_s + simulation.scenario.network_s
+        simulation.finished(self._session)

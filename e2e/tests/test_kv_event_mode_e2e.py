@@ -1,0 +1,153 @@
+"""Pickers that follow KV events know what servers have cached; those that estimate do not."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+import httpx
+import pytest
+import yaml
+from e2e.prefix_accuracy import Workload, outcome, words
+from e2e.processes import Child, free_ports
+from gateway_parts import pool
+from picker.commands.serve import Picker
+from picker.endpoints.prefix_cache.kv_events.subscriber import PORT_LABEL, REPLAY_PORT_LABEL
+from picker.observability.request_record import Course
+from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.request_body import read_body
+from picker.settings import ServeSettings
+from picker.sources.folder import FolderSource
+from waiting import until
+
+REPLICAS = 2
+BLOCKS = 400
+"""Of each server's cache: 6,400 tokens."""
+PREFIXES, PREFIX_WORDS = 16, 500
+"""Some 8,500 tokens together: more than one server's cache, and less than both."""
+PATH = "/v1/chat/completions"
+
+
+@pytest.mark.timeout(240)
+def test_two_pickers_that_are_told_are_less_wrong_than_two_that_estimate() -> None:
+    """In virtual time, with more system prompts than all caches hold."""
+    workload = Workload(
+        "tenants", prefixes=80, prefix_words=900, turns=1, rate=5.0, pause_s=0.0, requests=1000, server_blocks=1500
+    )
+    estimated, told = outcome(workload, "estimated"), outcome(workload, "told")
+    assert told.error < 0.7 * estimated.error, (told.error, estimated.error)
+
+
+@dataclass
+class Fleet:
+    """Mock servers as processes, and two pickers that share nothing."""
+
+    ports: Sequence[int]
+    pickers: Sequence[Picker]
+    client: httpx.AsyncClient
+
+    async def errors(self, rng: Random, requests: int) -> list[float]:
+        """For each request how far the share of its prompt that was taken for cached is from what was."""
+        texts = Random(1)
+        prefixes = [words(texts, PREFIX_WORDS) for _ in range(PREFIXES)]
+        return [await self._error(rng, rng.choice(prefixes)) for _ in range(requests)]
+
+    async def _error(self, rng: Random, prefix: str) -> float:
+        messages = [{"role": "system", "content": prefix}, {"role": "user", "content": words(rng, 20)}]
+        body = json.dumps({"model": "qwen", "messages": messages, "max_tokens": 4}).encode()
+        read = read_body(body, strict=True)
+        assert not isinstance(read, Rejection)
+        course = rng.choice(self.pickers).watch.desk.assign(Wanted(None, read, None, path=PATH))
+        assert isinstance(course, Course)
+        address = course.destination.split(",")[0]
+        before = await self._hits(address)
+        headers = {"content-type": "application/json"}
+        answer = await self.client.post(f"http://{address}{PATH}", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        queried, hit = (after - then for after, then in zip(await self._hits(address), before, strict=True))
+        course.end()
+        return abs(course.cached_tokens / course.prompt_tokens - hit / queried)
+
+    async def _hits(self, address: str) -> tuple[float, float]:
+        page = (await self.client.get(f"http://{address}/metrics")).text
+        queries, hits = (
+            float(re.findall(rf"^vllm:prefix_cache_{name}_total{{.*}} (\S+)$", page, re.MULTILINE)[0])
+            for name in ("queries", "hits")
+        )
+        return queries, hits
+
+
+@asynccontextmanager
+async def fleet(folder: Path, *more: str) -> AsyncIterator[Fleet]:
+    """`more`: settings of the pickers."""
+    ports, event_ports, replay_ports = free_ports(REPLICAS), free_ports(REPLICAS), free_ports(REPLICAS)
+    (folder / "m").mkdir(parents=True)
+    (folder / "m" / "pool.yaml").write_text(yaml.safe_dump(pool("qwen", strategy="PREFIX_CACHE")))
+    servers = [
+        {
+            "name": f"qwen-{number}",
+            "address": "127.0.0.1",
+            "port": ports[number],
+            "labels": {
+                "pool": "qwen",
+                PORT_LABEL: str(event_ports[number]),
+                REPLAY_PORT_LABEL: str(replay_ports[number]),
+            },
+        }
+        for number in range(REPLICAS)
+    ]
+    (folder / "endpoints.yaml").write_text(yaml.safe_dump({"endpoints": servers}))
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        for number in range(REPLICAS):
+            events = {
+                "enable_kv_cache_events": True,
+                "endpoint": f"tcp://*:{event_ports[number]}",
+                "replay_endpoint": f"tcp://*:{replay_ports[number]}",
+            }
+            command = [
+                *(sys.executable, "-m", "vllm_mock.cli", "serve", f"--port={ports[number]}", "--host=127.0.0.1"),
+                *("--served-model-name=qwen", "--tokenizer=approximate", "--step-floor-s=0.001"),
+                *(f"--num-gpu-blocks-override={BLOCKS}", f"--kv-events-config={json.dumps(events)}"),
+            ]
+            server = await Child.start(f"mock {number}", command, folder / f"mock-{number}.log")
+            stack.push_async_callback(server.stop)
+            await until(lambda up=folder / f"mock-{number}.log": "serving" in up.read_text(), "no mock", 30)
+        pickers = [await stack.enter_async_context(picker(folder, *more)) for _ in range(2)]
+        yield Fleet(ports, pickers, client)
+
+
+@asynccontextmanager
+async def picker(folder: Path, *more: str) -> AsyncIterator[Picker]:
+    names = ("ext-proc", "health", "xds", "admin")
+    addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, free_ports(4), strict=True)]
+    settings = ServeSettings.read(
+        [f"--manifests={folder / 'm'}", f"--endpoints={folder / 'endpoints.yaml'}", *addresses, *more], "test"
+    )
+    made, stop = Picker(settings, FolderSource(folder / "m", folder / "endpoints.yaml")), asyncio.Event()
+    serving = asyncio.create_task(made.run(stop))
+    try:
+        await until(lambda: made.ready or serving.done(), "the picker is not ready")
+        yield made
+    finally:
+        stop.set()
+        await serving
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(240)
+async def test_servers_that_tell_are_known_better_than_those_that_do_not(tmp_path: Path) -> None:
+    """Over ZeroMQ and HTTP, against the servers' own counters, with two pickers. A measurement in real time: what is
+    learned beside the requests comes as soon as the machine lets it."""
+    async with fleet(tmp_path / "estimated") as guessing:
+        estimated = await guessing.errors(Random(2), 100)
+    async with fleet(tmp_path / "told", "--kv-events-port=5557") as knowing:
+        told = await knowing.errors(Random(2), 100)
+    assert fmean(told[50:]) < 0.65 * fmean(estimated[50:]), (fmean(told[50:]), fmean(estimated[50:]))

@@ -1,0 +1,38 @@
+"""/v1/completions and /v1/chat/completions."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vllm_mock.api import chat, completions
+from vllm_mock.api.api_server import Door, Entry, read
+from vllm_mock.api.responses import json_response
+from vllm_mock.generation.constraints import check_tools, constrain
+from vllm_mock.generation.request_body import ChatBody, CompletionBody
+
+
+def completion_routes(door: Door) -> list[Entry]:
+    replica = door.replica
+
+    async def complete(request: Request) -> Response:
+        body = await read(request, CompletionBody)
+        asked = replica.completion(body, request.headers.get("x-request-id"))
+        constrain(replica, body, asked)
+        generation = await door.begin(asked, body)
+        if body.stream:
+            return door.stream(generation, completions.chunks(replica, body, generation))
+        await door.finish(request, generation)
+        return json_response(completions.whole(replica, body, generation))
+
+    async def converse(request: Request) -> Response:
+        body = await read(request, ChatBody)
+        replica.check_model(body.model)
+        check_tools(replica, body)
+        asked = replica.chat(body, request.headers.get("x-request-id"))
+        tool = constrain(replica, body, asked)
+        generation = await door.begin(asked, body)
+        if body.stream:
+            return door.stream(generation, chat.chunks(replica, body, generation, tool))
+        await door.finish(request, generation)
+        return json_response(chat.whole(replica, body, generation, tool))
+
+    return [("POST", "/v1/completions", complete), ("POST", "/v1/chat/completions", converse)]

@@ -1,0 +1,153 @@
+"""Running the sequences of one request: tokens from the engine become text, choice by choice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from vllm_mock.engine.messages import FinishReason, NewTokens
+from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.replica import Asked, Replica
+from vllm_mock.generation.request_body import Body
+from vllm_mock.tokens.text import GrowingText
+
+_TURNS_TO_WAKE = 8
+"""Turns of the event loop in which an engine that has nothing to do hears of a request, and some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step gave to one choice."""
+
+    choice: int
+    text: str
+    """What may be shown and has not been."""
+    token: int
+    generated: int
+    """Tokens of this choice so far."""
+    finish_reason: str | None
+    stop_reason: int | str | None
+
+
+@dataclass(slots=True)
+class Choice:
+    """One sequence as it grows."""
+
+    text: GrowingText
+    tokens: list[int]
+    pieces: list[str]
+    """What each token added to the text."""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    cached_tokens: int = 0
+
+
+class Generation:
+    """Submits on `start`; then either `steps` or `finished` is awaited, and `close` called whatever happens."""
+
+    def __init__(self, replica: Replica, asked: Asked, body: Body) -> None:
+        self.asked = asked
+        self._replica = replica
+        self._include_stop = body.include_stop_str_in_output
+        self.choices = [
+            Choice(GrowingText(replica.tokenizer, body.stops, self._include_stop, body.min_tokens), [], [])
+            for _ in asked.sequences
+        ]
+        self._running = {sequence.request_id: index for index, sequence in enumerate(asked.sequences)}
+        self._steps: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._streaming = bool(body.stream)
+        self._failure: Refused | None = None
+
+    @property
+    def generated(self) -> int:
+        return sum(len(choice.tokens) for choice in self.choices)
+
+    async def start(self) -> None:
+        """An engine that has nothing to do begins a step with the first sequence before the others have come (recorded:
+        three prompts of 6 tokens take 7 steps)."""
+        first, *others = self.asked.sequences
+        self._replica.engine.submit(first, self._on_tokens)
+        turns = _TURNS_TO_WAKE if others else 0
+        while turns and not self._replica.engine.engine.scheduler.running:
+            await asyncio.sleep(0)
+            turns -= 1
+        for sequence in others:
+            if sequence.request_id in self._running:
+                self._replica.engine.submit(sequence, self._on_tokens)
+
+    async def steps(self) -> AsyncIterator[Progress]:
+        """Every token as it comes. Raises Refused when the engine is gone; ends early after `close`."""
+        while (progress := await self._steps.get()) is not None:
+            yield progress
+        if self._failure is not None:
+            raise self._failure
+
+    async def finished(self) -> None:
+        """Until every choice has ended, or `close`. Raises Refused when the engine is gone."""
+        await self._finished
+        if self._failure is not None:
+            raise self._failure
+
+    def fail(self, failure: Refused) -> None:
+        """End it with an error for the client."""
+        self._failure = failure
+        self.close()
+
+    def abort_in_engine(self) -> None:
+        """End it from the engine's side: unlike a client's leaving, that is counted."""
+        for request_id, index in list(self._running.items()):
+            choice = self.choices[index]
+            choice.finish_reason = FinishReason.ABORT.value
+            self._replica.engine.finish(request_id, FinishReason.ABORT)
+            if self._streaming:
+                text = choice.text.take(finished=True)
+                generated = len(choice.tokens)
+                self._steps.put_nowait(Progress(index, text, 0, generated, choice.finish_reason, None))
+            self._over(request_id)
+
+    def close(self) -> None:
+        """Abort what still runs: it leaves the engine, and its tokens so far stay counted."""
+        for request_id in list(self._running):
+            self._replica.engine.abort(request_id)
+            self._over(request_id)
+
+    def _over(self, request_id: str) -> None:
+        self._replica.scripts.forget(request_id)
+        del self._running[request_id]
+        if not self._running:
+            self._steps.put_nowait(None)
+            if not self._finished.done():
+                self._finished.set_result(None)
+
+    def _on_tokens(self, new: NewTokens) -> None:
+        index = self._running[new.request_id]
+        choice = self.choices[index]
+        for token in new.token_ids:
+            self._add(choice, new, token)
+        if choice.finish_reason is not None and choice.text.stopped_by is not None:
+            self._replica.engine.finish(new.request_id, FinishReason.STOP)
+        if self._streaming:
+            text = choice.text.take(choice.finish_reason is not None)
+            token = new.token_ids[-1]
+            progress = Progress(index, text, token, len(choice.tokens), choice.finish_reason, choice.stop_reason)
+            self._steps.put_nowait(progress)
+        if choice.finish_reason is not None:
+            self._over(new.request_id)
+
+    def _add(self, choice: Choice, new: NewTokens, token: int) -> None:
+        if not choice.tokens:
+            choice.cached_tokens = new.cached_tokens
+        choice.tokens.append(token)
+        if new.finish_reason is FinishReason.STOP and not self._include_stop:
+            # The token that ended the sequence is no part of its text.
+            choice.text.skip()
+            choice.pieces.append("")
+        else:
+            choice.pieces.append(choice.text.add(token))
+        if choice.text.stopped_by is not None:
+            choice.finish_reason = FinishReason.STOP.value
+            choice.stop_reason = choice.text.stopped_by
+        elif new.finish_reason is not None:
+            choice.finish_reason = new.finish_reason.value
+            if new.finish_reason is FinishReason.STOP and token != self._replica.tokenizer.end_of_sequence:
+                choice.stop_reason = token
