@@ -195,8 +195,8 @@ class GatewayParts:
 
     async def nothing_in_flight(self) -> None:
         """The picker has seen the end of everything."""
-        await until(lambda: self.picker.ledger.total.requests == 0, "the ledger is not at zero")
-        total = self.picker.ledger.total
+        await until(lambda: self.picker.tracker.total.requests == 0, "the ledger is not at zero")
+        total = self.picker.tracker.total
         assert (total.prefill_tokens, total.decode_tokens) == (0, 0)
 
     def _free_ports(self) -> tuple[int, int, int, int, int, dict[str, int]]:

@@ -204,6 +204,6 @@ async def _leave(gateway: GatewayParts, behave: str) -> None:
     )
     await writer.drain()
     await until(lambda: any(upstream.waiting.is_set() for upstream in gateway.all_upstreams), "no server is asked")
-    assert gateway.picker.ledger.total.requests == 1
+    assert gateway.picker.tracker.total.requests == 1
     writer.transport.abort()
     await until(lambda: any(upstream.left.is_set() for upstream in gateway.all_upstreams), "no server is freed")

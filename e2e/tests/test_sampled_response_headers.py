@@ -41,7 +41,7 @@ async def test_a_request_is_in_flight_until_its_unseen_answer_has_ended(gateway:
         ) as answer:
             pieces = answer.aiter_raw()
             await anext(pieces)
-            assert gateway.picker.ledger.total.requests == 1
+            assert gateway.picker.tracker.total.requests == 1
             upstream.released.set()
             async for _ in pieces:
                 pass
@@ -57,7 +57,7 @@ async def test_a_client_that_leaves_an_unseen_answer_is_no_longer_in_flight(gate
             "POST", gateway.url("main"), json=BODY, headers={"x-behave": "hold"}
         ) as answer:
             await anext(answer.aiter_raw())
-            assert gateway.picker.ledger.total.requests == 1
+            assert gateway.picker.tracker.total.requests == 1
         await gateway.nothing_in_flight()
 
 

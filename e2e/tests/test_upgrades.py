@@ -68,7 +68,7 @@ async def test_a_handshake_is_answered_at_once_and_bytes_go_both_ways(gateway: G
         for text in (b"hello", b"x" * 70_000):
             writer.write(text)
             assert await reader.readexactly(len(text)) == text
-    assert gateway.picker.ledger.total.requests == 1
+    assert gateway.picker.tracker.total.requests == 1
     writer.close()
     await gateway.nothing_in_flight()
 

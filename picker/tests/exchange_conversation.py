@@ -23,7 +23,7 @@ class Seat:
     status: int | None = None
     began: bool = False
     ended: int = 0
-    unseen: bool = False
+    not_sampled: bool = False
 
     def served_by(self, address: str) -> None:
         self.served = address
@@ -31,9 +31,9 @@ class Seat:
     def first_byte(self, status: int | None) -> None:
         self.began, self.status = True, status
 
-    def end(self, *, unseen: bool = False) -> None:
+    def end(self, *, not_sampled: bool = False) -> None:
         self.ended += 1
-        self.unseen = unseen
+        self.not_sampled = not_sampled
 
 
 @dataclass
@@ -45,7 +45,7 @@ class FakeDesk:
     turned: list[Rejection] = field(default_factory=list)
     sees: bool = False
 
-    def sees_answer(self, pool: str | None) -> bool:
+    def wants_response_headers(self, pool: str | None) -> bool:
         return self.sees
 
     def assign(self, wanted: Wanted) -> Seat | Rejection:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
-from picker.endpoints.in_flight import Ledger
-from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.request import InferenceRequest
@@ -22,7 +22,7 @@ def endpoint(
     queue_depth: int = 0,
     kv: float = 0.0,
     kv_blocks: int | None = None,
-    in_flight_then: int = 0,
+    in_flight_at_scrape: int = 0,
     refused: bool = False,
     scraped: bool = True,
 ) -> Endpoint:
@@ -33,7 +33,7 @@ def endpoint(
         kv_cache_usage=kv,
         block_size_tokens=kv_blocks and 16,
         kv_blocks=kv_blocks,
-        in_flight_then=in_flight_then,
+        in_flight_at_scrape=in_flight_at_scrape,
         scraped_at_s=0.0,
     )
     return Endpoint(
@@ -41,12 +41,12 @@ def endpoint(
         server=f"qwen-{number}",
         metrics=metrics if scraped else None,
         in_flight=InFlight(requests=requests, prefill_tokens=tokens),
-        refused_since_s=0.0 if refused else None,
+        unreachable_since_s=0.0 if refused else None,
     )
 
 
 def scrape(
-    ledger: Ledger,
+    tracker: InFlightTracker,
     where: Endpoint,
     now_s: float,
     *,
@@ -60,7 +60,7 @@ def scrape(
     """A scrape of `where`, which has done so much since the one before; `seconds` is the sum of the times to its first
     tokens. `others` requests there came past this picker, and all that it has are running but for the queue."""
     before = where.metrics.progress if where.metrics is not None and where.metrics.progress is not None else ZERO
-    progress = Progress(
+    progress = PrefillCounters(
         before.first_tokens + first_tokens,
         before.first_token_s + seconds,
         before.prompt_tokens + prompt_tokens,
@@ -68,15 +68,20 @@ def scrape(
         before.prefix_hits,
     )
     mine = where.in_flight.requests
-    ledger.scraped(
+    tracker.scraped(
         where,
         ServerMetrics(
-            queue_depth, mine + others - queue_depth, 0.0, scraped_at_s=now_s, in_flight_then=mine, progress=progress
+            queue_depth,
+            mine + others - queue_depth,
+            0.0,
+            scraped_at_s=now_s,
+            in_flight_at_scrape=mine,
+            progress=progress,
         ),
     )
 
 
-ZERO = Progress(0.0, 0.0, 0.0)
+ZERO = PrefillCounters(0.0, 0.0, 0.0)
 
 
 def request(

@@ -6,9 +6,9 @@ import yaml
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import Parsed, parse
 from picker.xds.config_source import file_source
-from picker.xds.translate import EnvoyConfig, Surroundings, translate
+from picker.xds.translate import EnvoyConfig, TranslateOptions, translate
 
-SURROUNDINGS = Surroundings(
+SURROUNDINGS = TranslateOptions(
     listen_ip="127.0.0.1",
     picker_host="127.0.0.1",
     picker_port=9002,

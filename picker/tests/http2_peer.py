@@ -10,7 +10,7 @@ from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.events import Event
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.headers import KeptHeads, encode_head
+from picker.grpc_server.http2.headers import HeaderBlockCache, encode_headers
 
 REQUEST = [
     (":method", "POST"),
@@ -20,8 +20,8 @@ REQUEST = [
     ("te", "trailers"),
     ("content-type", "application/grpc"),
 ]
-ANSWER = encode_head([(":status", "200"), ("content-type", "application/grpc")])
-TRAILERS = encode_head([("grpc-status", "0")])
+ANSWER = encode_headers([(":status", "200"), ("content-type", "application/grpc")])
+TRAILERS = encode_headers([("grpc-status", "0")])
 
 
 @dataclass
@@ -54,7 +54,7 @@ def frames_of(data: bytes) -> list[Frame]:
 class RawClient:
     """Sends any bytes; has greeted as a client must, unless told not to."""
 
-    connection: Connection = field(default_factory=lambda: Connection(KeptHeads()))
+    connection: Connection = field(default_factory=lambda: Connection(HeaderBlockCache()))
     now_s: float = 0.0
     greets: bool = True
 
@@ -68,7 +68,7 @@ class RawClient:
 
     def answers(self) -> list[Frame]:
         """What the server has to say now."""
-        return frames_of(self.connection.take_output())
+        return frames_of(self.connection.data_to_send())
 
     def request(self, stream_id: int = 1, *, end: bool = False) -> list[Event]:
         return self.send(headers(stream_id, end=end))
@@ -84,7 +84,7 @@ class RawClient:
 def headers(stream_id: int, fields: list[tuple[str, str]] = REQUEST, *, end: bool = False, flags: int = 0) -> bytes:
     """A HEADERS frame with a whole block."""
     flags |= frames.END_HEADERS | (frames.END_STREAM if end else 0)
-    return frames.frame(frames.HEADERS, flags, stream_id, encode_head(fields))
+    return frames.frame(frames.HEADERS, flags, stream_id, encode_headers(fields))
 
 
 def data(stream_id: int, payload: bytes, *, end: bool = False) -> bytes:
@@ -95,7 +95,7 @@ class H2Client:
     """A client that another implementation thinks is correct."""
 
     def __init__(self, connection: Connection | None = None, settings: dict[int, int] | None = None) -> None:
-        self.server = connection or Connection(KeptHeads())
+        self.server = connection or Connection(HeaderBlockCache())
         self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.client.initiate_connection()
         if settings:
@@ -107,7 +107,7 @@ class H2Client:
     def pump(self) -> None:
         """Carry bytes both ways until both sides are silent."""
         while True:
-            to_server, to_client = self.client.data_to_send(), self.server.take_output()
+            to_server, to_client = self.client.data_to_send(), self.server.data_to_send()
             if not to_server and not to_client:
                 return
             if to_server:

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from fleet import request
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.in_flight_request import Dispatched, dispatch
 from picker.resources.inference import RoutingStrategy
@@ -24,14 +24,14 @@ class Traffic:
         self._blocks = blocks
         self._prefixes = PrefixIndex(64)
         self._scheduler = Scheduler(strategy, self._prefixes, Random(1))
-        self._ledger = Ledger()
+        self._tracker = InFlightTracker()
         self._open: list[Dispatched] = []
 
     def send(self) -> Endpoint:
         """One more request, and where it went."""
         self.now_s += 0.1
         what = request(tokens=1000, blocks=tuple(range(self._blocks)))
-        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._ledger, self.now_s)
+        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self.now_s)
         assert isinstance(sent, Dispatched)
         self._open.append(sent)
         return sent.ticket.endpoint

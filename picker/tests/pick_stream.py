@@ -9,17 +9,17 @@ from fleet import endpoint
 from gateway_objects import pool, resources
 from http2_peer import REQUEST
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
-from picker.grpc_server.calls import Calls
+from picker.grpc_server.calls import CallDispatcher
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.framing import framed
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.headers import KeptHeads, encode_head
+from picker.grpc_server.http2.headers import HeaderBlockCache, encode_headers
 from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Desk
 from picker.resources.inference import RoutingStrategy
@@ -36,7 +36,7 @@ def served_pool(endpoints: list[Endpoint], strategy: RoutingStrategy = RoutingSt
 
 
 def pool_desk(endpoints: int = 8) -> PoolDesk:
-    desk = PoolDesk(Ledger(), lambda: 1.0, Random(1), unknown_models=True)
+    desk = PoolDesk(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
     served = served_pool([endpoint(number, running=3) for number in range(endpoints)])
     desk.serve([served], served.pool.name)
     return desk
@@ -46,17 +46,17 @@ class PickStream:
     """One connection; `pick` begins and ends a request on it."""
 
     def __init__(self, desk: Desk, prompt_bytes: int = 2000) -> None:
-        self._connection = Connection(KeptHeads())
+        self._connection = Connection(HeaderBlockCache())
         deadlines: Deadlines[Call] = Deadlines()
         methods = {PROCESS: process(lambda: Exchange(desk, Limits()))}
-        self._calls = Calls(self._connection, methods, deadlines, lambda: None)
+        self._calls = CallDispatcher(self._connection, methods, deadlines, lambda: None)
         greeting = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
         unlimited = frames.frame(frames.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
         self._calls.receive(greeting + unlimited, 0.0)
         head = dict(REQUEST) | {":path": PROCESS, "x-inference-pool": POOL}
         # As Envoy does once it has been told to use no dynamic table: the picker then knows blocks by their bytes.
-        no_table = b"\x20"
-        self._head = no_table + encode_head(list(head.items()))
+        dynamic_table_disabled = b"\x20"
+        self._head = dynamic_table_disabled + encode_headers(list(head.items()))
         self._headers = framed(_headers())
         text = "".join(Random(2).choices("abcdefgh ", k=prompt_bytes))
         self._body = framed(body_message(json.dumps({"model": "qwen", "prompt": text, "max_tokens": 100}).encode()))
@@ -70,11 +70,11 @@ class PickStream:
         receive(frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, self._head), 0.0)
         receive(frames.frame(frames.DATA, 0, stream_id, self._headers), 0.0)
         receive(frames.frame(frames.DATA, 0, stream_id, self._body), 0.0)
-        answer = self._connection.take_output()
+        answer = self._connection.data_to_send()
         receive(frames.frame(frames.DATA, 0, stream_id, self._answer), 0.0)
-        self._connection.take_output()
+        self._connection.data_to_send()
         receive(frames.frame(frames.DATA, frames.END_STREAM, stream_id, b""), 0.0)
-        self._connection.take_output()
+        self._connection.data_to_send()
         return answer
 
 

@@ -7,15 +7,15 @@ from random import Random
 from fleet import endpoint
 from gateway_objects import pool, resources
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.observability.metrics import PickerMetrics
 from picker.observability.observer import WatchedDesk
-from picker.observability.request_record import Course, Teller
+from picker.observability.request_record import Course, RequestSink
 from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 from picker.resources.inference import RoutingStrategy
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import Scheduler
@@ -34,7 +34,7 @@ def served(name: str, endpoints: list[Endpoint], strategy: RoutingStrategy = Rou
 class Watched:
     """Two endpoints in one pool, `a`, unless told otherwise."""
 
-    tellers: Sequence[Teller] = ()
+    tellers: Sequence[RequestSink] = ()
     kept: int = 10
     unknown_models: bool = True
     endpoints: list[Endpoint] = field(default_factory=lambda: [endpoint(1), endpoint(2, queue_depth=3, kv=0.25)])
@@ -44,9 +44,9 @@ class Watched:
     inner: PoolDesk = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inner = PoolDesk(Ledger(), self.clock, Random(1), unknown_models=self.unknown_models)
+        self.inner = PoolDesk(InFlightTracker(), self.clock, Random(1), unknown_models=self.unknown_models)
         self.desk = WatchedDesk(self.inner, self.clock, kept_decisions=self.kept, tellers=self.tellers)
-        self.metrics = PickerMetrics(self.desk.tallies, lambda: self.pools, self.clock, lambda: 0)
+        self.metrics = PickerMetrics(self.desk.counters, lambda: self.pools, self.clock, lambda: 0)
         self.serve(served("a", self.endpoints))
 
     def clock(self) -> float:
@@ -65,7 +65,7 @@ class Watched:
         subset: frozenset[str] | None = None,
         trace: str | None = None,
     ) -> Course | Rejection:
-        body = ReadBody(model, prompt=b"x" * 4000, salt=b"", prompt_tokens=1000, output_tokens=100)
+        body = ParsedBody(model, prompt=b"x" * 4000, salt=b"", prompt_tokens=1000, output_tokens=100)
         name = PoolName("inference.networking.x-k8s.io", "default", pool)
         return self.desk.assign(Wanted(str(name), body, subset, body_bytes=4030, request_id="id-1", trace=trace))
 

@@ -17,17 +17,17 @@ from typing import Literal
 
 import httpx
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
+from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.endpoints.prefix_cache.kv_events.messages import read_batch
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
 from picker.logs import configure_logging
 from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
 from picker.requestcontrol.request_body import read_body
-from picker.requestcontrol.tokenize_client import PromptTokens
+from picker.requestcontrol.tokenize_client import TokenizeClient
 from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import Scheduler
@@ -134,11 +134,11 @@ class _Picker:
 
     def __init__(self, fleet: "_Fleet", knowledge: Knowledge, text: _Text, rng: Random) -> None:
         self.endpoints = [Endpoint(f"10.0.0.{number}:8000", f"qwen-{number}") for number in range(len(fleet.engines))]
-        self.held = HeldBlocks()
-        self.prompts = PromptTokens(httpx.MockTransport(text.answer))
+        self.held = ReportedBlocks()
+        self.prompts = TokenizeClient(httpx.MockTransport(text.answer))
         prefixes: PrefixIndex
         if knowledge == "told":
-            prefixes = PrecisePrefixIndex(BLOCK_TOKENS, self.held, self.endpoints)
+            prefixes = KvEventIndex(BLOCK_TOKENS, self.held, self.endpoints)
             for number, endpoint in enumerate(self.endpoints):
                 self.held.follow(endpoint)
                 self.held.restart(endpoint, empty=True)
@@ -148,7 +148,7 @@ class _Picker:
         name = PoolName("inference.networking.x-k8s.io", "default", "qwen")
         pool = InferencePool(name, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.PREFIX_CACHE)
         scheduler = Scheduler(pool.strategy, prefixes, rng)
-        self.desk = PoolDesk(Ledger(), lambda: fleet.now_s, rng, unknown_models=True)
+        self.desk = PoolDesk(InFlightTracker(), lambda: fleet.now_s, rng, unknown_models=True)
         self.desk.serve([ServedPool(pool, {}, self.endpoints, scheduler, prefixes)], name)
         self.desk.on_repeated = self.prompts.repeated
 
@@ -165,7 +165,7 @@ class _Picker:
                 block_size_tokens=engine.config.block_size,
                 kv_blocks=engine.config.num_gpu_blocks,
                 scraped_at_s=now_s,
-                in_flight_then=endpoint.in_flight.requests,
+                in_flight_at_scrape=endpoint.in_flight.requests,
             )
 
 

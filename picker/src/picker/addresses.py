@@ -5,13 +5,13 @@ import resource
 import socket
 from collections.abc import Mapping
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 """What sockets fail with on a machine without IPv6, or with IPv6 switched off."""
 
 
-class AddressTaken(CommandFailed):
+class AddressTaken(CliError):
     """An address that is wanted cannot be listened on; the message has a line for each."""
 
 

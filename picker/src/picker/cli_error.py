@@ -1,5 +1,5 @@
 """What ends a command in words rather than in a traceback."""
 
 
-class CommandFailed(Exception):
+class CliError(Exception):
     """A command cannot begin, or go on, for a reason outside it; the message has a line for each."""

@@ -5,10 +5,10 @@ from random import Random
 
 import pytest
 from gateway_objects import pool, resources, route, to_pool
-from picker.commands.reconcile import InventoryFollower, default_pool
-from picker.endpoints.datastore import Endpoints
+from picker.commands.reconcile import Reconciler, default_pool
+from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.scraper import Scraper
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.director import PoolDesk, ServedPool
@@ -40,7 +40,7 @@ class SeenDesk(PoolDesk):
     """Remembers what it serves."""
 
     def __init__(self) -> None:
-        super().__init__(Ledger(), lambda: 0.0, Random(0), unknown_models=True)
+        super().__init__(InFlightTracker(), lambda: 0.0, Random(0), unknown_models=True)
         self.pools: dict[PoolName, ServedPool] = {}
         self.default: PoolName | None = None
 
@@ -61,8 +61,8 @@ def scraper() -> SeenScraper:
 
 
 @pytest.fixture
-def follower(desk: SeenDesk, scraper: SeenScraper) -> InventoryFollower:
-    return InventoryFollower(Endpoints(), scraper, desk, Random(0), None)
+def follower(desk: SeenDesk, scraper: SeenScraper) -> Reconciler:
+    return Reconciler(Datastore(), scraper, desk, Random(0), None)
 
 
 def inventory(*texts: str, servers: int) -> Inventory:
@@ -72,9 +72,7 @@ def inventory(*texts: str, servers: int) -> Inventory:
     )
 
 
-def test_the_endpoints_of_the_pools_are_scraped_and_no_others(
-    follower: InventoryFollower, scraper: SeenScraper
-) -> None:
+def test_the_endpoints_of_the_pools_are_scraped_and_no_others(follower: Reconciler, scraper: SeenScraper) -> None:
     follower.follow(inventory(pool("a"), servers=2))
     assert scraper.scraped == ["10.0.0.0:8000", "10.0.0.1:8000"]
     follower.follow(inventory(pool("a"), servers=1))
@@ -84,7 +82,7 @@ def test_the_endpoints_of_the_pools_are_scraped_and_no_others(
 
 
 def test_an_edited_strategy_is_another_scheduler_that_knows_what_was_learned(
-    follower: InventoryFollower, desk: SeenDesk
+    follower: Reconciler, desk: SeenDesk
 ) -> None:
     follower.follow(inventory(pool("a"), servers=1))
     before = desk.pools[A]
@@ -95,7 +93,7 @@ def test_an_edited_strategy_is_another_scheduler_that_knows_what_was_learned(
     assert after.endpoints is before.endpoints
 
 
-def test_what_does_not_concern_a_pool_leaves_its_scheduler_alone(follower: InventoryFollower, desk: SeenDesk) -> None:
+def test_what_does_not_concern_a_pool_leaves_its_scheduler_alone(follower: Reconciler, desk: SeenDesk) -> None:
     follower.follow(inventory(pool("a"), servers=1))
     before = desk.pools[A]
     follower.follow(inventory(pool("a"), pool("b"), servers=2))
@@ -103,7 +101,7 @@ def test_what_does_not_concern_a_pool_leaves_its_scheduler_alone(follower: Inven
     assert len(desk.pools[A].endpoints) == 2
 
 
-def test_of_an_endpoint_that_left_no_prefix_is_remembered(follower: InventoryFollower, desk: SeenDesk) -> None:
+def test_of_an_endpoint_that_left_no_prefix_is_remembered(follower: Reconciler, desk: SeenDesk) -> None:
     follower.follow(inventory(pool("a"), servers=2))
     served = desk.pools[A]
     first, second = served.endpoints
@@ -152,7 +150,7 @@ class SeenPrecise:
 
 def test_where_endpoints_tell_what_they_hold_all_of_them_are_listened_to(desk: SeenDesk, scraper: SeenScraper) -> None:
     precise = SeenPrecise()
-    follower = InventoryFollower(Endpoints(), scraper, desk, Random(0), None, precise)
+    follower = Reconciler(Datastore(), scraper, desk, Random(0), None, precise)
     follower.follow(inventory(pool("a"), servers=2))
     follower.follow(inventory(PREFIX_CACHE, servers=1))
     assert precise.followed == ["10.0.0.0:8000"]

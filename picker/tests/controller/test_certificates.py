@@ -13,16 +13,16 @@ from lightkube import AsyncClient
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 from picker.controller.certificate_authority import OVERLAP
-from picker.controller.certificate_secrets import CHECK_S, Certificates, CertificateSecrets, Link
-from picker.controller.certificates import AUTHORITY_LIFE, LIFE, Identity, is_due, issue, new_authority
+from picker.controller.certificate_secrets import CHECK_S, Certificates, CertificateSecrets, PickerTlsSecrets
+from picker.controller.certificates import AUTHORITY_LIFE, LIFE, KeyPair, is_due, issue, new_authority
 from picker.resources.names import ObjectName
 
 NOW = datetime.now(UTC)
 HOST = "picker.ai.svc.cluster.local"
-LINK = Link(ObjectName("ai", "picker"), "system", "cluster.local")
+LINK = PickerTlsSecrets(ObjectName("ai", "picker"), "system", "cluster.local")
 
 
-def handshake(authority: Identity, server: Identity, client: Identity | None, folder: Path) -> None:
+def handshake(authority: KeyPair, server: KeyPair, client: KeyPair | None, folder: Path) -> None:
     """Between the two in memory. Raises ssl.SSLError."""
     for name, identity in (("server", server), ("client", client)):
         if identity is not None:

@@ -11,7 +11,7 @@ from lightkube import ApiError, AsyncClient
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta, Status
 from lightkube.resources.coordination_v1 import Lease
-from picker.controller.leader_election import DURATION_S, GIVE_UP_S, RENEW_S, LeaseHolder
+from picker.controller.leader_election import DURATION_S, GIVE_UP_S, RENEW_S, LeaderElector
 from picker.resources.names import ObjectName
 
 NAME = ObjectName("system", "status")
@@ -62,7 +62,9 @@ class Candidate:
 
     def __init__(self, api: Api, identity: str) -> None:
         self.working = False
-        self.task = asyncio.create_task(LeaseHolder(cast(AsyncClient, cast(Any, api)), NAME, identity).run(self._work))
+        self.task = asyncio.create_task(
+            LeaderElector(cast(AsyncClient, cast(Any, api)), NAME, identity).run(self._work)
+        )
 
     async def _work(self) -> None:
         self.working = True
@@ -174,7 +176,7 @@ async def test_work_that_fails_is_done_again_by_the_leader() -> None:
         attempts += 1
         raise RuntimeError("one object too many")
 
-    holder = LeaseHolder(cast(AsyncClient, cast(Any, api)), NAME, "a")
+    holder = LeaderElector(cast(AsyncClient, cast(Any, api)), NAME, "a")
     task = asyncio.create_task(holder.run(work))
     await asyncio.sleep(10 * RENEW_S)
     assert attempts >= 2

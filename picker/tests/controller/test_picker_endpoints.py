@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from api_server import ApiServer, api_servers
-from picker.controller.picker_endpoints import PickerServices
+from picker.controller.picker_endpoints import PickerEndpoints
 from picker.resources.names import ObjectName
 from picker.sources.informer import kubernetes_client
 from picker.xds.picker_ref import PickerName, PickerPlaces, PickerUnknown
@@ -51,7 +51,7 @@ def endpoint_slice(version: int, *ready: str, waiting: tuple[str, ...] = ()) -> 
 
 @dataclass(slots=True)
 class Followed:
-    pickers: PickerServices
+    pickers: PickerEndpoints
     services: ApiServer
     slices: ApiServer
     told: "asyncio.Queue[frozenset[str]]"
@@ -70,7 +70,7 @@ class Followed:
 async def followed() -> AsyncIterator[Followed]:
     async with api_servers(SERVICES, SLICES) as ([services, slices], config), asyncio.TaskGroup() as tasks:
         services.objects, slices.objects = [service()], [endpoint_slice(1, "10.0.0.1", waiting=("10.0.0.2",))]
-        made = Followed(PickerServices(kubernetes_client(config)), services, slices, asyncio.Queue())
+        made = Followed(PickerEndpoints(kubernetes_client(config)), services, slices, asyncio.Queue())
         made.pickers.start(tasks)
         made.pickers.listen(lambda change: made.told.put_nowait(change.readdressed))
         yield made
@@ -129,14 +129,14 @@ async def test_while_a_rollout_changes_tls_each_pod_is_asked_as_it_listens(follo
 async def test_our_pickers_are_told_by_their_label(followed: Followed, labels: dict[str, str], ours: bool) -> None:
     """Also when Envoy Gateway asks about a pool before we have heard of it."""
     followed.services.objects = [service(labels=labels)]
-    assert await followed.pickers.is_ours(NAME) == ours
+    assert await followed.pickers.is_own_picker(NAME) == ours
 
 
 async def test_a_service_that_cannot_be_read_is_neither_ours_nor_anothers(followed: Followed) -> None:
     """A refusal is no word on whose picker it is."""
     followed.services.refuse = lambda _: web.Response(status=403)
     with pytest.raises(PickerUnknown):
-        await followed.pickers.is_ours(NAME)
+        await followed.pickers.is_own_picker(NAME)
 
 
 @pytest.mark.parametrize(

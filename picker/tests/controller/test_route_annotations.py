@@ -7,7 +7,7 @@ from typing import Any, cast
 import httpx2
 import pytest
 from lightkube import AsyncClient
-from picker.controller.route_annotations import MARK, SPREAD_S, RouteMarks
+from picker.controller.route_annotations import MARK, SPREAD_S, RouteAnnotations
 from picker.resources.names import POOL_GROUP_V1, PoolName
 
 POOL = PoolName(POOL_GROUP_V1, "default", "red")
@@ -38,7 +38,7 @@ class Api:
 
 
 async def marks_after(api: Api, *renewals: int) -> list[tuple[str, str]]:
-    marks = RouteMarks(cast(AsyncClient, cast(Any, api)))
+    marks = RouteAnnotations(cast(AsyncClient, cast(Any, api)))
     marks.pools = {POOL}
     keeping = asyncio.create_task(marks.keep())
     for each in renewals:
@@ -70,7 +70,7 @@ async def test_a_mark_that_could_not_be_written_is_written_later() -> None:
 async def test_a_mark_waits_until_every_replica_has_read_the_certificates() -> None:
     """Envoy Gateway asks any of them."""
     api = Api()
-    marks = RouteMarks(cast(AsyncClient, cast(Any, api)))
+    marks = RouteAnnotations(cast(AsyncClient, cast(Any, api)))
     marks.pools = {POOL}
     keeping = asyncio.create_task(marks.keep())
     marks.renewed(1)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightkube.config.kubeconfig import SingleConfig
 from picker.controller.model_status import model_claims, model_findings, rewrite_claims, rewrite_findings
-from picker.controller.pool_status import Finding
+from picker.controller.pool_status import ConditionResult
 from picker.controller.status_writer import StatusWriter
 from picker.resources.names import POOL_GROUP_V1ALPHA2
 from picker.sources.informer import kubernetes_client
@@ -46,7 +46,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 @given(st.lists(st.lists(NAMES, max_size=8), min_size=1, max_size=4), st.integers(1, 256))
 def test_any_rewrites_have_statuses_that_the_api_server_takes(lists: list[list[str]], times: int) -> None:
-    """`Finding.condition` raises for what the CRD would refuse."""
+    """`ConditionResult.condition` raises for what the CRD would refuse."""
     objects = [
         rewrite(f"r{number}", [f"{name[:250]}{copy}" for name in names for copy in range(times)][:256])
         for number, names in enumerate(lists)
@@ -64,12 +64,12 @@ def test_any_models_have_statuses_that_the_api_server_takes(names: list[str]) ->
         assert all(_fits(finding) for finding in model_findings(each, claims, ()))
 
 
-def _fits(finding: Finding) -> bool:
+def _fits(finding: ConditionResult) -> bool:
     return len(finding.condition(1, NOW, ()).message) <= 32_768
 
 
 def test_a_message_is_cut_at_the_bound_of_the_api() -> None:
-    finding = Finding("Accepted", True, "Accepted", "x" * 100_000)
+    finding = ConditionResult("Accepted", True, "Accepted", "x" * 100_000)
     assert len(finding.condition(1, NOW, ()).message) == 32_768
 
 

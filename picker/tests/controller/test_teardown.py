@@ -9,7 +9,7 @@ import pytest
 from lightkube import ApiError, AsyncClient
 from lightkube.models.meta_v1 import Status
 from lightkube.types import PatchType
-from picker.controller.teardown import GATEWAY, IN_USE, OVERDUE_S, GatewayRemoval, InUseByOthers, StillThere
+from picker.controller.teardown import GATEWAY, IN_USE, OVERDUE_S, InUseByOthers, ResourcesRemaining, Teardown
 from picker.resources.names import ObjectName
 
 OURS = ObjectName("default", "gate")
@@ -85,8 +85,8 @@ def refusal(code: int, message: str) -> ApiError:
     return ApiError(status=Status(code=code, message=message))
 
 
-def removal(api: Api) -> GatewayRemoval:
-    return GatewayRemoval(cast(AsyncClient, cast(Any, api)), OURS, CLASS, ["default", PROXIES])
+def removal(api: Api) -> Teardown:
+    return Teardown(cast(AsyncClient, cast(Any, api)), OURS, CLASS, ["default", PROXIES])
 
 
 async def test_it_waits_until_the_proxy_is_gone_and_the_class_is_free() -> None:
@@ -151,7 +151,7 @@ async def test_what_envoy_gateway_does_not_take_away_is_taken_away_for_it() -> N
 async def test_what_is_still_there_is_told() -> None:
     """Nobody waits for ever."""
     api = Api()
-    with pytest.raises(StillThere) as told:
+    with pytest.raises(ResourcesRemaining) as told:
         await removal(api).run(OVERDUE_S - 1)
     assert str(told.value).splitlines()[1:5] == [
         "  Deployment system/envoy",
@@ -160,7 +160,7 @@ async def test_what_is_still_there_is_told() -> None:
         f"  GatewayClass gate-class, with the finalizer {IN_USE}",
     ]
     api.forbids = True
-    with pytest.raises(StillThere, match="what the API server does not let go: forbidden"):
+    with pytest.raises(ResourcesRemaining, match="what the API server does not let go: forbidden"):
         await removal(api).run(60)
 
 

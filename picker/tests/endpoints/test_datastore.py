@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.endpoints.datastore import Endpoints, MembershipChange, service_key
+from picker.endpoints.datastore import Datastore, MembershipChange, service_key
 from picker.endpoints.endpoint import ServerMetrics
 from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
 from picker.resources.names import ObjectName, PoolName
@@ -42,7 +42,7 @@ def inventory(objects: Sequence[AnyObject], *servers: ModelServer) -> Inventory:
     return Inventory(Resources.of(objects), servers)
 
 
-def addresses(endpoints: Endpoints, name: PoolName = QWEN) -> list[str]:
+def addresses(endpoints: Datastore, name: PoolName = QWEN) -> list[str]:
     return [each.address for each in endpoints.of_pool(name)]
 
 
@@ -51,7 +51,7 @@ A, B = server("a", "10.0.0.1"), server("b", "10.0.0.2")
 
 def test_a_pool_has_the_servers_that_carry_its_labels() -> None:
     """All of its labels, in its namespace; more labels do not matter."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(
         inventory(
             [pool(app="qwen", tier="gpu")],
@@ -67,7 +67,7 @@ def test_a_pool_has_the_servers_that_carry_its_labels() -> None:
 
 def test_an_endpoint_lives_on_while_its_server_does() -> None:
     """With its metrics and what is in flight there; its labels follow."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     [endpoint] = endpoints
     endpoint.metrics = ServerMetrics(queue_depth=1, running=2, kv_cache_usage=0.5)
@@ -80,7 +80,7 @@ def test_an_endpoint_lives_on_while_its_server_does() -> None:
 
 def test_an_endpoint_that_comes_back_is_a_new_one() -> None:
     """Its caches are empty and its requests are gone."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     [before] = endpoints
     assert endpoints.update(inventory([pool()])).left == (before,)
@@ -92,7 +92,7 @@ def test_an_endpoint_that_comes_back_is_a_new_one() -> None:
 
 def test_another_server_at_the_same_address_is_a_new_endpoint() -> None:
     """An address is used again soon after a pod has gone; it did not change for Envoy."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     [before] = endpoints
     change = endpoints.update(inventory([pool()], server("c", "10.0.0.1")))
@@ -104,7 +104,7 @@ def test_another_server_at_the_same_address_is_a_new_endpoint() -> None:
 def test_pools_share_endpoints() -> None:
     """One server in two pools has one load, joins with the first and leaves with the last."""
     other = PoolName(GROUP, "default", "other")
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     change = endpoints.update(inventory([pool(), pool(other)], A))
     assert endpoints.of_pool(QWEN)[0] is endpoints.of_pool(other)[0]
@@ -117,7 +117,7 @@ def test_pools_share_endpoints() -> None:
 
 def test_each_target_port_is_an_endpoint() -> None:
     """Ranks of a data-parallel server."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool(ports=(8000, 8001))], A))
     assert addresses(endpoints) == ["10.0.0.1:8000", "10.0.0.1:8001"]
     assert [each.server for each in endpoints] == ["a", "a"]
@@ -126,7 +126,7 @@ def test_each_target_port_is_an_endpoint() -> None:
 def test_a_server_with_a_port_of_its_own_is_there() -> None:
     """Several servers on one machine; where a pool has several ports, they are the pool's."""
     first, second = server("a", "127.0.0.1", 9001), server("b", "127.0.0.1", 9002)
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], first, second))
     assert addresses(endpoints) == ["127.0.0.1:9001", "127.0.0.1:9002"]
     endpoints.update(inventory([pool(ports=(1, 2))], first))
@@ -135,14 +135,14 @@ def test_a_server_with_a_port_of_its_own_is_there() -> None:
 
 def test_of_two_servers_that_claim_an_address_the_first_has_it() -> None:
     """Envoy could not tell them apart."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], A, server("z", "10.0.0.1")))
     assert [each.server for each in endpoints] == ["a"]
 
 
 def test_an_ipv6_address_stands_in_brackets() -> None:
     """In pools and Services."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool(), service([{"port": 80}])], server("six", "fd00::1")))
     assert addresses(endpoints) == ["[fd00::1]:8000"]
     assert endpoints.addresses(service_key(ObjectName("default", "qwen"), 80)) == ("[fd00::1]:80",)
@@ -161,7 +161,7 @@ def test_a_service_port_leads_to_its_target_port(
 ) -> None:
     """Unless the server has a port of its own; a name tells nothing without one."""
     key = service_key(ObjectName("default", "qwen"), number)
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([service([port])], A))
     assert endpoints.addresses(key) == of_a_pod
     endpoints.update(inventory([service([port])], server("p", "127.0.0.1", 9001)))
@@ -170,7 +170,7 @@ def test_a_service_port_leads_to_its_target_port(
 
 def test_each_port_of_a_service_has_its_addresses() -> None:
     """A server's own port stands for none of several numbers."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     ports: list[dict[str, object]] = [{"port": 80, "targetPort": 8000}, {"port": 9090}]
     endpoints.update(inventory([service(ports)], A, server("p", "127.0.0.1", 9001)))
     name = ObjectName("default", "qwen")
@@ -181,7 +181,7 @@ def test_each_port_of_a_service_has_its_addresses() -> None:
 
 def test_a_service_without_a_selector_has_no_addresses_that_we_know_of() -> None:
     """Somebody else fills them in. Its servers are no endpoints of a pool."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     without = Service.model_validate(
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "qwen"}, "spec": {"ports": [{"port": 80}]}}
     )
@@ -192,7 +192,7 @@ def test_a_service_without_a_selector_has_no_addresses_that_we_know_of() -> None
 
 def test_a_sequence_of_a_pool_stays_the_same_object() -> None:
     """Who decides holds on to it; it empties when the pool goes."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     sequence = endpoints.of_pool(QWEN)
     endpoints.update(inventory([pool()], A, B))
@@ -206,7 +206,7 @@ def test_a_sequence_of_a_pool_stays_the_same_object() -> None:
 def test_listeners_hear_of_changes_and_only_of_them() -> None:
     """An inventory that says the same again is no news."""
     heard: list[MembershipChange] = []
-    endpoints = Endpoints()
+    endpoints = Datastore()
     endpoints.listen(heard.append)
     endpoints.update(inventory([pool()], A))
     endpoints.update(inventory([pool()], server("a", "10.0.0.1", app="qwen", more="x")))
@@ -229,7 +229,7 @@ inventories = st.builds(
 @given(st.lists(inventories, max_size=6))
 def test_the_changes_add_up_to_the_endpoints(steps: list[Inventory]) -> None:
     """Whatever comes after whatever: who follows the changes knows the same as who asks."""
-    endpoints = Endpoints()
+    endpoints = Datastore()
     followed: set[object] = set()
     addresses_known: dict[str, tuple[str, ...] | None] = {}
     for step in steps:

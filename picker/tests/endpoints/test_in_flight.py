@@ -7,8 +7,8 @@ from fleet import endpoint, scrape
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import InFlight
-from picker.endpoints.in_flight import Ledger
-from picker.endpoints.load.speed import Pace
+from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.load.speed import SpeedEstimate
 
 STEPS = ("scrape", "expect", "headers", "end", "move")
 
@@ -16,19 +16,27 @@ STEPS = ("scrape", "expect", "headers", "end", "move")
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(STEPS)), max_size=40), st.integers(0, 3))
 def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, str]], others: int) -> None:
     """Whatever comes, in any order and any number of times, and whatever the scrapes count."""
-    ledger, fleet = Ledger(), [endpoint(1), endpoint(2)]
+    tracker, fleet = InFlightTracker(), [endpoint(1), endpoint(2)]
     fleet[0].pace.learn(1000, 0.5, 0.0)
     tickets = [
-        ledger.begin(fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
+        tracker.begin(fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
     ]
 
     def take(number: int, step: str, now_s: float) -> None:
         match step:
             case "scrape":
                 tokens = 100 * number
-                scrape(ledger, fleet[0], now_s, first_tokens=number, seconds=0.3, prompt_tokens=tokens, others=others)
+                scrape(
+                    tracker,
+                    fleet[0],
+                    now_s,
+                    first_tokens=number,
+                    seconds=0.3,
+                    prompt_tokens=tokens,
+                    others=others,
+                )
             case "expect":
-                ledger.expect(now_s)
+                tracker.expect(now_s)
             case "headers":
                 tickets[number].answered(failed=number == 1)
             case "end":
@@ -38,93 +46,93 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
 
     for index, (number, step) in enumerate(steps):
         take(number, step, 0.1 * index)
-        for counts in (*(each.in_flight for each in fleet), ledger.total):
+        for counts in (*(each.in_flight for each in fleet), tracker.total):
             assert min(counts.requests, counts.prefill_tokens, counts.decode_tokens, *counts.models.values(), 0) == 0
-        assert sum(each.in_flight.prefill_tokens for each in fleet) == ledger.total.prefill_tokens
+        assert sum(each.in_flight.prefill_tokens for each in fleet) == tracker.total.prefill_tokens
     for ticket in tickets:
         ticket.end(3.0)
     assert [each.in_flight for each in fleet] == [InFlight(), InFlight()]
-    assert ledger.total == InFlight()
+    assert tracker.total == InFlight()
 
 
 def test_each_sequence_of_a_request_counts_as_one_in_flight() -> None:
     """As the server counts it."""
-    ledger, (where, other) = Ledger(), (endpoint(1), endpoint(2))
-    ticket = ledger.begin(where, 100, 40, model="m", sequences=4)
+    tracker, (where, other) = InFlightTracker(), (endpoint(1), endpoint(2))
+    ticket = tracker.begin(where, 100, 40, model="m", sequences=4)
     assert where.in_flight == InFlight(4, 100, 40, {"m": 4})
     ticket.moved_to(other)
     assert (where.in_flight, other.in_flight) == (InFlight(), InFlight(4, 100, 40, {"m": 4}))
     ticket.end(1.0)
-    assert other.in_flight == ledger.total == InFlight()
+    assert other.in_flight == tracker.total == InFlight()
 
 
 def test_negative_tokens_are_refused() -> None:
     """They would hide other requests."""
     with pytest.raises(ValueError, match="negative"):
-        Ledger().begin(endpoint(1), -1, 0)
+        InFlightTracker().begin(endpoint(1), -1, 0)
 
 
 def test_a_slow_endpoint_is_told_from_the_others_after_a_few_answers() -> None:
     """Half as fast counts as nearly twice as slow."""
-    slow = Pace()
+    slow = SpeedEstimate()
     for _ in range(30):
         slow.learn(2000, 0.8, 0.0)
-    assert 1.7 < slow.against(0.0002, 0.0) < 2.0
+    assert 1.7 < slow.slowdown_vs(0.0002, 0.0) < 2.0
 
 
 def test_one_slow_answer_is_no_slow_endpoint() -> None:
     """It may have waited for something."""
-    pace = Pace()
+    pace = SpeedEstimate()
     pace.learn(1000, 0.4, 0.0)
-    assert pace.against(0.0002, 0.0) < 1.3
+    assert pace.slowdown_vs(0.0002, 0.0) < 1.3
 
 
 def test_an_endpoint_that_has_answered_nothing_is_like_the_others() -> None:
     """Neither avoided nor sought."""
-    assert Pace().against(0.0002, 0.0) == 1.0
+    assert SpeedEstimate().slowdown_vs(0.0002, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("scatter", [0.1, 0.3, 1.0])
 def test_what_chance_explains_is_hardly_slowness(scatter: float) -> None:
     """First tokens of equal cards differ, on a shared machine by as much as they take: endpoints of one kind are nearly
     always alike, and never far from it."""
-    chance, against = Random(1), list[float]()
+    chance, slowdown_vs = Random(1), list[float]()
     for _ in range(200):
-        pace = Pace()
+        pace = SpeedEstimate()
         for _ in range(150):
             pace.learn(2000, 0.4 * max(0.1, chance.gauss(1.0, scatter)), 0.0)
-        against.append(pace.against(0.0002, 0.0))
-    assert sum(each == 1.0 for each in against) >= 180
-    assert 0.75 < min(against) <= max(against) < 1.25
+        slowdown_vs.append(pace.slowdown_vs(0.0002, 0.0))
+    assert sum(each == 1.0 for each in slowdown_vs) >= 180
+    assert 0.75 < min(slowdown_vs) <= max(slowdown_vs) < 1.25
 
 
 def test_a_difference_that_is_steady_counts_however_small() -> None:
     """A card that always takes a fifth more is another card."""
-    pace = Pace()
+    pace = SpeedEstimate()
     for number in range(200):
         pace.learn(2000, (0.46, 0.5)[number % 2], 0.0)
-    assert 1.15 < pace.against(0.0002, 0.0) < 1.2
+    assert 1.15 < pace.slowdown_vs(0.0002, 0.0) < 1.2
 
 
 def test_a_pace_that_is_old_says_little_either_way() -> None:
     """Who was slow is tried again, and who was fast is not overrun for it."""
-    slow, fast = Pace(), Pace()
+    slow, fast = SpeedEstimate(), SpeedEstimate()
     for _ in range(200):
         slow.learn(2000, 1.6, 0.0)
         fast.learn(2000, 0.1, 0.0)
-    slow_now, fast_now = slow.against(0.0002, 0.0), fast.against(0.0002, 0.0)
-    assert slow_now > slow.against(0.0002, 30.0) > slow.against(0.0002, 300.0) == 1.0
-    assert fast_now < fast.against(0.0002, 60.0) < fast.against(0.0002, 300.0) == 1.0
+    slow_now, fast_now = slow.slowdown_vs(0.0002, 0.0), fast.slowdown_vs(0.0002, 0.0)
+    assert slow_now > slow.slowdown_vs(0.0002, 30.0) > slow.slowdown_vs(0.0002, 300.0) == 1.0
+    assert fast_now < fast.slowdown_vs(0.0002, 60.0) < fast.slowdown_vs(0.0002, 300.0) == 1.0
 
 
 def test_the_rate_of_ends_is_learned_while_there_is_something_to_do() -> None:
     """An idle hour says nothing."""
-    ledger, only = Ledger(), endpoint(1)
+    tracker, only = InFlightTracker(), endpoint(1)
     before_s = only.drain.interval_s
-    ledger.begin(only, 10, 10, 0.0, 0.0).end(1.0)
-    ledger.begin(only, 10, 10, 0.0, 3600.0).end(3601.0)
+    tracker.begin(only, 10, 10, 0.0, 0.0).end(1.0)
+    tracker.begin(only, 10, 10, 0.0, 3600.0).end(3601.0)
     assert only.drain.interval_s == before_s
-    tickets = [ledger.begin(only, 10, 10) for _ in range(100)]
+    tickets = [tracker.begin(only, 10, 10) for _ in range(100)]
     for number, ticket in enumerate(tickets):
         ticket.end(4000.0 + 0.1 * number)
     assert only.drain.interval_s == pytest.approx(0.1, abs=0.02)

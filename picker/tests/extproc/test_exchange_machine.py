@@ -18,11 +18,11 @@ from picker.extproc.messages import (
     BodyMode,
     BodyReply,
     DuplexBodyReply,
+    ExtendTimeout,
     HeadersReply,
     ImmediateReply,
     Incoming,
     Modes,
-    Patience,
     Phase,
     ProtocolViolation,
     Reply,
@@ -109,7 +109,7 @@ class AnyConversation(RuleBasedStateMachine):
         for each in replies:
             if isinstance(each, DuplexBodyReply):
                 assert len(each.data) <= DUPLEX_PIECE_BYTES
-            if phase is not None and not isinstance(each, ImmediateReply | Patience):
+            if phase is not None and not isinstance(each, ImmediateReply | ExtendTimeout):
                 assert each.phase is phase or isinstance(each, HeadersReply)
 
     @rule(message=messages)
@@ -158,7 +158,7 @@ class AnyConversation(RuleBasedStateMachine):
             kinds = [
                 type(each)
                 for each in self.replies
-                if not isinstance(each, ImmediateReply | Patience) and each.phase is phase
+                if not isinstance(each, ImmediateReply | ExtendTimeout) and each.phase is phase
             ]
             assert kinds.count(HeadersReply) <= 1
             assert HeadersReply not in kinds[1:]

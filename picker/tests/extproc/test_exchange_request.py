@@ -24,7 +24,7 @@ from picker.extproc.messages import (
 )
 from picker.protocol import DESTINATION, FAIRNESS_ID, OBJECTIVE
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import NO_BODY
+from picker.requestcontrol.request_body import EMPTY_BODY
 
 DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
@@ -419,7 +419,7 @@ def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
     long = "x" * 60_000
     names = (OBJECTIVE, FAIRNESS_ID, "x-request-id", "traceparent")
     request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
-    asked = wanted(request, NO_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
+    asked = wanted(request, EMPTY_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
     for text in (asked.objective, asked.flow, asked.request_id, asked.trace, asked.path):
         assert text is not None
         assert len(text) == MAX_CHARACTERS
@@ -428,7 +428,7 @@ def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
 
 def test_a_path_is_kept_without_its_query() -> None:
     request = RequestHeaders({":method": "POST", ":path": "/v1/completions?api_key=secret"}, False)
-    assert wanted(request, NO_BODY, 0).path == "/v1/completions"
+    assert wanted(request, EMPTY_BODY, 0).path == "/v1/completions"
 
 
 def test_a_refusal_quotes_no_more_of_a_header_than_the_bound() -> None:

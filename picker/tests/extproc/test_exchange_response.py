@@ -173,10 +173,10 @@ def test_a_proxy_that_does_not_tell_how_it_runs_is_not_told_how_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sees", "shown", "unseen"), [(False, False, True), (True, False, False), (False, True, False)]
+    ("sees", "shown", "not_sampled"), [(False, False, True), (True, False, False), (False, True, False)]
 )
 def test_an_answer_that_nobody_asked_to_see_is_told_from_one_that_never_came(
-    sees: bool, shown: bool, unseen: bool
+    sees: bool, shown: bool, not_sampled: bool
 ) -> None:
     """A gateway that shows all answers is no different from one that was asked to."""
     seat = Seat()
@@ -186,7 +186,7 @@ def test_an_answer_that_nobody_asked_to_see_is_told_from_one_that_never_came(
     if shown:
         talk.receive(response())
     talk.close()
-    assert (seat.ended, seat.unseen) == (1, unseen)
+    assert (seat.ended, seat.not_sampled) == (1, not_sampled)
 
 
 def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:

@@ -9,23 +9,23 @@ from http2_peer import REQUEST, headers
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
-from picker.grpc_server.calls import Calls
+from picker.grpc_server.calls import CallDispatcher
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.framing import framed
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.headers import KeptHeads, encode_head
+from picker.grpc_server.http2.headers import HeaderBlockCache, encode_headers
 from wire_messages import body_message, headers_message
 
 FIELDS = list((dict(REQUEST) | {":path": PROCESS}).items())
-GREETING = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
+SERVER_PREFACE = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
 
 
 def _in_data(message: bytes, size: int) -> bytes:
     """A request, and `message` in DATA frames of `size` bytes."""
     sent = framed(message)
     pieces = [frames.frame(frames.DATA, 0, 1, sent[at : at + size]) for at in range(0, len(sent), size)]
-    return GREETING + headers(1, FIELDS) + b"".join(pieces)
+    return SERVER_PREFACE + headers(1, FIELDS) + b"".join(pieces)
 
 
 def _many_headers(count: int) -> bytes:
@@ -36,20 +36,20 @@ def _tiny_messages(count: int) -> bytes:
     first = framed(headers_message())
     sent = first + framed(body_message(b"x", end=False)) * count
     pieces = [frames.frame(frames.DATA, 0, 1, sent[at : at + 16_384]) for at in range(0, len(sent), 16_384)]
-    return GREETING + headers(1, FIELDS) + b"".join(pieces)
+    return SERVER_PREFACE + headers(1, FIELDS) + b"".join(pieces)
 
 
 def _repeated_fields(count: int) -> bytes:
     """Requests whose heads have as many fields as fit, all of one name."""
-    block = encode_head([*FIELDS, *[("a", "b")] * 300])
-    return GREETING + b"".join(
+    block = encode_headers([*FIELDS, *[("a", "b")] * 300])
+    return SERVER_PREFACE + b"".join(
         frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 2 * number + 1, block)
         for number in range(count)
     )
 
 
 def _streams(count: int) -> bytes:
-    return GREETING + b"".join(headers(2 * number + 1, FIELDS) for number in range(count))
+    return SERVER_PREFACE + b"".join(headers(2 * number + 1, FIELDS) for number in range(count))
 
 
 SHAPES: dict[str, tuple[Callable[[int], bytes], int]] = {
@@ -63,10 +63,10 @@ SHAPES: dict[str, tuple[Callable[[int], bytes], int]] = {
 
 
 def _cost_s(data: bytes, read_bytes: int) -> float:
-    connection = Connection(KeptHeads())
+    connection = Connection(HeaderBlockCache())
     methods = {PROCESS: process(lambda: Exchange(FakeDesk(), Limits()))}
     deadlines: Deadlines[Call] = Deadlines()
-    calls = Calls(connection, methods, deadlines, lambda: None)
+    calls = CallDispatcher(connection, methods, deadlines, lambda: None)
     reads = [data[at : at + read_bytes] for at in range(0, len(data), read_bytes)]
     began_s = time.process_time()
     for read in reads:

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.extproc.response_model import MAX_HELD_BYTES, AnswerKind, NameRestorer
+from picker.extproc.response_model import MAX_HELD_BYTES, ResponseKind, ResponseModelRewriter
 from picker.requestcontrol.model_field import replace_model
 
 
-def restored(kind: AnswerKind, chunks: list[bytes]) -> list[bytes]:
+def restored(kind: ResponseKind, chunks: list[bytes]) -> list[bytes]:
     """What comes out for each chunk, the last one ending the answer."""
-    restorer = NameRestorer(kind, served="m-v2", asked="m")
+    restorer = ResponseModelRewriter(kind, served="m-v2", asked="m")
     return [restorer.feed(chunk, index == len(chunks) - 1) for index, chunk in enumerate(chunks)]
 
 
@@ -41,7 +41,7 @@ def test_an_event_stream_cut_anywhere_is_restored_event_by_event(
         ]
         return ("".join(events) + f"data: [DONE]{line_end}{line_end}").encode()
 
-    assert b"".join(restored(AnswerKind.EVENTS, cut(stream("m-v2"), places))) == stream("m")
+    assert b"".join(restored(ResponseKind.EVENTS, cut(stream("m-v2"), places))) == stream("m")
 
 
 @given(contents, cuts, st.booleans())
@@ -54,7 +54,7 @@ def test_a_json_answer_cut_anywhere_is_restored_whole(text: str, places: list[in
         ).encode()
 
     chunks = cut(answer("m-v2"), places) + ([b""] if ends_with_trailers else [])
-    out = restored(AnswerKind.JSON, chunks)
+    out = restored(ResponseKind.JSON, chunks)
     assert b"".join(out) == answer("m")
     if ends_with_trailers:
         assert out[-1] == b""
@@ -64,17 +64,17 @@ def test_all_but_the_name_goes_on_at_once() -> None:
     """A client waits for its tokens, and a picker that goes takes nothing with it."""
     chunks = [b'data: {"model":"m-v2"}\n', b'\ndata: {"mod', b'el": "m', b"-v2", b'", "n": 1}\n', b""]
     out = [b'data: {"model":"m"}\n', b'\ndata: {"mod', b'el": ', b"", b'"m", "n": 1}\n', b""]
-    assert restored(AnswerKind.EVENTS, chunks) == out
+    assert restored(ResponseKind.EVENTS, chunks) == out
 
 
-@pytest.mark.parametrize("kind", AnswerKind)
-def test_an_answer_that_breaks_off_passes_as_far_as_it_came(kind: AnswerKind) -> None:
+@pytest.mark.parametrize("kind", ResponseKind)
+def test_an_answer_that_breaks_off_passes_as_far_as_it_came(kind: ResponseKind) -> None:
     """A server that died halfway."""
     assert b"".join(restored(kind, [b'data: {"model":"m-', b""])) == b'data: {"model":"m-'
 
 
-@pytest.mark.parametrize("kind", AnswerKind)
-def test_a_value_longer_than_the_name_is_not_held(kind: AnswerKind) -> None:
+@pytest.mark.parametrize("kind", ResponseKind)
+def test_a_value_longer_than_the_name_is_not_held(kind: ResponseKind) -> None:
     """It cannot be the name any more."""
     chunks = [b'data: {"model":"', b"m" * 100, b"x" * MAX_HELD_BYTES, b'"}', b""]
     out = restored(kind, chunks)
@@ -86,7 +86,7 @@ def test_a_value_longer_than_the_name_is_not_held(kind: AnswerKind) -> None:
 def test_a_long_answer_is_restored_at_its_end_too(length: int) -> None:
     """However long it is, nothing of it is held."""
     chunks = [b'{"x":"', b"x" * length, b'","model":"m-v2"}', b""]
-    assert restored(AnswerKind.JSON, chunks) == [*chunks[:2], b'","model":"m"}', b""]
+    assert restored(ResponseKind.JSON, chunks) == [*chunks[:2], b'","model":"m"}', b""]
 
 
 json_values = st.recursive(
@@ -103,15 +103,15 @@ json_values = st.recursive(
 def test_a_text_in_pieces_is_restored_as_a_whole_one_is(value: object, places: list[int], escaped: bool) -> None:
     """The same strings, wherever it is cut."""
     text = json.dumps(value, ensure_ascii=escaped).encode()
-    assert b"".join(restored(AnswerKind.JSON, cut(text, places))) == replace_model(text, "m-v2", "m")
+    assert b"".join(restored(ResponseKind.JSON, cut(text, places))) == replace_model(text, "m-v2", "m")
 
 
-@given(st.lists(st.sampled_from([*b'{}[]":,\\m-v2 data\n\r', 0x80]), max_size=40), st.sampled_from(AnswerKind))
-def test_cuts_change_nothing_whatever_the_bytes(text: list[int], kind: AnswerKind) -> None:
+@given(st.lists(st.sampled_from([*b'{}[]":,\\m-v2 data\n\r', 0x80]), max_size=40), st.sampled_from(ResponseKind))
+def test_cuts_change_nothing_whatever_the_bytes(text: list[int], kind: ResponseKind) -> None:
     """JSON or not: a byte at a time gives what all at once gives."""
     whole = b'data: {"model":"m-v2' + bytes(text)
     single = [bytes([byte]) for byte in whole]
-    assert b"".join(restored(AnswerKind.JSON, [*single, b""])) == b"".join(restored(AnswerKind.JSON, [whole, b""]))
+    assert b"".join(restored(ResponseKind.JSON, [*single, b""])) == b"".join(restored(ResponseKind.JSON, [whole, b""]))
     assert len(b"".join(restored(kind, [*single, b""]))) >= len(whole) - 3 * whole.count(b"m-v2")
 
 
@@ -119,7 +119,7 @@ def test_cuts_change_nothing_whatever_the_bytes(text: list[int], kind: AnswerKin
 def test_what_is_left_without_the_held_bytes_is_no_json(text: str, place: int) -> None:
     """So that a client can tell an answer whose picker was killed in its middle."""
     whole = json.dumps({"id": text, "model": "m-v2", "x": [text]}).encode()
-    restorer = NameRestorer(AnswerKind.JSON, served="m-v2", asked="m")
+    restorer = ResponseModelRewriter(ResponseKind.JSON, served="m-v2", asked="m")
     place %= len(whole)
     came = restorer.feed(whole[:place], False) + whole[place:]
     if restorer.feed(b"", True):
@@ -143,9 +143,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 16])
-@pytest.mark.parametrize("kind", AnswerKind)
+@pytest.mark.parametrize("kind", ResponseKind)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_time_is_linear_in_the_answer(shape: str, kind: AnswerKind, piece: int) -> None:
+def test_time_is_linear_in_the_answer(shape: str, kind: ResponseKind, piece: int) -> None:
     """Twice the answer takes twice the time, not four times, whatever it holds and however it is cut."""
 
     def cost_s(size: int) -> float:
@@ -160,8 +160,8 @@ def test_time_is_linear_in_the_answer(shape: str, kind: AnswerKind, piece: int) 
     assert min(cost_s(4 * size) for _ in range(4)) < 10 * min(cost_s(size) for _ in range(4)) + 0.002
 
 
-@given(st.lists(st.binary(max_size=20), max_size=6), st.sampled_from(AnswerKind))
-def test_bytes_that_are_no_answer_pass_unchanged(chunks: list[bytes], kind: AnswerKind) -> None:
+@given(st.lists(st.binary(max_size=20), max_size=6), st.sampled_from(ResponseKind))
+def test_bytes_that_are_no_answer_pass_unchanged(chunks: list[bytes], kind: ResponseKind) -> None:
     """None is lost, none is added."""
     assert b"".join(restored(kind, [*chunks, b""])) == b"".join(chunks)
 
@@ -169,15 +169,15 @@ def test_bytes_that_are_no_answer_pass_unchanged(chunks: list[bytes], kind: Answ
 @pytest.mark.parametrize(
     ("content_type", "kind"),
     [
-        ("application/json", AnswerKind.JSON),
-        ("Application/JSON; charset=utf-8", AnswerKind.JSON),
-        ("text/event-stream;charset=utf-8", AnswerKind.EVENTS),
-        ("text/event-stream ", AnswerKind.EVENTS),
+        ("application/json", ResponseKind.JSON),
+        ("Application/JSON; charset=utf-8", ResponseKind.JSON),
+        ("text/event-stream;charset=utf-8", ResponseKind.EVENTS),
+        ("text/event-stream ", ResponseKind.EVENTS),
         ("application/json-seq", None),
         ("audio/wav", None),
         ("", None),
     ],
 )
-def test_only_json_and_event_streams_hold_names(content_type: str, kind: AnswerKind | None) -> None:
+def test_only_json_and_event_streams_hold_names(content_type: str, kind: ResponseKind | None) -> None:
     """Parameters and case do not count."""
-    assert AnswerKind.of(content_type) is kind
+    assert ResponseKind.of(content_type) is kind

@@ -8,13 +8,13 @@ from http2_peer import REQUEST, data, headers
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
-from picker.grpc_server.calls import Calls
+from picker.grpc_server.calls import CallDispatcher
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.framing import framed
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.headers import KeptHeads
+from picker.grpc_server.http2.headers import HeaderBlockCache
 from wire_messages import body_message, headers_message
 
 FIELDS = [(":path", PROCESS) if name == ":path" else (name, value) for name, value in REQUEST]
@@ -37,8 +37,8 @@ class Served:
         self.deadlines: Deadlines[Call] = Deadlines()
         desk = ForgetfulDesk()
         methods = {PROCESS: process(lambda: Exchange(desk, Limits()))}
-        self.connection = Connection(KeptHeads())
-        self.calls = Calls(self.connection, methods, self.deadlines, lambda: None)
+        self.connection = Connection(HeaderBlockCache())
+        self.calls = CallDispatcher(self.connection, methods, self.deadlines, lambda: None)
         self.calls.receive(frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0), 0)
         self.number = 0
 
@@ -54,7 +54,7 @@ class Served:
                     then = data(stream_id, b"\1\0\0\0\1x")
             for sent in (headers(stream_id, FIELDS) + data(stream_id, QUESTION), then + frames.window_update(0, 2_000)):
                 self.calls.receive(sent, number / 1_000)
-                self.connection.take_output()
+                self.connection.data_to_send()
         self.number += count
 
 

@@ -10,11 +10,11 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from http2_peer import REQUEST
 from pick_stream import POOL
 from picker.extproc.stream import PROCESS
-from picker.grpc_server.calls import Calls
+from picker.grpc_server.calls import CallDispatcher
 from picker.grpc_server.framing import framed
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.headers import encode_head
+from picker.grpc_server.http2.headers import encode_headers
 
 PATHS = (
     "/v1/completions",
@@ -94,7 +94,7 @@ def messages(rng: Random) -> list[bytes]:
 class Proxy:
     """Feeds one connection. `honest` ones keep to HTTP/2 and gRPC; what they say in messages may be out of place."""
 
-    def __init__(self, rng: Random, calls_of: Callable[[Connection], Calls], connection: Connection) -> None:
+    def __init__(self, rng: Random, calls_of: Callable[[Connection], CallDispatcher], connection: Connection) -> None:
         self._rng = rng
         self.connection = connection
         self.calls = calls_of(connection)
@@ -133,7 +133,7 @@ class Proxy:
         data, self._unsent = self._unsent, b""
         for piece in _pieces(self._rng, data) if self._rng.random() < 0.1 else (data,):
             self.calls.receive(piece, now_s)
-        for kind, stream_id in _answered(self.connection.take_output()):
+        for kind, stream_id in _answered(self.connection.data_to_send()):
             if kind == frames.RST_STREAM:
                 self._left.pop(stream_id, None)
         if self.connection.closed:
@@ -162,7 +162,7 @@ class Proxy:
         self.messages += len(said)
         if rng.random() < 0.3:
             fields.append(("traceparent", f"00-{rng.getrandbits(128):032x}-{rng.getrandbits(64):016x}-01"))
-        block = (b"\x20" if rng.random() < 0.7 else b"") + encode_head(fields)
+        block = (b"\x20" if rng.random() < 0.7 else b"") + encode_headers(fields)
         if rng.random() < 0.1:
             half = len(block) // 2
             left = [

@@ -10,9 +10,15 @@ from picker.endpoints.metrics.vllm_parser import MetricsReader, NoServerMetrics
 from picker.endpoints.prefix_cache.kv_events.messages import Unreadable, read_batch
 from picker.extproc.codec import decode
 from picker.extproc.messages import ProtocolViolation
-from picker.extproc.response_model import AnswerKind, NameRestorer
-from picker.grpc_server.http2.header_fields import MalformedHead
-from picker.grpc_server.http2.headers import HeadReader, KeptHeads, OversizedHead, UndecodableHead, encode_head
+from picker.extproc.response_model import ResponseKind, ResponseModelRewriter
+from picker.grpc_server.http2.header_fields import MalformedHeaders
+from picker.grpc_server.http2.headers import (
+    HeaderBlockCache,
+    HeaderReader,
+    OversizedHeaders,
+    UndecodableHeaders,
+    encode_headers,
+)
 from picker.requestcontrol.request_body import read_body
 from picker.resources.names import ObjectName, PoolName
 
@@ -98,12 +104,12 @@ def proxy_messages(rng: Random) -> None:
 
 def heads(rng: Random) -> None:
     """One connection's header blocks."""
-    reader = HeadReader(KeptHeads())
-    reader.no_table()
-    good = encode_head([(":method", "POST"), (":scheme", "http"), (":path", "/x"), ("a", "b" * 50)])
-    with suppress(UndecodableHead, OversizedHead):
+    reader = HeaderReader(HeaderBlockCache())
+    reader.dynamic_table_disabled()
+    good = encode_headers([(":method", "POST"), (":scheme", "http"), (":path", "/x"), ("a", "b" * 50)])
+    with suppress(UndecodableHeaders, OversizedHeaders):
         for _ in range(20):
-            with suppress(MalformedHead):
+            with suppress(MalformedHeaders):
                 reader.request(mangled(rng, good))
 
 
@@ -113,12 +119,12 @@ def answers(rng: Random) -> None:
         {"model": "served", "response": {"model": "served"}, "x": ["model", {"model": "served"}]}
     ).encode()
     text = mangled(rng, text)
-    for kind in AnswerKind:
-        pieces, whole = NameRestorer(kind, "served", "m"), NameRestorer(kind, "served", "m")
+    for kind in ResponseKind:
+        pieces, whole = ResponseModelRewriter(kind, "served", "m"), ResponseModelRewriter(kind, "served", "m")
         out = b"".join(pieces.feed(text[at : at + 1], end=False) for at in range(len(text))) + pieces.feed(
             b"", end=True
         )
-        if kind is AnswerKind.JSON:
+        if kind is ResponseKind.JSON:
             assert out == whole.feed(text, end=True)
 
 

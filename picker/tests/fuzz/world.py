@@ -6,17 +6,17 @@ from random import Random
 from fleet import endpoint, scrape
 from gateway_objects import pool, resources
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call, Method
-from picker.grpc_server.calls import Calls
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.calls import CallDispatcher
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.health import Health
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.headers import KeptHeads
+from picker.grpc_server.http2.headers import HeaderBlockCache
 from picker.protocol import HEALTH_SERVICES
 from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
 from picker.requestcontrol.flowcontrol.controller import FlowControl
@@ -46,18 +46,18 @@ class World:
         self._rng = rng
         self.now_s = 100.0
         self.streams = self.messages = 0
-        self.ledger = Ledger()
-        self._desk = PoolDesk(self.ledger, self._clock, Random(rng.random()), unknown_models=rng.random() < 0.5)
+        self.tracker = InFlightTracker()
+        self._desk = PoolDesk(self.tracker, self._clock, Random(rng.random()), unknown_models=rng.random() < 0.5)
         self._endpoints = [endpoint(number) for number in range(rng.randrange(4))]
         self._members = len(self._endpoints)
         self._soon: list[Callable[[], None]] = []
         self.flow = FlowControl(self._desk, self._clock, self._soon.append, Bounds(8, 1 << 18), 60.0)
-        self.ledger.on_freed = self.flow.freed
+        self.tracker.on_freed = self.flow.freed
         self._serve()
         self._health = Health(HEALTH_SERVICES)
         self._deadlines: Deadlines[Call] = Deadlines()
-        self.load = Load(max_calls=60, max_held_bytes=1 << 18, max_calls_per_connection=40)
-        self._kept = KeptHeads()
+        self.load = ConnectionLimits(max_calls=60, max_held_bytes=1 << 18, max_calls_per_connection=40)
+        self._kept = HeaderBlockCache()
         queue = self.flow if rng.random() < 0.7 else None
         self._methods: Mapping[str, Method] = {
             PROCESS: process(lambda: Exchange(self._desk, Limits(max_body_bytes=30_000), queue=queue)),
@@ -81,8 +81,8 @@ class World:
         return self.now_s
 
     def _new_proxy(self) -> Proxy:
-        def calls_of(connection: Connection) -> Calls:
-            return Calls(connection, self._methods, self._deadlines, lambda: None, self.load)
+        def calls_of(connection: Connection) -> CallDispatcher:
+            return CallDispatcher(connection, self._methods, self._deadlines, lambda: None, self.load)
 
         return Proxy(self._rng, calls_of, Connection(self._kept))
 
@@ -125,7 +125,7 @@ class World:
     def _pass_time(self, seconds: float) -> None:
         self.now_s += seconds
         for call in self._deadlines.pop_due(self.now_s):
-            call.carrier.expire(call, self.now_s)
+            call.context.expire(call, self.now_s)
         for proxy in self._proxies:
             proxy.calls.end_silent(self.now_s, SILENCE_LIMIT_S)
         self.flow.tick()
@@ -142,12 +142,12 @@ class World:
         where = rng.choice(self._endpoints)
         if rng.random() < 0.2:
             # It has restarted: its counters begin at 0.
-            self.ledger.scraped(where, ServerMetrics(0, 0, 0.0, scraped_at_s=self.now_s))
+            self.tracker.scraped(where, ServerMetrics(0, 0, 0.0, scraped_at_s=self.now_s))
         elif rng.random() < 0.2:
-            where.refused_since_s = self.now_s if where.refused_since_s is None else None
+            where.unreachable_since_s = self.now_s if where.unreachable_since_s is None else None
         else:
             scrape(
-                self.ledger,
+                self.tracker,
                 where,
                 self.now_s,
                 first_tokens=rng.randrange(4),
@@ -181,12 +181,12 @@ class World:
         assert [proxy.calls.held_bytes for proxy in self._proxies] == held
         assert self.load.held_bytes == sum(held) <= self.load.max_held_bytes + (1 << 15)
         assert self.load.calls == sum(len(proxy.calls) for proxy in self._proxies) <= self.load.max_calls
-        total = self.ledger.total
+        total = self.tracker.total
         assert 0 <= total.requests <= self.load.calls
         assert total.prefill_tokens >= 0 <= total.decode_tokens
 
     def _check_empty(self) -> None:
-        total = self.ledger.total
+        total = self.tracker.total
         assert (total.requests, total.prefill_tokens, total.decode_tokens) == (0, 0, 0)
         assert all(each.in_flight.requests == 0 and not each.in_flight.models for each in self._endpoints)
         assert sum(waiting.requests + waiting.body_bytes for waiting in self.flow.waiting()) == 0

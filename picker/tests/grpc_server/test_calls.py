@@ -10,14 +10,14 @@ from http2_peer import REQUEST, H2Client
 from picker.extproc.exchange import BODY_TIMEOUT_S, Exchange, Limits
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
-from picker.grpc_server.calls import FIRST_MESSAGE_TIMEOUT_S, Calls
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.calls import FIRST_MESSAGE_TIMEOUT_S, CallDispatcher
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.framing import MessageReader, framed
 from picker.grpc_server.health import Health
 from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.events import Event
-from picker.grpc_server.http2.headers import KeptHeads
+from picker.grpc_server.http2.headers import HeaderBlockCache
 from picker.grpc_server.status import MAX_DETAIL_CHARACTERS, Status, trailers
 from picker.protocol import HEALTH_SERVICES
 from picker.requestcontrol.interfaces import Queue, Wanted
@@ -28,8 +28,8 @@ from wire_messages import body_message, headers_message
 class Server:
     """A connection's calls under the name that `H2Client` knows a connection by."""
 
-    def __init__(self, desk: FakeDesk, queue: Queue | None = None, load: Load | None = None) -> None:
-        self.connection = Connection(KeptHeads())
+    def __init__(self, desk: FakeDesk, queue: Queue | None = None, load: ConnectionLimits | None = None) -> None:
+        self.connection = Connection(HeaderBlockCache())
         self.deadlines: Deadlines[Call] = Deadlines()
         self.health = Health(HEALTH_SERVICES)
         self.flushed = 0
@@ -37,20 +37,20 @@ class Server:
             PROCESS: process(lambda: Exchange(desk, Limits(max_body_bytes=1 << 20), queue=queue)),
             **self.health.methods,
         }
-        self.calls = Calls(self.connection, methods, self.deadlines, self._flush, load)
+        self.calls = CallDispatcher(self.connection, methods, self.deadlines, self._flush, load)
         self.now_s = 100.0
 
     def receive(self, data: bytes, _now_s: float) -> list[Event]:
         self.calls.receive(data, self.now_s)
         return []
 
-    def take_output(self) -> bytes:
-        return self.connection.take_output()
+    def data_to_send(self) -> bytes:
+        return self.connection.data_to_send()
 
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         for call in self.deadlines.pop_due(self.now_s):
-            call.carrier.expire(call, self.now_s)
+            call.context.expire(call, self.now_s)
 
     def end_silent(self, limit_s: float = 1000) -> None:
         self.calls.end_silent(self.now_s, limit_s)
@@ -62,7 +62,9 @@ class Server:
 class Client:
     """Calls methods, and reads what comes back."""
 
-    def __init__(self, desk: FakeDesk | None = None, queue: Queue | None = None, load: Load | None = None) -> None:
+    def __init__(
+        self, desk: FakeDesk | None = None, queue: Queue | None = None, load: ConnectionLimits | None = None
+    ) -> None:
         self.desk = desk or FakeDesk()
         self.server = Server(self.desk, queue, load)
         self.peer = H2Client(self.server)  # type: ignore[arg-type]
@@ -134,14 +136,14 @@ def test_a_proxy_that_resets_ends_the_exchange() -> None:
 
 
 class Held:
-    """A queue that holds every request until the test calls `on_turn`."""
+    """A queue that holds every request until the test calls `on_admitted`."""
 
     wait_s = 60.0
     left = 0
 
-    def join(self, wanted: Wanted, on_turn: Callable[[Rejection | None], None]) -> "Held":
+    def join(self, wanted: Wanted, on_admitted: Callable[[Rejection | None], None]) -> "Held":
         assert wanted.body.model == "m"
-        self.on_turn = on_turn
+        self.on_admitted = on_admitted
         return self
 
     def leave(self) -> None:
@@ -157,7 +159,7 @@ def test_a_held_request_is_answered_when_its_turn_comes(draining: bool) -> None:
     client.server.calls.draining = draining
     assert len(client.messages(stream_id)) == 2
     flushed = client.server.flushed
-    queue.on_turn(None)
+    queue.on_admitted(None)
     assert client.server.flushed > flushed
     client.peer.pump()
     assert len(client.messages(stream_id)) == 3
@@ -173,7 +175,7 @@ def test_a_proxy_that_resets_while_its_request_is_held_gives_the_place_up() -> N
     client.peer.client.reset_stream(stream_id)
     client.peer.pump()
     assert queue.left == 1
-    queue.on_turn(None)
+    queue.on_admitted(None)
     assert client.desk.asked == []
 
 
@@ -183,7 +185,7 @@ def test_a_desk_that_fails_at_a_turn_is_answered_for() -> None:
     client = Client(FakeDesk(RuntimeError("boom")), queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     with structlog.testing.capture_logs() as logs:
-        queue.on_turn(None)
+        queue.on_admitted(None)
     client.peer.pump()
     assert [line["event"] for line in logs] == ["ext_proc.failed"]
     assert b"internal" in client.messages(stream_id)[-1]
@@ -301,7 +303,7 @@ def test_half_a_message_at_the_end_is_an_error() -> None:
 
 def test_messages_that_arrive_at_once_are_bounded() -> None:
     """The call that goes beyond is refused, and makes room with its end."""
-    client = Client(load=Load(max_held_bytes=1000))
+    client = Client(load=ConnectionLimits(max_held_bytes=1000))
     first, second = client.call(), client.call()
     client.send(first, framed(bytes(2_000))[:800])
     client.send(second, framed(bytes(2_000))[:300])
@@ -330,13 +332,13 @@ def test_draining_ends_what_is_settled_and_serves_the_rest() -> None:
     waiting = client.call(PROCESS, headers_message())
     client.server.calls.drain()
     # h2 takes no frames after the first GOAWAY.
-    sent = client.server.take_output()
+    sent = client.server.data_to_send()
     assert trailers(Status.OK) in sent
     assert sent.count(trailers(Status.OK)) == 1
     assert client.server.flushed == 1
     client.peer.client.send_data(waiting, framed(body_message(b'{"model": "m"}')))
     client.server.receive(client.peer.client.data_to_send(), 0)
-    sent = client.server.take_output()
+    sent = client.server.data_to_send()
     assert trailers(Status.OK) in sent
     assert client.desk.answer.ended == 2  # type: ignore[union-attr]
 
@@ -351,7 +353,7 @@ def test_long_words_fit_in_trailers() -> None:
 
 def test_bytes_of_a_refused_call_are_not_counted_any_more() -> None:
     """Whatever refuses it: a violation by its next message, a flag, a message that is too long."""
-    load = Load()
+    load = ConnectionLimits()
     client = Client(load=load)
     big = framed(headers_message(x="y" * 40_000))
     for rest in (big[20_000:], big[20_000:] + b"\1\0\0\0\0", big[20_000:] + b"\0\xff\xff\xff\xff"):
@@ -367,7 +369,7 @@ def test_bytes_of_a_refused_call_are_not_counted_any_more() -> None:
 
 def test_a_call_without_a_first_message_ends() -> None:
     """After ten seconds; one that has sent a part of it gets no more time."""
-    client = Client(load=(load := Load()))
+    client = Client(load=(load := ConnectionLimits()))
     silent, begun = client.call(), client.call()
     client.server.wait(FIRST_MESSAGE_TIMEOUT_S - 1)
     client.send(begun, b"\0")
@@ -404,8 +406,8 @@ def test_a_health_watch_may_be_silent() -> None:
     assert "grpc-status" not in client.head(watch)
 
 
-@pytest.mark.parametrize("load", [Load(max_calls=2), Load(max_calls_per_connection=2)])
-def test_calls_have_a_bound(load: Load) -> None:
+@pytest.mark.parametrize("load", [ConnectionLimits(max_calls=2), ConnectionLimits(max_calls_per_connection=2)])
+def test_calls_have_a_bound(load: ConnectionLimits) -> None:
     """One more is refused in words; an end makes room."""
     client = Client(load=load)
     first, _ = client.call(), client.call()

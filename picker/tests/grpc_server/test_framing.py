@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.grpc_server.framing import MAX_MESSAGE_BYTES, MessageReader, framed
-from picker.grpc_server.status import CallRefused, Status
+from picker.grpc_server.status import RpcError, Status
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=12))
@@ -62,6 +62,6 @@ def test_what_is_held_is_counted() -> None:
 def test_what_is_refused_is_refused_by_its_prefix(prefix: bytes, status: Status, cut: int) -> None:
     """Compressed, unknown, or too large: before any of it is kept."""
     reader = MessageReader()
-    with pytest.raises(CallRefused) as refused:
+    with pytest.raises(RpcError) as refused:
         feed(reader, prefix[:cut], prefix[cut:])
     assert refused.value.status is status

@@ -5,14 +5,14 @@ import socket
 
 import pytest
 from picker.addresses import listening_socket
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.health import Health
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.listener import Listener
 from picker.protocol import HEALTH_SERVICES
 
-GREETING = frames.PREFACE + frames.settings_frame({})
+SERVER_PREFACE = frames.PREFACE + frames.settings_frame({})
 
 
 async def _is_cut(reader: asyncio.StreamReader) -> bool:
@@ -27,13 +27,13 @@ async def _is_cut(reader: asyncio.StreamReader) -> bool:
     return True
 
 
-async def _cut(load: Load, count: int) -> list[int]:
+async def _cut(load: ConnectionLimits, count: int) -> list[int]:
     """Which of `count` idle connections, in the order of their opening, are cut."""
     listener = Listener("[::]:0", Health(HEALTH_SERVICES).methods, Deadlines(), load)
     await listener.start(None)
     opened = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(count)]
     for _, writer in opened:
-        writer.write(GREETING)
+        writer.write(SERVER_PREFACE)
     await asyncio.sleep(0.05)
     cut = [number for number, (reader, _) in enumerate(opened) if await _is_cut(reader)]
     for _, writer in opened:
@@ -45,7 +45,7 @@ async def _cut(load: Load, count: int) -> list[int]:
 @pytest.mark.parametrize("oldest_goes", [True, False])
 def test_one_connection_too_many_costs_an_idle_one(oldest_goes: bool) -> None:
     """The oldest of them."""
-    assert asyncio.run(_cut(Load(max_connections=3, oldest_goes=oldest_goes), 5)) == [0, 1]
+    assert asyncio.run(_cut(ConnectionLimits(max_connections=3, oldest_goes=oldest_goes), 5)) == [0, 1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

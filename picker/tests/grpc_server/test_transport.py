@@ -5,11 +5,11 @@ from http2_peer import data, frames_of, headers
 from picker.grpc_server import transport
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.http2 import frames
-from picker.grpc_server.http2.headers import KeptHeads
-from picker.grpc_server.not_grpc import Misdirected
-from picker.grpc_server.transport import Peer
+from picker.grpc_server.http2.headers import HeaderBlockCache
+from picker.grpc_server.not_grpc import NotGrpcCall
+from picker.grpc_server.transport import GrpcProtocol
 
-GREETING = frames.PREFACE + frames.settings_frame({})
+SERVER_PREFACE = frames.PREFACE + frames.settings_frame({})
 
 
 class FakeTransport:
@@ -40,16 +40,16 @@ class Connected:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self.peers: list[Peer] = []
+        self.peers: list[GrpcProtocol] = []
         self.transport = FakeTransport()
-        methods = {"/service/Method": lambda carrier, stream_id, _head: Misdirected(carrier, stream_id, 415)}
-        self.peer = Peer(self, KeptHeads(), methods, Deadlines(), lambda: self.now_s)
+        methods = {"/service/Method": lambda context, stream_id, _head: NotGrpcCall(context, stream_id, 415)}
+        self.peer = GrpcProtocol(self, HeaderBlockCache(), methods, Deadlines(), lambda: self.now_s)
         self.peer.connection_made(self.transport)  # type: ignore[arg-type]
 
-    def opened(self, peer: Peer) -> None:
+    def opened(self, peer: GrpcProtocol) -> None:
         self.peers.append(peer)
 
-    def closed(self, peer: Peer) -> None:
+    def closed(self, peer: GrpcProtocol) -> None:
         self.peers.remove(peer)
 
     def cut_after(self, seconds: float) -> bool:
@@ -64,13 +64,13 @@ class Connected:
 
 def test_a_peer_that_says_nothing_is_cut() -> None:
     """A port scanner, or a proxy that has hung."""
-    assert Connected().cut_after(transport.GREETING_TIMEOUT_S)
+    assert Connected().cut_after(transport.SETTINGS_TIMEOUT_S)
 
 
 def test_a_peer_that_greets_and_asks_nothing_is_sent_away() -> None:
     """By GOAWAY first, and then by force."""
     connected = Connected()
-    connected.peer.data_received(GREETING)
+    connected.peer.data_received(SERVER_PREFACE)
     written = len(connected.transport.written)
     connected.peer.check(transport.UNUSED_TIMEOUT_S - 1)
     assert len(connected.transport.written) == written
@@ -84,7 +84,7 @@ def test_a_peer_that_greets_and_asks_nothing_is_sent_away() -> None:
 def test_a_connection_that_had_calls_may_be_idle_longer() -> None:
     """And with an open call for as long as that lasts."""
     connected = Connected()
-    connected.peer.data_received(GREETING + headers(1))
+    connected.peer.data_received(SERVER_PREFACE + headers(1))
     for day in range(10):
         connected.peer.check(day * 86_400.0)
     connected.peer.data_received(data(1, b"", end=True))
@@ -108,7 +108,7 @@ def test_a_peer_that_opens_no_window_is_cut() -> None:
 def test_a_peer_that_does_not_read_is_not_read_from_and_then_cut() -> None:
     """Its own requests are what there would be to answer."""
     connected = Connected()
-    connected.peer.data_received(GREETING)
+    connected.peer.data_received(SERVER_PREFACE)
     connected.peer.pause_writing()
     assert connected.transport.told == ["pause_reading"]
     assert connected.cut_after(transport.STALL_TIMEOUT_S)
@@ -117,7 +117,7 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_then_cut() -> None:
 def test_a_peer_that_reads_again_is_read_from_again() -> None:
     """And gets what was held back."""
     connected = Connected()
-    connected.peer.data_received(GREETING + headers(1))
+    connected.peer.data_received(SERVER_PREFACE + headers(1))
     connected.peer.pause_writing()
     connected.transport.written = b""
     connected.peer.data_received(data(1, b"", end=True))

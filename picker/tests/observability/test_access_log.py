@@ -9,7 +9,7 @@ from picker.observability import access_log as module
 from picker.observability.access_log import AccessLog, LogUnusable
 from picker.observability.request_record import Course
 from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 from structlog.testing import capture_logs
 from watched import Watched
 
@@ -89,7 +89,7 @@ async def test_what_a_slow_disk_cannot_take_is_dropped_and_told(
 async def test_a_line_is_bounded_and_has_no_query(log: AccessLog, path: Path) -> None:
     watched = Watched(tellers=(log,))
     text = "\x00" * 40_000
-    body = ReadBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+    body = ParsedBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
     pool = str(watched.pools[0].pool.name)
     for subset in (None, frozenset[str]()):
         wanted = Wanted(pool, body, subset, path=f"/{text}?key=secret", request_id=text, trace=text)

@@ -10,7 +10,7 @@ from picker.observability.admin import admin_app, endpoint_state
 from picker.observability.decision_log import LoggedDesk
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
@@ -47,7 +47,7 @@ def test_the_log_level_changes_while_running_and_an_unknown_one_is_refused() -> 
         logging.getLogger().setLevel(before)
 
 
-WANTED = Wanted("g/n/p", ReadBody("m", b"", b"", 10, 20), None, request_id="id-1")
+WANTED = Wanted("g/n/p", ParsedBody("m", b"", b"", 10, 20), None, request_id="id-1")
 
 
 def decided(answer: Seat | Rejection, level: int) -> list[object]:

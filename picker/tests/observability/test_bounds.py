@@ -16,7 +16,7 @@ from picker.observability.observer import MOST_SEEN
 from picker.observability.piecewise import MAX_ANSWER_BYTES, SAMPLES, Turns, json_list, metrics_page
 from picker.observability.request_record import Course
 from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 from picker.resources.inference import RoutingStrategy
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -95,7 +95,7 @@ def test_declared_models_are_told_apart_however_many_names_clients_make_up() -> 
 def test_a_kept_decision_is_bounded_and_has_no_query() -> None:
     watched = Watched()
     text = "k" * LONG
-    body = ReadBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+    body = ParsedBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
     pool = str(watched.pools[0].pool.name)
     for subset in (None, frozenset[str]()):
         watched.desk.assign(Wanted(pool, body, subset, path="/v1/completions?key=" + text, request_id=text, trace=text))
@@ -180,9 +180,9 @@ def test_what_is_counted_of_a_pool_goes_with_it_and_the_models_counters_go_on() 
         course = watched.ask("m", pool=f"p{number}")
         assert isinstance(course, Course)
         course.end()
-        watched.desk.tallies.keep({f"default/p{number}"})
-    assert len(watched.desk.tallies.unsettled()) == 2
-    assert len(watched.desk.tallies.refusals) == 1
+        watched.desk.counters.keep({f"default/p{number}"})
+    assert len(watched.desk.counters.unsettled()) == 2
+    assert len(watched.desk.counters.refusals) == 1
     assert watched.value("inference_objective_request_total", model_name="m") == 600
     assert watched.value("inference_objective_running_requests", model_name="m") == 0
     assert watched.value("inference_extension_scheduler_attempts_total", status="success") == 300
@@ -201,5 +201,5 @@ def test_a_request_that_outlives_its_pool_is_counted_when_it_ends() -> None:
 def test_memory_of_long_names_is_bounded() -> None:
     watched = busy(LONG)
     kept = sum(sys.getsizeof(each.model) + sys.getsizeof(each.path) for each in watched.desk.decisions)
-    labels = sum(sys.getsizeof(each.model) for each in watched.desk.tallies.unsettled())
+    labels = sum(sys.getsizeof(each.model) for each in watched.desk.counters.unsettled())
     assert kept + labels < 2 << 20

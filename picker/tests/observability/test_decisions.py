@@ -86,7 +86,7 @@ def test_an_endpoint_that_refuses_connections_is_seen_to_have_been_cheaper() -> 
 
 def client(watched: Watched) -> TestClient:
     routes = pages(
-        lambda: pool_states(watched.pools, watched.desk.tallies, watched.now_s),
+        lambda: pool_states(watched.pools, watched.desk.counters, watched.now_s),
         lambda: reversed(watched.desk.decisions),
         watched.clock,
     )

@@ -8,7 +8,7 @@ from picker.observability.request_counts import FOLDED
 from picker.observability.request_record import Course
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Reason, Rejection
-from picker.requestcontrol.request_body import NO_BODY, ReadBody
+from picker.requestcontrol.request_body import EMPTY_BODY, ParsedBody
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Refused
 from watched import Watched, served
@@ -102,7 +102,7 @@ def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code()
 
 def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
     watched = Watched()
-    wanted = Wanted(str(watched.pools[0].pool.name), NO_BODY, None)
+    wanted = Wanted(str(watched.pools[0].pool.name), EMPTY_BODY, None)
     watched.desk.turned_away(wanted, Rejection(413, Reason.BODY_TOO_LARGE, "Too large."))
     assert (
         watched.value("inference_gateway_refusals_total", pool="default/a", reason="body-too-large", criticality="")
@@ -116,7 +116,7 @@ def test_what_flow_control_gives_up_on_is_a_failed_decision() -> None:
     """By criticality, as the requests have it."""
     watched = Watched()
     name = watched.pools[0].pool.name
-    body = ReadBody("m", b"", b"", 0, 100)
+    body = ParsedBody("m", b"", b"", 0, 100)
     watched.desk.turned_away(Wanted(str(name), body, None), Rejection(429, Refused.QUEUE_FULL, "Full."))
     assert watched.value("inference_gateway_refusals_total", reason="queue-full", criticality="Standard") == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1

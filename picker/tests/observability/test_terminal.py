@@ -20,7 +20,7 @@ from picker.observability.decisions import newest
 from picker.observability.pool_states import pool_states
 from picker.printable import printable, printable_all
 from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 from rich.console import Console
 from watched import Watched
 
@@ -49,7 +49,7 @@ def test_names_are_not_read_as_markup() -> None:
     watched.endpoints[0].server = "[/nope][red]"
     watched.course("x[/nope][red]")
     decisions = list(newest(watched.desk.decisions, 0.0, limit=10, request_id=None, pool=None))
-    pools = list(pool_states(watched.pools, watched.desk.tallies, 0.0))
+    pools = list(pool_states(watched.pools, watched.desk.counters, 0.0))
     for page in (overview(decisions), explanation(decisions[0])):
         assert "x[/nope][red]" in shown(page)
     assert "[/nope][red]" in shown(view(Sample(0.0, pools), None, "u"))
@@ -113,5 +113,5 @@ def test_log_lines_in_text_have_no_control_characters(caplog: pytest.LogCaptureF
 
 
 def _wanted(watched: Watched, model: str) -> Wanted:
-    body = ReadBody(model, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+    body = ParsedBody(model, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
     return Wanted(str(watched.pools[0].pool.name), body, None, path=HOSTILE, request_id="id-1" + HOSTILE)

@@ -9,7 +9,7 @@ from opentelemetry.trace import StatusCode
 from picker.observability.traces import Traces
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 from watched import Watched
 
 TRACE, PARENT = "a" * 32, "b" * 16
@@ -85,7 +85,7 @@ def test_attributes_and_messages_are_bounded() -> None:
     text = "k" * 40_000
     with traced(spans, ratio=1.0) as watched:
         pool = str(watched.pools[0].pool.name)
-        body = ReadBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
+        body = ParsedBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
         watched.desk.turned_away(Wanted(pool, body, None, request_id=text), Rejection(400, text, text))
         course = watched.course(text)
         course.end()

@@ -7,13 +7,13 @@ import pytest
 from fleet import endpoint, scrape
 from pick_stream import served_pool
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.director import BLOCK_TOKENS, NO_REWRITES, Assigned, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Reason, Rejection
 from picker.requestcontrol.request_body import read_body
-from picker.requestcontrol.session_key import conversation
+from picker.requestcontrol.session_key import session_key
 from picker.resources.inference import (
     AppProtocol,
     Criticality,
@@ -68,7 +68,7 @@ def served(
 
 
 def desk(pool: ServedPool, clock: Clock | None = None, unknown_models: bool = True) -> PoolDesk:
-    made = PoolDesk(Ledger(), clock or Clock(), Random(1), unknown_models=unknown_models)
+    made = PoolDesk(InFlightTracker(), clock or Clock(), Random(1), unknown_models=unknown_models)
     made.serve([pool], POOL)
     return made
 
@@ -92,7 +92,7 @@ def rejected(answer: Assigned | Rejection) -> Rejection:
 def test_a_request_counts_as_many_sequences_as_its_server_generates() -> None:
     fleet = [endpoint(1)]
     served = served_pool(fleet)
-    desk = PoolDesk(Ledger(), lambda: 1.0, Random(1), unknown_models=True)
+    desk = PoolDesk(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
     desk.serve([served], served.pool.name)
     read = read_body(json.dumps({"model": "m", "prompt": ["a", "b"], "n": 3, "max_tokens": 10}).encode(), strict=True)
     assert not isinstance(read, Rejection)
@@ -209,7 +209,7 @@ def test_endpoints_before_the_one_that_answered_have_failed() -> None:
 
 
 def seen_answers(choosing: PoolDesk, asked: int = 100) -> int:
-    return sum(choosing.sees_answer(str(POOL)) for _ in range(asked))
+    return sum(choosing.wants_response_headers(str(POOL)) for _ in range(asked))
 
 
 @pytest.mark.parametrize("status", [400, 503])
@@ -258,20 +258,20 @@ def test_an_answer_that_was_not_looked_at_counts_as_a_good_one() -> None:
     choosing = desk(served([broken]))
     assigned(choosing.assign(wanted())).end()
     assert broken.failing == 0.5
-    assigned(choosing.assign(wanted())).end(unseen=True)
+    assigned(choosing.assign(wanted())).end(not_sampled=True)
     assert broken.failing < 0.5
 
 
 def test_the_time_to_the_first_token_is_predicted_from_those_before() -> None:
     """None before there was one."""
-    clock, ledger, only = Clock(), Ledger(), endpoint(1)
-    learning = PoolDesk(ledger, clock, Random(1), unknown_models=True)
+    clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
+    learning = PoolDesk(tracker, clock, Random(1), unknown_models=True)
     learning.serve([served([only])], POOL)
-    scrape(ledger, only, clock.now_s)
+    scrape(tracker, only, clock.now_s)
     first = assigned(learning.assign(wanted(prompt="word " * 400)))
     assert first.predicted_ttft_s is None
     clock.now_s += 2.0
-    scrape(ledger, only, clock.now_s, first_tokens=1, seconds=2.0)
+    scrape(tracker, only, clock.now_s, first_tokens=1, seconds=2.0)
     first.end()
     again = assigned(learning.assign(wanted(prompt="text " * 400)))
     assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)
@@ -279,9 +279,9 @@ def test_the_time_to_the_first_token_is_predicted_from_those_before() -> None:
 
 def test_a_prediction_does_not_say_what_is_cached() -> None:
     """Else clients could ask block by block what others have sent."""
-    clock, ledger, only = Clock(), Ledger(), endpoint(1)
+    clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
     only.pace.learn(1000, 0.2, clock.now_s)
-    desk = PoolDesk(ledger, clock, Random(1), unknown_models=True)
+    desk = PoolDesk(tracker, clock, Random(1), unknown_models=True)
     desk.serve([served([only])], POOL)
     secret = "word " * 400
     assigned(desk.assign(wanted(prompt=secret))).end()
@@ -300,21 +300,21 @@ def chat(*texts: str) -> bytes:
 def test_the_turns_of_a_conversation_are_told_as_one() -> None:
     """The first, which has no answer in it yet, among them."""
     turns = ([], ["hi", "you?"], ["hi", "you?", "fine", "good"])
-    first, *later = (conversation(chat("be kind", "hello", *more), b"") for more in turns)
+    first, *later = (session_key(chat("be kind", "hello", *more), b"") for more in turns)
     assert first[0] is not None
     assert not first[1]
     assert later == [(first[0], True)] * 2
-    assert conversation(chat("be kind", "good day"), b"")[0] != first[0]
-    assert conversation(chat("be kind", "hello"), b"other model")[0] != first[0]
+    assert session_key(chat("be kind", "good day"), b"")[0] != first[0]
+    assert session_key(chat("be kind", "hello"), b"other model")[0] != first[0]
 
 
 def test_text_that_names_roles_is_no_conversation() -> None:
     """Its quotes are escaped."""
-    assert conversation(json.dumps('say "user" and "assistant" and "role"').encode(), b"") == (None, False)
+    assert session_key(json.dumps('say "user" and "assistant" and "role"').encode(), b"") == (None, False)
 
 
 def test_of_a_long_prompt_only_the_beginning_is_looked_at() -> None:
     """A first turn that is longer has no name; a later one does where the first answer comes early."""
-    assert conversation(chat("be kind", "x" * 40_000), b"") == (None, False)
-    early = conversation(chat("be kind", "hello", "hi", "x" * 40_000), b"")
-    assert early == (conversation(chat("be kind", "hello"), b"")[0], True)
+    assert session_key(chat("be kind", "x" * 40_000), b"") == (None, False)
+    early = session_key(chat("be kind", "hello", "hi", "x" * 40_000), b"")
+    assert early == (session_key(chat("be kind", "hello"), b"")[0], True)

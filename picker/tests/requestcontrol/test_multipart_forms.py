@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from picker.requestcontrol.apis import AUDIO_TOKENS, TRANSCRIPTION
 from picker.requestcontrol.multipart_forms import MAX_PARTS, FormUnreadable, read_form, with_value
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ReadBody, read_form_body, rename
+from picker.requestcontrol.request_body import ParsedBody, read_form_body, rename
 
 TYPE = "multipart/form-data; boundary=B"
 
@@ -22,9 +22,9 @@ def form(*parts: bytes) -> bytes:
 AUDIO = part(b"RIFF\r\n--Bother\r\n\r\n" * 0 + b"RIFF\0\xff", "file", '; filename="a.wav"')
 
 
-def read(body: bytes, content_type: str = TYPE) -> ReadBody:
+def read(body: bytes, content_type: str = TYPE) -> ParsedBody:
     found = read_form_body(body, content_type, True, TRANSCRIPTION)
-    assert isinstance(found, ReadBody), found
+    assert isinstance(found, ParsedBody), found
     return found
 
 

@@ -28,16 +28,16 @@ from picker.requestcontrol.apis import (
 )
 from picker.requestcontrol.model_field import rename_request
 from picker.requestcontrol.prompt_work import MAX_MEDIA, MAX_SEQUENCES, VIDEO_TOKENS
-from picker.requestcontrol.request_body import ReadBody, read_body, read_form_body
+from picker.requestcontrol.request_body import ParsedBody, read_body, read_form_body
 
 DATA = base64.b64encode(Random(1).randbytes(300_000)).decode()
 DATA_URL = "data:image/jpeg;base64," + DATA
 URL = "https://example.com/cat.jpg"
 
 
-def read(api: Api, **fields: Any) -> ReadBody:
+def read(api: Api, **fields: Any) -> ParsedBody:
     found = read_body(json.dumps({"model": "m", **fields}).encode(), True, api)
-    assert isinstance(found, ReadBody), found
+    assert isinstance(found, ParsedBody), found
     return found
 
 
@@ -103,7 +103,7 @@ def test_escaped_text_counts_as_the_same_text_in_utf_8(text: str, wrapped: bool)
     counts: list[int] = []
     for ascii_only in (True, False):
         found = read_body(json.dumps(body, ensure_ascii=ascii_only).encode(), True, CHAT if wrapped else COMPLETIONS)
-        assert isinstance(found, ReadBody)
+        assert isinstance(found, ParsedBody)
         counts.append(found.prompt_tokens)
     assert counts[0] == pytest.approx(counts[1], rel=0.35)
 
@@ -291,5 +291,5 @@ def test_reading_a_form_is_linear_in_its_length(unit: bytes, head: bytes) -> Non
 def test_half_a_surrogate_leaves_an_emoji_in_the_name() -> None:
     body = b'{"model":"A\\ud83d\\ude00","prompt":"\\ud800"}'
     found = read_body(body, True, COMPLETIONS)
-    assert isinstance(found, ReadBody)
+    assert isinstance(found, ParsedBody)
     assert found.model == "A\N{GRINNING FACE}"

@@ -15,12 +15,12 @@ from picker.requestcontrol.apis import (
     Api,
 )
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import MAX_OUTPUT_TOKENS, NO_BODY, ReadBody, must_name_model, read_body
+from picker.requestcontrol.request_body import EMPTY_BODY, MAX_OUTPUT_TOKENS, ParsedBody, must_name_model, read_body
 
 
-def read(body: bytes, api: Api = UNKNOWN) -> ReadBody:
+def read(body: bytes, api: Api = UNKNOWN) -> ParsedBody:
     found = read_body(body, True, api)
-    assert isinstance(found, ReadBody), found
+    assert isinstance(found, ParsedBody), found
     return found
 
 
@@ -155,17 +155,17 @@ def test_what_must_name_a_model(path: str, content_type: str, must: bool) -> Non
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     """Nothing is raised; where nothing has to be read, nothing is refused."""
     found = read_body(body, strict=True)
-    assert isinstance(found, ReadBody | Rejection)
+    assert isinstance(found, ParsedBody | Rejection)
     if isinstance(found, Rejection):
         assert found.status == 400
-    assert isinstance(read_body(body, strict=False), ReadBody)
+    assert isinstance(read_body(body, strict=False), ParsedBody)
 
 
 @pytest.mark.parametrize(("characters", "allowed"), [(256, True), (257, False), (1 << 20, False)])
 def test_a_model_name_has_at_most_as_many_characters_as_an_object_may_declare(characters: int, allowed: bool) -> None:
     body = json.dumps({"model": "é" * characters, "prompt": "hi"}).encode()
     strict, lenient = read_body(body, strict=True), read_body(body, strict=False)
-    assert isinstance(lenient, ReadBody)
+    assert isinstance(lenient, ParsedBody)
     assert (lenient.model is not None) is allowed
     if not allowed:
         assert isinstance(strict, Rejection)
@@ -177,6 +177,6 @@ def test_a_model_name_has_at_most_as_many_characters_as_an_object_may_declare(ch
 def test_where_no_model_is_needed_none_is_missed(body: bytes) -> None:
     """Other routes have bodies of their own."""
     found = read_body(body, strict=False)
-    assert isinstance(found, ReadBody)
+    assert isinstance(found, ParsedBody)
     assert found.model is None
-    assert found.prompt == NO_BODY.prompt
+    assert found.prompt == EMPTY_BODY.prompt

@@ -13,16 +13,16 @@ import pytest
 from event_server import running, until
 from fleet import endpoint
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
-from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
+from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.endpoints.prefix_cache.kv_events.messages import BlockStored
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks, chain_root, token_chain
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks, chain_root, token_chain
 from picker.requestcontrol import tokenize_client as prompt_tokens
 from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
 from picker.requestcontrol.request_body import read_body
-from picker.requestcontrol.tokenize_client import PromptTokens
+from picker.requestcontrol.tokenize_client import TokenizeClient
 from picker.resources.inference import (
     AppProtocol,
     Criticality,
@@ -55,16 +55,16 @@ class Fleet:
     strings: bool = True
 
     def __post_init__(self) -> None:
-        self.held = HeldBlocks()
+        self.held = ReportedBlocks()
         self.held.follow(self.where)
         self.held.restart(self.where, empty=True)
-        self.index = PrecisePrefixIndex(BLOCK_TOKENS, self.held, [self.where])
-        self.prompts = PromptTokens(httpx.MockTransport(self._answer))
+        self.index = KvEventIndex(BLOCK_TOKENS, self.held, [self.where])
+        self.prompts = TokenizeClient(httpx.MockTransport(self._answer))
         pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT)
         model = InferenceModel(
             ObjectName("default", "m"), POOL, "alias", Criticality.STANDARD, (TargetModel("qwen", 1),), None
         )
-        self.desk = PoolDesk(Ledger(), lambda: 1.0, Random(1), unknown_models=True)
+        self.desk = PoolDesk(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
         scheduler = Scheduler(pool.strategy, self.index, Random(1))
         self.desk.serve([ServedPool(pool, {"alias": model}, [self.where], scheduler, self.index)], POOL)
         self.desk.on_repeated = self.prompts.repeated

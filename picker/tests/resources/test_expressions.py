@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from picker.commands.standalone.envoy_process import envoy_binary
 from picker.resources.expressions import expression_problem
 from picker.xds.bootstrap import bootstrap
-from picker.xds.protobuf import packed
+from picker.xds.protobuf import pack_any
 from picker.xds.route_expressions import NEVER, without_rejected_expressions
 
 REJECTED = [
@@ -51,7 +51,7 @@ def envoy_takes(folder: Path, expression: str) -> bool:
 
 
 def _listener(expression: str) -> listener_pb2.Listener:
-    router = hcm_pb2.HttpFilter(name="router", typed_config=packed(router_pb2.Router()))
+    router = hcm_pb2.HttpFilter(name="router", typed_config=pack_any(router_pb2.Router()))
     manager = hcm_pb2.HttpConnectionManager(stat_prefix="x", http_filters=[router])
     host = manager.route_config.virtual_hosts.add(name="h", domains=["*"])
     route = host.routes.add()
@@ -60,7 +60,7 @@ def _listener(expression: str) -> listener_pb2.Listener:
     made = listener_pb2.Listener(name="l")
     made.address.socket_address.address = "127.0.0.1"
     made.address.socket_address.port_value = 1
-    made.filter_chains.add().filters.add(name="hcm", typed_config=packed(manager))
+    made.filter_chains.add().filters.add(name="hcm", typed_config=pack_any(manager))
     return made
 
 

@@ -4,7 +4,7 @@ import pytest
 from fleet import endpoint
 from no_starvation_traffic import OURS, Traffic
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.load.speed import MOST_MOVED, Drain, Pace
+from picker.endpoints.load.speed import MOST_MOVED, CompletionRate, SpeedEstimate
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.terms.lora import FULL_TOKENS, LOAD_TOKENS, MAX_REMEMBERED, REMEMBERED_S, LoraAffinity
 
@@ -45,7 +45,7 @@ def _send(traffic: Traffic, left: int) -> Endpoint:
 @pytest.mark.parametrize(("work_tokens", "seconds"), [(500_000.0, 0.4), (2000.0, 4000.0), (2000.0, 0.0)])
 def test_one_answer_moves_a_pace_by_a_bounded_factor(work_tokens: float, seconds: float) -> None:
     """A picture's bytes that were taken for text, or an answer that hung."""
-    pace = Pace()
+    pace = SpeedEstimate()
     for _ in range(300):
         pace.learn(2000, 0.4, 0.0)
     before = pace.seconds_per_token
@@ -57,7 +57,7 @@ def test_one_answer_moves_a_pace_by_a_bounded_factor(work_tokens: float, seconds
 
 def test_one_long_gap_moves_the_rate_of_ends_by_a_bounded_factor() -> None:
     """A single answer of an hour must not turn everybody else away."""
-    drain = Drain()
+    drain = CompletionRate()
     for number in range(200):
         drain.ended(0.5 * number, left=1)
     before_s = drain.interval_s
@@ -75,19 +75,19 @@ def test_an_adapter_that_was_sent_lately_counts_as_loaded() -> None:
     """Servers name those with requests in flight only."""
     affinity, (here, there) = LoraAffinity(), (adapters(1, "a"), adapters(2))
     here.in_flight.models["a"] = 1
-    affinity.look([here, there], 0.0)
-    affinity.look([here, there], 1.0)
+    affinity.observe([here, there], 0.0)
+    affinity.observe([here, there], 1.0)
     del here.in_flight.models["a"]
     here.metrics = there.metrics = ServerMetrics(0, 0, 0.0, max_loras=2)
-    affinity.look([here, there], 300.0)
+    affinity.observe([here, there], 300.0)
     assert affinity.tokens("a", [here, there]) == [0.0, LOAD_TOKENS]
-    affinity.look([here, there], 301.0 + REMEMBERED_S)
+    affinity.observe([here, there], 301.0 + REMEMBERED_S)
     assert affinity.tokens("a", [here, there]) is None
 
 
 def test_a_server_full_of_adapters_by_its_word_is_full_for_as_long_as_it_says() -> None:
     affinity, fleet = LoraAffinity(), [adapters(1, "a", "b"), adapters(2, "c")]
-    affinity.look(fleet, 0.0)
+    affinity.observe(fleet, 0.0)
     assert affinity.tokens("c", fleet) == [FULL_TOKENS, 0.0]
 
 
@@ -97,8 +97,8 @@ def test_names_of_adapters_go_with_the_scrape_that_named_them() -> None:
     for number in range(300):
         where.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset({f"a{number}", "b"}), max_loras=9999)
         where.in_flight.models = {f"a{number}": 1}
-        affinity.look([where], float(number))
+        affinity.observe([where], float(number))
     assert affinity.tokens("a0", [where]) is None
     assert len(affinity.known_adapters) <= MAX_REMEMBERED + 3
-    affinity.look([], 1000.0)
+    affinity.observe([], 1000.0)
     assert not affinity.known_adapters

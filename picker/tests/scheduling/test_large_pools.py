@@ -8,7 +8,7 @@ from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Ranking
 from picker.scheduling.scheduler import ALL_LOOKED_AT, FALLBACKS
-from picker.scheduling.terms.hash_ring import Homes
+from picker.scheduling.terms.hash_ring import HashRing
 from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
 
 
@@ -16,13 +16,13 @@ def test_pickers_agree_on_homes_whatever_the_order_of_their_endpoints() -> None:
     """Each has objects of its own for the same addresses."""
     mine, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
     for key in range(200):
-        assert Homes().of(key, mine).address == Homes().of(key, theirs).address
+        assert HashRing().of(key, mine).address == HashRing().of(key, theirs).address
 
 
 def test_homes_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
     """Only those that were at home there."""
     fleet = [endpoint(i) for i in range(8)]
-    homes = Homes()
+    homes = HashRing()
     before = {key: homes.of(key, fleet) for key in range(2000)}
     shares = [sum(home is each for home in before.values()) for each in fleet]
     assert min(shares) > 100
@@ -62,7 +62,7 @@ def adapters(number: int, *active: str, max_loras: int = 2) -> Endpoint:
 
 def lora_costs(model: str, *fleet: Endpoint) -> Sequence[float] | None:
     affinity = LoraAffinity()
-    affinity.look(fleet)
+    affinity.observe(fleet)
     return affinity.tokens(model, fleet)
 
 

@@ -24,7 +24,7 @@ def test_default_takes_the_endpoint_with_the_fewest_tokens_in_flight() -> None:
 
 def test_default_sees_what_came_past_this_picker() -> None:
     """A scrape that counts more than was in flight at its moment tells of other clients."""
-    shared, own = endpoint(1, running=20), endpoint(2, requests=3, running=3, in_flight_then=3)
+    shared, own = endpoint(1, running=20), endpoint(2, requests=3, running=3, in_flight_at_scrape=3)
     assert first(scheduler().schedule(request(), [shared, own], 0)) is own
 
 
@@ -50,8 +50,8 @@ def test_a_queue_weighs_by_what_is_not_cached() -> None:
     """A prompt that a queueing server has nearly whole goes there all the same; one that it would have to compute goes
     where a long batch runs, but nobody waits."""
     deciding = scheduler()
-    queueing = endpoint(1, requests=5, running=3, queue_depth=2, in_flight_then=5)
-    free = endpoint(2, requests=25, running=25, in_flight_then=25)
+    queueing = endpoint(1, requests=5, running=3, queue_depth=2, in_flight_at_scrape=5)
+    free = endpoint(2, requests=25, running=25, in_flight_at_scrape=25)
     deciding.seen(queueing, tuple(range(1, 32)))
     assert first(deciding.schedule(request(tokens=2048), [queueing, free], 0)) is free
     known = request(tokens=2048, blocks=tuple(range(1, 33)))
@@ -60,43 +60,43 @@ def test_a_queue_weighs_by_what_is_not_cached() -> None:
 
 def test_a_queue_that_fits_into_the_next_step_weighs_nothing() -> None:
     """Short prompts that came at once are computed together: the smaller batch is better all the same."""
-    burst = endpoint(1, requests=16, running=10, queue_depth=6, in_flight_then=16)
-    busy = endpoint(2, requests=40, running=40, in_flight_then=40)
+    burst = endpoint(1, requests=16, running=10, queue_depth=6, in_flight_at_scrape=16)
+    busy = endpoint(2, requests=40, running=40, in_flight_at_scrape=40)
     assert first(scheduler().schedule(request(tokens=200), [burst, busy], 0)) is burst
 
 
 def test_a_short_queue_weighs_where_the_cache_has_no_room_for_it() -> None:
     """No step will compute it before somebody there has ended."""
-    full = endpoint(1, requests=9, running=8, queue_depth=1, kv=0.98, kv_blocks=2_000, in_flight_then=9)
-    as_full = endpoint(2, requests=30, running=30, kv=0.98, kv_blocks=2_000, in_flight_then=30)
+    full = endpoint(1, requests=9, running=8, queue_depth=1, kv=0.98, kv_blocks=2_000, in_flight_at_scrape=9)
+    as_full = endpoint(2, requests=30, running=30, kv=0.98, kv_blocks=2_000, in_flight_at_scrape=30)
     assert first(scheduler().schedule(request(tokens=800), [full, as_full], 0)) is as_full
-    roomy = endpoint(3, requests=9, running=8, queue_depth=1, kv=0.2, kv_blocks=2_000, in_flight_then=9)
-    as_roomy = endpoint(4, requests=30, running=30, kv=0.2, kv_blocks=2_000, in_flight_then=30)
+    roomy = endpoint(3, requests=9, running=8, queue_depth=1, kv=0.2, kv_blocks=2_000, in_flight_at_scrape=9)
+    as_roomy = endpoint(4, requests=30, running=30, kv=0.2, kv_blocks=2_000, in_flight_at_scrape=30)
     assert first(scheduler().schedule(request(tokens=800), [roomy, as_roomy], 0)) is roomy
 
 
 def test_a_queue_that_was_seen_long_ago_weighs_little() -> None:
     """It may be gone since: between two rare scrapes all would herd onto the server that had none."""
-    queueing = endpoint(1, requests=9, running=6, queue_depth=3, in_flight_then=9)
-    free = endpoint(2, requests=24, running=24, in_flight_then=24)
+    queueing = endpoint(1, requests=9, running=6, queue_depth=3, in_flight_at_scrape=9)
+    free = endpoint(2, requests=24, running=24, in_flight_at_scrape=24)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
     assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
 
 
 def test_the_larger_cache_takes_more_requests() -> None:
     """Each of them fills less of it."""
-    small = endpoint(1, requests=9, running=9, kv=0.24, kv_blocks=5_800, in_flight_then=9)
-    large = endpoint(2, requests=13, running=13, kv=0.07, kv_blocks=29_000, in_flight_then=13)
+    small = endpoint(1, requests=9, running=9, kv=0.24, kv_blocks=5_800, in_flight_at_scrape=9)
+    large = endpoint(2, requests=13, running=13, kv=0.07, kv_blocks=29_000, in_flight_at_scrape=13)
     assert first(scheduler().schedule(request(), [small, large], 0)) is large
-    alike = endpoint(3, requests=13, running=13, kv=0.24, kv_blocks=5_800, in_flight_then=13)
+    alike = endpoint(3, requests=13, running=13, kv=0.24, kv_blocks=5_800, in_flight_at_scrape=13)
     assert first(scheduler().schedule(request(), [small, alike], 0)) is small
 
 
 def test_a_burst_goes_where_it_will_have_room() -> None:
     """Nothing of it is in the caches yet; the larger one takes more of it all the same."""
     deciding = scheduler()
-    small = endpoint(1, running=10, kv=0.4, kv_blocks=320, in_flight_then=10)
-    large = endpoint(2, running=10, kv=0.07, kv_blocks=1_876, in_flight_then=10)
+    small = endpoint(1, running=10, kv=0.4, kv_blocks=320, in_flight_at_scrape=10)
+    large = endpoint(2, running=10, kv=0.07, kv_blocks=1_876, in_flight_at_scrape=10)
     deciding.schedule(request(tokens=100), [small, large], 0)
     burst = [endpoint(1, kv_blocks=320), endpoint(2, kv_blocks=1_876)]
     for number in range(60):
@@ -108,15 +108,15 @@ def test_a_burst_goes_where_it_will_have_room() -> None:
 
 def test_requests_that_are_young_are_expected_to_grow() -> None:
     """Equal caches: the one that holds more tokens now, of fewer requests, will have room sooner."""
-    old = endpoint(1, requests=10, running=10, kv=0.2, kv_blocks=5_800, in_flight_then=10)
-    young = endpoint(2, requests=12, running=12, kv=0.05, kv_blocks=5_800, in_flight_then=12)
+    old = endpoint(1, requests=10, running=10, kv=0.2, kv_blocks=5_800, in_flight_at_scrape=10)
+    young = endpoint(2, requests=12, running=12, kv=0.05, kv_blocks=5_800, in_flight_at_scrape=12)
     assert first(scheduler().schedule(request(), [old, young], 0)) is old
 
 
 def test_a_server_that_does_not_tell_its_cache_is_judged_by_what_its_own_requests_take() -> None:
     """As full as it is by as many."""
-    full = endpoint(1, requests=10, running=10, kv=0.25, in_flight_then=10)
-    empty = endpoint(2, requests=11, running=11, kv=0.02, in_flight_then=11)
+    full = endpoint(1, requests=10, running=10, kv=0.25, in_flight_at_scrape=10)
+    empty = endpoint(2, requests=11, running=11, kv=0.02, in_flight_at_scrape=11)
     assert first(scheduler().schedule(request(), [full, empty], 0)) is empty
 
 
@@ -244,7 +244,7 @@ loads = st.builds(
     queue_depth=st.integers(0, 300),
     kv=st.floats(0, 1),
     kv_blocks=st.none() | st.integers(0, 30_000),
-    in_flight_then=st.integers(0, 500),
+    in_flight_at_scrape=st.integers(0, 500),
     refused=st.booleans(),
     scraped=st.booleans(),
 )

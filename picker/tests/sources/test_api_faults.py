@@ -10,7 +10,7 @@ from api_server import ApiServer, api_server, api_servers, thing
 from picker.sources import informer as kubernetes_watch
 from picker.sources import kubernetes_client as client_module
 from picker.sources.api_metrics import API_METRICS
-from picker.sources.informer import Copy, Json, kubernetes_client, resource
+from picker.sources.informer import Informer, Json, kubernetes_client, resource
 
 THING = resource("example.com", "v1", "Thing")
 THINGS = "/apis/example.com/v1/things"
@@ -78,7 +78,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 class Followed:
     """A copy of one thing of size 1, and the server that it follows."""
 
-    def __init__(self, server: ApiServer, copy: Copy[int]) -> None:
+    def __init__(self, server: ApiServer, copy: Informer[int]) -> None:
         self.server, self.copy = server, copy
         self.changed = asyncio.Event()
 
@@ -103,7 +103,7 @@ def asked(request: pytest.FixtureRequest) -> str:
 async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, asked: str) -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        followed = Followed(server, Copy(kubernetes_client(config), THING, size_of))
+        followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
         task = asyncio.create_task(followed.copy.follow(followed.changed.set))
         await asyncio.wait_for(followed.copy.listed.wait(), 5)
         refusals = iter([ANSWERS[fault]()])
@@ -124,7 +124,7 @@ async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, asked: str
 async def test_one_bad_line_of_a_watch_costs_nothing_that_is_known(fault: str) -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        followed = Followed(server, Copy(kubernetes_client(config), THING, size_of))
+        followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
         task = asyncio.create_task(followed.copy.follow(followed.changed.set))
         await asyncio.wait_for(followed.copy.listed.wait(), 5)
         server.raw = LINES[fault]
@@ -141,7 +141,7 @@ async def test_one_bad_line_of_a_watch_costs_nothing_that_is_known(fault: str) -
 async def test_an_object_that_cannot_be_read_keeps_its_predecessor_alone() -> None:
     async with api_server() as (server, config):
         server.objects = [thing("bad", 1), thing("a", 1, size=1)]
-        followed = Followed(server, Copy(kubernetes_client(config), THING, size_of))
+        followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
         task = asyncio.create_task(followed.copy.follow(followed.changed.set))
         await asyncio.wait_for(followed.copy.listed.wait(), 5)
         assert followed.seen == {"a": 1}
@@ -157,7 +157,7 @@ async def test_an_object_that_cannot_be_read_keeps_its_predecessor_alone() -> No
 async def test_a_listener_that_fails_does_not_end_the_copy() -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         failures = iter([RuntimeError("a listener's fault")])
         seen = asyncio.Event()
 
@@ -177,7 +177,7 @@ async def test_expired_versions_in_a_row_are_listed_with_growing_pauses() -> Non
     """The first is listed at once; a busy loop would ask thousands of times."""
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         gone = status(410, "Expired")
         server.refuse = lambda asked: gone() if asked.startswith("watch") else None
         task = asyncio.create_task(copy.follow(lambda: None))
@@ -192,7 +192,7 @@ async def test_a_watch_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(kubernetes_watch, "WATCH_GRACE_S", 0.1)
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))
         await eventually(lambda: server.asked.count("watch 1") >= 2)
         assert len(copy.objects) == 1
@@ -205,7 +205,7 @@ async def test_answers_are_bounded_in_bytes(limit: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(client_module, limit, 2000)
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))
         await asyncio.wait_for(copy.listed.wait(), 5)
         server.objects, server.version = [thing("a", 1, size=1), thing("b" * 3000, 50, size=2)], 50
@@ -227,7 +227,7 @@ async def test_a_kind_is_empty_once_discovery_does_not_serve_it() -> None:
         apis.refuse = lambda _: web.json_response(groups)
         group.refuse = lambda _: web.json_response(kinds)
         server.objects = [thing("a", 1, size=1)]
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))
         await asyncio.wait_for(copy.listed.wait(), 5)
         not_found = status(404, "NotFound")
@@ -247,7 +247,7 @@ async def test_a_namespace_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatc
         for each in many:
             each["metadata"]["namespace"] = "mallory"
         server.objects = [*many, thing("a", 1, size=1)]
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))
         await asyncio.wait_for(copy.listed.wait(), 5)
         assert sorted(name.namespace for name in copy.objects) == ["default", "mallory", "mallory"]

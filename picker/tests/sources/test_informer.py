@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from api_server import ApiServer, api_server, thing
 from picker.resources.names import ObjectName
-from picker.sources.informer import RETRY_MAX_S, Backoff, Copy, Json, kubernetes_client, resource
+from picker.sources.informer import RETRY_MAX_S, Backoff, Informer, Json, kubernetes_client, resource
 
 THING = resource("example.com", "v1", "Thing")
 
@@ -15,7 +15,7 @@ THING = resource("example.com", "v1", "Thing")
 class Followed:
     """A copy that is being kept, and the server that it follows."""
 
-    def __init__(self, server: ApiServer, copy: Copy[int]) -> None:
+    def __init__(self, server: ApiServer, copy: Informer[int]) -> None:
         self.server = server
         self.copy = copy
         self.changed = asyncio.Event()
@@ -41,7 +41,7 @@ def size_of(object_: Json, before: int | None) -> int | None:
 async def followed() -> AsyncIterator[Followed]:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        made = Followed(server, Copy(kubernetes_client(config), THING, size_of))
+        made = Followed(server, Informer(kubernetes_client(config), THING, size_of))
         task = asyncio.create_task(made.copy.follow(made.changed.set))
         await asyncio.wait_for(made.copy.listed.wait(), 5)
         yield made
@@ -103,7 +103,7 @@ async def test_a_kind_that_is_not_served_has_no_objects() -> None:
     """Its definition may be installed later."""
     async with api_server() as (server, config):
         server.refuse = lambda _: web.Response(status=404)
-        copy = Copy(kubernetes_client(config), THING, size_of)
+        copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))
         await asyncio.wait_for(copy.listed.wait(), 5)
         assert copy.objects == {}

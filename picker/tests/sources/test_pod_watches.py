@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from api_server import api_servers
-from picker.sources.cluster import KubernetesSource
+from picker.sources.cluster import ClusterSource
 from picker.sources.informer import kubernetes_client
 
 POOLS = "/apis/inference.networking.k8s.io/v1/inferencepools"
@@ -36,7 +36,7 @@ async def test_many_pools_of_a_namespace_share_one_watch_and_others_open_none() 
         of_team = [pool(f"p{number}", "team", f"app-{number}") for number in range(50)]
         pools.objects = [*of_team, *(pool(f"m{number}", "mallory", "evil") for number in range(50))]
         team.objects = [pod("selected", "app-7"), pod("other", "nothing")]
-        source = KubernetesSource(kubernetes_client(config), serves=lambda pool: pool.name.namespace == "team")
+        source = ClusterSource(kubernetes_client(config), serves=lambda pool: pool.name.namespace == "team")
         inventory = await asyncio.wait_for(anext(source.inventories()), 10)
         assert [server.name for server in inventory.servers] == ["selected"]
         assert {name.namespace for name in inventory.resources.pools} == {"team"}

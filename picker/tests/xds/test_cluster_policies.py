@@ -16,7 +16,7 @@ from picker.commands.standalone.envoy_process import envoy_binary
 from picker.resources.inference import FailureMode, InferencePool
 from picker.xds.cluster_policies import HTTP_OPTIONS
 from picker.xds.extension import Extension
-from picker.xds.protobuf import duration, packed, uint32
+from picker.xds.protobuf import duration, pack_any, uint32
 from test_extension import JOINTS, NEXT_RULE, RED, RULE, TO_RED, backends, pool
 
 OPEN = pool("red", failure_mode=FailureMode.FAIL_OPEN)
@@ -27,7 +27,7 @@ HttpOptions = http_protocol_options_pb2.HttpProtocolOptions
 def balanced_by(policy: Message) -> cluster_pb2.LoadBalancingPolicy:
     name = policy.DESCRIPTOR.full_name.split(".")[-3]
     typed = extension_pb2.TypedExtensionConfig(
-        name=f"envoy.load_balancing_policies.{name}", typed_config=packed(policy)
+        name=f"envoy.load_balancing_policies.{name}", typed_config=pack_any(policy)
     )
     return cluster_pb2.LoadBalancingPolicy(
         policies=[cluster_pb2.LoadBalancingPolicy.Policy(typed_extension_config=typed)]
@@ -92,7 +92,7 @@ def test_keepalive_and_health_checks_hold_for_the_pool() -> None:
 def test_protocol_options_hold_beside_the_pools_own_idle_time() -> None:
     common = protocol_pb2.HttpProtocolOptions(idle_timeout=duration(60), max_connection_duration=duration(9))
     options = HttpOptions(common_http_protocol_options=common)
-    made = of_pool(rule(typed_extension_protocol_options={HTTP_OPTIONS: packed(options)}))
+    made = of_pool(rule(typed_extension_protocol_options={HTTP_OPTIONS: pack_any(options)}))
     held = HttpOptions.FromString(made.typed_extension_protocol_options[HTTP_OPTIONS].value)
     assert held.common_http_protocol_options.max_connection_duration == duration(9)
     assert held.common_http_protocol_options.idle_timeout == duration(4)
@@ -126,7 +126,7 @@ def test_envoy_takes_a_pools_cluster_with_all_of_it(tmp_path: Path) -> None:
             connect_timeout=duration(3),
             health_checks=[check],
             load_balancing_policy=balanced_by(round_robin_pb2.RoundRobin()),
-            typed_extension_protocol_options={HTTP_OPTIONS: packed(options)},
+            typed_extension_protocol_options={HTTP_OPTIONS: pack_any(options)},
         ),
         to=OPEN,
     )

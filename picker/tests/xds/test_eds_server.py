@@ -9,11 +9,11 @@ import pytest_asyncio
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from gateway_objects import pool, resources, service
-from picker.endpoints.datastore import Endpoints, MembershipChange
+from picker.endpoints.datastore import Datastore, MembershipChange
 from picker.resources.names import ObjectName
 from picker.sources.inventory import Inventory, ModelServer
 from picker.xds import eds_server as endpoint_discovery
-from picker.xds.eds_server import EndpointDiscovery
+from picker.xds.eds_server import EdsServer
 from picker.xds.picker_ref import PickerName, PickerPlaces
 
 POOL_A = "inference.networking.x-k8s.io/default/a"
@@ -30,8 +30,8 @@ def inventory(*servers: str, of: str = "a", pools: str = "ab") -> Inventory:
 
 
 @pytest.fixture
-def endpoints() -> Endpoints:
-    made = Endpoints()
+def endpoints() -> Datastore:
+    made = Datastore()
     made.update(inventory("10.0.0.1", "fd00::1"))
     return made
 
@@ -46,7 +46,7 @@ class Pickers:
     def places(self, picker: PickerName) -> PickerPlaces | None:
         return self.known.get(picker)
 
-    async def is_ours(self, service: ObjectName) -> bool:
+    async def is_own_picker(self, service: ObjectName) -> bool:
         raise NotImplementedError
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:
@@ -59,8 +59,8 @@ def pickers() -> Pickers:
 
 
 @pytest_asyncio.fixture
-async def stream(endpoints: Endpoints, pickers: Pickers) -> AsyncIterator["Stream"]:
-    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0", pickers)
+async def stream(endpoints: Datastore, pickers: Pickers) -> AsyncIterator["Stream"]:
+    discovery = EdsServer(endpoints, "127.0.0.1:0", pickers)
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
         yield Stream(channel)
@@ -123,7 +123,7 @@ async def test_a_pool_without_servers_is_told_to_have_none(stream: Stream) -> No
     assert await stream.told() == {POOL_B: []}
 
 
-async def test_a_change_is_told_to_who_asked_for_it_and_to_nobody_else(stream: Stream, endpoints: Endpoints) -> None:
+async def test_a_change_is_told_to_who_asked_for_it_and_to_nobody_else(stream: Stream, endpoints: Datastore) -> None:
     await stream.ask(POOL_A)
     await stream.told()
     endpoints.update(inventory("10.0.0.1", "fd00::1", pools="a"))
@@ -131,7 +131,7 @@ async def test_a_change_is_told_to_who_asked_for_it_and_to_nobody_else(stream: S
     assert await stream.told() == {POOL_A: ["10.0.0.2 8000"]}
 
 
-async def test_of_a_pool_that_is_not_known_nothing_is_said_until_it_is(stream: Stream, endpoints: Endpoints) -> None:
+async def test_of_a_pool_that_is_not_known_nothing_is_said_until_it_is(stream: Stream, endpoints: Datastore) -> None:
     endpoints.update(inventory("10.0.0.1", pools="a"))
     await stream.ask(POOL_B)
     endpoints.update(inventory("10.0.0.3", of="b"))
@@ -139,7 +139,7 @@ async def test_of_a_pool_that_is_not_known_nothing_is_said_until_it_is(stream: S
 
 
 async def test_a_pool_that_is_gone_keeps_its_endpoints_until_its_cluster_goes(
-    stream: Stream, endpoints: Endpoints
+    stream: Stream, endpoints: Datastore
 ) -> None:
     await stream.ask(POOL_A)
     await stream.told()
@@ -148,7 +148,7 @@ async def test_a_pool_that_is_gone_keeps_its_endpoints_until_its_cluster_goes(
     assert await stream.told() == {POOL_A: ["10.0.0.4 8000"]}
 
 
-async def test_an_answer_that_envoy_refuses_is_not_sent_again(stream: Stream, endpoints: Endpoints) -> None:
+async def test_an_answer_that_envoy_refuses_is_not_sent_again(stream: Stream, endpoints: Datastore) -> None:
     await stream.ask(POOL_A)
     await stream.told()
     await stream.ask(POOL_A, refusing=True)
@@ -176,8 +176,8 @@ async def test_a_picker_is_told_where_it_is_and_how_to_ask_it(stream: Stream, pi
         assert await stream.told() == {str(name): wanted}
 
 
-async def test_a_request_that_is_too_large_ends_its_stream_alone(endpoints: Endpoints, pickers: Pickers) -> None:
-    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0", pickers)
+async def test_a_request_that_is_too_large_ends_its_stream_alone(endpoints: Datastore, pickers: Pickers) -> None:
+    discovery = EdsServer(endpoints, "127.0.0.1:0", pickers)
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
         large, usual = Stream(channel), Stream(channel)
@@ -189,10 +189,10 @@ async def test_a_request_that_is_too_large_ends_its_stream_alone(endpoints: Endp
 
 
 async def test_streams_beyond_the_bound_are_refused(
-    endpoints: Endpoints, pickers: Pickers, monkeypatch: pytest.MonkeyPatch
+    endpoints: Datastore, pickers: Pickers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_discovery, "MAX_STREAMS", 1)
-    discovery = EndpointDiscovery(endpoints, "127.0.0.1:0", pickers)
+    discovery = EdsServer(endpoints, "127.0.0.1:0", pickers)
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
         first = Stream(channel)

@@ -15,7 +15,7 @@ from picker.commands.standalone.envoy_process import envoy_binary
 from picker.resources.objects import Resources
 from picker.resources.parse import Parsed, parse
 from picker.xds.bootstrap import bootstrap
-from picker.xds.protobuf import packed
+from picker.xds.protobuf import pack_any
 from picker.xds.translate import EnvoyConfig, translate
 
 PLAIN = "aZ0-_.~%:/?#[]@!$&'()*+,;= \"<>\\^`{|}"
@@ -104,7 +104,7 @@ def inlined(made: EnvoyConfig, folder: Path) -> bootstrap_pb2.Bootstrap:
         manager.route_config.CopyFrom(configurations[manager.rds.route_config_name])
         # As in a configuration that Envoy fetches: a share may lead to no cluster.
         manager.route_config.validate_clusters.value = False
-        packed_manager.CopyFrom(packed(manager))
+        packed_manager.CopyFrom(pack_any(manager))
     return whole
 
 

@@ -22,16 +22,16 @@ from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 from picker.xds import extension_service_pb2 as service_pb2
 from picker.xds.clusters import pool_cluster_name
 from picker.xds.ext_proc_filter import FILTER_NAME
-from picker.xds.extension import NO_BACKEND_CLUSTER, Extension, Joints, RuleBackend, RuleName
+from picker.xds.extension import NO_BACKEND_CLUSTER, Extension, ExtensionConfig, RuleBackend, RuleName
 from picker.xds.extension_server import SERVICE, ExtensionServer, LookupFailed, ServerTls
 from picker.xds.picker_ref import PickerName, PickerPlaces
 from picker.xds.picker_tls import PickerTls
-from picker.xds.protobuf import duration, packed
+from picker.xds.protobuf import duration, pack_any
 from picker.xds.route_expressions import NEVER
 
 RULE, NEXT_RULE = "httproute/default/chat/rule/0", "httproute/default/chat/rule/1"
 EDS = "extension.system.svc.cluster.local:9004"
-JOINTS = Joints(EDS, "cluster.local", 1 << 20, ObjectName("ai", "picker"), frozenset({"team"}))
+JOINTS = ExtensionConfig(EDS, "cluster.local", 1 << 20, ObjectName("ai", "picker"), frozenset({"team"}))
 SERVICE_BACKEND = None
 
 
@@ -89,9 +89,9 @@ def asked_for(made: route_components_pb2.Route) -> dict[str, tuple[str, str]]:
 
 
 def listener(name: str) -> listener_pb2.Listener:
-    router = hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router_pb2.Router()))
+    router = hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack_any(router_pb2.Router()))
     manager = hcm_pb2.HttpConnectionManager(rds=hcm_pb2.Rds(route_config_name=name), http_filters=[router])
-    filters = [listener_components_pb2.Filter(name="hcm", typed_config=packed(manager))]
+    filters = [listener_components_pb2.Filter(name="hcm", typed_config=pack_any(manager))]
     return listener_pb2.Listener(name=name, filter_chains=[listener_components_pb2.FilterChain(filters=filters)])
 
 
@@ -249,7 +249,7 @@ class Services:
 
     def places(self, picker: PickerName) -> PickerPlaces | None: ...
 
-    async def is_ours(self, service: ObjectName) -> bool:
+    async def is_own_picker(self, service: ObjectName) -> bool:
         return service in self.ours
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None: ...
@@ -447,7 +447,7 @@ def test_a_silence_that_the_listener_limits_stays_limited(extension: Extension) 
     filter_ = limiting.filter_chains[0].filters[0]
     manager = hcm_pb2.HttpConnectionManager.FromString(filter_.typed_config.value)
     manager.stream_idle_timeout.CopyFrom(duration(60))
-    filter_.typed_config.CopyFrom(packed(manager))
+    filter_.typed_config.CopyFrom(pack_any(manager))
     assert silent_for(extension.routes([limiting], [both_routes(extension, "a")])) == [None, None]
 
 

@@ -6,8 +6,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from picker.resources.names import PoolName
 from picker.xds.ext_proc_filter import FILTER_NAME
 from picker.xds.listeners import ROUTER_NAME, with_inference_filter
-from picker.xds.pool_route import asking_picker
-from picker.xds.protobuf import duration, packed
+from picker.xds.pool_route import with_ext_proc
+from picker.xds.protobuf import duration, pack_any
 
 POOL = PoolName("inference.networking.k8s.io", "default", "p")
 CLUSTER = "httproute/default/r/rule/0"
@@ -16,7 +16,7 @@ CLUSTER = "httproute/default/r/rule/0"
 def http_chain(*filters: str) -> listener_components_pb2.FilterChain:
     manager = hcm_pb2.HttpConnectionManager(http_filters=[hcm_pb2.HttpFilter(name=name) for name in filters])
     return listener_components_pb2.FilterChain(
-        filters=[listener_components_pb2.Filter(name="hcm", typed_config=packed(manager))]
+        filters=[listener_components_pb2.Filter(name="hcm", typed_config=pack_any(manager))]
     )
 
 
@@ -48,35 +48,35 @@ def test_a_chain_that_speaks_no_http_is_left_alone() -> None:
 
 def test_a_route_to_a_pools_cluster_asks_the_picker_and_doing_it_twice_changes_nothing() -> None:
     route = route_components_pb2.Route(name="x", route=route_components_pb2.RouteAction(cluster=CLUSTER))
-    made = asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20)
+    made = with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20)
     assert str(POOL).encode() in made.typed_per_filter_config[FILTER_NAME].value
     assert made.route.retry_policy.num_retries.value > 0
     assert not route.typed_per_filter_config
-    assert asking_picker(made, {CLUSTER: POOL}, "picker", 1 << 20) == made
+    assert with_ext_proc(made, {CLUSTER: POOL}, "picker", 1 << 20) == made
 
 
 def test_a_route_to_other_clusters_is_left_alone() -> None:
     route = route_components_pb2.Route(name="x", route=route_components_pb2.RouteAction(cluster="other"))
-    assert asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20) == route
+    assert with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20) == route
 
 
 def test_a_retry_policy_that_the_route_has_stays() -> None:
     own = route_components_pb2.RetryPolicy(retry_on="5xx")
     route = route_components_pb2.Route(route=route_components_pb2.RouteAction(cluster=CLUSTER, retry_policy=own))
-    assert asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20).route.retry_policy == own
+    assert with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20).route.retry_policy == own
 
 
 def test_a_route_to_a_pool_has_no_timeout_that_the_user_did_not_write() -> None:
     """Envoy's own of 15 s cuts long answers."""
     route = route_components_pb2.Route(route=route_components_pb2.RouteAction(cluster=CLUSTER))
-    made = asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20)
+    made = with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20)
     assert made.route.HasField("timeout")
     assert made.route.timeout == duration(0)
 
 
 def test_a_timeout_that_the_route_has_stays() -> None:
     own = route_components_pb2.RouteAction(cluster=CLUSTER, timeout=duration(7))
-    made = asking_picker(route_components_pb2.Route(route=own), {CLUSTER: POOL}, "picker", 1 << 20)
+    made = with_ext_proc(route_components_pb2.Route(route=own), {CLUSTER: POOL}, "picker", 1 << 20)
     assert made.route.timeout == duration(7)
 
 
@@ -84,7 +84,7 @@ def test_of_weighted_clusters_only_the_pools_ask_the_picker() -> None:
     route = route_components_pb2.Route()
     for name in (CLUSTER, "other"):
         route.route.weighted_clusters.clusters.add(name=name)
-    made = asking_picker(route, {CLUSTER: POOL}, "picker", 1 << 20)
+    made = with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20)
     asking = {each.name: FILTER_NAME in each.typed_per_filter_config for each in made.route.weighted_clusters.clusters}
     assert asking == {CLUSTER: True, "other": False}
     assert FILTER_NAME not in made.typed_per_filter_config

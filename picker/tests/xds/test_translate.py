@@ -27,8 +27,8 @@ from manifests import TUTORIAL
 from picker.commands.standalone.envoy_process import envoy_binary
 from picker.xds.bootstrap import bootstrap, routes_file
 from picker.xds.config_source import file_source
-from picker.xds.file_config import DiscoveryFiles
-from picker.xds.protobuf import packed
+from picker.xds.file_config import FileConfig
+from picker.xds.protobuf import pack_any
 from picker.xds.translate import PICKER_CLUSTER, EnvoyConfig, translate
 
 FILES = [*sorted(TUTORIAL.glob("*.yaml")), TUTORIAL.parent / "vllm-service.yaml"]
@@ -77,7 +77,7 @@ def test_envoy_takes_the_tutorials_configuration(tmp_path: Path) -> None:
     surroundings = replace(SURROUNDINGS, route_source=lambda name: file_source(tmp_path / routes_file(name)))
     texts = [path.read_text() for path in FILES if path.name != "vllm-benchmark.yaml"]
     made = translate(resources(*texts), surroundings)
-    files = DiscoveryFiles(tmp_path)
+    files = FileConfig(tmp_path)
     files.write_clusters(made)
     files.write_routes(made)
     files.write_listeners(made)
@@ -123,7 +123,7 @@ def test_what_the_objects_may_say_envoy_takes(tmp_path: Path) -> None:
     manager.route_config.CopyFrom(made.route_configurations[0])
     # As Envoy has it for routes that it reads while it runs.
     manager.route_config.validate_clusters.value = False
-    held.CopyFrom(packed(manager))
+    held.CopyFrom(pack_any(manager))
     static = bootstrap_pb2.Bootstrap.StaticResources(listeners=[listener], clusters=made.clusters)
     node = base_pb2.Node(id="test", cluster="test")
     _validate(tmp_path, bootstrap_pb2.Bootstrap(node=node, static_resources=static))
@@ -222,7 +222,7 @@ def _common_options(cluster: cluster_pb2.Cluster) -> protocol_pb2.HttpProtocolOp
 
 
 def test_files_are_replaced_only_when_their_content_changes(tmp_path: Path) -> None:
-    files = DiscoveryFiles(tmp_path)
+    files = FileConfig(tmp_path)
     made = config(GATEWAY, pool("a"), TO_A)
     versions = files.write_clusters(made) | files.write_routes(made) | files.write_listeners(made)
     written = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
@@ -237,7 +237,7 @@ def test_files_are_replaced_only_when_their_content_changes(tmp_path: Path) -> N
 
 
 def test_the_routes_of_a_listener_that_is_gone_go_too(tmp_path: Path) -> None:
-    files = DiscoveryFiles(tmp_path)
+    files = FileConfig(tmp_path)
     a, b = ({"name": name, "port": port} for name, port in (("a", 81), ("b", 82)))
     before, after = config(gateway(a, b)), config(gateway(a))
     for made in (before, after):

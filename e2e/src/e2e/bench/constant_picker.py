@@ -14,7 +14,7 @@ from picker.extproc.messages import BodyReply, Changes, HeadersReply, Phase
 from picker.grpc_server.framing import PREFIX_BYTES, framed
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.frames import Setting
-from picker.grpc_server.status import ANSWER_HEAD, Status, trailers
+from picker.grpc_server.status import RESPONSE_HEADERS, Status, trailers
 from picker.protocol import DESTINATION
 
 _WINDOW_BYTES = 1 << 28
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
             output.append(frames.frame(frames.DATA, 0, stream_id, next(self._picks.with_body)))
             return
         self._answered.add(stream_id)
-        output.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, ANSWER_HEAD))
+        output.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, RESPONSE_HEADERS))
         output.append(frames.frame(frames.DATA, 0, stream_id, _TO_HEADERS))
 
 

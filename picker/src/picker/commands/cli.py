@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.printable import printable
 from picker.resources.problems import InvalidManifests
 from picker.resources.validate import validate_files
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InvalidSettings as error:
         _complain(name, error)
         sys.exit(2)
-    except (InvalidManifests, CommandFailed) as error:
+    except (InvalidManifests, CliError) as error:
         _complain(name, error)
         sys.exit(1)
 
@@ -118,7 +118,7 @@ def _validate(arguments: list[str]) -> int:
 
 
 def _teardown(arguments: list[str]) -> int:
-    from picker.controller.teardown import GatewayRemoval
+    from picker.controller.teardown import Teardown
     from picker.logs import configure_logging
     from picker.resources.names import ObjectName
     from picker.sources.informer import kubernetes_client
@@ -140,7 +140,7 @@ def _teardown(arguments: list[str]) -> int:
     configure_logging("info", "text")
 
     async def remove() -> int:
-        removal = GatewayRemoval(kubernetes_client(), gateway, given.gateway_class, given.proxy_namespace)
+        removal = Teardown(kubernetes_client(), gateway, given.gateway_class, given.proxy_namespace)
         await removal.run(given.timeout_s)
         return 0
 

@@ -12,13 +12,13 @@ from lightkube import AsyncClient
 
 from picker.addresses import check_free
 from picker.commands.serve import stop_on_signal
-from picker.controller.certificate_secrets import Certificates, CertificateSecrets, Link
-from picker.controller.leader_election import LeaseHolder
-from picker.controller.picker_endpoints import PickerServices
-from picker.controller.route_annotations import RouteMarks
+from picker.controller.certificate_secrets import Certificates, CertificateSecrets, PickerTlsSecrets
+from picker.controller.leader_election import LeaderElector
+from picker.controller.picker_endpoints import PickerEndpoints
+from picker.controller.route_annotations import RouteAnnotations
 from picker.controller.route_backends import ApiRuleLookup
 from picker.controller.status_writer import StatusWriter
-from picker.endpoints.datastore import Endpoints
+from picker.endpoints.datastore import Datastore
 from picker.logs import configure_logging
 from picker.observability.admin import metrics_app
 from picker.observability.certificates import CertificateExpiry
@@ -27,11 +27,11 @@ from picker.observability.registry import process_registry
 from picker.resources.names import ObjectName
 from picker.settings import GatewaySettings
 from picker.sources.api_metrics import API_METRICS
-from picker.sources.cluster import KubernetesSource
+from picker.sources.cluster import ClusterSource
 from picker.sources.informer import kubernetes_client
 from picker.sources.inventory import Inventory
-from picker.xds.eds_server import EndpointDiscovery
-from picker.xds.extension import Extension, Joints
+from picker.xds.eds_server import EdsServer
+from picker.xds.extension import Extension, ExtensionConfig
 from picker.xds.extension_server import ExtensionServer, ServerTls
 from picker.xds.grpc_bounds import SERVER_BOUNDS
 from picker.xds.health import Health
@@ -54,13 +54,13 @@ class GatewayServer:
         self.registry = process_registry()
         self.registry.register(API_METRICS)
         """What `/metrics` shows."""
-        self._endpoints = Endpoints()
-        self._source = KubernetesSource(client)
-        self._pickers = PickerServices(client)
-        self._discovery = EndpointDiscovery(self._endpoints, settings.xds_address, self._pickers)
+        self._endpoints = Datastore()
+        self._source = ClusterSource(client)
+        self._pickers = PickerEndpoints(client)
+        self._discovery = EdsServer(self._endpoints, settings.xds_address, self._pickers)
         shared = settings.shared_picker
         extension = Extension(
-            Joints(
+            ExtensionConfig(
                 eds_target=settings.eds_target,
                 cluster_domain=settings.cluster_domain,
                 max_body_bytes=settings.max_body_bytes,
@@ -73,17 +73,19 @@ class GatewayServer:
         self._health_server = grpc.aio.server(options=SERVER_BOUNDS)
         self._health.add_to(self._health_server)
         self._health_server.add_insecure_port(settings.health_address)
-        self._lease = LeaseHolder(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
+        self._lease = LeaderElector(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
         self._status = StatusWriter(client, settings.controller_name, extension.service)
         self._hooks = extension
         self._secrets: CertificateSecrets | None = None
         self._certificates: Certificates | None = None
-        self._marks: RouteMarks | None = None
+        self._marks: RouteAnnotations | None = None
         if settings.tls_picker is not None:
             picker = ObjectName.parse(settings.tls_picker)
-            self._marks = RouteMarks(client)
+            self._marks = RouteAnnotations(client)
             self._tls_picker = picker
-            self._secrets = CertificateSecrets(client, Link(picker, settings.namespace, settings.cluster_domain))
+            self._secrets = CertificateSecrets(
+                client, PickerTlsSecrets(picker, settings.namespace, settings.cluster_domain)
+            )
             self.registry.register(CertificateExpiry(self._certificates_by_name))
         self._has_certificates = asyncio.Event()
         self._ready = False

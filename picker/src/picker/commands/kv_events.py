@@ -5,24 +5,24 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
-from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventFollower, KvEventPorts
+from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
+from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventPorts, KvEventSubscriber
 from picker.requestcontrol.director import BLOCK_TOKENS
-from picker.requestcontrol.tokenize_client import PromptTokens
+from picker.requestcontrol.tokenize_client import TokenizeClient
 
 
-class PreciseMode:
+class KvEventMode:
     """See `follower.Precise`. `run` it as long as the picker runs."""
 
     def __init__(self, ports: KvEventPorts, emptied: Callable[[Endpoint], None]) -> None:
         """`emptied` is called when an endpoint says that its cache holds nothing any more."""
-        self.held = HeldBlocks()
-        self.prompts = PromptTokens()
-        self._events = KvEventFollower(ports, self.held, emptied)
+        self.held = ReportedBlocks()
+        self.prompts = TokenizeClient()
+        self._events = KvEventSubscriber(ports, self.held, emptied)
 
-    def index(self, pool: Sequence[Endpoint]) -> PrecisePrefixIndex:
-        return PrecisePrefixIndex(BLOCK_TOKENS, self.held, pool)
+    def index(self, pool: Sequence[Endpoint]) -> KvEventIndex:
+        return KvEventIndex(BLOCK_TOKENS, self.held, pool)
 
     def add(self, endpoint: Endpoint) -> None:
         self._events.add(endpoint)

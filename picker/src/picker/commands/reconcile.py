@@ -6,7 +6,7 @@ from typing import Protocol
 
 import structlog
 
-from picker.endpoints.datastore import Endpoints
+from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.metrics.scraper import Scraper
 from picker.endpoints.prefix_cache.index import PrefixIndex
@@ -32,13 +32,13 @@ class Precise(Protocol):
     def remove(self, endpoint: Endpoint) -> None: ...
 
 
-class InventoryFollower:
+class Reconciler:
     """Follows one inventory after the other: endpoints, who is scraped, and the pools that the desk serves. What has
     been learned of a pool lives on as long as the pool does."""
 
     def __init__(
         self,
-        endpoints: Endpoints,
+        endpoints: Datastore,
         scraper: Scraper,
         desk: PoolDesk,
         rng: Random,

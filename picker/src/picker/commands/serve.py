@@ -12,10 +12,10 @@ import structlog
 
 from picker.addresses import allow_many_sockets, check_free
 from picker.commands import garbage_collector as collector
-from picker.commands.reconcile import InventoryFollower
-from picker.endpoints.datastore import Endpoints
+from picker.commands.reconcile import Reconciler
+from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.server import ExtProcServer
@@ -23,7 +23,7 @@ from picker.grpc_server.tls import TlsFiles
 from picker.logs import configure_logging
 from picker.observability.admin import EndpointState, admin_app, endpoint_state, metrics_app
 from picker.observability.decision_log import LoggedDesk
-from picker.observability.flow_control_metrics import HeldRequests
+from picker.observability.flow_control_metrics import FlowControlMetrics
 from picker.observability.http_server import http_server
 from picker.observability.observer import pool_label
 from picker.observability.registry import process_registry
@@ -37,10 +37,10 @@ from picker.settings import ServeSettings
 from picker.sources.api_metrics import API_METRICS
 from picker.sources.folder import FolderSource
 from picker.sources.inventory import Inventory, Source
-from picker.xds.eds_server import EndpointDiscovery
+from picker.xds.eds_server import EdsServer
 
 if TYPE_CHECKING:
-    from picker.commands.kv_events import PreciseMode
+    from picker.commands.kv_events import KvEventMode
     from picker.observability.certificates import CertificateExpiry
 
 log = structlog.get_logger(__name__)
@@ -60,14 +60,14 @@ class Picker:
         self._addresses = addresses
         self._settings = settings
         self._source = source
-        self._endpoints = Endpoints()
-        self.ledger = Ledger()
+        self._endpoints = Datastore()
+        self.tracker = InFlightTracker()
         """What is in flight through this picker."""
         rng = Random()
         # The scrapes are stamped with the event loop's clock.
         clock = asyncio.get_running_loop().time
         desk = PoolDesk(
-            self.ledger,
+            self.tracker,
             clock,
             rng,
             unknown_models=settings.unknown_models == "pass",
@@ -75,14 +75,12 @@ class Picker:
         )
         self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
-        self._scraper = Scraper(scraping, self.ledger, rng, self.watch.metrics.scraped)
+        self._scraper = Scraper(scraping, self.tracker, rng, self.watch.metrics.scraped)
         self._precise = _precise_mode(settings, self._emptied)
         if self._precise is not None:
             desk.on_repeated = self._precise.prompts.repeated
-        self._follower = InventoryFollower(
-            self._endpoints, self._scraper, desk, rng, settings.pool, precise=self._precise
-        )
-        self.ledger.on_restarted = self._emptied
+        self._follower = Reconciler(self._endpoints, self._scraper, desk, rng, settings.pool, precise=self._precise)
+        self.tracker.on_restarted = self._emptied
         self.flow_control = self._flow_control(desk) if settings.flow_control else None
         """What is held; None where nothing ever is."""
         logged = LoggedDesk(self.watch.desk)
@@ -94,15 +92,13 @@ class Picker:
             _tls(settings),
             settings.silent_stream_limit_s,
         )
-        self._discovery = (
-            EndpointDiscovery(self._endpoints, settings.xds_address) if _serves_endpoints(settings) else None
-        )
+        self._discovery = EdsServer(self._endpoints, settings.xds_address) if _serves_endpoints(settings) else None
         self.registry = process_registry()
         """What `/metrics` shows."""
         self.registry.register(API_METRICS)
         self.watch.register(self.registry)
         if self.flow_control is not None:
-            self.registry.register(HeldRequests(self.flow_control.waiting))
+            self.registry.register(FlowControlMetrics(self.flow_control.waiting))
         self.certificates = _certificate_expiry(settings)
         """How long the certificates are valid; None without TLS."""
         if self.certificates is not None:
@@ -169,7 +165,7 @@ class Picker:
         settings, loop = self._settings, asyncio.get_running_loop()
         bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
         made = FlowControl(desk, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
-        self.ledger.on_freed = made.freed
+        self.tracker.on_freed = made.freed
         return made
 
     async def _say_ready(self, is_ready: bool) -> None:
@@ -178,7 +174,7 @@ class Picker:
 
     async def _drain(self) -> None:
         began_s = time.monotonic()
-        log.info("picker.draining", in_flight=self.ledger.total.requests)
+        log.info("picker.draining", in_flight=self.tracker.total.requests)
         await self._say_ready(False)
         if self.flow_control is not None:
             self.flow_control.stop()
@@ -226,10 +222,10 @@ def _source(settings: ServeSettings) -> Source:
         return FolderSource(settings.manifests, settings.endpoints)
     # Only where there is a cluster: the client takes as long to import as all the rest, and a picker that was killed
     # shall be back at once.
-    from picker.sources.cluster import KubernetesSource
+    from picker.sources.cluster import ClusterSource
     from picker.sources.informer import kubernetes_client
 
-    return KubernetesSource(kubernetes_client(), settings.namespace, pool_filter(settings))
+    return ClusterSource(kubernetes_client(), settings.namespace, pool_filter(settings))
 
 
 def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
@@ -248,15 +244,15 @@ def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
     return names_this_picker
 
 
-def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) -> "PreciseMode | None":
+def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) -> "KvEventMode | None":
     if settings.kv_events_port is None:
         return None
     try:
-        from picker.commands.kv_events import PreciseMode
+        from picker.commands.kv_events import KvEventMode
         from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventPorts
     except ImportError as error:
         raise ExtraMissing(f"kv-events-port needs the packages of picker[kv-events]: {error}") from None
-    return PreciseMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
+    return KvEventMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
 
 
 def _tells_of_each(settings: ServeSettings) -> bool:

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from picker.controller.certificates import Identity, is_due, new_authority
+from picker.controller.certificates import KeyPair, is_due, new_authority
 
 OVERLAP = timedelta(days=1)
 """Of a step. Judgement: a proxy or a picker that has not read a new Secret for a day is down, not late."""
@@ -26,9 +26,9 @@ does not sign yet; when the last step was, in ISO 8601."""
 class Authorities:
     """Which authorities are trusted, and which one signs."""
 
-    signing: Identity
+    signing: KeyPair
     """Its key is empty where the Secret has no usable one: it signs nothing, and is trusted until it is replaced."""
-    next: Identity | None
+    next: KeyPair | None
     """The one that signs after the next step."""
     previous: bytes | None
     """The certificate of the one that signed before."""
@@ -47,8 +47,8 @@ class Authorities:
         next_key = _usable(contents.get(NEXT_KEY, b""))
         is_next = other is not None and next_key != b""
         return cls(
-            Identity(signing, _usable(contents.get(SIGNING_KEY, b""))),
-            Identity(other, next_key) if other is not None and is_next else None,
+            KeyPair(signing, _usable(contents.get(SIGNING_KEY, b""))),
+            KeyPair(other, next_key) if other is not None and is_next else None,
             None if is_next else other,
             _time(contents.get(CHANGED, b"")),
         )
@@ -60,7 +60,7 @@ class Authorities:
         return self.signing.certificate + (other or b"")
 
     @property
-    def issuer(self) -> Identity:
+    def issuer(self) -> KeyPair:
         """The one that signs now."""
         return self.signing if self.signing.key or self.next is None else self.next
 

@@ -19,7 +19,7 @@ from lightkube.types import PatchType
 
 from picker.bounded_text import shorten
 from picker.controller.certificate_authority import TRUSTED, Authorities, advanced
-from picker.controller.certificates import EXPIRES_SOON, Identity, expiry, is_due, issue
+from picker.controller.certificates import EXPIRES_SOON, KeyPair, expiry, is_due, issue
 from picker.resources.names import ObjectName
 from picker.sources.api_metrics import API_METRICS
 from picker.sources.informer import UNREADABLE
@@ -50,7 +50,7 @@ class _Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class PickerTlsSecrets:
     """The picker's Service, and where the extension is."""
 
     picker: ObjectName
@@ -91,7 +91,7 @@ class Certificates:
 
     picker: PickerTls
     """What Envoy shows to the picker."""
-    server: Identity
+    server: KeyPair
     """What this replica of the extension shows to Envoy Gateway."""
     trusted: bytes
     """Who may have signed what Envoy Gateway shows, PEM."""
@@ -105,13 +105,13 @@ class _Used:
 
     contents: Mapping[str, bytes] | None
     """Of Envoy's Secret; None before the first."""
-    server: Identity | None
+    server: KeyPair | None
 
 
 class CertificateSecrets:
     """Runs in every replica: none is ready without certificates, so none may wait to be elected for them."""
 
-    def __init__(self, client: AsyncClient, link: Link) -> None:
+    def __init__(self, client: AsyncClient, link: PickerTlsSecrets) -> None:
         self._client = client
         self._link = link
 
@@ -208,7 +208,7 @@ class CertificateSecrets:
 
 def _leaf(
     contents: Mapping[str, bytes], authorities: Authorities, common_name: str, hosts: Sequence[str], now: datetime
-) -> Identity | None:
+) -> KeyPair | None:
     """A certificate in place of the one in `contents`; None where that is good."""
     certificate = contents.get(_CERTIFICATE, b"")
     if contents.get(_KEY) and authorities.has_issued(certificate) and not is_due(certificate, now):
@@ -216,7 +216,7 @@ def _leaf(
     return issue(authorities.issuer, common_name, hosts, now)
 
 
-def _contents(identity: Identity) -> Mapping[str, bytes]:
+def _contents(identity: KeyPair) -> Mapping[str, bytes]:
     return {_CERTIFICATE: identity.certificate, _KEY: identity.key}
 
 

@@ -26,14 +26,14 @@ _SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class KeyPair:
     """A certificate and its key, PEM."""
 
     certificate: bytes
     key: bytes
 
 
-def new_authority(now: datetime) -> Identity:
+def new_authority(now: datetime) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("inference-gateway")
     builder = (
@@ -45,7 +45,7 @@ def new_authority(now: datetime) -> Identity:
     return _identity(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: Identity, common_name: str, dns_names: Sequence[str], now: datetime) -> Identity:
+def issue(authority: KeyPair, common_name: str, dns_names: Sequence[str], now: datetime) -> KeyPair:
     """For a server of `dns_names`; for a client where there are none."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = serialization.load_pem_private_key(authority.key, None)
@@ -114,8 +114,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _identity(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Identity:
-    return Identity(
+def _identity(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+    return KeyPair(
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )

@@ -32,7 +32,7 @@ MAX_RESTART_S = 60.0
 log = structlog.get_logger(__name__)
 
 
-class LeaseHolder:
+class LeaderElector:
     """Runs something while this replica holds the Lease, and only then.
 
     The Lease is taken, never made: it is the release's, whose Role knows it by its name, and a right to create knows no

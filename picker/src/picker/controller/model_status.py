@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 
 from picker.bounded_text import shorten
-from picker.controller.pool_status import Finding
+from picker.controller.pool_status import ConditionResult
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, PoolName
 from picker.sources.informer import UNREADABLE, Json
 
@@ -53,25 +53,25 @@ def _claims(objects: Iterable[Json], names: Callable[[Json], Iterable[str | None
     return claims
 
 
-def model_findings(model: Json, claims: Claims, pools: Collection[PoolName]) -> Sequence[Finding]:
+def model_findings(model: Json, claims: Claims, pools: Collection[PoolName]) -> Sequence[ConditionResult]:
     """Whether the model's name belongs to it, and whether its pool exists."""
     name, pool = model["spec"]["modelName"], pool_of(model)
     owner = claims[pool, name]
     if owner == model["metadata"]["name"]:
-        own = Finding("Accepted", True, "Accepted", "Requests for the model are served as this object says.")
+        own = ConditionResult("Accepted", True, "Accepted", "Requests for the model are served as this object says.")
     else:
         message = f"Model name {shorten(name)!r} belongs to InferenceModel {owner}, which is older."
-        own = Finding("Accepted", False, "ModelNameInUse", message)
+        own = ConditionResult("Accepted", False, "ModelNameInUse", message)
     return own, _pool_finding(pool, pools)
 
 
-def objective_findings(objective: Json, _claims: Claims, pools: Collection[PoolName]) -> Sequence[Finding]:
+def objective_findings(objective: Json, _claims: Claims, pools: Collection[PoolName]) -> Sequence[ConditionResult]:
     """Whether the objective's pool exists. Its name is its own: two objects of one namespace have two names."""
     message = "Requests that name the objective have its priority."
-    return Finding("Accepted", True, "Accepted", message), _pool_finding(pool_of(objective), pools)
+    return ConditionResult("Accepted", True, "Accepted", message), _pool_finding(pool_of(objective), pools)
 
 
-def rewrite_findings(rewrite: Json, claims: Claims, pools: Collection[PoolName]) -> Sequence[Finding]:
+def rewrite_findings(rewrite: Json, claims: Claims, pools: Collection[PoolName]) -> Sequence[ConditionResult]:
     """Which of the rewritten names belong to older objects, and whether the pool exists. A rewrite that is left no name
     is not accepted."""
     pool, own_name, own = pool_of(rewrite), rewrite["metadata"]["name"], list(dict.fromkeys(_rewritten(rewrite)))
@@ -84,8 +84,8 @@ def rewrite_findings(rewrite: Json, claims: Claims, pools: Collection[PoolName])
         listed.append(f"and {len(lost) - MAX_LISTED} more")
     taken = f" Older objects go first: {', '.join(listed)}." if listed else ""
     if own and len(lost) == len(own):
-        return Finding("Accepted", False, "ModelNameInUse", taken.strip()), _pool_finding(pool, pools)
-    accepted = Finding("Accepted", True, "Accepted", f"Models are rewritten as this object says.{taken}")
+        return ConditionResult("Accepted", False, "ModelNameInUse", taken.strip()), _pool_finding(pool, pools)
+    accepted = ConditionResult("Accepted", True, "Accepted", f"Models are rewritten as this object says.{taken}")
     return accepted, _pool_finding(pool, pools)
 
 
@@ -98,11 +98,11 @@ def _rewritten(rewrite: Json) -> Iterator[str | None]:
             yield None
 
 
-def _pool_finding(pool: PoolName, pools: Collection[PoolName]) -> Finding:
+def _pool_finding(pool: PoolName, pools: Collection[PoolName]) -> ConditionResult:
     if pool in pools:
-        return Finding("ResolvedRefs", True, "ResolvedRefs", "The pool is there.")
+        return ConditionResult("ResolvedRefs", True, "ResolvedRefs", "The pool is there.")
     message = f"There is no InferencePool {pool.name} in group {pool.group}."
-    return Finding("ResolvedRefs", False, "InvalidPoolRef", message)
+    return ConditionResult("ResolvedRefs", False, "InvalidPoolRef", message)
 
 
 def _age(model: Json) -> tuple[str, str]:

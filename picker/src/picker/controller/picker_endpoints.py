@@ -23,7 +23,7 @@ from picker.controller.api_objects import (
 )
 from picker.endpoints.datastore import MembershipChange
 from picker.resources.names import ObjectName
-from picker.sources.informer import LIST_S, Copy
+from picker.sources.informer import LIST_S, Informer
 from picker.xds.picker_ref import PickerName, PickerPlaces, PickerUnknown
 
 PART_OF, OURS = "app.kubernetes.io/part-of", "inference-gateway"
@@ -46,8 +46,8 @@ PLAIN = "kubernetes.io/h2c"
 class _Followed:
     """What is known of one picker's Service."""
 
-    service: Copy[Service]
-    slices: Copy[EndpointSlice]
+    service: Informer[Service]
+    slices: Informer[EndpointSlice]
     tasks: Sequence[asyncio.Task[None]]
 
     @property
@@ -55,7 +55,7 @@ class _Followed:
         return self.service.listed.is_set() and self.slices.listed.is_set()
 
 
-class PickerServices:
+class PickerEndpoints:
     """See `pickers.Pickers`. Follows the Services that it is told to, and their EndpointSlices."""
 
     def __init__(self, client: AsyncClient) -> None:
@@ -92,7 +92,7 @@ class PickerServices:
     def places(self, picker: PickerName) -> PickerPlaces | None:
         return self._known.get(picker)
 
-    async def is_ours(self, service: ObjectName) -> bool:
+    async def is_own_picker(self, service: ObjectName) -> bool:
         if service not in self._followed:
             # Envoy Gateway has heard of a pool a moment before us.
             self._followed[service] = self._following(service)
@@ -104,14 +104,14 @@ class PickerServices:
             # Nothing, or a refusal: either is no word on whose picker it is.
             raise PickerUnknown(f"Service {service} is not known yet")
         known = followed.service.objects.get(service)
-        return known is not None and _is_ours(known)
+        return known is not None and _is_own_picker(known)
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:
         self._listeners.append(listener)
 
     def _following(self, name: ObjectName) -> _Followed:
-        service = Copy(self._client, SERVICE, read_service, name.namespace, name=name.name)
-        slices = Copy(self._client, ENDPOINT_SLICE, read_slice, name.namespace, {SERVICE_OF_SLICE: name.name})
+        service = Informer(self._client, SERVICE, read_service, name.namespace, name=name.name)
+        slices = Informer(self._client, ENDPOINT_SLICE, read_slice, name.namespace, {SERVICE_OF_SLICE: name.name})
         assert self._tasks is not None
         following = [self._tasks.create_task(copy.follow(self._look)) for copy in (service, slices)]
         return _Followed(service, slices, following)
@@ -149,12 +149,12 @@ class PickerServices:
                 if any(slice_port.name == marked for slice_port in one.ports or ())
                 for each in _addresses(one, port)
             )
-        in_turn = _is_ours(service) and service.metadata.annotations.get(SPREAD) != "true"
+        in_turn = _is_own_picker(service) and service.metadata.annotations.get(SPREAD) != "true"
         # In an order that is the same for everybody who tells Envoys.
         return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN, tls_addresses, in_turn)
 
 
-def _is_ours(service: Service) -> bool:
+def _is_own_picker(service: Service) -> bool:
     return service.metadata.labels.get(PART_OF) == OURS
 
 

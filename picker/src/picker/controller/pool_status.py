@@ -38,7 +38,7 @@ class PickerReference:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ConditionResult:
     """A condition but for its times."""
 
     type: Literal["Accepted", "ResolvedRefs", "RoutingStrategy", "PartiallyInvalid"]
@@ -120,55 +120,57 @@ def pool_findings(
     services: Mapping[ObjectName, Service],
     annotations: Mapping[str, str],
     routes: Iterable[HTTPRoute],
-) -> Sequence[Finding]:
+) -> Sequence[ConditionResult]:
     """All that is found of a pool for one Gateway. `annotations`: the pool's. `routes`: those that lead to it."""
     found = [accepted(pool, picker, route_accepted), resolved(picker, services), strategy(annotations)]
     invalid = partially_invalid(pool, routes)
     return [*found, invalid] if invalid is not None else found
 
 
-def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: bool) -> Finding:
+def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: bool) -> ConditionResult:
     """Whether a Gateway takes the pool."""
     if picker is None:
         reason = "EndpointPickerRefMissing" if pool.group == POOL_GROUP_V1 else "NotSupportedByGateway"
-        return Finding("Accepted", False, reason, "The pool names no endpoint picker; this gateway needs one.")
+        return ConditionResult("Accepted", False, reason, "The pool names no endpoint picker; this gateway needs one.")
     if not route_accepted:
         reason = "HTTPRouteNotAccepted" if pool.group == POOL_GROUP_V1 else "NotSupportedByGateway"
-        return Finding("Accepted", False, reason, "No HTTPRoute that refers to the pool is accepted by the Gateway.")
-    return Finding("Accepted", True, "Accepted", "An HTTPRoute of the Gateway refers to the pool.")
+        return ConditionResult(
+            "Accepted", False, reason, "No HTTPRoute that refers to the pool is accepted by the Gateway."
+        )
+    return ConditionResult("Accepted", True, "Accepted", "An HTTPRoute of the Gateway refers to the pool.")
 
 
-def resolved(picker: PickerReference | None, services: Mapping[ObjectName, Service]) -> Finding:
+def resolved(picker: PickerReference | None, services: Mapping[ObjectName, Service]) -> ConditionResult:
     """Whether what the pool refers to is there."""
     problem = _problem(picker, services) if picker is not None else None
     if problem is not None:
-        return Finding("ResolvedRefs", False, "InvalidExtensionRef", problem)
-    return Finding("ResolvedRefs", True, "ResolvedRefs", "All references of the pool are resolved.")
+        return ConditionResult("ResolvedRefs", False, "InvalidExtensionRef", problem)
+    return ConditionResult("ResolvedRefs", True, "ResolvedRefs", "All references of the pool are resolved.")
 
 
-def strategy(annotations: Mapping[str, str]) -> Finding:
+def strategy(annotations: Mapping[str, str]) -> ConditionResult:
     """Which routing strategy the pool's annotation names, as the condition's reason."""
     named = annotations.get(STRATEGY_ANNOTATION)
     if named is None:
-        return Finding("RoutingStrategy", True, RoutingStrategy.DEFAULT.value, "The pool names no strategy.")
+        return ConditionResult("RoutingStrategy", True, RoutingStrategy.DEFAULT.value, "The pool names no strategy.")
     if named in set(RoutingStrategy):
-        return Finding("RoutingStrategy", True, named, "The pool's annotation names the strategy.")
+        return ConditionResult("RoutingStrategy", True, named, "The pool's annotation names the strategy.")
     allowed = ", ".join(RoutingStrategy)
     message = (
         f"The annotation {STRATEGY_ANNOTATION} is {shorten(named)!r}; allowed: {allowed}. "
         f"Pickers keep the last strategy that they read, or {RoutingStrategy.DEFAULT} if there is none."
     )
-    return Finding("RoutingStrategy", False, "UnknownStrategy", message)
+    return ConditionResult("RoutingStrategy", False, "UnknownStrategy", message)
 
 
-def partially_invalid(pool: PoolName, routes: Iterable[HTTPRoute]) -> Finding | None:
+def partially_invalid(pool: PoolName, routes: Iterable[HTTPRoute]) -> ConditionResult | None:
     """What `routes`, those to the pool, ask for that the gateway does not do; None where it does everything.
 
     The condition's name and reason are those of the Gateway API's routes."""
     problems = [problem for route in routes for problem in _unserved(pool, route)]
     if not problems:
         return None
-    return Finding("PartiallyInvalid", True, "UnsupportedValue", shorten(" ".join(problems), MAX_PROBLEMS))
+    return ConditionResult("PartiallyInvalid", True, "UnsupportedValue", shorten(" ".join(problems), MAX_PROBLEMS))
 
 
 def _unserved(pool: PoolName, route: HTTPRoute) -> Iterator[str]:

@@ -32,7 +32,7 @@ LOOK_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class RouteMarks:
+class RouteAnnotations:
     """Runs in every replica. All write the same mark, and writing it again changes nothing."""
 
     def __init__(self, client: AsyncClient) -> None:

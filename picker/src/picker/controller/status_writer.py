@@ -34,7 +34,7 @@ from picker.controller.model_status import (
     rewrite_findings,
 )
 from picker.controller.pool_status import (
-    Finding,
+    ConditionResult,
     PickerReference,
     RouteIndex,
     conditions_of,
@@ -55,11 +55,11 @@ from picker.resources.status_wire import (
     StatusWire,
 )
 from picker.sources.api_metrics import API_METRICS
-from picker.sources.informer import Backoff, Copy, Json, Resource, object_name, resource, status_code
+from picker.sources.informer import Backoff, Informer, Json, Resource, object_name, resource, status_code
 
 POOL_V1 = resource(POOL_GROUP_V1, "v1", "InferencePool")
 POOL_V1ALPHA2 = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferencePool")
-_Findings = Callable[[Json, Claims, Collection[PoolName]], Sequence[Finding]]
+_Findings = Callable[[Json, Claims, Collection[PoolName]], Sequence[ConditionResult]]
 """What is found of an object, by the names that others of its kind own and the pools that exist."""
 _ClaimsOf = Callable[[Iterable[Json]], Claims]
 
@@ -101,11 +101,11 @@ class StatusWriter:
     async def run(self) -> None:
         """Until cancelled. Raises nothing: what fails of one object is logged once, counted, and tried again."""
         changed = asyncio.Event()
-        routes = Copy(self._client, HTTP_ROUTE, read_pool_route)
-        grpc_routes = Copy(self._client, GRPC_ROUTE, read_grpc_route)
-        services = Copy(self._client, SERVICE, read_service)
-        pools = [Copy(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
-        others = [Copy(self._client, kind, _whole) for kind, _, _ in ABOUT_MODELS]
+        routes = Informer(self._client, HTTP_ROUTE, read_pool_route)
+        grpc_routes = Informer(self._client, GRPC_ROUTE, read_grpc_route)
+        services = Informer(self._client, SERVICE, read_service)
+        pools = [Informer(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
+        others = [Informer(self._client, kind, _whole) for kind, _, _ in ABOUT_MODELS]
         backoff = Backoff(RETRY_BASE_S, RETRY_MAX_S)
         async with asyncio.TaskGroup() as tasks:
             for copy in (routes, grpc_routes, services, *pools, *others):
@@ -129,7 +129,7 @@ class StatusWriter:
                 await asyncio.sleep(SETTLE_S)
 
     async def _write_pools(
-        self, pools: Sequence[Copy[Json]], routes: RouteIndex, services: Mapping[ObjectName, Service]
+        self, pools: Sequence[Informer[Json]], routes: RouteIndex, services: Mapping[ObjectName, Service]
     ) -> bool:
         """Write what differs; whether all could be written."""
 
@@ -144,7 +144,7 @@ class StatusWriter:
                 written = await self._alone(pool, partial(write, kind, pool)) and written
         return written
 
-    async def _write_about_models(self, copies: Sequence[Copy[Json]], pools: Collection[PoolName]) -> bool:
+    async def _write_about_models(self, copies: Sequence[Informer[Json]], pools: Collection[PoolName]) -> bool:
         async def write(kind: Resource, object_: Json, findings: _Findings, claims: Claims) -> bool:
             await self._events.record_problems(object_)
             before = cast(list[Json], cast(Json, object_.get("status") or {}).get("conditions") or [])

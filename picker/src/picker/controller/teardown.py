@@ -15,7 +15,7 @@ from lightkube.generic_resource import (
 )
 from lightkube.types import PatchType
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.controller.api_objects import SERVICE
 from picker.resources.gateway_api import GROUP
 from picker.resources.names import ObjectName
@@ -46,16 +46,16 @@ OVERDUE_S = 20.0
 log = structlog.get_logger(__name__)
 
 
-class StillThere(CommandFailed):
+class ResourcesRemaining(CliError):
     """What Envoy Gateway made has not gone in time."""
 
 
-class InUseByOthers(CommandFailed):
+class InUseByOthers(CliError):
     """Other Gateways are of the class; nothing has been removed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Remnant:
+class Leftover:
     """Part of a proxy."""
 
     kind: Resource
@@ -66,7 +66,7 @@ class Remnant:
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayRemoval:
+class Teardown:
     """The Gateway to remove, and all that goes with it."""
 
     client: AsyncClient
@@ -93,7 +93,7 @@ class GatewayRemoval:
                         log.info("teardown.waiting", left=list(left))
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
-            raise StillThere(
+            raise ResourcesRemaining(
                 f"after {timeout_s:g} s there is still:\n"
                 + "".join(f"  {each}\n" for each in left)
                 + "`helm uninstall --no-hooks` does not wait for that, and leaves it to you."
@@ -104,7 +104,7 @@ class GatewayRemoval:
         try:
             await self._delete_gateway()
             proxy = [
-                Remnant(kind, object_name(each))
+                Leftover(kind, object_name(each))
                 for namespace in self.proxy_namespaces
                 for kind in OF_A_PROXY
                 async for each in self._listed(kind, namespace, self._owner)
@@ -130,7 +130,7 @@ class GatewayRemoval:
         if self.gateway in map(object_name, gateways):
             await self._delete(GATEWAY, self.gateway)
 
-    async def _take_away(self, proxy: Sequence[Remnant]) -> None:
+    async def _take_away(self, proxy: Sequence[Leftover]) -> None:
         for name in {each.name for each in proxy}:
             await self._delete(CONFIG_MAP, name)
         for each in proxy:

@@ -30,7 +30,7 @@ class MembershipChange:
     """EDS service names whose addresses are others now, those that came or went among them."""
 
 
-class Endpoints:
+class Datastore:
     """The endpoints of all pools. An endpoint lives on from inventory to inventory, with its metrics and what is in
     flight there, as long as some pool has the same model server at the same address; pools share it."""
 

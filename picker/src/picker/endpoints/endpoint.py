@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import force_setattr
 
-from picker.endpoints.load.prefill_tracker import Prefills, Progress
-from picker.endpoints.load.speed import Drain, Pace
+from picker.endpoints.load.prefill_tracker import PrefillCounters, PrefillTracker
+from picker.endpoints.load.speed import CompletionRate, SpeedEstimate
 from picker.endpoints.metrics.credibility import Credibility
 
 NEARLY_FULL = 0.9
@@ -43,18 +43,18 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     kv_blocks: int | None = None
     scraped_at_s: float = 0.0
     """On the monotonic clock of the process."""
-    progress: Progress | None = None
+    progress: PrefillCounters | None = None
     """None where the server does not tell it."""
     generation_tokens: float | None = None
     """Generated since its start (`generation_tokens_total`); None where the server does not tell."""
     stalled: bool = False
     """Whether the load was taken off: see `credibility`."""
-    in_flight_then: int = 0
+    in_flight_at_scrape: int = 0
     """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
     came past this picker."""
     cache_tokens: int = 0
     """Derived: what the KV cache holds; 0 where the server did not tell."""
-    others: int = 0
+    foreign_requests: int = 0
     """Derived: requests there that came past this picker (another replica of it, the plain port). The scrape counted
     this picker's of its time too, so only what it saw beyond them is meant."""
     queues: bool = False
@@ -64,7 +64,7 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     def __post_init__(self) -> None:
         if self.kv_blocks and self.block_size_tokens:
             force_setattr(self, "cache_tokens", self.kv_blocks * self.block_size_tokens)
-        force_setattr(self, "others", max(0, self.running + self.queue_depth - self.in_flight_then))
+        force_setattr(self, "foreign_requests", max(0, self.running + self.queue_depth - self.in_flight_at_scrape))
         force_setattr(self, "queues", self.queue_depth > 0 or self.kv_cache_usage > NEARLY_FULL)
 
 
@@ -94,18 +94,18 @@ class Endpoint:
     metrics: ServerMetrics | None = None
     """The newest scrape, however old; None when none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
-    prefills: Prefills = field(default_factory=Prefills)
-    others_prefill_tokens: int = 0
+    prefills: PrefillTracker = field(default_factory=PrefillTracker)
+    foreign_prefill_tokens: int = 0
     """To be computed there for requests that came past this picker, as far as the newest scrape shows."""
-    pace: Pace = field(default_factory=Pace)
+    pace: SpeedEstimate = field(default_factory=SpeedEstimate)
     credibility: Credibility = field(default_factory=Credibility)
-    drain: Drain = field(default_factory=Drain)
+    drain: CompletionRate = field(default_factory=CompletionRate)
     failing: float = 0.0
     """Share of its newest answers that were errors of the server's (5xx) or never came, 0 to 1, as of
     `failing_at_s`."""
     failing_at_s: float | None = None
     """None after a failure, until the next call of `fade_failures` says what time it is."""
-    refused_since_s: float | None = None
+    unreachable_since_s: float | None = None
     """Since when connections to it are refused (monotonic); None when it answers, however badly. Such an endpoint is
     ranked after the others."""
 

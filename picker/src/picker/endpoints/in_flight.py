@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
-from picker.endpoints.load.prefill_tracker import Progress, Prompt
+from picker.endpoints.load.prefill_tracker import PrefillCounters, Prompt
 
 
 class Ticket:
     """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
     any order, and counts once; nothing counts after the end. The endpoint may have left its pool meanwhile."""
 
-    __slots__ = ("_answered", "_decode_tokens", "_endpoint", "_ledger", "_model", "_prompt")
+    __slots__ = ("_answered", "_decode_tokens", "_endpoint", "_model", "_prompt", "_tracker")
 
     def __init__(
-        self, ledger: "Ledger", endpoint: Endpoint, prompt: Prompt, decode_tokens: int, model: str | None
+        self, tracker: "InFlightTracker", endpoint: Endpoint, prompt: Prompt, decode_tokens: int, model: str | None
     ) -> None:
-        self._ledger: Ledger | None = ledger
+        self._tracker: InFlightTracker | None = tracker
         self._endpoint = endpoint
         self._prompt = prompt
         self._decode_tokens = decode_tokens
@@ -35,7 +35,7 @@ class Ticket:
         """Another endpoint serves the request: the proxy fell back. What is still counted is counted there. That the
         endpoints before it failed is the caller's to count."""
         before, prompt = self._endpoint, self._prompt
-        if self._ledger is None or endpoint is before:
+        if self._tracker is None or endpoint is before:
             return
         sequences = prompt.sequences
         _add(before.in_flight, -sequences, -prompt.tokens, -self._decode_tokens)
@@ -55,21 +55,21 @@ class Ticket:
     def answered(self, failed: bool) -> None:
         """The answer's headers are there; `failed`: it is an error of the server's. When the prompt was computed they
         do not say."""
-        if self._ledger is not None:
+        if self._tracker is not None:
             self._endpoint.answer_counted(failed=failed)
             self._answered = not failed
 
     def computed(self) -> None:
         """Its prompt is, by all that is known: its prefill weighs on the endpoint no more."""
-        if self._ledger is not None:
-            self._ledger.released(self._endpoint, [self._prompt])
+        if self._tracker is not None:
+            self._tracker.released(self._endpoint, [self._prompt])
 
     def end(self, now_s: float) -> None:
         """The stream has ended, by the answer's end or the client's leaving."""
-        ledger = self._ledger
-        if ledger is None:
+        tracker = self._tracker
+        if tracker is None:
             return
-        self._ledger = None
+        self._tracker = None
         endpoint, prompt = self._endpoint, self._prompt
         endpoint.prefills.ended(prompt, self._answered)
         if self._decode_tokens:
@@ -77,14 +77,14 @@ class Ticket:
             endpoint.credibility.ended += self._answered
         sequences = prompt.sequences
         _add(endpoint.in_flight, -sequences, -prompt.tokens, -self._decode_tokens)
-        _add(ledger.total, -sequences, -prompt.tokens, -self._decode_tokens)
+        _add(tracker.total, -sequences, -prompt.tokens, -self._decode_tokens)
         _count_model(endpoint.in_flight, self._model, -sequences)
         endpoint.drain.ended(now_s, endpoint.in_flight.requests, sequences)
-        if ledger.on_freed is not None:
-            ledger.on_freed()
+        if tracker.on_freed is not None:
+            tracker.on_freed()
 
 
-class Ledger:
+class InFlightTracker:
     """All requests in flight through this picker. Its counts are sums over the open tickets, so they are never negative
     and are 0 when the last ticket has ended."""
 
@@ -146,7 +146,7 @@ class Ledger:
         endpoint.fade_failures(metrics.scraped_at_s)
         progress = metrics.progress
         if progress is None:
-            endpoint.others_prefill_tokens = 0
+            endpoint.foreign_prefill_tokens = 0
             return
         if before is not None and before.progress is not None:
             did = progress.since(before.progress)
@@ -155,7 +155,7 @@ class Ledger:
                 if self.on_restarted is not None:
                     self.on_restarted(endpoint)
             else:
-                alone = not before.others and not metrics.others
+                alone = not before.foreign_requests and not metrics.foreign_requests
                 done = endpoint.prefills.computed(did, before.scraped_at_s, metrics.scraped_at_s, alone)
                 if done:
                     if not before.queues and not metrics.queues:
@@ -163,7 +163,7 @@ class Ledger:
                     self.released(endpoint, done)
                     if self.on_freed is not None:
                         self.on_freed()
-        endpoint.others_prefill_tokens = _others_tokens(endpoint, progress, metrics)
+        endpoint.foreign_prefill_tokens = _others_tokens(endpoint, progress, metrics)
 
     def released(self, endpoint: Endpoint, prompts: Sequence[Prompt]) -> None:
         """They are computed: they weigh on `endpoint` no more."""
@@ -175,7 +175,7 @@ class Ledger:
         _add(self.total, 0, -tokens, 0)
 
 
-def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: Progress, now_s: float) -> None:
+def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now_s: float) -> None:
     """The pace, unless what was ahead of one of the prompts is not known: the server tells a sum of times only."""
     work_tokens = 0.0
     for prompt in done:
@@ -185,11 +185,11 @@ def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: Progress, now_s: flo
     endpoint.pace.learn(work_tokens, len(done) * did.first_token_s / did.first_tokens, now_s, len(done))
 
 
-def _others_tokens(endpoint: Endpoint, progress: Progress, metrics: ServerMetrics) -> int:
+def _others_tokens(endpoint: Endpoint, progress: PrefillCounters, metrics: ServerMetrics) -> int:
     """Prompt tokens to be computed that came past this picker: what the server has in prefill and in its queue, less
     what this picker has there. What the server began and computed within one step it never showed."""
-    inside = endpoint.prefills.inside_tokens(progress, metrics.scraped_at_s)
-    if not metrics.others or progress.prefix_queries < 1 or progress.first_tokens < 1:
+    inside = endpoint.prefills.pending_prefill_tokens(progress, metrics.scraped_at_s)
+    if not metrics.foreign_requests or progress.prefix_queries < 1 or progress.first_tokens < 1:
         return 0
     queued = metrics.queue_depth * progress.prompt_tokens / progress.first_tokens
     fresh_share = max(0.0, 1.0 - progress.prefix_hits / progress.prefix_queries)

@@ -18,12 +18,12 @@ from picker.extproc.messages import (
     BodyReply,
     Changes,
     DuplexBodyReply,
+    ExtendTimeout,
     HeadersReply,
     ImmediateReply,
     Incoming,
     ModeOverride,
     Modes,
-    Patience,
     Phase,
     ProtocolViolation,
     Reply,
@@ -188,8 +188,8 @@ def encode(reply: Reply) -> bytes:
             return _encode_trailers(reply.phase)
         case ImmediateReply():
             return _immediate(reply)
-        case Patience():
-            return _patience(reply)
+        case ExtendTimeout():
+            return _extend_timeout(reply)
 
 
 @lru_cache(maxsize=64)
@@ -310,7 +310,7 @@ def _immediate(reply: ImmediateReply) -> bytes:
     return message.SerializeToString()
 
 
-def _patience(reply: Patience) -> bytes:
+def _extend_timeout(reply: ExtendTimeout) -> bytes:
     message = pb.ProcessingResponse()
     message.override_message_timeout.FromNanoseconds(int(reply.wait_s * 1e9))
     return message.SerializeToString()

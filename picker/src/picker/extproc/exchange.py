@@ -18,13 +18,13 @@ import msgspec
 
 from picker.bounded_text import shorten
 from picker.extproc.error_response import error_response
-from picker.extproc.exchange_state import AFTER_PICK, BEFORE_ANSWER, Stage
+from picker.extproc.exchange_state import AFTER_PICK, BEFORE_ANSWER, ExchangeState
 from picker.extproc.headers import (
     CONTROL_HEADERS,
     PREDICT_TTFT,
-    foretold,
     names_model,
     opens_tunnel,
+    prediction_headers,
     read_request,
     to_endpoint,
     wanted,
@@ -35,10 +35,10 @@ from picker.extproc.messages import (
     BodyReply,
     Changes,
     DuplexBodyReply,
+    ExtendTimeout,
     HeadersReply,
     Incoming,
     ModeOverride,
-    Patience,
     Phase,
     ProtocolViolation,
     Reply,
@@ -48,12 +48,12 @@ from picker.extproc.messages import (
     TrailersReply,
     duplex_pieces,
 )
-from picker.extproc.response_model import AnswerKind, NameRestorer
-from picker.requestcontrol.interfaces import Assignment, Desk, OnTurn, Place, Queue, Wanted
+from picker.extproc.response_model import ResponseKind, ResponseModelRewriter
+from picker.requestcontrol.interfaces import Assignment, Desk, OnAdmitted, Place, Queue, Wanted
 from picker.requestcontrol.rejection import Reason, Rejection, too_large
-from picker.requestcontrol.request_body import NO_BODY, content_coding, declared_bytes, rename
+from picker.requestcontrol.request_body import EMPTY_BODY, content_coding, declared_bytes, rename
 
-PATIENCE_S = 5.0
+EXTRA_MESSAGE_TIMEOUT_S = 5.0
 """The proxy is asked to wait this much longer than a request may be held, so that the answer is the picker's."""
 
 BODY_TIMEOUT_S = 60.0
@@ -106,34 +106,34 @@ class Exchange:
         queue: Queue | None = None,
     ) -> None:
         """`fallback_mode`: the request body mode of a proxy that does not tell (Envoy tells since 1.34). With a `queue`
-        requests may be held: set `on_turn`, which is called when `resume` is to be."""
+        requests may be held: set `on_admitted`, which is called when `resume` is to be."""
         self._desk = desk
         self.queue = queue
-        self.on_turn: OnTurn | None = None
+        self.on_admitted: OnAdmitted | None = None
         self._place: Place | None = None
         self._held: _Pick | None = None
         self._limits = limits
         self._request_mode = fallback_mode
         self._response_mode = BodyMode.NONE
-        self._state = Stage.START
+        self._state = ExchangeState.START
         self._request: RequestHeaders | None = None
         self._body = bytearray()
         self._body_ended = False
         self._body_timeout_s = BODY_TIMEOUT_S
         self._asked_model: str | None = None
         self._assignment: Assignment | None = None
-        self._restorer: NameRestorer | None = None
+        self._restorer: ResponseModelRewriter | None = None
         self._unseen = False
 
     @property
     def deadline_s(self) -> float | None:
         """How long to wait for the next message before `expire` must be called; None: as long as it takes."""
-        return self._body_timeout_s if self._state is Stage.BODY else None
+        return self._body_timeout_s if self._state is ExchangeState.BODY else None
 
     @property
     def settled(self) -> bool:
         """Whether the proxy could do without the rest: the pick is out and the answer need not pass through here."""
-        return self._state is Stage.REFUSED or (
+        return self._state is ExchangeState.REFUSED or (
             self._state in AFTER_PICK
             and self._asked_model is None
             and self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED
@@ -141,7 +141,7 @@ class Exchange:
 
     def receive(self, message: Incoming) -> list[Reply]:
         """The replies to `message`, in order. Raises ProtocolViolation."""
-        if self._state is Stage.REFUSED:
+        if self._state is ExchangeState.REFUSED:
             # Pieces of a body that were on their way when the client was answered.
             return []
         match message:
@@ -161,9 +161,9 @@ class Exchange:
     def resume(self, refusal: Rejection | None) -> list[Reply]:
         """The turn of a request that was held has come, or `refusal` in its stead: its replies."""
         held, self._held, self._place = self._held, None, None
-        if self._state is not Stage.HELD or held is None:
+        if self._state is not ExchangeState.HELD or held is None:
             return []
-        self._state = Stage.BODY
+        self._state = ExchangeState.BODY
         return self._refuse(refusal, held.wanted) if refusal is not None else self._pick(held)
 
     def expire(self) -> list[Reply]:
@@ -176,18 +176,18 @@ class Exchange:
 
     def fail(self) -> list[Reply]:
         """An error in the picker itself: answer for it if nothing has been answered yet."""
-        if self._state in (Stage.START, Stage.BODY, Stage.HELD):
+        if self._state in (ExchangeState.START, ExchangeState.BODY, ExchangeState.HELD):
             return self._refuse(Rejection(500, Reason.INTERNAL, "The endpoint picker failed on this request."))
         return []
 
     def close(self) -> None:
         """The stream has ended. Nothing is answered from here on."""
         self._leave()
-        self.on_turn = None  # Who is called holds this.
+        self.on_admitted = None  # Who is called holds this.
         assignment, self._assignment = self._assignment, None
-        self._state = Stage.REFUSED
+        self._state = ExchangeState.REFUSED
         if assignment is not None:
-            assignment.end(unseen=self._unseen)
+            assignment.end(not_sampled=self._unseen)
 
     def _leave(self) -> None:
         place, self._place, self._held = self._place, None, None
@@ -198,7 +198,7 @@ class Exchange:
         return ProtocolViolation(f"{what} came when {self._state.value} was expected")
 
     def _request_headers(self, message: RequestHeaders) -> list[Reply]:
-        if self._state is not Stage.START:
+        if self._state is not ExchangeState.START:
             raise self._unexpected("request headers")
         self._request = message
         if message.modes is not None:
@@ -221,7 +221,7 @@ class Exchange:
             return self._pick_without_body(message)
         if opens_tunnel(message):
             return self._pick_tunnel(message)
-        self._state = Stage.BODY
+        self._state = ExchangeState.BODY
         if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return []
         if "content-length" in message.headers:
@@ -236,7 +236,7 @@ class Exchange:
         proxies that do not tell how they run nothing is said."""
         if message.modes is None or self._request_mode is not BodyMode.BUFFERED:
             return None
-        self._unseen = not (self._predicts(message) or self._desk.sees_answer(message.pool))
+        self._unseen = not (self._predicts(message) or self._desk.wants_response_headers(message.pool))
         return None if self._unseen else ModeOverride(response_body=self._response_mode)
 
     def _predicts(self, message: RequestHeaders) -> bool:
@@ -244,7 +244,7 @@ class Exchange:
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
         """Requests without a body (GET /v1/models, POST /v1/responses/ID/cancel), or whose body is not shown."""
-        assigned = self._assign(wanted(message, NO_BODY, 0, self._limits.trusted_headers))
+        assigned = self._assign(wanted(message, EMPTY_BODY, 0, self._limits.trusted_headers))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
         changes = to_endpoint(assigned, self._request_mode, body=False)
@@ -260,7 +260,7 @@ class Exchange:
         return [HeadersReply(Phase.REQUEST, to_endpoint(self._assignment, BodyMode.NONE, body=False), mode)]
 
     def _request_body(self, message: Body) -> list[Reply]:
-        if self._state is not Stage.BODY:
+        if self._state is not ExchangeState.BODY:
             return self._body_after_pick(message)
         size = len(self._body) + len(message.data)
         if size > self._limits.max_body_bytes:
@@ -279,7 +279,7 @@ class Exchange:
     def _body_after_pick(self, message: Body) -> list[Reply]:
         """Bodies that the pick did not wait for, or that an answer came before, and an end of stream said twice (seen
         above 1 MB)."""
-        if self._state is Stage.START:
+        if self._state is ExchangeState.START:
             raise self._unexpected("a request body")
         if self._body_ended:
             if message.data:
@@ -291,7 +291,7 @@ class Exchange:
         return [BodyReply(Phase.REQUEST)]
 
     def _request_trailers(self, _message: Trailers) -> list[Reply]:
-        if self._state is Stage.BODY:
+        if self._state is ExchangeState.BODY:
             if self._request_mode is BodyMode.BUFFERED:
                 # A body would have come first, and there is no message left that could take the pick along.
                 return self._refuse(Rejection(400, Reason.BODY_MISSING, "The request has no body."))
@@ -305,19 +305,19 @@ class Exchange:
         assert request is not None
         self._body_ended = True
         # A request without a body is the server's to answer, whatever its path.
-        read = read_request(request, data) if data else NO_BODY
+        read = read_request(request, data) if data else EMPTY_BODY
         if isinstance(read, Rejection):
             return self._refuse(read)
         pick = _Pick(wanted(request, read, len(data), self._limits.trusted_headers), data, end_of_stream, trailers)
-        if self.queue is None or self.on_turn is None:
+        if self.queue is None or self.on_admitted is None:
             return self._pick(pick)
-        place = self.queue.join(pick.wanted, self.on_turn)
+        place = self.queue.join(pick.wanted, self.on_admitted)
         if place is None:
             return self._pick(pick)
         if isinstance(place, Rejection):
             return self._refuse(place, pick.wanted)
-        self._state, self._place, self._held = Stage.HELD, place, pick
-        return [Patience(place.wait_s + PATIENCE_S)]
+        self._state, self._place, self._held = ExchangeState.HELD, place, pick
+        return [ExtendTimeout(place.wait_s + EXTRA_MESSAGE_TIMEOUT_S)]
 
     def _pick(self, pick: _Pick) -> list[Reply]:
         assigned = self._assign(pick.wanted)
@@ -340,14 +340,14 @@ class Exchange:
         assigned = self._desk.assign(wanted)
         if not isinstance(assigned, Rejection):
             self._assignment = assigned
-            self._state = Stage.PICKED
+            self._state = ExchangeState.PICKED
         return assigned
 
     def _response_headers(self, message: ResponseHeaders) -> list[Reply]:
         if self._state not in BEFORE_ANSWER:
             raise self._unexpected("response headers")
         self._leave()
-        self._state = Stage.ANSWERING
+        self._state = ExchangeState.ANSWERING
         self._unseen = False
         request, assigned = self._request, self._assignment
         if request is None or assigned is None:
@@ -357,24 +357,26 @@ class Exchange:
             assigned.served_by(message.served)
         status = message.headers.get(":status", "")
         assigned.first_byte(int(status) if status.isdecimal() else None)
-        kind = AnswerKind.of(message.headers.get("content-type", ""))
+        kind = ResponseKind.of(message.headers.get("content-type", ""))
         served = assigned.served_model
         compressed = content_coding(message.headers.get("content-encoding", "")) is not None
         if self._asked_model is None or served is None or kind is None or compressed or message.end_of_stream:
-            return [HeadersReply(Phase.RESPONSE, foretold(assigned, self._predicts(request)))]
-        self._restorer = NameRestorer(kind, served, self._asked_model)
+            return [HeadersReply(Phase.RESPONSE, prediction_headers(assigned, self._predicts(request)))]
+        self._restorer = ResponseModelRewriter(kind, served, self._asked_model)
         mode = None
         if self._response_mode is not BodyMode.FULL_DUPLEX_STREAMED:
             self._response_mode = BodyMode.STREAMED
             mode = ModeOverride(response_body=BodyMode.STREAMED)
         return [
             HeadersReply(
-                Phase.RESPONSE, foretold(assigned, self._predicts(request), remove_headers=("content-length",)), mode
+                Phase.RESPONSE,
+                prediction_headers(assigned, self._predicts(request), remove_headers=("content-length",)),
+                mode,
             )
         ]
 
     def _response_body(self, message: Body) -> list[Reply]:
-        if self._state is not Stage.ANSWERING:
+        if self._state is not ExchangeState.ANSWERING:
             raise self._unexpected("a response body")
         data = message.data
         restorer = self._restorer
@@ -392,9 +394,9 @@ class Exchange:
 
     def _response_trailers(self, _message: Trailers) -> list[Reply]:
         # Without headers before them where the proxy was told to keep those.
-        if self._state not in (Stage.PICKED, Stage.ANSWERING):
+        if self._state not in (ExchangeState.PICKED, ExchangeState.ANSWERING):
             raise self._unexpected("response trailers")
-        self._state = Stage.ANSWERED
+        self._state = ExchangeState.ANSWERED
         held = self._restorer.feed(b"", True) if self._restorer is not None else b""
         if held and self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             return [*duplex_pieces(Phase.RESPONSE, held, end_of_stream=False), TrailersReply(Phase.RESPONSE)]
@@ -407,18 +409,18 @@ class Exchange:
         """Turn the request away before anybody has been asked for an endpoint."""
         if asked is None:
             trusted = self._limits.trusted_headers
-            asked = wanted(self._request, NO_BODY, 0, trusted) if self._request else Wanted(None, NO_BODY, None)
+            asked = wanted(self._request, EMPTY_BODY, 0, trusted) if self._request else Wanted(None, EMPTY_BODY, None)
         self._desk.turned_away(asked, rejection)
         return self._answer(rejection)
 
     def _answer(self, rejection: Rejection) -> list[Reply]:
         self._leave()
-        self._state = Stage.REFUSED
+        self._state = ExchangeState.REFUSED
         self._body.clear()
         return [error_response(rejection)]
 
 
-def _restored(restorer: NameRestorer) -> list[Reply]:
+def _restored(restorer: ResponseModelRewriter) -> list[Reply]:
     """The answers to the pieces of the response that wait for one."""
     replies: list[Reply] = [BodyReply(Phase.RESPONSE, data=data) for data in restorer.unanswered]
     restorer.unanswered.clear()

@@ -3,7 +3,7 @@
 from enum import Enum
 
 
-class Stage(Enum):
+class ExchangeState(Enum):
     """By what is expected next."""
 
     START = "the request's headers"
@@ -15,5 +15,5 @@ class Stage(Enum):
     REFUSED = "nothing"
 
 
-AFTER_PICK = (Stage.PICKED, Stage.ANSWERING, Stage.ANSWERED)
-BEFORE_ANSWER = (Stage.BODY, Stage.HELD, Stage.PICKED)
+AFTER_PICK = (ExchangeState.PICKED, ExchangeState.ANSWERING, ExchangeState.ANSWERED)
+BEFORE_ANSWER = (ExchangeState.BODY, ExchangeState.HELD, ExchangeState.PICKED)

@@ -7,7 +7,7 @@ from picker.requestcontrol.apis import api_of
 from picker.requestcontrol.interfaces import Assignment, Wanted
 from picker.requestcontrol.multipart_forms import is_form
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ReadBody, must_name_model, read_body, read_form_body
+from picker.requestcontrol.request_body import ParsedBody, must_name_model, read_body, read_form_body
 
 CONTROL_HEADERS = (DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET)
 """The protocol's own headers. What a client sends under these names is dropped: it must not choose its target."""
@@ -28,7 +28,7 @@ def names_model(message: RequestHeaders) -> bool:
     )
 
 
-def read_request(message: RequestHeaders, body: bytes) -> ReadBody | Rejection:
+def read_request(message: RequestHeaders, body: bytes) -> ParsedBody | Rejection:
     """What the body of a request says, by the API of its path."""
     header = message.headers.get
     api = api_of(header(":path", ""))
@@ -51,7 +51,7 @@ def opens_tunnel(message: RequestHeaders) -> bool:
     return headers.get(":method") == "CONNECT"
 
 
-def wanted(message: RequestHeaders, body: ReadBody, body_bytes: int, trusted: frozenset[str] = frozenset()) -> Wanted:
+def wanted(message: RequestHeaders, body: ParsedBody, body_bytes: int, trusted: frozenset[str] = frozenset()) -> Wanted:
     """The request, asking for an endpoint. Of OBJECTIVE and FAIRNESS_ID those in `trusted` are obeyed.
 
     It is kept, logged and made labels of, so every text is bounded here. The path is without its query, which may hold
@@ -88,7 +88,7 @@ def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes:
     return Changes(tuple(set_headers), tuple(remove), destination, clear_route_cache=duplex)
 
 
-def foretold(assigned: Assignment, predicts: bool, remove_headers: tuple[str, ...] = ()) -> Changes:
+def prediction_headers(assigned: Assignment, predicts: bool, remove_headers: tuple[str, ...] = ()) -> Changes:
     """What becomes of an answer's headers. With `predicts` the prediction is one of them."""
     predicted_s = assigned.predicted_ttft_s if predicts else None
     if predicted_s is None:

@@ -118,13 +118,13 @@ class ImmediateReply(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-class Patience(msgspec.Struct, frozen=True, gc=False):
+class ExtendTimeout(msgspec.Struct, frozen=True, gc=False):
     """The reply comes later; the proxy shall wait for it this long from now. Said at most once for a message."""
 
     wait_s: float
 
 
-Reply = Patience | HeadersReply | BodyReply | DuplexBodyReply | TrailersReply | ImmediateReply
+Reply = ExtendTimeout | HeadersReply | BodyReply | DuplexBodyReply | TrailersReply | ImmediateReply
 
 
 DUPLEX_PIECE_BYTES = 62_000

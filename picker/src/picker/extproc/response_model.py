@@ -11,21 +11,21 @@ import msgspec
 from picker.extproc.model_name_scanner import MAX_HELD_BYTES, ModelScanner
 from picker.requestcontrol.model_field import replace_model
 
-__all__ = ["MAX_HELD_BYTES", "AnswerKind", "NameRestorer"]
+__all__ = ["MAX_HELD_BYTES", "ResponseKind", "ResponseModelRewriter"]
 
 _PIECE = re.compile(rb"[^\r\n]*+(\r\n|\r|\n|\Z)")
 """Of a chunk: a line with its end, or what there is of one. A CR LF cut in its middle is a line end and an empty line,
 which means the same."""
 
 
-class AnswerKind(Enum):
+class ResponseKind(Enum):
     """How an answer is cut into JSON texts."""
 
     JSON = "application/json"
     EVENTS = "text/event-stream"
 
     @classmethod
-    def of(cls, content_type: str) -> "AnswerKind | None":
+    def of(cls, content_type: str) -> "ResponseKind | None":
         """None for a content type that has no model name to restore."""
         media_type = content_type.partition(";")[0].strip().lower()
         return next((kind for kind in cls if kind.value == media_type), None)
@@ -34,15 +34,15 @@ class AnswerKind(Enum):
 _DATA = b"data:"
 
 
-class NameRestorer:
+class ResponseModelRewriter:
     """Bytes of an answer in, the same bytes with the client's name out. Time is linear in the answer, however it is
     cut."""
 
-    def __init__(self, kind: AnswerKind, served: str, asked: str) -> None:
+    def __init__(self, kind: ResponseKind, served: str, asked: str) -> None:
         self._served = served
         self._asked = asked
         self._scanner = ModelScanner(served, msgspec.json.encode(asked))
-        self._by_line = kind is AnswerKind.EVENTS
+        self._by_line = kind is ResponseKind.EVENTS
         self.unanswered: list[bytes] = []
         """For each piece of the answer that the proxy still has, what is to go on in its place."""
         self._matched: int | None = 0

@@ -9,7 +9,7 @@ import structlog
 from picker.extproc.exchange import Exchange
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import TICK_S, Deadlines
 from picker.grpc_server.health import Health
 from picker.grpc_server.listener import Listener
@@ -23,10 +23,10 @@ SWEEP_S = 2.0
 """Between two looks for calls that have been silent too long: a look at 10,000 takes half a millisecond."""
 
 
-def health_load() -> Load:
+def health_limits() -> ConnectionLimits:
     """Bounds of the health port, which every pod may reach. A kubelet's probe is one connection with one call for a few
     ms, and a question is some 20 bytes. So the oldest connection makes room: it is no probe's."""
-    return Load(
+    return ConnectionLimits(
         max_calls_per_connection=10, max_calls=2560, max_held_bytes=1 << 20, max_connections=256, oldest_goes=True
     )
 
@@ -60,7 +60,7 @@ class ExtProcServer:
         methods = {PROCESS: process(new_exchange), **self._health.methods}
         self._listener = Listener(address, methods, self._deadlines)
         self._probed = (
-            Listener(health_address, self._health.methods, self._deadlines, health_load())
+            Listener(health_address, self._health.methods, self._deadlines, health_limits())
             if health_address is not None
             else None
         )
@@ -109,7 +109,7 @@ class ExtProcServer:
             await asyncio.sleep(TICK_S)
             now_s = loop.time()
             for call in self._deadlines.pop_due(now_s):
-                call.carrier.expire(call, now_s)
+                call.context.expire(call, now_s)
             if now_s >= sweep_at_s:
                 sweep_at_s = now_s + SWEEP_S
                 for listener in self._listeners:

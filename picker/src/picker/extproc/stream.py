@@ -7,9 +7,9 @@ import structlog
 from picker.extproc.codec import decode, encode
 from picker.extproc.exchange import Exchange
 from picker.extproc.messages import ProtocolViolation, Reply
-from picker.grpc_server.call import Call, Carrier, Method
-from picker.grpc_server.http2.headers import RequestHead
-from picker.grpc_server.status import CallRefused, Status
+from picker.grpc_server.call import Call, CallContext, Method
+from picker.grpc_server.http2.headers import CallHeaders
+from picker.grpc_server.status import RpcError, Status
 from picker.protocol import EXT_PROC_SERVICE, POOL_METADATA, TRACE_METADATA
 from picker.requestcontrol.rejection import Rejection
 
@@ -18,18 +18,18 @@ PROCESS = f"/{EXT_PROC_SERVICE}/Process"
 log = structlog.get_logger(__name__)
 
 
-class Conversation(Call):
+class ExtProcStream(Call):
     """Messages of the protocol to the exchange, and its replies back."""
 
     __slots__ = ("_exchange", "_pool", "_trace")
 
     def __init__(
-        self, carrier: Carrier, stream_id: int, exchange: Exchange, pool: str | None, trace: str | None
+        self, context: CallContext, stream_id: int, exchange: Exchange, pool: str | None, trace: str | None
     ) -> None:
-        super().__init__(carrier, stream_id)
+        super().__init__(context, stream_id)
         self._exchange = exchange
         if exchange.queue is not None:
-            exchange.on_turn = self._turn_comes
+            exchange.on_admitted = self._admitted
         self._pool = pool
         self._trace = trace
 
@@ -41,24 +41,24 @@ class Conversation(Call):
             self.deadline_s = exchange.deadline_s
         except ProtocolViolation as violation:
             log.warning("ext_proc.protocol_violation", detail=str(violation))
-            raise CallRefused(Status.INVALID_ARGUMENT, str(violation)) from violation
+            raise RpcError(Status.INVALID_ARGUMENT, str(violation)) from violation
         except Exception:
             log.exception("ext_proc.failed")
             self._say_last(exchange.fail())
             return
-        if self.carrier.draining:
+        if self.context.draining:
             self.drain()
 
-    def _turn_comes(self, refusal: Rejection | None) -> None:
+    def _admitted(self, refusal: Rejection | None) -> None:
         """The request was held until now: reply, out of turn."""
         try:
             self._say(self._exchange.resume(refusal))
         except Exception:
             log.exception("ext_proc.failed")
             self._say_last(self._exchange.fail())
-        if self.carrier.draining:
+        if self.context.draining:
             self.drain()
-        self.carrier.flush()
+        self.context.flush()
 
     def expired(self) -> None:
         if self.begun:
@@ -86,9 +86,9 @@ class Conversation(Call):
 def process(new_exchange: Callable[[], Exchange]) -> Method:
     """The service's only method."""
 
-    def begin(carrier: Carrier, stream_id: int, head: RequestHead) -> Call:
+    def begin(context: CallContext, stream_id: int, head: CallHeaders) -> Call:
         metadata = head.headers
         exchange = new_exchange()
-        return Conversation(carrier, stream_id, exchange, metadata.get(POOL_METADATA), metadata.get(TRACE_METADATA))
+        return ExtProcStream(context, stream_id, exchange, metadata.get(POOL_METADATA), metadata.get(TRACE_METADATA))
 
     return begin

@@ -6,12 +6,12 @@ from typing import Protocol
 
 from picker.grpc_server.framing import MessageReader, framed
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.headers import RequestHead
-from picker.grpc_server.status import ANSWER_HEAD, Status
+from picker.grpc_server.http2.headers import CallHeaders
+from picker.grpc_server.status import RESPONSE_HEADERS, Status
 
 
-class Carrier(Protocol):
-    """What carries a call: see `calls.Calls`."""
+class CallContext(Protocol):
+    """What carries a call: see `calls.CallDispatcher`."""
 
     @property
     def connection(self) -> Connection: ...
@@ -35,13 +35,13 @@ class Carrier(Protocol):
 class Call(ABC):
     """A method of a service is a subclass that says what becomes of the client's messages."""
 
-    __slots__ = ("answered", "begun", "carrier", "deadline_s", "due_s", "heard_s", "reader", "stream_id", "tick")
+    __slots__ = ("answered", "begun", "context", "deadline_s", "due_s", "heard_s", "reader", "stream_id", "tick")
 
     ends_in_silence = True
     """Whether the call ends when its client sends nothing for the listener's limit on silence."""
 
-    def __init__(self, carrier: Carrier, stream_id: int) -> None:
-        self.carrier = carrier
+    def __init__(self, context: CallContext, stream_id: int) -> None:
+        self.context = context
         self.stream_id = stream_id
         self.reader = MessageReader()
         self.answered = False
@@ -83,16 +83,16 @@ class Call(ABC):
 
     def send(self, message: bytes) -> None:
         """Answer with `message`; after the end of the call a no-op."""
-        connection = self.carrier.connection
+        connection = self.context.connection
         if not self.answered:
             self.answered = True
-            connection.respond(self.stream_id, ANSWER_HEAD)
+            connection.respond(self.stream_id, RESPONSE_HEADERS)
         connection.send(self.stream_id, framed(message))
 
     def end(self, status: Status = Status.OK, detail: str = "") -> None:
         """End the call; after its end a no-op."""
-        self.carrier.end(self, status, detail)
+        self.context.end(self, status, detail)
 
 
-Method = Callable[[Carrier, int, RequestHead], Call]
+Method = Callable[[CallContext, int, CallHeaders], Call]
 """Begins a call: what carries it, its stream, its metadata."""

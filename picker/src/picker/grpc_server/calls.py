@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 import structlog
 
 from picker.grpc_server.call import Call, Method
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.events import Aborted, Failed, Opened, Received
-from picker.grpc_server.http2.headers import RequestHead
-from picker.grpc_server.not_grpc import Misdirected
-from picker.grpc_server.status import GOOD_END, CallRefused, Status, trailers
+from picker.grpc_server.http2.events import ConnectionTerminated, DataReceived, RequestReceived, StreamReset
+from picker.grpc_server.http2.headers import CallHeaders
+from picker.grpc_server.not_grpc import NotGrpcCall
+from picker.grpc_server.status import OK_TRAILERS, RpcError, Status, trailers
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0
 """For a call's first message. Envoy and probes send it with the call's own headers."""
@@ -25,8 +25,8 @@ _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 log = structlog.get_logger(__name__)
 
 
-class Calls:
-    """Feed it with `receive` and write what `connection.take_output` gives."""
+class CallDispatcher:
+    """Feed it with `receive` and write what `connection.data_to_send` gives."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Calls:
         methods: Mapping[str, Method],
         deadlines: Deadlines[Call],
         flush: Callable[[], None],
-        load: Load | None = None,
+        load: ConnectionLimits | None = None,
     ) -> None:
         """`methods` by path. `flush` is called when there is something to write that `receive` did not lead to. `load`
         is shared by all connections of a listener."""
@@ -46,7 +46,7 @@ class Calls:
         self._calls: dict[int, Call] = {}
         self._held_bytes = 0
         """Of incomplete messages: the sum over the open calls, at any time."""
-        self._load = load if load is not None else Load()
+        self._load = load if load is not None else ConnectionLimits()
         self.began = False
         """Whether a call has ever begun on this connection."""
 
@@ -68,21 +68,21 @@ class Calls:
         """Handle the bytes `data` from the peer; `now_s` by the clock of the deadlines."""
         call_of = self._calls.get
         for event in self.connection.receive(data, now_s):
-            if type(event) is Received:
+            if type(event) is DataReceived:
                 call = call_of(event.stream_id)
                 if call is not None:
                     try:
                         self._received(call, event, now_s)
-                    except CallRefused as refused:
+                    except RpcError as refused:
                         self.end(call, refused.status, refused.detail)
                     except Exception:
                         log.exception("edge.call_failed")
                         self.end(call, *FAILED)
-            elif type(event) is Opened:
+            elif type(event) is RequestReceived:
                 self._open(event, now_s)
-            elif type(event) is Aborted:
+            elif type(event) is StreamReset:
                 self._close(event.stream_id)
-            elif type(event) is Failed:
+            elif type(event) is ConnectionTerminated:
                 log.warning("edge.connection_failed", code=event.code.name, detail=event.detail)
                 self.lost()
 
@@ -103,7 +103,7 @@ class Calls:
             self._flush()
 
     def expire(self, call: Call, now_s: float) -> None:
-        """See `Carrier.expire`."""
+        """See `CallContext.expire`."""
         if call.due_s is not None and now_s >= call.due_s:
             self.end(call, Status.DEADLINE_EXCEEDED, "")
         else:
@@ -127,21 +127,23 @@ class Calls:
         """See `Call.end`."""
         if self._calls.get(call.stream_id) is call:
             good = status is Status.OK and call.answered
-            self.connection.end(call.stream_id, GOOD_END if good else trailers(status, detail, alone=not call.answered))
+            self.connection.end(
+                call.stream_id, OK_TRAILERS if good else trailers(status, detail, alone=not call.answered)
+            )
             self._close(call.stream_id)
 
     def flush(self) -> None:
-        """See `Carrier.flush`."""
+        """See `CallContext.flush`."""
         self._flush()
 
-    def _open(self, opened: Opened, now_s: float) -> None:
+    def _open(self, opened: RequestReceived, now_s: float) -> None:
         head = opened.head
         try:
             load = self._load
             if load.calls >= load.max_calls or len(self._calls) >= load.max_calls_per_connection:
-                raise CallRefused(Status.RESOURCE_EXHAUSTED, "Too many calls are open at once.")
+                raise RpcError(Status.RESOURCE_EXHAUSTED, "Too many calls are open at once.")
             call = self._begin(opened.stream_id, head, now_s)
-        except CallRefused as refused:
+        except RpcError as refused:
             self.connection.end(opened.stream_id, trailers(refused.status, refused.detail, alone=True))
             return
         self._calls[opened.stream_id] = call
@@ -153,27 +155,27 @@ class Calls:
         elif call.due_s is not None:
             self._wait(call, None, now_s)
 
-    def _begin(self, stream_id: int, head: RequestHead, now_s: float) -> Call:
+    def _begin(self, stream_id: int, head: CallHeaders, now_s: float) -> Call:
         """Raises CallRefused."""
         if not _speaks_grpc(head):
-            return Misdirected(self, stream_id, 415)
+            return NotGrpcCall(self, stream_id, 415)
         if head.method != "POST":
-            return Misdirected(self, stream_id, 405)
+            return NotGrpcCall(self, stream_id, 405)
         method = self._methods.get(head.path)
         if method is None:
-            raise CallRefused(Status.UNIMPLEMENTED, f"There is no method {head.path}.")
+            raise RpcError(Status.UNIMPLEMENTED, f"There is no method {head.path}.")
         if (encoding := head.headers.get("grpc-encoding", "identity")) != "identity":
-            raise CallRefused(Status.UNIMPLEMENTED, f"Messages of encoding {encoding} are not read; use identity.")
+            raise RpcError(Status.UNIMPLEMENTED, f"Messages of encoding {encoding} are not read; use identity.")
         call = method(self, stream_id, head)
         if (timeout := head.headers.get("grpc-timeout")) is not None:
             found = _TIMEOUT.fullmatch(timeout)
             if found is None:
                 call.closed()
-                raise CallRefused(Status.INVALID_ARGUMENT, f"grpc-timeout {timeout} is no time.")
+                raise RpcError(Status.INVALID_ARGUMENT, f"grpc-timeout {timeout} is no time.")
             call.due_s = now_s + int(found[1]) * _UNITS_S[found[2]]
         return call
 
-    def _received(self, call: Call, event: Received, now_s: float) -> None:
+    def _received(self, call: Call, event: DataReceived, now_s: float) -> None:
         if event.data:
             reader = call.reader
             held_bytes = reader.held_bytes
@@ -200,7 +202,7 @@ class Calls:
 
     def _half_closed(self, call: Call) -> None:
         if call.reader.held_bytes:
-            raise CallRefused(Status.INTERNAL, "The last message is incomplete.")
+            raise RpcError(Status.INTERNAL, "The last message is incomplete.")
         call.half_closed()
 
     def _expired(self, call: Call, now_s: float) -> None:
@@ -221,7 +223,7 @@ class Calls:
         """Run `step` of `call`; the call, and nothing else, ends if that fails."""
         try:
             step(call, *arguments)
-        except CallRefused as refused:
+        except RpcError as refused:
             self.end(call, refused.status, refused.detail)
         except Exception:
             log.exception("edge.call_failed")
@@ -239,6 +241,6 @@ class Calls:
             call.closed()
 
 
-def _speaks_grpc(head: RequestHead) -> bool:
+def _speaks_grpc(head: CallHeaders) -> bool:
     kind = head.headers.get("content-type", "")
     return kind.startswith("application/grpc") and kind[16:17] in ("", "+", ";")

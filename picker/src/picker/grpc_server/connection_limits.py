@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from picker.grpc_server.status import CallRefused, Status
+from picker.grpc_server.status import RpcError, Status
 
 MAX_CALLS_PER_CONNECTION = 10_000
 """As many as HTTP/2 streams: see `http2.limits.MAX_STREAMS`."""
@@ -20,7 +20,7 @@ MAX_CONNECTIONS = 4_096
 
 
 @dataclass(slots=True)
-class Load:
+class ConnectionLimits:
     """Counts of now, and their bounds."""
 
     max_calls: int = MAX_CALLS
@@ -40,4 +40,4 @@ class Load:
     def check_bytes(self) -> None:
         """Raises CallRefused where more bytes are held than allowed."""
         if self.held_bytes > self.max_held_bytes:
-            raise CallRefused(Status.RESOURCE_EXHAUSTED, "Too many messages are arriving at once.")
+            raise RpcError(Status.RESOURCE_EXHAUSTED, "Too many messages are arriving at once.")

@@ -2,7 +2,7 @@
 
 import struct
 
-from picker.grpc_server.status import CallRefused, Status
+from picker.grpc_server.status import RpcError, Status
 
 PREFIX_BYTES = 5
 
@@ -76,9 +76,9 @@ def _size(data: bytes, position: int) -> int:
     """Of the message at `position`, its prefix included. Raises CallRefused."""
     flag, length = _PREFIX.unpack_from(data, position)
     if flag:
-        raise CallRefused(
+        raise RpcError(
             Status.UNIMPLEMENTED if flag == 1 else Status.INTERNAL, "Compressed messages are not read; use identity."
         )
     if length > MAX_MESSAGE_BYTES:
-        raise CallRefused(Status.RESOURCE_EXHAUSTED, f"The message is {length} bytes, {MAX_MESSAGE_BYTES} are allowed.")
+        raise RpcError(Status.RESOURCE_EXHAUSTED, f"The message is {length} bytes, {MAX_MESSAGE_BYTES} are allowed.")
     return PREFIX_BYTES + length

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from picker.grpc_server.call import Call, Carrier, Method
-from picker.grpc_server.http2.headers import RequestHead
-from picker.grpc_server.status import CallRefused, Status
+from picker.grpc_server.call import Call, CallContext, Method
+from picker.grpc_server.http2.headers import CallHeaders
+from picker.grpc_server.status import RpcError, Status
 
 _Serving = health_pb2.HealthCheckResponse
 
@@ -25,11 +25,11 @@ class Health:
     def methods(self) -> Mapping[str, Method]:
         """Of the service, by path."""
 
-        def check(carrier: Carrier, stream_id: int, _head: RequestHead) -> Call:
-            return _Check(carrier, stream_id, self)
+        def check(context: CallContext, stream_id: int, _head: CallHeaders) -> Call:
+            return _Check(context, stream_id, self)
 
-        def watch(carrier: Carrier, stream_id: int, _head: RequestHead) -> Call:
-            return _Watch(carrier, stream_id, self)
+        def watch(context: CallContext, stream_id: int, _head: CallHeaders) -> Call:
+            return _Watch(context, stream_id, self)
 
         return {"/grpc.health.v1.Health/Check": check, "/grpc.health.v1.Health/Watch": watch}
 
@@ -38,7 +38,7 @@ class Health:
         self._is_ready = is_ready
         for watch in list(self._watches):
             watch.tell()
-            watch.carrier.flush()
+            watch.context.flush()
 
     def status(self, service: str) -> "health_pb2.HealthCheckResponse.ServingStatus":
         """SERVICE_UNKNOWN for what is not among the services."""
@@ -63,20 +63,20 @@ class _Check(Call):
 
     __slots__ = ("_health",)
 
-    def __init__(self, carrier: Carrier, stream_id: int, health: Health) -> None:
-        super().__init__(carrier, stream_id)
+    def __init__(self, context: CallContext, stream_id: int, health: Health) -> None:
+        super().__init__(context, stream_id)
         self._health = health
 
     def received(self, message: bytes) -> None:
         service = _service(message)
         status = self._health.status(service)
         if status == _Serving.SERVICE_UNKNOWN:
-            raise CallRefused(Status.NOT_FOUND, f"There is no service {service}.")
+            raise RpcError(Status.NOT_FOUND, f"There is no service {service}.")
         self.send(_Serving(status=status).SerializeToString())
         self.end()
 
     def half_closed(self) -> None:
-        raise CallRefused(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
+        raise RpcError(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
 
     def drain(self) -> None:
         """The question is on its way."""
@@ -92,22 +92,22 @@ class _Watch(Call):
 
     ends_in_silence = False
 
-    def __init__(self, carrier: Carrier, stream_id: int, health: Health) -> None:
-        super().__init__(carrier, stream_id)
+    def __init__(self, context: CallContext, stream_id: int, health: Health) -> None:
+        super().__init__(context, stream_id)
         self._health = health
         self._service: str | None = None
         self._told: int | None = None
 
     def received(self, message: bytes) -> None:
         if self._service is not None:
-            raise CallRefused(Status.INVALID_ARGUMENT, "A second HealthCheckRequest came.")
+            raise RpcError(Status.INVALID_ARGUMENT, "A second HealthCheckRequest came.")
         self._service = _service(message)
         self._health.begin_watch(self)
         self.tell()
 
     def half_closed(self) -> None:
         if self._service is None:
-            raise CallRefused(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
+            raise RpcError(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
 
     def tell(self) -> None:
         """Answer, unless that was the last answer already."""
@@ -129,4 +129,4 @@ def _service(message: bytes) -> str:
     try:
         return health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError:
-        raise CallRefused(Status.INVALID_ARGUMENT, "The message is not a HealthCheckRequest.") from None
+        raise RpcError(Status.INVALID_ARGUMENT, "The message is not a HealthCheckRequest.") from None

@@ -8,10 +8,10 @@ import structlog
 
 from picker.addresses import listening_socket
 from picker.grpc_server.call import Call, Method
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
-from picker.grpc_server.http2.headers import KeptHeads
-from picker.grpc_server.transport import HANDSHAKE_TIMEOUT_S, LINGER_S, Peer
+from picker.grpc_server.http2.headers import HeaderBlockCache
+from picker.grpc_server.transport import HANDSHAKE_TIMEOUT_S, LINGER_S, GrpcProtocol
 
 BACKLOG = 1024
 """Connections that wait to be accepted: all workers of all proxies, reconnecting at once after a restart."""
@@ -23,17 +23,21 @@ class Listener:
     """Bound at once, so that the port is known; listens from `start` on."""
 
     def __init__(
-        self, address: str, methods: Mapping[str, Method], deadlines: Deadlines[Call], load: Load | None = None
+        self,
+        address: str,
+        methods: Mapping[str, Method],
+        deadlines: Deadlines[Call],
+        load: ConnectionLimits | None = None,
     ) -> None:
         """`address`: see `addresses.listening_socket`. Raises OSError when it cannot be listened on."""
-        self.load = load if load is not None else Load()
+        self.load = load if load is not None else ConnectionLimits()
         self._socket = listening_socket(address, BACKLOG)
         self.port: int = self._socket.getsockname()[1]
         self._methods = methods
         self._deadlines = deadlines
-        self._kept = KeptHeads()
+        self._kept = HeaderBlockCache()
         self._server: asyncio.Server | None = None
-        self._peers: dict[Peer, None] = {}
+        self._peers: dict[GrpcProtocol, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -42,8 +46,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         before = self._server
 
-        def new_peer() -> Peer:
-            return Peer(self, self._kept, self._methods, self._deadlines, loop.time, self.load)
+        def new_peer() -> GrpcProtocol:
+            return GrpcProtocol(self, self._kept, self._methods, self._deadlines, loop.time, self.load)
 
         # A server closes its socket with itself; on a duplicate, connections are accepted in between.
         self._server = await loop.create_server(
@@ -67,7 +71,7 @@ class Listener:
             load.refused = 0
 
     def end_silent(self, now_s: float, limit_s: float) -> None:
-        """See `Calls.end_silent`."""
+        """See `CallDispatcher.end_silent`."""
         for peer in list(self._peers):
             peer.end_silent(now_s, limit_s)
         if self.load.silent:
@@ -95,7 +99,7 @@ class Listener:
 
     # What the peers call.
 
-    def opened(self, peer: Peer) -> None:
+    def opened(self, peer: GrpcProtocol) -> None:
         self._peers[peer] = None
         self._empty.clear()
         if len(self._peers) > self.load.max_connections:
@@ -103,7 +107,7 @@ class Listener:
             unused = next((each for each in self._peers if not each.open_calls), peer)
             (next(iter(self._peers)) if self.load.oldest_goes else unused).abort()
 
-    def closed(self, peer: Peer) -> None:
+    def closed(self, peer: GrpcProtocol) -> None:
         self._peers.pop(peer, None)
         if not self._peers:
             self._empty.set()

@@ -4,7 +4,7 @@ from enum import IntEnum
 from functools import lru_cache
 from urllib.parse import quote
 
-from picker.grpc_server.http2.headers import encode_head
+from picker.grpc_server.http2.headers import encode_headers
 
 MAX_DETAIL_CHARACTERS = 500
 """Of a grpc-message: a sentence, not a traceback; percent-encoded it must fit the client's limits on headers."""
@@ -25,7 +25,7 @@ class Status(IntEnum):
     UNAVAILABLE = 14
 
 
-class CallRefused(Exception):
+class RpcError(Exception):
     """The call ends with `status`; `detail` is for people."""
 
     def __init__(self, status: Status, detail: str) -> None:
@@ -36,7 +36,7 @@ class CallRefused(Exception):
 
 _HEAD = ((":status", "200"), ("content-type", "application/grpc"))
 
-ANSWER_HEAD = encode_head(_HEAD)
+RESPONSE_HEADERS = encode_headers(_HEAD)
 """What every answer with messages begins with."""
 
 
@@ -48,8 +48,8 @@ def trailers(status: Status, detail: str = "", *, alone: bool = False) -> bytes:
         fields.append(("grpc-message", quote(detail[:MAX_DETAIL_CHARACTERS], safe=_PRINTABLE)))
     if status is Status.UNIMPLEMENTED:
         fields.append(("grpc-accept-encoding", "identity"))
-    return encode_head(fields)
+    return encode_headers(fields)
 
 
-GOOD_END = trailers(Status.OK)
+OK_TRAILERS = trailers(Status.OK)
 """What nearly every answer ends with."""

@@ -4,10 +4,10 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 
 
-class CertificatesUnusable(CommandFailed):
+class CertificatesUnusable(CliError):
     """The files do not make a server's TLS; the message says which and why."""
 
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
 from picker.grpc_server.call import Call, Method
-from picker.grpc_server.calls import Calls
-from picker.grpc_server.connection_limits import Load
+from picker.grpc_server.calls import CallDispatcher
+from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.headers import KeptHeads
+from picker.grpc_server.http2.headers import HeaderBlockCache
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """For TLS's handshake: as long as for the first word after it."""
 
-GREETING_TIMEOUT_S = 10.0
+SETTINGS_TIMEOUT_S = 10.0
 """For a peer that has connected to say something. Envoy's preface is in its first packet."""
 
 LINGER_S = 2.0
@@ -45,32 +45,32 @@ KEEPALIVE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 20, 5, 4
 had in flight are no longer counted."""
 
 
-class Peers(Protocol):
+class ConnectionRegistry(Protocol):
     """Who wants to know which connections there are."""
 
-    def opened(self, peer: "Peer") -> None:
+    def opened(self, peer: "GrpcProtocol") -> None:
         """Called before anything is written; may cut the connection."""
         ...
 
-    def closed(self, peer: "Peer") -> None: ...
+    def closed(self, peer: "GrpcProtocol") -> None: ...
 
 
-class Peer(asyncio.Protocol):
+class GrpcProtocol(asyncio.Protocol):
     """One connection."""
 
     def __init__(
         self,
-        peers: Peers,
-        kept: KeptHeads,
+        peers: ConnectionRegistry,
+        kept: HeaderBlockCache,
         methods: Mapping[str, Method],
         deadlines: Deadlines[Call],
         clock: Callable[[], float],
-        load: Load | None = None,
+        load: ConnectionLimits | None = None,
     ) -> None:
         self._peers = peers
         self._clock = clock
         self._connection = Connection(kept)
-        self._calls = Calls(self._connection, methods, deadlines, self._write, load)
+        self._calls = CallDispatcher(self._connection, methods, deadlines, self._write, load)
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._said_last = False
@@ -83,11 +83,11 @@ class Peer(asyncio.Protocol):
         return len(self._calls)
 
     def drain(self) -> None:
-        """See `Calls.drain`."""
+        """See `CallDispatcher.drain`."""
         self._calls.drain()
 
     def end_silent(self, now_s: float, limit_s: float) -> None:
-        """See `Calls.end_silent`."""
+        """See `CallDispatcher.end_silent`."""
         self._calls.end_silent(now_s, limit_s)
 
     def abort(self) -> None:
@@ -99,8 +99,8 @@ class Peer(asyncio.Protocol):
         """Cut the connection if the peer has kept us waiting too long."""
         if self._said_last:
             allowed_s = LINGER_S
-        elif not self._connection.greeted:
-            allowed_s = GREETING_TIMEOUT_S
+        elif not self._connection.settings_received:
+            allowed_s = SETTINGS_TIMEOUT_S
         elif self._paused or self._connection.unsent_bytes > 0:
             allowed_s = STALL_TIMEOUT_S
         else:
@@ -139,13 +139,13 @@ class Peer(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._connection.hold(True)
+        self._connection.pause_sending(True)
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._connection.hold(False)
+        self._connection.pause_sending(False)
         if self._transport is not None:
             self._transport.resume_reading()
         self._write()
@@ -159,7 +159,7 @@ class Peer(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        output = self._connection.take_output()
+        output = self._connection.data_to_send()
         if output:
             transport.write(output)
             if self._connection.unsent_bytes:

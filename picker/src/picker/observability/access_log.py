@@ -11,7 +11,7 @@ from typing import IO
 import msgspec
 import structlog
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.observability.request_record import Course, TurnedAway
 
 FLUSH_S = 0.5
@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 12 << 10
 log = structlog.get_logger(__name__)
 
 
-class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
+class AccessLogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What is told of a request. Fields that are not known are left out."""
 
     time: datetime
@@ -59,12 +59,12 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`traceparent`."""
 
 
-class LogUnusable(CommandFailed):
+class LogUnusable(CliError):
     """The access log's file cannot be written."""
 
 
 class AccessLog:
-    """Writes lines behind the back of the event loop. See `course.Teller`."""
+    """Writes lines behind the back of the event loop. See `course.RequestSink`."""
 
     def __init__(self, target: str, wall_clock: Callable[[], float] = time.time) -> None:
         """`target`: a file, which is opened anew for each writing, so that it may be rotated; `-` for standard
@@ -85,7 +85,7 @@ class AccessLog:
     def ended(self, course: Course) -> None:
         begun_s = course.begun_s
         self._write(
-            Line(
+            AccessLogEntry(
                 time=self._now(),
                 request_id=course.request_id,
                 pool=course.tally.pool,
@@ -110,7 +110,7 @@ class AccessLog:
 
     def turned_away(self, request: TurnedAway) -> None:
         self._write(
-            Line(
+            AccessLogEntry(
                 time=self._now(),
                 request_id=request.request_id,
                 pool=request.pool,
@@ -136,7 +136,7 @@ class AccessLog:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
-    def _write(self, line: Line) -> None:
+    def _write(self, line: AccessLogEntry) -> None:
         encoded = self._encoder.encode(line)
         if len(encoded) > MAX_LINE_BYTES or self._waiting_bytes + len(encoded) > MAX_WAITING_BYTES:
             self._dropped += 1

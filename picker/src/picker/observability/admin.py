@@ -35,9 +35,9 @@ class EndpointState(msgspec.Struct, frozen=True):
     kv_cache_usage: float | None
     metrics_age_s: float | None
     refuses_connections: bool
-    told_blocks: int | None
+    reported_blocks: int | None
     """Of its prefix cache, by its KV events; None where those are not followed."""
-    all_blocks_told: bool
+    fully_reported: bool
     """Whether they are all that it holds."""
 
 
@@ -54,9 +54,9 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: Prefix
         queue_depth=metrics.queue_depth if metrics else None,
         kv_cache_usage=metrics.kv_cache_usage if metrics else None,
         metrics_age_s=round(now_s - metrics.scraped_at_s, 3) if metrics else None,
-        refuses_connections=endpoint.refused_since_s is not None,
-        told_blocks=prefixes.told_blocks(endpoint),
-        all_blocks_told=prefixes.all_blocks_told(endpoint),
+        refuses_connections=endpoint.unreachable_since_s is not None,
+        reported_blocks=prefixes.reported_blocks(endpoint),
+        fully_reported=prefixes.fully_reported(endpoint),
     )
 
 

@@ -18,8 +18,8 @@ class LoggedDesk:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def sees_answer(self, pool: str | None) -> bool:
-        return self._desk.sees_answer(pool)
+    def wants_response_headers(self, pool: str | None) -> bool:
+        return self._desk.wants_response_headers(pool)
 
     def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
         self._desk.turned_away(wanted, rejection)

@@ -7,13 +7,13 @@ from prometheus_client.registry import Collector
 
 from picker.observability.observer import pool_label
 from picker.observability.prometheus_families import gauge
-from picker.requestcontrol.flowcontrol.controller import Waiting
+from picker.requestcontrol.flowcontrol.controller import QueueStats
 
 
-class HeldRequests(Collector):
+class FlowControlMetrics(Collector):
     """Read when asked for. A pool where nothing waits has no samples."""
 
-    def __init__(self, waiting: Callable[[], Iterable[Waiting]]) -> None:
+    def __init__(self, waiting: Callable[[], Iterable[QueueStats]]) -> None:
         self._waiting = waiting
 
     def describe(self) -> Iterable[Metric]:

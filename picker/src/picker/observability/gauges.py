@@ -125,7 +125,7 @@ _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
     (
         "endpoint_refuses_connections",
         "1 while nobody listens there.",
-        lambda each: float(each.refused_since_s is not None),
+        lambda each: float(each.unreachable_since_s is not None),
     ),
 )
 

@@ -12,7 +12,7 @@ from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.observability.gauges import gauge_families
 from picker.observability.observer import pool_label
 from picker.observability.prometheus_families import counter, gauge, model_families, picker_families, pool_families
-from picker.observability.request_counts import Tallies
+from picker.observability.request_counts import CounterRegistry
 from picker.requestcontrol.director import ServedPool
 
 
@@ -21,13 +21,13 @@ class PickerMetrics(Collector):
 
     def __init__(
         self,
-        tallies: Tallies,
+        counters: CounterRegistry,
         pools: Callable[[], Iterable[ServedPool]],
         clock: Callable[[], float],
         refused_changes: Callable[[], int],
     ) -> None:
         """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: of the source."""
-        self._tallies = tallies
+        self._tallies = counters
         self._pools = pools
         self._clock = clock
         self._scrapes: Counter[str] = Counter(ok=0)
@@ -47,10 +47,10 @@ class PickerMetrics(Collector):
         pools = list(self._pools())
         labels = {pool_label(pool.pool.name) for pool in pools}
         self._tallies.keep(labels)
-        tallies = self._tallies.unsettled()
-        yield from model_families(tallies)
-        yield from picker_families(tallies, self._tallies.failed_decisions)
-        yield from pool_families([tally for tally in tallies if tally.pool in labels])
+        counters = self._tallies.unsettled()
+        yield from model_families(counters)
+        yield from picker_families(counters, self._tallies.failed_decisions)
+        yield from pool_families([tally for tally in counters if tally.pool in labels])
         yield counter(
             "inference_gateway_refusals_total",
             "Requests that were turned away, and why.",

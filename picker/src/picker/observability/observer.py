@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from picker.bounded_text import MAX_CHARACTERS, shorten
-from picker.observability.request_counts import BY_SCHEDULING, Tallies, Tally
-from picker.observability.request_record import Course, Seen, Teller, TurnedAway
+from picker.observability.request_counts import SCHEDULER_REASONS, CounterRegistry, RequestCounters
+from picker.observability.request_record import Course, RequestSink, Seen, TurnedAway
 from picker.requestcontrol.director import Assigned, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import NO_BODY
+from picker.requestcontrol.request_body import EMPTY_BODY
 from picker.resources.names import PoolName
 
 _Key = tuple[str | None, str | None, str | None]
@@ -27,22 +27,22 @@ class WatchedDesk:
     """The decisions of another desk; see `extproc.assignment.Desk`."""
 
     def __init__(
-        self, desk: PoolDesk, clock: Callable[[], float], *, kept_decisions: int, tellers: Sequence[Teller] = ()
+        self, desk: PoolDesk, clock: Callable[[], float], *, kept_decisions: int, tellers: Sequence[RequestSink] = ()
     ) -> None:
         """`clock`: monotonic, and finer than an event loop's, which stands still during a decision. `kept_decisions`:
         how many of the newest to keep."""
-        self.tallies = Tallies(clock, tellers)
+        self.counters = CounterRegistry(clock, tellers)
         self.decisions: deque[Course | TurnedAway] = deque(maxlen=kept_decisions)
         """The newest, last one last."""
         self._seen = 0
         """Endpoints that the kept decisions saw, all together."""
         self._desk = desk
         self._clock = clock
-        self._known: dict[_Key, tuple[ServedPool, Tally]] = {}
+        self._known: dict[_Key, tuple[ServedPool, RequestCounters]] = {}
         """Which tally is whose, while the pool is served as it is."""
 
-    def sees_answer(self, pool: str | None) -> bool:
-        return self._desk.sees_answer(pool)
+    def wants_response_headers(self, pool: str | None) -> bool:
+        return self._desk.wants_response_headers(pool)
 
     def assign(self, wanted: Wanted) -> Course | Rejection:
         clock = self._clock
@@ -88,9 +88,9 @@ class WatchedDesk:
             _bounded(wanted.request_id), _bounded(wanted.trace), begun_s, decided_s,
         )  # fmt: skip
         if served is not None:
-            if body is not NO_BODY or rejection.reason in BY_SCHEDULING:
+            if body is not EMPTY_BODY or rejection.reason in SCHEDULER_REASONS:
                 request.criticality = served.criticality(body.model, wanted.objective)
-            if self.decisions.maxlen and rejection.reason in BY_SCHEDULING:
+            if self.decisions.maxlen and rejection.reason in SCHEDULER_REASONS:
                 request.seen = Seen.of(served.endpoints)
         self._tell(served, request)
 
@@ -99,8 +99,8 @@ class WatchedDesk:
         if served is not None:
             request.pool, request.strategy = pool_label(served.pool.name), served.scheduler.strategy.value
         declared = served is not None and _declared(served, model)
-        tally = self.tallies.of(request.pool, request.strategy, model, model, declared=declared)
-        self.tallies.turned_away(request, tally)
+        tally = self.counters.of(request.pool, request.strategy, model, model, declared=declared)
+        self.counters.turned_away(request, tally)
         if self.decisions.maxlen:
             self._keep(request, len(request.seen.endpoints) if request.seen is not None else 0)
 
@@ -119,10 +119,10 @@ class WatchedDesk:
         if seen is not None:
             self._seen -= len(seen.endpoints)
 
-    def _tally(self, wanted: Wanted, assigned: Assigned) -> Tally:
+    def _tally(self, wanted: Wanted, assigned: Assigned) -> RequestCounters:
         served, model, served_model = assigned.pool, wanted.body.model, assigned.served_model
         label, strategy = pool_label(served.pool.name), served.scheduler.strategy.value
-        tally = self.tallies.of(label, strategy, model, served_model or model, declared=_declared(served, model))
+        tally = self.counters.of(label, strategy, model, served_model or model, declared=_declared(served, model))
         if tally.model == (model or ""):
             # Those that are counted as others would be too many to know.
             self._known[wanted.pool, model, served_model] = served, tally

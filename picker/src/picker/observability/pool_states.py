@@ -8,7 +8,7 @@ import msgspec
 from picker.endpoints.endpoint import Endpoint
 from picker.observability.admin import EndpointState, endpoint_state
 from picker.observability.observer import pool_label
-from picker.observability.request_counts import Tallies, by_pool
+from picker.observability.request_counts import CounterRegistry, by_pool
 from picker.requestcontrol.director import ServedPool
 
 
@@ -32,9 +32,9 @@ class PoolState(msgspec.Struct, frozen=True):
     endpoints: Sequence[EndpointState]
 
 
-def pool_states(pools: Iterable[ServedPool], tallies: Tallies, now_s: float) -> Iterator[PoolState]:
+def pool_states(pools: Iterable[ServedPool], counters: CounterRegistry, now_s: float) -> Iterator[PoolState]:
     """Made one by one, as they are asked for. `now_s` is on the clock of the scrapes."""
-    counted = by_pool(tallies)
+    counted = by_pool(counters)
     for served in list(pools):
         label = pool_label(served.pool.name)
         mine = counted.get(label, [])

@@ -7,7 +7,7 @@ from prometheus_client.samples import Sample
 
 from picker.observability.histogram import Histogram
 from picker.observability.piecewise import lazy
-from picker.observability.request_counts import Tally, by_model, by_pool
+from picker.observability.request_counts import RequestCounters, by_model, by_pool
 
 MODEL_LABELS = ("model_name", "target_model_name")
 MODEL_PREFIXES = ("inference_objective", "inference_model")
@@ -49,7 +49,7 @@ def _buckets(name: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[
         yield Sample(f"{name}_sum", own, total)
 
 
-_MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
+_MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogram]]] = (
     ("request_duration_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
     ("request_sizes", "Bytes of request bodies.", lambda tally: tally.settled().body_bytes),
     ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.settled().prompt_tokens),
@@ -61,9 +61,9 @@ _MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
 )
 
 
-def model_families(tallies: Sequence[Tally]) -> Iterable[Metric]:
+def model_families(counters: Sequence[RequestCounters]) -> Iterable[Metric]:
     """What upstream counts by model."""
-    models = by_model(tallies)
+    models = by_model(counters)
     for prefix in MODEL_PREFIXES:
         yield counter(
             f"{prefix}_request_total",
@@ -88,7 +88,7 @@ def model_families(tallies: Sequence[Tally]) -> Iterable[Metric]:
 
 
 def _not_empty(
-    models: Mapping[tuple[str, str], Sequence[Tally]], of: Callable[[Tally], Histogram]
+    models: Mapping[tuple[str, str], Sequence[RequestCounters]], of: Callable[[RequestCounters], Histogram]
 ) -> Iterator[tuple[Sequence[str], Histogram]]:
     for model, some in models.items():
         total = Histogram.total(of(tally) for tally in some)
@@ -96,17 +96,17 @@ def _not_empty(
             yield model, total
 
 
-def _errors(tallies: Iterable[Tally]) -> Mapping[str, int]:
+def _errors(counters: Iterable[RequestCounters]) -> Mapping[str, int]:
     errors: dict[str, int] = {}
-    for tally in tallies:
+    for tally in counters:
         for code, count in tally.errors.items():
             errors[code] = errors.get(code, 0) + count
     return errors
 
 
-def pool_families(tallies: Iterable[Tally]) -> Iterable[Metric]:
+def pool_families(counters: Iterable[RequestCounters]) -> Iterable[Metric]:
     """Ours by pool."""
-    pools = by_pool(tallies)
+    pools = by_pool(counters)
     decisions: dict[tuple[str, str], int] = {}
     for some in pools.values():
         for tally in some:
@@ -123,7 +123,7 @@ def pool_families(tallies: Iterable[Tally]) -> Iterable[Metric]:
         yield histogram(f"inference_gateway_{name}", documentation, ("pool",), totals)
 
 
-_POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
+_POOL_COUNTERS: Sequence[tuple[str, str, Callable[[RequestCounters], float]]] = (
     (
         "prompt_tokens_total",
         "Tokens of prompts that got an endpoint, estimated.",
@@ -141,7 +141,7 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[Tally], float]]] = (
     ),
 )
 
-_POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
+_POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogram]]] = (
     ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
     (
         "time_to_first_byte_seconds",
@@ -151,28 +151,28 @@ _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[Tally], Histogram]]] = (
 )
 
 
-def picker_families(tallies: Sequence[Tally], failed_decisions: int) -> Iterable[Metric]:
+def picker_families(counters: Sequence[RequestCounters], failed_decisions: int) -> Iterable[Metric]:
     """What upstream counts of the decisions themselves, over all pools."""
     yield counter(
         "inference_extension_scheduler_attempts_total",
         "Decisions that named an endpoint, and those that did not.",
         ("status",),
-        [(("success",), sum(tally.picked for tally in tallies)), (("failure",), failed_decisions)],
+        [(("success",), sum(tally.picked for tally in counters)), (("failure",), failed_decisions)],
     )
-    if tallies:
+    if counters:
         for name, documentation, of in (
             ("scheduler_e2e_duration_seconds", "Of a decision itself, hashing the prompt included.", _decision_seconds),
             ("prefix_indexer_hit_ratio", "Share of a prompt thought to be cached where it was sent.", _hit_ratio),
         ):
-            total = Histogram.total(of(tally) for tally in tallies)
+            total = Histogram.total(of(tally) for tally in counters)
             yield histogram(f"inference_extension_{name}", documentation, (), [((), total)])
-        body_bytes = sum(tally.settled().body_bytes.sum for tally in tallies)
+        body_bytes = sum(tally.settled().body_bytes.sum for tally in counters)
         yield counter("inference_gateway_body_bytes_total", "Bytes of request bodies.", (), [((), body_bytes)])
 
 
-def _decision_seconds(tally: Tally) -> Histogram:
+def _decision_seconds(tally: RequestCounters) -> Histogram:
     return tally.settled().decision_seconds
 
 
-def _hit_ratio(tally: Tally) -> Histogram:
+def _hit_ratio(tally: RequestCounters) -> Histogram:
     return tally.settled().hit_ratio

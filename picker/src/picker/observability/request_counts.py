@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 from picker.observability.histogram import Histogram
 from picker.observability.model_labels import ModelLabels
-from picker.observability.request_record import Course, Teller, TurnedAway
+from picker.observability.request_record import Course, RequestSink, TurnedAway
 from picker.requestcontrol.rejection import Rejection
 from picker.scheduling.request import Refused
 
@@ -40,14 +40,14 @@ SERVER_ERROR = "ModelServerError"
 """Upstream's name for whatever a model server answers with an error's status."""
 
 
-BY_SCHEDULING = frozenset(Refused)
+SCHEDULER_REASONS = frozenset(Refused)
 """Reasons that a scheduler gives; the others come before it is asked."""
 
 
-class Tally:
+class RequestCounters:
     """The requests of one model of a pool, under one strategy and target."""
 
-    def __init__(self, pool: str, strategy: str, model: str, target: str, book: "Tallies") -> None:
+    def __init__(self, pool: str, strategy: str, model: str, target: str, book: "CounterRegistry") -> None:
         self.pool = pool
         self.strategy = strategy
         self.model = model
@@ -118,11 +118,11 @@ class Tally:
         if self._seconds:
             self._fold_ends()
 
-    def settled(self) -> "Tally":
+    def settled(self) -> "RequestCounters":
         self.settle()
         return self
 
-    def absorb(self, other: "Tally") -> None:
+    def absorb(self, other: "RequestCounters") -> None:
         """Count the requests of `other`, none of which runs, here too."""
         other.settle()
         self.picked += other.picked
@@ -160,10 +160,10 @@ class Tally:
         self._first_byte_seconds.clear()
 
 
-class Tallies:
+class CounterRegistry:
     """All that a picker has counted since its start."""
 
-    def __init__(self, now: Callable[[], float], tellers: Sequence[Teller]) -> None:
+    def __init__(self, now: Callable[[], float], tellers: Sequence[RequestSink]) -> None:
         """`now`: the clock of the courses."""
         self.now = now
         self.tellers = tellers
@@ -171,29 +171,29 @@ class Tallies:
         """By pool, reason and criticality."""
         self.failed_decisions = 0
         """Schedulings that named no endpoint."""
-        self._tallies: dict[tuple[str, str, str, str], Tally] = {}
+        self._tallies: dict[tuple[str, str, str, str], RequestCounters] = {}
         self._labels = ModelLabels()
 
-    def __iter__(self) -> Iterator[Tally]:
+    def __iter__(self) -> Iterator[RequestCounters]:
         """All tallies, up to date."""
         for tally in self._tallies.values():
             tally.settle()
             yield tally
 
-    def of(self, pool: str, strategy: str, model: str | None, target: str | None, *, declared: bool) -> Tally:
+    def of(self, pool: str, strategy: str, model: str | None, target: str | None, *, declared: bool) -> RequestCounters:
         """Where requests to `model` of `pool` count that are served as `target`. `declared`: whether an object names
         the model."""
         key = pool, strategy, *self._labels.of(model or "", target or "", declared=declared)
         return self._tally(*key)
 
-    def _tally(self, pool: str, strategy: str, model: str, target: str) -> Tally:
+    def _tally(self, pool: str, strategy: str, model: str, target: str) -> RequestCounters:
         key = pool, strategy, model, target
         tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[key] = Tally(*key, self)
+            tally = self._tallies[key] = RequestCounters(*key, self)
         return tally
 
-    def unsettled(self) -> list[Tally]:
+    def unsettled(self) -> list[RequestCounters]:
         """All tallies; `settle` brings one up to date."""
         return list(self._tallies.values())
 
@@ -207,28 +207,28 @@ class Tallies:
         for key in [key for key in self.refusals if key[0] and key[0] not in pools]:
             del self.refusals[key]
 
-    def turned_away(self, request: TurnedAway, tally: Tally) -> None:
+    def turned_away(self, request: TurnedAway, tally: RequestCounters) -> None:
         """Count a request that no endpoint was picked for."""
         rejection = request.rejection
         tally.turned_away(rejection)
         self.refusals[request.pool, rejection.reason, request.criticality] += 1
-        if rejection.reason in BY_SCHEDULING:
+        if rejection.reason in SCHEDULER_REASONS:
             self.failed_decisions += 1
         for teller in self.tellers:
             teller.turned_away(request)
 
 
-def by_model(tallies: Iterable[Tally]) -> dict[tuple[str, str], list[Tally]]:
-    """`tallies` by model and target, over all pools and strategies."""
-    found: dict[tuple[str, str], list[Tally]] = {}
-    for tally in tallies:
+def by_model(counters: Iterable[RequestCounters]) -> dict[tuple[str, str], list[RequestCounters]]:
+    """`counters` by model and target, over all pools and strategies."""
+    found: dict[tuple[str, str], list[RequestCounters]] = {}
+    for tally in counters:
         found.setdefault((tally.model, tally.target), []).append(tally)
     return found
 
 
-def by_pool(tallies: Iterable[Tally]) -> dict[str, list[Tally]]:
-    """`tallies` by pool, over all models and strategies."""
-    found: dict[str, list[Tally]] = {}
-    for tally in tallies:
+def by_pool(counters: Iterable[RequestCounters]) -> dict[str, list[RequestCounters]]:
+    """`counters` by pool, over all models and strategies."""
+    found: dict[str, list[RequestCounters]] = {}
+    for tally in counters:
         found.setdefault(tally.pool, []).append(tally)
     return found

@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, gc=False):
 
 
 class Ending(Protocol):
-    """Who hears of the end of a course first; see `tally.Tally`."""
+    """Who hears of the end of a course first; see `tally.RequestCounters`."""
 
     pool: str
     strategy: str
@@ -100,10 +100,10 @@ class Course(msgspec.Struct, eq=False, gc=False):
             self.status = status
             self.first_byte_s = self.tally.now()
 
-    def end(self, *, unseen: bool = False) -> None:
+    def end(self, *, not_sampled: bool = False) -> None:
         assigned, self.assigned = self.assigned, None
         if assigned is not None:
-            assigned.end(unseen=unseen)
+            assigned.end(not_sampled=not_sampled)
             self.tally.ended(self)
 
 
@@ -127,7 +127,7 @@ class TurnedAway(msgspec.Struct, eq=False, gc=False):
     seen: Seen | None = None
 
 
-class Teller(Protocol):
+class RequestSink(Protocol):
     """Who tells of requests when they are over: the access log, the traces."""
 
     def ended(self, course: Course) -> None: ...

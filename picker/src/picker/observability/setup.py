@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.observability.access_log import AccessLog
 from picker.observability.admin_pages import pages
 from picker.observability.metrics import PickerMetrics
 from picker.observability.observer import WatchedDesk, pool_label
 from picker.observability.pool_states import pool_states
-from picker.observability.request_record import Teller
+from picker.observability.request_record import RequestSink
 from picker.requestcontrol.director import PoolDesk, ServedPool
 from picker.settings import CommonSettings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from picker.observability.traces import Traces
 
 
-class ExtraMissing(CommandFailed):
+class ExtraMissing(CliError):
     """A setting needs a package that is not installed."""
 
 
@@ -43,14 +43,14 @@ class Watch:
         Raises ExtraMissing, LogUnusable."""
         self._access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self._traces = _traces(settings)
-        tellers: tuple[Teller | None, ...] = (self._access_log, self._traces)
+        tellers: tuple[RequestSink | None, ...] = (self._access_log, self._traces)
         self.desk = WatchedDesk(
             desk,
             time.perf_counter,
             kept_decisions=settings.kept_decisions,
             tellers=tuple(teller for teller in tellers if teller is not None),
         )
-        self.metrics = PickerMetrics(self.desk.tallies, pools, scrape_clock, refused_changes)
+        self.metrics = PickerMetrics(self.desk.counters, pools, scrape_clock, refused_changes)
         self._pools = pools
         self._scrape_clock = scrape_clock
 
@@ -60,7 +60,7 @@ class Watch:
 
     def pages(self) -> list[Route]:
         return pages(
-            lambda: pool_states(self._pools(), self.desk.tallies, self._scrape_clock()),
+            lambda: pool_states(self._pools(), self.desk.counters, self._scrape_clock()),
             lambda: reversed(self.desk.decisions),
             time.perf_counter,
         )
@@ -69,7 +69,7 @@ class Watch:
         """The pools are those of a new inventory."""
         self.metrics.applied_changes += 1
         self.desk.forget()
-        self.desk.tallies.keep({pool_label(served.pool.name) for served in self._pools()})
+        self.desk.counters.keep({pool_label(served.pool.name) for served in self._pools()})
 
     async def close(self) -> None:
         """Write and send what waits."""

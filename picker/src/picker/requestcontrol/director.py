@@ -9,15 +9,15 @@ import structlog
 
 from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex, block_hashes
 from picker.requestcontrol.in_flight_request import Dispatched, dispatch
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.model_targets import choose_target
 from picker.requestcontrol.prompt_work import BYTES_PER_TOKEN
 from picker.requestcontrol.rejection import Reason, Rejection
-from picker.requestcontrol.response_sampling import AnswersSeen
-from picker.requestcontrol.session_key import conversation
+from picker.requestcontrol.response_sampling import ResponseHeaderSampler
+from picker.requestcontrol.session_key import session_key
 from picker.resources.inference import (
     Criticality,
     InferenceModel,
@@ -104,7 +104,7 @@ class Assigned(msgspec.Struct, frozen=True, eq=False, gc=False):
     pool: ServedPool
     dispatched: Dispatched
     _clock: Callable[[], float]
-    _answers: AnswersSeen
+    _answers: ResponseHeaderSampler
 
     @property
     def destination(self) -> str:
@@ -127,8 +127,8 @@ class Assigned(msgspec.Struct, frozen=True, eq=False, gc=False):
         if status is not None and status >= 400:
             self._answers.trouble(str(self.pool.pool.name))
 
-    def end(self, *, unseen: bool = False) -> None:
-        if unseen:
+    def end(self, *, not_sampled: bool = False) -> None:
+        if not_sampled:
             # Nearly all are answered, and while some fail each is looked at.
             self.dispatched.answered(failed=False)
         self.dispatched.end(self._clock())
@@ -139,7 +139,7 @@ class PoolDesk:
 
     def __init__(
         self,
-        ledger: Ledger,
+        tracker: InFlightTracker,
         clock: Callable[[], float],
         rng: Random,
         *,
@@ -148,11 +148,11 @@ class PoolDesk:
     ) -> None:
         """`clock`: the monotonic clock that the scrapes are stamped with. `unknown_models`: whether a model that the
         pool does not declare is passed on as Standard (or answered 404). `every_answer`: see `answers`."""
-        self._ledger = ledger
+        self._tracker = tracker
         self._clock = clock
         self._rng = rng
         self._unknown_models = unknown_models
-        self._answers = AnswersSeen(clock, rng, every=every_answer)
+        self._answers = ResponseHeaderSampler(clock, rng, every=every_answer)
         self._pools: Mapping[str, ServedPool] = {}
         self._default: str | None = None
         self.on_repeated: Callable[[Wanted, Assigned], None] | None = None
@@ -164,7 +164,7 @@ class PoolDesk:
         self._default = str(default) if default is not None else None
         self._answers.renaming(frozenset(name for name, served in self._pools.items() if served.renames()))
 
-    def sees_answer(self, pool: str | None) -> bool:
+    def wants_response_headers(self, pool: str | None) -> bool:
         name = pool if pool is not None else self._default
         return name is not None and name in self._pools and self._answers.wanted(name)
 
@@ -183,7 +183,7 @@ class PoolDesk:
             return Rejection(404, Reason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
         target = choose_target(targets, self._rng) if targets is not None else asked
         body, seed = wanted.body, _seed(target, wanted.body.salt)
-        of_conversation, continues = conversation(body.prompt, seed)
+        of_conversation, continues = session_key(body.prompt, seed)
         request = InferenceRequest(
             model=target,
             criticality=served.criticality(asked, wanted.objective),
@@ -195,7 +195,9 @@ class PoolDesk:
             sequences=body.sequences,
             subset=wanted.subset,
         )
-        dispatched = dispatch(request, served.endpoints, served.scheduler, served.prefixes, self._ledger, self._clock())
+        dispatched = dispatch(
+            request, served.endpoints, served.scheduler, served.prefixes, self._tracker, self._clock()
+        )
         if isinstance(dispatched, Refusal):
             return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
         assigned = Assigned(target if target != asked else None, served, dispatched, self._clock, self._answers)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger, Ticket
-from picker.endpoints.prefix_cache.index import PrefixIndex, Sent
+from picker.endpoints.in_flight import InFlightTracker, Ticket
+from picker.endpoints.prefix_cache.index import PrefixIndex, SentPrompt
 from picker.scheduling.request import InferenceRequest, Ranking, Refusal
 from picker.scheduling.terms.prefill import requests_there, work_ahead
 
@@ -29,7 +29,7 @@ class Dispatched:
         ticket: Ticket,
         request: InferenceRequest,
         prefixes: PrefixIndex,
-        sent: Sent | None,
+        sent: SentPrompt | None,
         predicted_ttft_s: float | None,
     ) -> None:
         self.ranking = ranking
@@ -76,12 +76,12 @@ def dispatch(
     endpoints: Sequence[Endpoint],
     scheduler: Schedules,
     prefixes: PrefixIndex,
-    ledger: Ledger,
+    tracker: InFlightTracker,
     now_s: float,
 ) -> Dispatched | Refusal:
     """Choose among `endpoints` (the ready ones of the pool), and count the request on the best in the same step.
     `now_s` is on the clock of the scrapes."""
-    ledger.expect(now_s)
+    tracker.expect(now_s)
     ranking = scheduler.schedule(request, endpoints, now_s)
     if isinstance(ranking, Refusal):
         return ranking
@@ -90,7 +90,7 @@ def dispatch(
     queues = best.metrics is not None and best.metrics.queues
     work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), fresh)
     sequences = request.sequences
-    ticket = ledger.begin(best, fresh, request.output_tokens * sequences, work_tokens, now_s, request.model, sequences)
+    ticket = tracker.begin(best, fresh, request.output_tokens * sequences, work_tokens, now_s, request.model, sequences)
     sent = prefixes.sent(best, request.blocks) if request.blocks else None
     pace = best.pace.seconds_per_token
     # As if nothing were cached: what is comes from other clients' prompts, whose contents it would disclose.

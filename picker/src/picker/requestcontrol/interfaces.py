@@ -6,14 +6,14 @@ from typing import Protocol
 import msgspec
 
 from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ReadBody
+from picker.requestcontrol.request_body import ParsedBody
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):
     """A request that has been read, asking for an endpoint."""
 
     pool: str | None
-    body: ReadBody
+    body: ParsedBody
     subset: frozenset[str] | None
     objective: str | None = None
     """Name of an InferenceObjective in the pool's namespace, as the client gave it; it may not exist."""
@@ -54,15 +54,15 @@ class Assignment(Protocol):
         """The answer has begun, with this status where it is known."""
         ...
 
-    def end(self, *, unseen: bool = False) -> None:
-        """The request has left its endpoint. `unseen`: how its answer began was not asked for. May be called again."""
+    def end(self, *, not_sampled: bool = False) -> None:
+        """The request has left its endpoint. `not_sampled`: Envoy did not send the response headers. Idempotent."""
         ...
 
 
 class Desk(Protocol):
     """Who assigns endpoints."""
 
-    def sees_answer(self, pool: str | None) -> bool:
+    def wants_response_headers(self, pool: str | None) -> bool:
         """Whether the headers of the answer to a request that falls to `pool` are wanted; asked once for each, before
         its body is there."""
         ...
@@ -77,7 +77,7 @@ class Desk(Protocol):
         ...
 
 
-OnTurn = Callable[[Rejection | None], None]
+OnAdmitted = Callable[[Rejection | None], None]
 """Hears that a request's waiting is over: None, it is to be assigned now; else what it is answered instead."""
 
 
@@ -97,6 +97,6 @@ class Place(Protocol):
 class Queue(Protocol):
     """Where requests wait while there is no room for them."""
 
-    def join(self, wanted: Wanted, on_turn: OnTurn) -> Place | Rejection | None:
-        """None: assign it now. A place: `on_turn` is called once, later, unless it leaves before."""
+    def join(self, wanted: Wanted, on_admitted: OnAdmitted) -> Place | Rejection | None:
+        """None: assign it now. A place: `on_admitted` is called once, later, unless it leaves before."""
         ...

@@ -52,7 +52,7 @@ _string = msgspec.json.Decoder(str)
 _integer = msgspec.json.Decoder(int, strict=False)
 
 
-class ReadBody(msgspec.Struct, frozen=True, gc=False):
+class ParsedBody(msgspec.Struct, frozen=True, gc=False):
     """What a body says."""
 
     model: str | None
@@ -71,7 +71,7 @@ class ReadBody(msgspec.Struct, frozen=True, gc=False):
     """Where the model is in a form."""
 
 
-NO_BODY = ReadBody(model=None, prompt=b"", salt=b"", prompt_tokens=0, output_tokens=0)
+EMPTY_BODY = ParsedBody(model=None, prompt=b"", salt=b"", prompt_tokens=0, output_tokens=0)
 
 
 def must_name_model(path: str, content_type: str) -> bool:
@@ -94,16 +94,16 @@ def content_coding(content_encoding: str) -> str | None:
     return next((coding for coding in codings if coding not in ("", "identity")), None)
 
 
-def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool = False) -> ReadBody | Rejection:
+def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool = False) -> ParsedBody | Rejection:
     """Read what `api` reads of `body`. With `strict` what is not a JSON object with a string `model` is rejected;
     otherwise such a body is passed on unread, unless its content type `says_json` and it is none."""
     if not body:
-        return Rejection(400, Reason.BODY_MISSING, "The request has no body.") if strict else NO_BODY
+        return Rejection(400, Reason.BODY_MISSING, "The request has no body.") if strict else EMPTY_BODY
     try:
         fields = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not strict and (not says_json or isinstance(error, msgspec.ValidationError)):
-            return NO_BODY
+            return EMPTY_BODY
         return Rejection(400, Reason.BODY_NOT_JSON, f"The request body is not a JSON object: {error}.")
     model = _model(fields)
     if isinstance(model, Rejection):
@@ -113,13 +113,13 @@ def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool 
     return _counted(model, fields, api, body)
 
 
-def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> ReadBody | Rejection:
+def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> ParsedBody | Rejection:
     """The same of a form."""
     try:
         form = read_form(body, content_type)
     except FormUnreadable as problem:
         if not strict:
-            return NO_BODY
+            return EMPTY_BODY
         return Rejection(400, Reason.BODY_NOT_FORM, f"The request body is not a form that can be read: {problem}.")
     fields = _Fields()
     for name in ("model", *api.limits, *api.copies):
@@ -132,7 +132,7 @@ def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> Re
         if strict:
             return model
         model = None
-    return ReadBody(
+    return ParsedBody(
         model=model,
         prompt=b"",
         salt=b"",
@@ -143,14 +143,14 @@ def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> Re
     )
 
 
-def rename(read: ReadBody, body: bytes, model: str) -> bytes:
+def rename(read: ParsedBody, body: bytes, model: str) -> bytes:
     """`body`, of which `read` says what it says, with another model's name."""
     if read.model_span is not None:
         return with_value(body, read.model_span, model)
     return rename_request(body, read.model or "", model)
 
 
-def _counted(model: str | None, fields: _Fields, api: Api, body: bytes) -> ReadBody:
+def _counted(model: str | None, fields: _Fields, api: Api, body: bytes) -> ParsedBody:
     for name, chosen in api.choices:
         if _present(getattr(fields, name)):
             api = chosen
@@ -172,7 +172,7 @@ def _counted(model: str | None, fields: _Fields, api: Api, body: bytes) -> ReadB
     limits = fields if api.inner is None else _inner(getattr(fields, api.inner))
     if (copies := _copies(limits, api)) > 1:
         count = min(MAX_SEQUENCES, count * copies)
-    return ReadBody(
+    return ParsedBody(
         model=model,
         prompt=parts[0] if len(parts) == 1 else b"".join(parts),
         salt=bytes(salt) if salt else b"",

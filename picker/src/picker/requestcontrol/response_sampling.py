@@ -6,16 +6,16 @@ uses them, and of one request in a few besides: that is how failures come to be 
 from collections.abc import Callable
 from random import Random
 
-SEEN_SHARE = 1 / 8
+SAMPLED_SHARE = 1 / 8
 """Of the answers of a pool without trouble. A server whose answers all fail is known after eight of them on average,
 and looking costs an eighth of what it would for all."""
 
-TROUBLED_S = 30.0
+SAMPLE_ALL_AFTER_ERROR_S = 30.0
 """All answers are seen for this long after an error, a client's own included, or one from another server than the
 picked one: so errors that go on are counted each, and a server's share of failures is that of now."""
 
 
-class AnswersSeen:
+class ResponseHeaderSampler:
     """Says for each request whether its answer's headers are wanted, before more of it is known than its pool."""
 
     def __init__(self, clock: Callable[[], float], rng: Random, *, every: bool) -> None:
@@ -31,7 +31,7 @@ class AnswersSeen:
         self._renaming = pools
 
     def wanted(self, pool: str) -> bool:
-        if self._every or pool in self._renaming or self._rng.random() < SEEN_SHARE:
+        if self._every or pool in self._renaming or self._rng.random() < SAMPLED_SHARE:
             return True
         until_s = self._until_s.get(pool)
         if until_s is None:
@@ -43,4 +43,4 @@ class AnswersSeen:
 
     def trouble(self, pool: str) -> None:
         """An answer in `pool` was none to be content with."""
-        self._until_s[pool] = self._clock() + TROUBLED_S
+        self._until_s[pool] = self._clock() + SAMPLE_ALL_AFTER_ERROR_S

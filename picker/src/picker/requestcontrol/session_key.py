@@ -13,7 +13,7 @@ _BETWEEN = b" \t\r\n,{}]"
 """May stand between the end of a message's content and the next one, or the prompt's end."""
 
 
-def conversation(prompt: bytes, seed: bytes) -> tuple[int | None, bool]:
+def session_key(prompt: bytes, seed: bytes) -> tuple[int | None, bool]:
     """A hash of `seed` and of `prompt` through its first user message, equal in all turns of a conversation. And
     whether it is a later turn than the first: an answer of the assistant's begins within `LOOKED_AT_BYTES`.
     The hash is None for what is no chat, and for first turns longer than that. Where clients write a message's content

@@ -20,7 +20,7 @@ import structlog
 
 from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
+from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.requestcontrol.director import BLOCK_BYTES, Assigned
 from picker.requestcontrol.interfaces import Wanted
 
@@ -55,7 +55,7 @@ MAX_SILENT = 1000
 """Servers remembered as not answering, so that each is logged once."""
 
 
-class AnswerUnusable(Exception):
+class UnusableResponse(Exception):
     """An answer of `/tokenize` that is too long, or has a content coding; the message says which."""
 
 
@@ -68,7 +68,7 @@ class _Prompt(msgspec.Struct, frozen=True):
     """One to ask for."""
 
     endpoint: Endpoint
-    prefixes: PrecisePrefixIndex
+    prefixes: KvEventIndex
     blocks: tuple[int, ...]
     text_bytes: int
     """Of the text that the blocks are cut from."""
@@ -81,7 +81,7 @@ class _Prompt(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(_Tokenized)
 
 
-class PromptTokens:
+class TokenizeClient:
     """Tell it of every prompt that is `repeated`; `run` it as long as the picker runs."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -97,7 +97,7 @@ class PromptTokens:
         """`wanted` is on its way, and its beginning has come before."""
         dispatched, body = assigned.dispatched, wanted.body
         sent, prefixes = dispatched.sent, assigned.pool.prefixes
-        if sent is None or sent.unnamed is None or not isinstance(prefixes, PrecisePrefixIndex):
+        if sent is None or sent.unnamed is None or not isinstance(prefixes, KvEventIndex):
             return
         if sent.unnamed in self._remembered or wanted.path.partition("?")[0] not in PATHS or body.salt:
             return
@@ -152,7 +152,7 @@ class PromptTokens:
             found = _decoder.decode(answer)
             ends = _ends(len(prompt.blocks), prompt.text_bytes, found)
             named = prompt.prefixes.learn(prompt.endpoint, prompt.blocks, ends, found.tokens, prompt.model)
-        except (httpx.HTTPError, TimeoutError, AnswerUnusable, msgspec.DecodeError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, UnusableResponse, msgspec.DecodeError, ValueError) as error:
             if address not in self._silent:
                 if len(self._silent) >= MAX_SILENT:
                     self._silent.clear()
@@ -175,12 +175,12 @@ async def _answer(client: httpx.AsyncClient, url: str, prompt: _Prompt) -> bytes
     async with client.stream("POST", url, content=question, headers=headers) as response:
         response.raise_for_status()
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise AnswerUnusable("the answer has a content coding, which was not asked for")
+            raise UnusableResponse("the answer has a content coding, which was not asked for")
         answer = bytearray()
         async for piece in response.aiter_bytes():
             answer += piece
             if len(answer) > limit:
-                raise AnswerUnusable(f"the answer has more than {limit} bytes")
+                raise UnusableResponse(f"the answer has more than {limit} bytes")
     return bytes(answer)
 
 

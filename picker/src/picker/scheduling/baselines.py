@@ -9,7 +9,9 @@ from picker.scheduling.request import InferenceRequest
 class RandomChoice:
     """Any endpoint: the scheduler draws among equals."""
 
-    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+    def required_candidates(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
+    ) -> Sequence[Endpoint] | None:
         return ()
 
     def costs(
@@ -17,7 +19,7 @@ class RandomChoice:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None,
+        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         return [0.0] * len(endpoints)
@@ -29,7 +31,9 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turn = 0
 
-    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+    def required_candidates(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
+    ) -> Sequence[Endpoint] | None:
         return None
 
     def costs(
@@ -37,7 +41,7 @@ class RoundRobin:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None,
+        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         count = len(endpoints)
@@ -49,7 +53,9 @@ class RoundRobin:
 class LeastRequest:
     """The endpoint with the fewest requests in flight from this picker."""
 
-    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+    def required_candidates(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
+    ) -> Sequence[Endpoint] | None:
         return None
 
     def costs(
@@ -57,7 +63,7 @@ class LeastRequest:
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None,
+        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         return [float(endpoint.in_flight.requests) for endpoint in endpoints]

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.terms.affinity import Sharing
-from picker.scheduling.terms.kv_cache import Held, pressure
+from picker.scheduling.terms.affinity import CrossPickerAffinity
+from picker.scheduling.terms.kv_cache import KvDemand, pressure
 from picker.scheduling.terms.lora import LoraAffinity
 from picker.scheduling.terms.prefill import (
     FAILING,
@@ -50,7 +50,7 @@ HANDICAPS_KEPT_S = 0.02
 changes little. It saves work where requests come by the thousand, and is fresh where they do not."""
 
 
-class Handicap(NamedTuple):
+class EndpointTerms(NamedTuple):
     """What makes an endpoint dearer than its work."""
 
     factor: float
@@ -67,7 +67,7 @@ class Handicap(NamedTuple):
     """Of a prompt, what it costs for each request in the queue: the less, the older the scrape is."""
 
 
-class LeastWork:
+class PredictedCost:
     """Cost = (work ahead of the first token + what the request costs those that wait and run there)
     x pressure x slowness^2.5 x failures.
 
@@ -79,30 +79,30 @@ class LeastWork:
     """Times its tokens that a prompt costs as far as it is not cached."""
 
     def __init__(self) -> None:
-        self._sharing = Sharing()
+        self._sharing = CrossPickerAffinity()
         self._lora = LoraAffinity()
-        self._handicaps: dict[Endpoint, Handicap] = {}
+        self._handicaps: dict[Endpoint, EndpointTerms] = {}
         self._handicaps_until_s = -inf
         self._fleet_s_per_token: float | None = None
-        self._held = Held()
+        self._held = KvDemand()
 
-    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        home = self._sharing.home(request, endpoints)
-        return () if home is None else (home,)
+    def required_candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        preferred_endpoint = self._sharing.preferred_endpoint(request, endpoints)
+        return () if preferred_endpoint is None else (preferred_endpoint,)
 
     def costs(
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None,
+        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         running = requests_at(endpoints)
         tokens = request.prompt_tokens
         fresh: Sequence[float]
-        if notable:
-            fresh = self._sharing.fresh_tokens(request, endpoints, cached_tokens, notable[0])
+        if required_candidates:
+            fresh = self._sharing.uncached_tokens(request, endpoints, cached_tokens, required_candidates[0])
         else:
             fresh = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
         if self.miss != 1.0:
@@ -113,7 +113,7 @@ class LeastWork:
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
-        fresh_tokens: Sequence[float],
+        uncached_tokens: Sequence[float],
         running: Sequence[int],
         now_s: float,
     ) -> Sequence[float]:
@@ -122,29 +122,29 @@ class LeastWork:
             self._handicaps.clear()
             self._handicaps_until_s = now_s + HANDICAPS_KEPT_S
             self._fleet_s_per_token = fleet_pace(endpoints, now_s)
-            self._held.look(endpoints, now_s)
-            self._sharing.look(endpoints, running)
-            self._lora.look(endpoints, now_s)
+            self._held.observe(endpoints, now_s)
+            self._sharing.observe(endpoints, running)
+            self._lora.observe(endpoints, now_s)
             for endpoint in endpoints:
                 endpoint.fade_failures(now_s)
         handicap_of = self._handicaps.get
         costs: list[float] = []
         # Written out rather than called: this loop is most of what a decision takes. `load.work_ahead` is the same.
-        for endpoint, fresh, count in zip(endpoints, fresh_tokens, running, strict=True):
+        for endpoint, fresh, count in zip(endpoints, uncached_tokens, running, strict=True):
             ahead = (
                 STEP_TOKENS
                 + SEQUENCE_TOKENS * count
                 + endpoint.in_flight.prefill_tokens
-                + endpoint.others_prefill_tokens
+                + endpoint.foreign_prefill_tokens
                 + fresh
             )
             factor, shared, share, queue, next_step, queued_share = handicap_of(endpoint) or self._handicap(
                 endpoint, now_s
             )
-            others = count * (shared + share * fresh)
+            foreign_requests = count * (shared + share * fresh)
             if queue and (queued := (queue + 1) * fresh) > next_step:
-                others += queued_share * (queued - next_step)
-            costs.append((ahead + others) * factor * (1.0 + FAILING * endpoint.failing))
+                foreign_requests += queued_share * (queued - next_step)
+            costs.append((ahead + foreign_requests) * factor * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
@@ -153,7 +153,7 @@ class LeastWork:
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
-    def _handicap(self, endpoint: Endpoint, now_s: float) -> Handicap:
+    def _handicap(self, endpoint: Endpoint, now_s: float) -> EndpointTerms:
         metrics, missing = endpoint.metrics, endpoint.credibility.missing
         if metrics is not None and missing:
             metrics = self._held.with_missing(metrics, missing, requests_there(endpoint))
@@ -169,12 +169,12 @@ class LeastWork:
             queue = metrics.queue_depth
             queued_share = QUEUED_SHARE / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
         if self._fleet_s_per_token is not None:
-            slowness = endpoint.pace.against(self._fleet_s_per_token, now_s)
+            slowness = endpoint.pace.slowdown_vs(self._fleet_s_per_token, now_s)
             if missing and slowness < 1.0:
                 # Its times are no more believed than its load.
                 slowness = 1.0
             factor *= slowness**SLOWNESS_POWER
-        handicap = self._handicaps[endpoint] = Handicap(
+        handicap = self._handicaps[endpoint] = EndpointTerms(
             factor,
             SLOWED_TOKENS + room * self._held.answer_tokens,
             INTERRUPTED_SHARE + room,

@@ -1,9 +1,9 @@
 """PREFIX_CACHE: where the prompt's beginning is cached, as far as the load allows."""
 
-from picker.scheduling.cost import LeastWork
+from picker.scheduling.cost import PredictedCost
 
 
-class PrefixAffinity(LeastWork):
+class PrefixCacheCost(PredictedCost):
     """DEFAULT's cost, with misses dearer."""
 
     miss = 1.2

@@ -9,7 +9,7 @@ from picker.resources.inference import Criticality
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class SaturationLimit:
     """An endpoint has room for requests of a criticality below both."""
 
     wait_s: float
@@ -17,12 +17,12 @@ class Room:
     kv_cache_usage: float
 
 
-ROOM: Mapping[Criticality, Room] = {
+SATURATION_LIMITS: Mapping[Criticality, SaturationLimit] = {
     # Where requests wait, one more delays all that matter more, and a server whose cache is this full soon lets them
     # wait: what runs there still grows.
-    Criticality.SHEDDABLE: Room(wait_s=0.3, kv_cache_usage=0.8),
+    Criticality.SHEDDABLE: SaturationLimit(wait_s=0.3, kv_cache_usage=0.8),
     # A minute: what is asked by people is asked in vain by then. A benchmark that overloads a fleet waits less.
-    Criticality.STANDARD: Room(wait_s=60.0, kv_cache_usage=inf),
+    Criticality.STANDARD: SaturationLimit(wait_s=60.0, kv_cache_usage=inf),
 }
 """Critical is never turned away while an endpoint is ready."""
 
@@ -37,23 +37,23 @@ def predicted_wait_s(endpoint: Endpoint, now_s: float) -> float:
     wait_s = endpoint.in_flight.prefill_tokens * pace if pace is not None else 0.0
     metrics = endpoint.metrics
     if metrics is not None and metrics.queue_depth and now_s - metrics.scraped_at_s <= STALE_AFTER_S:
-        sent_since = max(0, endpoint.in_flight.requests - metrics.in_flight_then)
+        sent_since = max(0, endpoint.in_flight.requests - metrics.in_flight_at_scrape)
         wait_s = max(wait_s, (metrics.queue_depth + sent_since) * endpoint.drain.interval_s)
     return wait_s
 
 
 def shed(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
     """Whether no endpoint has room for a request of this criticality."""
-    room = ROOM.get(criticality)
+    room = SATURATION_LIMITS.get(criticality)
     if room is None:
         return False
     for endpoint in endpoints:  # noqa: SIM110 - a generator costs more than the look at the first endpoint
-        if has_room(room, endpoint, now_s):
+        if has_capacity(room, endpoint, now_s):
             return False
     return True
 
 
-def has_room(room: Room, endpoint: Endpoint, now_s: float) -> bool:
+def has_capacity(room: SaturationLimit, endpoint: Endpoint, now_s: float) -> bool:
     """Whether `endpoint` has this much; one of which nothing is known has."""
     if predicted_wait_s(endpoint, now_s) > room.wait_s:
         return False

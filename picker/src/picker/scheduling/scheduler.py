@@ -44,27 +44,29 @@ class Scheduler:
                 Refused.SATURATED,
                 f"All model servers are busy and the request is {request.criticality}. Try again later.",
             )
-        notable = self._strategy.notable(request, endpoints)
-        endpoints = self._candidates(request, endpoints, notable)
+        required_candidates = self._strategy.required_candidates(request, endpoints)
+        endpoints = self._candidates(request, endpoints, required_candidates)
         cached = self._cached_tokens(request, endpoints)
-        return self._ranked(self._strategy.costs(request, endpoints, cached, notable, now_s), endpoints, cached)
+        return self._ranked(
+            self._strategy.costs(request, endpoints, cached, required_candidates, now_s), endpoints, cached
+        )
 
     def _candidates(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], notable: Sequence[Endpoint] | None
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], required_candidates: Sequence[Endpoint] | None
     ) -> Sequence[Endpoint]:
         """All endpoints of a small pool. Of a large one a sample, those that hold most of the prompt, and those that
         the strategy must see: the best of some thirty drawn at random is hardly worse than the best of all, and looking
         at all would take longer than a request should wait for its pick."""
         count = len(endpoints)
-        if count <= ALL_LOOKED_AT or notable is None:
+        if count <= ALL_LOOKED_AT or required_candidates is None:
             return endpoints
         start, stride = int(self._rng.random() * count), 1 + int(self._rng.random() * (count // SAMPLED))
         sampled = [endpoints[(start + index * stride) % count] for index in range(SAMPLED)]
-        drawn = [endpoint for endpoint in sampled if endpoint.refused_since_s is None]
+        drawn = [endpoint for endpoint in sampled if endpoint.unreachable_since_s is None]
         if not drawn:
             return endpoints
         holders = allowed(self._prefixes.holders(request.blocks, MOST_HOLDERS), request.subset)
-        return list(dict.fromkeys([*drawn, *holders, *notable]))
+        return list(dict.fromkeys([*drawn, *holders, *required_candidates]))
 
     def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:
         """For each endpoint the prompt tokens it is thought to have cached: the matched share of the prompt's
@@ -89,7 +91,7 @@ class Scheduler:
         order = sorted(order, key=costs.__getitem__)
         best = order[: 1 + FALLBACKS]
         # A list, for a generator costs more than the look at all four.
-        if [index for index in best if endpoints[index].refused_since_s is not None]:
-            order.sort(key=lambda index: endpoints[index].refused_since_s is not None)
+        if [index for index in best if endpoints[index].unreachable_since_s is not None]:
+            order.sort(key=lambda index: endpoints[index].unreachable_since_s is not None)
             best = order[: 1 + FALLBACKS]
         return Ranking(tuple([endpoints[index] for index in best]), cached[best[0]], endpoints, costs, cached)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.baselines import LeastRequest, RandomChoice, RoundRobin
-from picker.scheduling.cost import LeastWork
-from picker.scheduling.prefix_cache import PrefixAffinity
+from picker.scheduling.cost import PredictedCost
+from picker.scheduling.prefix_cache import PrefixCacheCost
 from picker.scheduling.strategy import Strategy
 
 STRATEGIES: Mapping[RoutingStrategy, Callable[[], Strategy]] = {
-    RoutingStrategy.DEFAULT: LeastWork,
-    RoutingStrategy.PREFIX_CACHE: PrefixAffinity,
+    RoutingStrategy.DEFAULT: PredictedCost,
+    RoutingStrategy.PREFIX_CACHE: PrefixCacheCost,
     RoutingStrategy.LEAST_REQUEST: LeastRequest,
     RoutingStrategy.ROUND_ROBIN: RoundRobin,
     RoutingStrategy.RANDOM: RandomChoice,

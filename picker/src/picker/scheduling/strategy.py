@@ -10,7 +10,9 @@ from picker.scheduling.request import InferenceRequest
 class Strategy(Protocol):
     """One way to choose among endpoints. May remember its own choices, nothing else."""
 
-    def notable(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint] | None:
+    def required_candidates(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
+    ) -> Sequence[Endpoint] | None:
         """Endpoints of the whole pool that must be looked at when there are too many to look at all; None: all must."""
         ...
 
@@ -19,12 +21,12 @@ class Strategy(Protocol):
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        notable: Sequence[Endpoint] | None,
+        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         """What `request` would cost on each of `endpoints`; the lowest is best, equal ones are drawn by lot.
 
         `cached_tokens[i]` prompt tokens are thought to be in the prefix cache of `endpoints[i]`. `endpoints` is never
-        empty; `notable` is what the method of that name said; `now_s` is on the clock of the scrapes.
+        empty; `required_candidates` is what the method of that name said; `now_s` is on the clock of the scrapes.
         """
         ...

@@ -18,7 +18,7 @@ from picker.resources.parse import KINDS, typed
 from picker.resources.problems import field_path, sentence
 from picker.resources.wire import Object
 from picker.sources.diff import changes
-from picker.sources.informer import LIST_S, Copy, Json, Resource, resource
+from picker.sources.informer import LIST_S, Informer, Json, Resource, resource
 from picker.sources.inventory import Inventory, ModelServer
 
 INFERENCE_KINDS = ("InferencePool", "InferenceModel", "InferenceObjective", "InferenceModelRewrite")
@@ -33,7 +33,7 @@ MAX_LOGGED = 10
 log = structlog.get_logger(__name__)
 
 
-class KubernetesSource:
+class ClusterSource:
     """See `inventory.Source`. An object that the API server accepted and that is wrong nevertheless keeps what it last
     said rightly."""
 
@@ -51,9 +51,9 @@ class KubernetesSource:
             for kind in INFERENCE_KINDS
             for api_version, wire in KINDS.get(kind, {}).items()
         ]
-        self._objects = [Copy(client, kind, reader.keep, namespace) for kind, reader in self._readers]
+        self._objects = [Informer(client, kind, reader.keep, namespace) for kind, reader in self._readers]
         self._serves = serves
-        self._pods: dict[str, tuple[Copy[ModelServer], asyncio.Task[None]]] = {}
+        self._pods: dict[str, tuple[Informer[ModelServer], asyncio.Task[None]]] = {}
         """By namespace: one watch for all its pools."""
 
     @property
@@ -96,10 +96,10 @@ class KubernetesSource:
         for gone in self._pods.keys() - namespaces:
             self._pods.pop(gone)[1].cancel()
         for namespace in namespaces - self._pods.keys():
-            copy = Copy(self._client, POD, ready_server, namespace)
+            copy = Informer(self._client, POD, ready_server, namespace)
             self._pods[namespace] = copy, self._following(copy)
 
-    def _following(self, copy: Copy[Any]) -> asyncio.Task[None]:
+    def _following(self, copy: Informer[Any]) -> asyncio.Task[None]:
         """Follows for ever; a failure that nobody has thought of ends the source, rather than leave it half deaf."""
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -188,4 +188,4 @@ def _group_and_version(api_version: str) -> tuple[str, str]:
     return group, version
 
 
-__all__ = ["INFERENCE_KINDS", "POD", "KubernetesSource", "ObjectReader", "ready_server"]
+__all__ = ["INFERENCE_KINDS", "POD", "ClusterSource", "ObjectReader", "ready_server"]

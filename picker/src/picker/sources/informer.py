@@ -67,7 +67,7 @@ class UnreadableAnswer(Exception):
     """The API server, or what is in front of it, answered something that its API does not have."""
 
 
-class Copy(Generic[Kept]):
+class Informer(Generic[Kept]):
     """The objects of one kind in one namespace (or all, `*`), as far as labels or a name select them, by name.
 
     `keep` returns what is kept of an object. It gets what was kept of its predecessor, too; None discards the object.
@@ -301,7 +301,7 @@ __all__ = [
     "RETRY_MAX_S",
     "UNREADABLE",
     "Backoff",
-    "Copy",
+    "Informer",
     "Json",
     "Resource",
     "kubernetes_client",

@@ -9,7 +9,7 @@ from envoy.extensions.resource_monitors.downstream_connections.v3 import downstr
 from google.protobuf import struct_pb2
 
 from picker.xds.config_source import file_source
-from picker.xds.protobuf import address, packed
+from picker.xds.protobuf import address, pack_any
 
 BOOTSTRAP_FILE, CLUSTERS_FILE, LISTENERS_FILE = "bootstrap.json", "clusters.json", "listeners.json"
 
@@ -45,7 +45,7 @@ def bootstrap(admin_ip: str, admin_port: int, folder: Path) -> bootstrap_pb2.Boo
         overload_manager=overload_pb2.OverloadManager(
             resource_monitors=[
                 overload_pb2.ResourceMonitor(
-                    name="envoy.resource_monitors.global_downstream_max_connections", typed_config=packed(connections)
+                    name="envoy.resource_monitors.global_downstream_max_connections", typed_config=pack_any(connections)
                 )
             ]
         ),

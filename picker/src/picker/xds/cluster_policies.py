@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from xds.type.v3 import typed_struct_pb2
 
-from picker.xds.protobuf import duration, packed, uint32
+from picker.xds.protobuf import duration, pack_any, uint32
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -90,7 +90,7 @@ def _take_protocol(made: cluster_pb2.Cluster, rule: cluster_pb2.Cluster) -> None
     for name in ("http_protocol_options", "http2_protocol_options"):
         if ours.explicit_http_config.HasField(name) and theirs.explicit_http_config.HasField(name):
             getattr(ours.explicit_http_config, name).MergeFrom(getattr(theirs.explicit_http_config, name))
-    made.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(ours))
+    made.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack_any(ours))
 
 
 def _take_fallback(made: cluster_pb2.Cluster, rule: cluster_pb2.Cluster) -> None:
@@ -101,7 +101,7 @@ def _take_fallback(made: cluster_pb2.Cluster, rule: cluster_pb2.Cluster) -> None
     fallback = str(named.value["fallback_policy"])
     if not theirs.policies or "policies.subset" in fallback:
         return
-    if theirs.policies[0].typed_extension_config.typed_config == packed(least_request_pb2.LeastRequest()):
+    if theirs.policies[0].typed_extension_config.typed_config == pack_any(least_request_pb2.LeastRequest()):
         return
     named.value.update({"fallback_policy": MessageToDict(theirs, preserving_proto_field_name=True)})
-    ours.typed_extension_config.typed_config.CopyFrom(packed(named))
+    ours.typed_extension_config.typed_config.CopyFrom(pack_any(named))

@@ -20,7 +20,7 @@ from picker.xds.config_source import grpc_source
 from picker.xds.picker_ref import PickerName
 from picker.xds.picker_tls import unverified_socket
 from picker.xds.policies import NO_TIMEOUTS, ConnectionTimeouts
-from picker.xds.protobuf import address, duration, packed, uint32
+from picker.xds.protobuf import address, duration, pack_any, uint32
 
 MAX_CONCURRENT = 40_000
 """Requests, connections and retries at once. Envoy's default of 1,024 (3 for retries) is what users run into first:
@@ -91,8 +91,8 @@ def pool_cluster(
         ),
         connect_timeout=duration(timeouts.connect_s or POOL_CONNECT_TIMEOUT_S),
         load_balancing_policy=_policy("override_host", _picked_endpoint(fallback)),
-        circuit_breakers=_roomy(),
-        typed_extension_protocol_options={HTTP_OPTIONS: packed(_pool_protocol(pool.app_protocol, timeouts))},
+        circuit_breakers=_high_circuit_breakers(),
+        typed_extension_protocol_options={HTTP_OPTIONS: pack_any(_pool_protocol(pool.app_protocol, timeouts))},
         upstream_connection_options=_tcp_keepalive(),
     )
     if fails_open:
@@ -119,7 +119,7 @@ def service_cluster(
             common_http_protocol_options=_common(timeouts.idle_s, timeouts.max_duration_s),
             explicit_http_config=_explicit(AppProtocol.HTTP),
         )
-        cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))
+        cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(pack_any(options))
     return cluster
 
 
@@ -164,8 +164,8 @@ def _asked_by_grpc(name: str) -> cluster_pb2.Cluster:
     return cluster_pb2.Cluster(
         name=name,
         connect_timeout=duration(PICKER_CONNECT_TIMEOUT_S),
-        circuit_breakers=_roomy(),
-        typed_extension_protocol_options={HTTP_OPTIONS: packed(options)},
+        circuit_breakers=_high_circuit_breakers(),
+        typed_extension_protocol_options={HTTP_OPTIONS: pack_any(options)},
     )
 
 
@@ -175,7 +175,7 @@ def _lb_key(key: str) -> metadata_pb2.MetadataKey:
 
 def _policy(name: str, config: Message) -> cluster_pb2.LoadBalancingPolicy:
     typed = extension_pb2.TypedExtensionConfig(
-        name=f"envoy.load_balancing_policies.{name}", typed_config=packed(config)
+        name=f"envoy.load_balancing_policies.{name}", typed_config=pack_any(config)
     )
     return cluster_pb2.LoadBalancingPolicy(
         policies=[cluster_pb2.LoadBalancingPolicy.Policy(typed_extension_config=typed)]
@@ -189,7 +189,7 @@ def _picked_endpoint(fallback: cluster_pb2.LoadBalancingPolicy) -> typed_struct_
         override_host_sources=[override_host_pb2.OverrideHost.OverrideHostSource(metadata=_lb_key(DESTINATION))],
         fallback_policy=fallback,
     )
-    named = typed_struct_pb2.TypedStruct(type_url=packed(override).type_url)
+    named = typed_struct_pb2.TypedStruct(type_url=pack_any(override).type_url)
     named.value.update(
         {
             **MessageToDict(override, preserving_proto_field_name=True),
@@ -215,7 +215,7 @@ def _no_endpoint() -> cluster_pb2.LoadBalancingPolicy:
     )
 
 
-def _roomy() -> circuit_breaker_pb2.CircuitBreakers:
+def _high_circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
     most = uint32(MAX_CONCURRENT)
     return circuit_breaker_pb2.CircuitBreakers(
         thresholds=[

@@ -10,11 +10,11 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from picker.bounded_text import shorten
-from picker.endpoints.datastore import Endpoints, MembershipChange
+from picker.endpoints.datastore import Datastore, MembershipChange
 from picker.xds.clusters import TLS_MARK
 from picker.xds.grpc_bounds import SERVER_BOUNDS
 from picker.xds.picker_ref import PickerName, Pickers
-from picker.xds.protobuf import address, packed
+from picker.xds.protobuf import address, pack_any
 
 SERVICE = "envoy.service.endpoint.v3.EndpointDiscoveryService"
 
@@ -61,13 +61,13 @@ def load_assignment(
     )
 
 
-class EndpointDiscovery:
+class EdsServer:
     """Answers each of Envoy's streams with what it asks for, and again whenever that changes.
 
     For a name that nothing has it says nothing: Envoy keeps what it knew. An empty answer would take the endpoints away
     from a cluster that is about to go, or whose pool this picker has yet to hear of."""
 
-    def __init__(self, endpoints: Endpoints, address: str, pickers: Pickers | None = None) -> None:
+    def __init__(self, endpoints: Datastore, address: str, pickers: Pickers | None = None) -> None:
         """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when it cannot be had."""
         self._endpoints = endpoints
         self._pickers = pickers
@@ -124,8 +124,8 @@ class EndpointDiscovery:
         return _Response(
             version_info=str(self._version),
             nonce=str(next(stream.nonces)),
-            type_url=packed(endpoint_pb2.ClusterLoadAssignment()).type_url,
-            resources=[packed(assignment) for assignment in known],
+            type_url=pack_any(endpoint_pb2.ClusterLoadAssignment()).type_url,
+            resources=[pack_any(assignment) for assignment in known],
         )
 
     def _assignment(self, name: str) -> endpoint_pb2.ClusterLoadAssignment | None:

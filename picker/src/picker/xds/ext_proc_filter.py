@@ -8,7 +8,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from picker.protocol import LB_NAMESPACE, POOL_METADATA, SUBSET_NAMESPACE
 from picker.resources.names import PoolName
-from picker.xds.protobuf import duration, packed
+from picker.xds.protobuf import duration, pack_any
 
 FILTER_NAME = "envoy.filters.http.ext_proc.inference_pool"
 """Not the filter's plain name: an Envoy Gateway may have ext_proc filters of its own in the same listener."""
@@ -60,7 +60,7 @@ def inference_filter(picker_cluster: str) -> hcm_pb2.HttpFilter:
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         stat_prefix="inference_pool",
     )
-    return hcm_pb2.HttpFilter(name=FILTER_NAME, disabled=True, typed_config=packed(processor))
+    return hcm_pb2.HttpFilter(name=FILTER_NAME, disabled=True, typed_config=pack_any(processor))
 
 
 def filter_for_pool(pool: PoolName, picker_cluster: str) -> ext_proc_pb2.ExtProcPerRoute:

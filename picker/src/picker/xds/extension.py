@@ -26,8 +26,8 @@ from picker.xds.clusters import followed_picker_cluster, pool_cluster
 from picker.xds.listeners import with_inference_filter
 from picker.xds.picker_ref import PickerName
 from picker.xds.picker_tls import PickerTls, transport_socket
-from picker.xds.pool_route import asking_picker
-from picker.xds.protobuf import packed
+from picker.xds.pool_route import with_ext_proc
+from picker.xds.protobuf import pack_any
 from picker.xds.route_configurations import (
     pickers_of,
     route_configurations,
@@ -51,7 +51,7 @@ _POOLS = "inference-gateway.pool-clusters"
 
 
 @dataclass(frozen=True, slots=True)
-class Joints:
+class ExtensionConfig:
     """Where the extension's parts are, for Envoy."""
 
     eds_target: str
@@ -70,7 +70,7 @@ class Extension:
     picker_tls: PickerTls | None = None
     """What the picker that asks for TLS is asked with; set before the first hook, and again after each renewal."""
 
-    def __init__(self, joints: Joints) -> None:
+    def __init__(self, joints: ExtensionConfig) -> None:
         self._joints = joints
         self._packed_clusters: dict[tuple[PoolName, PickerRef | None, AppProtocol], Any] = {}
         """By what they depend on."""
@@ -98,7 +98,7 @@ class Extension:
             picker = self.picker(pool)
             is_strange = picker is not None and picker.service in strangers
             name = str(picker) if picker is not None else _NO_PICKER
-            made = asking_picker(made, {cluster: pool.name}, name, self._joints.max_body_bytes, streamed=is_strange)
+            made = with_ext_proc(made, {cluster: pool.name}, name, self._joints.max_body_bytes, streamed=is_strange)
         return made
 
     def cluster(
@@ -150,7 +150,7 @@ class Extension:
         """Made once for all rules that lead to the pool: hundreds of them have to take no second."""
         looks = pool.name, pool.picker, pool.app_protocol
         if looks not in self._packed_clusters:
-            self._packed_clusters[looks] = packed(pool_cluster(pool, self._joints.eds_target))
+            self._packed_clusters[looks] = pack_any(pool_cluster(pool, self._joints.eds_target))
         return self._packed_clusters[looks]
 
     def picker(self, pool: InferencePool) -> PickerName | None:
@@ -192,4 +192,4 @@ def _with_pools(clusters: Iterable[cluster_pb2.Cluster]) -> dict[str, cluster_pb
     return made
 
 
-__all__ = ["NO_BACKEND_CLUSTER", "Extension", "Joints", "RuleBackend", "RuleName", "rule_of_route"]
+__all__ = ["NO_BACKEND_CLUSTER", "Extension", "ExtensionConfig", "RuleBackend", "RuleName", "rule_of_route"]

@@ -117,7 +117,7 @@ class ExtensionServer:
         """The pickers of other makes. Aborts `call` where one is not known yet: Envoy Gateway keeps what it has."""
         named = {picker.service for pool in pools if (picker := self._extension.picker(pool)) is not None}
         try:
-            return {service for service in named if not await self._pickers.is_ours(service)}
+            return {service for service in named if not await self._pickers.is_own_picker(service)}
         except PickerUnknown as error:
             log.warning("extension.picker_unknown", reason=str(error))
             await call.abort(grpc.StatusCode.UNAVAILABLE, str(error))

@@ -10,14 +10,14 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from picker.xds.bootstrap import CLUSTERS_FILE, LISTENERS_FILE, routes_file
-from picker.xds.protobuf import packed
+from picker.xds.protobuf import pack_any
 from picker.xds.translate import EnvoyConfig
 
 Versions = dict[str, str]
 """By the statistic `KIND.version_text` in which Envoy tells what it runs."""
 
 
-class DiscoveryFiles:
+class FileConfig:
     """Writes what has changed and nothing else: Envoy reads a file again whenever it is replaced."""
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class DiscoveryFiles:
         return {"listener_manager.lds": version}
 
     def _replace(self, name: str, resources: Sequence[Message]) -> str:
-        response = discovery_pb2.DiscoveryResponse(resources=[packed(resource) for resource in resources])
+        response = discovery_pb2.DiscoveryResponse(resources=[pack_any(resource) for resource in resources])
         # That of the content, so that equal configurations have one version.
         version = sha256(response.SerializeToString(deterministic=True)).hexdigest()[:12]
         response.version_info = version

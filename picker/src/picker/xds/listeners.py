@@ -7,7 +7,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from picker.xds.ext_proc_filter import FILTER_NAME, inference_filter
-from picker.xds.protobuf import address, duration, packed, uint32
+from picker.xds.protobuf import address, duration, pack_any, uint32
 
 ROUTER_NAME = "envoy.filters.http.router"
 HCM_NAME = "envoy.filters.network.http_connection_manager"
@@ -30,7 +30,7 @@ def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.Confi
         codec_type=_Hcm.AUTO,
         stat_prefix=name,
         rds=hcm_pb2.Rds(route_config_name=name, config_source=routes),
-        http_filters=[hcm_pb2.HttpFilter(name=ROUTER_NAME, typed_config=packed(router))],
+        http_filters=[hcm_pb2.HttpFilter(name=ROUTER_NAME, typed_config=pack_any(router))],
         # An answer's headers are its server's; what Envoy has to say of itself is in its statistics.
         server_header_transformation=_Hcm.PASS_THROUGH,
         use_remote_address=BoolValue(value=True),
@@ -47,7 +47,7 @@ def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.Confi
         # As Envoy Gateway allows it on every HTTPRoute: model servers speak it on /v1/realtime.
         upgrade_configs=[_Hcm.UpgradeConfig(upgrade_type="websocket")],
     )
-    filters = [listener_components_pb2.Filter(name=HCM_NAME, typed_config=packed(manager))]
+    filters = [listener_components_pb2.Filter(name=HCM_NAME, typed_config=pack_any(manager))]
     return listener_pb2.Listener(
         name=name,
         address=address(ip, port),
@@ -69,7 +69,7 @@ def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) 
             if each.typed_config.Is(_Hcm.DESCRIPTOR):
                 manager = _Hcm.FromString(each.typed_config.value)
                 _insert(manager, inference_filter(picker_cluster))
-                each.typed_config.CopyFrom(packed(manager))
+                each.typed_config.CopyFrom(pack_any(manager))
     return made
 
 

@@ -62,7 +62,7 @@ class Pickers(Protocol):
         """None of one that nothing is known of (yet)."""
         ...
 
-    async def is_ours(self, service: ObjectName) -> bool:
+    async def is_own_picker(self, service: ObjectName) -> bool:
         """Whether it is this project's picker, with which more is agreed than the protocol says. Raises
         PickerUnknown."""
         ...

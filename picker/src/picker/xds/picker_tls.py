@@ -8,7 +8,7 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
 
 from picker.resources.names import ObjectName
-from picker.xds.protobuf import packed
+from picker.xds.protobuf import pack_any
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +53,4 @@ def unverified_socket() -> base_pb2.TransportSocket:
 
 
 def _socket(context: tls_pb2.UpstreamTlsContext) -> base_pb2.TransportSocket:
-    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack_any(context))

@@ -11,7 +11,7 @@ from google.protobuf.any_pb2 import Any
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import FALLBACKS
 from picker.xds.ext_proc_filter import FILTER_NAME, filter_for_pool
-from picker.xds.protobuf import duration, packed, uint32
+from picker.xds.protobuf import duration, pack_any, uint32
 
 RETRY_ON = "connect-failure,refused-stream,reset"
 """The endpoint could not be reached, did not want the request, or went before its answer began. Never once an answer
@@ -41,7 +41,7 @@ SPARE_BODY_BYTES = 64 << 10
 """Buffered beyond the picker's limit, so that it is the picker that refuses a body a little too large, in words."""
 
 
-def asking_picker(
+def with_ext_proc(
     route: route_components_pb2.Route,
     pools: Mapping[str, PoolName],
     picker_cluster: str,
@@ -83,7 +83,7 @@ def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
         retry_host_predicate=[
             route_components_pb2.RetryPolicy.RetryHostPredicate(
                 name="envoy.retry_host_predicates.previous_hosts",
-                typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
+                typed_config=pack_any(previous_hosts_pb2.PreviousHostsPredicate()),
             )
         ],
         host_selection_retry_max_attempts=FALLBACKS,
@@ -99,4 +99,4 @@ def _override(pool: PoolName, picker_cluster: str, streamed: bool) -> Any:
     per_route = filter_for_pool(pool, picker_cluster)
     if streamed:
         per_route.overrides.processing_mode.CopyFrom(_STREAMED)
-    return packed(per_route)
+    return pack_any(per_route)

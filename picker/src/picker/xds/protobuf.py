@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt32Value, UInt64Value
 
 
-def packed(message: Message) -> Any:
+def pack_any(message: Message) -> Any:
     """`message` as an Any, the same bytes each time: Envoy replaces a listener whose bytes have changed."""
     packing = Any()
     packing.Pack(message, deterministic=True)

@@ -13,7 +13,7 @@ from picker.resources.names import ObjectName, PoolName
 from picker.resources.objects import Resources
 from picker.xds.clusters import pool_cluster_name, service_cluster_name
 from picker.xds.header_changes import change_request, change_response
-from picker.xds.pool_route import asking_picker, next_endpoint_policy
+from picker.xds.pool_route import next_endpoint_policy, with_ext_proc
 from picker.xds.protobuf import duration, uint32
 from picker.xds.route_matches import Precedence, age_rank, envoy_match, precedence
 
@@ -73,16 +73,16 @@ def routes(
             name = f"httproute/{http_route.name}/rule/{rule_index}/match/{match_index}"
             route = route_components_pb2.Route(name=name, match=envoy_match(match))
             _change_headers(route, rule.filters)
-            _lead_to(route, http_route, rule, backends)
+            _set_backends(route, http_route, rule, backends)
             if route.HasField("route"):
                 _limit_time(route.route, rule, policy, backends)
             pools = {each.cluster: each.pool for each in backends if each.pool is not None}
             rank: Rank = (precedence(match), age_rank(http_route), str(http_route.name), rule_index, match_index)
-            made.append(RankedRoute(rank, asking_picker(route, pools, picker_cluster, max_body_bytes), backends))
+            made.append(RankedRoute(rank, with_ext_proc(route, pools, picker_cluster, max_body_bytes), backends))
     return made
 
 
-def _lead_to(
+def _set_backends(
     route: route_components_pb2.Route, http_route: HTTPRoute, rule: RouteRule, backends: Sequence[Backend]
 ) -> None:
     """One cluster, weighted ones, or the answer that there is none: 500, as the Gateway API wants it."""

@@ -23,7 +23,7 @@ PICKER_CLUSTER = "inferencepool-picker"
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class TranslateOptions:
     """Where the parts are that the configuration joins."""
 
     listen_ip: str
@@ -63,7 +63,7 @@ def listener_name(gateway: Gateway, listener: Listener) -> str:
     return f"{gateway.name}/{listener.name}"
 
 
-def translate(resources: Resources, surroundings: Surroundings) -> EnvoyConfig:
+def translate(resources: Resources, surroundings: TranslateOptions) -> EnvoyConfig:
     """Everything that Envoy needs to serve `resources`. Listeners on one port are one to Envoy, named after the first
     of them, as long as their host names differ."""
     listeners: list[listener_pb2.Listener] = []
@@ -111,7 +111,7 @@ def _without_conflicts(
 
 
 def _attached(
-    gateway: Gateway, listener: Listener, resources: Resources, surroundings: Surroundings
+    gateway: Gateway, listener: Listener, resources: Resources, surroundings: TranslateOptions
 ) -> Iterable[_Attached]:
     for http_route in resources.http_routes:
         if not _is_parent(http_route, gateway, listener):
@@ -158,7 +158,7 @@ def _virtual_hosts(name: str, attached: Sequence[_Attached]) -> list[route_compo
 
 
 def _clusters(
-    attached: Iterable[_Attached], resources: Resources, surroundings: Surroundings
+    attached: Iterable[_Attached], resources: Resources, surroundings: TranslateOptions
 ) -> tuple[cluster_pb2.Cluster, ...]:
     """A cluster for each backend that some route leads to, and the picker's when a pool is among them."""
     policies: dict[Backend, list[PolicyTimeout]] = {}

@@ -22,7 +22,7 @@ from watched import Watched
 def admin_address(watched: Watched) -> Generator[str]:
     """Serves the pages of `watched`; its URL."""
     routes = pages(
-        lambda: pool_states(watched.pools, watched.desk.tallies, watched.now_s),
+        lambda: pool_states(watched.pools, watched.desk.counters, watched.now_s),
         lambda: reversed(watched.desk.decisions),
         watched.clock,
     )
@@ -61,7 +61,7 @@ def shown(now: Sample, before: Sample | None = None) -> str:
 
 
 def sample(watched: Watched, at_s: float = 0.0) -> Sample:
-    return Sample(at_s, list(pool_states(watched.pools, watched.desk.tallies, watched.now_s)))
+    return Sample(at_s, list(pool_states(watched.pools, watched.desk.counters, watched.now_s)))
 
 
 def test_top_once_prints_the_pools_their_counts_and_their_endpoints(capsys: pytest.CaptureFixture[str]) -> None:

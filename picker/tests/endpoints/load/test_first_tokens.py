@@ -5,97 +5,99 @@ from fleet import endpoint, scrape
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.in_flight import Ledger, Ticket
-from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.in_flight import InFlightTracker, Ticket
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 
-START = Progress(1000.0, 300.0, 1_500_000.0, 1_500_000.0, 500_000.0)
+START = PrefillCounters(1000.0, 300.0, 1_500_000.0, 1_500_000.0, 500_000.0)
 
 
-def server(ledger: Ledger) -> Endpoint:
+def server(tracker: InFlightTracker) -> Endpoint:
     """One that has been running for long, and was scraped at second 0."""
     only = endpoint(1, scraped=False)
-    ledger.scraped(only, ServerMetrics(0, 0, 0.0, progress=START))
+    tracker.scraped(only, ServerMetrics(0, 0, 0.0, progress=START))
     return only
 
 
-def sent(ledger: Ledger, where: Endpoint, *at_s: float, tokens: int = 1000, work: float = 0.0) -> list[Ticket]:
-    return [ledger.begin(where, tokens, 100, work, each) for each in at_s]
+def sent(
+    tracker: InFlightTracker, where: Endpoint, *at_s: float, tokens: int = 1000, work: float = 0.0
+) -> list[Ticket]:
+    return [tracker.begin(where, tokens, 100, work, each) for each in at_s]
 
 
 def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> None:
-    ledger = Ledger()
-    only = server(ledger)
+    tracker = InFlightTracker()
+    only = server(tracker)
     for number, at_s in enumerate((0.1, 0.2, 0.3)):
-        ledger.begin(only, 10**number, 100, now_s=at_s)
-    scrape(ledger, only, 1.0, first_tokens=2, seconds=0.4)
+        tracker.begin(only, 10**number, 100, now_s=at_s)
+    scrape(tracker, only, 1.0, first_tokens=2, seconds=0.4)
     assert (only.in_flight.prefill_tokens, only.in_flight.requests) == (100, 3)
-    scrape(ledger, only, 2.0)
+    scrape(tracker, only, 2.0)
     assert only.in_flight.prefill_tokens == 100
 
 
 def test_a_request_of_several_sequences_takes_as_many_first_tokens() -> None:
-    ledger = Ledger()
-    only = server(ledger)
-    ledger.begin(only, 1000, 400, now_s=0.1, sequences=4)
-    sent(ledger, only, 0.2, 0.3)
-    scrape(ledger, only, 1.0, first_tokens=5, seconds=1.0)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    tracker.begin(only, 1000, 400, now_s=0.1, sequences=4)
+    sent(tracker, only, 0.2, 0.3)
+    scrape(tracker, only, 1.0, first_tokens=5, seconds=1.0)
     assert only.in_flight.prefill_tokens == 1000
 
 
 def test_a_fully_cached_prompt_has_a_first_token_too() -> None:
     """It is counted like any other, so it takes its turn."""
-    ledger = Ledger()
-    only = server(ledger)
-    sent(ledger, only, 0.1, tokens=0)
-    sent(ledger, only, 0.2)
-    scrape(ledger, only, 1.0, first_tokens=1, seconds=0.1)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    sent(tracker, only, 0.1, tokens=0)
+    sent(tracker, only, 0.2)
+    scrape(tracker, only, 1.0, first_tokens=1, seconds=0.1)
     assert only.in_flight.prefill_tokens == 1000
 
 
 def test_what_generates_nothing_has_no_first_token() -> None:
     """An embedding weighs until its end, and takes no other's turn."""
-    ledger = Ledger()
-    only = server(ledger)
-    ledger.begin(only, 70, 0, now_s=0.1)
-    sent(ledger, only, 0.2)
-    scrape(ledger, only, 1.0, first_tokens=1, seconds=0.1)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    tracker.begin(only, 70, 0, now_s=0.1)
+    sent(tracker, only, 0.2)
+    scrape(tracker, only, 1.0, first_tokens=1, seconds=0.1)
     assert only.in_flight.prefill_tokens == 70
 
 
 @pytest.mark.parametrize(("answered", "left"), [(True, 1000), (False, 0)])
 def test_the_first_token_of_an_answer_that_ended_between_two_scrapes_is_its_own(answered: bool, left: int) -> None:
     """A client that left before there was an answer leaves none behind."""
-    ledger = Ledger()
-    only = server(ledger)
-    first, _ = sent(ledger, only, 0.1, 0.2)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    first, _ = sent(tracker, only, 0.1, 0.2)
     if answered:
         first.answered(failed=False)
     first.end(0.5)
-    scrape(ledger, only, 1.0, first_tokens=1, seconds=0.1)
+    scrape(tracker, only, 1.0, first_tokens=1, seconds=0.1)
     assert only.in_flight.prefill_tokens == left
 
 
 def test_a_server_that_started_anew_has_computed_nothing_of_what_is_awaited() -> None:
     """And nothing is learned from counters that went back, but that its cache is empty; from then on they count."""
-    ledger = Ledger()
+    tracker = InFlightTracker()
     emptied: list[Endpoint] = []
-    ledger.on_restarted = emptied.append
-    only = server(ledger)
-    sent(ledger, only, 0.1, 0.2, work=1000)
-    ledger.scraped(only, ServerMetrics(0, 2, 0.0, progress=Progress(1.0, 0.1, 10.0), scraped_at_s=1.0))
+    tracker.on_restarted = emptied.append
+    only = server(tracker)
+    sent(tracker, only, 0.1, 0.2, work=1000)
+    tracker.scraped(only, ServerMetrics(0, 2, 0.0, progress=PrefillCounters(1.0, 0.1, 10.0), scraped_at_s=1.0))
     assert emptied == [only]
     assert only.in_flight.prefill_tokens == 2000
     assert only.pace.seconds_per_token is None
-    scrape(ledger, only, 2.0, first_tokens=1, seconds=1.5)
+    scrape(tracker, only, 2.0, first_tokens=1, seconds=1.5)
     assert only.in_flight.prefill_tokens == 1000
 
 
 def test_a_server_that_does_not_count_first_tokens_keeps_its_prompts_until_they_end() -> None:
-    ledger = Ledger()
+    tracker = InFlightTracker()
     only = endpoint(1)
-    [ticket] = sent(ledger, only, 0.1, work=1000)
+    [ticket] = sent(tracker, only, 0.1, work=1000)
     for now_s in (1.0, 2.0):
-        ledger.scraped(only, ServerMetrics(0, 1, 0.0, scraped_at_s=now_s))
+        tracker.scraped(only, ServerMetrics(0, 1, 0.0, scraped_at_s=now_s))
     assert only.in_flight.prefill_tokens == 1000
     ticket.end(3.0)
     assert only.in_flight.prefill_tokens == 0
@@ -103,39 +105,39 @@ def test_a_server_that_does_not_count_first_tokens_keeps_its_prompts_until_they_
 
 def test_first_tokens_that_were_missed_are_made_up_for() -> None:
     """Two came out before the first scrape: the one that is counted came after second 1 and took 0.2 s."""
-    ledger = Ledger()
+    tracker = InFlightTracker()
     only = endpoint(1, scraped=False)
-    sent(ledger, only, 0.1, 0.2, 1.9)
-    scrape(ledger, only, 1.0)
-    scrape(ledger, only, 2.0, first_tokens=1, seconds=0.2)
+    sent(tracker, only, 0.1, 0.2, 1.9)
+    scrape(tracker, only, 1.0)
+    scrape(tracker, only, 2.0, first_tokens=1, seconds=0.2)
     assert only.in_flight.prefill_tokens == 1000
 
 
 def test_first_tokens_of_others_do_not_count_for_ours() -> None:
     """Ten came out, after 0.3 s each: what was sent less than that ago is still computed."""
-    ledger = Ledger()
-    only = server(ledger)
-    scrape(ledger, only, 1.0, others=10)
-    sent(ledger, only, 1.2, 1.9)
-    scrape(ledger, only, 2.0, first_tokens=10, seconds=3.0, others=10)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    scrape(tracker, only, 1.0, others=10)
+    sent(tracker, only, 1.2, 1.9)
+    scrape(tracker, only, 2.0, first_tokens=10, seconds=3.0, others=10)
     assert only.in_flight.prefill_tokens == 1000
 
 
 def test_a_pace_is_learned_from_the_times_that_the_server_tells() -> None:
-    ledger = Ledger()
-    only = server(ledger)
-    sent(ledger, only, 0.1, 0.2, work=1500)
-    scrape(ledger, only, 1.0, first_tokens=2, seconds=0.6)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    sent(tracker, only, 0.1, 0.2, work=1500)
+    scrape(tracker, only, 1.0, first_tokens=2, seconds=0.6)
     assert only.pace.seconds_per_token == pytest.approx(0.0002)
 
 
 def test_no_pace_is_learned_where_the_work_ahead_was_not_known() -> None:
     """The server tells the sum of the times only."""
-    ledger = Ledger()
-    only = server(ledger)
-    sent(ledger, only, 0.1, work=1500)
-    sent(ledger, only, 0.2)
-    scrape(ledger, only, 1.0, first_tokens=2, seconds=0.6)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    sent(tracker, only, 0.1, work=1500)
+    sent(tracker, only, 0.2)
+    scrape(tracker, only, 1.0, first_tokens=2, seconds=0.6)
     assert only.pace.seconds_per_token is None
     assert only.in_flight.prefill_tokens == 0
 
@@ -143,52 +145,52 @@ def test_no_pace_is_learned_where_the_work_ahead_was_not_known() -> None:
 @pytest.mark.parametrize(("before", "then"), [(1, 0), (0, 1)])
 def test_no_pace_is_learned_from_first_tokens_that_came_out_while_there_was_a_queue(before: int, then: int) -> None:
     """Their times tell of the wait for room: a burst that filled its cache would make a quick server look slow."""
-    ledger = Ledger()
-    only = server(ledger)
-    sent(ledger, only, 0.1, work=1500)
-    scrape(ledger, only, 1.0, queue_depth=before)
-    scrape(ledger, only, 2.0, first_tokens=1, seconds=1.5, queue_depth=then)
+    tracker = InFlightTracker()
+    only = server(tracker)
+    sent(tracker, only, 0.1, work=1500)
+    scrape(tracker, only, 1.0, queue_depth=before)
+    scrape(tracker, only, 2.0, first_tokens=1, seconds=1.5, queue_depth=then)
     assert only.pace.seconds_per_token is None
     assert only.in_flight.prefill_tokens == 0
 
 
 def test_a_prompt_that_should_be_computed_by_now_weighs_no_more() -> None:
     """Though no scrape has come since; the next one does not take another's for it."""
-    ledger = Ledger()
-    only = server(ledger)
+    tracker = InFlightTracker()
+    only = server(tracker)
     only.pace.learn(1000, 0.2, 0.0)
-    sent(ledger, only, 0.1, work=1000)
-    sent(ledger, only, 0.2, work=2000)
-    ledger.expect(0.29)
+    sent(tracker, only, 0.1, work=1000)
+    sent(tracker, only, 0.2, work=2000)
+    tracker.expect(0.29)
     assert only.in_flight.prefill_tokens == 2000
-    ledger.expect(0.31)
+    tracker.expect(0.31)
     assert only.in_flight.prefill_tokens == 1000
-    scrape(ledger, only, 0.4, first_tokens=1, seconds=0.2)
+    scrape(tracker, only, 0.4, first_tokens=1, seconds=0.2)
     assert only.in_flight.prefill_tokens == 1000
 
 
 def test_prompts_of_others_are_seen_in_prefill_and_in_the_queue() -> None:
     """Looked up, and without a first token; and as long in the queue as prompts are here, less what is cached."""
-    ledger = Ledger()
-    only = server(ledger)
-    scrape(ledger, only, 1.0, looked_up_tokens=9000, others=3, queue_depth=1)
-    assert only.others_prefill_tokens == pytest.approx((9000 + 1500) * (1 - 500 / 1509), abs=1)
-    [_] = sent(ledger, only, 1.5, tokens=4000)
-    scrape(ledger, only, 2.0, others=2)
-    assert only.others_prefill_tokens == pytest.approx(9000 * (1 - 500 / 1509) - 4000, abs=1)
-    scrape(ledger, only, 3.0, first_tokens=1, seconds=2.5, prompt_tokens=9000)
-    assert only.others_prefill_tokens == 0
+    tracker = InFlightTracker()
+    only = server(tracker)
+    scrape(tracker, only, 1.0, looked_up_tokens=9000, others=3, queue_depth=1)
+    assert only.foreign_prefill_tokens == pytest.approx((9000 + 1500) * (1 - 500 / 1509), abs=1)
+    [_] = sent(tracker, only, 1.5, tokens=4000)
+    scrape(tracker, only, 2.0, others=2)
+    assert only.foreign_prefill_tokens == pytest.approx(9000 * (1 - 500 / 1509) - 4000, abs=1)
+    scrape(tracker, only, 3.0, first_tokens=1, seconds=2.5, prompt_tokens=9000)
+    assert only.foreign_prefill_tokens == 0
 
 
 def test_requests_that_were_given_up_in_their_prefill_are_forgotten() -> None:
     """Their tokens were looked up and never had a first one: the counters stay apart for good."""
-    ledger = Ledger()
-    only = server(ledger)
-    scrape(ledger, only, 1.0, looked_up_tokens=9000, others=1)
-    assert only.others_prefill_tokens > 0
+    tracker = InFlightTracker()
+    only = server(tracker)
+    scrape(tracker, only, 1.0, looked_up_tokens=9000, others=1)
+    assert only.foreign_prefill_tokens > 0
     for now_s in range(2, 100):
-        scrape(ledger, only, now_s, others=1)
-    assert only.others_prefill_tokens == 0
+        scrape(tracker, only, now_s, others=1)
+    assert only.foreign_prefill_tokens == 0
 
 
 counts = st.integers(0, 5)
@@ -197,8 +199,8 @@ counts = st.integers(0, 5)
 @given(st.lists(st.tuples(st.sampled_from(["send", "compute", "end", "scrape"]), counts), max_size=60))
 def test_a_server_that_computes_in_order_is_followed_exactly(steps: list[tuple[str, int]]) -> None:
     """After a scrape the ledger holds the prompts that the server has yet to compute: no more, no others."""
-    ledger = Ledger()
-    only = server(ledger)
+    tracker = InFlightTracker()
+    only = server(tracker)
     waiting: list[tuple[int, float, Ticket]] = []
     running: list[Ticket] = []
     done, seconds, now_s = 0, 0.0, 0.0
@@ -207,7 +209,7 @@ def test_a_server_that_computes_in_order_is_followed_exactly(steps: list[tuple[s
         match step:
             case "send":
                 tokens = 2 ** len(waiting) * (count + 1)
-                waiting.append((tokens, now_s, ledger.begin(only, tokens, 10, now_s=now_s)))
+                waiting.append((tokens, now_s, tracker.begin(only, tokens, 10, now_s=now_s)))
             case "compute":
                 for _, at_s, ticket in waiting[:count]:
                     ticket.answered(failed=False)
@@ -219,6 +221,6 @@ def test_a_server_that_computes_in_order_is_followed_exactly(steps: list[tuple[s
                     ticket.end(now_s)
                 del running[:count]
             case _:
-                scrape(ledger, only, now_s, first_tokens=done, seconds=seconds)
+                scrape(tracker, only, now_s, first_tokens=done, seconds=seconds)
                 done, seconds = 0, 0.0
                 assert only.in_flight.prefill_tokens == sum(tokens for tokens, _, _ in waiting)

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 from fleet import endpoint, request
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.in_flight import Ledger
-from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 from picker.endpoints.metrics.credibility import CONTRADICTED_AFTER_S, MISSING_AFTER_S, STALLED_BLIND_S, STALLED_S
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.in_flight_request import Dispatched, dispatch
@@ -18,58 +18,58 @@ from structlog.testing import capture_logs
 INTERVAL_S = 0.2
 
 
-def scrapes(ledger: Ledger, where: Endpoint, from_s: float, seconds: float, **says: object) -> float:
+def scrapes(tracker: InFlightTracker, where: Endpoint, from_s: float, seconds: float, **says: object) -> float:
     """The same page over and over; the time after the last."""
     now_s = from_s
     while now_s < from_s + seconds:
         metrics = ServerMetrics(
             **{"queue_depth": 0, "running": 0, "kv_cache_usage": 0.0, "block_size_tokens": 16, "kv_blocks": 10_000}
-            | {"scraped_at_s": now_s, "in_flight_then": where.in_flight.requests}
+            | {"scraped_at_s": now_s, "in_flight_at_scrape": where.in_flight.requests}
             | says  # type: ignore[arg-type]
         )
-        ledger.scraped(where, metrics)
+        tracker.scraped(where, metrics)
         now_s += INTERVAL_S
     return now_s
 
 
 def test_requests_that_a_server_does_not_count_are_missing_after_a_while() -> None:
-    ledger, where = Ledger(), endpoint(1, scraped=False)
-    tickets = [ledger.begin(where, 100, 100) for _ in range(20)]
-    now_s = scrapes(ledger, where, 0.0, MISSING_AFTER_S / 2)
+    tracker, where = InFlightTracker(), endpoint(1, scraped=False)
+    tickets = [tracker.begin(where, 100, 100) for _ in range(20)]
+    now_s = scrapes(tracker, where, 0.0, MISSING_AFTER_S / 2)
     assert where.credibility.missing == 0
     with capture_logs() as logs:
-        scrapes(ledger, where, now_s, 2 * CONTRADICTED_AFTER_S)
+        scrapes(tracker, where, now_s, 2 * CONTRADICTED_AFTER_S)
     assert where.credibility.missing == 20
     assert where.credibility.contradicted
     assert [line["event"] for line in logs] == ["endpoint.contradicts_ledger"]
     for ticket in tickets:
         ticket.end(60.0)
-    scrapes(ledger, where, 60.0, INTERVAL_S)
+    scrapes(tracker, where, 60.0, INTERVAL_S)
     assert (where.credibility.missing, where.credibility.contradicted) == (0, False)
 
 
 @pytest.mark.parametrize("running", [10, 20, 60])
 def test_an_honest_server_is_never_in_doubt(running: int) -> None:
     """Some requests are on their way, and others come past this picker."""
-    ledger, where = Ledger(), endpoint(1, scraped=False)
+    tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for _ in range(20):
-        ledger.begin(where, 100, 100)
-    scrapes(ledger, where, 0.0, 20.0, running=running)
+        tracker.begin(where, 100, 100)
+    scrapes(tracker, where, 0.0, 20.0, running=running)
     assert where.credibility.missing == 0
 
 
 def test_requests_that_generate_nothing_need_not_be_counted() -> None:
-    ledger, where = Ledger(), endpoint(1, scraped=False)
+    tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for _ in range(50):
-        ledger.begin(where, 0, 0)
-    scrapes(ledger, where, 0.0, 20.0)
+        tracker.begin(where, 0, 0)
+    scrapes(tracker, where, 0.0, 20.0)
     assert where.credibility.missing == 0
 
 
 @pytest.mark.parametrize("lie", ["idle", "idle and without a cache", "idle and fast"])
 def test_a_server_that_says_it_is_idle_gets_about_its_share(lie: str) -> None:
     """Five servers with 50 requests each by their word, and one of them says that it has nothing to do."""
-    ledger, rng = Ledger(), Random(1)
+    tracker, rng = InFlightTracker(), Random(1)
     fleet = [endpoint(number, scraped=False) for number in range(5)]
     liar = fleet[0]
     prefixes = PrefixIndex(64)
@@ -89,10 +89,10 @@ def test_a_server_that_says_it_is_idle_gets_about_its_share(lie: str) -> None:
                 says: dict[str, object] = {} if each is liar else dict(honest)
                 if each is liar and lie == "idle and without a cache":
                     says = {"kv_blocks": None, "block_size_tokens": None}
-                scrapes(ledger, each, now_s, INTERVAL_S / 2, **says)
+                scrapes(tracker, each, now_s, INTERVAL_S / 2, **says)
         for each in fleet:
             each.pace.learn(2000, 0.02 if each is liar and lie == "idle and fast" else 0.4, now_s)
-        made = dispatch(request(tokens=1000), fleet, scheduler, prefixes, ledger, now_s)
+        made = dispatch(request(tokens=1000), fleet, scheduler, prefixes, tracker, now_s)
         assert isinstance(made, Dispatched)
         picks.append(made.ticket.endpoint is liar)
         made.ticket.computed()
@@ -107,28 +107,28 @@ LOAD = {"running": 8, "queue_depth": 30, "kv_cache_usage": 0.95}
 
 @pytest.mark.parametrize(
     ("counters", "believed_s"),
-    [({"progress": Progress(5.0, 1.0, 500.0), "generation_tokens": 7.0}, STALLED_S), ({}, STALLED_BLIND_S)],
+    [({"progress": PrefillCounters(5.0, 1.0, 500.0), "generation_tokens": 7.0}, STALLED_S), ({}, STALLED_BLIND_S)],
 )
 def test_a_load_that_does_not_move_is_believed_for_a_bounded_time(
     counters: dict[str, object], believed_s: float
 ) -> None:
     """All requests were aborted at once, and the engine makes no step that would write its gauges."""
-    ledger, where = Ledger(), endpoint(1, scraped=False)
-    now_s = scrapes(ledger, where, 0.0, believed_s - 1, **LOAD, **counters)
+    tracker, where = InFlightTracker(), endpoint(1, scraped=False)
+    now_s = scrapes(tracker, where, 0.0, believed_s - 1, **LOAD, **counters)
     assert shed(Criticality.SHEDDABLE, [where], now_s)
-    now_s = scrapes(ledger, where, now_s, 2.0, **LOAD, **counters)
+    now_s = scrapes(tracker, where, now_s, 2.0, **LOAD, **counters)
     assert not shed(Criticality.SHEDDABLE, [where], now_s)
-    now_s = scrapes(ledger, where, now_s, 20.0, **LOAD, **counters)
+    now_s = scrapes(tracker, where, now_s, 20.0, **LOAD, **counters)
     metrics = where.metrics
     assert metrics is not None
-    assert (metrics.running, metrics.queue_depth, metrics.others) == (0, 0, 0)
+    assert (metrics.running, metrics.queue_depth, metrics.foreign_requests) == (0, 0, 0)
 
 
 def test_a_load_of_others_that_moves_a_counter_is_believed() -> None:
     """Long answers move generated tokens and nothing else."""
-    ledger, where = Ledger(), endpoint(1, scraped=False)
+    tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for second in range(100):
-        scrapes(ledger, where, second, INTERVAL_S, **LOAD, generation_tokens=float(second))
+        scrapes(tracker, where, second, INTERVAL_S, **LOAD, generation_tokens=float(second))
     assert where.metrics is not None
     assert where.metrics.running == 8
 
@@ -136,10 +136,10 @@ def test_a_load_of_others_that_moves_a_counter_is_believed() -> None:
 @pytest.mark.parametrize(("tokens_of_each", "failing"), [(0, True), (1, False), (50, False)])
 def test_answers_without_tokens_count_as_failures(tokens_of_each: int, failing: bool) -> None:
     """A stream that begins with 200 and brings an error event: no status tells of it."""
-    ledger, where = Ledger(), endpoint(1, scraped=False)
+    tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for number in range(100):
-        ticket = ledger.begin(where, 100, 100)
+        ticket = tracker.begin(where, 100, 100)
         ticket.answered(failed=False)
         ticket.end(0.2 * number)
-        scrapes(ledger, where, 0.2 * number, INTERVAL_S / 2, generation_tokens=float(number * tokens_of_each))
+        scrapes(tracker, where, 0.2 * number, INTERVAL_S / 2, generation_tokens=float(number * tokens_of_each))
     assert (where.failing > 0.3) == failing

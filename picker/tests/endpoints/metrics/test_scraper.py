@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.endpoints.metrics.scraper import BATCH_ENDPOINTS, JITTER, Scraper, ScrapeSettings
 from structlog.testing import capture_logs
@@ -65,7 +65,7 @@ class Network:
         self.servers: dict[str, FakeServer] = {}
         self.seen: list[tuple[Endpoint, ScrapeFailure | None]] = []
         self.scraper = Scraper(
-            settings, Ledger(), Random(1), lambda endpoint, failure: self.seen.append((endpoint, failure))
+            settings, InFlightTracker(), Random(1), lambda endpoint, failure: self.seen.append((endpoint, failure))
         )
 
     def endpoint(self, number: int, server: FakeServer) -> Endpoint:
@@ -140,7 +140,7 @@ async def test_a_scrape_is_stamped_with_its_time_and_what_was_in_flight_then(net
     endpoint.in_flight.requests = 7
     await asyncio.sleep(1.2)
     assert endpoint.metrics is not None
-    assert endpoint.metrics.in_flight_then == 7
+    assert endpoint.metrics.in_flight_at_scrape == 7
     assert asyncio.get_running_loop().time() - endpoint.metrics.scraped_at_s < 1.2
 
 
@@ -175,7 +175,7 @@ async def test_metrics_of_before_stay_when_scrapes_fail(network: Network) -> Non
     server.answer = None
     await asyncio.sleep(10)
     assert endpoint.metrics is before
-    assert endpoint.refused_since_s is None
+    assert endpoint.unreachable_since_s is None
 
 
 async def test_an_endpoint_that_never_answered_has_no_metrics(network: Network) -> None:
@@ -210,13 +210,13 @@ async def test_a_refused_endpoint_is_marked_until_it_answers(network: Network) -
     server = FakeServer(refuses=ConnectionRefusedError(111, "refused"))
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(1.0)
-    since_s = endpoint.refused_since_s
+    since_s = endpoint.unreachable_since_s
     assert since_s is not None
     await asyncio.sleep(4.0)
-    assert endpoint.refused_since_s == since_s
+    assert endpoint.unreachable_since_s == since_s
     server.refuses = None
     await asyncio.sleep(4.0)
-    assert endpoint.refused_since_s is None
+    assert endpoint.unreachable_since_s is None
     assert endpoint.metrics is not None
 
 
@@ -316,7 +316,7 @@ async def test_a_fault_on_a_page_is_logged_and_ends_no_later_scrape(
     def fail(*_: object) -> None:
         raise OverflowError("intermediate overflow in fsum")
 
-    monkeypatch.setattr(Ledger, "scraped", fail)
+    monkeypatch.setattr(InFlightTracker, "scraped", fail)
     server = FakeServer()
     network.endpoint(1, server)
     with capture_logs() as logs:

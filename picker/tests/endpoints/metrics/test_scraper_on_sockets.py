@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
 
@@ -53,7 +53,7 @@ class Watched:
         self._scrape = asyncio.Event()
         self.last: ScrapeFailure | None = None
         settings = ScrapeSettings(interval_s=0.02, timeout_s=5.0, retry_after_s=0.02)
-        self.scraper = Scraper(settings, Ledger(), Random(1), self._seen)
+        self.scraper = Scraper(settings, InFlightTracker(), Random(1), self._seen)
 
     def _seen(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
         self.last = failure
@@ -100,10 +100,10 @@ async def test_a_server_is_followed_through_death_and_return(server: ModelServer
 
     await server.kill()
     await watched.until(lambda: watched.last is ScrapeFailure.REFUSED)
-    assert where.refused_since_s is not None
+    assert where.unreachable_since_s is not None
     assert where.metrics is not None
 
     server.waiting = 8
     await server.start()
     await watched.until(lambda: where.metrics is not None and where.metrics.queue_depth == 8)
-    assert where.refused_since_s is None
+    assert where.unreachable_since_s is None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 from picker.endpoints.metrics.vllm_parser import (
     CACHE_CONFIG,
     FIRST_TOKEN_S,
@@ -39,14 +39,14 @@ from prometheus_client.samples import Sample
 RECORDINGS = Path(__file__).parents[4] / "vllm-mock" / "recordings" / "0.32.0"
 
 
-def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_then: int = 0) -> ServerMetrics:
+def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_at_scrape: int = 0) -> ServerMetrics:
     """By a reader that has seen no page before."""
-    return MetricsReader().read(page, scraped_at_s, in_flight_then)
+    return MetricsReader().read(page, scraped_at_s, in_flight_at_scrape)
 
 
 def test_the_recorded_loaded_server_is_read() -> None:
     """A real vLLM 0.32.0 with requests running and waiting."""
-    metrics = read_metrics((RECORDINGS / "metrics-loaded.txt").read_bytes(), scraped_at_s=12.5, in_flight_then=3)
+    metrics = read_metrics((RECORDINGS / "metrics-loaded.txt").read_bytes(), scraped_at_s=12.5, in_flight_at_scrape=3)
     assert metrics == ServerMetrics(
         queue_depth=4,
         running=8,
@@ -54,9 +54,9 @@ def test_the_recorded_loaded_server_is_read() -> None:
         block_size_tokens=32,
         kv_blocks=512,
         generation_tokens=371.0,
-        progress=Progress(8.0, 0.14638280868530273, 996.0, 996.0, 0.0),
+        progress=PrefillCounters(8.0, 0.14638280868530273, 996.0, 996.0, 0.0),
         scraped_at_s=12.5,
-        in_flight_then=3,
+        in_flight_at_scrape=3,
     )
 
 
@@ -118,10 +118,10 @@ vllm:time_to_first_token_seconds_count{engine="1"} 3
 vllm:time_to_first_token_seconds_sum{engine="1"} 0.5
 """
     tokens = b"vllm:prompt_tokens_total 5000.0\nvllm:prompt_tokens_created 1.7e9\n"
-    assert read_metrics(times + tokens).progress == Progress(10.0, 2.0, 5000.0)
+    assert read_metrics(times + tokens).progress == PrefillCounters(10.0, 2.0, 5000.0)
     for prefix in (b"", b"gpu_"):
         cache = b"vllm:%bprefix_cache_queries_total 6000.0\nvllm:%bprefix_cache_hits_total 900\n" % (prefix, prefix)
-        assert read_metrics(times + tokens + cache).progress == Progress(10.0, 2.0, 5000.0, 6000.0, 900.0)
+        assert read_metrics(times + tokens + cache).progress == PrefillCounters(10.0, 2.0, 5000.0, 6000.0, 900.0)
 
 
 @pytest.mark.parametrize("missing", [b"seconds_count", b"seconds_sum", b"tokens_total"])

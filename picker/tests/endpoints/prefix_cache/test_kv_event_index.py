@@ -7,10 +7,10 @@ from fleet import endpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.index import COARSE_STRIDE, FINE_BLOCKS, PrefixIndex, Sent
-from picker.endpoints.prefix_cache.kv_event_index import PrecisePrefixIndex
+from picker.endpoints.prefix_cache.index import COARSE_STRIDE, FINE_BLOCKS, PrefixIndex, SentPrompt
+from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.endpoints.prefix_cache.kv_events.messages import BlockRemoved, BlockStored
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks, chain_root, token_chain
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks, chain_root, token_chain
 
 SIZE = 16
 TEXT_TOKENS = 64
@@ -31,8 +31,8 @@ class Fleet:
     """Two endpoints and the index of a pool of them. Hashes of text blocks are chained, as numbers."""
 
     def __init__(self, *followed: Endpoint) -> None:
-        self.held = HeldBlocks()
-        self.index = PrecisePrefixIndex(TEXT_TOKENS, self.held, [A, B])
+        self.held = ReportedBlocks()
+        self.index = KvEventIndex(TEXT_TOKENS, self.held, [A, B])
         for each in followed or (A, B):
             self.held.follow(each)
             self.held.restart(each, empty=True)
@@ -100,7 +100,7 @@ def test_a_prompt_on_its_way_is_as_good_as_held() -> None:
     fleet.serves(A, PROMPT)
     fleet.learns(A, PROMPT)
     sent = fleet.index.sent(B, text(PROMPT))
-    assert isinstance(sent, Sent)
+    assert isinstance(sent, SentPrompt)
     assert fleet.known(PROMPT) == [5, 5]
     fleet.index.ended(sent)
     assert fleet.known(PROMPT) == [5, 0], "its client left before it was computed"
@@ -174,11 +174,11 @@ def test_a_block_of_text_that_ends_within_the_first_block_of_tokens_is_named_aft
 
 
 def test_names_are_bounded_and_those_not_used_for_longest_go_first() -> None:
-    held = HeldBlocks()
+    held = ReportedBlocks()
     held.follow(A)
     held.restart(A, empty=True)
     fleet = Fleet()
-    fleet.index = PrecisePrefixIndex(TEXT_TOKENS, fleet.held, [A, B], max_names=10)
+    fleet.index = KvEventIndex(TEXT_TOKENS, fleet.held, [A, B], max_names=10)
     first, second, third = (1,) * 5, (2,) * 5, (3,) * 5
     for prompt in (first, second, third):
         fleet.stores(A, prompt)

@@ -4,7 +4,7 @@ import hpack
 from hpack.exceptions import HPACKError
 from hypothesis import given
 from hypothesis import strategies as st
-from picker.grpc_server.http2.header_fields import KEPT_FIELDS, KeptFields
+from picker.grpc_server.http2.header_fields import CACHED_FIELDS, FieldCache
 
 names = st.sampled_from([":path", ":method", "te", "traceparent", "x-inference-pool", "content-type"]) | st.text(
     "abc-", min_size=1, max_size=200
@@ -35,7 +35,7 @@ def encoded(named: list[tuple[str, str]], huffman: bool, tabled: bool) -> bytes:
 @given(fields, st.booleans(), st.booleans())
 def test_every_field_is_read_however_it_is_written(named: list[tuple[str, str]], huffman: bool, tabled: bool) -> None:
     """Twice: decoded, and found."""
-    kept = KeptFields()
+    kept = FieldCache()
     block = encoded(named, huffman, tabled)
     sound = all(_sound(*each) for each in named)
     assert kept.read(block) == (named if sound else None)
@@ -53,7 +53,7 @@ def test_a_damaged_block_is_read_as_a_whole_decoder_reads_it_or_not_at_all(
     named: list[tuple[str, str]], huffman: bool, changes: list[tuple[int, int]], cut: int
 ) -> None:
     """Also by one that has kept the fields of sound blocks before."""
-    kept = KeptFields()
+    kept = FieldCache()
     block = bytearray(encoded(named, huffman, tabled=False))
     kept.read(bytes(block))
     for at, byte in changes:
@@ -66,14 +66,14 @@ def test_a_damaged_block_is_read_as_a_whole_decoder_reads_it_or_not_at_all(
 
 def test_a_block_beyond_the_bound_is_left_to_the_decoder() -> None:
     """Decoded, not as sent."""
-    kept = KeptFields()
+    kept = FieldCache()
     kept.read(encoded([("a", "b" * 1000)], huffman=True, tabled=False))
     assert kept.read(encoded([("a", "b" * 1000)] * 20, huffman=True, tabled=False)) is None
 
 
 def test_what_is_kept_is_bounded() -> None:
     """A trace id each."""
-    kept = KeptFields()
-    for number in range(2 * KEPT_FIELDS):
+    kept = FieldCache()
+    for number in range(2 * CACHED_FIELDS):
         assert kept.read(encoded([("traceparent", str(number)), ("te", "trailers")], True, False)) is not None
-    assert len(kept) <= KEPT_FIELDS
+    assert len(kept) <= CACHED_FIELDS

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from http2_peer import ANSWER, REQUEST, TRAILERS, RawClient, data, headers
 from picker.grpc_server.http2 import frames, limits
-from picker.grpc_server.http2.events import Failed
+from picker.grpc_server.http2.events import ConnectionTerminated
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.headers import encode_head
+from picker.grpc_server.http2.headers import encode_headers
 
 CALM = ErrorCode.ENHANCE_YOUR_CALM
 
@@ -112,7 +112,7 @@ def test_continuation_flood() -> None:
 def test_oversized_headers() -> None:
     """As sent, and as decoded: a block may stand for more than its own bytes."""
     client = RawClient()
-    block = encode_head([*REQUEST, ("x", "x" * limits.MAX_HEADER_BYTES)])
+    block = encode_headers([*REQUEST, ("x", "x" * limits.MAX_HEADER_BYTES)])
     client.send(frames.frame(frames.HEADERS, 0, 1, block[:1000]))
     client.send(frames.frame(frames.CONTINUATION, frames.END_HEADERS, 1, block[1000:17_000]))
     assert client.goaway().code is CALM
@@ -144,7 +144,7 @@ def test_a_slow_reader_gets_no_more_window() -> None:
     while not client.connection.closed and sent < 1_000:
         client.request(stream_id)
         events = client.send(data(stream_id, bytes(1 << 14)) * 64)
-        if not isinstance(events[-1], Failed):
+        if not isinstance(events[-1], ConnectionTerminated):
             client.connection.respond(stream_id, ANSWER)
             client.connection.send(stream_id, bytes(1 << 20))
         stream_id += 2

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 from http2_peer import ANSWER, REQUEST, TRAILERS, RawClient, data, headers
 from picker.grpc_server.http2 import frames
-from picker.grpc_server.http2.events import Aborted, Failed, Opened, Received
+from picker.grpc_server.http2.events import ConnectionTerminated, DataReceived, RequestReceived, StreamReset
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.headers import encode_head
+from picker.grpc_server.http2.headers import encode_headers
 
 RUNS = 400
 FRAMES_PER_RUN = 60
@@ -33,7 +33,7 @@ def some_frame(random: Random, next_id: int, alive: set[int]) -> bytes:
         case 6:
             return frames.rst_stream(stream_id, ErrorCode.CANCEL)
         case 7:
-            block = encode_head(REQUEST)
+            block = encode_headers(REQUEST)
             cut = random.randrange(len(block))
             return frames.frame(frames.HEADERS, 0, next_id, block[:cut]) + frames.frame(
                 frames.CONTINUATION, frames.END_HEADERS, next_id, block[cut:]
@@ -70,15 +70,15 @@ def test_nothing_that_a_peer_sends_raises(seed: int, record_property: Callable[[
             for event in client.send(mangled(random, some_frame(random, next_id, alive))):
                 seen[type(event).__name__] += 1
                 match event:
-                    case Opened(stream_id, _, _):
+                    case RequestReceived(stream_id, _, _):
                         assert stream_id not in alive
                         alive.add(stream_id)
                         next_id = max(next_id, stream_id + 2)
-                    case Received(stream_id, _, _):
+                    case DataReceived(stream_id, _, _):
                         assert stream_id in alive | answered
-                    case Aborted(stream_id, _):
+                    case StreamReset(stream_id, _):
                         alive.discard(stream_id)
-                    case Failed():
+                    case ConnectionTerminated():
                         assert client.connection.closed
                         alive.clear()
             if alive and random.random() < 0.2:
@@ -93,8 +93,8 @@ def test_nothing_that_a_peer_sends_raises(seed: int, record_property: Callable[[
             if client.connection.closed:
                 break
         seen["runs"] += 1
-    assert seen["Received"] > 100
-    assert seen["Failed"] > 100
+    assert seen["DataReceived"] > 100
+    assert seen["ConnectionTerminated"] > 100
     record_property("events", dict(seen))
     print(f"seed {seed}: {dict(seen)}")
 

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picker.grpc_server.http2 import limits
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.events import Aborted, Opened, Received
-from picker.grpc_server.http2.headers import KeptHeads
+from picker.grpc_server.http2.events import DataReceived, RequestReceived, StreamReset
+from picker.grpc_server.http2.headers import HeaderBlockCache
 
 
 def received(peer: H2Client, stream_id: int) -> bytes:
     return b"".join(
-        event.data for event in peer.server_events if isinstance(event, Received) and event.stream_id == stream_id
+        event.data for event in peer.server_events if isinstance(event, DataReceived) and event.stream_id == stream_id
     )
 
 
@@ -24,10 +24,10 @@ def test_a_request_and_its_answer() -> None:
     peer.client.send_data(stream_id, b"question", end_stream=True)
     peer.pump()
     opened, got = peer.server_events
-    assert isinstance(opened, Opened)
+    assert isinstance(opened, RequestReceived)
     assert (opened.head.method, opened.head.path) == ("POST", "/service/Method")
     assert opened.head.headers["content-type"] == "application/grpc"
-    assert got == Received(stream_id, b"question", ended=True)
+    assert got == DataReceived(stream_id, b"question", ended=True)
     peer.server.respond(stream_id, ANSWER)
     peer.server.send(stream_id, b"answer")
     peer.server.end(stream_id, TRAILERS)
@@ -51,12 +51,12 @@ def test_the_client_learns_the_settings() -> None:
 
 def test_kept_heads_are_the_same_object() -> None:
     """Two requests with equal blocks, on two connections, are decoded once; both after the clients' first blocks."""
-    kept = KeptHeads()
+    kept = HeaderBlockCache()
     heads = []
     for peer in (H2Client(Connection(kept)), H2Client(Connection(kept))):
         for _ in range(3):
             peer.request(end=True)
-        heads += [event.head for event in peer.server_events if isinstance(event, Opened)]
+        heads += [event.head for event in peer.server_events if isinstance(event, RequestReceived)]
     assert heads[2] is heads[5]
     assert len({id(head) for head in heads}) == 3
 
@@ -69,7 +69,7 @@ def test_headers_over_many_frames() -> None:
     long = "x" * 16_000
     stream_id = peer.request([*REQUEST, ("x-long", long[:8000]), ("x-more", long[:7000])], end=True)
     [opened] = peer.server_events
-    assert isinstance(opened, Opened)
+    assert isinstance(opened, RequestReceived)
     assert opened.stream_id == stream_id
     assert len(opened.head.headers["x-more"]) == 7000
 
@@ -159,7 +159,7 @@ def test_an_answer_before_the_end_of_the_request_stops_the_client() -> None:
     assert reset.error_code == 0
     assert len(peer.server_events) == 1
     peer.request(end=True)
-    assert isinstance(peer.server_events[-1], Opened)
+    assert isinstance(peer.server_events[-1], RequestReceived)
 
 
 def test_a_reset_takes_the_answer_with_it() -> None:
@@ -172,11 +172,11 @@ def test_a_reset_takes_the_answer_with_it() -> None:
     assert peer.server.unsent_bytes > 0
     peer.client.reset_stream(stream_id, 8)
     peer.pump()
-    assert peer.server_events[-1] == Aborted(stream_id, 8)
+    assert peer.server_events[-1] == StreamReset(stream_id, 8)
     assert peer.server.unsent_bytes == 0
     peer.server.send(stream_id, b"y")
     peer.server.end(stream_id, TRAILERS)
-    assert peer.server.take_output() == b""
+    assert peer.server.data_to_send() == b""
 
 
 def test_request_trailers_end_a_request() -> None:
@@ -186,7 +186,7 @@ def test_request_trailers_end_a_request() -> None:
     peer.client.send_data(stream_id, b"x")
     peer.client.send_headers(stream_id, [("x-check", "1")], end_stream=True)
     peer.pump()
-    assert peer.server_events[-1] == Received(stream_id, b"", ended=True)
+    assert peer.server_events[-1] == DataReceived(stream_id, b"", ended=True)
 
 
 def test_padding_is_taken_off() -> None:

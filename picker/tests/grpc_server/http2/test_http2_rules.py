@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
-from picker.grpc_server.http2.events import Aborted, Event, Failed, Opened, Received
+from picker.grpc_server.http2.events import ConnectionTerminated, DataReceived, Event, RequestReceived, StreamReset
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.headers import KeptHeads
+from picker.grpc_server.http2.headers import HeaderBlockCache
 
 PING = frames.frame(frames.PING, 0, 0, b"12345678")
 
@@ -34,7 +34,7 @@ def test_another_protocol_is_told_so() -> None:
     """HTTP/1.1 on this port."""
     client = RawClient(greets=False)
     [failed] = client.send(b"GET / HTTP/1.1\r\nhost: picker\r\n\r\n")
-    assert failed == Failed(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 by prior knowledge")
+    assert failed == ConnectionTerminated(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 by prior knowledge")
     assert client.goaway().code is ErrorCode.PROTOCOL_ERROR
 
 
@@ -67,7 +67,7 @@ def test_what_breaks_a_connection(sent: bytes, code: ErrorCode) -> None:
     """GOAWAY with the error's code, a Failed event, and silence whatever comes after."""
     client = RawClient()
     failed = client.send(sent)[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, ConnectionTerminated)
     assert failed.code is code
     assert client.goaway().code is code
     assert client.send(PING) == []
@@ -97,15 +97,15 @@ def test_what_breaks_a_stream(sent: bytes, code: ErrorCode) -> None:
     events = client.send(sent)
     resets = [frame for frame in client.answers() if frame.kind == frames.RST_STREAM]
     assert [(reset.stream_id, reset.code) for reset in resets] == [(1, code)]
-    assert not any(isinstance(event, Failed) for event in events)
-    assert [type(event) for event in client.request(9, end=True)] == [Opened]
+    assert not any(isinstance(event, ConnectionTerminated) for event in events)
+    assert [type(event) for event in client.request(9, end=True)] == [RequestReceived]
 
 
 def test_a_stream_that_breaks_is_told_as_aborted() -> None:
     """Who serves it learns of its end."""
     client = RawClient()
     client.request()
-    assert client.send(headers(1, [(":path", "/")], end=True)) == [Aborted(1, ErrorCode.PROTOCOL_ERROR)]
+    assert client.send(headers(1, [(":path", "/")], end=True)) == [StreamReset(1, ErrorCode.PROTOCOL_ERROR)]
 
 
 def test_more_data_than_the_window_breaks_the_connection() -> None:
@@ -121,7 +121,7 @@ def test_more_data_than_the_window_breaks_the_connection() -> None:
         events = client.send(block)
         sent += 1
     assert 60 <= sent <= 66
-    assert isinstance(events[-1], Failed)
+    assert isinstance(events[-1], ConnectionTerminated)
     assert events[-1].code is ErrorCode.FLOW_CONTROL_ERROR
 
 
@@ -145,7 +145,7 @@ def test_a_connection_that_shuts_down_serves_what_has_begun() -> None:
     client.connection.shut_down()
     first, ping = client.answers()
     assert (first.kind, first.payload[:4]) == (frames.GOAWAY, b"\x7f\xff\xff\xff")
-    assert [type(event) for event in client.request(3, end=True)] == [Opened]
+    assert [type(event) for event in client.request(3, end=True)] == [RequestReceived]
     client.send(frames.frame(frames.PING, frames.ACK, 0, ping.payload))
     [last] = client.answers()
     assert (last.kind, last.payload[:4], last.code) == (frames.GOAWAY, b"\0\0\0\x03", ErrorCode.NO_ERROR)
@@ -173,12 +173,12 @@ def test_data_is_held_while_the_transport_is_full() -> None:
     client = RawClient()
     client.request(end=True)
     client.connection.respond(1, ANSWER)
-    client.connection.hold(True)
+    client.connection.pause_sending(True)
     client.connection.send(1, b"one")
     client.connection.send(1, b"two")
     client.connection.end(1, TRAILERS)
     assert [frame.kind for frame in client.answers()] == [frames.HEADERS]
-    client.connection.hold(False)
+    client.connection.pause_sending(False)
     assert [frame.payload for frame in client.answers()] == [b"one", b"two", TRAILERS]
     assert client.connection.unsent_bytes == 0
 
@@ -187,7 +187,7 @@ def test_a_dynamic_table_is_not_used_once_given_up() -> None:
     """A block that would make one breaks the connection."""
     client = RawClient()
     [failed] = client.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20\x3f\xe1\x1f\x82"))
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, ConnectionTerminated)
     assert failed.code is ErrorCode.COMPRESSION_ERROR
 
 
@@ -214,12 +214,12 @@ CONVERSATION = (
 
 
 def heard(pieces: list[bytes]) -> tuple[list[Event], bytes]:
-    connection = Connection(KeptHeads())
+    connection = Connection(HeaderBlockCache())
     events: list[Event] = []
     output = b""
     for piece in pieces:
         events += connection.receive(piece, 0.0)
-        output += connection.take_output()
+        output += connection.data_to_send()
     return events, output
 
 
@@ -235,5 +235,6 @@ def test_the_conversation_cut_into_bytes() -> None:
     """Its events, once each."""
     events, _ = heard([CONVERSATION[index : index + 1] for index in range(len(CONVERSATION))])
     assert [type(event) for event in events] == [
-        Opened, Received, Opened, Received, Opened, Aborted, Received, Received, Aborted, Failed,
+        RequestReceived, DataReceived, RequestReceived, DataReceived, RequestReceived,
+        StreamReset, DataReceived, DataReceived, StreamReset, ConnectionTerminated,
     ]  # fmt: skip

@@ -9,17 +9,17 @@ import pytest
 from exchange_conversation import FakeDesk, Seat, body, headers, response
 from fleet import endpoint, scrape
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.extproc.exchange import PATIENCE_S, Exchange, Limits
+from picker.extproc.exchange import EXTRA_MESSAGE_TIMEOUT_S, Exchange, Limits
 from picker.extproc.messages import (
     Body,
     BodyMode,
     BodyReply,
     DuplexBodyReply,
+    ExtendTimeout,
     HeadersReply,
     ImmediateReply,
-    Patience,
     Phase,
     Reply,
     Trailers,
@@ -28,7 +28,7 @@ from picker.extproc.messages import (
 from picker.requestcontrol.apis import COMPLETIONS, NO_WORK, Api
 from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
 from picker.requestcontrol.flowcontrol.controller import FlowControl
-from picker.requestcontrol.flowcontrol.queue import UNSEEN, Bounds
+from picker.requestcontrol.flowcontrol.queue import MAX_UNSCRAPED_BURST, Bounds
 from picker.requestcontrol.interfaces import Place, Wanted
 from picker.requestcontrol.rejection import Rejection
 from picker.requestcontrol.request_body import read_body
@@ -61,11 +61,11 @@ class Fleet:
     """Who had its turn, and what was refused, in order."""
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger()
-        self.desk = PoolDesk(self.ledger, self.clock, Random(1), unknown_models=True)
+        self.tracker = InFlightTracker()
+        self.desk = PoolDesk(self.tracker, self.clock, Random(1), unknown_models=True)
         self.serve()
         self.control = FlowControl(self.desk, self.clock, self.soon.append, self.bounds, TIME_LIMIT_S)
-        self.ledger.on_freed = self.control.freed
+        self.tracker.on_freed = self.control.freed
 
     def serve(self) -> None:
         models = {
@@ -93,10 +93,10 @@ class Fleet:
         return filling
 
     def asks(self, name: str, criticality: str = "Standard", **more: object) -> Place | Rejection | None:
-        def on_turn(refusal: Rejection | None) -> None:
+        def on_admitted(refusal: Rejection | None) -> None:
             self.turns.append(name if refusal is None else f"{name}: {refusal.reason}")
 
-        return self.control.join(wanted(criticality, **more), on_turn)  # type: ignore[arg-type]
+        return self.control.join(wanted(criticality, **more), on_admitted)  # type: ignore[arg-type]
 
     def later(self) -> None:
         """What happens now has happened."""
@@ -151,8 +151,8 @@ def test_a_prompt_that_is_computed_makes_room_before_its_answer_ends() -> None:
     fleet, [filling] = full()
     fleet.asks("held")
     only = filling.dispatched.ticket.endpoint
-    scrape(fleet.ledger, only, fleet.now_s)
-    scrape(fleet.ledger, only, fleet.now_s, first_tokens=1, seconds=0.1)
+    scrape(fleet.tracker, only, fleet.now_s)
+    scrape(fleet.tracker, only, fleet.now_s, first_tokens=1, seconds=0.1)
     fleet.later()
     assert fleet.turns == ["held"]
 
@@ -170,11 +170,13 @@ def test_room_that_only_a_scrape_sees_is_found_by_the_clock() -> None:
 def test_a_burst_does_not_outrun_the_scrapes() -> None:
     """The rest waits for the next one to tell whether the first have begun to queue."""
     fleet = Fleet([endpoint(1)], now_s=0.0)
-    sent = [fleet.desk.assign(wanted("Standard")) for _ in range(UNSEEN)]
-    assert len(sent) == UNSEEN
+    sent = [fleet.desk.assign(wanted("Standard")) for _ in range(MAX_UNSCRAPED_BURST)]
+    assert len(sent) == MAX_UNSCRAPED_BURST
     fleet.asks("held")
     assert fleet.held == 1
-    fleet.endpoints[0].metrics = endpoint(1, running=UNSEEN, in_flight_then=UNSEEN).metrics
+    fleet.endpoints[0].metrics = endpoint(
+        1, running=MAX_UNSCRAPED_BURST, in_flight_at_scrape=MAX_UNSCRAPED_BURST
+    ).metrics
     fleet.control.tick()
     assert fleet.turns == ["held"]
 
@@ -295,13 +297,13 @@ class FakeQueue:
     """Holds everything until it is told otherwise."""
 
     answer: Rejection | None = None
-    on_turn: Callable[[Rejection | None], None] | None = None
+    on_admitted: Callable[[Rejection | None], None] | None = None
     left: int = 0
     wait_s: float = TIME_LIMIT_S
 
-    def join(self, wanted: Wanted, on_turn: Callable[[Rejection | None], None]) -> "FakeQueue | Rejection":
+    def join(self, wanted: Wanted, on_admitted: Callable[[Rejection | None], None]) -> "FakeQueue | Rejection":
         assert wanted.body.model == "m"
-        self.on_turn = on_turn
+        self.on_admitted = on_admitted
         return self.answer or self
 
     def leave(self) -> None:
@@ -315,7 +317,7 @@ class Talk:
         self.desk = FakeDesk(seat or Seat())
         self.queue = FakeQueue()
         self.exchange = Exchange(self.desk, Limits(), queue=self.queue)
-        self.exchange.on_turn = self._turn
+        self.exchange.on_admitted = self._turn
         self.mode = mode
         self.exchange.receive(headers(mode=mode))
         self.replies: list[Reply] = []
@@ -324,14 +326,14 @@ class Talk:
         self.replies += self.exchange.resume(refusal)
 
     def turn(self, refusal: Rejection | None = None) -> list[Reply]:
-        assert self.queue.on_turn is not None
-        self.queue.on_turn(refusal)
+        assert self.queue.on_admitted is not None
+        self.queue.on_admitted(refusal)
         return self.replies
 
 
 def test_a_held_request_asks_the_proxy_for_patience_and_gets_its_pick_later() -> None:
     talk = Talk()
-    assert talk.exchange.receive(body()) == [Patience(TIME_LIMIT_S + PATIENCE_S)]
+    assert talk.exchange.receive(body()) == [ExtendTimeout(TIME_LIMIT_S + EXTRA_MESSAGE_TIMEOUT_S)]
     assert (talk.desk.asked, talk.exchange.deadline_s, talk.exchange.settled) == ([], None, False)
     [reply] = talk.turn()
     assert isinstance(reply, BodyReply)
@@ -357,7 +359,7 @@ def test_a_held_body_in_full_duplex_is_handed_back_whole_with_its_pick(with_trai
         said += talk.exchange.receive(Trailers(Phase.REQUEST))
     else:
         assert talk.exchange.receive(Body(Phase.REQUEST, b"", True)) == []
-    assert [type(each) for each in said] == [Patience]
+    assert [type(each) for each in said] == [ExtendTimeout]
     first, piece, *rest = talk.turn()
     assert isinstance(first, HeadersReply)
     assert isinstance(piece, DuplexBodyReply)
@@ -386,7 +388,7 @@ def test_a_held_request_that_ends_leaves_its_place_once(ends: str) -> None:
     """Its client has gone, or the proxy has answered it; a turn that comes all the same is nobody's."""
     talk = Talk()
     talk.exchange.receive(body())
-    on_turn = talk.queue.on_turn
+    on_admitted = talk.queue.on_admitted
     if ends == "proxy answers":
         talk.exchange.receive(response())
     elif ends == "fails":
@@ -394,8 +396,8 @@ def test_a_held_request_that_ends_leaves_its_place_once(ends: str) -> None:
     talk.exchange.close()
     talk.exchange.close()
     assert talk.queue.left == 1
-    assert on_turn is not None
-    on_turn(None)
+    assert on_admitted is not None
+    on_admitted(None)
     assert (talk.replies, talk.desk.asked) == ([], [])
 
 

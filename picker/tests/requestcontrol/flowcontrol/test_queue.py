@@ -11,7 +11,7 @@ from picker.resources.inference import Criticality
 from picker.scheduling.request import Refusal, Refused
 
 STANDARD = Criticality.STANDARD
-ROOMY = Bounds(requests=10_000, body_bytes=1 << 30)
+PRESSURE_STARTS_AT = Bounds(requests=10_000, body_bytes=1 << 30)
 
 
 def held(
@@ -26,7 +26,7 @@ def held(
     return Held(item, criticality, flow, tokens, body_bytes, expires_s)
 
 
-def queue(*waiting: Held[int], bounds: Bounds = ROOMY) -> FlowQueue[int]:
+def queue(*waiting: Held[int], bounds: Bounds = PRESSURE_STARTS_AT) -> FlowQueue[int]:
     made: FlowQueue[int] = FlowQueue(bounds)
     for each in waiting:
         assert made.add(each) is None

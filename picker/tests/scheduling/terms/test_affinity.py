@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from fleet import endpoint, request
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.in_flight_request import Dispatched, dispatch
 from picker.resources.inference import Criticality, RoutingStrategy
@@ -21,13 +21,13 @@ class Picker:
         self.fleet = [endpoint(number, running=others) for number in range(4)]
         self._prefixes = PrefixIndex(64)
         self._scheduler = Scheduler(strategy, self._prefixes, Random(seed))
-        self._ledger = Ledger()
+        self._tracker = InFlightTracker()
         self._now_s = 0.0
 
     def send(self, what: InferenceRequest) -> str:
         """Where it went; it is over at once."""
         self._now_s += 0.1
-        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._ledger, self._now_s)
+        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self._now_s)
         assert isinstance(sent, Dispatched)
         sent.end(self._now_s)
         return sent.ranking.endpoints[0].address
@@ -87,10 +87,10 @@ def test_a_home_that_is_busy_is_left(strategy: RoutingStrategy) -> None:
     """As soon as computing the prompt anew takes less than waiting there."""
     picker = Picker(strategy, 1)
     warm(picker)
-    home = picker.send(turn(7, 3))
-    [busy] = [each for each in picker.fleet if each.address == home]
+    preferred_endpoint = picker.send(turn(7, 3))
+    [busy] = [each for each in picker.fleet if each.address == preferred_endpoint]
     busy.in_flight.prefill_tokens += 100_000
-    assert picker.send(turn(7, 4)) != home
+    assert picker.send(turn(7, 4)) != preferred_endpoint
 
 
 @OURS

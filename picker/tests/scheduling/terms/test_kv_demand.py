@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.load.prefill_tracker import Progress
-from picker.scheduling.terms.kv_cache import HALF_LIFE_S, YOUNG_SHARE, Held, pressure
+from picker.endpoints.load.prefill_tracker import PrefillCounters
+from picker.scheduling.terms.kv_cache import HALF_LIFE_S, MIN_EXPECTED_SHARE, KvDemand, pressure
 
 CACHE_TOKENS = 16_000
 
 
 def server(running: int, usage: float, *, prompt_tokens: float = 0.0) -> Endpoint:
     """One whose cache holds `CACHE_TOKENS`, after ten prompts of `prompt_tokens` each."""
-    progress = Progress(10.0, 1.0, 10.0 * prompt_tokens)
+    progress = PrefillCounters(10.0, 1.0, 10.0 * prompt_tokens)
     metrics = ServerMetrics(0, running, usage, block_size_tokens=16, kv_blocks=CACHE_TOKENS // 16, progress=progress)
     return Endpoint(f"10.0.0.{running}:8000", "qwen", metrics=metrics)
 
@@ -23,24 +23,24 @@ def metrics(usage: float) -> ServerMetrics:
     return told
 
 
-def seen(*looks: tuple[float, Endpoint]) -> Held:
-    held = Held()
+def seen(*looks: tuple[float, Endpoint]) -> KvDemand:
+    held = KvDemand()
     for at_s, endpoint in looks:
-        held.look([endpoint], at_s)
+        held.observe([endpoint], at_s)
     return held
 
 
 def test_what_a_request_holds_is_a_mean_over_the_fleet() -> None:
     """By requests, not by servers."""
-    held = Held()
-    held.look([server(10, 0.5), server(30, 0.5)], 0.0)
+    held = KvDemand()
+    held.observe([server(10, 0.5), server(30, 0.5)], 0.0)
     assert held.tokens == 400.0
 
 
 def test_a_burst_is_expected_to_hold_what_others_did() -> None:
     """Thirty requests that have just come fill a twentieth; as those before them they will fill three quarters."""
     held = seen((0.0, server(10, 0.25)))
-    assert held.usage(metrics(0.05), 30) == pytest.approx(YOUNG_SHARE * 0.75)
+    assert held.usage(metrics(0.05), 30) == pytest.approx(MIN_EXPECTED_SHARE * 0.75)
 
 
 def test_the_servers_own_word_counts_where_it_says_more() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
 
-from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 
 from simulator.engine.sequence import Sequence
 
@@ -85,9 +85,9 @@ class Counters:
         self.first_tokens += 1
         self.first_token_s += now_s - sequence.arrived_s
 
-    def progress(self) -> Progress:
+    def progress(self) -> PrefillCounters:
         """As of now."""
-        return Progress(
+        return PrefillCounters(
             self.first_tokens, self.first_token_s, self.prompt_tokens, self.prefix_queries, self.prefix_hits
         )
 
@@ -101,7 +101,7 @@ class EngineState:
     kv_cache_usage: float
     loras: frozenset[str]
     """Adapters of requests that have had a token; vLLM shows these as running and as waiting."""
-    counters: Progress
+    counters: PrefillCounters
 
 
 @dataclass(slots=True)

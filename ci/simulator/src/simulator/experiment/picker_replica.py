@@ -5,7 +5,7 @@ from functools import partial
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.scraper import at_rest_s, rests
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.director import BLOCK_TOKENS, MAX_BLOCKS
@@ -35,7 +35,7 @@ class Picker:
         self._learns = contender.learns
         self._glances_every_s = contender.glances_every_s
         self._glances: list[_Glance] = []
-        self._ledger = Ledger()
+        self._ledger = InFlightTracker()
         self._prefixes = PrefixIndex(BLOCK_TOKENS)
         self._scheduler = contender.scheduler(self._prefixes, rng, truth)
         self._known: dict[str, Endpoint] = {}
@@ -89,13 +89,13 @@ class Picker:
             self._timeline.after(scrapes.delay_s, partial(self._scraped, endpoint, metrics))
             if rests(metrics, endpoint.in_flight.requests):
                 interval_s = at_rest_s(interval_s)
-        elif endpoint.refused_since_s is None:
-            endpoint.refused_since_s = now_s
+        elif endpoint.unreachable_since_s is None:
+            endpoint.unreachable_since_s = now_s
         self._timeline.after(interval_s * self._jitter(), partial(self._scrape, endpoint, replica))
 
     def _scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
         self._ledger.scraped(endpoint, metrics)
-        endpoint.refused_since_s = None
+        endpoint.unreachable_since_s = None
 
     def _glance(self, every_s: float) -> None:
         """Work out what the newest scrapes told that are known by now: those between two decisions, nobody sees."""
@@ -120,7 +120,7 @@ class Picker:
             block_size_tokens=replica.config.block_size,
             kv_blocks=replica.config.num_gpu_blocks,
             scraped_at_s=at_s + self._scenario.scrapes.delay_s,
-            in_flight_then=endpoint.in_flight.requests,
+            in_flight_at_scrape=endpoint.in_flight.requests,
             progress=state.counters if self._learns else None,
         )
 

@@ -13,8 +13,8 @@ from picker.settings import StandaloneSettings
 from picker.sources.inventory import Inventory
 from picker.xds.bootstrap import BOOTSTRAP_FILE, bootstrap, routes_file
 from picker.xds.config_source import file_source
-from picker.xds.file_config import DiscoveryFiles, Versions
-from picker.xds.translate import EnvoyConfig, Surroundings, translate
+from picker.xds.file_config import FileConfig, Versions
+from picker.xds.translate import EnvoyConfig, TranslateOptions, translate
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class ControlPlane:
         self._settings = settings
         self._folder = folder
         self._admin = admin
-        self._files = DiscoveryFiles(folder)
+        self._files = FileConfig(folder)
         self._config = EnvoyConfig((), (), (), ())
         self._first: Versions = {}
         self._listening: dict[str, str] = {}
@@ -97,7 +97,7 @@ class ControlPlane:
     def _translated(self, inventory: Inventory) -> EnvoyConfig:
         settings = self._settings
         picker_host, picker_port = split_address(settings.ext_proc_address)
-        surroundings = Surroundings(
+        surroundings = TranslateOptions(
             listen_ip=settings.listen_ip,
             picker_host=picker_host,
             picker_port=picker_port,

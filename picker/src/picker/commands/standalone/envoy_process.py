@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.logs import Level
 
 _POLL_S = 0.02
@@ -20,7 +20,7 @@ _LOG_LEVELS: Mapping[Level, str] = {"debug": "info", "info": "warning", "warning
 """What Envoy calls info is hundreds of lines at its start."""
 
 
-class EnvoyMissing(CommandFailed):
+class EnvoyMissing(CliError):
     """There is no Envoy to run; the message says how to get one."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from picker.addresses import check_free
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.commands.standalone.children import Child, how_it_ended
 from picker.commands.standalone.control_plane import ControlPlane
 from picker.commands.standalone.envoy_process import EnvoyAdmin, answer, envoy_binary, envoy_command
@@ -41,7 +41,7 @@ PICKER_GRACE_S = 5.0
 _POLL_S = 0.05
 
 
-class PartFailed(CommandFailed):
+class PartFailed(CliError):
     """Envoy has ended, or a part did not come up."""
 
 

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from picker.cli_error import CommandFailed
+from picker.cli_error import CliError
 from picker.observability.decisions import Decision
 from picker.observability.pool_states import PoolState
 from picker.printable import printable_all
@@ -25,7 +25,7 @@ MAX_ANSWER_BYTES = 32 << 20
 Answer = TypeVar("Answer")
 
 
-class NoAnswer(CommandFailed):
+class NoAnswer(CliError):
     """Nothing that is a picker's admin address answers there."""
 
 

@@ -16,7 +16,7 @@ LEAST_KEPT_S = 30.0
 """How long the least that a server had in prefill is remembered: at some scrape within it, it had nothing."""
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
+class PrefillCounters(msgspec.Struct, frozen=True, gc=False):
     """What a server has done since its start, in vLLM's counters; differences of two say what it did between them."""
 
     first_tokens: float
@@ -30,9 +30,9 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     prefix_hits: float = 0.0
     """Of those the tokens found in the prefix cache (`prefix_cache_hits_total`)."""
 
-    def since(self, before: "Progress") -> "Progress | None":
+    def since(self, before: "PrefillCounters") -> "PrefillCounters | None":
         """The difference; None when the server has started anew in between."""
-        made = Progress(
+        made = PrefillCounters(
             self.first_tokens - before.first_tokens,
             self.first_token_s - before.first_token_s,
             self.prompt_tokens - before.prompt_tokens,
@@ -56,7 +56,7 @@ class Prompt:
     """Of so many first tokens the server counts."""
 
 
-class Prefills:
+class PrefillTracker:
     """The prompts that this picker has sent to one server, and of whose first token no scrape has told."""
 
     __slots__ = ("_ended", "_least", "_least_before", "_least_since_s", "_prompts")
@@ -90,7 +90,7 @@ class Prefills:
         self._ended = 0
         self._least = self._least_before = inf
 
-    def computed(self, did: Progress, before_s: float, now_s: float, alone: bool) -> list[Prompt]:
+    def computed(self, did: PrefillCounters, before_s: float, now_s: float, alone: bool) -> list[Prompt]:
         """Take out the prompts that are computed now, oldest first. Since the scrape at `before_s` the server `did` so
         much; `alone`: nobody else sends it requests."""
         count = round(did.first_tokens) - self._ended
@@ -115,7 +115,7 @@ class Prefills:
             del self._prompts[prompt]
         return found
 
-    def inside_tokens(self, progress: Progress, now_s: float) -> float:
+    def pending_prefill_tokens(self, progress: PrefillCounters, now_s: float) -> float:
         """Of prompts, anybody's, that the server has admitted and not yet computed, what was cached included. Requests
         that were given up in their prefill, or looked up nothing, leave a difference for good between the counters:
         that is told from what is in prefill by being there always."""

@@ -11,10 +11,10 @@ HALF_LIFE_S = 15.0
 """What was learned of an endpoint counts half when it has given no answer for this long: one that looked slow is tried
 again, and one that looked fast is not overrun for it. One that serves anything at all answers far more often."""
 
-MOST = 4.0
+MAX_SLOWDOWN = 4.0
 """However slow an endpoint looks, it is taken to be at most this many times as slow as the fleet."""
 
-LEAST = 1 / 2
+MIN_SLOWDOWN = 1 / 2
 """However fast an endpoint looks, it is taken to be at most twice as fast as the fleet: its times are its own word."""
 
 MOST_MOVED = 16.0
@@ -29,13 +29,13 @@ PRIOR_SCATTER = 0.2
 """Of that prior work's time, as a share: what it may be off by. The first answers tell little of how much the next ones
 will differ."""
 
-SURE = 3.0
+MIN_STANDARD_ERRORS = 3.0
 """Standard errors by which an endpoint differs from the fleet before the difference counts at all; of larger ones the
 more counts the larger they are. Two would do if answers were independent: those that are near in time had to wait
 for the same step, the same network and the same neighbours on the machine."""
 
 
-class Pace:
+class SpeedEstimate:
     """Time to first token against the work that was ahead of it, both summed with a memory that fades."""
 
     __slots__ = (
@@ -86,7 +86,7 @@ class Pace:
         freshness = self._freshness(now_s)
         return freshness * self._seconds, freshness * self._tokens
 
-    def against(self, fleet_s_per_token: float, now_s: float) -> float:
+    def slowdown_vs(self, fleet_s_per_token: float, now_s: float) -> float:
         """How many times as slow as a fleet this is; 1 before the first answer, and where the difference may be chance.
 
         The variance is that of a ratio of sums (Cochran, Sampling Techniques, 1977, 6.4), and what exceeds it is
@@ -99,13 +99,13 @@ class Pace:
         scatter_tokens = freshness * freshness * scatter / (fleet_s_per_token * fleet_s_per_token)
         error = (scatter_tokens + (PRIOR_SCATTER * PRIOR_TOKENS) ** 2) / (tokens * tokens)
         excess = slowness - 1.0
-        noise = SURE * SURE * error
+        noise = MIN_STANDARD_ERRORS * MIN_STANDARD_ERRORS * error
         if excess * excess <= noise:
             return 1.0
         slowness = 1.0 + excess * (1.0 - noise / (excess * excess))
-        if slowness > MOST:
-            return MOST
-        return slowness if slowness > LEAST else LEAST
+        if slowness > MAX_SLOWDOWN:
+            return MAX_SLOWDOWN
+        return slowness if slowness > MIN_SLOWDOWN else MIN_SLOWDOWN
 
     def _freshness(self, now_s: float) -> float:
         return 0.5 ** ((now_s - self._learned_s) / HALF_LIFE_S)
@@ -118,7 +118,7 @@ LEAST_INTERVAL_S = 0.01
 """Below it the bound on one gap goes no further: after a burst of ends the interval can be near 0."""
 
 
-class Drain:
+class CompletionRate:
     """How often an endpoint is done with a request: what waits there goes ahead as often."""
 
     __slots__ = ("_ended_s", "interval_s")

@@ -117,7 +117,7 @@ class Credibility:
         self, endpoint: "Endpoint", before: "ServerMetrics", metrics: "ServerMetrics"
     ) -> "ServerMetrics":
         loaded = metrics.running or metrics.queue_depth or metrics.kv_cache_usage or metrics.active_loras
-        if not loaded or endpoint.in_flight.requests or before.in_flight_then or _moved(before, metrics):
+        if not loaded or endpoint.in_flight.requests or before.in_flight_at_scrape or _moved(before, metrics):
             self._stalled_since_s = None
             return metrics
         if self._stalled_since_s is None:

@@ -11,7 +11,7 @@ import structlog
 
 from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.in_flight import Ledger
+from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.connection import ScrapeConnection, ScrapeFailure
 from picker.endpoints.metrics.vllm_parser import MetricsReader, NoServerMetrics
 
@@ -84,11 +84,15 @@ class Scraper:
     """Scrapes the endpoints it is given, in the event loop it is made in. One timer serves them all."""
 
     def __init__(
-        self, settings: ScrapeSettings, ledger: Ledger, rng: Random, observer: Observer = lambda endpoint, failure: None
+        self,
+        settings: ScrapeSettings,
+        tracker: InFlightTracker,
+        rng: Random,
+        observer: Observer = lambda endpoint, failure: None,
     ) -> None:
-        """`ledger` gets the metrics; `rng` draws the jitter."""
+        """`tracker` gets the metrics; `rng` draws the jitter."""
         self.settings = settings
-        self.ledger = ledger
+        self.tracker = tracker
         self.loop = asyncio.get_running_loop()
         self.observer = observer
         self._rng = rng
@@ -200,7 +204,7 @@ class _Target:
         self._drop_connection()
 
     def connected(self) -> None:
-        self._endpoint.refused_since_s = None
+        self._endpoint.unreachable_since_s = None
 
     def page_read(self, page: bytes) -> None:
         endpoint, now_s = self._endpoint, self._scraper.loop.time()
@@ -208,7 +212,7 @@ class _Target:
             # What is in flight is counted now rather than when the page was asked for: a server that answers late
             # writes its page late.
             metrics = self._reader.read(page, now_s, endpoint.in_flight.requests)
-            self._scraper.ledger.scraped(endpoint, metrics)
+            self._scraper.tracker.scraped(endpoint, metrics)
         except NoServerMetrics as error:
             self._failed(ScrapeFailure.NOT_METRICS, str(error))
             return
@@ -251,8 +255,8 @@ class _Target:
         try:
             await self._scraper.loop.create_connection(lambda: connection, self._host, self._port)
         except ConnectionRefusedError as error:
-            if self._endpoint.refused_since_s is None:
-                self._endpoint.refused_since_s = self._scraper.loop.time()
+            if self._endpoint.unreachable_since_s is None:
+                self._endpoint.unreachable_since_s = self._scraper.loop.time()
             self._failed(ScrapeFailure.REFUSED, str(error))
         except (OSError, ValueError) as error:
             # ValueError: a host that is neither an address nor a name (UnicodeError of its encoding).

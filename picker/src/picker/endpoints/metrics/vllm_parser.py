@@ -16,7 +16,7 @@ from operator import itemgetter
 import msgspec
 
 from picker.endpoints.endpoint import ServerMetrics
-from picker.endpoints.load.prefill_tracker import Progress
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 
 WAITING = b"vllm:num_requests_waiting"
 RUNNING = b"vllm:num_requests_running"
@@ -118,7 +118,7 @@ class MetricsReader:
         self._parsed: dict[bytes, Mapping[str, str]] = {}
         """Labels of the page before by their text, so that those that do not change are parsed once."""
 
-    def read(self, page: bytes, scraped_at_s: float = 0.0, in_flight_then: int = 0) -> ServerMetrics:
+    def read(self, page: bytes, scraped_at_s: float = 0.0, in_flight_at_scrape: int = 0) -> ServerMetrics:
         """Read a page; the last two arguments go into the result as they are.
 
         A server with several engines (data parallelism) is read as one of their total size: queues, running requests
@@ -150,7 +150,7 @@ class MetricsReader:
             progress=self._progress(page),
             generation_tokens=_total(self._values(page, GENERATION_TOKENS)),
             scraped_at_s=scraped_at_s,
-            in_flight_then=in_flight_then,
+            in_flight_at_scrape=in_flight_at_scrape,
         )
 
     def _lora_series(self, page: bytes) -> Sequence[_Series]:
@@ -179,7 +179,7 @@ class MetricsReader:
             found.append(labels)
         return found
 
-    def _progress(self, page: bytes) -> Progress | None:
+    def _progress(self, page: bytes) -> PrefillCounters | None:
         """The counters that move at first tokens; None where one of those is missing."""
         first_tokens, first_token_s = self._first_tokens(page)
         prompt_tokens = _total(self._values(page, PROMPT_TOKENS))
@@ -189,8 +189,8 @@ class MetricsReader:
             looked_up = _total(self._values(page, queries))
             if looked_up is not None:
                 found = _total(self._values(page, hits)) or 0.0
-                return Progress(first_tokens, first_token_s, prompt_tokens, looked_up, found)
-        return Progress(first_tokens, first_token_s, prompt_tokens)
+                return PrefillCounters(first_tokens, first_token_s, prompt_tokens, looked_up, found)
+        return PrefillCounters(first_tokens, first_token_s, prompt_tokens)
 
     def _first_tokens(self, page: bytes) -> tuple[float | None, float | None]:
         """How many first tokens are out, and the sum of their times."""
@@ -244,14 +244,14 @@ class MetricsReader:
         place = self._places.get(name)
         if place is None:
             return None
-        text, *others = place.texts
+        text, *foreign_requests = place.texts
         key = text[:KEY_BYTES]
         at = page.find(key, max(0, place.at - NEAR_BYTES), place.at + len(key) + NEAR_BYTES)
         if at < 0 or not page.startswith(text, at):
             return None
         place.at = at
         values: list[float] = []
-        for following in others:
+        for following in foreign_requests:
             start = at + len(text)
             at = page.find(b"\n", start)
             value = _number(page[start:at])

@@ -6,7 +6,7 @@ from itertools import compress
 from picker.endpoints.endpoint import Endpoint
 
 
-class EndpointBits:
+class EndpointBitset:
     """Which endpoint has which bit."""
 
     __slots__ = ("_endpoints",)

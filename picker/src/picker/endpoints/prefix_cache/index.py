@@ -15,7 +15,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.bitsets import EndpointBits, tiers
+from picker.endpoints.prefix_cache.bitsets import EndpointBitset, tiers
 
 DEFAULT_CAPACITY_BLOCKS = 4096
 """For a server that does not tell its own: 262,144 tokens at 64 a block, between what a 7B model leaves on a 24 GB card
@@ -54,7 +54,7 @@ def _cutter(block_bytes: int) -> Struct:
     return Struct(f"{block_bytes}s")
 
 
-class _Holding:
+class _LruBlocks:
     """What one endpoint is taken to hold, the least recently used block first, and how many blocks each stands for. A
     block is always younger than those that follow it in a prompt, so they are dropped before it, and what is held of a
     prompt is always a beginning of it."""
@@ -68,7 +68,7 @@ class _Holding:
         """Sum over `blocks`."""
 
 
-class Sent(msgspec.Struct):
+class SentPrompt(msgspec.Struct):
     """A prompt on its way to an endpoint, until its request has left there."""
 
     endpoint: Endpoint
@@ -94,8 +94,8 @@ class PrefixIndex:
         self._block_tokens = block_tokens
         self._default_capacity_blocks = default_capacity_blocks
         self._max_capacity_blocks = max_capacity_blocks
-        self._holdings: dict[Endpoint, _Holding] = {}
-        self._bits = EndpointBits()
+        self._holdings: dict[Endpoint, _LruBlocks] = {}
+        self._bits = EndpointBitset()
         self._holders: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class PrefixIndex:
         capacity is dropped."""
         holding = self._holdings.get(endpoint) or self._admit(endpoint)
         capacity = self.capacity_blocks(endpoint)
-        marks = marks_of(hashes[:capacity])
+        marks = sampled_hashes(hashes[:capacity])
         if len(marks) > FINE_BLOCKS:
             self._touch(holding, marks[FINE_BLOCKS:], COARSE_STRIDE)
             marks = marks[:FINE_BLOCKS]
@@ -128,12 +128,12 @@ class PrefixIndex:
         if holding is None:
             return 0
         blocks = holding.blocks
-        return depth_of(bisect_left(marks_of(hashes), True, key=lambda block: block not in blocks))
+        return depth_of(bisect_left(sampled_hashes(hashes), True, key=lambda block: block not in blocks))
 
     def matches(self, hashes: Sequence[int], endpoints: Sequence[Endpoint]) -> Sequence[int]:
         """For each of `endpoints` how many of a prompt's blocks, from the first on, it is known to hold."""
         found: dict[Endpoint | None, int] = {}
-        for mask, marks in tiers(marks_of(hashes), self._holders.get):
+        for mask, marks in tiers(sampled_hashes(hashes), self._holders.get):
             found.update(dict.fromkeys(self._bits.of(mask), depth_of(marks)))
         if not found:
             return [0] * len(endpoints)
@@ -143,24 +143,24 @@ class PrefixIndex:
     def holders(self, hashes: Sequence[int], most: int) -> list[Endpoint]:
         """The endpoints that hold the most of a prompt, at most `most` of them, most first."""
         found: list[Endpoint] = []
-        for mask, _ in reversed(list(tiers(marks_of(hashes), self._holders.get))):
+        for mask, _ in reversed(list(tiers(sampled_hashes(hashes), self._holders.get))):
             found += [endpoint for endpoint in self._bits.of(mask) if endpoint is not None][: most - len(found)]
         return found
 
-    def told_blocks(self, endpoint: Endpoint) -> int | None:
+    def reported_blocks(self, endpoint: Endpoint) -> int | None:
         """Blocks of tokens that `endpoint` itself says to hold; None where it is not listened to."""
         return None
 
-    def all_blocks_told(self, endpoint: Endpoint) -> bool:
+    def fully_reported(self, endpoint: Endpoint) -> bool:
         """Whether those are all that it holds."""
         return False
 
-    def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> Sent | None:
+    def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> SentPrompt | None:
         """As `record`. What is returned is to be given to `ended`."""
         self.record(endpoint, hashes)
         return None
 
-    def ended(self, sent: Sent) -> None:
+    def ended(self, sent: SentPrompt) -> None:
         """The request has left its endpoint, served or not."""
 
     def forget(self, endpoint: Endpoint) -> None:
@@ -171,11 +171,11 @@ class PrefixIndex:
         self._shrink(holding, 0)
         self._bits.free(holding.bit)
 
-    def _admit(self, endpoint: Endpoint) -> _Holding:
-        holding = self._holdings[endpoint] = _Holding(self._bits.take(endpoint))
+    def _admit(self, endpoint: Endpoint) -> _LruBlocks:
+        holding = self._holdings[endpoint] = _LruBlocks(self._bits.take(endpoint))
         return holding
 
-    def _touch(self, holding: _Holding, marks: Sequence[int], stands_for: int) -> None:
+    def _touch(self, holding: _LruBlocks, marks: Sequence[int], stands_for: int) -> None:
         """Have `holding` hold `marks`, the first of them as the youngest."""
         blocks, bit, holders = holding.blocks, holding.bit, self._holders
         holders_of, rejuvenate = holders.get, blocks.move_to_end
@@ -188,7 +188,7 @@ class PrefixIndex:
                 holders[block] = holders_of(block, 0) | bit
         holding.size += stands_for * (len(blocks) - held)
 
-    def _shrink(self, holding: _Holding, capacity: int) -> None:
+    def _shrink(self, holding: _LruBlocks, capacity: int) -> None:
         """Drop the oldest blocks until the others fit."""
         size, drop, bit, holders = holding.size, holding.blocks.popitem, holding.bit, self._holders
         while size > capacity:
@@ -202,7 +202,7 @@ class PrefixIndex:
         holding.size = size
 
 
-def marks_of(hashes: Sequence[int]) -> Sequence[int]:
+def sampled_hashes(hashes: Sequence[int]) -> Sequence[int]:
     """Those of a prompt's blocks that are remembered; see FINE_BLOCKS."""
     if len(hashes) <= FINE_BLOCKS:
         return hashes

@@ -12,19 +12,19 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.index import PrefixIndex, Sent, depth_of, marks_of
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks, chain_root, token_chain
+from picker.endpoints.prefix_cache.index import PrefixIndex, SentPrompt, depth_of, sampled_hashes
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks, chain_root, token_chain
 
 MAX_NAMES = 262_144
 """Blocks of text with a name, those not used for longest out first: some 60 MiB. A gateway with more repeating text
 than 16 million tokens estimates the rest."""
 
 
-class PrecisePrefixIndex(PrefixIndex):
+class KvEventIndex(PrefixIndex):
     """See the module."""
 
     def __init__(
-        self, block_tokens: int, held: HeldBlocks, pool: Sequence[Endpoint], max_names: int = MAX_NAMES
+        self, block_tokens: int, held: ReportedBlocks, pool: Sequence[Endpoint], max_names: int = MAX_NAMES
     ) -> None:
         """`held`: of all endpoints that are followed, those of other pools among them. `pool`: this one's, kept up to
         date in place."""
@@ -33,7 +33,7 @@ class PrecisePrefixIndex(PrefixIndex):
         self._pool = pool
         self._max_names = max_names
         self._names: OrderedDict[int, int] = OrderedDict()
-        """What is named of a prompt is always a beginning of it: see `_Holding`."""
+        """What is named of a prompt is always a beginning of it: see `_LruBlocks`."""
         self._named_size = 0
         """Tokens of a block that names mean."""
         self._decided_on: Sequence[int] | None = None
@@ -64,17 +64,17 @@ class PrecisePrefixIndex(PrefixIndex):
         estimated = super().holders(hashes, most)
         return list(dict.fromkeys([endpoint for endpoint in (*deepest, *estimated) if endpoint is not None]))[:most]
 
-    def told_blocks(self, endpoint: Endpoint) -> int | None:
+    def reported_blocks(self, endpoint: Endpoint) -> int | None:
         return self._held.stored_blocks(endpoint)
 
-    def all_blocks_told(self, endpoint: Endpoint) -> bool:
+    def fully_reported(self, endpoint: Endpoint) -> bool:
         return self._held.knows_all(endpoint)
 
-    def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> Sent | None:
+    def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> SentPrompt | None:
         # Most prompts are sent in the step in which they were decided on.
         chain, told = self._looked_up if hashes is self._decided_on else self._look_up(hashes)
         self._decided_on = None
-        marks = marks_of(hashes)
+        marks = sampled_hashes(hashes)
         unnamed = self._last_seen(marks, len(chain)) if self._held.block_size(endpoint) is not None else None
         self.record(endpoint, hashes)
         if 2 * len(self._names) > self._max_names:
@@ -84,9 +84,9 @@ class PrecisePrefixIndex(PrefixIndex):
         expected = chain[told.get(endpoint, 0) :]
         if expected:
             self._held.expect(endpoint, expected)
-        return Sent(endpoint, expected, unnamed) if expected or unnamed is not None else None
+        return SentPrompt(endpoint, expected, unnamed) if expected or unnamed is not None else None
 
-    def ended(self, sent: Sent) -> None:
+    def ended(self, sent: SentPrompt) -> None:
         self._held.settle(sent.endpoint, sent.expected)
         if sent.on_end is not None:
             on_end, sent.on_end = sent.on_end, None
@@ -112,7 +112,7 @@ class PrecisePrefixIndex(PrefixIndex):
         if size != self._named_size:
             self._names.clear()
             self._named_size = size
-        marks = marks_of(hashes)
+        marks = sampled_hashes(hashes)
         # A block of text that ends within the first block of tokens is named after it: it begins nothing else.
         places = [max(1, ends[depth_of(number + 1) - 1] // size) for number in range(len(marks))]
         known = bisect_left(places, depth + 1)
@@ -133,7 +133,7 @@ class PrecisePrefixIndex(PrefixIndex):
     def _look_up(self, hashes: Sequence[int]) -> tuple[Sequence[int], Mapping[Endpoint | None, int]]:
         """The names of a prompt's blocks as far as it has them, those that are remembered, and how many of them the
         endpoints say to hold."""
-        names, marks = self._names, marks_of(hashes)
+        names, marks = self._names, sampled_hashes(hashes)
         if not marks or marks[0] not in names:
             return (), {}
         named = bisect_left(marks, True, lo=1, key=lambda block: block not in names)

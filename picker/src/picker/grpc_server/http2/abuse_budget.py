@@ -5,7 +5,7 @@ from picker.grpc_server.http2.events import ConnectionFailure
 from picker.grpc_server.http2.frames import ErrorCode
 
 
-class Budget:
+class TokenBucket:
     """An allowance of `size`, refilled by `per_s`. Time comes with each use, from any monotonic clock."""
 
     __slots__ = ("_at_s", "_left", "_per_s", "_size")
@@ -16,7 +16,7 @@ class Budget:
         self._left = float(size)
         self._at_s = 0.0
 
-    def spend(self, now_s: float, amount: int = 1) -> bool:
+    def take(self, now_s: float, amount: int = 1) -> bool:
         """Use `amount` up; False when there was not as much."""
         if self._left == self._size:
             self._at_s = now_s
@@ -26,32 +26,32 @@ class Budget:
         self._left -= amount
         return self._left >= 0
 
-    def earn(self, amount: int) -> None:
+    def refund(self, amount: int) -> None:
         """Give `amount` back."""
         if self._left < self._size:
             self._left = min(self._size, self._left + amount)
 
 
-class Patience:
+class AbuseBudget:
     """With one peer. Set `now_s` before each use of the rest."""
 
     __slots__ = ("_frames", "_resets", "now_s")
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self._frames = Budget(limits.CALM_FRAMES, limits.CALM_FRAMES_PER_S)
-        self._resets = Budget(limits.CALM_RESETS, limits.CALM_RESETS_PER_S)
+        self._frames = TokenBucket(limits.CALM_FRAMES, limits.CALM_FRAMES_PER_S)
+        self._resets = TokenBucket(limits.CALM_RESETS, limits.CALM_RESETS_PER_S)
 
     def useful(self, count: int) -> None:
         """Frames of either side that carried something."""
-        self._frames.earn(limits.CALM_EARNED * count)
+        self._frames.refund(limits.CALM_EARNED * count)
 
     def empty_frame(self, cost: int = 1) -> None:
         """One that carried nothing. Raises ConnectionFailure when there were too many."""
-        if not self._frames.spend(self.now_s, cost):
+        if not self._frames.take(self.now_s, cost):
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
     def request_wasted(self) -> None:
         """Taken back early, or broken. Raises ConnectionFailure when there were too many."""
-        if not self._resets.spend(self.now_s):
+        if not self._resets.take(self.now_s):
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many requests taken back")

@@ -4,15 +4,29 @@ Priority is ignored, nothing is pushed, upgrades from HTTP/1.1 are not offered: 
 byte, by prior knowledge or because ALPN said so. What a peer may cost is in `limits`."""
 
 from picker.grpc_server.http2 import frames, limits, payloads
-from picker.grpc_server.http2.abuse_budget import Patience
-from picker.grpc_server.http2.events import Aborted, ConnectionFailure, Event, Failed, Opened, Received, StreamFailure
+from picker.grpc_server.http2.abuse_budget import AbuseBudget
+from picker.grpc_server.http2.events import (
+    ConnectionFailure,
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RequestReceived,
+    StreamFailure,
+    StreamReset,
+)
 from picker.grpc_server.http2.frames import ErrorCode
 from picker.grpc_server.http2.header_blocks import Block, BlockReader
-from picker.grpc_server.http2.header_fields import MalformedHead
-from picker.grpc_server.http2.headers import HeadReader, KeptHeads, OversizedHead, RequestHead, UndecodableHead
-from picker.grpc_server.http2.inbound import Receiving
-from picker.grpc_server.http2.outbound import Sending, Stream
-from picker.grpc_server.http2.settings import GREETING, SETTINGS_ACK, read_settings
+from picker.grpc_server.http2.header_fields import MalformedHeaders
+from picker.grpc_server.http2.headers import (
+    CallHeaders,
+    HeaderBlockCache,
+    HeaderReader,
+    OversizedHeaders,
+    UndecodableHeaders,
+)
+from picker.grpc_server.http2.inbound import InboundStreams
+from picker.grpc_server.http2.outbound import OutboundStreams, Stream
+from picker.grpc_server.http2.settings import SERVER_PREFACE, SETTINGS_ACK, read_settings
 from picker.grpc_server.http2.streams import Streams
 
 _LAST_CALL = b"lastcall"
@@ -20,25 +34,25 @@ _LAST_CALL = b"lastcall"
 
 
 class Connection:
-    """Feed it with `receive`, answer with `respond`, `send` and `end`, and write what `take_output` gives. Once
+    """Feed it with `receive`, answer with `respond`, `send` and `end`, and write what `data_to_send` gives. Once
     `closed`, that is the last there is to write.
 
     Answers on a stream that is gone are dropped: who serves it learns of its end by an event that may be on its way."""
 
-    def __init__(self, kept: KeptHeads) -> None:
+    def __init__(self, kept: HeaderBlockCache) -> None:
         self.closed = False
-        self.greeted = False
+        self.settings_received = False
         """Whether the peer has said what section 3.4 wants it to say first."""
-        self._heads = HeadReader(kept)
+        self._heads = HeaderReader(kept)
         self._blocks = BlockReader()
         self._streams = Streams()
         self._open = self._streams.open
-        self._sending = Sending()
-        self._sending.output.append(GREETING)
-        self._patience = Patience()
+        self._sending = OutboundStreams()
+        self._sending.output.append(SERVER_PREFACE)
+        self._patience = AbuseBudget()
         self._prefaced = False
         self._rest = b""
-        self._receiving = Receiving(self._sending)
+        self._receiving = InboundStreams(self._sending)
         self._useful = 0
         self._draining = False
         self._last_stream_id: int | None = None
@@ -66,7 +80,7 @@ class Connection:
         return events
 
     def respond(self, stream_id: int, block: bytes) -> None:
-        """Begin the answer with the headers in `block` (see `heads.encode_head`)."""
+        """Begin the answer with the headers in `block` (see `heads.encode_headers`)."""
         if (stream := self._open.get(stream_id)) is not None:
             self._sending.head(stream, block)
 
@@ -81,7 +95,7 @@ class Connection:
         if stream is not None and self._sending.end(stream, block):
             self._finish(stream)
 
-    def hold(self, held: bool) -> None:
+    def pause_sending(self, held: bool) -> None:
         """Keep data back while the transport is full. Nothing but answers to what the peer sends comes out then."""
         self._sending.held = held
         if not held:
@@ -97,9 +111,9 @@ class Connection:
                 frames.frame(frames.PING, 0, 0, _LAST_CALL),
             )
 
-    def take_output(self) -> bytes:
+    def data_to_send(self) -> bytes:
         """The bytes to write now; none, if there is nothing to say."""
-        return self._sending.take_output()
+        return self._sending.data_to_send()
 
     def _finish_rest(self, data: bytes, events: list[Event]) -> int | None:
         """Complete the frame that was cut off with as much of `data` as it takes, so that not all of `data` is copied.
@@ -133,7 +147,7 @@ class Connection:
                 break
             position = end
             try:
-                if kind == frames.DATA and self.greeted:
+                if kind == frames.DATA and self.settings_received:
                     self._data(data[start:end], flags, stream_id & frames.MAX_STREAM_ID, events)
                 else:
                     self._other(kind, data[start:end], flags, stream_id & frames.MAX_STREAM_ID, events)
@@ -145,7 +159,7 @@ class Connection:
 
     def _other(self, kind: int, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
         """Any frame but DATA."""
-        if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
+        if not self.settings_received and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
         if kind != frames.CONTINUATION:
             self._blocks.check_finished()
@@ -182,12 +196,12 @@ class Connection:
             self._flush()
             if sending.unsent_bytes > limits.MAX_UNSENT_BYTES:
                 raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "answers are not taken")
-        self._receiving.let_more_in()
+        self._receiving.replenish_window()
 
     def _flush(self) -> None:
         for stream in self._sending.flush():
             self._finish(stream)
-        self._receiving.let_more_in()
+        self._receiving.replenish_window()
 
     def _data(self, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
         if self._blocks.begun is not None:
@@ -197,11 +211,11 @@ class Connection:
             stream = None
         ended = flags & frames.END_STREAM != 0
         if payload:
-            self._receiving.took(len(payload), stream, ended)
+            self._receiving.consume_window(len(payload), stream, ended)
         if stream is None:
             self._patience.empty_frame()
             self._streams.check_not_idle(stream_id, "DATA")
-            if not self._streams.was_forgotten(stream_id):
+            if not self._streams.recently_closed(stream_id):
                 raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
             return
         if flags & frames.PADDED:
@@ -217,7 +231,7 @@ class Connection:
                 raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
         if ended:
             stream.ended_by_peer = True
-        events.append(Received(stream_id, payload, ended))
+        events.append(DataReceived(stream_id, payload, ended))
 
     def _head(self, block: Block | None, events: list[Event]) -> None:
         """A header block, if it is complete. It is decoded whatever becomes of its stream, or the following ones could
@@ -231,14 +245,14 @@ class Connection:
             else:
                 malformed = self._heads.trailers(block.data)
                 self._trailers(stream_id, block.ended, malformed, events)
-        except MalformedHead:
+        except MalformedHeaders:
             raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR) from None
-        except OversizedHead as error:
+        except OversizedHeaders as error:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from None
-        except UndecodableHead as error:
+        except UndecodableHeaders as error:
             raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)) from None
 
-    def _begin(self, stream_id: int, head: RequestHead, ended: bool, events: list[Event]) -> None:
+    def _begin(self, stream_id: int, head: CallHeaders, ended: bool, events: list[Event]) -> None:
         late = self._last_stream_id is not None and stream_id > self._last_stream_id
         if late or len(self._open) >= limits.MAX_STREAMS:
             raise StreamFailure(stream_id, ErrorCode.REFUSED_STREAM)
@@ -246,13 +260,13 @@ class Connection:
             raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
         self._open[stream_id] = Stream(stream_id, limits.STREAM_WINDOW_BYTES, head.content_length, ended)
         self._useful += 1
-        events.append(Opened(stream_id, head, ended))
+        events.append(RequestReceived(stream_id, head, ended))
 
     def _trailers(self, stream_id: int, ended: bool, malformed: bool, events: list[Event]) -> None:
         stream = self._open.get(stream_id)
         if stream is None:
             self._patience.empty_frame()
-            self._streams.check_forgotten(stream_id)
+            self._streams.check_recently_closed(stream_id)
             return
         if stream.ended_by_peer:
             raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
@@ -260,7 +274,7 @@ class Connection:
             raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
         stream.ended_by_peer = True
         self._useful += 1
-        events.append(Received(stream_id, b"", ended=True))
+        events.append(DataReceived(stream_id, b"", ended=True))
 
     def _rst_stream(self, payload: bytes, stream_id: int, events: list[Event]) -> None:
         code = payloads.reset_code(payload)
@@ -269,8 +283,8 @@ class Connection:
         if stream is None:
             self._patience.empty_frame()
             return
-        events.append(Aborted(stream_id, code))
-        self._sending.forget(stream)
+        events.append(StreamReset(stream_id, code))
+        self._sending.close_stream(stream)
         self._close_if_done()
         if not stream.answered:
             self._patience.request_wasted()
@@ -295,10 +309,10 @@ class Connection:
         if flags & frames.ACK:
             if payload:
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement that sets something")
-            self._heads.no_table()
+            self._heads.dynamic_table_disabled()
             return
         settings = read_settings(payload)
-        self.greeted = True
+        self.settings_received = True
         self._sending.configure(settings.initial_window_bytes, settings.max_frame_bytes)
         self._sending.output.append(SETTINGS_ACK)
 
@@ -321,18 +335,18 @@ class Connection:
         self._close_if_done()
 
     def _drop(self, stream: Stream, code: ErrorCode) -> None:
-        self._sending.forget(stream)
+        self._sending.close_stream(stream)
         self._sending.output.append(frames.rst_stream(stream.stream_id, code))
-        self._streams.forget(stream.stream_id)
+        self._streams.close_stream(stream.stream_id)
 
     def _broken(self, failure: StreamFailure, events: list[Event]) -> None:
         stream_id = failure.stream_id
         if (stream := self._open.get(stream_id)) is not None:
             self._drop(stream, failure.code)
-            events.append(Aborted(stream_id, failure.code))
+            events.append(StreamReset(stream_id, failure.code))
         else:
             self._sending.output.append(frames.rst_stream(stream_id, failure.code))
-            self._streams.forget(stream_id)
+            self._streams.close_stream(stream_id)
         self._close_if_done()
         self._patience.request_wasted()
 
@@ -343,7 +357,7 @@ class Connection:
     def _fail(self, failure: ConnectionFailure, events: list[Event]) -> None:
         self.closed = True
         for stream in self._open.values():
-            self._sending.forget(stream)
+            self._sending.close_stream(stream)
         self._open.clear()
         self._sending.output.append(frames.goaway(self._streams.highest, failure.code, failure.detail))
-        events.append(Failed(failure.code, failure.detail))
+        events.append(ConnectionTerminated(failure.code, failure.detail))

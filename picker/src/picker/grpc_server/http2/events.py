@@ -3,18 +3,18 @@
 import msgspec
 
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.headers import RequestHead
+from picker.grpc_server.http2.headers import CallHeaders
 
 
-class Opened(msgspec.Struct, frozen=True, gc=False):
+class RequestReceived(msgspec.Struct, frozen=True, gc=False):
     """A request has begun. With `ended` it has no body."""
 
     stream_id: int
-    head: RequestHead
+    head: CallHeaders
     ended: bool
 
 
-class Received(msgspec.Struct, frozen=True, gc=False):
+class DataReceived(msgspec.Struct, frozen=True, gc=False):
     """A piece of a request's body. With `ended` the last; that one may be empty."""
 
     stream_id: int
@@ -22,21 +22,21 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     ended: bool
 
 
-class Aborted(msgspec.Struct, frozen=True, gc=False):
+class StreamReset(msgspec.Struct, frozen=True, gc=False):
     """The stream is gone: the peer has reset it, or has broken the protocol on it."""
 
     stream_id: int
     code: int
 
 
-class Failed(msgspec.Struct, frozen=True, gc=False):
-    """The connection is gone with all its streams. What `Connection.take_output` still gives is to be sent first."""
+class ConnectionTerminated(msgspec.Struct, frozen=True, gc=False):
+    """The connection is gone with all its streams. What `Connection.data_to_send` still gives is to be sent first."""
 
     code: ErrorCode
     detail: str
 
 
-Event = Opened | Received | Aborted | Failed
+Event = RequestReceived | DataReceived | StreamReset | ConnectionTerminated
 
 
 class ConnectionFailure(Exception):

@@ -10,7 +10,7 @@ from hpack.exceptions import HPACKError
 
 from picker.grpc_server.http2.limits import MAX_HEADER_BYTES
 
-KEPT_FIELDS = 1024
+CACHED_FIELDS = 1024
 """A block has about ten; of those that are never seen again the oldest make room."""
 
 _STATIC_FIELDS = 61
@@ -24,21 +24,21 @@ _OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "t
 Field = tuple[str, str]
 
 
-class MalformedHead(Exception):
+class MalformedHeaders(Exception):
     """The block decodes, but to no request (RFC 9113, section 8.1.1); the block's stream is at fault."""
 
 
 def check_field(name: str, value: str) -> None:
     """RFC 9113, sections 8.2.1 and 8.2.2. Raises MalformedHead."""
     if not name or _NOT_IN_NAMES.search(name):
-        raise MalformedHead(f"{name!r} is no header name")
+        raise MalformedHeaders(f"{name!r} is no header name")
     if _NOT_IN_VALUES.search(value):
-        raise MalformedHead(f"the value of {name} holds a line end")
+        raise MalformedHeaders(f"the value of {name} holds a line end")
     if name in _OF_A_CONNECTION or (name == "te" and value != "trailers"):
-        raise MalformedHead(f"{name} is not for HTTP/2")
+        raise MalformedHeaders(f"{name} is not for HTTP/2")
 
 
-class KeptFields:
+class FieldCache:
     """Fields by their bytes, for all connections of a server."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class KeptFields:
                 field = kept(data) or self._decode(data)
                 size += len(field[0]) + len(field[1]) + _OVERHEAD_BYTES
                 found.append(field)
-        except (IndexError, HPACKError, MalformedHead, _Unusual):
+        except (IndexError, HPACKError, MalformedHeaders, _Unusual):
             return None
         return found if at == end and size <= MAX_HEADER_BYTES else None
 
@@ -73,7 +73,7 @@ class KeptFields:
         [(name, value)] = self._decoder.decode(data, raw=True)
         field = bytes(name).decode("latin-1"), bytes(value).decode("latin-1")
         check_field(*field)
-        if len(self._fields) >= KEPT_FIELDS:
+        if len(self._fields) >= CACHED_FIELDS:
             del self._fields[next(iter(self._fields))]
         self._fields[data] = field
         return field

@@ -11,10 +11,10 @@ import hpack
 import msgspec
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
-from picker.grpc_server.http2.header_fields import Field, KeptFields, MalformedHead, check_field
+from picker.grpc_server.http2.header_fields import Field, FieldCache, MalformedHeaders, check_field
 from picker.grpc_server.http2.limits import MAX_HEADER_BYTES
 
-KEPT_BLOCKS = 256
+CACHED_BLOCKS = 256
 """A proxy sends one for each pool and kind of call. Where tracing makes every block another, it costs this much memory
 (at most 16 KiB each), and the fields are found one by one."""
 
@@ -25,7 +25,7 @@ _PSEUDO = frozenset((":method", ":scheme", ":authority", ":path"))
 _OK = (":status", "200")  # In the static table as it stands; any other pair would be entered in the peer's.
 
 
-class RequestHead(msgspec.Struct, frozen=True, gc=False):
+class CallHeaders(msgspec.Struct, frozen=True, gc=False):
     """A request's headers; names are in lower case, of a repeated one the values are joined by commas."""
 
     method: str
@@ -34,46 +34,46 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     content_length: int | None
 
 
-class UndecodableHead(Exception):
+class UndecodableHeaders(Exception):
     """The block does not decode; the connection is lost, for nobody knows what the following ones mean."""
 
 
-class OversizedHead(Exception):
+class OversizedHeaders(Exception):
     """The block decodes to more than MAX_HEADER_BYTES."""
 
 
-class KeptHeads:
+class HeaderBlockCache:
     """Requests by the bytes of their blocks, for all connections of a server."""
 
     def __init__(self) -> None:
-        self.fields = KeptFields()
-        self._heads: dict[bytes, RequestHead] = {}
+        self.fields = FieldCache()
+        self._heads: dict[bytes, CallHeaders] = {}
 
-    def get(self, block: bytes) -> RequestHead | None:
+    def get(self, block: bytes) -> CallHeaders | None:
         return self._heads.get(block)
 
-    def keep(self, block: bytes, head: RequestHead) -> None:
-        if len(self._heads) >= KEPT_BLOCKS:
+    def keep(self, block: bytes, head: CallHeaders) -> None:
+        if len(self._heads) >= CACHED_BLOCKS:
             del self._heads[next(iter(self._heads))]
         self._heads[block] = head
 
 
-class HeadReader:
+class HeaderReader:
     """Decodes one connection's blocks, in the order in which they came: until the peer has given up its dynamic table,
     a block may mean something only after those before it."""
 
-    def __init__(self, kept: KeptHeads) -> None:
+    def __init__(self, kept: HeaderBlockCache) -> None:
         self._kept = kept
         self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
         self._no_table = False
         self._stateless = False
 
-    def no_table(self) -> None:
+    def dynamic_table_disabled(self) -> None:
         """The peer has acknowledged SETTINGS_HEADER_TABLE_SIZE 0. One that goes on with the table it had is understood,
         though it should not; it must not make a new one."""
         self._no_table = True
 
-    def request(self, block: bytes) -> RequestHead:
+    def request(self, block: bytes) -> CallHeaders:
         """Raises MalformedHead, OversizedHead, UndecodableHead."""
         if self._stateless and (head := self._kept.get(block)) is not None:
             return head
@@ -90,19 +90,19 @@ class HeadReader:
         fields = self._decode(block)
         try:
             _checked(fields)
-        except MalformedHead:
+        except MalformedHeaders:
             return True
         return any(name.startswith(":") for name, _ in fields)
 
     def _decode(self, block: bytes) -> list[Field]:
         if self._no_table and _SIZE_UPDATE.match(block):
-            raise UndecodableHead("a dynamic table, after none was allowed")
+            raise UndecodableHeaders("a dynamic table, after none was allowed")
         try:
             fields = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
-            raise OversizedHead(f"more than {MAX_HEADER_BYTES} bytes of headers") from error
+            raise OversizedHeaders(f"more than {MAX_HEADER_BYTES} bytes of headers") from error
         except HPACKError as error:
-            raise UndecodableHead(str(error)) from error
+            raise UndecodableHeaders(str(error)) from error
         return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in fields]
 
 
@@ -113,22 +113,22 @@ def _checked(fields: list[Field]) -> list[Field]:
     return fields
 
 
-def _request(fields: list[Field]) -> RequestHead:
+def _request(fields: list[Field]) -> CallHeaders:
     pseudo: dict[str, str] = {}
     headers: dict[str, str] = {}
     for name, value in fields:
         if name.startswith(":"):
             if name not in _PSEUDO or name in pseudo or headers:
-                raise MalformedHead(f"{name} is unknown, repeated, or after other headers")
+                raise MalformedHeaders(f"{name} is unknown, repeated, or after other headers")
             pseudo[name] = value
         else:
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     if not pseudo.get(":path") or not pseudo.get(":method") or not pseudo.get(":scheme"):
-        raise MalformedHead(":method, :scheme and :path must be there")
+        raise MalformedHeaders(":method, :scheme and :path must be there")
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        raise MalformedHead("content-length is no number")
-    return RequestHead(
+        raise MalformedHeaders("content-length is no number")
+    return CallHeaders(
         method=pseudo[":method"],
         path=pseudo[":path"],
         headers=MappingProxyType(headers),
@@ -136,7 +136,7 @@ def _request(fields: list[Field]) -> RequestHead:
     )
 
 
-def encode_head(fields: Iterable[tuple[str, str]]) -> bytes:
+def encode_headers(fields: Iterable[tuple[str, str]]) -> bytes:
     """A block that needs nothing of the peer's table and leaves nothing there, so that it may be sent at any time and
     to anyone: fields are literals or in the static table."""
     return hpack.Encoder().encode(

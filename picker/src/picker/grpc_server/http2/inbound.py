@@ -3,19 +3,19 @@
 from picker.grpc_server.http2 import frames, limits
 from picker.grpc_server.http2.events import ConnectionFailure, StreamFailure
 from picker.grpc_server.http2.frames import ErrorCode
-from picker.grpc_server.http2.outbound import Sending, Stream
+from picker.grpc_server.http2.outbound import OutboundStreams, Stream
 
 
-class Receiving:
+class InboundStreams:
     """Windows are opened again once half used, so that a WINDOW_UPDATE goes out for megabytes and not for frames."""
 
     __slots__ = ("_sending", "_window_bytes")
 
-    def __init__(self, sending: Sending) -> None:
+    def __init__(self, sending: OutboundStreams) -> None:
         self._sending = sending
         self._window_bytes = limits.CONNECTION_WINDOW_BYTES
 
-    def took(self, length: int, stream: Stream | None, ended: bool) -> None:
+    def consume_window(self, length: int, stream: Stream | None, ended: bool) -> None:
         """`length` bytes of payload came, padding included, on `stream` or on none that is open. Raises
         ConnectionFailure, StreamFailure."""
         self._window_bytes -= length
@@ -32,7 +32,7 @@ class Receiving:
             )
             stream.window_in_bytes = limits.STREAM_WINDOW_BYTES
 
-    def let_more_in(self) -> None:
+    def replenish_window(self) -> None:
         """Open the connection's window, unless the peer does not take the answers to what it has sent."""
         if (
             self._window_bytes <= limits.CONNECTION_WINDOW_BYTES // 2

@@ -51,5 +51,5 @@ no longer opened, so that it cannot ask for more than CONNECTION_WINDOW_BYTES on
 MAX_UNSENT_BYTES = 256 << 20
 """Beyond this the connection is given up: a peer that takes nothing yet goes on asking."""
 
-FORGOTTEN_STREAMS = 1_000
+RECENTLY_CLOSED_STREAMS = 1_000
 """Streams ended by this side that are remembered, because frames for them may still be on their way."""

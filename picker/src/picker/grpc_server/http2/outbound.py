@@ -37,7 +37,7 @@ class Stream(msgspec.Struct, eq=False, gc=False):
     """Trailers that end the answer once all data has gone."""
 
 
-class Sending:
+class OutboundStreams:
     """Writes frames as far as the peer's windows reach; what is beyond waits, each stream in turn."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Sending:
         self._waiting: dict[int, Stream] = {}
         self._turns: deque[Stream] = deque()
 
-    def take_output(self) -> bytes:
+    def data_to_send(self) -> bytes:
         """What is ready to be written."""
         output = self.output
         if not output:
@@ -97,7 +97,7 @@ class Sending:
         self.output.append(frame(HEADERS, END_HEADERS | END_STREAM, stream.stream_id, block))
         return True
 
-    def forget(self, stream: Stream) -> None:
+    def close_stream(self, stream: Stream) -> None:
         """The stream is gone, with what it had waiting."""
         if stream.waiting:
             self.unsent_bytes -= sum(map(len, stream.waiting))

@@ -6,7 +6,7 @@ from picker.grpc_server.http2 import frames, limits
 from picker.grpc_server.http2.events import ConnectionFailure
 from picker.grpc_server.http2.frames import ErrorCode, Setting
 
-GREETING = frames.settings_frame(
+SERVER_PREFACE = frames.settings_frame(
     {
         Setting.HEADER_TABLE_SIZE: 0,
         Setting.MAX_CONCURRENT_STREAMS: limits.MAX_STREAMS,

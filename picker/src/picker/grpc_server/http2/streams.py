@@ -24,14 +24,14 @@ class Streams:
         self.highest = stream_id
         return True
 
-    def forget(self, stream_id: int) -> None:
+    def close_stream(self, stream_id: int) -> None:
         """This side has ended the stream: frames for it may still be on their way, and mean nothing."""
         self.open.pop(stream_id, None)
-        if len(self._forgotten) >= limits.FORGOTTEN_STREAMS:
+        if len(self._forgotten) >= limits.RECENTLY_CLOSED_STREAMS:
             del self._forgotten[next(iter(self._forgotten))]
         self._forgotten[stream_id] = None
 
-    def was_forgotten(self, stream_id: int) -> bool:
+    def recently_closed(self, stream_id: int) -> bool:
         return stream_id in self._forgotten
 
     def check_not_idle(self, stream_id: int, what: str) -> None:
@@ -39,7 +39,7 @@ class Streams:
         if stream_id > self.highest or stream_id % 2 == 0:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which was never opened")
 
-    def check_forgotten(self, stream_id: int) -> None:
+    def check_recently_closed(self, stream_id: int) -> None:
         """HEADERS came on a stream that is neither open nor new. Raises ConnectionFailure unless it was forgotten."""
         if stream_id in self._forgotten:
             return

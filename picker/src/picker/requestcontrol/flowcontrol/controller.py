@@ -6,8 +6,8 @@ from typing import Protocol
 
 from picker.endpoints.endpoint import Endpoint
 from picker.requestcontrol.director import STATUS_OF_REFUSAL, ServedPool
-from picker.requestcontrol.flowcontrol.queue import ORDER, Bounds, FlowQueue, Held, room_for
-from picker.requestcontrol.interfaces import OnTurn, Wanted
+from picker.requestcontrol.flowcontrol.queue import ORDER, Bounds, FlowQueue, Held, has_capacity_for
+from picker.requestcontrol.interfaces import OnAdmitted, Wanted
 from picker.requestcontrol.rejection import Rejection
 from picker.resources.inference import Criticality
 from picker.resources.names import PoolName
@@ -24,7 +24,7 @@ class Pools(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueueStats:
     """What waits of one criticality in one pool."""
 
     pool: PoolName
@@ -34,8 +34,8 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiter:
-    on_turn: OnTurn
+class _QueuedRequest:
+    on_admitted: OnAdmitted
     criticality: Criticality
     subset: frozenset[str] | None
 
@@ -45,8 +45,8 @@ class _Place:
     """See `assignment.Place`."""
 
     wait_s: float
-    queue: FlowQueue[_Waiter]
-    held: Held[_Waiter]
+    queue: FlowQueue[_QueuedRequest]
+    held: Held[_QueuedRequest]
 
     def leave(self) -> None:
         self.queue.remove(self.held)
@@ -73,12 +73,12 @@ class FlowControl:
         self._soon = soon
         self._bounds = bounds
         self._time_limit_s = time_limit_s
-        self._queues: dict[str, FlowQueue[_Waiter]] = {}
+        self._queues: dict[str, FlowQueue[_QueuedRequest]] = {}
         """By the pool, as requests name it. Empty ones go."""
         self._release_is_due = False
         self._stopped = False
 
-    def join(self, wanted: Wanted, on_turn: OnTurn) -> _Place | Rejection | None:
+    def join(self, wanted: Wanted, on_admitted: OnAdmitted) -> _Place | Rejection | None:
         """See `assignment.Queue`. What costs a server nothing is never held."""
         served = self._pools.served(wanted.pool)
         body = wanted.body
@@ -87,7 +87,7 @@ class FlowControl:
         criticality = served.criticality(body.model, wanted.objective)
         pool = str(served.pool.name)
         queue = self._queues.get(pool)
-        if room_for(criticality, allowed(served.endpoints, wanted.subset), self._clock()):
+        if has_capacity_for(criticality, allowed(served.endpoints, wanted.subset), self._clock()):
             if queue is None or not queue.goes_before(criticality):
                 return None
             # Those before it have just not been called yet.
@@ -95,7 +95,7 @@ class FlowControl:
         if queue is None:
             queue = self._queues[pool] = FlowQueue(self._bounds)
         held = Held(
-            _Waiter(on_turn, criticality, wanted.subset),
+            _QueuedRequest(on_admitted, criticality, wanted.subset),
             criticality,
             wanted.flow or "",
             body.prompt_tokens + body.output_tokens * body.sequences,
@@ -120,7 +120,7 @@ class FlowControl:
         now_s = self._clock()
         for queue in list(self._queues.values()):
             for waiter in queue.expired(now_s):
-                waiter.on_turn(self._too_late(waiter.criticality))
+                waiter.on_admitted(self._too_late(waiter.criticality))
         self._release()
 
     def stop(self) -> None:
@@ -128,16 +128,16 @@ class FlowControl:
         self._stopped = True
         for queue in list(self._queues.values()):
             for waiter in queue.release(lambda _: True, lambda _: True):
-                waiter.on_turn(None)
+                waiter.on_admitted(None)
         self._queues.clear()
 
-    def waiting(self) -> Iterator[Waiting]:
+    def waiting(self) -> Iterator[QueueStats]:
         """What waits now, in pools where anything does."""
         for pool, queue in list(self._queues.items()):
             served = self._pools.served(pool)
             if served is not None:
                 for each in ORDER:
-                    yield Waiting(served.pool.name, each, queue.waiting(each), queue.waiting_bytes(each))
+                    yield QueueStats(served.pool.name, each, queue.waiting(each), queue.waiting_bytes(each))
 
     def _release(self) -> None:
         self._release_is_due = False
@@ -148,18 +148,18 @@ class FlowControl:
             if not len(queue):
                 del self._queues[pool]
 
-    def _release_from(self, queue: FlowQueue[_Waiter], endpoints: Sequence[Endpoint]) -> None:
+    def _release_from(self, queue: FlowQueue[_QueuedRequest], endpoints: Sequence[Endpoint]) -> None:
         now_s = self._clock()
 
-        def has_room(criticality: Criticality) -> bool:
-            return room_for(criticality, endpoints, now_s)
+        def has_capacity(criticality: Criticality) -> bool:
+            return has_capacity_for(criticality, endpoints, now_s)
 
-        def may_go(waiter: _Waiter) -> bool:
+        def may_go(waiter: _QueuedRequest) -> bool:
             subset = waiter.subset
-            return subset is None or room_for(waiter.criticality, allowed(endpoints, subset), now_s)
+            return subset is None or has_capacity_for(waiter.criticality, allowed(endpoints, subset), now_s)
 
-        for waiter in queue.release(has_room, may_go):
-            waiter.on_turn(None)
+        for waiter in queue.release(has_capacity, may_go):
+            waiter.on_admitted(None)
 
     def _too_late(self, criticality: Criticality) -> Rejection | None:
         if criticality is Criticality.CRITICAL:

@@ -13,22 +13,22 @@ from typing import Generic, TypeVar
 from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import Criticality
 from picker.scheduling.request import Refusal, Refused
-from picker.scheduling.saturation import ROOM, STALE_AFTER_S, Room, has_room
+from picker.scheduling.saturation import SATURATION_LIMITS, STALE_AFTER_S, SaturationLimit, has_capacity
 
-BEYOND: Mapping[Criticality, Room] = {
+BEYOND: Mapping[Criticality, SaturationLimit] = {
     # Sheddable requests would be turned away here.
-    Criticality.SHEDDABLE: ROOM[Criticality.SHEDDABLE],
+    Criticality.SHEDDABLE: SATURATION_LIMITS[Criticality.SHEDDABLE],
     # What waits at a server waits in the order of its coming, and for that server alone. A few have to, so that its
     # next step has no gap: at the rate of an A10 a second is two of them.
-    Criticality.STANDARD: Room(wait_s=1.0, kv_cache_usage=inf),
+    Criticality.STANDARD: SaturationLimit(wait_s=1.0, kv_cache_usage=inf),
     # Twice that, so that it is sent before anything else would be, even past what has just been let go.
-    Criticality.CRITICAL: Room(wait_s=2.0, kv_cache_usage=inf),
+    Criticality.CRITICAL: SaturationLimit(wait_s=2.0, kv_cache_usage=inf),
 }
 """Requests are held while no endpoint has this much room for them. Less critical ones need more of it."""
 
 ORDER = (Criticality.CRITICAL, Criticality.STANDARD, Criticality.SHEDDABLE)
 
-UNSEEN = 16
+MAX_UNSCRAPED_BURST = 16
 """Requests more than at the newest scrape that an endpoint is sent unseen, or as many again as it had then: an idle one
 takes a step's worth of them at once, and a burst that it can take is let through within a few scrapes."""
 
@@ -39,13 +39,13 @@ choice, so there may be any number."""
 T = TypeVar("T")
 
 
-def room_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
+def has_capacity_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
     """Whether a request of this criticality need not be held. Where no endpoint is there or answers, holding it helps
     nobody."""
     room = BEYOND[criticality]
-    answering = [endpoint for endpoint in endpoints if endpoint.refused_since_s is None]
+    answering = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
     return not answering or any(
-        has_room(room, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in answering
+        has_capacity(room, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in answering
     )
 
 
@@ -54,8 +54,8 @@ def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
     metrics = endpoint.metrics
     if metrics is None or now_s - metrics.scraped_at_s > STALE_AFTER_S:
         return False
-    then = metrics.in_flight_then
-    return endpoint.in_flight.requests - then >= max(UNSEEN, then)
+    then = metrics.in_flight_at_scrape
+    return endpoint.in_flight.requests - then >= max(MAX_UNSCRAPED_BURST, then)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class FlowQueue(Generic[T]):
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._bands: Mapping[Criticality, _Band[T]] = {each: _Band() for each in ORDER}
+        self._bands: Mapping[Criticality, PriorityBand[T]] = {each: PriorityBand() for each in ORDER}
 
     def __len__(self) -> int:
         return sum(len(band.held) for band in self._bands.values())
@@ -121,8 +121,8 @@ class FlowQueue(Generic[T]):
         if held in band.held:
             band.remove(held)
 
-    def release(self, has_room: Callable[[Criticality], bool], may_go: Callable[[T], bool]) -> Iterator[T]:
-        """Take out what waits, in order, while there is room for the next. `has_room` is asked before each, `may_go`
+    def release(self, has_capacity: Callable[[Criticality], bool], may_go: Callable[[T], bool]) -> Iterator[T]:
+        """Remove waiting items in order while there is capacity. `has_capacity` is asked before each item, `may_go`
         whether there is room for this one in particular; if not, its flow is passed over. The queue may be changed
         between two items."""
         for criticality in ORDER:
@@ -130,7 +130,7 @@ class FlowQueue(Generic[T]):
             passed: list[_Flow[T]] = []
             room = True
             try:
-                while band.held and (room := has_room(criticality)) and (flow := band.next_flow()) is not None:
+                while band.held and (room := has_capacity(criticality)) and (flow := band.next_flow()) is not None:
                     held = flow.first
                     if may_go(held.item):
                         band.serve(flow, held)
@@ -169,7 +169,7 @@ class _Flow(Generic[T]):
         return next(iter(self.held))
 
 
-class _Band(Generic[T]):
+class PriorityBand(Generic[T]):
     """What waits of one criticality."""
 
     __slots__ = ("_count", "_flows", "_level_tokens", "_turns", "body_bytes", "held")

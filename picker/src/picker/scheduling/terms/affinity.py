@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.terms.hash_ring import Homes
+from picker.scheduling.terms.hash_ring import HashRing
 
 MEMORY = 0.98
 """Of what is learned here: the last 50 prompts count, and the last 50 looks."""
@@ -18,22 +18,22 @@ LEAST_SHARE = 0.03
 PREFIX_BLOCKS = 16
 """Of a prompt that continues no conversation, these first blocks say where it belongs: 1024 tokens, a system prompt."""
 
-BELIEVED = 0.3
+OWN_CACHE_CONFIDENCE = 0.3
 """Of what this picker has sent elsewhere than home: it takes room that others do not know of, and what they send there
 drives it out."""
 
 LEAST_REPEATS = 0.3
 """Of the prompts, to begin like one before. Where fewer do, one with a new beginning belongs nowhere."""
 
-MISS = 1.1
+MISS_PENALTY = 1.1
 """Times its tokens that a miss costs, as it makes two places of one."""
 
 
-class Sharing:
+class CrossPickerAffinity:
     """Learns from a pool's requests what homes are worth."""
 
     def __init__(self) -> None:
-        self._homes = Homes()
+        self._homes = HashRing()
         self._others = 0.0
         """Share of the requests on the servers that came past this picker."""
         self._repeats = 0.8
@@ -41,14 +41,14 @@ class Sharing:
         self._continues = 1.0
         """Share of the chats that continue a conversation."""
 
-    def look(self, endpoints: Sequence[Endpoint], requests: Sequence[int]) -> None:
+    def observe(self, endpoints: Sequence[Endpoint], requests: Sequence[int]) -> None:
         """Learn from how many `requests` are on each of `endpoints`."""
         total = sum(requests)
         if total:
             mine = sum([endpoint.in_flight.requests for endpoint in endpoints])
             self._others = MEMORY * self._others + (1 - MEMORY) * (1 - mine / total)
 
-    def home(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
+    def preferred_endpoint(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         """Where `request` belongs; None where it does not matter."""
         if not request.blocks or self._others < LEAST_SHARE:
             return None
@@ -57,18 +57,22 @@ class Sharing:
             key = request.blocks[min(len(request.blocks), PREFIX_BLOCKS) - 1]
         return self._homes.of(key, endpoints)
 
-    def fresh_tokens(
+    def uncached_tokens(
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        home: Endpoint,
+        preferred_endpoint: Endpoint,
     ) -> Sequence[float]:
-        """Prompt tokens that each endpoint would have to compute, `home` as others have left it."""
+        """Prompt tokens that each endpoint would have to compute, `preferred_endpoint` as others have left it."""
         tokens, known = request.prompt_tokens, max(cached_tokens)
         expected = known + (tokens - known) * self._sent_before(request, known)
         return [
-            MISS * max(0.0, tokens - (max(expected, cached) if endpoint is home else BELIEVED * cached))
+            MISS_PENALTY
+            * max(
+                0.0,
+                tokens - (max(expected, cached) if endpoint is preferred_endpoint else OWN_CACHE_CONFIDENCE * cached),
+            )
             for endpoint, cached in zip(endpoints, cached_tokens, strict=True)
         ]
 

@@ -8,11 +8,11 @@ from xxhash import xxh3_64_intdigest
 
 from picker.endpoints.endpoint import Endpoint
 
-POINTS = 40
+VIRTUAL_NODES = 40
 """On the ring, for each endpoint. The endpoints' shares differ by some 15 %; load decides before that matters."""
 
 
-class Homes:
+class HashRing:
     """A ring of the endpoints last asked about. When one comes or goes, only its own share of the keys moves."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Homes:
         ring = [
             (xxh3_64_intdigest(endpoint.address.encode(), number), endpoint)
             for endpoint in endpoints
-            for number in range(POINTS)
+            for number in range(VIRTUAL_NODES)
         ]
         ring.sort(key=itemgetter(0))
         self._points = [point for point, _ in ring]

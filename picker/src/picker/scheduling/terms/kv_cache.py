@@ -11,17 +11,17 @@ HALF_LIFE_S = 5.0
 """What was seen counts half after this long: some scrapes, so that it is no matter of who happens to run, and less than
 a load takes to change."""
 
-YOUNG_SHARE = 0.6
+MIN_EXPECTED_SHARE = 0.6
 """Of what the requests on a server hold on the mean, as much is expected of them at least. What runs there holds nearly
 always more (a batch of thirty differs by a tenth), and then the server's own word counts: it knows who is long. It does
 not in a burst, whose requests are all young."""
 
-ROOMY = 0.25
+PRESSURE_STARTS_AT = 0.25
 """KV cache usage up to which a server has room for whatever comes. From there on it is avoided, the more the fuller it
 is: what runs there will grow, and a full cache means queueing and preemption."""
 
 
-class Held:
+class KvDemand:
     """What a running request holds, in tokens, as a mean over the servers that tell the size of their caches. Over all
     of them, so that one whose requests are all young does not seem to have room for more of them."""
 
@@ -39,7 +39,7 @@ class Held:
         self._tokens = self._requests = 0.0
         self._seen_s = -inf
 
-    def look(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
         """Take in what the newest scrapes say."""
         told = [
             metrics
@@ -65,7 +65,7 @@ class Held:
         """KV cache usage of a server with so many `requests`, as it is or will soon be: 0 to 1."""
         if not metrics.cache_tokens:
             return metrics.kv_cache_usage
-        expected = YOUNG_SHARE * requests * self.tokens / metrics.cache_tokens
+        expected = MIN_EXPECTED_SHARE * requests * self.tokens / metrics.cache_tokens
         return max(metrics.kv_cache_usage, min(1.0, expected))
 
     def with_missing(self, metrics: ServerMetrics, missing: int, requests: int) -> ServerMetrics:
@@ -87,8 +87,8 @@ class Held:
 def pressure(kv_cache_usage: float, queue_depth: int, running: int) -> float:
     """A factor, 1 and up: how much worse a server is than its load says, as its KV cache runs full or it queues."""
     factor = 1.0
-    if kv_cache_usage > ROOMY:
-        excess = (kv_cache_usage - ROOMY) / (1.0 - ROOMY)
+    if kv_cache_usage > PRESSURE_STARTS_AT:
+        excess = (kv_cache_usage - PRESSURE_STARTS_AT) / (1.0 - PRESSURE_STARTS_AT)
         # A fifth worse when half full, three times as bad at the brim.
         factor += 2.0 * excess * excess
     if queue_depth:

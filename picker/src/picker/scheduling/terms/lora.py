@@ -50,7 +50,7 @@ class LoraAffinity:
         """Of the endpoints last looked at: named by a newest scrape, or sent lately."""
         return self._adapters
 
-    def look(self, endpoints: Sequence[Endpoint], now_s: float = 0.0) -> None:
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float = 0.0) -> None:
         """Learn names from the newest scrapes, and which adapters are in use where."""
         changed = False
         for endpoint in endpoints:

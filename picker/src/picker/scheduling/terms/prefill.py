@@ -22,13 +22,13 @@ def requests_there(endpoint: Endpoint) -> int:
     """Requests on the server: ours, and those that came past this picker. What this picker has sent since the scrape is
     in the ledger at once: between two scrapes nobody herds onto the endpoint that looked idle."""
     metrics = endpoint.metrics
-    return endpoint.in_flight.requests + (metrics.others if metrics is not None else 0)
+    return endpoint.in_flight.requests + (metrics.foreign_requests if metrics is not None else 0)
 
 
 def requests_at(endpoints: Sequence[Endpoint]) -> list[int]:
     """`requests_there` of each."""
     return [
-        endpoint.in_flight.requests + (metrics.others if (metrics := endpoint.metrics) is not None else 0)
+        endpoint.in_flight.requests + (metrics.foreign_requests if (metrics := endpoint.metrics) is not None else 0)
         for endpoint in endpoints
     ]
 
@@ -44,13 +44,13 @@ def fleet_pace(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
     return sum(seconds for seconds, _ in learned) / tokens if tokens > 1.0 else None
 
 
-def work_ahead(endpoint: Endpoint, running: int, fresh_tokens: float) -> float:
-    """Work until the first token of a prompt of which `fresh_tokens` are not cached, in prompt tokens; `running`
+def work_ahead(endpoint: Endpoint, running: int, uncached_tokens: float) -> float:
+    """Work until the first token of a prompt of which `uncached_tokens` are not cached, in prompt tokens; `running`
     requests are there. The constants are fitted to the simulator's first tokens."""
     return (
         STEP_TOKENS
         + SEQUENCE_TOKENS * running
         + endpoint.in_flight.prefill_tokens
-        + endpoint.others_prefill_tokens
-        + fresh_tokens
+        + endpoint.foreign_prefill_tokens
+        + uncached_tokens
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from picker.endpoints.prefix_cache.kv_events.messages import AllBlocksCleared, BlockRemoved, BlockStored
 from picker.endpoints.prefix_cache.kv_events.reported_blocks import (
     MAX_BLOCKS_OF_BATCH,
-    HeldBlocks,
+    ReportedBlocks,
     chain_root,
     token_chain,
 )
@@ -27,8 +27,8 @@ def store(hashes: Sequence[int | bytes], tokens: Sequence[int], parent: int | No
     return BlockStored(hashes, parent, tokens, SIZE, **more)
 
 
-def held(*followed: Any) -> HeldBlocks:
-    index = HeldBlocks()
+def held(*followed: Any) -> ReportedBlocks:
+    index = ReportedBlocks()
     for each in followed or (A, B):
         index.follow(each)
         index.restart(each, empty=True)
@@ -149,7 +149,7 @@ def test_knowing_all_takes_every_batch_and_blocks_of_that_size() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    index = HeldBlocks(max_blocks=10)
+    index = ReportedBlocks(max_blocks=10)
     index.follow(A)
     index.restart(A, empty=True)
     for number in range(100):
@@ -178,7 +178,7 @@ STEPS = st.lists(
 
 def test_one_hash_of_two_blocks_makes_no_sense() -> None:
     """Blocks stored under a hash that is used again would never be removed."""
-    index = HeldBlocks(max_blocks=10)
+    index = ReportedBlocks(max_blocks=10)
     index.follow(A)
     with pytest.raises(ValueError, match="one hash of two"):
         index.apply(A, [store([10], [number, number]) for number in range(100)])
@@ -215,7 +215,7 @@ hashes_of_any_kind = st.one_of(st.integers(0, 4), st.binary(max_size=2))
 )
 def test_whatever_events_say_memory_stays_within_the_bound(steps: list[Any]) -> None:
     """Either they are followed or they make no sense, and nothing else is raised."""
-    index = HeldBlocks(max_blocks=5)
+    index = ReportedBlocks(max_blocks=5)
     index.follow(A)
     for step in steps:
         event = BlockRemoved(step) if isinstance(step, list) else store([step[0]], [step[1]] * SIZE, parent=step[2])

@@ -8,12 +8,12 @@ import pytest
 from event_server import EventServer, free_port, stored, until
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.kv_events import subscriber as follower
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
 from picker.endpoints.prefix_cache.kv_events.subscriber import (
     PORT_LABEL,
     REPLAY_PORT_LABEL,
-    KvEventFollower,
     KvEventPorts,
+    KvEventSubscriber,
 )
 
 
@@ -24,7 +24,7 @@ def server(name: str = "qwen-0", port: int = 8000, labels: Mapping[str, str] | N
 class SeenSubscription:
     """Connects to nobody."""
 
-    def __init__(self, endpoint: Endpoint, held: HeldBlocks, events: str, replay: str | None, *_: object) -> None:
+    def __init__(self, endpoint: Endpoint, held: ReportedBlocks, events: str, replay: str | None, *_: object) -> None:
         addresses.append((endpoint, events, replay))
 
     async def run(self) -> None:
@@ -42,8 +42,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Endpoint, str, str | Non
 
 
 @asynccontextmanager
-async def following(replay: int | None = None) -> AsyncIterator[KvEventFollower]:
-    made = KvEventFollower(KvEventPorts(5557, replay), HeldBlocks(), lambda _: None)
+async def following(replay: int | None = None) -> AsyncIterator[KvEventSubscriber]:
+    made = KvEventSubscriber(KvEventPorts(5557, replay), ReportedBlocks(), lambda _: None)
     try:
         yield made
     finally:
@@ -99,8 +99,8 @@ async def test_ipv6_addresses_keep_their_brackets(seen: list[object]) -> None:
 
 
 async def test_an_endpoint_that_leaves_is_forgotten_and_one_that_comes_is_followed() -> None:
-    port, held = free_port(), HeldBlocks()
-    made = KvEventFollower(KvEventPorts(port, None), held, lambda _: None)
+    port, held = free_port(), ReportedBlocks()
+    made = KvEventSubscriber(KvEventPorts(port, None), held, lambda _: None)
     where, back = server(), server()
     async with EventServer(port, None) as publishing:
         made.add(where)
@@ -125,8 +125,8 @@ async def test_a_failure_nobody_has_thought_of_leaves_the_endpoint_to_the_estima
             raise RuntimeError("of a kind nobody has thought of")
 
     monkeypatch.setattr(follower, "Subscription", Failing)
-    held, where = HeldBlocks(), server()
-    made = KvEventFollower(KvEventPorts(5557, None), held, lambda _: None)
+    held, where = ReportedBlocks(), server()
+    made = KvEventSubscriber(KvEventPorts(5557, None), held, lambda _: None)
     held.follow(where)
     made.add(where)
     await until(lambda: held.stored_blocks(where) is None)

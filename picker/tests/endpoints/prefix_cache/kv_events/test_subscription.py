@@ -12,7 +12,7 @@ from fleet import endpoint
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.kv_events import subscription
 from picker.endpoints.prefix_cache.kv_events.messages import Event
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks, chain_root, token_chain
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks, chain_root, token_chain
 from picker.endpoints.prefix_cache.kv_events.subscription import Subscription
 
 SERVER = endpoint(1)
@@ -24,7 +24,7 @@ class Followed:
 
     port: int = field(default_factory=free_port)
     replay_port: int = field(default_factory=free_port)
-    held: HeldBlocks = field(default_factory=HeldBlocks)
+    held: ReportedBlocks = field(default_factory=ReportedBlocks)
     emptied: list[Endpoint] = field(default_factory=list[Endpoint])
 
     def blocks(self) -> set[int]:
@@ -235,7 +235,7 @@ async def test_expensive_batches_leave_most_of_the_time_to_other_work() -> None:
     followed = Followed()
     worked_s, rested = 0.0, []
 
-    class Slow(HeldBlocks):
+    class Slow(ReportedBlocks):
         def apply(self, endpoint: Endpoint, events: Iterable[Event]) -> bool:
             nonlocal worked_s
             begun_s = time.perf_counter()

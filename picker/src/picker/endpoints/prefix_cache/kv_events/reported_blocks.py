@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence, Set
 from xxhash import xxh3_64_intdigest
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.bitsets import EndpointBits, tiers
+from picker.endpoints.prefix_cache.bitsets import EndpointBitset, tiers
 from picker.endpoints.prefix_cache.kv_events.messages import (
     AllBlocksCleared,
     BlockRemoved,
@@ -69,13 +69,13 @@ class _Cache:
         """Requests under way there that need the block."""
 
 
-class HeldBlocks:
+class ReportedBlocks:
     """Of all endpoints that are followed: every block they tell of, and none that they do not."""
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
         """`max_blocks`: followed of one endpoint."""
         self._max_blocks = max_blocks
-        self._bits = EndpointBits()
+        self._bits = EndpointBitset()
         self._caches: dict[Endpoint, _Cache] = {}
         self._holders: dict[int, int] = {}
         self._knowing: dict[int, Set[Endpoint]] = {}
@@ -258,8 +258,8 @@ class HeldBlocks:
         self._holders[name] = self._holders.get(name, 0) | cache.bit
 
     def _drop(self, cache: _Cache, name: int) -> None:
-        others = self._holders[name] & ~cache.bit
-        if others:
-            self._holders[name] = others
+        foreign_requests = self._holders[name] & ~cache.bit
+        if foreign_requests:
+            self._holders[name] = foreign_requests
         else:
             del self._holders[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
 from picker.endpoints.prefix_cache.kv_events.subscription import Subscription
 
 log = structlog.get_logger(__name__)
@@ -26,10 +26,10 @@ class KvEventPorts:
     """None: what is missed cannot be asked for."""
 
 
-class KvEventFollower:
+class KvEventSubscriber:
     """Follows the endpoints it is given, in the event loop it is used in."""
 
-    def __init__(self, ports: KvEventPorts, held: HeldBlocks, emptied: Callable[[Endpoint], None]) -> None:
+    def __init__(self, ports: KvEventPorts, held: ReportedBlocks, emptied: Callable[[Endpoint], None]) -> None:
         """`emptied`: see `Subscription`."""
         self.held = held
         self._ports = ports

@@ -16,7 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 from picker.bounded_text import shorten
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.kv_events.messages import Batch, Unreadable, read_batch
-from picker.endpoints.prefix_cache.kv_events.reported_blocks import HeldBlocks
+from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class Subscription:
     def __init__(
         self,
         endpoint: Endpoint,
-        held: HeldBlocks,
+        held: ReportedBlocks,
         events_address: str,
         replay_address: str | None,
         emptied: Callable[[Endpoint], None],
