@@ -96,7 +96,7 @@ bench: install ## the picker's figures through a real Envoy, as ratios in one ru
 bench-report: install ## what the picker is worth: A10 and L20 mocks, both ports, two loads; a report in out/bench-report
 	@$(RUN) gateway-report $(ARGS)
 
-crds: install ## write the chart's CRDs anew, after a change of the wire types
+crds: install ## write the chart's CRDs, after a change of the wire types
 	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds
 
 chart-schema: install ## generate the schema of the chart's values, and the README of the chart
@@ -105,13 +105,13 @@ chart-schema: install ## generate the schema of the chart's values, and the READ
 nightly-access: install ## write the nightly job's ClusterRole, after a change of the chart
 	@$(RUN) python ci/nightly_access.py
 
-dashboards: install ## write dashboards, alerts and recording rules anew into the chart
+dashboards: install ## write dashboards, alerts and recording rules into the chart
 	@$(RUN) gateway-dashboards generate
 
 dashboard: install ## draw the dashboards from a Prometheus, as PNG and HTML in out/dashboard
 	@$(RUN) gateway-dashboards draw $(ARGS)
 
-protos: install ## generate the messages of our own .proto files anew
+protos: install ## generate the messages of our own .proto files
 	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/xds/extension_service.proto
 
 simulate: install ## the strategies against their peers in virtual time: tables, plots and JSON in out/simulate
