@@ -94,7 +94,7 @@ async def test_an_answer_that_passes_the_picker_is_timed_and_its_status_known(ga
 async def test_a_request_that_is_no_json_counts_as_an_error_of_its_pool(gateway: GatewayParts) -> None:
     answer = await gateway.client.post(gateway.url("main"), content=b"{")
     assert answer.status_code == 400
-    assert await metric(gateway, "inference_gateway_refusals_total", pool="default/a", reason="body-not-json") == 1
+    assert await metric(gateway, "inference_gateway_rejections_total", pool="default/a", reason="body-not-json") == 1
     assert await metric(gateway, "inference_objective_request_error_total", error_code="BadRequest") == 1
 
 

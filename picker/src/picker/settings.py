@@ -186,7 +186,7 @@ class CommonSettings(CommandSettings):
         ge=1,
         description="Most bytes of bodies held of one criticality in a pool; see flow-control-max-requests",
     )
-    answers_seen: Literal["some", "all"] = Field(
+    response_header_sampling: Literal["some", "all"] = Field(
         "some",  # The first byte of each that is seen waits for the picker, a millisecond or less.
         description="Answers of which the picker sees status, server and first byte: all, or one in eight, and every "
         "one while some fail, where models are renamed, and with access-log or traces-endpoint",

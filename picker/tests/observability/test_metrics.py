@@ -77,7 +77,7 @@ def test_answers_of_other_endpoints_than_the_picked_one_are_counted() -> None:
     course.first_byte(200)
     course.end()
     watched.course().end()
-    assert watched.value("inference_gateway_served_other_total", pool="default/a") == 1
+    assert watched.value("inference_gateway_rerouted_total", pool="default/a") == 1
     assert course.endpoint.address == second != first
 
 
@@ -93,8 +93,8 @@ def test_cached_tokens_are_those_that_the_decision_counted_on() -> None:
 def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code() -> None:
     watched = Watched()
     assert isinstance(watched.ask(subset=frozenset()), Rejection)
-    assert watched.value("inference_gateway_refusals_total", pool="default/a", reason="subset-empty") == 1
-    assert watched.value("inference_gateway_refusals_total", criticality="Standard") == 1
+    assert watched.value("inference_gateway_rejections_total", pool="default/a", reason="subset-empty") == 1
+    assert watched.value("inference_gateway_rejections_total", criticality="Standard") == 1
     assert watched.value("inference_objective_request_error_total", error_code="ServiceUnavailable", **MODEL) == 1
     assert watched.value("inference_objective_request_total", **MODEL) == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
@@ -105,7 +105,7 @@ def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
     wanted = Wanted(str(watched.pools[0].pool.name), EMPTY_BODY, None)
     watched.desk.turned_away(wanted, Rejection(413, Reason.BODY_TOO_LARGE, "Too large."))
     assert (
-        watched.value("inference_gateway_refusals_total", pool="default/a", reason="body-too-large", criticality="")
+        watched.value("inference_gateway_rejections_total", pool="default/a", reason="body-too-large", criticality="")
         == 1
     )
     assert watched.value("inference_objective_request_error_total", error_code="BadRequest") == 1
@@ -118,14 +118,14 @@ def test_what_flow_control_gives_up_on_is_a_failed_decision() -> None:
     name = watched.pools[0].pool.name
     body = ParsedBody("m", b"", b"", 0, 100)
     watched.desk.turned_away(Wanted(str(name), body, None), Rejection(429, Refused.QUEUE_FULL, "Full."))
-    assert watched.value("inference_gateway_refusals_total", reason="queue-full", criticality="Standard") == 1
+    assert watched.value("inference_gateway_rejections_total", reason="queue-full", criticality="Standard") == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
 
 
 def test_requests_to_a_pool_that_nobody_knows_are_counted_without_one() -> None:
     watched = Watched()
     assert isinstance(watched.ask(pool="b"), Rejection)
-    assert watched.value("inference_gateway_refusals_total", pool="", reason="pool-unknown") == 1
+    assert watched.value("inference_gateway_rejections_total", pool="", reason="pool-unknown") == 1
 
 
 def test_models_that_clients_make_up_share_a_label_once_they_are_many() -> None:

@@ -71,7 +71,7 @@ class Picker:
             clock,
             rng,
             unknown_models=settings.unknown_models == "pass",
-            every_answer=_tells_of_each(settings),
+            every_answer=_samples_all_responses(settings),
         )
         self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
@@ -255,9 +255,9 @@ def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) 
     return KvEventMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
 
 
-def _tells_of_each(settings: ServeSettings) -> bool:
-    """Whether somebody is told how each request was answered."""
-    return settings.answers_seen == "all" or bool(settings.access_log or settings.traces_endpoint)
+def _samples_all_responses(settings: ServeSettings) -> bool:
+    """Whether Envoy sends the response headers of every request."""
+    return settings.response_header_sampling == "all" or bool(settings.access_log or settings.traces_endpoint)
 
 
 def _tls(settings: ServeSettings) -> TlsFiles | None:

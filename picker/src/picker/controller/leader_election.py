@@ -50,7 +50,7 @@ class LeaderElector:
         is given back."""
         while True:
             await self._wait_until_held()
-            log.info("lease.held", lease=str(self._name), identity=self._identity)
+            log.info("lease.acquired", lease=str(self._name), identity=self._identity)
             async with self._given_back(), asyncio.TaskGroup() as tasks:
                 working = tasks.create_task(_run(elected))
                 await self._renew_until_lost()
@@ -121,7 +121,7 @@ class LeaderElector:
                         lease.spec.holderIdentity = None
                         await self._client.replace(lease)
             except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
-                log.warning("lease.not_given_back", reason=shorten(str(error)))
+                log.warning("lease.release_failed", reason=shorten(str(error)))
 
 
 async def _run(elected: Callable[[], Awaitable[None]]) -> None:

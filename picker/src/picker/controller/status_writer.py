@@ -260,7 +260,7 @@ class StatusWriter:
                 return True
             reason = shorten(str(error).partition("\n")[0])
             if self._is_new(object_, reason):
-                log.warning("status.not_written", object=title, reason=reason)
+                log.warning("status.write_failed", object=title, reason=reason)
             return False
         log.info("status.written", object=title)
         return True

@@ -164,7 +164,7 @@ class Teardown:
                 {"metadata": {**freed, "resourceVersion": metadata["resourceVersion"]}},
                 patch_type=PatchType.MERGE,
             )
-            log.info("teardown.freed", object=f"GatewayClass {self.gateway_class}")
+            log.info("teardown.finalizers_removed", object=f"GatewayClass {self.gateway_class}")
         return [f"GatewayClass {self.gateway_class}, with the finalizer {IN_USE}"]
 
     @property

@@ -52,7 +52,7 @@ class PickerMetrics(Collector):
         yield from picker_families(counters, self._tallies.failed_decisions)
         yield from pool_families([tally for tally in counters if tally.pool in labels])
         yield counter(
-            "inference_gateway_refusals_total",
+            "inference_gateway_rejections_total",
             "Requests that were turned away, and why.",
             ("pool", "reason", "criticality"),
             list(self._tallies.refusals.items()),

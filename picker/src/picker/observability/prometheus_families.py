@@ -135,9 +135,9 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[RequestCounters], float]]] = 
         lambda tally: tally.settled().cached_tokens,
     ),
     (
-        "served_other_total",
+        "rerouted_total",
         "Answers from another endpoint than the picked one, of those that the picker has seen.",
-        lambda tally: tally.served_other,
+        lambda tally: tally.rerouted,
     ),
 )
 

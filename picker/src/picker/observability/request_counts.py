@@ -54,7 +54,7 @@ class RequestCounters:
         self.target = target
         self.now = book.now
         self.picked = 0
-        self.served_other = 0
+        self.rerouted = 0
         self.refused = 0
         """Requests that were turned away."""
         self.errors: Counter[str] = Counter()
@@ -101,7 +101,7 @@ class RequestCounters:
             if course.status is not None and course.status >= 400:
                 self.errors[SERVER_ERROR] += 1
         if course.other is not None:
-            self.served_other += 1
+            self.rerouted += 1
         if len(seconds) >= FOLDED:
             self._fold_ends()
         for teller in self._tellers:
@@ -128,7 +128,7 @@ class RequestCounters:
         self.picked += other.picked
         self._ended += other.picked
         self.refused += other.refused
-        self.served_other += other.served_other
+        self.rerouted += other.rerouted
         self.cached_tokens += other.cached_tokens
         self.errors.update(other.errors)
         for mine, its in zip(self._histograms(), other._histograms(), strict=True):

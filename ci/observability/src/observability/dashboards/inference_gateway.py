@@ -26,7 +26,7 @@ _REQUEST_TIME = ("envoy_http_downstream_rq_time",)
 _DECISION_TIME = ("inference_extension_scheduler_e2e_duration_seconds",)
 _FIRST_BYTE = ("inference_gateway_time_to_first_byte_seconds",)
 _REQUEST = ("inference_gateway_request_seconds",)
-_REFUSALS = _POOL_RATE("inference_gateway_refusals_total")
+_REFUSALS = _POOL_RATE("inference_gateway_rejections_total")
 _DECISIONS = _POOL_RATE("inference_gateway_decisions_total")
 
 

@@ -44,7 +44,7 @@ SERVER_RECORDINGS = (
     *(_slow(window) for window in WINDOWS),
 )
 
-_REFUSALS = "inference_gateway_refusals_total"
+_REFUSALS = "inference_gateway_rejections_total"
 _ASKED = f"rate(inference_gateway_decisions_total[5m]) or rate({_REFUSALS}[5m])"
 _EXT_PROC = "envoy_http_ext_proc_inference_pool"
 

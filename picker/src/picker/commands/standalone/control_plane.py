@@ -78,7 +78,7 @@ class ControlPlane:
         try:
             await self._admin.wait_for(versions, TAKE_TIMEOUT_S)
         except ConfigurationNotTaken as error:
-            log.error("envoy.configuration_not_taken", detail=str(error), hint="Envoy's own lines above say why")
+            log.error("envoy.config_rejected", detail=str(error), hint="Envoy's own lines above say why")
             return False
         return True
 

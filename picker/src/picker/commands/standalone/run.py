@@ -112,7 +112,7 @@ class _KeptPicker:
             status = await self.child.process.wait()
             if clock() - began_s > RESTART_CALM_S:
                 wait_s = RESTART_FIRST_S
-            log.error("picker.died", how=how_it_ended(status), restart_in_s=wait_s)
+            log.error("picker.exited", how=how_it_ended(status), restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
             await self._start()
             log.info("picker.restarted", pid=self.child.process.pid)
