@@ -141,10 +141,10 @@ class PredictedCost:
             factor, shared, share, queue, next_step, queued_share = handicap_of(endpoint) or self._handicap(
                 endpoint, now_s
             )
-            foreign_requests = count * (shared + share * fresh)
+            others = count * (shared + share * fresh)
             if queue and (queued := (queue + 1) * fresh) > next_step:
-                foreign_requests += queued_share * (queued - next_step)
-            costs.append((ahead + foreign_requests) * factor * (1.0 + FAILING * endpoint.failing))
+                others += queued_share * (queued - next_step)
+            costs.append((ahead + others) * factor * (1.0 + FAILING * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
@@ -183,3 +183,10 @@ class PredictedCost:
             queued_share,
         )
         return handicap
+
+
+class PrefixCacheCost(PredictedCost):
+    """PREFIX_CACHE: DEFAULT's cost with a higher price for tokens that are not cached."""
+
+    miss = 1.2
+    """What is computed again also takes the place of what others have cached."""

@@ -1,0 +1,1 @@
+"""The terms of a request's cost on an endpoint."""
