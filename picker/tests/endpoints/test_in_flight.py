@@ -96,14 +96,14 @@ def test_an_endpoint_that_has_answered_nothing_is_like_the_others() -> None:
 def test_what_chance_explains_is_hardly_slowness(scatter: float) -> None:
     """First tokens of equal cards differ, on a shared machine by as much as they take: endpoints of one kind are nearly
     always alike, and never far from it."""
-    chance, slowdown_vs = Random(1), list[float]()
+    chance, slowdowns = Random(1), list[float]()
     for _ in range(200):
         pace = SpeedEstimate()
         for _ in range(150):
             pace.learn(2000, 0.4 * max(0.1, chance.gauss(1.0, scatter)), 0.0)
-        slowdown_vs.append(pace.slowdown_vs(0.0002, 0.0))
-    assert sum(each == 1.0 for each in slowdown_vs) >= 180
-    assert 0.75 < min(slowdown_vs) <= max(slowdown_vs) < 1.25
+        slowdowns.append(pace.slowdown_vs(0.0002, 0.0))
+    assert sum(each == 1.0 for each in slowdowns) >= 180
+    assert 0.75 < min(slowdowns) <= max(slowdowns) < 1.25
 
 
 def test_a_difference_that_is_steady_counts_however_small() -> None:

@@ -7,7 +7,7 @@ from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
-from picker.extproc import fast_decode as wire
+from picker.extproc import fast_decode
 from picker.extproc.messages import Body
 
 NAMES = {b":path": ":path", b"x-request-id": "x-request-id", b"N" * 130: "long"}
@@ -45,7 +45,7 @@ def body_message(body: bytes, ended: bool) -> bytes:
 def test_the_headers_that_matter_are_read_and_the_rest_is_handed_on(
     named: list[tuple[str, bytes]], ended: bool, rest: bytes
 ) -> None:
-    read = wire.read_headers(headers_message(named, ended) + rest, NAMES)
+    read = fast_decode.read_headers(headers_message(named, ended) + rest, NAMES)
     assert read is not None
     wanted = {NAMES[key.encode()]: value.decode("latin-1") for key, value in named if key.encode() in NAMES}
     assert (read.headers, read.end_of_stream, read.rest) == (wanted, ended, rest)
@@ -53,7 +53,7 @@ def test_the_headers_that_matter_are_read_and_the_rest_is_handed_on(
 
 @given(st.binary(max_size=20_000), st.booleans(), rests)
 def test_a_body_is_read_whole(body: bytes, ended: bool, rest: bytes) -> None:
-    read = wire.read_body(body_message(body, ended) + rest)
+    read = fast_decode.read_body(body_message(body, ended) + rest)
     assert read is not None
     assert (read.data, read.end_of_stream) == (body, ended)
 
@@ -62,7 +62,7 @@ def test_a_header_in_another_form_is_left_to_protobuf() -> None:
     """A value as a string, where Envoy writes bytes."""
     values = [base_pb2.HeaderValue(key=":path", value="/v1/models")]
     content = pb.HttpHeaders(headers=base_pb2.HeaderMap(headers=values))
-    assert wire.read_headers(pb.ProcessingRequest(request_headers=content).SerializeToString(), NAMES) is None
+    assert fast_decode.read_headers(pb.ProcessingRequest(request_headers=content).SerializeToString(), NAMES) is None
 
 
 @given(
@@ -85,12 +85,16 @@ def test_damaged_messages_are_never_read_otherwise_than_by_protobuf(
     for at, byte in changes:
         damaged[1 + at % (len(damaged) - 1)] = byte
     data = bytes(damaged[: max(1, len(damaged) - cut)])
-    reading = wire.read_headers(data, NAMES) if data[:1] == wire.REQUEST_HEADERS else wire.read_body(data)
+    reading = (
+        fast_decode.read_headers(data, NAMES)
+        if data[:1] == fast_decode.REQUEST_HEADERS
+        else fast_decode.read_body(data)
+    )
     try:
         request = pb.ProcessingRequest.FromString(data)
     except DecodeError:
         return
-    if isinstance(reading, wire.Headers) and request.WhichOneof("request") == "request_headers":
+    if isinstance(reading, fast_decode.Headers) and request.WhichOneof("request") == "request_headers":
         content = request.request_headers
         found = {
             NAMES[each.key.encode()]: each.raw_value.decode("latin-1")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from pick_stream import PickStream, pool_desk
-from picker.commands import garbage_collector as collector
+from picker.commands import garbage_collector
 from picker.observability.observer import WatchedDesk
 
 MOST_COUNTED = 0.07
@@ -27,7 +27,7 @@ def test_counting_costs_a_small_share_of_a_pick() -> None:
     for stream in streams.values():
         for _ in range(2000):
             stream.pick()
-    collector.settle()
+    garbage_collector.tune()
     seconds: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(200):
         for name in random.sample(list(streams), len(streams)):

@@ -17,7 +17,7 @@ from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.endpoints.prefix_cache.kv_events.messages import BlockStored
 from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks, chain_root, token_chain
-from picker.requestcontrol import tokenize_client as prompt_tokens
+from picker.requestcontrol import tokenize_client
 from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
 from picker.requestcontrol.interfaces import Wanted
 from picker.requestcontrol.rejection import Rejection
@@ -208,7 +208,7 @@ async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(a
 
 
 async def test_an_answer_has_a_time_in_all_however_it_drips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_tokens, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(tokenize_client, "TIMEOUT_S", 0.05)
 
     class Dripping(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -237,7 +237,7 @@ async def test_a_server_that_was_not_reached_is_asked_when_the_prompt_comes_agai
 async def test_prompts_that_find_the_queue_full_are_asked_for_when_they_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prompt_tokens, "MAX_WAITING", 1)
+    monkeypatch.setattr(tokenize_client, "MAX_WAITING", 1)
     fleet = Fleet()
     others = [SYSTEM[::-1], SYSTEM[5:]]
     for system in others:
@@ -268,7 +268,7 @@ async def test_an_error_nobody_has_thought_of_costs_a_name_and_nothing_else(monk
 
 
 async def test_bodies_kept_for_asking_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_tokens, "MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr(tokenize_client, "MAX_KEPT_BYTES", 1000)
     fleet = Fleet()
     async with fleet.asking():
         for question in ("first", "second"):

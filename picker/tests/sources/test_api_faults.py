@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from aiohttp import web
 from api_server import ApiServer, api_server, api_servers, thing
-from picker.sources import informer as kubernetes_watch
+from picker.sources import informer
 from picker.sources import kubernetes_client as client_module
 from picker.sources.api_metrics import API_METRICS
 from picker.sources.informer import Informer, Json, kubernetes_client, resource
@@ -188,8 +188,8 @@ async def test_expired_versions_in_a_row_are_listed_with_growing_pauses() -> Non
 
 
 async def test_a_watch_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_watch, "WATCH_S", 0)
-    monkeypatch.setattr(kubernetes_watch, "WATCH_GRACE_S", 0.1)
+    monkeypatch.setattr(informer, "WATCH_S", 0)
+    monkeypatch.setattr(informer, "WATCH_GRACE_S", 0.1)
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
         copy = Informer(kubernetes_client(config), THING, size_of)
@@ -241,7 +241,7 @@ async def test_a_kind_is_empty_once_discovery_does_not_serve_it() -> None:
 
 
 async def test_a_namespace_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_watch, "MAX_OBJECTS", 2)
+    monkeypatch.setattr(informer, "MAX_OBJECTS", 2)
     async with api_server() as (server, config):
         many = [thing(f"t{number}", 1, size=1) for number in range(4)]
         for each in many:

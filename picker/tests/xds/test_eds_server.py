@@ -12,7 +12,7 @@ from gateway_objects import pool, resources, service
 from picker.endpoints.datastore import Datastore, MembershipChange
 from picker.resources.names import ObjectName
 from picker.sources.inventory import Inventory, ModelServer
-from picker.xds import eds_server as endpoint_discovery
+from picker.xds import eds_server
 from picker.xds.eds_server import EdsServer
 from picker.xds.picker_ref import PickerName, PickerPlaces
 
@@ -191,7 +191,7 @@ async def test_a_request_that_is_too_large_ends_its_stream_alone(endpoints: Data
 async def test_streams_beyond_the_bound_are_refused(
     endpoints: Datastore, pickers: Pickers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint_discovery, "MAX_STREAMS", 1)
+    monkeypatch.setattr(eds_server, "MAX_STREAMS", 1)
     discovery = EdsServer(endpoints, "127.0.0.1:0", pickers)
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:

@@ -1,0 +1,1 @@
+"""The commands: each puts the rooms together and runs a process."""

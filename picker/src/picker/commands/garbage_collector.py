@@ -9,7 +9,7 @@ counted here is the growth of what is in flight. Python's own (700, 10, 10) walk
 again, 15 ms at 5,000 requests, and finds nothing."""
 
 
-def settle() -> None:
+def tune() -> None:
     """Call once all parts are up: what is there now stays, and is not looked at again."""
     gc.collect()
     gc.freeze()

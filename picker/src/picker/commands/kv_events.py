@@ -13,7 +13,7 @@ from picker.requestcontrol.tokenize_client import TokenizeClient
 
 
 class KvEventMode:
-    """See `follower.Precise`. `run` it as long as the picker runs."""
+    """See `reconcile.Precise`. `run` it as long as the picker runs."""
 
     def __init__(self, ports: KvEventPorts, emptied: Callable[[Endpoint], None]) -> None:
         """`emptied` is called when an endpoint says that its cache holds nothing any more."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from picker.addresses import allow_many_sockets, check_free
-from picker.commands import garbage_collector as collector
+from picker.commands import garbage_collector
 from picker.commands.reconcile import Reconciler
 from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
@@ -114,7 +114,7 @@ class Picker:
             if self._discovery is not None:
                 await self._discovery.start()
             await self._ext_proc.start()
-            collector.settle()
+            garbage_collector.tune()
             await self._say_ready(True)
             for name, left_s in (self.certificates.soon() if self.certificates is not None else {}).items():
                 log.warning("picker.certificate_expires_soon", certificate=name, days=round(left_s / 86_400, 1))

@@ -56,7 +56,7 @@ class _Followed:
 
 
 class PickerEndpoints:
-    """See `pickers.Pickers`. Follows the Services that it is told to, and their EndpointSlices."""
+    """See `picker_ref.Pickers`. Follows the Services that it is told to, and their EndpointSlices."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client

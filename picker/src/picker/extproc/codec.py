@@ -10,7 +10,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 from google.protobuf.message import DecodeError
 
-from picker.extproc import fast_decode as wire
+from picker.extproc import fast_decode
 from picker.extproc.headers import PREDICT_TTFT
 from picker.extproc.messages import (
     Body,
@@ -71,15 +71,15 @@ def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
     """The message in a serialised `ProcessingRequest`. `trace` is the proxy's own `traceparent`, which replaces that of
     its client. Raises ProtocolViolation on what is none."""
     match data[:1]:
-        case wire.REQUEST_BODY:
-            if (body := wire.read_body(data)) is not None:
+        case fast_decode.REQUEST_BODY:
+            if (body := fast_decode.read_body(data)) is not None:
                 return body
-        case wire.REQUEST_HEADERS | wire.RESPONSE_HEADERS as kind:
-            read = wire.read_headers(data, _READ_BYTES)
+        case fast_decode.REQUEST_HEADERS | fast_decode.RESPONSE_HEADERS as kind:
+            read = fast_decode.read_headers(data, _READ_BYTES)
             rest = _rest(read.rest) if read is not None else None
             if read is not None and rest is not None:
                 headers, end_of_stream = read.headers, read.end_of_stream
-                if kind == wire.RESPONSE_HEADERS:
+                if kind == fast_decode.RESPONSE_HEADERS:
                     return ResponseHeaders(headers, end_of_stream, rest.served)
                 if trace is not None:
                     headers[TRACE_METADATA] = trace

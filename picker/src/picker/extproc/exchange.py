@@ -123,7 +123,7 @@ class Exchange:
         self._asked_model: str | None = None
         self._assignment: Assignment | None = None
         self._restorer: ResponseModelRewriter | None = None
-        self._unseen = False
+        self._not_sampled = False
 
     @property
     def deadline_s(self) -> float | None:
@@ -187,7 +187,7 @@ class Exchange:
         assignment, self._assignment = self._assignment, None
         self._state = ExchangeState.REFUSED
         if assignment is not None:
-            assignment.end(not_sampled=self._unseen)
+            assignment.end(not_sampled=self._not_sampled)
 
     def _leave(self) -> None:
         place, self._place, self._held = self._place, None, None
@@ -236,8 +236,8 @@ class Exchange:
         proxies that do not tell how they run nothing is said."""
         if message.modes is None or self._request_mode is not BodyMode.BUFFERED:
             return None
-        self._unseen = not (self._predicts(message) or self._desk.wants_response_headers(message.pool))
-        return None if self._unseen else ModeOverride(response_body=self._response_mode)
+        self._not_sampled = not (self._predicts(message) or self._desk.wants_response_headers(message.pool))
+        return None if self._not_sampled else ModeOverride(response_body=self._response_mode)
 
     def _predicts(self, message: RequestHeaders) -> bool:
         return self._limits.predict_ttft and PREDICT_TTFT in message.headers
@@ -348,7 +348,7 @@ class Exchange:
             raise self._unexpected("response headers")
         self._leave()
         self._state = ExchangeState.ANSWERING
-        self._unseen = False
+        self._not_sampled = False
         request, assigned = self._request, self._assignment
         if request is None or assigned is None:
             # The proxy itself answers, before the body was complete or a pick made: too large, or too slow.

@@ -32,7 +32,7 @@ class _Role(Enum):
 
 
 class ModelScanner:
-    """The streaming counterpart of `json_spans.replace_model`: the same strings are exchanged, wherever the text is
+    """The streaming counterpart of `model_field.replace_model`: the same strings are exchanged, wherever the text is
     cut. Time is linear in the text. A text that is not JSON never raises."""
 
     def __init__(self, name: str, replacement: bytes) -> None:

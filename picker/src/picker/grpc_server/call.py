@@ -56,14 +56,14 @@ class Call(ABC):
         """How long to wait for the next message before `expired` is called; None: as long as it takes."""
 
     def feed(self, data: bytes) -> None:
-        """The client has sent `data`: whole messages, or parts of them. Raises CallRefused."""
+        """The client has sent `data`: whole messages, or parts of them. Raises RpcError."""
         for message in self.reader.feed(data):
             self.begun = True
             self.received(message)
 
     @abstractmethod
     def received(self, message: bytes) -> None:
-        """The client has sent `message`. Raises CallRefused."""
+        """The client has sent `message`. Raises RpcError."""
 
     def half_closed(self) -> None:
         """The client has sent all that it wanted to."""

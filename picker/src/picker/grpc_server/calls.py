@@ -156,7 +156,7 @@ class CallDispatcher:
             self._wait(call, None, now_s)
 
     def _begin(self, stream_id: int, head: CallHeaders, now_s: float) -> Call:
-        """Raises CallRefused."""
+        """Raises RpcError."""
         if not _speaks_grpc(head):
             return NotGrpcCall(self, stream_id, 415)
         if head.method != "POST":
@@ -193,7 +193,7 @@ class CallDispatcher:
             self._half_closed(call)
 
     def _hold(self, more_bytes: int) -> None:
-        """Raises CallRefused where too much is held with `more_bytes`, which are counted all the same: ending the call
+        """Raises RpcError where too much is held with `more_bytes`, which are counted all the same: ending the call
         takes them off."""
         self._held_bytes += more_bytes
         self._load.held_bytes += more_bytes

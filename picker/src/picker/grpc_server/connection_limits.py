@@ -38,6 +38,6 @@ class ConnectionLimits:
     """Connections cut because there were too many, since the last report."""
 
     def check_bytes(self) -> None:
-        """Raises CallRefused where more bytes are held than allowed."""
+        """Raises RpcError where more bytes are held than allowed."""
         if self.held_bytes > self.max_held_bytes:
             raise RpcError(Status.RESOURCE_EXHAUSTED, "Too many messages are arriving at once.")

@@ -32,7 +32,7 @@ class MessageReader:
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that `data` completes. Raises CallRefused."""
+        """The messages that `data` completes. Raises RpcError."""
         if self.held_bytes:
             self._hold(data)
             first = self._parts[0]
@@ -73,7 +73,7 @@ class MessageReader:
 
 
 def _size(data: bytes, position: int) -> int:
-    """Of the message at `position`, its prefix included. Raises CallRefused."""
+    """Of the message at `position`, its prefix included. Raises RpcError."""
     flag, length = _PREFIX.unpack_from(data, position)
     if flag:
         raise RpcError(

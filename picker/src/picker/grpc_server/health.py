@@ -125,7 +125,7 @@ class _Watch(Call):
 
 
 def _service(message: bytes) -> str:
-    """Raises CallRefused."""
+    """Raises RpcError."""
     try:
         return health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError:

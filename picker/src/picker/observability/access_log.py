@@ -64,7 +64,7 @@ class LogUnusable(CliError):
 
 
 class AccessLog:
-    """Writes lines behind the back of the event loop. See `course.RequestSink`."""
+    """Writes lines behind the back of the event loop. See `request_record.RequestSink`."""
 
     def __init__(self, target: str, wall_clock: Callable[[], float] = time.time) -> None:
         """`target`: a file, which is opened anew for each writing, so that it may be rotated; `-` for standard

@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, gc=False):
 
 
 class Ending(Protocol):
-    """Who hears of the end of a course first; see `tally.RequestCounters`."""
+    """Who hears of the end of a course first; see `request_counts.RequestCounters`."""
 
     pool: str
     strategy: str

@@ -21,7 +21,7 @@ NOT_SAMPLED = "-00"
 
 
 class Traces:
-    """See `course.RequestSink`."""
+    """See `request_record.RequestSink`."""
 
     def __init__(self, exporter: SpanExporter, version: str, sample_ratio: float) -> None:
         """`sample_ratio`: of the requests that come without a trace. Those that come with one follow its flag."""

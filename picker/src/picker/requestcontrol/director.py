@@ -98,7 +98,7 @@ class ServedPool:
 
 
 class Assigned(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A request with its endpoint; see `assignment.Assignment`."""
+    """A request with its endpoint; see `interfaces.Assignment`."""
 
     served_model: str | None
     pool: ServedPool
@@ -135,7 +135,7 @@ class Assigned(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 class PoolDesk:
-    """Assigns endpoints in all pools of one picker; see `assignment.Desk`."""
+    """Assigns endpoints in all pools of one picker; see `interfaces.Desk`."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Learns which tokens the text of prompts becomes, from the servers that serve them.
 
-A prompt whose beginning has come before, and is not named yet (see `endpoints.precise_prefixes`), is sent once more
+A prompt whose beginning has come before, and is not named yet (see `prefix_cache.kv_event_index`), is sent once more
 when it has been served: to `/tokenize` of the same server, which knows tokenizer, chat template and tools. So what
 never comes again costs nothing, what does costs a millisecond of the server's front end once, and no request waits.
 Needs the extra `picker[kv-events]`."""

@@ -1,0 +1,1 @@
+"""Typed objects as Envoy's configuration: listeners, routes, clusters, endpoints."""

@@ -1,0 +1,1 @@
+"""From a request body to generated tokens, independent of the HTTP routes."""

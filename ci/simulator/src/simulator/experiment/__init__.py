@@ -1,0 +1,1 @@
+"""Runs of a scenario over schedulers and seeds, and their measures, tables and plots."""

@@ -11,7 +11,7 @@ from picker.scheduling.request import InferenceRequest, Ranking, Refusal
 from picker.scheduling.saturation import shed
 
 from simulator.engine.fleet import Fleet, Replica
-from simulator.schedulers.weighted_scorers import NONE_READY, SHED, ranked
+from simulator.schedulers.peers import NONE_READY, SHED, ranked
 from simulator.workload.generator import Turn
 
 

@@ -9,14 +9,14 @@ from picker.requestcontrol.in_flight_request import Schedules
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.scheduler import Scheduler
 
-from simulator.schedulers.perfect_information import Oracle, Truth
-from simulator.schedulers.weighted_scorers import (
+from simulator.schedulers.peers import (
     BoundedHashing,
     FilterTree,
     TwoChoices,
     TwoChoicesOfTokens,
     WeightedScorers,
 )
+from simulator.schedulers.perfect_information import Oracle, Truth
 
 UPSTREAM_SCRAPE_S = 0.05
 """The inference extension's own interval; with a longer one it would be compared at less than its best."""

@@ -1,0 +1,1 @@
+"""Scrapes of `/metrics`: connection, parser, and how far a page is believed."""

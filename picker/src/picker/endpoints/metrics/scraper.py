@@ -162,7 +162,7 @@ class Scraper:
 
 
 class _Target:
-    """The scrapes of one endpoint, at most one at a time. See `scrape_connection.PageReader`."""
+    """The scrapes of one endpoint, at most one at a time. See `connection.PageReader`."""
 
     def __init__(self, scraper: Scraper, endpoint: Endpoint) -> None:
         self.stopped = False

@@ -244,14 +244,14 @@ class MetricsReader:
         place = self._places.get(name)
         if place is None:
             return None
-        text, *foreign_requests = place.texts
+        text, *others = place.texts
         key = text[:KEY_BYTES]
         at = page.find(key, max(0, place.at - NEAR_BYTES), place.at + len(key) + NEAR_BYTES)
         if at < 0 or not page.startswith(text, at):
             return None
         place.at = at
         values: list[float] = []
-        for following in foreign_requests:
+        for following in others:
             start = at + len(text)
             at = page.find(b"\n", start)
             value = _number(page[start:at])

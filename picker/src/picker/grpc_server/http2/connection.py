@@ -80,7 +80,7 @@ class Connection:
         return events
 
     def respond(self, stream_id: int, block: bytes) -> None:
-        """Begin the answer with the headers in `block` (see `heads.encode_headers`)."""
+        """Begin the answer with the headers in `block` (see `headers.encode_headers`)."""
         if (stream := self._open.get(stream_id)) is not None:
             self._sending.head(stream, block)
 

@@ -29,7 +29,7 @@ class MalformedHeaders(Exception):
 
 
 def check_field(name: str, value: str) -> None:
-    """RFC 9113, sections 8.2.1 and 8.2.2. Raises MalformedHead."""
+    """RFC 9113, sections 8.2.1 and 8.2.2. Raises MalformedHeaders."""
     if not name or _NOT_IN_NAMES.search(name):
         raise MalformedHeaders(f"{name!r} is no header name")
     if _NOT_IN_VALUES.search(value):

@@ -74,7 +74,7 @@ class HeaderReader:
         self._no_table = True
 
     def request(self, block: bytes) -> CallHeaders:
-        """Raises MalformedHead, OversizedHead, UndecodableHead."""
+        """Raises MalformedHeaders, OversizedHeaders, UndecodableHeaders."""
         if self._stateless and (head := self._kept.get(block)) is not None:
             return head
         fields = self._kept.fields.read(block) if self._stateless else None
@@ -86,7 +86,7 @@ class HeaderReader:
         return head
 
     def trailers(self, block: bytes) -> bool:
-        """Whether a request's trailers, which nobody reads, are malformed. Raises OversizedHead, UndecodableHead."""
+        """Whether request trailers, which are ignored, are malformed. Raises OversizedHeaders, UndecodableHeaders."""
         fields = self._decode(block)
         try:
             _checked(fields)
@@ -107,7 +107,7 @@ class HeaderReader:
 
 
 def _checked(fields: list[Field]) -> list[Field]:
-    """Raises MalformedHead."""
+    """Raises MalformedHeaders."""
     for name, value in fields:
         check_field(name, value)
     return fields

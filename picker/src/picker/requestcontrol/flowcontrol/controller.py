@@ -42,7 +42,7 @@ class _QueuedRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """See `assignment.Place`."""
+    """See `interfaces.Place`."""
 
     wait_s: float
     queue: FlowQueue[_QueuedRequest]
@@ -53,7 +53,7 @@ class _Place:
 
 
 class FlowControl:
-    """The queues of all pools; see `assignment.Queue`. Call `tick` every TICK_S, and `freed` when an endpoint has got
+    """The queues of all pools; see `interfaces.Queue`. Call `tick` every TICK_S, and `freed` when an endpoint has got
     less to do.
 
     Critical requests are held as well, for those of several clients to take turns, but never refused: when there is no
@@ -79,7 +79,7 @@ class FlowControl:
         self._stopped = False
 
     def join(self, wanted: Wanted, on_admitted: OnAdmitted) -> _Place | Rejection | None:
-        """See `assignment.Queue`. What costs a server nothing is never held."""
+        """See `interfaces.Queue`. What costs a server nothing is never held."""
         served = self._pools.served(wanted.pool)
         body = wanted.body
         if served is None or self._stopped or not (body.output_tokens or body.prompt_tokens):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from event_server import EventServer, free_port, stored, until
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.prefix_cache.kv_events import subscriber as follower
+from picker.endpoints.prefix_cache.kv_events import subscriber
 from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
 from picker.endpoints.prefix_cache.kv_events.subscriber import (
     PORT_LABEL,
@@ -37,7 +37,7 @@ addresses: list[tuple[Endpoint, str, str | None]] = []
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Endpoint, str, str | None]]:
     addresses.clear()
-    monkeypatch.setattr(follower, "Subscription", SeenSubscription)
+    monkeypatch.setattr(subscriber, "Subscription", SeenSubscription)
     return addresses
 
 
@@ -124,7 +124,7 @@ async def test_a_failure_nobody_has_thought_of_leaves_the_endpoint_to_the_estima
         async def run(self) -> None:
             raise RuntimeError("of a kind nobody has thought of")
 
-    monkeypatch.setattr(follower, "Subscription", Failing)
+    monkeypatch.setattr(subscriber, "Subscription", Failing)
     held, where = ReportedBlocks(), server()
     made = KvEventSubscriber(KvEventPorts(5557, None), held, lambda _: None)
     held.follow(where)

@@ -258,8 +258,8 @@ class ReportedBlocks:
         self._holders[name] = self._holders.get(name, 0) | cache.bit
 
     def _drop(self, cache: _Cache, name: int) -> None:
-        foreign_requests = self._holders[name] & ~cache.bit
-        if foreign_requests:
-            self._holders[name] = foreign_requests
+        others = self._holders[name] & ~cache.bit
+        if others:
+            self._holders[name] = others
         else:
             del self._holders[name]
