@@ -68,8 +68,9 @@ lint: install lint-files ## ruff, pyright, import-linter, and the project's own 
 	@$(RUN) python ci/envoy_stubs.py
 	@$(RUN) pyright
 
-lint-files: install ## one version everywhere, words of the glossary, workflows by their schema
+lint-files: install ## one version everywhere, Markdown, words of the glossary, workflows by their schema
 	@$(RUN) python ci/version.py
+	@$(RUN) rumdl check --quiet $$(git ls-files '*.md')
 	@$(RUN) codespell --builtin '' --dictionary ci/glossary/words.txt $$(cat ci/glossary/files.txt)
 	@$(RUN) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(RUN) check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -79,9 +80,10 @@ set-version: install ## write another version to every place: make set-version T
 	@$(RUN) python ci/version.py $(TO)
 	@$(RUN) python ci/chart_schema.py
 
-format: install ## let ruff format and fix
+format: install ## let ruff and rumdl format and fix
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+	@$(RUN) rumdl fmt --quiet $$(git ls-files '*.md')
 
 nightly: ## the nightly job, once, on a kind cluster with mocks: reports in out/nightly; needs docker, kind, kubectl, helm
 	@test -f charts/inference-gateway/charts/gateway-helm-v1.9.1.tgz || helm dependency build charts/inference-gateway
