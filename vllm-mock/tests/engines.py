@@ -9,7 +9,7 @@ STEP_TIME = StepTime(28.6e-3, 0.157e-3, 0.2013e-3, 1.1037e-6)
 
 
 class Text:
-    """Tokens that differ from request to request and from place to place."""
+    """Samples tokens that differ between requests and positions."""
 
     def token(self, request: EngineRequest, position: int) -> int:
         return 1_000_000 * (request.seed + 1) + position
@@ -20,7 +20,7 @@ def engine(config: EngineConfig, step_time: StepTime = STEP_TIME, profile: str =
 
 
 def request(name: str, prompt: int, max_tokens: int, **more: object) -> EngineRequest:
-    """A prompt of `prompt` tokens that is like no other's."""
-    seed = sum(ord(letter) * 131**place for place, letter in enumerate(name)) % 100_003
+    """A request whose prompt of `prompt` tokens shares no prefix with that of another name."""
+    seed = sum(ord(letter) * 131**index for index, letter in enumerate(name)) % 100_003
     tokens = tuple(range(1000 * seed, 1000 * seed + prompt))
     return EngineRequest(request_id=name, prompt=tokens, max_tokens=max_tokens, seed=seed, **more)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Where the recordings of a real vLLM are."""
+"""Path of the recordings of a real vLLM."""
 
 from pathlib import Path
 

@@ -11,33 +11,33 @@ from vllm_mock.settings import FitSettings, InvalidSettings, ServeSettings, Veri
 from vllm_mock.tokens.folder import InvalidTokenizer
 
 _COLUMNS = 160
-"""Of a table that goes into a file or a log."""
+"""Width of tables that are written to a file or a log."""
 _USAGE = """vllm-mock COMMAND [flags]
 
-  serve    a model server without a GPU: vLLM's HTTP surface, metrics and timing
-  fit      the speed model's coefficients from a benchmark of a real server
-  verify   replay recordings of a real vLLM against the mock, and say where it differs
+  serve    simulate a model server without a GPU: vLLM's HTTP API, metrics and timing
+  fit      fit the coefficients of the speed model to a benchmark of a real server
+  verify   replay recordings of a real vLLM against the mock and report differences
 
-`vllm-mock COMMAND --help` tells the flags. Each is also an environment variable (VLLM_MOCK_TIME_SCALE) and a line of
-the YAML file that --config names (time_scale: 10)."""
+`vllm-mock COMMAND --help` lists the flags. Each flag is also an environment variable (VLLM_MOCK_TIME_SCALE) and a key
+of the YAML file that --config names (time_scale: 10)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command named by the first argument. Exits 2 on wrong usage, 1 when the command failed."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs the command named by the first argument. Exits 2 on wrong usage, 1 if the command failed."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {"serve": _serve, "fit": _fit, "verify": _verify}
-    if not given or given[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help"):
         print(_USAGE)
-        sys.exit(0 if given else 2)
-    command = commands.get(given[0])
+        sys.exit(0 if args else 2)
+    command = commands.get(args[0])
     if command is None:
-        print(f"vllm-mock: no command {given[0]!r}; allowed are {', '.join(commands)}", file=sys.stderr)
+        print(f"vllm-mock: no command {args[0]!r}; allowed are {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     try:
-        sys.exit(command(given[1:]))
+        sys.exit(command(args[1:]))
     except InvalidSettings as error:
         for line in str(error).splitlines():
-            print(f"vllm-mock {given[0]}: {line}", file=sys.stderr)
+            print(f"vllm-mock {args[0]}: {line}", file=sys.stderr)
         sys.exit(2)
 
 

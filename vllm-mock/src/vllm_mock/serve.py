@@ -1,18 +1,18 @@
-"""`vllm-mock serve`: the replicas that the settings ask for."""
+"""`vllm-mock serve`: builds and serves the configured replicas."""
 
 import asyncio
 import os
 import sys
 
-from vllm_mock.api.api_server import Door
+from vllm_mock.api.api_server import ApiServer
 from vllm_mock.api.running import Listener, listen, serve_until_signal
 from vllm_mock.engine.core import Engine
 from vllm_mock.engine.driver import AsyncEngine
 from vllm_mock.engine.messages import EngineConfig
 from vllm_mock.engine.speed import CARDS, StepTime
 from vllm_mock.faults.injector import Faults
-from vllm_mock.generation.errors import Refused
-from vllm_mock.generation.forced_outputs import Scripts
+from vllm_mock.generation.errors import ApiError
+from vllm_mock.generation.forced_outputs import ForcedOutputs
 from vllm_mock.generation.loras import Adapters, AdaptersOnDisk, Loras
 from vllm_mock.generation.replica import Options, Replica
 from vllm_mock.generation.request_body import LoadLoraBody
@@ -29,45 +29,49 @@ _CRASHED = 1
 
 
 async def serve(settings: ServeSettings) -> None:
-    """Until SIGTERM or SIGINT. Raises PortTaken, InvalidTokenizer, InvalidSettings."""
+    """Serves until SIGTERM or SIGINT. Raises PortTaken, InvalidTokenizer, InvalidSettings."""
     tokenizer = choose_tokenizer(settings.tokenizer)
-    doors = [build_door(settings, tokenizer, number=number) for number in range(settings.replicas)]
+    api_servers = [build_api_server(settings, tokenizer, number=number) for number in range(settings.replicas)]
     await asyncio.sleep(settings.startup_delay)
     first = settings.port
     ports = [first + number if first else 0 for number in range(settings.replicas)]
-    listeners = [Listener(door, listen(settings.host, port)) for door, port in zip(doors, ports, strict=True)]
+    listeners = [
+        Listener(api_server, listen(settings.host, port)) for api_server, port in zip(api_servers, ports, strict=True)
+    ]
     if settings.crash_after is not None:
         asyncio.get_running_loop().call_later(settings.crash_after, os._exit, _CRASHED)
-    told = ", ".join(str(listener.port) for listener in listeners)
-    print(f"serving {settings.names[0]} on {settings.host}, port {told}", file=sys.stderr, flush=True)
+    port_list = ", ".join(str(listener.port) for listener in listeners)
+    print(f"serving {settings.names[0]} on {settings.host}, port {port_list}", file=sys.stderr, flush=True)
     await serve_until_signal(listeners, settings.shutdown_timeout)
 
 
-def build_door(
+def build_api_server(
     settings: ServeSettings,
     tokenizer: Tokenizer,
-    scripts: Scripts | None = None,
+    forced_outputs: ForcedOutputs | None = None,
     adapters: Adapters | None = None,
     number: int = 0,
-) -> Door:
-    """`number`: of the replica. Raises InvalidSettings."""
+) -> ApiServer:
+    """Builds the server of replica `number`. Raises InvalidSettings."""
     config = engine_config(settings)
-    scripts = scripts or Scripts(tokenizer)
+    forced_outputs = forced_outputs or ForcedOutputs(tokenizer)
     adapters = adapters or AdaptersOnDisk(settings.check_lora_paths)
     metrics = EngineMetrics(config, settings.names[0], settings.metrics_profile)
     events = _kv_events(settings, number)
     engine = AsyncEngine(
-        Engine(config, scripts, _step_time(settings), metrics, events.log if events is not None else None),
+        Engine(config, forced_outputs, _step_time(settings), metrics, events.log if events is not None else None),
         settings.time_scale,
         events.publisher if events is not None else None,
     )
-    replica = Replica(settings.names, engine, tokenizer, scripts, _loras(settings, adapters), _options(settings))
-    return Door(replica, _faults(settings))
+    replica = Replica(settings.names, engine, tokenizer, forced_outputs, _loras(settings, adapters), _options(settings))
+    return ApiServer(replica, _faults(settings))
 
 
 def engine_config(settings: ServeSettings) -> EngineConfig:
-    """Raises InvalidSettings for a cache that one request of the longest kind would not fit into: it would wait for
-    ever."""
+    """The engine's configuration.
+
+    Raises InvalidSettings if the KV cache cannot hold one request of `max_model_len` tokens, which would never run.
+    """
     card_tokens = CARDS[settings.preset].num_gpu_blocks * _CARD_BLOCK_SIZE
     config = EngineConfig(
         max_model_len=settings.max_model_len,
@@ -80,11 +84,11 @@ def engine_config(settings: ServeSettings) -> EngineConfig:
         enable_lora=settings.enable_lora,
         max_loras=settings.max_loras,
     )
-    room = (config.num_gpu_blocks - 1) * config.block_size
-    if config.max_model_len > room:
+    capacity = (config.num_gpu_blocks - 1) * config.block_size
+    if config.max_model_len > capacity:
         raise InvalidSettings(
-            f"max_model_len: found {config.max_model_len}; allowed are at most {room}, what {config.num_gpu_blocks} "
-            f"blocks of {config.block_size} tokens hold (one block is never used)"
+            f"max_model_len: found {config.max_model_len}; allowed are at most {capacity}, the capacity of "
+            f"{config.num_gpu_blocks} blocks of {config.block_size} tokens (one block is never used)"
         )
     return config
 
@@ -113,7 +117,7 @@ def _options(settings: ServeSettings) -> Options:
         prompt_tokens_details=settings.enable_prompt_tokens_details,
         request_id_headers=settings.enable_request_id_headers,
         server_load_tracking=settings.enable_server_load_tracking,
-        # vLLM asks for VLLM_ALLOW_RUNTIME_LORA_UPDATING on top; a mock has nothing to protect.
+        # vLLM also requires VLLM_ALLOW_RUNTIME_LORA_UPDATING for security, which a mock does not need.
         runtime_lora=settings.enable_lora,
         auto_tool_choice=settings.enable_auto_tool_choice,
         answer_tokens=settings.answer_tokens,
@@ -132,7 +136,7 @@ def _loras(settings: ServeSettings, adapters: Adapters) -> Loras:
             raise InvalidSettings(f"lora_modules: found {module!r}; allowed is NAME=PATH")
         try:
             loras.load(LoadLoraBody(lora_name=name, lora_path=path))
-        except Refused as error:
+        except ApiError as error:
             raise InvalidSettings(f"lora_modules: {error}") from None
     return loras
 

@@ -1,4 +1,4 @@
-"""`vllm bench serve`'s requests, as recorded."""
+"""Recorded requests of `vllm bench serve`."""
 
 import json
 
@@ -7,9 +7,9 @@ from recordings import FOLDER
 
 
 async def test_the_recorded_requests_of_vllm_bench_serve_are_answered() -> None:
-    told = json.loads((FOLDER / "bench" / "requests-sent.json").read_text())["requests"]
+    requests = json.loads((FOLDER / "bench" / "requests-sent.json").read_text())["requests"]
     async with mock_server() as mock:
-        for request in told:
+        for request in requests:
             headers = {name: value for name, value in request["headers"] if name not in ("Host", "Content-Length")}
             content = json.dumps(request["body"]) if request["body"] else None
             response = await mock.client.request(request["method"], request["path"], headers=headers, content=content)

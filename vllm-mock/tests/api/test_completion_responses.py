@@ -1,4 +1,4 @@
-"""What clients of completions and chats get, beyond what the recordings show."""
+"""Responses to completions and chats that the recordings do not cover."""
 
 import json
 
@@ -12,22 +12,22 @@ async def test_equal_requests_get_equal_text() -> None:
         assert bodies[0]["choices"][0]["text"] == bodies[1]["choices"][0]["text"] != ""
 
 
-async def test_another_seed_is_another_text() -> None:
+async def test_another_seed_gives_another_text() -> None:
     async with mock_server() as mock:
         one, other = [(await mock.complete(prompt="hello", max_tokens=8, seed=seed)).json() for seed in (1, 2)]
         assert one["choices"][0]["text"] != other["choices"][0]["text"]
 
 
-async def test_a_stream_tells_the_text_that_a_whole_answer_has() -> None:
+async def test_a_stream_has_the_text_of_a_whole_response() -> None:
     async with mock_server() as mock:
         whole = (await mock.complete(prompt="hello", max_tokens=8, temperature=0)).json()
         stream = (await mock.complete(prompt="hello", max_tokens=8, temperature=0, stream=True)).text
-        told = [json.loads(each) for each in events(stream)[:-1]]
-        assert "".join(each["choices"][0]["text"] for each in told) == whole["choices"][0]["text"]
+        chunks = [json.loads(event) for event in events(stream)[:-1]]
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
         assert events(stream)[-1] == "[DONE]"
 
 
-async def test_a_chat_without_a_limit_ends_by_itself() -> None:
+async def test_a_chat_without_a_limit_ends_with_stop() -> None:
     async with mock_server(answer_tokens=20) as mock:
         answer = (await mock.chat(messages=[{"role": "user", "content": "hi"}])).json()
         assert answer["choices"][0]["finish_reason"] == "stop"
@@ -52,7 +52,7 @@ async def test_without_older_fields_a_message_is_as_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "word"),
+    ("body", "status", "message"),
     [
         ({"prompt": "x", "presence_penalty": 3}, 400, "presence_penalty must be in [-2, 2]"),
         (
@@ -68,15 +68,15 @@ async def test_without_older_fields_a_message_is_as_recorded() -> None:
         ({"prompt": [-1]}, 400, "greater_than_equal"),
     ],
 )
-async def test_what_vllm_refuses_is_refused(body: dict[str, object], status: int, word: str) -> None:
+async def test_requests_that_vllm_rejects_are_rejected(body: dict[str, object], status: int, message: str) -> None:
     async with mock_server() as mock:
         response = await mock.complete(**body)
         assert response.status_code == status
-        assert word in response.json()["error"]["message"]
+        assert message in response.json()["error"]["message"]
         assert await mock.metric("vllm:prompt_tokens_total") == 0
 
 
-async def test_a_body_that_nests_too_deeply_is_bad_json() -> None:
+async def test_too_deeply_nested_json_is_rejected() -> None:
     async with mock_server() as mock:
         response = await mock.client.post(
             "/v1/completions", content="[" * 200_000, headers={"content-type": "application/json"}
@@ -84,21 +84,21 @@ async def test_a_body_that_nests_too_deeply_is_bad_json() -> None:
         assert response.status_code == 400
 
 
-async def test_every_served_name_answers_under_itself() -> None:
+async def test_a_response_has_the_served_name_of_its_request() -> None:
     async with mock_server(served_model_name=["one", "two"]) as mock:
         assert (await mock.complete(model="two", prompt="x", max_tokens=1)).json()["model"] == "two"
-        assert [each["id"] for each in (await mock.client.get("/v1/models")).json()["data"]] == ["one", "two"]
+        assert [card["id"] for card in (await mock.client.get("/v1/models")).json()["data"]] == ["one", "two"]
 
 
-async def test_json_that_was_asked_for_is_json() -> None:
+async def test_a_json_schema_response_fits_its_schema() -> None:
     schema = {
         "type": "object",
         "properties": {"city": {"type": "string"}, "stars": {"type": "integer", "minimum": 3}},
         "required": ["city", "stars"],
     }
-    wanted = {"type": "json_schema", "json_schema": {"name": "review", "schema": schema}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "review", "schema": schema}}
     async with mock_server() as mock:
-        response = await mock.chat(messages=[{"role": "user", "content": "x"}], response_format=wanted)
+        response = await mock.chat(messages=[{"role": "user", "content": "x"}], response_format=response_format)
         choice = response.json()["choices"][0]
         review = json.loads(choice["message"]["content"])
         assert list(review) == ["city", "stars"]

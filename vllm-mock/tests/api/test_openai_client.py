@@ -1,4 +1,4 @@
-"""OpenAI's own client, unchanged."""
+"""Compatibility with OpenAI's client."""
 
 import json
 
@@ -6,7 +6,7 @@ from mock_server import mock_server
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionToolUnionParam
 from vllm_mock.api.running import Listener, listen, serving
-from vllm_mock.serve import build_door
+from vllm_mock.serve import build_api_server
 from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.qwen import QwenTokenizer
 
@@ -56,10 +56,10 @@ async def test_streams() -> None:
 
 async def test_embeddings_in_both_encodings_are_the_same() -> None:
     async with mock_server() as mock, AsyncOpenAI(base_url=f"{mock.url}/v1", api_key="x") as client:
-        # The client asks for base64 unless told otherwise.
+        # The client's default encoding is base64.
         packed = await client.embeddings.create(model="/model/qwen", input=["a cat", "a dog"])
         plain = await client.embeddings.create(model="/model/qwen", input=["a cat", "a dog"], encoding_format="float")
-        assert [each.embedding for each in packed.data] == [each.embedding for each in plain.data]
+        assert [item.embedding for item in packed.data] == [item.embedding for item in plain.data]
         assert packed.data[0].embedding != packed.data[1].embedding
 
 
@@ -79,10 +79,10 @@ async def test_responses_whole_and_streamed() -> None:
         assert final.output_text == whole.output_text
 
 
-async def test_tools_and_schemas_are_answered_in_their_form() -> None:
+async def test_responses_fit_tools_and_schemas() -> None:
     settings = ServeSettings.model_validate({"time_scale": 100, "enable_auto_tool_choice": True})
-    door = build_door(settings, QwenTokenizer())
-    listener = Listener(door, listen("127.0.0.1", 0))
+    api_server = build_api_server(settings, QwenTokenizer())
+    listener = Listener(api_server, listen("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.port}/v1"
     async with serving([listener]), AsyncOpenAI(base_url=url, api_key="x") as client:
         model = settings.names[0]
@@ -94,19 +94,19 @@ async def test_tools_and_schemas_are_answered_in_their_form() -> None:
         assert called.choices[0].finish_reason == "tool_calls"
         assert call.function.name == "weather"
         assert set(json.loads(call.function.arguments)) == {"city"}
-        formed = await client.chat.completions.create(
+        constrained = await client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": "x"}],
             response_format={"type": "json_object"},
         )
-        assert isinstance(json.loads(formed.choices[0].message.content or ""), dict)
-        assert formed.choices[0].finish_reason == "stop"
+        assert isinstance(json.loads(constrained.choices[0].message.content or ""), dict)
+        assert constrained.choices[0].finish_reason == "stop"
         stream = await client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": "x"}], tools=_TOOLS, tool_choice="required", stream=True
         )
         deltas = [chunk.choices[0].delta.tool_calls or [] async for chunk in stream]
-        told = [each[0].function for each in deltas if each]
-        assert told[0] is not None
-        assert told[0].name == "weather"
-        arguments = "".join(each.arguments or "" for each in told if each is not None)
+        functions = [calls[0].function for calls in deltas if calls]
+        assert functions[0] is not None
+        assert functions[0].name == "weather"
+        arguments = "".join(function.arguments or "" for function in functions if function is not None)
         assert set(json.loads(arguments)) == {"city"}

@@ -1,4 +1,4 @@
-"""The `vllm-mock` command as users type it."""
+"""The `vllm-mock` command line."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ def read(*arguments: str) -> ServeSettings:
 
 
 def exit_status(*arguments: str) -> int | str | None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         main(arguments)
-    return left.value.code
+    return exit_.value.code
 
 
-def test_vllms_own_way_to_write_several_names_is_read() -> None:
+def test_several_served_names_are_read_in_vllms_syntax() -> None:
     settings = read("/models/x", "--served-model-name", "a", "b", "--port", "81")
     assert (settings.model, settings.names, settings.port) == ("/models/x", ("a", "b"), 81)
 
@@ -28,7 +28,9 @@ def test_without_a_name_the_model_is_served_under_its_path() -> None:
     assert read("--model", "/models/x").names == ("/models/x",)
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "mock.yaml"
     file.write_text("port: 1\nseed: 1\nmax_loras: 1\nserved_model_name: [a]\n")
     monkeypatch.setenv("VLLM_MOCK_SEED", "2")
@@ -37,21 +39,21 @@ def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch: pyte
     assert (settings.port, settings.seed, settings.max_loras, settings.names) == (1, 2, 3, ("a",))
 
 
-def test_a_key_of_the_file_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_key_in_the_file_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "mock.yaml"
     file.write_text("time_scal: 3\n")
     with pytest.raises(InvalidSettings, match="time_scal: not a setting"):
         read("--config", str(file))
 
 
-def test_a_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_environment_variable_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MOCK_TIMESCALE", "3")
     with pytest.raises(InvalidSettings, match="VLLM_MOCK_TIMESCALE: not a setting"):
         read()
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"),
+    ("flags", "message"),
     [
         (("--time-scale", "0"), "time_scale"),
         (("--preset", "h100"), "preset"),
@@ -61,14 +63,14 @@ def test_a_variable_that_is_no_setting_is_refused(monkeypatch: pytest.MonkeyPatc
         (("--kv-events-config", '{"endpont": 1}'), "unknown field `endpont`"),
     ],
 )
-def test_wrong_values_exit_2_and_are_named(
-    flags: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_values_exit_2_with_a_message(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_status("serve", "--tokenizer", "approximate", *flags) == 2
-    assert word in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     from vllm_mock.api.running import listen
 
     with listen("127.0.0.1", 0) as taken:
@@ -77,29 +79,27 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
     assert port in capsys.readouterr().err
 
 
-def test_help_tells_the_commands_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("--help") == 0
     assert "verify" in capsys.readouterr().out
     assert exit_status("serve", "--help") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ServeSettings.model_fields:
-        assert f"--{name.replace('_', '-')}" in told
+        assert f"--{name.replace('_', '-')}" in output
 
 
-def test_fit_shows_the_presets_beside_what_is_public(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_compares_the_presets_with_public_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("fit") == 0
     assert "derived, not measured" in capsys.readouterr().out
 
 
-def test_fit_takes_several_files_and_names_the_one_that_is_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows, wrong = tmp_path / "rows.yaml", tmp_path / "wrong.yaml"
+def test_fit_reads_several_files_and_reports_an_invalid_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, invalid = tmp_path / "rows.yaml", tmp_path / "invalid.yaml"
     rows.write_text("- {concurrency: 2, input_tokens: 50, output_tokens: 10, ttft_ms: 60, tpot_ms: 30}")
-    wrong.write_text("hello")
+    invalid.write_text("hello")
     assert exit_status("fit", str(rows)) == 0
-    assert exit_status("fit", str(rows), str(wrong)) == 1
-    assert f"{wrong}: found neither" in capsys.readouterr().err
+    assert exit_status("fit", str(rows), str(invalid)) == 1
+    assert f"{invalid}: found neither" in capsys.readouterr().err
 
 
 def test_a_folder_without_recordings_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,17 +107,15 @@ def test_a_folder_without_recordings_exits_2(tmp_path: Path, capsys: pytest.Capt
     assert "no recordings" in capsys.readouterr().err
 
 
-def test_verify_exits_0_where_all_is_the_same_and_1_where_something_differs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_exits_0_without_differences_and_1_with_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "http").mkdir()
     recorded = json.loads((FOLDER / "http" / "get-version.json").read_text())
     file = tmp_path / "http" / "get-version.json"
     file.write_text(json.dumps(recorded))
     assert exit_status("verify", str(tmp_path), "--only", "http") == 0
-    told = capsys.readouterr().out
-    assert "1 of 1 files the same" in told
-    assert "Not compared" in told
+    output = capsys.readouterr().out
+    assert "1 of 1 files the same" in output
+    assert "Not compared" in output
     recorded["response"]["body"]["version"] = "0.33.0"
     file.write_text(json.dumps(recorded))
     assert exit_status("verify", str(tmp_path), "--only", "http") == 1

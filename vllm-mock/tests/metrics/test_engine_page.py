@@ -1,4 +1,4 @@
-"""The page is what prometheus_client would write of such families."""
+"""The page equals prometheus_client's output for the same families."""
 
 import time
 
@@ -13,8 +13,8 @@ from vllm_mock.metrics.profiles import PROFILES
 CONFIG = EngineConfig(num_gpu_blocks=100, enable_lora=True, max_loras=2)
 
 
-def test_bytes_are_those_of_prometheus_client() -> None:
-    """One family of each kind, with the same observations."""
+def test_lines_equal_those_of_prometheus_client() -> None:
+    """Compares one family of each type, with the same observations."""
     metrics = EngineMetrics(CONFIG, 'a "model"\\n', unix_s=lambda: 1795415138.7268)
     metrics.first_token(1234567, 89, 0.3)
     metrics.first_token(10, 0, 1e-7)
@@ -42,14 +42,14 @@ def test_bytes_are_those_of_prometheus_client() -> None:
             assert line in ours.splitlines()
 
 
-def test_the_page_can_be_parsed_and_holds_each_family_once() -> None:
+def test_the_page_is_valid_and_has_each_family_once() -> None:
     for profile in PROFILES:
         metrics = EngineMetrics(CONFIG, "m", profile)
         names = [family.name for family in text_string_to_metric_families(metrics.render().decode())]
         assert len(names) == len(set(names)), profile
 
 
-def test_families_of_others_come_last() -> None:
+def test_additional_families_come_last() -> None:
     metrics = EngineMetrics(CONFIG, "m")
     Counter("http_requests", "Requests.", registry=metrics.registry)
     names = [line.split()[2] for line in metrics.render().decode().splitlines() if line.startswith("# TYPE")]
@@ -57,7 +57,7 @@ def test_families_of_others_come_last() -> None:
     assert names[-2:] == ["http_requests_total", "http_requests_created"]
 
 
-def test_v0_shows_every_name_of_the_tutorial() -> None:
+def test_v0_has_every_metric_of_the_tutorial() -> None:
     text = EngineMetrics(CONFIG, "m", "v0-0.6").engine_text()
     for name in (
         "gpu_cache_usage_perc",
@@ -74,10 +74,10 @@ def test_v0_shows_every_name_of_the_tutorial() -> None:
     assert "_created" not in text
 
 
-def test_generations_differ_as_their_table_says() -> None:
+def test_generations_have_their_own_names() -> None:
     def names(profile: str) -> set[str]:
         families = PROFILES[profile].families
-        return {each.name.removeprefix("vllm:") for each in families if isinstance(each, Scalars | Buckets)}
+        return {family.name.removeprefix("vllm:") for family in families if isinstance(family, Scalars | Buckets)}
 
     old, both, new = names("v1-0.8"), names("v1-0.10"), names("v1-current")
     assert "gpu_cache_usage_perc" in old & both
@@ -103,7 +103,7 @@ def test_old_and_new_names_show_the_same_values() -> None:
 
 
 def test_v0_throughput_is_the_mean_of_the_last_interval() -> None:
-    """It stands until a step ends after the next interval."""
+    """The value is kept until a step ends after the next interval."""
     config = EngineConfig(num_gpu_blocks=1000)
     engine = engines.engine(config, engines.StepTime(0.1, 0, 0, 0), "v0-0.6")
     engine.submit(engines.request("a", 30, 120), 0.0)
@@ -130,7 +130,7 @@ def test_settings_may_add_labels_to_the_cache_config() -> None:
 
 
 def test_a_page_costs_less_than_three_milliseconds() -> None:
-    """The best of many, on a machine that does other things too."""
+    """Uses the minimum of many runs, because other processes disturb some."""
     metrics = EngineMetrics(EngineConfig(), "m")
     metrics.render()
 

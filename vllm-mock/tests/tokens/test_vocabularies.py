@@ -1,4 +1,4 @@
-"""Tokenizers: the real Qwen vocabulary, any model's folder, and the approximate one."""
+"""Tokenizers: the Qwen vocabulary, a model's folder, and the approximate one."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from vllm_mock.tokens.tokenizer import ChatTemplateError, Turn
 QWEN = QwenTokenizer()
 
 
-def test_the_tutorials_prompt_is_39_tokens() -> None:
+def test_the_tutorials_prompt_has_39_tokens() -> None:
     turns = [Turn("user", "Write as if you were a critic: San Francisco")]
     assert len(QWEN.encode(QWEN.chat_prompt(turns))) == 39
 
@@ -37,7 +37,7 @@ def test_special_tokens_have_a_name_and_no_text() -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=20))
-def test_approximate_texts_that_begin_alike_have_tokens_that_begin_alike(text: str, more: str) -> None:
+def test_approximate_texts_with_equal_prefixes_share_tokens(text: str, more: str) -> None:
     tokenizer = ApproximateTokenizer()
     ids, longer = tokenizer.encode(text), tokenizer.encode(text + more)
     whole = len(text.encode()) // 4
@@ -45,7 +45,7 @@ def test_approximate_texts_that_begin_alike_have_tokens_that_begin_alike(text: s
     assert tokenizer.decode(ids) == text
 
 
-def test_an_approximate_answer_is_made_of_words() -> None:
+def test_an_approximate_output_consists_of_words() -> None:
     tokenizer = ApproximateTokenizer()
     request = EngineRequest(request_id="r", prompt=(1,), max_tokens=4)
     words = tokenizer.decode([tokenizer.token(request, position) for position in range(4)])
@@ -55,7 +55,7 @@ def test_an_approximate_answer_is_made_of_words() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small model's tokenizer."""
+    """A folder with the tokenizer of a small model."""
     file = TokenizerFile(models.BPE())
     file.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     file.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folders_tokenizer_counts_and_writes_as_its_model_does(folder: Path) -> None:
+def test_a_folders_tokenizer_encodes_and_decodes_as_its_model(folder: Path) -> None:
     tokenizer = FolderTokenizer(folder)
     ids = tokenizer.encode("the rain é")
     assert b"".join(map(tokenizer.piece, ids)).decode() == "the rain é"
@@ -83,11 +83,11 @@ def test_a_folders_tokenizer_counts_and_writes_as_its_model_does(folder: Path) -
     assert tokenizer.chat_prompt([Turn("user", "x")]) == "[user]x"
 
 
-def test_a_conversation_that_the_template_refuses_is_an_error(folder: Path) -> None:
+def test_a_conversation_that_the_template_rejects_is_an_error(folder: Path) -> None:
     with pytest.raises(ChatTemplateError, match="no"):
         FolderTokenizer(folder).chat_prompt([Turn("user", "x")] * 3)
 
 
-def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidTokenizer, match=str(tmp_path)):
         FolderTokenizer(tmp_path)

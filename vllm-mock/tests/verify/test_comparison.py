@@ -1,4 +1,4 @@
-"""What comparing two answers lets pass, and what not."""
+"""Which differences between two responses are ignored and which are reported."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def with_field(name: str, value: Any) -> Any:
         with_field("system_fingerprint", "vllm-0.32.0-00000000"),
     ],
 )
-def test_made_up_ids_times_and_digests_may_differ(other: Any) -> None:
+def test_generated_ids_times_and_digests_may_differ(other: Any) -> None:
     assert first_difference(BODY, other) is None
 
 
@@ -46,11 +46,11 @@ def test_made_up_ids_times_and_digests_may_differ(other: Any) -> None:
         dict(reversed(BODY.items())),
     ],
 )
-def test_their_forms_and_everything_else_may_not(other: Any) -> None:
+def test_other_formats_and_fields_may_not_differ(other: Any) -> None:
     assert first_difference(BODY, other) is not None
 
 
-def test_the_chunks_of_two_choices_may_interleave_otherwise() -> None:
+def test_the_chunks_of_two_choices_may_interleave_differently() -> None:
     lines = [
         f'data: {{"choices":[{{"index":{index},"text":"{text}"}}]}}' for index, text in ((0, "a"), (1, "b"), (0, "c"))
     ]
@@ -59,11 +59,11 @@ def test_the_chunks_of_two_choices_may_interleave_otherwise() -> None:
 
 
 @pytest.mark.parametrize("ours", [["data: x"], ["data: x", "data: [DONE]", "data: [DONE]"], []])
-def test_a_stream_has_as_many_events(ours: list[str]) -> None:
+def test_another_number_of_events_differs(ours: list[str]) -> None:
     assert first_line_difference(["data: x", "data: [DONE]"], ours) is not None
 
 
-def test_headers_that_only_one_side_has_differ() -> None:
+def test_missing_and_additional_headers_differ() -> None:
     same = {"content-type": "application/json", "content-length": "10"}
     assert header_difference(same, {**same, "date": "now", "vary": "Origin"}, True, None) is None
     assert header_difference(same, {**same, "x-other": "1"}, True, None) is not None
@@ -71,15 +71,15 @@ def test_headers_that_only_one_side_has_differ() -> None:
     assert header_difference(same, {**same, "content-length": "11"}, False, None) is None
 
 
-def test_a_request_id_that_the_client_sent_must_come_back() -> None:
+def test_a_request_id_of_the_client_must_be_returned() -> None:
     ours = {"x-request-id": "0" * 32}
     assert header_difference({"x-request-id": "f" * 32}, ours, True, None) is None
     assert header_difference({"x-request-id": "mine"}, ours, True, "mine") is not None
 
 
-def test_probabilities_may_differ_and_their_form_may_not() -> None:
-    told = {"logprobs": {"tokens": ["a"], "token_logprobs": [-1.5], "top_logprobs": [{"a": -1.5, "b": -2.0}]}}
-    other = json.loads(json.dumps(told).replace("-1.5", "-0.25").replace('"b"', '"c"'))
-    assert first_difference(told, other) is None
-    assert first_difference(told, {"logprobs": {**told["logprobs"], "token_logprobs": [None]}}) is not None
-    assert first_difference(told, {"logprobs": {**told["logprobs"], "tokens": ["b"]}}) is not None
+def test_probabilities_may_differ_but_not_their_format() -> None:
+    body = {"logprobs": {"tokens": ["a"], "token_logprobs": [-1.5], "top_logprobs": [{"a": -1.5, "b": -2.0}]}}
+    other = json.loads(json.dumps(body).replace("-1.5", "-0.25").replace('"b"', '"c"'))
+    assert first_difference(body, other) is None
+    assert first_difference(body, {"logprobs": {**body["logprobs"], "token_logprobs": [None]}}) is not None
+    assert first_difference(body, {"logprobs": {**body["logprobs"], "tokens": ["b"]}}) is not None

@@ -1,5 +1,4 @@
-"""Verification notices wrong rules at the door: each of these, put in place of the right one, must make the recorded
-exchange differ. And it does not differ without them."""
+"""Mutation tests of the API server: with each mutation the recorded exchange must differ, and without it must not."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -16,10 +15,10 @@ from vllm_mock.api.responses import event
 from vllm_mock.api.schemas import Usage
 from vllm_mock.engine.messages import FinishReason
 from vllm_mock.generation import validation
-from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.errors import ApiError
 from vllm_mock.generation.generation import Generation
 from vllm_mock.generation.loras import Loras
-from vllm_mock.generation.replica import Asked, Replica
+from vllm_mock.generation.replica import PreparedRequest, Replica
 from vllm_mock.tokens.text import GrowingText
 from vllm_mock.verify.http import verify_http
 from vllm_mock.verify.http_counts import verify_http_counts
@@ -39,23 +38,23 @@ def _take_all(text: Any) -> str:
 def stop_string_shown(patch: Patch) -> None:
     look = GrowingText._look_for_stops
 
-    def leave_it(self: Any, before: int) -> None:
+    def include_stop(self: Any, before: int) -> None:
         self._include_stop = True
         look(self, before)
 
-    patch.setattr(GrowingText, "_look_for_stops", leave_it)
+    patch.setattr(GrowingText, "_look_for_stops", include_stop)
 
 
 def no_role_first(patch: Patch) -> None:
-    patch.setattr(chat, "_beginnings", lambda body, generation: [])
+    patch.setattr(chat, "_first_chunks", lambda body, generation: [])
 
 
 def an_empty_chunk_ends_the_stream(patch: Patch) -> None:
-    told = completions.chunks
+    chunks = completions.chunks
 
     async def one_more(*arguments: Any) -> AsyncIterator[bytes]:
         last = b""
-        async for data in told(*arguments):
+        async for data in chunks(*arguments):
             if data == b"data: [DONE]\n\n":
                 yield last
             last = data
@@ -65,25 +64,28 @@ def an_empty_chunk_ends_the_stream(patch: Patch) -> None:
 
 
 def prompts_counted_for_every_sample(patch: Patch) -> None:
-    patch.setattr(Asked, "prompt_tokens", property(lambda self: sum(len(each.prompt) for each in self.sequences)))
+    def count(self: PreparedRequest) -> int:
+        return sum(len(sequence.prompt) for sequence in self.sequences)
+
+    patch.setattr(PreparedRequest, "prompt_tokens", property(count))
 
 
 def max_tokens_not_cut(patch: Patch) -> None:
-    def refuse(self: Replica, prompt: Any, wanted: int | None) -> int:
-        room = self.max_model_len - len(prompt.tokens)
-        if wanted is not None and wanted > room:
-            raise Refused.value("too long", "max_tokens", wanted)
-        return room if wanted is None else wanted
+    def reject(self: Replica, prompt: Any, max_tokens: int | None) -> int:
+        remaining = self.max_model_len - len(prompt.tokens)
+        if max_tokens is not None and max_tokens > remaining:
+            raise ApiError.value("too long", "max_tokens", max_tokens)
+        return remaining if max_tokens is None else max_tokens
 
-    patch.setattr(Replica, "_room", refuse)
+    patch.setattr(Replica, "_max_tokens", reject)
 
 
 def unprocessable(patch: Patch) -> None:
     invalid = validation._invalid
 
-    def with_422(errors: Any) -> Refused:
-        refused = invalid(errors)
-        return Refused(422, refused.message, refused.param, refused.kind)
+    def with_422(errors: Any) -> ApiError:
+        error = invalid(errors)
+        return ApiError(422, error.message, error.param, error.kind)
 
     patch.setattr(validation, "_invalid", with_422)
 
@@ -91,42 +93,42 @@ def unprocessable(patch: Patch) -> None:
 def keys_for_every_path(patch: Patch) -> None:
     call = ApiKeys.__call__
 
-    async def locked(self: ApiKeys, scope: Any, receive: Any, send: Any) -> None:
+    async def require_key(self: ApiKeys, scope: Any, receive: Any, send: Any) -> None:
         await call(self, {**scope, "path": "/v1/any"}, receive, send)
 
-    patch.setattr(ApiKeys, "__call__", locked)
+    patch.setattr(ApiKeys, "__call__", require_key)
 
 
-def request_ids_are_always_made_up(patch: Patch) -> None:
+def request_ids_are_always_generated(patch: Patch) -> None:
     call = RequestIds.__call__
 
-    async def forgetful(self: RequestIds, scope: Any, receive: Any, send: Any) -> None:
+    async def without_id(self: RequestIds, scope: Any, receive: Any, send: Any) -> None:
         kept = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
         await call(self, {**scope, "headers": kept}, receive, send)
 
-    patch.setattr(RequestIds, "__call__", forgetful)
+    patch.setattr(RequestIds, "__call__", without_id)
 
 
 def cached_tokens_of_one_block_more(patch: Patch) -> None:
-    told = usage.usage
+    original = usage.usage
 
-    def wrong(replica: Replica, generation: Any) -> Usage:
-        right = told(replica, generation)
-        details = right.prompt_tokens_details
+    def mutated(replica: Replica, generation: Any) -> Usage:
+        correct = original(replica, generation)
+        details = correct.prompt_tokens_details
         assert details is not None
         return msgspec.structs.replace(
-            right, prompt_tokens_details=msgspec.structs.replace(details, cached_tokens=details.cached_tokens + 32)
+            correct, prompt_tokens_details=msgspec.structs.replace(details, cached_tokens=details.cached_tokens + 32)
         )
 
-    patch.setattr(completions, "usage", wrong)
+    patch.setattr(completions, "usage", mutated)
 
 
 def one_more_in_the_queue(patch: Patch) -> None:
     admit = Replica.admit
 
     def late(self: Replica) -> None:
-        most = self.options.max_queued_requests
-        if most is None or self.engine.engine.live_requests > most:
+        limit = self.options.max_queued_requests
+        if limit is None or self.engine.engine.live_requests > limit:
             admit(self)
 
     patch.setattr(Replica, "admit", late)
@@ -176,7 +178,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str]] = [
     (max_tokens_not_cut, "http/completion-prompt-plus-max-tokens-over.json"),
     (unprocessable, "http/err-chat-missing-messages.json"),
     (keys_for_every_path, "flags/http/api-key-missing-health.json"),
-    (request_ids_are_always_made_up, "flags/http/request-id-header-echoed.json"),
+    (request_ids_are_always_generated, "flags/http/request-id-header-echoed.json"),
     (cached_tokens_of_one_block_more, "flags/http/prompt-tokens-details-again.json"),
     (one_more_in_the_queue, "flags/http/max-num-queued-reqs-rejected-completion.json"),
     (nulls_left_out, "http/completion-minimal.json"),
@@ -187,7 +189,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str]] = [
 
 
 def _difference(file: str, into: Path) -> str | None:
-    """Of one recorded exchange, replayed alone."""
+    """The difference of one recorded exchange, replayed alone."""
     part, _, name = file.rpartition("/")
     (into / part).mkdir(parents=True)
     shutil.copy(FOLDER / part / name, into / part / name)
@@ -198,7 +200,7 @@ def _difference(file: str, into: Path) -> str | None:
 
 
 @pytest.mark.parametrize(("mutation", "file"), MUTATIONS, ids=[f"{m.__name__}-{f}" for m, f in MUTATIONS])
-def test_a_wrong_rule_is_noticed(
+def test_a_mutation_makes_its_exchange_differ(
     mutation: Callable[[Patch], None], file: str, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     assert _difference(file, tmp_path / "right") is None
@@ -206,7 +208,7 @@ def test_a_wrong_rule_is_noticed(
     assert _difference(file, tmp_path / "wrong") is not None
 
 
-def test_counting_what_vllm_does_not_count_is_noticed(monkeypatch: Patch) -> None:
-    assert [each.difference for each in verify_http_counts(FOLDER)] == [None]
+def test_counting_requests_that_vllm_does_not_count_differs(monkeypatch: Patch) -> None:
+    assert [result.difference for result in verify_http_counts(FOLDER)] == [None]
     monkeypatch.setattr(http_metrics, "_NOT_COUNTED", frozenset({"/metrics"}))
-    assert [each.difference for each in verify_http_counts(FOLDER)] != [None]
+    assert [result.difference for result in verify_http_counts(FOLDER)] != [None]

@@ -1,5 +1,7 @@
-"""Exchanges of kinds that the reference folder has few of, recorded from a mock and replayed: what verification tells
-the mock of a recording (the model's words, token counts, what had happened before) is enough to answer it again."""
+"""Replays exchanges recorded from a mock, of kinds that are rare in the reference folder.
+
+What verification extracts from a recording (text, token counts, earlier requests) must suffice to reproduce it.
+"""
 
 import asyncio
 import json
@@ -55,7 +57,7 @@ EXCHANGES: list[tuple[str, str, Any]] = [
     ("message-number", "/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}),
     ("detokenize-nothing", "/detokenize", {"model": SERVED}),
     ("detokenize-empty", "/detokenize", {"tokens": []}),
-    ("lora-of-none", "/v1/unload_lora_adapter", {"lora_name": "x"}),
+    ("lora-disabled", "/v1/unload_lora_adapter", {"lora_name": "x"}),
 ]
 
 
@@ -73,12 +75,12 @@ async def recorded(mock: MockServer, path: str, body: Any) -> dict[str, Any]:
 
 
 async def stop_strings(mock: MockServer) -> list[tuple[str, str, Any]]:
-    """Bodies with stop strings that do come, across tokens and in the middle of them."""
-    said = (await mock.complete(**TEXT, max_tokens=8, temperature=0)).json()["choices"][0]["text"]
+    """Requests with stop strings that occur in the output, across tokens and within them."""
+    output = (await mock.complete(**TEXT, max_tokens=8, temperature=0)).json()["choices"][0]["text"]
     body = {**TEXT, "max_tokens": 20, "temperature": 0}
     return [
         (f"stop-{start}-{end}-{stream}-{include}", "/v1/completions", {
-            **body, "stop": [said[start:end]], "stream": stream, "include_stop_str_in_output": include,
+            **body, "stop": [output[start:end]], "stream": stream, "include_stop_str_in_output": include,
         })
         for start, end in ((9, 12), (10, 15), (2, 3), (17, 30))
         for stream in (False, True)
@@ -87,7 +89,7 @@ async def stop_strings(mock: MockServer) -> list[tuple[str, str, Any]]:
 
 
 @pytest.mark.timeout(120)
-async def test_what_a_mock_answered_is_answered_again(tmp_path: Path) -> None:
+async def test_exchanges_recorded_from_a_mock_are_reproduced(tmp_path: Path) -> None:
     (tmp_path / "http").mkdir()
     shutil.copy(FOLDER / "server.yaml", tmp_path)
     settings = read_server(tmp_path).settings("http/any.json").model_dump(exclude={"config"})
@@ -95,27 +97,27 @@ async def test_what_a_mock_answered_is_answered_again(tmp_path: Path) -> None:
         for name, path, body in [*EXCHANGES, *(await stop_strings(mock))]:
             (tmp_path / "http" / f"{name}.json").write_text(json.dumps(await recorded(mock, path, body)))
     results = await asyncio.to_thread(lambda: list(verify_http(tmp_path, "http")))
-    assert {each.file: each.difference for each in results if each.difference is not None} == {}
+    assert {result.file: result.difference for result in results if result.difference is not None} == {}
 
 
 @pytest.mark.timeout(120)
-async def test_recordings_of_a_server_with_other_limits_are_replayed_with_those(tmp_path: Path) -> None:
-    """And they differ from what a server with 0.32.0's limits answers."""
+async def test_recordings_are_replayed_with_their_servers_limits(tmp_path: Path) -> None:
+    """The responses differ from those of a server with the limits of 0.32.0."""
     (tmp_path / "http").mkdir()
     (tmp_path / "server.yaml").write_text(OTHER_SERVER)
     settings = read_server(tmp_path).settings("http/any.json").model_dump(exclude={"config"})
-    asked = [
+    requests = [
         ("tokenized", "/tokenize", {"prompt": "The quick brown fox"}),
         ("too-long", "/v1/completions", {"prompt": "The quick brown fox", "max_tokens": 700}),
         ("near-end", "/v1/completions", {"prompt": [1] * 500, "max_tokens": 100, "ignore_eos": True}),
         ("token", "/v1/completions", {"prompt": [700], "max_tokens": 2, "ignore_eos": True}),
     ]
     async with mock_server(**settings) as mock:
-        for name, path, body in asked:
+        for name, path, body in requests:
             (tmp_path / "http" / f"{name}.json").write_text(json.dumps(await recorded(mock, path, body)))
 
     def differences() -> dict[str, str | None]:
-        return {each.file: each.difference for each in verify_http(tmp_path, "http")}
+        return {result.file: result.difference for result in verify_http(tmp_path, "http")}
 
     assert set((await asyncio.to_thread(differences)).values()) == {None}
     shutil.copy(FOLDER / "server.yaml", tmp_path)

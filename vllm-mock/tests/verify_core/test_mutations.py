@@ -1,4 +1,4 @@
-"""Verification notices wrong rules: each of these, put in place of the right one, must make a recording differ."""
+"""Mutation tests of the engine: with each mutation at least one recording must differ."""
 
 import inspect
 import sys
@@ -18,7 +18,7 @@ from vllm_mock.verify.traces import verify_traces
 class Mutation:
     """`old` becomes `new` in a method's source."""
 
-    wrong: str
+    rule: str
     of: type
     method: str
     old: str
@@ -34,40 +34,48 @@ MUTATIONS = [
         "live.computed + count + 1 > len(live.blocks) * size and not self._take_blocks(live, count + 1, step)",
     ),
     Mutation("the block freed last is reused first", BlockPool, "take", "popitem(last=False)", "popitem(last=True)"),
-    Mutation("a beginning is freed before its end", BlockPool, "release", "in reversed(blocks)", "in blocks"),
+    Mutation("a sequence's first blocks are freed first", BlockPool, "release", "in reversed(blocks)", "in blocks"),
     Mutation(
         "unhashed blocks are reused last", BlockPool, "release", "self._free.move_to_end(block, last=False)", "pass"
     ),
-    Mutation("the null block is given out", BlockPool, "__init__", "num_gpu_blocks - 1", "num_gpu_blocks"),
-    Mutation("the oldest is preempted", Scheduler, "_take_blocks", "self.running.pop()", "self.running.pop(0)"),
-    Mutation("preempted ones go to the end of the queue", Scheduler, "_preempt", "queued.appendleft", "queued.append"),
-    Mutation("look-up goes one token too far", Scheduler, "_first_tokens", "(length - 1) // size", "length // size"),
+    Mutation("the null block is allocated", BlockPool, "__init__", "num_gpu_blocks - 1", "num_gpu_blocks"),
+    Mutation("the oldest request is preempted", Scheduler, "_take_blocks", "self.running.pop()", "self.running.pop(0)"),
     Mutation(
-        "look-up is one block short", Scheduler, "_first_tokens", "(length - 1) // size", "(length - 1) // size - 1"
+        "preempted requests go to the end of the queue", Scheduler, "_preempt", "queued.appendleft", "queued.append"
     ),
     Mutation(
-        "admission asks for the first chunk's blocks alone",
+        "a lookup covers one token too many", Scheduler, "_first_tokens", "(length - 1) // size", "length // size"
+    ),
+    Mutation(
+        "a lookup covers one block too few",
+        Scheduler,
+        "_first_tokens",
+        "(length - 1) // size",
+        "(length - 1) // size - 1",
+    ),
+    Mutation(
+        "admission requires the first chunk's blocks only",
         Scheduler,
         "_first_tokens",
         "-(-length // size) - len(cached)",
         "-(-(len(cached) * size + count) // size) - len(cached)",
     ),
     Mutation(
-        "one that does not fit is passed over",
+        "a request that does not fit is skipped",
         Scheduler,
         "_admit",
         "if count is None:\n            break",
         "if count is None:\n            passed_over.append(queue.popleft())\n            continue",
     ),
     Mutation(
-        "blocks are findable a step late",
+        "blocks enter the prefix cache a step late",
         Scheduler,
         "_compute",
         "self._make_findable(live, computed)",
         "self._make_findable(live, computed - count)",
     ),
     Mutation(
-        "decodes cost no budget",
+        "decodes use no budget",
         Scheduler,
         "_compute",
         "step.budget -= count",
@@ -96,7 +104,7 @@ MUTATIONS = [
         "live.prompt_tokens\n",
     ),
     Mutation(
-        "the queue begins at arrival",
+        "queue time begins at arrival",
         Engine,
         "_queue_arrived",
         "live.queued_s = now_s",
@@ -105,7 +113,7 @@ MUTATIONS = [
 ]
 
 
-def put(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+def apply(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     source = textwrap.dedent(inspect.getsource(getattr(mutation.of, mutation.method))) + "\n"
     assert mutation.old in source
     scope = dict(vars(sys.modules[mutation.of.__module__]))
@@ -113,14 +121,14 @@ def put(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutation.of, mutation.method, scope[mutation.method])
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.wrong)
-def test_a_wrong_rule_is_noticed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(mutation, monkeypatch)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule)
+def test_a_mutation_makes_a_recording_differ(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(mutation, monkeypatch)
     assert any(result.difference is not None for result in verify_traces(FOLDER))
 
 
-def test_the_right_rules_put_in_the_same_way_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the change that is noticed, not the putting in place."""
+def test_unchanged_rules_make_no_recording_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replacing a method by its own source has no effect."""
     for mutation in {(mutation.of, mutation.method): mutation for mutation in MUTATIONS}.values():
-        put(replace(mutation, new=mutation.old), monkeypatch)
+        apply(replace(mutation, new=mutation.old), monkeypatch)
     assert all(result.difference is None for result in verify_traces(FOLDER))

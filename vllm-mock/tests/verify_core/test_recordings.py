@@ -1,4 +1,4 @@
-"""The recordings of a real vLLM 0.32, replayed."""
+"""The mock reproduces the recorded traces and pages of vLLM 0.32."""
 
 import pytest
 from recordings import FOLDER
@@ -13,14 +13,14 @@ def differences(results: list[Result]) -> dict[str, str]:
     return {result.file: result.difference for result in results if result.difference is not None}
 
 
-def test_every_trace_is_the_same_step_by_step() -> None:
+def test_every_trace_is_reproduced_step_by_step() -> None:
     assert differences(list(verify_traces(FOLDER))) == {}
 
 
 @pytest.mark.timeout(180)
-def test_every_page_of_metrics_is_the_same() -> None:
+def test_every_metrics_page_is_reproduced() -> None:
     assert differences(list(verify_metrics(FOLDER))) == {}
 
 
-def test_pages_and_states_with_adapters_are_the_same() -> None:
+def test_pages_and_states_with_adapters_are_reproduced() -> None:
     assert differences(list(verify_lora_metrics(FOLDER))) == {}

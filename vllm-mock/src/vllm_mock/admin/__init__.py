@@ -1,1 +1,1 @@
-"""Routes beside vLLM's API for users: the mock's own, and vLLM's for developers."""
+"""Administrative routes: the mock's own under /mock, and vLLM's development routes."""

@@ -1,4 +1,4 @@
-"""The mock's own routes, under /mock: faults that are switched on and off while it runs."""
+"""The mock's own routes under /mock: read, set and clear faults, and crash."""
 
 import os
 
@@ -6,42 +6,42 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vllm_mock.api.api_server import Door, Entry
+from vllm_mock.api.api_server import ApiServer, Entry
 from vllm_mock.faults.injector import Faults
 
-OURS = "/mock/"
+ADMIN_PREFIX = "/mock/"
 _CRASHED = 1
 """Exit status."""
 
 
-def admin_routes(door: Door) -> list[Entry]:
+def admin_routes(api_server: ApiServer) -> list[Entry]:
     async def faults(request: Request) -> Response:
-        return JSONResponse(door.trouble.faults.model_dump())
+        return JSONResponse(api_server.injector.faults.model_dump())
 
     async def change(request: Request) -> Response:
         try:
-            changed = door.trouble.faults.model_dump() | await request.json()
-            door.strike_with(Faults.model_validate(changed))
+            changed = api_server.injector.faults.model_dump() | await request.json()
+            api_server.inject(Faults.model_validate(changed))
         except (ValueError, TypeError) as error:
-            return JSONResponse({"error": _sentences(error)}, 400)
-        return JSONResponse(door.trouble.faults.model_dump())
+            return JSONResponse({"error": _error_message(error)}, 400)
+        return JSONResponse(api_server.injector.faults.model_dump())
 
-    async def heal(request: Request) -> Response:
-        door.strike_with(Faults())
-        return JSONResponse(door.trouble.faults.model_dump())
+    async def clear(request: Request) -> Response:
+        api_server.inject(Faults())
+        return JSONResponse(api_server.injector.faults.model_dump())
 
     async def crash(request: Request) -> Response:
         os._exit(_CRASHED)
 
     return [
-        ("GET", f"{OURS}faults", faults),
-        ("PATCH", f"{OURS}faults", change),
-        ("DELETE", f"{OURS}faults", heal),
-        ("POST", f"{OURS}crash", crash),
+        ("GET", f"{ADMIN_PREFIX}faults", faults),
+        ("PATCH", f"{ADMIN_PREFIX}faults", change),
+        ("DELETE", f"{ADMIN_PREFIX}faults", clear),
+        ("POST", f"{ADMIN_PREFIX}crash", crash),
     ]
 
 
-def _sentences(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return f"the body is not a JSON object of faults: {error}"
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())

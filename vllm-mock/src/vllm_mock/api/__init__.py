@@ -1,1 +1,1 @@
-"""The door: vLLM's HTTP surface."""
+"""vLLM's HTTP API."""

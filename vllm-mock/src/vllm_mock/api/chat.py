@@ -1,4 +1,4 @@
-"""/v1/chat/completions: the answer, whole or in chunks."""
+"""Responses of /v1/chat/completions, whole or in chunks."""
 
 from collections.abc import AsyncIterator
 
@@ -30,20 +30,20 @@ _ROLE = "assistant"
 
 
 def whole(replica: Replica, body: ChatBody, generation: Generation, tool: ToolChoice | None) -> Chat:
-    """Of a generation that has finished."""
-    asked = generation.asked
-    prompt = asked.prompts[0]
-    wanted = body.wanted_prompt_logprobs
+    """The response body of a finished generation."""
+    prepared = generation.prepared
+    prompt = prepared.prompts[0]
+    count = body.prompt_logprob_count
     return Chat(
-        asked.id,
+        prepared.id,
         "chat.completion",
-        asked.created,
-        asked.model,
+        prepared.created,
+        prepared.model,
         [_choice(replica, body, generation, index, tool) for index in range(len(generation.choices))],
         None,
         replica.fingerprint,
         usage(replica, generation),
-        prompt_logprobs(replica.tokenizer, prompt.tokens, wanted) if wanted is not None else None,
+        prompt_logprobs(replica.tokenizer, prompt.tokens, count) if count is not None else None,
         list(prompt.tokens) if body.return_token_ids else None,
     )
 
@@ -51,50 +51,50 @@ def whole(replica: Replica, body: ChatBody, generation: Generation, tool: ToolCh
 async def chunks(
     replica: Replica, body: ChatBody, generation: Generation, tool: ToolChoice | None
 ) -> AsyncIterator[bytes]:
-    """Events. Raises Refused when the engine is gone."""
-    asked = generation.asked
+    """The events of a stream. Raises ApiError if the engine fails."""
+    prepared = generation.prepared
     begun = False
     async for progress in generation.steps():
         if not begun:
             begun = True
-            for chunk in _beginnings(body, generation):
+            for chunk in _first_chunks(body, generation):
                 yield event(chunk)
         chunk = _chunk(generation, [_chunk_choice(replica, body, generation, progress, tool)])
         if body.continuous_usage:
-            chunk.usage = streamed_usage(asked.prompt_tokens, progress.generated)
+            chunk.usage = streamed_usage(prepared.prompt_tokens, progress.generated)
         if progress.finish_reason is not None and not body.include_usage:
             chunk.system_fingerprint = replica.fingerprint
         yield event(chunk)
     if body.include_usage:
         cached = generation.choices[0].cached_tokens if replica.options.prompt_tokens_details else None
         chunk = _chunk(generation, [])
-        chunk.usage = streamed_usage(asked.prompt_tokens, generation.generated, cached)
+        chunk.usage = streamed_usage(prepared.prompt_tokens, generation.generated, cached)
         chunk.system_fingerprint = replica.fingerprint
         yield event(chunk)
     yield DONE
 
 
-def _beginnings(body: ChatBody, generation: Generation) -> list[ChatChunk]:
-    """When the first token is there every choice begins with its role; an echoed message follows."""
-    told: list[ChatChunk] = []
+def _first_chunks(body: ChatBody, generation: Generation) -> list[ChatChunk]:
+    """Chunks sent before the first token: the role of every choice, then the echoed message if there is one."""
+    first: list[ChatChunk] = []
     for index in range(len(generation.choices)):
         chunk = _chunk(generation, [ChatChunkChoice(index, ChatDelta(_ROLE, ""), None, None)])
-        chunk.prompt_token_ids = list(generation.asked.prompts[0].tokens) if body.return_token_ids else None
+        chunk.prompt_token_ids = list(generation.prepared.prompts[0].tokens) if body.return_token_ids else None
         chunk.prompt_text = None
         if body.continuous_usage:
-            chunk.usage = streamed_usage(generation.asked.prompt_tokens, 0)
-        told.append(chunk)
+            chunk.usage = streamed_usage(generation.prepared.prompt_tokens, 0)
+        first.append(chunk)
     if echoed := _echoed(body):
-        told += [
+        first += [
             _chunk(generation, [ChatChunkChoice(index, ChatDelta(content=echoed), None, None)])
             for index in range(len(generation.choices))
         ]
-    return told
+    return first
 
 
 def _chunk(generation: Generation, choices: list[ChatChunkChoice]) -> ChatChunk:
-    asked = generation.asked
-    return ChatChunk(asked.id, "chat.completion.chunk", asked.created, asked.model, choices)
+    prepared = generation.prepared
+    return ChatChunk(prepared.id, "chat.completion.chunk", prepared.created, prepared.model, choices)
 
 
 def _chunk_choice(
@@ -102,10 +102,10 @@ def _chunk_choice(
 ) -> ChatChunkChoice:
     choice = generation.choices[progress.choice]
     logprobs = None
-    if body.wanted_logprobs is not None:
+    if body.logprob_count is not None:
         piece = choice.pieces[progress.generated - 1]
         logprobs = chat_logprobs(
-            replica.tokenizer, [progress.token], [piece], body.wanted_logprobs, progress.generated - 1
+            replica.tokenizer, [progress.token], [piece], body.logprob_count, progress.generated - 1
         )
     delta = ChatDelta(content=progress.text)
     finish_reason = progress.finish_reason
@@ -123,7 +123,7 @@ def _chunk_choice(
 
 
 def _tool_delta(tool: ToolChoice, progress: Progress) -> ToolCallDelta:
-    """The call's name comes with its first token, its arguments token by token."""
+    """A delta of the tool call: its name with the first token, its arguments token by token."""
     first = progress.generated == 1
     call_id: str | UnsetType = tool.call_id(progress.choice) if first else UNSET
     name: str | UnsetType = tool.name if first else UNSET
@@ -159,12 +159,12 @@ def _message(replica: Replica, body: ChatBody, choice: Choice, index: int, tool:
 
 
 def _logprobs(replica: Replica, body: ChatBody, choice: Choice) -> ChatLogprobs | None:
-    if body.wanted_logprobs is None:
+    if body.logprob_count is None:
         return None
-    return chat_logprobs(replica.tokenizer, choice.tokens, choice.pieces, body.wanted_logprobs)
+    return chat_logprobs(replica.tokenizer, choice.tokens, choice.pieces, body.logprob_count)
 
 
 def _echoed(body: ChatBody) -> str:
-    """With `echo` an assistant's last message is the beginning of the answer."""
+    """The last message if `echo` is set and the assistant wrote it: the answer begins with it."""
     last = body.messages[-1]
     return text_of(last.get("content")) if body.echo and last.get("role") == _ROLE else ""

@@ -1,4 +1,4 @@
-"""/v1/completions: the answer, whole or in chunks."""
+"""Responses of /v1/completions, whole or in chunks."""
 
 from collections.abc import AsyncIterator
 
@@ -18,16 +18,17 @@ from vllm_mock.generation.request_body import CompletionBody
 
 
 def whole(replica: Replica, body: CompletionBody, generation: Generation) -> Completion:
-    """Of a generation that has finished."""
-    asked = generation.asked
+    """The response body of a finished generation."""
+    prepared = generation.prepared
     choices = [
-        _choice(replica, body, asked.prompt_of(index), index, choice) for index, choice in enumerate(generation.choices)
+        _choice(replica, body, prepared.prompt_of(index), index, choice)
+        for index, choice in enumerate(generation.choices)
     ]
     return Completion(
-        asked.id,
+        prepared.id,
         "text_completion",
-        asked.created,
-        asked.model,
+        prepared.created,
+        prepared.model,
         choices,
         None,
         replica.fingerprint,
@@ -36,24 +37,26 @@ def whole(replica: Replica, body: CompletionBody, generation: Generation) -> Com
 
 
 async def chunks(replica: Replica, body: CompletionBody, generation: Generation) -> AsyncIterator[bytes]:
-    """Events. Raises Refused when the engine is gone."""
-    asked = generation.asked
+    """The events of a stream. Raises ApiError if the engine fails."""
+    prepared = generation.prepared
     lengths = [0] * len(generation.choices)
     async for progress in generation.steps():
         choice = _chunk_choice(replica, body, generation, progress, lengths[progress.choice])
         lengths[progress.choice] += len(choice.text)
-        chunk = CompletionChunk(asked.id, "text_completion", asked.created, asked.model, [choice])
+        chunk = CompletionChunk(prepared.id, "text_completion", prepared.created, prepared.model, [choice])
         if body.continuous_usage:
-            prompt = len(asked.prompt_of(progress.choice).tokens)
+            prompt = len(prepared.prompt_of(progress.choice).tokens)
             chunk.usage = streamed_usage(prompt, progress.generated)
         if progress.finish_reason is not None and not body.include_usage:
             chunk.system_fingerprint = replica.fingerprint
         yield event(chunk)
     if body.include_usage:
         cached = generation.choices[0].cached_tokens if replica.options.prompt_tokens_details else None
-        told = streamed_usage(asked.prompt_tokens, generation.generated, cached)
+        final_usage = streamed_usage(prepared.prompt_tokens, generation.generated, cached)
         yield event(
-            CompletionChunk(asked.id, "text_completion", asked.created, asked.model, [], told, replica.fingerprint)
+            CompletionChunk(
+                prepared.id, "text_completion", prepared.created, prepared.model, [], final_usage, replica.fingerprint
+            )
         )
     yield DONE
 
@@ -68,7 +71,7 @@ def _choice(replica: Replica, body: CompletionBody, prompt: Prompt, index: int, 
             tokens, pieces, text = [], [], ""
         tokens, text = [*prompt.tokens, *tokens], shown + text
         pieces = [*_pieces(replica, prompt), *pieces]
-    wanted = body.wanted_prompt_logprobs
+    count = body.prompt_logprob_count
     return CompletionChoice(
         index,
         text,
@@ -76,7 +79,7 @@ def _choice(replica: Replica, body: CompletionBody, prompt: Prompt, index: int, 
         choice.finish_reason,
         choice.stop_reason,
         list(choice.tokens) if body.return_token_ids else None,
-        prompt_logprobs(replica.tokenizer, prompt.tokens, wanted) if wanted is not None else None,
+        prompt_logprobs(replica.tokenizer, prompt.tokens, count) if count is not None else None,
         list(prompt.tokens) if body.return_token_ids else None,
     )
 
@@ -87,7 +90,7 @@ def _chunk_choice(
     choice = generation.choices[progress.choice]
     tokens, pieces, text = [progress.token], [choice.pieces[progress.generated - 1]], progress.text
     first = progress.generated == 1
-    prompt = generation.asked.prompt_of(progress.choice)
+    prompt = generation.prepared.prompt_of(progress.choice)
     echoed = 0
     if body.echo and first:
         echoed = len(prompt.tokens)

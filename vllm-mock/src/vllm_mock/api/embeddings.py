@@ -1,5 +1,8 @@
-"""/v1/embeddings: a vector for each text, the mean of vectors that its tokens always have. So equal texts have equal
-vectors, and texts that share words lie near each other. They are made at once: the engine has no part in them."""
+"""/v1/embeddings: one vector for each text.
+
+A text's vector is the normalized mean of fixed random vectors, one for each token id. Equal texts have equal vectors,
+and texts that share words are close to each other. Responses are immediate: the engine does not take part.
+"""
 
 import base64
 import time
@@ -11,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vllm_mock.api.api_server import Door, Entry, read
+from vllm_mock.api.api_server import ApiServer, Entry, read
 from vllm_mock.api.responses import json_response
 from vllm_mock.generation.request_body import TokenId
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DIMENSIONS = 256
-"""Of a vector, unless the request names another number."""
+"""Dimensions of a vector if the request does not name a number."""
 
 
 class EmbeddingsBody(BaseModel):
@@ -54,13 +57,13 @@ class Embeddings(Struct, frozen=True):
     usage: EmbeddingUsage
 
 
-def embeddings_routes(door: Door) -> list[Entry]:
+def embeddings_routes(api_server: ApiServer) -> list[Entry]:
     async def embed(request: Request) -> Response:
         body = await read(request, EmbeddingsBody)
-        model = door.replica.check_model(body.model)
-        texts = _texts(door, body)
+        model = api_server.replica.check_model(body.model)
+        texts = _texts(api_server, body)
         data = [
-            Embedding(index, "embedding", _written(_vector(tokens, body.dimensions), body.encoding_format))
+            Embedding(index, "embedding", _encoded(_vector(tokens, body.dimensions), body.encoding_format))
             for index, tokens in enumerate(texts)
         ]
         count = sum(map(len, texts))
@@ -71,20 +74,20 @@ def embeddings_routes(door: Door) -> list[Entry]:
     return [("POST", "/v1/embeddings", embed)]
 
 
-def _texts(door: Door, body: EmbeddingsBody) -> list[list[int]]:
-    given = body.input
-    if isinstance(given, str):
-        return [door.replica.tokenizer.encode(given)]
-    whole = [each for each in given if isinstance(each, int)]
-    if whole:
-        return [whole]
-    encode = door.replica.tokenizer.encode
-    return [encode(each) if isinstance(each, str) else each for each in given if not isinstance(each, int)]
+def _texts(api_server: ApiServer, body: EmbeddingsBody) -> list[list[int]]:
+    items = body.input
+    encode = api_server.replica.tokenizer.encode
+    if isinstance(items, str):
+        return [encode(items)]
+    token_ids = [item for item in items if isinstance(item, int)]
+    if token_ids:
+        return [token_ids]
+    return [encode(item) if isinstance(item, str) else item for item in items if not isinstance(item, int)]
 
 
 def _vector(tokens: list[int], dimensions: int) -> "NDArray[np.float32]":
-    """Of length 1."""
-    # Twenty MB that servers without vectors do not need.
+    """The vector of a text, normalized to length 1."""
+    # Imported here: numpy takes 20 MB, which servers without embeddings do not need.
     import numpy as np
 
     of_tokens = [np.random.default_rng(token).standard_normal(dimensions) for token in tokens or [0]]
@@ -92,5 +95,5 @@ def _vector(tokens: list[int], dimensions: int) -> "NDArray[np.float32]":
     return (mean / np.linalg.norm(mean)).astype(np.float32)
 
 
-def _written(vector: "NDArray[np.float32]", form: str) -> list[float] | str:
-    return base64.b64encode(vector.tobytes()).decode() if form == "base64" else vector.tolist()
+def _encoded(vector: "NDArray[np.float32]", encoding_format: str) -> list[float] | str:
+    return base64.b64encode(vector.tobytes()).decode() if encoding_format == "base64" else vector.tolist()

@@ -1,4 +1,4 @@
-"""The `http_*` families: names, labels and buckets of prometheus_fastapi_instrumentator as vLLM sets it up."""
+"""The `http_*` metric families, with the names, labels and buckets of vLLM's prometheus_fastapi_instrumentator."""
 
 import time
 
@@ -12,18 +12,18 @@ _FINE_S = (
 )  # fmt: skip
 _COARSE_S = (0.1, 0.5, 1)
 HANDLER = "vllm_mock.handler"
-"""Where a route leaves its template in the scope when it takes a request."""
+"""Key of the ASGI scope under which a route stores its path template."""
 UNKNOWN = "none"
-"""The handler of requests that no route took, by path or by method."""
+"""Handler label of requests that match no route, by path or by method."""
 
 
 class HttpMetrics:
-    """Counts every request, by the route that took it."""
+    """ASGI middleware that counts requests by route."""
 
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry, ours: str) -> None:
-        """Paths that begin with `ours` are the mock's own and not counted."""
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry, admin_prefix: str) -> None:
+        """Paths that begin with `admin_prefix` are the mock's own and not counted."""
         self._app = app
-        self._ours = ours
+        self._admin_prefix = admin_prefix
         self._requests = Counter(
             "http_requests_total",
             "Total number of requests by method, status and handler.",
@@ -48,10 +48,10 @@ class HttpMetrics:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _NOT_COUNTED or scope["path"].startswith(self._ours):
+        if scope["type"] != "http" or scope["path"] in _NOT_COUNTED or scope["path"].startswith(self._admin_prefix):
             await self._app(scope, receive, send)
             return
-        # A request that breaks off before its answer counts as an error of the server.
+        # A request that ends without a response counts as a server error.
         status, size = 500, 0
 
         async def observed(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Log probabilities in vLLM's shapes. The numbers are made up: equal for equal texts, falling with the rank."""
+"""Log probabilities in vLLM's formats. The numbers are invented: equal for equal texts, and lower for higher ranks."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from vllm_mock.api.schemas import (
 from vllm_mock.tokens.tokenizer import Tokenizer, draw
 
 _BEST = -0.25
-"""Of the token that was chosen."""
+"""Log probability of the chosen token."""
 _STEP = -0.75
-"""From one rank to the next."""
+"""Difference between one rank and the next."""
 
 
 def _logprob(token: int, position: int, rank: int) -> float:
@@ -23,7 +23,7 @@ def _logprob(token: int, position: int, rank: int) -> float:
 
 
 def _others(tokenizer: Tokenizer, token: int, position: int, count: int) -> list[int]:
-    """Tokens that the model thought less likely, or more likely in a prompt."""
+    """`count` alternatives to `token` at `position`."""
     known = min(tokenizer.vocabulary, 50_000)
     return [(token + 1 + draw(token + rank, position, known - 1)) % known for rank in range(count)]
 
@@ -31,8 +31,11 @@ def _others(tokenizer: Tokenizer, token: int, position: int, count: int) -> list
 def completion_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[int], pieces: Sequence[str], count: int, offset: int, prompt_tokens: int = 0
 ) -> CompletionLogprobs:
-    """For /v1/completions. The first `prompt_tokens` of `tokens` are an echoed prompt's; `offset` is where in the text
-    the first token begins."""
+    """Log probabilities for /v1/completions.
+
+    The first `prompt_tokens` of `tokens` belong to an echoed prompt. `offset` is the position in the text, in
+    characters, at which the first token begins.
+    """
     offsets: list[int] = []
     chosen: list[float | None] = []
     best: list[dict[str, float] | None] = []
@@ -48,17 +51,17 @@ def completion_logprobs(
         value = _logprob(token, position, rank)
         others = _others(tokenizer, token, position, count if of_prompt else count - 1)
         first = 1 if of_prompt else 2
-        told = {_decoded(tokenizer, other): _logprob(other, position, first + at) for at, other in enumerate(others)}
+        ranked = {_decoded(tokenizer, other): _logprob(other, position, first + at) for at, other in enumerate(others)}
         chosen.append(value)
-        best.append({piece: value, **{text: other for text, other in told.items() if text != piece}})
+        best.append({piece: value, **{text: other for text, other in ranked.items() if text != piece}})
     return CompletionLogprobs(offsets, chosen, list(pieces), best)
 
 
 def chat_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[int], pieces: Sequence[str], count: int, start: int = 0
 ) -> ChatLogprobs:
-    """For /v1/chat/completions; `start` is the position of the first token in the answer."""
-    told: list[ChosenLogprob] = []
+    """Log probabilities for /v1/chat/completions. `start` is the position of the first token in the answer."""
+    content: list[ChosenLogprob] = []
     for at, (token, piece) in enumerate(zip(tokens, pieces, strict=True)):
         position = start + at
         value = _logprob(token, position, 1)
@@ -68,20 +71,20 @@ def chat_logprobs(
             for rank, other in enumerate(_others(tokenizer, token, position, count - 1))
             for text in (_decoded(tokenizer, other),)
         ]
-        told.append(ChosenLogprob(own.token, own.logprob, own.bytes, [own, *others] if count else []))
-    return ChatLogprobs(told)
+        content.append(ChosenLogprob(own.token, own.logprob, own.bytes, [own, *others] if count else []))
+    return ChatLogprobs(content)
 
 
 def prompt_logprobs(tokenizer: Tokenizer, tokens: Sequence[int], count: int) -> PromptLogprobs:
-    """Of every prompt token but the first, and of `count` that were likelier."""
-    told: PromptLogprobs = [None]
+    """Log probabilities of every prompt token except the first, each with `count` more likely alternatives."""
+    logprobs: PromptLogprobs = [None]
     for position, token in enumerate(tokens[1:], start=1):
         rank = count + 1
         entries = {str(token): PromptLogprob(_logprob(token, position, rank), rank, _decoded(tokenizer, token))}
         for at, other in enumerate(_others(tokenizer, token, position, count), start=1):
             entries.setdefault(str(other), PromptLogprob(_logprob(other, position, at), at, _decoded(tokenizer, other)))
-        told.append(entries)
-    return told
+        logprobs.append(entries)
+    return logprobs
 
 
 def _decoded(tokenizer: Tokenizer, token: int) -> str:

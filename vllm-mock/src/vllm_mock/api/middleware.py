@@ -1,4 +1,4 @@
-"""What happens to every request before its route: API keys, request ids."""
+"""ASGI middleware for API keys and request ids."""
 
 import hmac
 import uuid
@@ -12,7 +12,7 @@ from vllm_mock.api.schemas import Unauthorized
 
 
 class ApiKeys:
-    """Only /v1 is locked: /metrics, /health, /tokenize and others answer without a key, as vLLM's do."""
+    """Requires an API key on /v1. Other paths, such as /metrics, /health and /tokenize, need none, as in vLLM."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
@@ -28,7 +28,7 @@ class ApiKeys:
 
 
 class RequestIds:
-    """Every answer has the request's X-Request-Id, or one that is made up."""
+    """Sets X-Request-Id on every response: the request's, or a generated one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""/v1/models, and LoRA adapters that come and go."""
+"""/v1/models, and the routes that load and unload LoRA adapters."""
 
 import time
 import uuid
@@ -6,18 +6,21 @@ import uuid
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vllm_mock.api.api_server import Door, Entry, read
+from vllm_mock.api.api_server import ApiServer, Entry, read
 from vllm_mock.api.responses import json_response
 from vllm_mock.api.schemas import ModelCard, ModelList, ModelPermission
 from vllm_mock.generation.replica import Replica
 from vllm_mock.generation.request_body import LoadLoraBody, UnloadLoraBody
 
 
-def model_routes(door: Door) -> list[Entry]:
+def model_routes(api_server: ApiServer) -> list[Entry]:
     async def models(request: Request) -> Response:
-        return json_response(model_list(door.replica))
+        return json_response(model_list(api_server.replica))
 
-    return [("GET", "/v1/models", models), *(_lora_routes(door) if door.replica.options.runtime_lora else [])]
+    return [
+        ("GET", "/v1/models", models),
+        *(_lora_routes(api_server) if api_server.replica.options.runtime_lora else []),
+    ]
 
 
 def model_list(replica: Replica) -> ModelList:
@@ -34,10 +37,10 @@ def _card(name: str, root: str, parent: str | None, max_model_len: int | None) -
     return ModelCard(name, "model", now, "vllm", root, parent, max_model_len, [permission])
 
 
-def _lora_routes(door: Door) -> list[Entry]:
-    loras = door.replica.loras
+def _lora_routes(api_server: ApiServer) -> list[Entry]:
+    loras = api_server.replica.loras
 
-    # Both answer with bare text and no content type, as vLLM's do.
+    # Both respond with plain text and without a content type, as in vLLM.
     async def load(request: Request) -> Response:
         body = await read(request, LoadLoraBody)
         loras.load(body)

@@ -1,4 +1,4 @@
-"""Sending answers: JSON, or events as they come; and watching whether the client is still there."""
+"""Responses as JSON or as a stream of events, and detection of disconnected clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -7,7 +7,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.errors import ApiError
 
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -17,8 +17,8 @@ def json_response(body: msgspec.Struct, status: int = 200, headers: Mapping[str,
     return Response(_encode(body), status, headers, media_type="application/json")
 
 
-def refusal(refused: Refused) -> Response:
-    return json_response(refused.body, refused.status)
+def error_response(error: ApiError) -> Response:
+    return json_response(error.body, error.status)
 
 
 def event(body: msgspec.Struct) -> bytes:
@@ -27,13 +27,15 @@ def event(body: msgspec.Struct) -> bytes:
 
 
 class EventStream(Response):
-    """Events until `events` ends. A Refused that it raises becomes an event, as the status is long sent."""
+    """A response of server-sent events. An ApiError of `events` becomes an event: the status is sent already."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None], cut_after: int | None = None) -> None:
-        """`close` is called in any case, and is what ends `events` when the client goes away. `cut_after`: break the
-        connection after as many events (a fault for tests)."""
+        """`close` is called at the end in any case; it must end `events` if the client disconnects.
+
+        `cut_after` breaks the connection after that many events (an injected fault). None means never.
+        """
         super().__init__()
         del self.headers["content-length"]
         self._events = events
@@ -45,23 +47,23 @@ class EventStream(Response):
         watch = asyncio.create_task(when_disconnected(receive, self._close))
         try:
             sent = 0
-            async for data in self._told():
+            async for data in self._with_error_event():
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 sent += 1
                 if sent == self._cut_after:
-                    # An answer without an end makes the server break the connection.
+                    # uvicorn closes the connection of a response without a final body message.
                     return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             watch.cancel()
             self._close()
 
-    async def _told(self) -> AsyncIterator[bytes]:
+    async def _with_error_event(self) -> AsyncIterator[bytes]:
         try:
             async for data in self._events:
                 yield data
-        except Refused as refused:
-            yield event(refused.body)
+        except ApiError as error:
+            yield event(error.body)
             yield DONE
 
 
@@ -72,7 +74,7 @@ async def when_disconnected(receive: Receive, close: Callable[[], None]) -> None
 
 
 async def while_connected(receive: Receive, work: Awaitable[None], close: Callable[[], None]) -> None:
-    """Await `work`, which ends early when the client goes away."""
+    """Awaits `work`. `close` is called if the client disconnects, and at the end; it must end `work`."""
     watch = asyncio.create_task(when_disconnected(receive, close))
     try:
         await work

@@ -1,5 +1,8 @@
-"""/v1/responses: the same answers as the chat's, in the shapes of OpenAI's newer API. Not recorded: from its published
-description. Nothing is stored, so there is no `previous_response_id`."""
+"""/v1/responses: the answers of /v1/chat/completions in the format of OpenAI's Responses API.
+
+No recording covers it; the format follows OpenAI's published description. Responses are not stored, so every
+`previous_response_id` is unknown.
+"""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -11,10 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vllm_mock.api.api_server import Door, Entry, read
+from vllm_mock.api.api_server import ApiServer, Entry, read
 from vllm_mock.api.responses import json_response
 from vllm_mock.generation.constraints import constrain
-from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.errors import ApiError
 from vllm_mock.generation.generation import Generation
 from vllm_mock.generation.request_body import ChatBody, JsonObject
 
@@ -90,7 +93,7 @@ class ResponseObject(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True, omit_defaults=True):
-    """One event of a stream; which fields it has depends on its type."""
+    """One event of a stream. Its fields depend on its type."""
 
     type: str
     sequence_number: int
@@ -104,32 +107,33 @@ class Event(Struct, frozen=True, omit_defaults=True):
     text: str | None = None
 
 
-def responses_routes(door: Door) -> list[Entry]:
+def responses_routes(api_server: ApiServer) -> list[Entry]:
     async def respond(request: Request) -> Response:
         body = await read(request, ResponsesBody)
         if body.previous_response_id is not None:
             message = f"Response with id '{body.previous_response_id}' not found."
-            raise Refused(404, message, "response_id", "invalid_request_error")
+            raise ApiError(404, message, "response_id", "invalid_request_error")
         chat = _as_chat(body)
-        asked = door.replica.chat(chat, uuid.uuid4().hex)
-        constrain(door.replica, chat, asked)
-        generation = await door.begin(asked, chat)
+        prepared = api_server.replica.chat(chat, uuid.uuid4().hex)
+        constrain(api_server.replica, chat, prepared)
+        generation = await api_server.begin(prepared, chat)
         if chat.stream:
-            return door.stream(generation, _events(body, generation))
-        await door.finish(request, generation)
+            return api_server.stream(generation, _events(body, generation))
+        await api_server.finish(request, generation)
         return json_response(_response(body, generation))
 
     return [("POST", "/v1/responses", respond)]
 
 
 def _as_chat(body: ResponsesBody) -> ChatBody:
-    """Raises Refused for what a chat would refuse."""
+    """The equivalent chat request. Raises ApiError for what the chat API rejects."""
     items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     messages = [_message(item) for item in items if item.get("type", "message") == "message"]
     if body.instructions is not None:
         messages.insert(0, {"role": "system", "content": body.instructions})
-    wanted: JsonObject = (body.text or {}).get("format") or {}
-    formed = {"type": "json_schema", "json_schema": wanted} if wanted.get("type") == "json_schema" else wanted or None
+    text_format: JsonObject = (body.text or {}).get("format") or {}
+    is_schema = text_format.get("type") == "json_schema"
+    response_format = {"type": "json_schema", "json_schema": text_format} if is_schema else text_format or None
     return ChatBody.model_validate(
         {
             "model": body.model,
@@ -138,7 +142,7 @@ def _as_chat(body: ResponsesBody) -> ChatBody:
             "stream": body.stream,
             "temperature": body.temperature,
             "top_p": body.top_p,
-            "response_format": formed,
+            "response_format": response_format,
         }
     )
 
@@ -147,61 +151,61 @@ def _message(item: JsonObject) -> JsonObject:
     return {"role": item.get("role", "user"), "content": item.get("content", "")}
 
 
-def _response(body: ResponsesBody, generation: Generation, begun: bool = False) -> ResponseObject:
-    """Finished, or just `begun`."""
-    asked, choice = generation.asked, generation.choices[0]
+def _response(body: ResponsesBody, generation: Generation, in_progress: bool = False) -> ResponseObject:
+    """The response object of a finished generation, or of one that is `in_progress`."""
+    prepared, choice = generation.prepared, generation.choices[0]
     cut = choice.finish_reason == "length"
-    status = "in_progress" if begun else "incomplete" if cut else "completed"
-    prompt, said = asked.prompt_tokens, generation.generated
-    usage = ResponseUsage(prompt, CachedTokens(choice.cached_tokens), said, ReasoningTokens(), prompt + said)
+    status = "in_progress" if in_progress else "incomplete" if cut else "completed"
+    prompt, generated = prepared.prompt_tokens, generation.generated
+    usage = ResponseUsage(prompt, CachedTokens(choice.cached_tokens), generated, ReasoningTokens(), prompt + generated)
     return ResponseObject(
-        _named("resp", generation),
-        asked.created,
+        _prefixed_id("resp", generation),
+        prepared.created,
         status,
-        asked.model,
-        [] if begun else [_item(generation, status)],
-        None if begun else usage,
+        prepared.model,
+        [] if in_progress else [_item(generation, status)],
+        None if in_progress else usage,
         body.instructions,
         body.max_output_tokens,
         1.0 if body.temperature is None else body.temperature,
         1.0 if body.top_p is None else body.top_p,
         body.metadata or {},
-        IncompleteDetails("max_output_tokens") if cut and not begun else None,
+        IncompleteDetails("max_output_tokens") if cut and not in_progress else None,
     )
 
 
 def _item(generation: Generation, status: str) -> OutputMessage:
     text = [] if status == "in_progress" else [OutputText(generation.choices[0].text.text)]
-    return OutputMessage(_named("msg", generation), status, text)
+    return OutputMessage(_prefixed_id("msg", generation), status, text)
 
 
-def _named(kind: str, generation: Generation) -> str:
-    return f"{kind}_{generation.asked.id.removeprefix('chatcmpl-')}"
+def _prefixed_id(kind: str, generation: Generation) -> str:
+    return f"{kind}_{generation.prepared.id.removeprefix('chatcmpl-')}"
 
 
 async def _events(body: ResponsesBody, generation: Generation) -> AsyncIterator[bytes]:
     number = 0
 
-    def told(kind: str, **fields: Any) -> bytes:
+    def event(kind: str, **fields: Any) -> bytes:
         nonlocal number
         data = msgspec.json.encode(Event(f"response.{kind}", number, **fields))
         number += 1
         return f"event: response.{kind}\ndata: ".encode() + data + b"\n\n"
 
-    begun = _response(body, generation, begun=True)
-    item_id = _named("msg", generation)
+    created = _response(body, generation, in_progress=True)
+    item_id = _prefixed_id("msg", generation)
     place: dict[str, Any] = {"item_id": item_id, "output_index": 0, "content_index": 0}
-    yield told("created", response=begun)
-    yield told("in_progress", response=begun)
-    yield told("output_item.added", output_index=0, item=_item(generation, "in_progress"))
-    yield told("content_part.added", **place, part=OutputText(""))
+    yield event("created", response=created)
+    yield event("in_progress", response=created)
+    yield event("output_item.added", output_index=0, item=_item(generation, "in_progress"))
+    yield event("content_part.added", **place, part=OutputText(""))
     async for progress in generation.steps():
         if progress.text:
-            yield told("output_text.delta", **place, delta=progress.text)
+            yield event("output_text.delta", **place, delta=progress.text)
     finished = _response(body, generation)
     part = finished.output[0].content[0]
-    yield told("output_text.done", **place, text=part.text)
-    yield told("content_part.done", **place, part=part)
-    yield told("output_item.done", output_index=0, item=finished.output[0])
-    # Also for an answer that was cut: vLLM ends every stream so.
-    yield told("completed", response=finished)
+    yield event("output_text.done", **place, text=part.text)
+    yield event("content_part.done", **place, part=part)
+    yield event("output_item.done", output_index=0, item=finished.output[0])
+    # vLLM ends every stream with this event, also if the answer was cut at its limit.
+    yield event("completed", response=finished)

@@ -1,4 +1,4 @@
-"""Replicas on their ports, from the first connection to the end of the process."""
+"""Serves replicas on their ports until the process ends."""
 
 import asyncio
 import contextlib
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from vllm_mock.api.api_server import Door
+from vllm_mock.api.api_server import ApiServer
 from vllm_mock.api.app import build_app
 
 
 class PortTaken(Exception):
-    """Somebody else listens there."""
+    """Another process listens on the port, or the address is not available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A door and the socket before it."""
+    """An API server and its listening socket."""
 
-    door: Door
+    api_server: ApiServer
     socket: socket.socket
 
     @property
@@ -31,7 +31,7 @@ class Listener:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Signals are the process's business: several servers run in it."""
+    """A uvicorn server that installs no signal handlers: several run in one process."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -47,7 +47,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The host `::` takes IPv6 and IPv4 alike, or IPv4 alone where the machine has no IPv6. Raises PortTaken."""
+    """Opens a listening socket. The host `::` accepts IPv6 and IPv4, or IPv4 alone without IPv6. Raises PortTaken."""
     both = host == "::"
     if both and not socket.has_dualstack_ipv6():
         both, host = False, "0.0.0.0"
@@ -61,14 +61,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def serving(listeners: Sequence[Listener]) -> AsyncGenerator[None]:
-    """Serve on all of them until the block is left; connections that are open then are closed."""
-    servers = [_Uvicorn(_config(build_app(listener.door))) for listener in listeners]
+    """Serves on all listeners until the block is left; open connections are then closed."""
+    servers = [_Uvicorn(_config(build_app(listener.api_server))) for listener in listeners]
     tasks = [
         asyncio.create_task(server.serve(sockets=[listener.socket]))
         for server, listener in zip(servers, listeners, strict=True)
     ]
     for listener in listeners:
-        listener.door.replica.engine.start(listener.door.engine_failed)
+        listener.api_server.replica.engine.start(listener.api_server.engine_failed)
     try:
         for server in servers:
             await server.ready.wait()
@@ -78,33 +78,34 @@ async def serving(listeners: Sequence[Listener]) -> AsyncGenerator[None]:
             server.should_exit = server.force_exit = True
         await asyncio.gather(*tasks)
         for listener in listeners:
-            await listener.door.replica.engine.stop()
+            await listener.api_server.replica.engine.stop()
 
 
 async def serve_until_signal(listeners: Sequence[Listener], shutdown_timeout_s: float) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT.
 
-    Without a timeout what is being answered ends at once, with an error. With one it is finished; new completions are
-    refused, and the process stays for the whole time, as vLLM's does."""
+    With `shutdown_timeout_s` 0, completions in progress fail at once with an error. Otherwise they are finished and
+    new completions are rejected. The process then stays for the whole timeout, as vLLM's does.
+    """
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     async with serving(listeners):
         await ending.wait()
-        doors = [listener.door for listener in listeners]
-        for door in doors:
-            door.replica.draining = True
+        api_servers = [listener.api_server for listener in listeners]
+        for api_server in api_servers:
+            api_server.replica.draining = True
         if shutdown_timeout_s:
             await asyncio.sleep(shutdown_timeout_s)
-        for door in doors:
-            door.abort_all()
-        # One turn of the loop for each answer to be written.
-        await asyncio.sleep(_LAST_WORDS_S)
+        for api_server in api_servers:
+            api_server.abort_all()
+        # Time to write the last responses.
+        await asyncio.sleep(_CLOSE_DELAY_S)
 
 
-_LAST_WORDS_S = 0.03
-"""vLLM's port was closed some 30 ms after the signal."""
+_CLOSE_DELAY_S = 0.03
+"""Measured: vLLM 0.32 closes its port about 30 ms after the signal (recordings/0.32.0/behaviour.json)."""
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:
@@ -115,6 +116,6 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
-        # Idle connections are the gateway's to close; uvicorn's default is vLLM's too.
+        # The gateway is expected to close idle connections. 5 s is uvicorn's default, which vLLM keeps.
         timeout_keep_alive=5,
     )

@@ -1,4 +1,4 @@
-"""What the server answers: the fields of each body in vLLM's order. A field that is UNSET is left out."""
+"""Response bodies, with their fields in vLLM's order. A field that is UNSET is omitted."""
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -22,7 +22,7 @@ class Usage(Struct, frozen=True):
 
 
 class StreamedUsage(Struct, frozen=True):
-    """As chunks carry it: nothing that is null."""
+    """Usage in a chunk of a stream, which omits null fields."""
 
     prompt_tokens: int
     total_tokens: int
@@ -37,7 +37,7 @@ class PromptLogprob(Struct, frozen=True):
 
 
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
-"""A prompt token each, by token id; the first has none."""
+"""One entry for each prompt token, keyed by token id as text. The first token has None."""
 
 
 class CompletionLogprobs(Struct, frozen=True):
@@ -242,7 +242,7 @@ class Detokenized(Struct, frozen=True):
 
 
 class Detail(Struct, frozen=True):
-    """Starlette's own refusals: unknown route, wrong method."""
+    """Starlette's own errors: unknown route, wrong method."""
 
     detail: str
 

@@ -1,11 +1,11 @@
-"""What is not for users of the model: health, version, load, metrics, the API's description."""
+"""Health, version, load, metrics and API description."""
 
 import asyncio
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from vllm_mock.api.api_server import Door, Entry
+from vllm_mock.api.api_server import ApiServer, Entry
 from vllm_mock.api.responses import json_response
 from vllm_mock.api.schemas import OpenApi, ServerLoad, Version
 
@@ -17,12 +17,12 @@ _DOCS = """<!DOCTYPE html>
 """
 
 
-def status_routes(door: Door, described: list[Entry]) -> list[Entry]:
-    """`described`: the other routes, for /openapi.json."""
-    replica, trouble = door.replica, door.trouble
+def status_routes(api_server: ApiServer, described: list[Entry]) -> list[Entry]:
+    """The status routes. `described` are the routes that /openapi.json lists."""
+    replica, injector = api_server.replica, api_server.injector
 
     async def health(request: Request) -> Response:
-        return Response(status_code=200 if door.healthy else 503)
+        return Response(status_code=200 if api_server.healthy else 503)
 
     async def version(request: Request) -> Response:
         return json_response(Version(replica.options.version))
@@ -31,10 +31,10 @@ def status_routes(door: Door, described: list[Entry]) -> list[Entry]:
         return json_response(ServerLoad(replica.load))
 
     async def metrics(request: Request) -> Response:
-        return Response(await _page(door), headers={"content-type": _METRICS_TYPE})
+        return Response(await _page(api_server), headers={"content-type": _METRICS_TYPE})
 
     async def posted_metrics(request: Request) -> Response:
-        response = Response(await _page(door), headers={"content-type": _POSTED_METRICS_TYPE})
+        response = Response(await _page(api_server), headers={"content-type": _POSTED_METRICS_TYPE})
         del response.headers["content-length"]
         return response
 
@@ -47,18 +47,18 @@ def status_routes(door: Door, described: list[Entry]) -> list[Entry]:
     async def docs(request: Request) -> Response:
         return HTMLResponse(_DOCS)
 
-    async def _page(door: Door) -> bytes:
-        faults = trouble.faults
+    async def _page(api_server: ApiServer) -> bytes:
+        faults = injector.faults
         if faults.metrics_hang:
             await asyncio.Event().wait()
         if faults.metrics_delay_s:
             await asyncio.sleep(faults.metrics_delay_s)
         page = replica.engine.engine.metrics.render()
         if not faults.metrics_stale:
-            trouble.stale_page = None
+            injector.stale_page = None
             return page
-        trouble.stale_page = trouble.stale_page or page
-        return trouble.stale_page
+        injector.stale_page = injector.stale_page or page
+        return injector.stale_page
 
     return [
         ("GET", "/health", health),

@@ -3,14 +3,14 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vllm_mock.api.api_server import Door, Entry, read
+from vllm_mock.api.api_server import ApiServer, Entry, read
 from vllm_mock.api.responses import json_response
 from vllm_mock.api.schemas import Detokenized, Tokenized
 from vllm_mock.generation.request_body import DetokenizeBody, TokenizeBody, TokenizePrompt
 
 
-def token_routes(door: Door) -> list[Entry]:
-    replica = door.replica
+def token_routes(api_server: ApiServer) -> list[Entry]:
+    replica = api_server.replica
     tokenizer = replica.tokenizer
 
     async def tokenize(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Token counts of answers."""
+"""Token counts of responses."""
 
 from msgspec import UNSET
 
@@ -8,8 +8,11 @@ from vllm_mock.generation.replica import Replica
 
 
 def usage(replica: Replica, generation: Generation) -> Usage:
-    """Of a whole answer; what was cached is told of the last choice, and only where the server is asked to tell."""
-    prompt, generated = generation.asked.prompt_tokens, generation.generated
+    """Usage of a whole response.
+
+    Cached tokens are those of the last choice, as in vLLM, and appear only with `prompt_tokens_details`.
+    """
+    prompt, generated = generation.prepared.prompt_tokens, generation.generated
     details = None
     if replica.options.prompt_tokens_details:
         details = PromptTokensDetails(generation.choices[-1].cached_tokens)

@@ -1,1 +1,1 @@
-"""Faults that tests inject."""
+"""Fault injection."""

@@ -1,1 +1,1 @@
-"""From a benchmark of a real server to the four numbers of the speed model."""
+"""Fits the four coefficients of the speed model to a benchmark of a real server."""

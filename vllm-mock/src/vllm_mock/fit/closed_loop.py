@@ -1,5 +1,4 @@
-"""The measurement made again, of the mock: the engine stepping through virtual time, always so many requests under
-way."""
+"""A closed-loop benchmark of the mock's engine in virtual time, with a constant number of concurrent requests."""
 
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -10,12 +9,12 @@ from vllm_mock.engine.speed import StepTime
 from vllm_mock.fit.measurements import Measurement
 
 _ROUNDS = 4
-"""Requests, in concurrencies."""
+"""Requests in total, as a multiple of the concurrency."""
 _BLOCKS = 1 << 17
-"""Of 16 tokens: the cache is never the limit."""
+"""KV cache blocks of 16 tokens. So many that the cache never limits."""
 _SPREAD = 0.2
-"""Outputs are this much shorter to longer than the mean, or the requests of the first burst would end together for
-ever."""
+"""Output lengths vary by this share of the mean. With equal lengths the requests of the first burst would always end
+together."""
 _GOLDEN = 0.6180339887498949
 
 
@@ -32,8 +31,10 @@ class _Sent:
 
 
 def measure(step_time: StepTime, like: Measurement) -> Measurement:
-    """What a benchmark of an engine with these step times would find: the median TTFT of all but the first burst, and
-    the mean TPOT."""
+    """Simulates the benchmark `like` of an engine with these step times.
+
+    Returns the median TTFT of all requests after the first burst, and the mean TPOT.
+    """
     prompt = round(like.input_tokens)
     config = EngineConfig(
         max_model_len=prompt + round(like.output_tokens * (1 + _SPREAD)) + 2,
@@ -56,13 +57,14 @@ def measure(step_time: StepTime, like: Measurement) -> Measurement:
     now_s = 0.0
     while (duration_s := engine.begin_step(now_s)) is not None:
         now_s += duration_s
-        for each in engine.end_step(now_s):
-            request = sent[int(each.request_id)]
+        for tokens in engine.end_step(now_s):
+            request = sent[int(tokens.request_id)]
             if request.first_s is None:
                 request.first_s = now_s
-            if each.finish_reason is not None:
+            if tokens.finish_reason is not None:
                 tpots_s.append((now_s - request.first_s) / (request.tokens - 1))
                 if len(sent) < _ROUNDS * like.concurrency:
                     send(now_s)
-    waits_s = [each.first_s - each.at_s for each in sent[like.concurrency :] if each.first_s is not None]
-    return like.model_copy(update={"ttft_ms": 1000 * median(waits_s), "tpot_ms": 1000 * fmean(tpots_s)})
+    later = sent[like.concurrency :]
+    ttfts_s = [request.first_s - request.at_s for request in later if request.first_s is not None]
+    return like.model_copy(update={"ttft_ms": 1000 * median(ttfts_s), "tpot_ms": 1000 * fmean(tpots_s)})

@@ -1,4 +1,4 @@
-"""What was measured: a row for each concurrency, from results of `vllm bench serve` or from a list written by hand."""
+"""Benchmark measurements, one row for each concurrency: results of `vllm bench serve`, or a list written by hand."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,32 +9,32 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class InvalidMeasurements(Exception):
-    """A file that holds no measurements; the message names it, and what is wrong."""
+    """A file without valid measurements. The message names the file and the error."""
 
 
 class Measurement(BaseModel):
-    """Of a closed loop: always `concurrency` requests under way, each of the same lengths."""
+    """Results of a closed loop with `concurrency` concurrent requests of equal lengths."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     concurrency: int = Field(ge=1)
     input_tokens: float = Field(ge=1)
-    """Mean, of a prompt."""
+    """Mean prompt length."""
     output_tokens: float = Field(gt=1)
-    """Mean."""
+    """Mean output length."""
     ttft_ms: float = Field(gt=0)
-    """Median where there is one: the mean is full of the burst with which a benchmark begins."""
+    """Time to first token, the median if known: the initial burst of a benchmark dominates the mean."""
     tpot_ms: float = Field(gt=0)
-    """Mean time of a token after the first."""
+    """Mean time per output token after the first."""
 
     @property
     def context_tokens(self) -> float:
-        """What a sequence holds on average while it decodes."""
+        """Mean context length of a sequence while it decodes."""
         return self.input_tokens + self.output_tokens / 2
 
 
 class _BenchResult(BaseModel):
-    """The parts that matter of a result of `vllm bench serve --save-result`."""
+    """The fields used of a result of `vllm bench serve --save-result`."""
 
     max_concurrency: int
     completed: int = Field(ge=1)
@@ -54,8 +54,10 @@ class _BenchResult(BaseModel):
 
 
 def read_measurements(files: Iterable[Path]) -> Sequence[Measurement]:
-    """All rows of all files, by concurrency. A file is a result of `vllm bench serve`, or a YAML or JSON list of rows.
-    Raises InvalidMeasurements."""
+    """Reads all rows of all files, sorted by concurrency.
+
+    A file is a result of `vllm bench serve`, or a YAML or JSON list of rows. Raises InvalidMeasurements.
+    """
     rows = [row for file in files for row in _rows(file)]
     return sorted(rows, key=lambda row: (row.concurrency, row.input_tokens))
 

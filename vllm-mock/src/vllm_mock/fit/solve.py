@@ -1,16 +1,16 @@
-"""Least squares for the speed model.
+"""Least-squares fit of the speed model.
 
-In a closed loop of n requests with I tokens in and O out, a step decodes n sequences, reads n contexts of I + O/2, and
-computes the prompts of those (n - 1)/O others that have just replaced finished ones:
+Requests have I input and O output tokens. In a closed loop of n requests, a step decodes n sequences and reads n
+contexts of I + O/2 tokens. It also prefills the (n - 1)/O other prompts that have just replaced finished requests:
 
     TPOT = a + b n + c (n - 1) I/O + d n (I + O/2)
 
-A request is sent when another ends, which is when a step ends, and the next computes its prompt beside the others:
+A request is sent when another ends, which is at the end of a step. The next step prefills it together with the others:
 
     TTFT = a + b (n - 1) + c (I + (n - 1) I/O) + d (n - 1) (I + O/2)
 
-Where prompts fill whole steps these are only near. So what the engine itself makes of a solution is put beside them,
-and they are solved again for measurements corrected by that ratio.
+If prompts fill whole steps, the equations are approximations. So the engine simulates each solution, the measurements
+are corrected by the ratio of equations to simulation, and the equations are solved again.
 """
 
 from collections.abc import Sequence
@@ -24,45 +24,46 @@ from vllm_mock.fit.closed_loop import measure
 from vllm_mock.fit.measurements import Measurement
 
 _NAMES = ("a", "b", "c", "d")
-_GIVEN_UP = (3, 1, 2, 0)
-"""In this order: measurements of one length cannot tell d from b, those at one concurrency neither from a."""
+_DROP_ORDER = (3, 1, 2, 0)
+"""Order in which undetermined coefficients are dropped, as indices of `_NAMES`. Measurements of one length cannot
+separate d from b. Those at one concurrency cannot separate either from a."""
 _CORRECTIONS = 3
 _LARGEST_CORRECTION = (0.5, 2.0)
 _LEAST_SINGULAR = 1e-6
-"""Below this share of the greatest, two columns are the same for these measurements."""
+"""Columns whose singular value is below this share of the greatest count as linearly dependent. Judgement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The model that is nearest to the measurements, each weighted by its size."""
+    """The best fit to the measurements, by relative error."""
 
     step_time: StepTime
     undetermined: tuple[str, ...]
-    """Coefficients set to 0, because the measurements cannot tell them from others (all at one concurrency, or all of
-    the same lengths) or would have them negative."""
+    """Coefficients set to 0. The measurements cannot separate them from others (all at one concurrency, or all of the
+    same lengths), or would make them negative."""
 
 
 def fit(measurements: Sequence[Measurement]) -> Fit:
-    """Raises ValueError without measurements."""
+    """Fits the speed model. Raises ValueError without measurements."""
     if not measurements:
-        raise ValueError("there is nothing to fit")
+        raise ValueError("no measurements to fit")
     rows, measured = _equations(measurements)
     values = measured
     for _ in range(_CORRECTIONS):
         found, coefficients = _solve(rows / values[:, None])
-        _, mock = _equations([measure(found.step_time, each) for each in measurements])
+        _, mock = _equations([measure(found.step_time, measured) for measured in measurements])
         values = measured * np.clip((rows @ coefficients) / mock, *_LARGEST_CORRECTION)
     return _solve(rows / values[:, None])[0]
 
 
 def _solve(rows: NDArray[np.float64]) -> tuple[Fit, NDArray[np.float64]]:
-    """For equations whose values are 1."""
+    """Solves the equations `rows`, whose right-hand sides are scaled to 1."""
     values = np.ones(len(rows))
     kept = list(range(len(_NAMES)))
     while True:
         solution = _solved(rows[:, kept], values)
         if solution is None:
-            kept.remove(next(at for at in _GIVEN_UP if at in kept))
+            kept.remove(next(at for at in _DROP_ORDER if at in kept))
         elif len(kept) > 1 and solution.min() < 0:
             kept.remove(kept[int(solution.argmin())])
         else:
@@ -74,21 +75,21 @@ def _solve(rows: NDArray[np.float64]) -> tuple[Fit, NDArray[np.float64]]:
 
 
 def _equations(measurements: Sequence[Measurement]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients of a, b, c, d, and seconds: two rows for each measurement."""
+    """Coefficients of a, b, c and d, and right-hand sides in seconds. Two rows (TPOT, TTFT) for each measurement."""
     rows: list[tuple[float, float, float, float]] = []
     values: list[float] = []
-    for each in measurements:
-        n, prompt, context = each.concurrency, each.input_tokens, each.context_tokens
-        others = (n - 1) * prompt / each.output_tokens
+    for measured in measurements:
+        n, prompt, context = measured.concurrency, measured.input_tokens, measured.context_tokens
+        others = (n - 1) * prompt / measured.output_tokens
         rows.append((1.0, n, others, n * context))
-        values.append(each.tpot_ms / 1000)
+        values.append(measured.tpot_ms / 1000)
         rows.append((1.0, n - 1, prompt + others, (n - 1) * context))
-        values.append(each.ttft_ms / 1000)
+        values.append(measured.ttft_ms / 1000)
     return np.array(rows, dtype=np.float64), np.array(values, dtype=np.float64)
 
 
 def _solved(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """None when the columns are not independent."""
+    """The least-squares solution. None if the columns are linearly dependent."""
     scale = np.linalg.norm(rows, axis=0)
     if not scale.all():
         return None

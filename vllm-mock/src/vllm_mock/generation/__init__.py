@@ -1,1 +1,1 @@
-"""From a request body to generated tokens, independent of the HTTP routes."""
+"""Turns request bodies into generated tokens, independently of the HTTP routes."""

@@ -1,4 +1,4 @@
-"""Refusals in vLLM's words and shape."""
+"""Error responses with vLLM's texts and format."""
 
 import msgspec
 
@@ -16,8 +16,8 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorInfo
 
 
-class Refused(Exception):
-    """A request that vLLM would not take, or could not finish."""
+class ApiError(Exception):
+    """An error response: vLLM rejects a request or cannot finish it."""
 
     def __init__(self, status: int, message: str, param: str | None = None, kind: str = "BadRequestError") -> None:
         super().__init__(message)
@@ -27,19 +27,19 @@ class Refused(Exception):
         self.kind = kind
 
     @classmethod
-    def value(cls, message: str, param: str, value: object = None) -> "Refused":
-        """A parameter whose value is refused; vLLM adds which one in brackets."""
+    def value(cls, message: str, param: str, value: object = None) -> "ApiError":
+        """A rejected parameter value. vLLM adds the parameter in brackets."""
         shown = f"(parameter={param}" + (f", value={value})" if value is not None else ")")
         return cls(400, f"{message} {shown}", param)
 
     @classmethod
-    def unknown_model(cls, model: str, served: str) -> "Refused":
+    def unknown_model(cls, model: str, served: str) -> "ApiError":
         message = f"The model `{model}` does not exist. Valid aliases: {served}."
         return cls(404, message, "model", "NotFoundError")
 
     @classmethod
-    def busy(cls) -> "Refused":
-        """More requests than --max-num-queued-reqs."""
+    def busy(cls) -> "ApiError":
+        """There are more requests than --max-num-queued-reqs."""
         message = (
             "The engine is currently busy and cannot accept new requests. "
             "Please try again later or on a different instance."
@@ -47,8 +47,8 @@ class Refused(Exception):
         return cls(503, message, None, "Service Unavailable")
 
     @classmethod
-    def engine_dead(cls) -> "Refused":
-        """The engine has gone while the request ran, or is going."""
+    def engine_dead(cls) -> "ApiError":
+        """The engine failed while the request ran, or the server is shutting down."""
         return cls(500, ENGINE_DEAD, None, "InternalServerError")
 
     @property

@@ -1,4 +1,4 @@
-"""The model's words: what the tokenizer makes up, or a text that was laid down for a request."""
+"""The engine's sampler: generated text, or a forced output for a request."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,25 @@ from vllm_mock.engine.messages import EngineRequest
 from vllm_mock.tokens.tokenizer import Tokenizer
 
 
-class Scripts:
-    """The engine's sampler. Where a request has a script it says that and then ends; others say what the tokenizer
-    makes up, until their limit."""
+class ForcedOutputs:
+    """Samples the tokens of requests.
+
+    A request with a forced output generates it and then ends. Others generate the tokenizer's text up to their limit.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._laid_down: dict[str, Sequence[int]] = {}
+        self._outputs: dict[str, Sequence[int]] = {}
 
-    def lay_down(self, request_id: str, tokens: Sequence[int]) -> None:
-        self._laid_down[request_id] = tokens
+    def set(self, request_id: str, tokens: Sequence[int]) -> None:
+        self._outputs[request_id] = tokens
 
-    def forget(self, request_id: str) -> None:
-        """The request is over."""
-        self._laid_down.pop(request_id, None)
+    def discard(self, request_id: str) -> None:
+        """Discards the forced output of a request that has ended."""
+        self._outputs.pop(request_id, None)
 
     def token(self, request: EngineRequest, position: int) -> int:
-        script = self._laid_down.get(request.request_id)
-        if script is None:
+        output = self._outputs.get(request.request_id)
+        if output is None:
             return self._tokenizer.token(request, position)
-        return script[position] if position < len(script) else self._tokenizer.end_of_sequence
+        return output[position] if position < len(output) else self._tokenizer.end_of_sequence

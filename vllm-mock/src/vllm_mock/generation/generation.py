@@ -1,26 +1,26 @@
-"""Running the sequences of one request: tokens from the engine become text, choice by choice."""
+"""Runs the sequences of one request and turns their tokens into text, choice by choice."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from vllm_mock.engine.messages import FinishReason, NewTokens
-from vllm_mock.generation.errors import Refused
-from vllm_mock.generation.replica import Asked, Replica
+from vllm_mock.generation.errors import ApiError
+from vllm_mock.generation.replica import PreparedRequest, Replica
 from vllm_mock.generation.request_body import Body
 from vllm_mock.tokens.text import GrowingText
 
 _TURNS_TO_WAKE = 8
-"""Turns of the event loop in which an engine that has nothing to do hears of a request, and some."""
+"""Turns of the event loop within which an idle engine starts on a request, with a margin. Judgement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one step gave to one choice."""
+    """New tokens of one choice from one step."""
 
     choice: int
     text: str
-    """What may be shown and has not been."""
+    """Text that is ready to be sent and has not been sent."""
     token: int
     generated: int
     """Tokens of this choice so far."""
@@ -30,42 +30,48 @@ class Progress:
 
 @dataclass(slots=True)
 class Choice:
-    """One sequence as it grows."""
+    """One sequence and the text generated so far."""
 
     text: GrowingText
     tokens: list[int]
     pieces: list[str]
-    """What each token added to the text."""
+    """The text that each token added."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     cached_tokens: int = 0
 
 
 class Generation:
-    """Submits on `start`; then either `steps` or `finished` is awaited, and `close` called whatever happens."""
+    """The running completion of one request.
 
-    def __init__(self, replica: Replica, asked: Asked, body: Body) -> None:
-        self.asked = asked
+    Call `start`, then await either `steps` or `finished`, and call `close` in any case.
+    """
+
+    def __init__(self, replica: Replica, prepared: PreparedRequest, body: Body) -> None:
+        self.prepared = prepared
         self._replica = replica
         self._include_stop = body.include_stop_str_in_output
         self.choices = [
             Choice(GrowingText(replica.tokenizer, body.stops, self._include_stop, body.min_tokens), [], [])
-            for _ in asked.sequences
+            for _ in prepared.sequences
         ]
-        self._running = {sequence.request_id: index for index, sequence in enumerate(asked.sequences)}
+        self._running = {sequence.request_id: index for index, sequence in enumerate(prepared.sequences)}
         self._steps: asyncio.Queue[Progress | None] = asyncio.Queue()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streaming = bool(body.stream)
-        self._failure: Refused | None = None
+        self._failure: ApiError | None = None
 
     @property
     def generated(self) -> int:
         return sum(len(choice.tokens) for choice in self.choices)
 
     async def start(self) -> None:
-        """An engine that has nothing to do begins a step with the first sequence before the others have come (recorded:
-        three prompts of 6 tokens take 7 steps)."""
-        first, *others = self.asked.sequences
+        """Submits the sequences.
+
+        An idle engine begins a step with the first sequence before the others arrive. Recorded: three prompts of
+        6 tokens take 7 steps.
+        """
+        first, *others = self.prepared.sequences
         self._replica.engine.submit(first, self._on_tokens)
         turns = _TURNS_TO_WAKE if others else 0
         while turns and not self._replica.engine.engine.scheduler.running:
@@ -76,25 +82,25 @@ class Generation:
                 self._replica.engine.submit(sequence, self._on_tokens)
 
     async def steps(self) -> AsyncIterator[Progress]:
-        """Every token as it comes. Raises Refused when the engine is gone; ends early after `close`."""
+        """Yields every token as it is generated. Raises ApiError if the engine fails. Ends early after `close`."""
         while (progress := await self._steps.get()) is not None:
             yield progress
         if self._failure is not None:
             raise self._failure
 
     async def finished(self) -> None:
-        """Until every choice has ended, or `close`. Raises Refused when the engine is gone."""
+        """Waits until every choice has ended, or for `close`. Raises ApiError if the engine fails."""
         await self._finished
         if self._failure is not None:
             raise self._failure
 
-    def fail(self, failure: Refused) -> None:
-        """End it with an error for the client."""
+    def fail(self, failure: ApiError) -> None:
+        """Ends the completion with an error for the client."""
         self._failure = failure
         self.close()
 
     def abort_in_engine(self) -> None:
-        """End it from the engine's side: unlike a client's leaving, that is counted."""
+        """Aborts from within the engine. Unlike a client's disconnect, this counts as finished."""
         for request_id, index in list(self._running.items()):
             choice = self.choices[index]
             choice.finish_reason = FinishReason.ABORT.value
@@ -106,13 +112,13 @@ class Generation:
             self._over(request_id)
 
     def close(self) -> None:
-        """Abort what still runs: it leaves the engine, and its tokens so far stay counted."""
+        """Aborts the sequences that still run. Tokens generated so far stay counted."""
         for request_id in list(self._running):
             self._replica.engine.abort(request_id)
             self._over(request_id)
 
     def _over(self, request_id: str) -> None:
-        self._replica.scripts.forget(request_id)
+        self._replica.forced_outputs.discard(request_id)
         del self._running[request_id]
         if not self._running:
             self._steps.put_nowait(None)
@@ -139,7 +145,7 @@ class Generation:
             choice.cached_tokens = new.cached_tokens
         choice.tokens.append(token)
         if new.finish_reason is FinishReason.STOP and not self._include_stop:
-            # The token that ended the sequence is no part of its text.
+            # The token that ended the sequence is not part of its text.
             choice.text.skip()
             choice.pieces.append("")
         else:

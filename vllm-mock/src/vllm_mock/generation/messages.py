@@ -1,7 +1,8 @@
-"""The messages of a conversation, as clients send them.
+"""Chat messages as clients send them.
 
-One model for each role, named as in the OpenAI client's types: an error names every form that the message might have
-had, as vLLM's does."""
+There is one type for each role, named as in the OpenAI client's types. Validation errors name every type that was
+tried, as vLLM's do.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, Required, TypeAlias
@@ -11,7 +12,7 @@ from typing_extensions import TypedDict
 from vllm_mock.tokens.tokenizer import Turn
 
 Content: TypeAlias = str | list[dict[str, Any]]
-"""Text, or parts of which those of type `text` are read."""
+"""Text, or a list of parts. Only parts with `text` are read."""
 
 
 class ChatCompletionDeveloperMessageParam(TypedDict):
@@ -64,8 +65,7 @@ class CustomChatCompletionMessageParam(TypedDict, total=False):
 
 
 class Message(TypedDict):
-    """A message of OpenAI's harmony format. vLLM takes it for models that speak that format; here it is only named in
-    errors."""
+    """A message of OpenAI's harmony format. vLLM accepts it for models that use it; here only errors name it."""
 
     author: dict[str, Any]
     content: list[dict[str, Any]]
@@ -84,7 +84,7 @@ ChatMessageParam: TypeAlias = (
 
 
 def turns(messages: Sequence[ChatMessageParam]) -> list[Turn]:
-    """What the chat template is given: text alone. Images and audio have none."""
+    """The input of the chat template: roles and text. Images and audio are dropped."""
     return [Turn(str(message.get("role", "")), text_of(message.get("content"))) for message in messages]
 
 

@@ -1,18 +1,18 @@
-"""What clients may ask, read as vLLM reads it: unknown fields are ignored, numbers may be text."""
+"""Request bodies, parsed as vLLM parses them: unknown fields are ignored, and numbers may be strings."""
 
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
-from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.errors import ApiError
 from vllm_mock.generation.messages import ChatMessageParam
 
 TokenId: TypeAlias = Annotated[int, Field(ge=0)]
 JsonObject: TypeAlias = dict[str, Any]
 COMPLETION_TOKENS = 16
-"""What /v1/completions generates when no limit is named."""
+"""Default `max_tokens` of /v1/completions."""
 GREEDY_BELOW = 1e-5
-"""Temperatures below are greedy sampling."""
+"""Temperatures below this value mean greedy sampling."""
 
 
 class StreamOptions(BaseModel):
@@ -31,7 +31,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """vLLM's own way to ask for a form; one of them at a time."""
+    """vLLM's own output constraints. At most one field is set."""
 
     json_schema: str | JsonObject | None = Field(None, alias="json")
     choice: list[str] | None = None
@@ -39,7 +39,7 @@ class StructuredOutputs(BaseModel):
 
 
 class Body(BaseModel):
-    """Fields that both kinds of completion have, with vLLM's defaults."""
+    """Fields of both kinds of completion, with vLLM's defaults."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -91,45 +91,45 @@ class Body(BaseModel):
         )
 
     @property
-    def wanted_prompt_logprobs(self) -> int | None:
-        """How many of each prompt token; None when none are wanted."""
+    def prompt_logprob_count(self) -> int | None:
+        """Log probabilities to return for each prompt token. None means none."""
         return self.prompt_logprobs
 
     @property
-    def wanted_logprobs(self) -> int | None:
-        """How many of each generated token; None when none are wanted."""
+    def logprob_count(self) -> int | None:
+        """Log probabilities to return for each generated token. None means none."""
         return None
 
 
 def _check_common(data: JsonObject) -> None:
-    """Raises Refused for what vLLM refuses before it looks at types, in its order."""
+    """Raises ApiError for what vLLM rejects before it validates types, in vLLM's order."""
     if data.get("stream_options") and not data.get("stream"):
-        raise Refused.value("Stream options can only be defined when `stream=True`.", "stream_options")
-    asked = data.get("response_format")
-    if isinstance(asked, dict) and asked.get("type") == "json_schema" and asked.get("json_schema") is None:  # pyright: ignore[reportUnknownMemberType]
+        raise ApiError.value("Stream options can only be defined when `stream=True`.", "stream_options")
+    form = data.get("response_format")
+    if isinstance(form, dict) and form.get("type") == "json_schema" and form.get("json_schema") is None:  # pyright: ignore[reportUnknownMemberType]
         message = "When response_format type is 'json_schema', the 'json_schema' field must be provided."
-        raise Refused.value(message, "response_format")
+        raise ApiError.value(message, "response_format")
     salt = data.get("cache_salt")
     if salt is not None and (not isinstance(salt, str) or not salt):
-        raise Refused.value("Parameter 'cache_salt' must be a non-empty string if provided.", "cache_salt")
+        raise ApiError.value("Parameter 'cache_salt' must be a non-empty string if provided.", "cache_salt")
 
 
 def _check_count(data: JsonObject, field: str) -> float | None:
-    """A number of logprobs. Raises Refused."""
+    """Checks the number of log probabilities in `field`. Raises ApiError."""
     value = data.get(field)
     if value is None:
         return None
     if not isinstance(value, int | float):
-        raise Refused.value(f"`{field}` must be an integer.", field, value)
+        raise ApiError.value(f"`{field}` must be an integer.", field, value)
     if value < 0 and value != -1:
-        raise Refused.value(f"`{field}` must be a positive value or -1.", field, value)
+        raise ApiError.value(f"`{field}` must be a positive value or -1.", field, value)
     return value
 
 
 def _check_prompt_logprobs(data: JsonObject) -> None:
     count = _check_count(data, "prompt_logprobs")
     if count and data.get("stream"):
-        raise Refused.value("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
+        raise ApiError.value("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
 
 
 class CompletionBody(Body):
@@ -142,20 +142,20 @@ class CompletionBody(Body):
     @classmethod
     def _refuse(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            asked = cast(JsonObject, data)
-            if asked.get("prompt") is None or asked["prompt"] == "":
-                raise Refused.value("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
-            _check_prompt_logprobs(asked)
-            _check_count(asked, "logprobs")
-            _check_common(asked)
+            fields = cast(JsonObject, data)
+            if fields.get("prompt") is None or fields["prompt"] == "":
+                raise ApiError.value("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+            _check_prompt_logprobs(fields)
+            _check_count(fields, "logprobs")
+            _check_common(fields)
         return data  # pyright: ignore[reportUnknownVariableType]
 
     @property
-    def wanted_prompt_logprobs(self) -> int | None:
+    def prompt_logprob_count(self) -> int | None:
         return self.logprobs if self.prompt_logprobs is None and self.echo else self.prompt_logprobs
 
     @property
-    def wanted_logprobs(self) -> int | None:
+    def logprob_count(self) -> int | None:
         return self.logprobs
 
 
@@ -193,15 +193,15 @@ class ChatBody(Body):
     @classmethod
     def _refuse(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            asked = cast(JsonObject, data)
-            _check_tool_choice(asked)
-            _check_prompt_logprobs(asked)
-            count = _check_count(asked, "top_logprobs")
-            if count and not asked.get("logprobs"):
-                raise Refused.value("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
-            _check_common(asked)
-            if asked.get("tools") and "tool_choice" not in asked:
-                return {**asked, "tool_choice": "auto"}
+            fields = cast(JsonObject, data)
+            _check_tool_choice(fields)
+            _check_prompt_logprobs(fields)
+            count = _check_count(fields, "top_logprobs")
+            if count and not fields.get("logprobs"):
+                raise ApiError.value("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+            _check_common(fields)
+            if fields.get("tools") and "tool_choice" not in fields:
+                return {**fields, "tool_choice": "auto"}
         return data  # pyright: ignore[reportUnknownVariableType]
 
     @property
@@ -213,27 +213,27 @@ class ChatBody(Body):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
-    def wanted_prompt_logprobs(self) -> int | None:
+    def prompt_logprob_count(self) -> int | None:
         return self.top_logprobs if self.prompt_logprobs is None and self.echo else self.prompt_logprobs
 
     @property
-    def wanted_logprobs(self) -> int | None:
+    def logprob_count(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 def _check_tool_choice(data: JsonObject) -> None:
-    """Raises Refused."""
+    """Raises ApiError."""
     tools, choice = data.get("tools"), data.get("tool_choice")
     if tools == []:
         message = "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely."
-        raise Refused.value(message, "tools")
+        raise ApiError.value(message, "tools")
     if choice not in (None, "none") and tools is None:
-        raise Refused.value("When using `tool_choice`, `tools` must be set.", "tool_choice")
+        raise ApiError.value("When using `tool_choice`, `tools` must be set.", "tool_choice")
     if choice is not None and choice not in ("none", "auto", "required") and not isinstance(choice, dict):
         message = (
             f'Invalid value for `tool_choice`: {choice}! Only named tools, "none", "auto" or "required" are supported.'
         )
-        raise Refused.value(message, "tool_choice")
+        raise ApiError.value(message, "tool_choice")
 
 
 class TokenizePrompt(BaseModel):
@@ -249,7 +249,7 @@ class TokenizeChat(BaseModel):
 
 
 class TokenizeBody(RootModel[TokenizePrompt | TokenizeChat]):
-    """An error names what both lack."""
+    """Either form of a /tokenize request. A validation error names the missing fields of both."""
 
 
 class DetokenizeBody(BaseModel):

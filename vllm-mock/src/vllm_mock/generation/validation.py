@@ -1,4 +1,4 @@
-"""Reading bodies as vLLM reads them, and refusing them in its words."""
+"""Parses request bodies as vLLM does, with vLLM's error texts."""
 
 import json
 import re
@@ -9,26 +9,26 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from vllm_mock.generation.errors import Refused
+from vllm_mock.generation.errors import ApiError
 
-_MOST_ERRORS = 10
-_MOST_INPUT_CHARACTERS = 200
-_MOST_ERROR_CHARACTERS = 1000
+_MAX_ERRORS = 10
+_MAX_INPUT_CHARACTERS = 200
+_MAX_ERROR_CHARACTERS = 1000
 _TRUNCATED = "...[truncated]"
 _BRACKETS = re.compile(r"[\[\](){}]")
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "none", "nullable"})
 _BODY_NAMES = frozenset({"tokenizeprompt", "tokenizechat", "namedtoolchoice"})
-"""Names that pydantic puts into the place of an error for a branch of a union; clients know no such field. The forms of
-a message are named all the same, as vLLM names them."""
+"""Names that pydantic adds to an error's location for a branch of a union. They are not fields, so they are removed.
+The types of a message stay, as in vLLM."""
 
 Kind = TypeVar("Kind")
 
 
 def read_body(kind: type[Kind], content_type: str, data: bytes) -> Kind:
-    """The body as `kind`. Raises Refused in the words of vLLM's validation."""
+    """Parses `data` as `kind`. Raises ApiError with the text of vLLM's validation."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
-        raise Refused(400, message, None, "Bad Request")
+        raise ApiError(400, message, None, "Bad Request")
     if not data:
         raise _invalid([{"type": "missing", "loc": (), "msg": "Field required", "input": None}])
     try:
@@ -50,7 +50,7 @@ def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
     return TypeAdapter(kind)
 
 
-def _not_json(position: int, reason: str) -> Refused:
+def _not_json(position: int, reason: str) -> ApiError:
     details: ErrorDetails = {
         "type": "json_invalid",
         "loc": (position,),
@@ -61,38 +61,38 @@ def _not_json(position: int, reason: str) -> Refused:
     return _invalid([details])
 
 
-def _invalid(errors: list[ErrorDetails]) -> Refused:
+def _invalid(errors: list[ErrorDetails]) -> ApiError:
     label = "error" if len(errors) == 1 else "errors"
     lines = [f"{len(errors)} validation {label}:"]
-    lines += [f"  {_described(error)}" for error in errors[:_MOST_ERRORS]]
-    if len(errors) > _MOST_ERRORS:
-        lines.append(f"  ...and {len(errors) - _MOST_ERRORS} more {label}")
-    return Refused(400, "\n".join(lines), _place(errors[0]), "Bad Request")
+    lines += [f"  {_described(error)}" for error in errors[:_MAX_ERRORS]]
+    if len(errors) > _MAX_ERRORS:
+        lines.append(f"  ...and {len(errors) - _MAX_ERRORS} more {label}")
+    return ApiError(400, "\n".join(lines), _location(errors[0]), "Bad Request")
 
 
-def _place(error: ErrorDetails) -> str:
+def _location(error: ErrorDetails) -> str:
     parts = map(str, error["loc"])
     fields = (part for part in parts if part.lower() not in _TYPE_NAMES | _BODY_NAMES and not _BRACKETS.search(part))
     return ".".join(["body", *fields])
 
 
 def _described(error: ErrorDetails) -> str:
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "type": error["type"],
-        "loc": _place(error),
+        "loc": _location(error),
         "msg": error["msg"],
         "input": _summary(error["input"]),
     }
     if "ctx" in error:
-        told["ctx"] = error["ctx"]
-    return _cut(str(told), _MOST_ERROR_CHARACTERS)
+        description["ctx"] = error["ctx"]
+    return _cut(str(description), _MAX_ERROR_CHARACTERS)
 
 
 def _summary(value: Any) -> str:
-    """The value where it is short, the size of a container."""
+    """The value, truncated; the size of a container."""
     if isinstance(value, list | Mapping):
         return f"<{type(value).__name__} of {len(value)} items>"  # pyright: ignore[reportUnknownArgumentType]
-    return _cut(str(value), _MOST_INPUT_CHARACTERS)
+    return _cut(str(value), _MAX_INPUT_CHARACTERS)
 
 
 def _cut(text: str, length: int) -> str:

@@ -1,1 +1,1 @@
-"""What enters and leaves the prefix cache, told over ZeroMQ as vLLM tells it."""
+"""KV events: blocks that enter or leave the prefix cache, published over ZeroMQ as vLLM does."""

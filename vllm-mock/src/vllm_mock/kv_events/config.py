@@ -1,28 +1,28 @@
-"""`--kv-events-config`: a JSON object with vLLM's own fields and defaults."""
+"""`--kv-events-config`: a JSON object with vLLM's fields and defaults."""
 
 import msgspec
 
 
 class InvalidKvEventsConfig(ValueError):
-    """The object is not JSON, or has a field that is unknown or of the wrong type."""
+    """The text is not JSON, or a field is unknown or has the wrong type."""
 
 
 class KvEventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """See `vllm serve --help`."""
+    """The fields of vLLM's KVEventsConfig (see `vllm serve --help`)."""
 
     enable_kv_cache_events: bool = False
     publisher: str | None = None
-    """`zmq` or `null`; not given, it is `zmq` where events are enabled."""
+    """`zmq` or `null`. None means `zmq` if events are enabled."""
     endpoint: str = "tcp://*:5557"
-    """With a wildcard, or for ipc and inproc, bound; else connected to."""
+    """The publisher binds to an address with a wildcard and to ipc and inproc addresses. It connects to others."""
     replay_endpoint: str | None = None
-    """Always bound."""
+    """The publisher always binds to this address. None means no replay."""
     buffer_steps: int = 10_000
-    """Batches that can be asked for again."""
+    """Newest batches that are kept for replay."""
     hwm: int = 100_000
-    """Batches that a slow subscriber may be behind before it loses some."""
+    """ZeroMQ's high-water mark: batches queued for a slow subscriber before some are discarded."""
     max_queue_size: int = 100_000
-    """Taken for compatibility: batches are sent in the step that made them, so none queue here."""
+    """Ignored, accepted for compatibility: batches are sent in the step that made them, so none are queued."""
     topic: str = ""
 
     @property
@@ -31,7 +31,7 @@ class KvEventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @classmethod
     def read(cls, text: str) -> "KvEventsConfig":
-        """Raises InvalidKvEventsConfig."""
+        """Parses the JSON object `text`. Raises InvalidKvEventsConfig."""
         try:
             config = msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
@@ -43,16 +43,16 @@ class KvEventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return config
 
     def for_replica(self, number: int) -> "KvEventsConfig":
-        """The same with ports of its own, as vLLM moves those of data-parallel ranks."""
+        """The configuration of replica `number`, with shifted ports as for vLLM's data-parallel ranks."""
         replay = self.replay_endpoint
         return msgspec.structs.replace(
             self,
-            endpoint=_moved(self.endpoint, number),
-            replay_endpoint=_moved(replay, number) if replay is not None else None,
+            endpoint=_shifted(self.endpoint, number),
+            replay_endpoint=_shifted(replay, number) if replay is not None else None,
         )
 
 
-def _moved(endpoint: str, number: int) -> str:
+def _shifted(endpoint: str, number: int) -> str:
     base, _, port = endpoint.rpartition(":")
     if number == 0:
         return endpoint

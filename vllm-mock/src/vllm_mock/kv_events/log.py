@@ -1,4 +1,4 @@
-"""Collects the events of a step and hands them on when it ends."""
+"""Collects the KV events of a step and publishes them at its end."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ class KvEventLog:
     """An `engine.blocks.BlockListener`."""
 
     def __init__(self, block_size: int, publish: Callable[[list[Event]], None]) -> None:
-        """`publish` is called at the end of each step that changed something."""
+        """`publish` is called at the end of each step with events."""
         self._block_size = block_size
         self._publish = publish
         self._events: list[Event] = []
@@ -32,7 +32,7 @@ class KvEventLog:
         keys = [first or None, *[adapter or None] * (len(hashes) - 1)]
         self._events.append(
             BlockStored(
-                block_hashes=[_number(each) for each in hashes],
+                block_hashes=[_number(block_hash) for block_hash in hashes],
                 parent_block_hash=_number(parent) if parent is not None else None,
                 token_ids=list(tokens),
                 block_size=self._block_size,
@@ -49,7 +49,7 @@ class KvEventLog:
         self._events.append(BlockRemoved(block_hashes=[_number(block_hash)], medium=MEDIUM, group_idx=_GROUP))
 
     def cleared(self) -> None:
-        """Outside steps: told with the next."""
+        """The prefix cache was reset. This happens outside steps: the event is published with the next step's."""
         self._events.append(AllBlocksCleared())
 
     def step_ended(self) -> None:
@@ -59,5 +59,5 @@ class KvEventLog:
 
 
 def _number(block_hash: BlockHash) -> int:
-    """The low 64 bits, as vLLM publishes a hash unless told to publish all of it."""
+    """The low 64 bits of a hash, which vLLM publishes by default."""
     return int.from_bytes(block_hash[-8:], "big")

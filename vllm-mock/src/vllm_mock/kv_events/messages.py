@@ -1,7 +1,7 @@
-"""The events on the wire, in both encodings that vLLM has had.
+"""Wire format of KV events, in vLLM's current and earlier encoding.
 
-A batch is an array: [unix seconds, events, data-parallel rank]. Its events are maps with a `type` since vLLM 0.24
-(`v1-current`), and arrays that begin with the type before.
+A batch is an array: [unix seconds, events, data-parallel rank]. Since vLLM 0.24 (`v1-current`) its events are maps with
+a `type`. In earlier versions they are arrays that begin with the type.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ import msgspec
 
 MEDIUM = "GPU"
 ExtraKeys = tuple[str, ...] | None
-"""What went into a block's hash beside its tokens: the adapter's name, and in a first block the cache salt."""
+"""Inputs of a block's hash in addition to its tokens: the adapter's name, and in a first block the cache salt."""
 
 
 class Encoding(StrEnum):
@@ -19,13 +19,13 @@ class Encoding(StrEnum):
 
 
 class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, kw_only=True, gc=False):
-    """Full blocks of one sequence that follow each other can be found from now on."""
+    """Consecutive full blocks of one sequence entered the prefix cache."""
 
     block_hashes: list[int]
-    """Unsigned, 64 bits."""
+    """Unsigned 64-bit integers."""
     parent_block_hash: int | None
     token_ids: list[int]
-    """Of all the blocks."""
+    """Tokens of all blocks, in order."""
     block_size: int
     lora_id: int | None
     medium: str | None
@@ -36,7 +36,7 @@ class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, kw_only=True, gc
 
 
 class BlockRemoved(msgspec.Struct, tag=True, omit_defaults=True, kw_only=True, gc=False):
-    """A block was reused for something else."""
+    """Blocks left the prefix cache because they were reused."""
 
     block_hashes: list[int]
     medium: str | None
@@ -51,7 +51,7 @@ Event = BlockStored | BlockRemoved | AllBlocksCleared
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):
-    """What a step changed."""
+    """The events of one step."""
 
     ts: float
     events: list[Event]
@@ -86,10 +86,10 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(batch: Batch, encoding: Encoding) -> bytes:
-    """A batch as msgpack."""
+    """Encodes a batch as msgpack."""
     if encoding is Encoding.MAP:
         return _encoder.encode(batch)
-    return _encoder.encode(_ArrayBatch(batch.ts, [_array(each) for each in batch.events], batch.data_parallel_rank))
+    return _encoder.encode(_ArrayBatch(batch.ts, [_array(event) for event in batch.events], batch.data_parallel_rank))
 
 
 def _array(event: Event) -> _StoredArray | _RemovedArray | _ClearedArray:

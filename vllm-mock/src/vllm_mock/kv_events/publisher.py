@@ -1,8 +1,8 @@
-"""The sockets: PUB for batches as they come, ROUTER for those that a subscriber asks for again.
+"""Publishes KV events over ZeroMQ: a PUB socket for new batches, a ROUTER socket for replay.
 
-A message is three frames: topic, sequence number (8 bytes, big-endian, from 0), batch. A request for replay is one
-such number; the answers are such messages from there on, and at last the number -1 with no topic and no batch. Servers
-that encode events as arrays leave the topic out of the answers.
+A message has three frames: topic, sequence number (8 bytes, big-endian, from 0), and batch. A replay request is one
+sequence number. The responses are the kept messages from that number on, then the number -1 with an empty topic and
+batch. Servers that encode events as arrays omit the topic from the responses.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ _END = (-1).to_bytes(8, "big", signed=True)
 
 
 class KvEventPublisher:
-    """One engine's. Made and closed on the event loop's thread."""
+    """Publisher of one engine. Create and stop it on the event loop's thread."""
 
     def __init__(self, config: KvEventsConfig, encoding: Encoding = Encoding.MAP) -> None:
-        """Raises zmq.ZMQError when an address is taken or makes no sense."""
+        """Opens the sockets. Raises zmq.ZMQError if an address is in use or invalid."""
         self._topic = config.topic.encode()
         self._encoding = encoding
         self._sent = 0
@@ -43,12 +43,12 @@ class KvEventPublisher:
         self._replay: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Answer requests for replay, on the running loop."""
+        """Serves replay requests on the running loop."""
         if self._router is not None:
             self._replay = asyncio.create_task(self._answer(self._router))
 
     def publish(self, events: list[Event]) -> None:
-        """A batch of one step. Never waits: what a subscriber cannot take in time is lost to it."""
+        """Publishes the batch of one step. Never waits: batches beyond a slow subscriber's queue are discarded."""
         number = self._sent.to_bytes(8, "big")
         payload = encode(Batch(time.time(), events), self._encoding)
         self._sent += 1

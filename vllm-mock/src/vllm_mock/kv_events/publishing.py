@@ -1,4 +1,4 @@
-"""From the flag to the sockets. ZeroMQ is imported only where events are published."""
+"""Sets up KV events from `--kv-events-config`. ZeroMQ is imported only if events are published."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KvEvents:
-    """Of one engine: what its block pool tells, and who publishes it."""
+    """The event log of an engine's block pool, and its publisher."""
 
     log: KvEventLog
     publisher: "KvEventPublisher"
 
 
 def kv_events(text: str, replica: int, block_size: int, metrics_profile: str) -> KvEvents | None:
-    """As `--kv-events-config` says in `text`; None when that is to publish nothing. Servers of a generation before
-    `v1-current` encode events as arrays. Raises InvalidKvEventsConfig, also for an address that cannot be bound."""
+    """KV events as the `--kv-events-config` in `text` says. None if it publishes nothing.
+
+    Metrics profiles other than `v1-current` encode events as arrays. Raises InvalidKvEventsConfig, also if an address
+    cannot be bound.
+    """
     config = KvEventsConfig.read(text).for_replica(replica)
     if not config.publishes:
         return None

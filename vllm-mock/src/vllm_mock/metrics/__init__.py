@@ -1,1 +1,1 @@
-"""What a vLLM server says of itself on /metrics."""
+"""The engine's metrics and the page at /metrics."""

@@ -1,4 +1,4 @@
-"""Buckets of the histograms, by generation where they changed."""
+"""Histogram buckets. `V0` are the buckets of vLLM's V0 engine where they differ."""
 
 from vllm_mock.metrics.families import Bounds
 
@@ -15,7 +15,7 @@ PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
 
 
 def one_two_five(limit: int) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, 50 ... up to `limit`."""
+    """Bounds 1, 2, 5, 10, 20, 50 and so on up to `limit`."""
     return tuple(
         step * 10**power for power in range(len(str(limit))) for step in (1, 2, 5) if step * 10**power <= limit
     )
@@ -39,4 +39,4 @@ HISTOGRAMS: dict[str, Bounds] = {
     "request_preemptions": PREEMPTIONS,
     "prefill_kv_computed_tokens": one_two_five,
 }
-"""Every histogram that is kept, with the buckets of those that a profile does not show."""
+"""All histograms by field name, with the buckets used if a profile does not show the histogram."""

@@ -1,4 +1,4 @@
-"""When the families move: the moments at which vLLM 0.32 writes each, as recorded."""
+"""Updates the metrics at the moments at which vLLM 0.32 updates each, as recorded."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from vllm_mock.metrics.values import Histogram, Values
 
 
 class EngineMetrics:
-    """One engine's metrics. Times are values in seconds, on the engine's own clock."""
+    """Metrics of one engine. Times are in seconds on the engine's own clock."""
 
     def __init__(
         self,
@@ -24,15 +24,16 @@ class EngineMetrics:
         profile: str = "v1-current",
         unix_s: Callable[[], float] = time.time,
     ) -> None:
-        """`profile` is a name of `PROFILES`; `unix_s` is the wall clock, shown by `_created` families and by
-        `vllm:lora_requests_info`."""
+        """`profile` is a name of `PROFILES`. `unix_s` is the wall clock, which `_created` families and
+        `vllm:lora_requests_info` show."""
         self._profile = PROFILES[profile]
         families = self._profile.families
-        bounds = HISTOGRAMS | {each.histogram: each.bounds for each in families if isinstance(each, Buckets)}
-        histograms = {name: Histogram(_resolved(each, config.max_model_len)) for name, each in bounds.items()}
+        bounds = HISTOGRAMS | {family.histogram: family.bounds for family in families if isinstance(family, Buckets)}
+        limit = config.max_model_len
+        histograms = {name: Histogram(_resolved(buckets, limit)) for name, buckets in bounds.items()}
         self.values = Values(histograms)
         self.registry = CollectorRegistry()
-        """For the families of others, which come after the engine's."""
+        """Registry of additional families, which follow the engine's on the page."""
         self._config = config
         self._model = model
         self._unix_s = unix_s
@@ -65,7 +66,7 @@ class EngineMetrics:
         return registry
 
     def render(self) -> bytes:
-        """The page."""
+        """The whole page of /metrics."""
         return generate_latest(self._process) + self._page.text().encode() + generate_latest(self.registry)
 
     def engine_text(self) -> str:
@@ -73,11 +74,14 @@ class EngineMetrics:
         return self._page.text()
 
     def rejected(self, reason: str) -> None:
-        """A request was refused at the door (`max_num_queued_reqs`)."""
+        """Counts a request rejected by admission, by reason (`max_num_queued_reqs`)."""
         self.values.rejections[reason] += 1
 
     def step(self, running: int, capacity: int, deferred: int, usage: float) -> None:
-        """After every step, also one that returned no token. Those that wait do so for `capacity` or are `deferred`."""
+        """Sets the gauges after a step, also after one without output.
+
+        `capacity` and `deferred` are the waiting requests by reason.
+        """
         values = self.values
         values.running = running
         values.waiting_capacity = capacity
@@ -85,41 +89,46 @@ class EngineMetrics:
         values.kv_cache_usage = usage
 
     def looked_up(self, prompt_tokens: int, cached_tokens: int) -> None:
-        """A request was admitted for the first time."""
+        """Counts a prefix cache lookup, made when a request is first admitted."""
         self.values.prefix_queries += prompt_tokens
         self.values.prefix_hits += cached_tokens
 
     def output(self, generated: int, step_tokens: int, now_s: float) -> None:
-        """A step returned output: tokens generated, and with them the computed tokens of the prompts that it
-        completed."""
+        """Counts the output of a step.
+
+        `step_tokens` are the generated tokens plus the computed tokens of prompts that the step completed.
+        """
         self.values.generation_tokens += generated
         self._step_tokens.observe(step_tokens)
         if self._throughput is not None:
             self._throughput.update(now_s)
 
     def idle(self, now_s: float) -> None:
-        """Every 10 s without a step."""
+        """Updates the throughput gauges. Called every 10 s without a step."""
         if self._throughput is not None:
             self._throughput.update(now_s)
 
     def adapters(self, names: Sequence[str]) -> None:
-        """After a step that returned output: the LoRA adapters of live requests that had a token, oldest first. vLLM
-        shows the same list as running and as waiting."""
+        """Records the LoRA adapters in use after a step with output.
+
+        `names` are the adapters of live requests that have generated a token, oldest first. vLLM shows the same list as
+        running and as waiting.
+        """
         self.values.adapters[",".join(names)] = self._unix_s()
 
     def first_token(self, prompt_tokens: int, cached_tokens: int, ttft_s: float) -> None:
-        """The whole prompt counts at once, also when it was computed in chunks."""
+        """Counts a first token. The whole prompt counts at once, also if it was computed in chunks."""
         self.values.prompt_tokens += prompt_tokens
         self.values.prompt_cached += cached_tokens
         self._ttft_s.observe(ttft_s)
 
     def later_tokens(self, latency_s: float, times: int) -> None:
-        """Every token but the first; `times` of them came as long after the one before."""
+        """Counts `times` tokens after the first, each `latency_s` after the previous token."""
         if times:
             self._inter_token_s.observe(latency_s, times)
 
     def resumed(self, preemptions: int) -> None:
-        """A preempted request got its next token: only now is the preemption counted."""
+        """Counts preemptions. vLLM counts them when the preempted request generates its next token."""
         self.values.preemptions += preemptions
 
     def finished(
@@ -135,7 +144,7 @@ class EngineMetrics:
         prefill_s: float,
         decode_s: float,
     ) -> None:
-        """Everything that is observed of a whole request, at its end."""
+        """Observes the histograms of whole requests, when a request finishes."""
         of = self.values.histograms
         self.values.success[reason] += 1
         of["request_prompt_tokens"].observe(len(request.prompt))
@@ -156,8 +165,11 @@ class EngineMetrics:
 
 
 class Throughput:
-    """Tokens a second as the V0 engine gave them: the mean over the last interval, computed by the first step (or look
-    at an idle engine) after it and kept until the next."""
+    """Throughput gauges of the V0 engine, in tokens per second.
+
+    A gauge is the mean over the last interval. It is computed by the first step, or idle update, after the interval
+    and kept until the next.
+    """
 
     def __init__(self, values: Values, interval_s: float) -> None:
         self._values = values

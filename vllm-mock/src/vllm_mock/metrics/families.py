@@ -1,4 +1,4 @@
-"""What a metric family is: a name of vLLM's and the values that it shows."""
+"""Metric families: vLLM's names and the values that they show."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from vllm_mock.metrics.values import Values
 
 Read = Callable[[Values], float]
 Bounds = Sequence[float] | Callable[[int], Sequence[float]]
-"""Upper bounds of a histogram's buckets, or how they follow from `max_model_len`."""
+"""Upper bounds of a histogram's buckets, or a function from `max_model_len` to them."""
 
 
 class Common(Enum):
-    """The labels that a family's samples share."""
+    """Labels that all samples of a family share."""
 
     ENGINE = ("engine", "model_name")
     MODEL = ("model_name",)
@@ -23,7 +23,7 @@ class Common(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One sample, told from its siblings by further labels."""
+    """One sample of a family, with the labels that distinguish it from the family's others."""
 
     read: Read
     labels: tuple[tuple[str, str], ...] = ()
@@ -34,13 +34,13 @@ class Scalars:
     """A gauge or a counter."""
 
     name: str
-    """As on the page: a counter ends with `_total`."""
+    """Name on the page. A counter's ends with `_total`."""
     kind: str
     text: str
     series: tuple[Series, ...]
     common: Common = Common.ENGINE
     only_counted: bool = False
-    """Series appear when they are first counted."""
+    """Whether a series is absent while its value is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """`vllm:lora_requests_info`, on servers with LoRA."""
+    """`vllm:lora_requests_info`, which only servers with LoRA have."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """What `vllm:cache_config_info` tells of this server."""
+    """Settings that `vllm:cache_config_info` shows."""
 
     block_size: int
     num_gpu_blocks: int
@@ -82,13 +82,13 @@ Family = Scalars | Buckets | CacheConfig | Adapters
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A page."""
+    """The families of one generation of vLLM."""
 
     families: tuple[Family, ...]
     created: bool = True
     """Whether counters and histograms have `_created` families."""
     throughput_interval_s: float | None = None
-    """How often `avg_*_throughput_toks_per_s` are computed."""
+    """Interval of `avg_*_throughput_toks_per_s`. None if the profile lacks them."""
 
 
 def gauge(name: str, text: str, read: Read | str, common: Common = Common.ENGINE) -> Scalars:
@@ -102,7 +102,7 @@ def counter(name: str, text: str, read: Read | str, common: Common = Common.ENGI
 def labelled(
     kind: str, name: str, text: str, label: str, reads: dict[str, Read | str], common: Common = Common.ENGINE
 ) -> Scalars:
-    """A series for each value of `label`, in that order."""
+    """A family with one series for each value of `label`, in the order of `reads`."""
     series = tuple(Series(_reader(read), ((label, value),)) for value, read in reads.items())
     return Scalars(f"vllm:{name}", kind, text, series, common)
 

@@ -1,5 +1,7 @@
-"""The engine's part of the page, byte for byte as prometheus_client writes such families, but at a tenth of its cost:
-everything that does not change is text already."""
+"""Renders the engine's part of the page, byte for byte as prometheus_client does.
+
+Constant parts are rendered once, which takes a tenth of prometheus_client's time.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -23,7 +25,7 @@ _number: Callable[[float], str] = floatToGoString  # pyright: ignore[reportUnkno
 
 
 class Page:
-    """Families of one engine, ready to be written again and again."""
+    """Prepared families of one engine. `text` renders their current values."""
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Page:
         created_unix_s: float | None,
         extra_cache_config: Mapping[str, str],
     ) -> None:
-        """`max_loras` None: a server without LoRA. `created_unix_s` None: no `_created` families."""
+        """`max_loras` None means a server without LoRA. `created_unix_s` None means no `_created` families."""
         self._values = values
         self._labels = {"engine": "0", "model_name": model}
         self._created = _number(created_unix_s) if created_unix_s is not None else None
@@ -87,7 +89,7 @@ class Page:
 
     def _add_created(self, name: str, text: str, labels: Sequence[dict[str, str]]) -> None:
         if self._created is not None:
-            rows = "".join(f"{_sample(f'{name}_created', each)}{self._created}\n" for each in labels)
+            rows = "".join(f"{_sample(f'{name}_created', pairs)}{self._created}\n" for pairs in labels)
             self._parts.append(_head(f"{name}_created", "gauge", text) + rows)
 
     def _scalar(self, family: Scalars, series: Series) -> Part:
@@ -116,7 +118,7 @@ def _head(name: str, kind: str, text: str) -> str:
 
 
 def _sample(name: str, labels: Mapping[str, str]) -> str:
-    """A line up to its value. Labels are in the order of their names."""
+    """A sample's line up to its value. Labels are sorted by name."""
     if not labels:
         return f"{name} "
     pairs = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels.items()))

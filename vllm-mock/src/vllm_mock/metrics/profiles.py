@@ -1,7 +1,7 @@
-"""The metric families of each generation of vLLM, in the order of its page.
+"""Metric families of each generation of vLLM, in the order of its page.
 
-`v1-current` is vLLM 0.32 as recorded. The older ones are read from that generation's metric definitions: names, labels,
-buckets and order are theirs; the moments at which values move are those of the recorded engine throughout.
+`v1-current` is vLLM 0.32 as recorded. Names, labels, buckets and order of the older ones come from that generation's
+metric definitions. Values of all profiles change at the moments recorded for 0.32.
 """
 
 from vllm_mock.metrics.v0 import v0
@@ -14,4 +14,4 @@ PROFILES = {
     "v1-0.8": v1_early(names_of_both=False),
     "v0-0.6": v0(),
 }
-"""By name, as `--metrics-profile` takes them."""
+"""Profiles by their name in `--metrics-profile`."""

@@ -1,4 +1,4 @@
-"""Families that all generations have, alike but for their common labels and their buckets."""
+"""Families of all generations, which differ in common labels and buckets only."""
 
 from vllm_mock.metrics.buckets import SAMPLES, one_two_five
 from vllm_mock.metrics.families import Buckets, Common, Family, counter
@@ -6,7 +6,7 @@ from vllm_mock.metrics.values import Values
 
 
 def whole_request_times(common: Common, bounds: tuple[float, ...]) -> list[Buckets]:
-    """The five whole-request times, alike in all generations but for their buckets."""
+    """The five histograms of whole-request times."""
     return [
         Buckets("vllm:e2e_request_latency_seconds", "Time of a whole request.", "e2e_s", bounds, common),
         Buckets("vllm:request_queue_time_seconds", "Time in the queue.", "queue_s", bounds, common),
@@ -25,7 +25,7 @@ def request_params(common: Common) -> list[Buckets]:
             one_two_five,
             common,
         ),
-        Buckets("vllm:request_params_n", "Samples asked for.", "params_n", SAMPLES, common),
+        Buckets("vllm:request_params_n", "Samples requested.", "params_n", SAMPLES, common),
         Buckets("vllm:request_params_max_tokens", "Most tokens allowed.", "params_max_tokens", one_two_five, common),
     ]
 

@@ -1,4 +1,4 @@
-"""The page of vLLM 0.6.6 with its old engine, from its metric definitions: the names that the tutorial lists."""
+"""Metrics of vLLM 0.6.6 with the V0 engine, from its metric definitions. The tutorial lists these names."""
 
 from vllm_mock.engine.messages import FinishReason
 from vllm_mock.metrics.buckets import PER_TOKEN_V0_S, REQUEST_V0_S, STEP_TOKENS_V0, TTFT_V0_S

@@ -1,4 +1,4 @@
-"""The page of vLLM 0.32, as recorded."""
+"""Metrics of vLLM 0.32, as recorded."""
 
 from vllm_mock.engine.messages import FinishReason
 from vllm_mock.metrics.buckets import PER_TOKEN_S, PREEMPTIONS, REQUEST_S, STEP_TOKENS, TTFT_S, one_two_five
@@ -92,7 +92,7 @@ def _of_tokens() -> list[Family]:
         labelled(
             "counter",
             "admission_rejections_total",
-            "Requests refused at the door.",
+            "Rejected requests, by reason.",
             "reason",
             {reason: _rejected(reason) for reason in rejections},
             Common.MODEL,
@@ -118,7 +118,7 @@ def _of_requests() -> list[Family]:
         Buckets("vllm:request_num_preemptions", "Preemptions of a request.", "request_preemptions", PREEMPTIONS),
         Buckets(
             "vllm:request_prefill_kv_computed_tokens",
-            "Prompt tokens computed anew.",
+            "Prompt tokens computed, without cached ones.",
             "prefill_kv_computed_tokens",
             one_two_five,
         ),
@@ -126,7 +126,7 @@ def _of_requests() -> list[Family]:
 
 
 def _cache_config(cache: CacheSettings) -> dict[str, str]:
-    """vLLM 0.32 with --block-size and --num-gpu-blocks-override given."""
+    """Labels of `vllm:cache_config_info` in vLLM 0.32 with --block-size and --num-gpu-blocks-override set."""
     size, blocks = str(cache.block_size), str(cache.num_gpu_blocks)
     return {
         "_block_size_resolved": "True",

@@ -1,4 +1,4 @@
-"""The pages of vLLM 0.8.5 and 0.10.2, from their metric definitions."""
+"""Metrics of vLLM 0.8.5 and 0.10.2, from their metric definitions."""
 
 from vllm_mock.engine.messages import FinishReason
 from vllm_mock.metrics.buckets import PER_TOKEN_S, REQUEST_S, STEP_TOKENS, STEP_TOKENS_V0, TTFT_S
@@ -26,7 +26,7 @@ from vllm_mock.metrics.shared_families import (
 
 
 def v1_early(names_of_both: bool) -> Profile:
-    """0.8.5, or 0.10.2 where old and new names stand side by side."""
+    """The profile of 0.8.5, or with `names_of_both` of 0.10.2, which has old and new names side by side."""
     engine = Common.ENGINE
     both: list[Family] = [
         gauge("kv_cache_usage_perc", "KV cache usage; 1 is all of it.", "kv_cache_usage"),

@@ -1,4 +1,4 @@
-"""What the engine has counted, cheaply: a step of many tokens is a handful of additions."""
+"""Values of the metrics. Updates are cheap: a step of many tokens takes a few additions."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from vllm_mock.engine.messages import FinishReason
 
 
 class Histogram:
-    """Observations by bucket; the last bucket is the one without a bound."""
+    """Observations by bucket. The last bucket has no upper bound."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -28,7 +28,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Values:
-    """Of one engine. Counters are totals, gauges what the last step reported; histograms are by field name."""
+    """Values of one engine: totals of counters, gauges as of the last step, and histograms by field name."""
 
     histograms: dict[str, Histogram]
     running: int = 0
@@ -46,6 +46,6 @@ class Values:
         default_factory=lambda: dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), 0)
     )
     adapters: dict[str, float] = field(default_factory=dict[str, float])
-    """Names of the adapters in use joined by commas: unix time at which that was last so."""
+    """Unix time at which each set of adapters was last in use. Keys are names joined by commas."""
     prompt_tokens_per_s: float = 0.0
     generation_tokens_per_s: float = 0.0

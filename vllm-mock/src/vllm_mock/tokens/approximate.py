@@ -1,4 +1,4 @@
-"""A tokenizer for large simulations: four bytes are a token, and nothing is loaded."""
+"""A tokenizer without a vocabulary file, for large simulations: every four bytes are a token."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,15 @@ from vllm_mock.tokens.tokenizer import Turn, draw
 
 BYTES_A_TOKEN = 4
 _LENGTH_AT = 8 * BYTES_A_TOKEN
-"""The bit of an id at which its length in bytes begins; below lie the bytes themselves."""
+"""Bit position of a token's length in bytes within its id. The bits below are the bytes themselves."""
 
 
 class ApproximateTokenizer:
-    """Equal pieces of text are equal tokens, so prefixes are shared as they would be, and every text can be said. Ids
-    that stand for no text, as clients send them that make up prompts of ids, read as made-up words."""
+    """Tokens of four bytes.
+
+    Equal pieces of text are equal tokens, so prefixes are shared as with a real tokenizer, and every text can be
+    generated. Ids that encode no bytes, which clients with random prompts of ids send, decode to invented words.
+    """
 
     vocabulary = (BYTES_A_TOKEN + 1) << _LENGTH_AT
     end_of_sequence = 0
@@ -43,5 +46,5 @@ class ApproximateTokenizer:
 
 
 def _word(number: int) -> bytes:
-    """Of four letters, the first a space."""
+    """An invented word of four characters, the first a space."""
     return f" {'bdfgklmnprst'[number % 12]}{'aeiou'[number // 12 % 5]}{'lmnrst'[number // 60 % 6]}".encode()

@@ -1,4 +1,4 @@
-"""The tokenizer that a setting names."""
+"""Chooses the tokenizer by its setting."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from vllm_mock.tokens.tokenizer import Tokenizer
 
 
 def choose_tokenizer(name: str) -> Tokenizer:
-    """`qwen`, `approximate`, or a folder with tokenizer.json. Raises InvalidTokenizer."""
+    """The tokenizer `qwen`, `approximate`, or that of a folder with tokenizer.json. Raises InvalidTokenizer."""
     if name == "qwen":
         return QwenTokenizer()
     if name == "approximate":

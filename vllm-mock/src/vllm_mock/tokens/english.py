@@ -1,4 +1,4 @@
-"""Plain English sentences of one form, for what the mock says."""
+"""Words of the English sentences that the mock generates."""
 
 _ADJECTIVES = """
 old new small great quiet bright dark warm cold gentle strong simple strange familiar distant modern ancient golden
@@ -17,4 +17,4 @@ SENTENCE = tuple(
     tuple(words.split())
     for words in ("The", _ADJECTIVES, _NOUNS, _VERBS, "the", _ADJECTIVES, _NOUNS, "and", _VERBS, "its", _NOUNS)
 )
-"""What may stand at each place; a full stop ends it."""
+"""Alternatives for each word of a sentence. A full stop follows."""

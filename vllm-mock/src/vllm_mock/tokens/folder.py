@@ -1,4 +1,4 @@
-"""Any model's tokenizer, from its folder: tokenizer.json, and the chat template in tokenizer_config.json."""
+"""A model's tokenizer from its folder: tokenizer.json, and the chat template in tokenizer_config.json."""
 
 import re
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from vllm_mock.tokens.tokenizer import ChatTemplateError, Turn, byte_level_names
 
 _WORD = re.compile(r"[Ġ▁][a-z]{2,9}")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_ENDS = ("<|im_end|>", "<|eot_id|>", "<｜end▁of▁sentence｜>", "</s>", "<|endoftext|>")
-"""End-of-sequence tokens of the families in use, tried in turn where tokenizer_config.json names none."""
+_COMMON_EOS = ("<|im_end|>", "<|eot_id|>", "<｜end▁of▁sentence｜>", "</s>", "<|endoftext|>")
+"""End-of-sequence tokens of common model families, tried in order if tokenizer_config.json names none."""
 
 
 class InvalidTokenizer(Exception):
-    """The folder holds no tokenizer that can be used; the message says why."""
+    """The folder has no usable tokenizer. The message contains the reason."""
 
 
 class _SpecialToken(msgspec.Struct):
@@ -31,7 +31,7 @@ class _SpecialToken(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """Of tokenizer_config.json, what is used here."""
+    """The fields used of tokenizer_config.json."""
 
     chat_template: str | None = None
     eos_token: str | _SpecialToken | None = None
@@ -39,14 +39,14 @@ class _Config(msgspec.Struct):
 
 
 class FolderTokenizer:
-    """Counts as the model does. What it says are words of its vocabulary."""
+    """Tokenizes as the model does. Generated text consists of words of its vocabulary."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises InvalidTokenizer."""
+        """Loads the tokenizer. Raises InvalidTokenizer."""
         file = folder / "tokenizer.json" if folder.is_dir() else folder
         try:
             self._file = TokenizerFile.from_file(str(file))
-        # The library raises Exception itself, whatever the reason.
+        # The library raises plain Exception for every error.
         except Exception as error:  # noqa: BLE001
             raise InvalidTokenizer(f"{file}: {error}") from None
         self._config = _read_config(file.parent / "tokenizer_config.json")
@@ -60,9 +60,9 @@ class FolderTokenizer:
             set(entries.values()) - self._special
         )
         self.vocabulary = max(entries.values()) + 1
-        named = _text_of(self._config.eos_token)
-        ends = [name for name in (named, *_ENDS) if name in entries]
-        self.end_of_sequence = entries[ends[0]] if ends else self.vocabulary
+        configured = _text_of(self._config.eos_token)
+        eos_names = [name for name in (configured, *_COMMON_EOS) if name in entries]
+        self.end_of_sequence = entries[eos_names[0]] if eos_names else self.vocabulary
 
     def encode(self, text: str) -> list[int]:
         return self._file.encode(text, add_special_tokens=False).ids
@@ -78,8 +78,8 @@ class FolderTokenizer:
             return bytes([int(byte[1], 16)])
         if not self._byte_level:
             return name.replace("▁", " ").encode()
-        known = self._bytes
-        return bytes(known[character] for character in name) if all(c in known for c in name) else name.encode()
+        table = self._bytes
+        return bytes(table[character] for character in name) if all(c in table for c in name) else name.encode()
 
     def name(self, token: int) -> str:
         return self._names.get(token, "")
@@ -117,17 +117,17 @@ def _raise(message: str) -> None:
 
 
 def _template(source: str | None, folder: Path) -> Template | None:
-    """The template with what models' templates expect around them."""
+    """The compiled chat template, with the globals and whitespace settings that models' templates expect."""
     file = folder / "chat_template.jinja"
     if source is None and file.is_file():
         source = file.read_text()
     if source is None:
         return None
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    # Jinja's own types leave out what the globals hold.
-    around = cast(dict[str, object], environment.globals)  # pyright: ignore[reportUnknownMemberType]
-    around["raise_exception"] = _raise
-    around["strftime_now"] = lambda form: datetime.now().strftime(form)  # pyright: ignore
+    # Jinja does not declare the type of the values.
+    names = cast(dict[str, object], environment.globals)  # pyright: ignore[reportUnknownMemberType]
+    names["raise_exception"] = _raise
+    names["strftime_now"] = lambda form: datetime.now().strftime(form)  # pyright: ignore
     try:
         return environment.from_string(source)
     except TemplateSyntaxError as error:

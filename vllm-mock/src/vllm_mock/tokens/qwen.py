@@ -1,4 +1,4 @@
-"""The Qwen vocabulary, from the file that the package dashscope ships."""
+"""The Qwen tokenizer, with the vocabulary file of the package dashscope."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,13 +15,13 @@ from vllm_mock.tokens.tokenizer import Turn, byte_level_names, draw
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2.5's tokenizer.json cuts text before merging."""
+"""Pre-tokenization pattern of Qwen2.5's tokenizer.json."""
 
 _SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
 
 
 class QwenTokenizer:
-    """151,646 entries. What it says are plain English sentences, each word one token."""
+    """A vocabulary of 151,646 entries. Generated text consists of English sentences, each word one token."""
 
     def __init__(self) -> None:
         package = find_spec("dashscope")

@@ -1,5 +1,4 @@
-"""Tokens as they come, turned into text as vLLM hands it out: whole characters, and nothing that may yet turn out to be
-a stop string."""
+"""Incremental detokenization as in vLLM: whole characters only, and no text that may become a stop string."""
 
 import codecs
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from vllm_mock.tokens.tokenizer import Tokenizer
 
 
 class GrowingText:
-    """The text of one sequence. `add` tokens, then `take` what may be shown."""
+    """The text of one sequence. `add` appends a token, `take` returns the text that is ready to be sent."""
 
     def __init__(
         self, tokenizer: Tokenizer, stops: Sequence[str], include_stop: bool = False, min_tokens: int = 0
@@ -22,11 +21,11 @@ class GrowingText:
         self._tokens = 0
         self._shown = 0
         self.text = ""
-        """All of it, cut at the stop string where one was found."""
+        """The whole text, cut at the stop string if one was found."""
         self.stopped_by: str | None = None
 
     def add(self, token: int) -> str:
-        """What this token adds to the text."""
+        """Appends a token and returns the text that it adds."""
         before = len(self.text)
         added = self._decoder.decode(self._tokenizer.piece(token))
         self.text += added
@@ -36,12 +35,14 @@ class GrowingText:
         return added
 
     def skip(self) -> None:
-        """A token ended the sequence and is not part of its text."""
+        """Counts a token that ended the sequence and is not part of its text."""
         self._tokens += 1
 
     def take(self, finished: bool) -> str:
-        """What may be shown and has not been. Until the end, as many characters stay back as a stop string that has
-        only begun may have."""
+        """The text that is ready to be sent and was not taken yet.
+
+        Before the end, as many characters are held back as the beginning of a stop string can have.
+        """
         ready = len(self.text) if finished or self.stopped_by is not None else len(self.text) - self._held_back
         if ready <= self._shown:
             return ""
@@ -50,7 +51,7 @@ class GrowingText:
         return taken
 
     def _look_for_stops(self, before: int) -> None:
-        """The first of the list that occurs, ending in what is new."""
+        """Cuts the text at the first stop string of the list that ends in the text after `before`."""
         for stop in self._stops:
             at = self.text.find(stop, max(0, before - len(stop) + 1))
             if at >= 0:

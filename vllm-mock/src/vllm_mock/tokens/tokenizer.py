@@ -1,4 +1,4 @@
-"""What a tokenizer is."""
+"""The interface of tokenizers, and helpers that they share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Turn:
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back; also decides what the model says."""
+    """Converts text to token ids and back, and samples the tokens of generated text."""
 
     @property
     def vocabulary(self) -> int:
-        """Ids are below this."""
+        """Size of the vocabulary. All ids are below it."""
         ...
 
     @property
@@ -29,21 +29,22 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; of ids that do not exist there is none."""
+        """The text of `ids`. Unknown ids have no text."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """The UTF-8 bytes that a token adds to a text: maybe a part of a character; nothing for special tokens."""
+        """The UTF-8 bytes of a token, possibly a part of a character. Empty for special tokens."""
         ...
 
     def name(self, token: int) -> str:
-        """The token as the vocabulary's file writes it."""
+        """The token as the vocabulary file spells it."""
         ...
 
     def chat_prompt(self, turns: Sequence[Turn]) -> str:
-        """The conversation in the model's template, ready for the assistant to speak.
+        """The conversation in the model's template, as a prompt for the assistant's answer.
 
-        Raises ChatTemplateError."""
+        Raises ChatTemplateError.
+        """
         ...
 
     def token(self, request: EngineRequest, position: int) -> int:
@@ -52,19 +53,21 @@ class Tokenizer(Protocol):
 
 
 class ChatTemplateError(Exception):
-    """The model's template does not take this conversation."""
+    """The model's template rejects the conversation."""
 
 
 def draw(seed: int, position: int, count: int) -> int:
-    """A number below `count` for each position of a text, equal for equal arguments (a step of splitmix64)."""
+    """A pseudo-random number below `count`, equal for equal arguments (one step of splitmix64)."""
     mixed = (seed + (position + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     return (mixed ^ (mixed >> 27)) % count
 
 
 def byte_level_names() -> dict[int, str]:
-    """Byte-level vocabularies write each byte as a printable character: itself where it is one, else one of those
-    from U+0100 on, in order (GPT-2's rule)."""
+    """The printable character for each byte in byte-level vocabularies (GPT-2's rule).
+
+    A printable byte is itself. The others are the characters from U+0100 on, in order.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     names = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in names)

@@ -1,8 +1,9 @@
-"""When the requests of a recorded page arrived.
+"""Estimates when the requests of a recorded page arrived.
 
-The recordings tell when a client was to send each request, not in which step the server first saw it, nor how long its
-steps were. Both decide which requests met in a step. So they are sought: the lateness of each request that comes
-nearest to the recorded page. Only numbers that arrivals can change are looked at here; the comparison is of all.
+The recordings contain when a client was due to send each request. They do not contain in which step the server first
+saw it, or how long the steps were. Both decide which requests share a step. So a search finds the lateness of each
+request that comes nearest to the recorded page. The search uses only numbers that arrivals can change; the comparison
+covers all.
 """
 
 from collections.abc import Sequence
@@ -17,17 +18,18 @@ from vllm_mock.verify.trace_run import Json, UniqueText, recorded_request
 from vllm_mock.verify.untimed import histogram_json
 
 _OVERHEAD_S = 0.0006
-"""How much longer than its floor a recorded step takes: 0.5 to 1 ms."""
+"""Time of a recorded step above its floor. Measured: 0.5 to 1 ms."""
 _LATE_HALF_STEPS = 8
-"""By how many halves of a step a request may have come later than its client was to send it, this one excluded."""
+"""Exclusive upper bound of a request's lateness, in half steps. Judgement."""
 _STARTS = 40
-"""Beginnings of the search; the first is that of no lateness."""
+"""Starting points of the search. The first has no lateness, the others are random."""
 
 
 def nearest(text: str, workload: Json, config: EngineConfig, start: ServeSettings, ended: bool) -> Engine:
-    """An engine that has had the workload, up to as many tokens as the page `text` shows (`ended`: to the end).
+    """Replays the workload up to the number of tokens that the page `text` shows, or to the end if `ended`.
 
-    `start` has the name of the model and the floor of a step."""
+    Returns the engine of the nearest replay. `start` has the model's name and the floor of a step.
+    """
     search = _Search(_numbers_of_page(text), workload, config, start, ended)
     random = Random(0)
     best: tuple[float, list[float]] | None = None
@@ -59,7 +61,7 @@ class _Search:
         ]
 
     def descend(self, late_s: list[float]) -> float:
-        """Change one lateness after the other for the better, until none is; how far the numbers are apart then."""
+        """Improves one lateness after the other until none can be improved. Returns the remaining distance."""
         now, before = self._distance(late_s), float("inf")
         while 0 < now < before:
             before = now
@@ -95,7 +97,7 @@ class _Search:
 
 
 def _numbers(engine: Engine) -> list[float]:
-    """What arrivals change, tokens generated first."""
+    """Numbers that arrivals can change. Generated tokens come first."""
     values = engine.metrics.values
     steps = histogram_json(values.histograms["step_tokens"])["buckets"]
     return [
@@ -108,7 +110,7 @@ def _numbers(engine: Engine) -> list[float]:
 
 
 def _numbers_of_page(text: str) -> list[float]:
-    """The same, of a page."""
+    """The numbers of `_numbers`, from a page."""
     rows = [line.rpartition(" ") for line in text.splitlines() if line.startswith("vllm:")]
     found = [(name, float(value)) for name, _, value in rows]
 

@@ -1,7 +1,8 @@
-"""Recorded behaviours that one exchange does not show: clients that leave, queues, what counters move by.
+"""Recorded behaviours beyond a single exchange: disconnects, queues and changes of counters.
 
-Each is brought about anew with a running mock; how many tokens there were when somebody left depends on the clock and
-is not compared, everything else is."""
+Each behaviour is reproduced with a running mock. The number of tokens at a disconnect depends on the clock and is not
+compared. Everything else is.
+"""
 
 import asyncio
 import contextlib
@@ -22,28 +23,28 @@ from vllm_mock.verify.running_mock import RunningMock, delta_difference, prompt,
 Scenario = Callable[[Json, ServeSettings], Awaitable[str | None]]
 _AT_A_TIME = 4
 _LONG = 1000
-"""Tokens: an answer that lasts until its client leaves."""
-_RUN_TOKENS = 60
-"""Of the prompts of requests that are left."""
+"""Output tokens of a request that lasts until its client disconnects."""
+_PROMPT_TOKENS = 60
+"""Prompt tokens of requests whose clients disconnect."""
 
 
 def verify_behaviour(folder: Path) -> Iterator[Result]:
-    """One result for each behaviour in `folder`/behaviour*.json."""
+    """Yields one result for each behaviour in `folder`/behaviour*.json."""
     server = read_server(folder)
     named: list[tuple[str, str, Json, ServeSettings]] = []
     for file in sorted(folder.glob("behaviour*.json")):
-        told: Any = msgspec.json.decode(file.read_bytes())
-        records: list[Json] = cast(list[Json], told) if isinstance(told, list) else [told]
+        content: Any = msgspec.json.decode(file.read_bytes())
+        records: list[Json] = cast(list[Json], content) if isinstance(content, list) else [content]
         for record in records:
             name = record.get("name", file.stem.removeprefix("behaviour-"))
             named.append((f"{file.name}: {name}", name, record, server.settings(f"{file.name}#{name}")))
     differences = asyncio.run(_differences([(name, record, start) for _, name, record, start in named]))
     for (row, name, *_), difference in zip(named, differences, strict=True):
-        yield Result(row, difference, "" if name in SCENARIOS else "not compared: no scenario brings this about")
+        yield Result(row, difference, "" if name in SCENARIOS else "not compared: no scenario reproduces this")
 
 
 async def _differences(records: Sequence[tuple[str, Json, ServeSettings]]) -> list[str | None]:
-    """Of each record by its name. Some at a time: they mostly wait."""
+    """The difference of each record. Several run concurrently, because scenarios mostly wait."""
     free = asyncio.Semaphore(_AT_A_TIME)
 
     async def difference(name: str, record: Json, start: ServeSettings) -> str | None:
@@ -51,37 +52,37 @@ async def _differences(records: Sequence[tuple[str, Json, ServeSettings]]) -> li
             try:
                 return await SCENARIOS[name](record, start) if name in SCENARIOS else None
             except (LookupError, TypeError, ValueError, TimeoutError, httpx.HTTPError) as error:
-                return f"cannot be brought about: {error!r}"
+                return f"cannot be reproduced: {error!r}"
 
-    return await asyncio.gather(*(difference(*each) for each in records))
+    return await asyncio.gather(*(difference(*record) for record in records))
 
 
 def _long(mock: RunningMock, prompt_tokens: int) -> int:
-    """Tokens of an answer that lasts until its client leaves, within the server's context."""
-    return min(_LONG, mock.door.replica.max_model_len - prompt_tokens)
+    """Output tokens of a request that lasts until its client disconnects, within the server's context."""
+    return min(_LONG, mock.api_server.replica.max_model_len - prompt_tokens)
 
 
 @contextlib.asynccontextmanager
 async def _requests(
     mock: RunningMock, count: int, stream: bool = True, first: int = 1000
 ) -> AsyncGenerator[list[asyncio.Task[None]]]:
-    """As many long completions; a task that is cancelled is a client that leaves."""
+    """Starts `count` long completions. Cancelling a task disconnects its client."""
 
-    async def ask(number: int) -> None:
-        mine = prompt(_RUN_TOKENS, first + number)
-        body = {"prompt": mine, "max_tokens": _long(mock, _RUN_TOKENS), "ignore_eos": True, "stream": stream}
+    async def complete(number: int) -> None:
+        own = prompt(_PROMPT_TOKENS, first + number)
+        body = {"prompt": own, "max_tokens": _long(mock, _PROMPT_TOKENS), "ignore_eos": True, "stream": stream}
         async with mock.client.stream("POST", "/v1/completions", json=body) as response:
             async for _ in response.aiter_bytes():
                 pass
 
-    tasks = [asyncio.create_task(ask(number)) for number in range(count)]
+    tasks = [asyncio.create_task(complete(number)) for number in range(count)]
     try:
         yield tasks
     finally:
-        await _leave(*tasks)
+        await _cancel(*tasks)
 
 
-async def _leave(*tasks: asyncio.Task[None]) -> None:
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -90,7 +91,7 @@ async def _leave(*tasks: asyncio.Task[None]) -> None:
 async def _disconnect(record: Json, start: ServeSettings, stream: bool) -> str | None:
     async with running_mock(start) as mock, _requests(mock, 1, stream) as tasks:
         before = await mock.when(running=1, generated=record["before_close"]["generation_tokens_total"])
-        await _leave(*tasks)
+        await _cancel(*tasks)
         after = await mock.when(running=0)
     first = delta_difference(record["before_close"], before, relative=True)
     return first or delta_difference(record["after_close"], after, relative=True)
@@ -99,44 +100,44 @@ async def _disconnect(record: Json, start: ServeSettings, stream: bool) -> str |
 async def _disconnect_later(record: Json, start: ServeSettings) -> str | None:
     async with running_mock(start) as mock, _requests(mock, 1) as tasks:
         await mock.when(running=1, generated=record["delta"]["generation_tokens_total"])
-        await _leave(*tasks)
+        await _cancel(*tasks)
         left = await mock.when(running=0)
         await mock.complete(prompt=prompt(9), max_tokens=1)
         later = await mock.delta()
-    # Nothing of the one that left is counted when somebody else ends.
+    # The disconnected request must not be counted later, when another request finishes.
     if later["generation_tokens_total"] != left["generation_tokens_total"] + 1:
-        return "tokens came after the client had left"
+        return "tokens were counted after the client had disconnected"
     return delta_difference(record["delta"], left, relative=True)
 
 
 async def _queue(record: Json, start: ServeSettings) -> str | None:
-    """max_num_seqs run, three wait; clients leave the queue, then a running one, then all of them."""
+    """max_num_seqs requests run and three wait. A queued client disconnects, then a running one, then all."""
     running, name = start.max_num_seqs, record["name"]
     async with running_mock(start) as mock, _requests(mock, running) as tasks:
         await mock.when(running=running)
         async with _requests_after(mock, 3) as queued:
             before = await mock.when(running=running, waiting=3)
-            await _leave(queued[1])
+            await _cancel(queued[1])
             after = await mock.when(waiting=2)
             if name == "disconnect-in-queue":
                 first = delta_difference(record["before"], before, relative=True)
                 return first or delta_difference(record["after"], after, relative=True)
-            await _leave(tasks[0])
+            await _cancel(tasks[0])
             refilled = await mock.when(running=running, waiting=1)
             refilled = await mock.when(running=running, waiting=1, generated=refilled["generation_tokens_total"] + 1)
             if name == "slot-freed-by-abort":
                 return delta_difference(record["after"], refilled, relative=True)
-            # The queue first: else a slot that is freed would be taken.
-            await _leave(queued[-1])
+            # The queue first: otherwise a queued request would take a freed slot.
+            await _cancel(queued[-1])
             await mock.when(waiting=0)
-            await _leave(*tasks, *queued)
+            await _cancel(*tasks, *queued)
             over = await mock.when(running=0, waiting=0)
             return delta_difference(record["delta"], over, relative=True)
 
 
 @contextlib.asynccontextmanager
 async def _requests_after(mock: RunningMock, count: int) -> AsyncGenerator[list[asyncio.Task[None]]]:
-    """One after the other into the queue."""
+    """Starts `count` long completions, each once the one before is queued."""
     async with contextlib.AsyncExitStack() as stack:
         tasks: list[asyncio.Task[None]] = []
         for number in range(count):
@@ -171,11 +172,11 @@ async def _queued_then_run(record: Json, start: ServeSettings) -> str | None:
     async with running_mock(start) as mock, _requests(mock, running) as tasks:
         await mock.when(running=running)
         await mock.mark()
-        body = {"prompt": prompt(_RUN_TOKENS, 5000), "max_tokens": tokens}
+        body = {"prompt": prompt(_PROMPT_TOKENS, 5000), "max_tokens": tokens}
         queued = asyncio.create_task(mock.complete(**body))
         await mock.when(waiting=1)
         await mock.when(generated=running)
-        await _leave(*tasks)
+        await _cancel(*tasks)
         await queued
         return delta_difference(record["delta"], await mock.delta(), relative=True, alone=False)
 
@@ -191,8 +192,8 @@ async def _usage_arithmetic(record: Json, start: ServeSettings) -> str | None:
     for row in record["rows"]:
         async with running_mock(start.model_copy(update={"time_scale": 4.0})) as mock:
             count, generated = int(row["prompt"]), int(row["generated"])
-            most = min(generated + _LONG, start.max_model_len - count)
-            body = {"prompt": prompt(count), "max_tokens": most, "ignore_eos": True, "stream": True}
+            max_tokens = min(generated + _LONG, start.max_model_len - count)
+            body = {"prompt": prompt(count), "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
             async with mock.client.stream("POST", "/v1/completions", json=body):
                 ours = await mock.when(running=1, generated=generated)
                 tokens = count + ours["generation_tokens_total"] - 1
@@ -205,14 +206,14 @@ async def _usage_arithmetic(record: Json, start: ServeSettings) -> str | None:
 async def _prefix_counts(record: Json, start: ServeSettings) -> str | None:
     blocks = prompt(int(record["first"]["prompt_tokens_total"]))
     tokens = int(record["first"]["generation_tokens_total"])
-    asked: dict[str, Json] = {
+    bodies: dict[str, Json] = {
         "first": {"prompt": blocks},
         "again": {"prompt": blocks},
         "plus3": {"prompt": [*blocks, 1, 2, 3]},
         "other_salt": {"prompt": blocks, "cache_salt": "other"},
     }
     async with running_mock(start) as mock:
-        for name, body in asked.items():
+        for name, body in bodies.items():
             await mock.mark()
             await mock.complete(**body, max_tokens=tokens, ignore_eos=True)
             difference = delta_difference(record[name], await mock.delta())
@@ -222,22 +223,22 @@ async def _prefix_counts(record: Json, start: ServeSettings) -> str | None:
 
 
 async def _prompt_logprobs(record: Json, start: ServeSettings) -> str | None:
-    again = prompt(int(record["delta"]["prompt_tokens_total"]))
+    repeated = prompt(int(record["delta"]["prompt_tokens_total"]))
     async with running_mock(start) as mock:
-        await mock.complete(prompt=again, max_tokens=3)
+        await mock.complete(prompt=repeated, max_tokens=3)
         await mock.mark()
-        await mock.complete(prompt=again, max_tokens=1, echo=True, logprobs=1)
+        await mock.complete(prompt=repeated, max_tokens=1, echo=True, logprobs=1)
         return delta_difference(record["delta"], await mock.delta())
 
 
 async def _counted(record: Json, start: ServeSettings, prompts: int = 1, samples: int = 1) -> str | None:
-    """A body of several sequences: what all of them move."""
+    """One request with several sequences: the changes by all of them."""
     delta = record["delta"]
     count = int(delta["prompt_tokens_total"]) // (prompts * samples)
     tokens = int(delta["generation_tokens_total"]) // (prompts * samples)
-    asked = [prompt(count, 100 + number) for number in range(prompts)]
+    texts = [prompt(count, 100 + number) for number in range(prompts)]
     async with running_mock(start) as mock:
-        body = {"prompt": asked if prompts > 1 else asked[0], "n": samples, "max_tokens": tokens, "ignore_eos": True}
+        body = {"prompt": texts if prompts > 1 else texts[0], "n": samples, "max_tokens": tokens, "ignore_eos": True}
         await mock.complete(**body)
         return delta_difference(delta, await mock.delta())
 
@@ -263,9 +264,9 @@ async def _generated_is_cached(record: Json, start: ServeSettings) -> str | None
         async with running_mock(settings) as mock:
             first = prompt(row["prompt"], 10 + number)
             body: Json = {"prompt": first, "max_tokens": row["generated"], "ignore_eos": True, "return_token_ids": True}
-            said = (await mock.complete(**body))["choices"][0]["token_ids"]
+            output = (await mock.complete(**body))["choices"][0]["token_ids"]
             more = row["second_prompt"] - row["prompt"] - row["generated"]
-            answer = await mock.complete(prompt=[*first, *said, *range(5000, 5000 + more)], max_tokens=1)
+            answer = await mock.complete(prompt=[*first, *output, *range(5000, 5000 + more)], max_tokens=1)
             cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
             if cached != row["cached_tokens"]:
                 after = f"{row['prompt']} and {row['generated']} tokens"
@@ -275,8 +276,8 @@ async def _generated_is_cached(record: Json, start: ServeSettings) -> str | None
 
 async def _admission_rejections(record: Json, start: ServeSettings) -> str | None:
     running, waiting = int(record["before"]["running"]), int(record["before"]["waiting"])
-    most = start.max_num_queued_reqs or running + waiting
-    settings = start.model_copy(update={"max_num_seqs": running, "max_num_queued_reqs": most})
+    limit = start.max_num_queued_reqs or running + waiting
+    settings = start.model_copy(update={"max_num_seqs": running, "max_num_queued_reqs": limit})
     async with running_mock(settings) as mock, _requests(mock, running + waiting):
         await mock.when(running=running, waiting=waiting)
         for _ in range(2):
@@ -288,11 +289,11 @@ async def _admission_rejections(record: Json, start: ServeSettings) -> str | Non
 
 async def _engine_abort(record: Json, start: ServeSettings) -> str | None:
     async with running_mock(start.model_copy(update={"dev_mode": True})) as mock:
-        body: Json = {"prompt": prompt(_RUN_TOKENS), "max_tokens": _long(mock, _RUN_TOKENS), "ignore_eos": True}
-        asked = asyncio.create_task(mock.complete(**body))
+        body: Json = {"prompt": prompt(_PROMPT_TOKENS), "max_tokens": _long(mock, _PROMPT_TOKENS), "ignore_eos": True}
+        completion = asyncio.create_task(mock.complete(**body))
         await mock.when(generated=record["completion_tokens"])
         paused = await mock.client.post("/pause?mode=abort")
-        answer = await asked
+        answer = await completion
         ours = await mock.delta()
     reason = answer["choices"][0]["finish_reason"]
     if (paused.status_code, reason) != (record["pause_status"], record["finish_reason"]):

@@ -1,7 +1,7 @@
-"""Answers recorded as the lines that came from a socket: headers, chunk sizes and pieces of content.
+"""Parses responses recorded as raw lines from a socket: headers, chunk sizes and pieces of content.
 
-Where a socket cut an answer differs between runs. What the answer says does not: these functions return that.
-A line of up to eight hexadecimal digits alone is taken for the size of a chunk.
+Where a socket splits a response differs between runs. These functions return its content, which does not.
+A line of only one to eight hexadecimal digits is taken as a chunk size.
 """
 
 import re
@@ -18,25 +18,27 @@ _STATUS = re.compile(r"HTTP/\d(?:\.\d)? (\d{3})")
 
 @dataclass(frozen=True, slots=True)
 class CutResponse:
+    """A parsed response."""
+
     status: int | None
-    """None where the status line was not recorded."""
+    """None if the status line was not recorded."""
     headers: dict[str, str]
-    """By name in lower case."""
+    """Values by name in lower case."""
     body: Any
-    """The JSON of the body."""
+    """The decoded JSON of the body."""
 
 
 def events_of(lines: Sequence[str]) -> list[Any]:
-    """The `data:` events of a stream: the JSON of each, or its text. A beginning that was cut off is left out."""
+    """The `data:` events of a stream: the decoded JSON of each, or its text. Text before the first event is dropped."""
     events = _joined(lines).split("data: ")[1:]
-    return [_meaning(event.strip()) for event in events]
+    return [_decoded(event.strip()) for event in events]
 
 
 def response_of(lines: Sequence[str]) -> CutResponse:
-    """An answer with a JSON body. Raises ValueError."""
+    """Parses a response with a JSON body. Raises ValueError."""
     status: int | None = None
     headers: dict[str, str] = {}
-    rest = [each for line in lines for each in line.splitlines()]
+    rest = [part for line in lines for part in line.splitlines()]
     while rest:
         found, header = _STATUS.match(rest[0]), _HEADER.fullmatch(rest[0])
         if found is not None:
@@ -50,12 +52,12 @@ def response_of(lines: Sequence[str]) -> CutResponse:
 
 
 def _joined(lines: Sequence[str]) -> str:
-    """Without chunk sizes and empty lines."""
+    """The content of `lines`, without chunk sizes and line breaks."""
     pieces = [piece.rstrip("\r") for line in lines for piece in line.split("\n")]
     return "".join(piece for piece in pieces if not _CHUNK_SIZE.fullmatch(piece))
 
 
-def _meaning(text: str) -> Any:
+def _decoded(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:

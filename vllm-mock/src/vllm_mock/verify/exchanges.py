@@ -1,4 +1,4 @@
-"""Recorded HTTP exchanges: a request, and what a real vLLM answered."""
+"""Recorded HTTP exchanges: a request, and the response of a real vLLM."""
 
 import re
 from functools import cached_property
@@ -11,12 +11,12 @@ Json = dict[str, Any]
 
 
 def fields_of(value: object) -> Json:
-    """`value` where it is a JSON object, else one that is empty."""
+    """`value` if it is a JSON object, otherwise an empty one."""
     return cast(Json, value) if isinstance(value, dict) else {}
 
 
 class Line(msgspec.Struct):
-    """A line of a stream."""
+    """One line of a stream."""
 
     line: str
     offset_ms: float = 0.0
@@ -37,7 +37,7 @@ class RecordedRequest(msgspec.Struct):
 
     @property
     def fields(self) -> Json:
-        """The body, where it is a JSON object."""
+        """The body if it is a JSON object, otherwise an empty one."""
         return fields_of(self.parsed)
 
     @property
@@ -73,12 +73,12 @@ class Exchange(msgspec.Struct, dict=True):
 
     @cached_property
     def chunks(self) -> list[Json]:
-        """The JSON of a stream's events."""
-        told = (each.line.removeprefix("data: ") for each in self.response.body_lines or ())
-        return [msgspec.json.decode(text) for text in told if text.startswith("{")]
+        """The decoded JSON of a stream's events."""
+        events = (line.line.removeprefix("data: ") for line in self.response.body_lines or ())
+        return [msgspec.json.decode(event) for event in events if event.startswith("{")]
 
     def number_in_note(self, name: str, default: int) -> int:
-        """`max_num_seqs 2` in a note of the recorder."""
+        """The number after `name` in the recorder's note, such as `max_num_seqs 2`."""
         found = re.search(rf"{name} (\d+)", self.note)
         return int(found[1]) if found else default
 

@@ -1,7 +1,8 @@
-"""What had happened to the server of a recorded exchange before, and where server.yaml is missing, its flags.
+"""The state of the server before a recorded exchange, and its flags if server.yaml is missing.
 
-It is inferred from the exchange: adapters that are or are not loaded, a queue that is full, headers that only a flag
-adds. What the exchange then answers is the mock's own."""
+Both are inferred from the exchange: loaded and missing adapters, a full queue, headers that only a flag adds. The
+response itself comes from the mock.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -19,18 +20,21 @@ _FILLING_TOKENS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class Fixture:
+    """The settings and the state of the server for an exchange."""
+
     settings: ServeSettings
     before: tuple[tuple[str, Json], ...] = ()
-    """Requests (path, body) that are made and answered before."""
+    """Requests (path, body) that are sent before and have completed."""
     in_flight: int = 0
-    """Completions that are being answered all the while."""
+    """Completions that run during the exchange."""
     adapters: "RecordedAdapters | None" = None
+    """None means adapters on disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAdapters:
-    """The adapters that lay on the recorder's disk."""
+    """The adapters on the disk of the recorded server."""
 
     missing: frozenset[str] = frozenset()
     ranks: dict[str, int] = field(default_factory=dict[str, int])
@@ -42,52 +46,52 @@ class RecordedAdapters:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a folder of exchanges tells as a whole."""
+class RecordingConfig:
+    """Flags inferred from all exchanges of a folder."""
 
     keys: tuple[str, ...]
-    """API keys that were accepted."""
+    """Accepted API keys."""
     max_loras: int = 2
     max_lora_rank: int = 8
 
 
-def surroundings(folder: Path, exchanges: list[Exchange]) -> Surroundings:
+def recording_config(folder: Path, exchanges: list[Exchange]) -> RecordingConfig:
     keys = {
-        (each.request.header("authorization") or "").removeprefix("Bearer ")
-        for each in exchanges
-        if each.request.header("authorization") and each.response.status != 401
+        (exchange.request.header("authorization") or "").removeprefix("Bearer ")
+        for exchange in exchanges
+        if exchange.request.header("authorization") and exchange.response.status != 401
     }
     states = folder.parent / "states.json"
     config: Json = msgspec.json.decode(states.read_bytes()).get("config", {}) if states.exists() else {}
-    return Surroundings(
+    return RecordingConfig(
         tuple(sorted(keys)) or ("recorded-key",), config.get("max_loras", 2), config.get("max_lora_rank", 8)
     )
 
 
-def with_flags(exchange: Exchange, start: ServeSettings) -> Situation:
-    """Of flags/, whose server had the settings `start`."""
+def with_flags(exchange: Exchange, start: ServeSettings) -> Fixture:
+    """The fixture of an exchange in flags/, whose server had the settings `start`."""
     if exchange.response.status == 503 and start.max_num_queued_reqs is not None:
-        return Situation(start, in_flight=start.max_num_queued_reqs)
-    return Situation(start, _primed(exchange), int(exchange.response.fields.get("server_load", 0)))
+        return Fixture(start, in_flight=start.max_num_queued_reqs)
+    return Fixture(start, _cache_fill(exchange), int(exchange.response.fields.get("server_load", 0)))
 
 
-def with_loras(exchange: Exchange, start: ServeSettings) -> Situation:
-    """Of lora/, whose server had the settings `start`."""
+def with_loras(exchange: Exchange, start: ServeSettings) -> Fixture:
+    """The fixture of an exchange in lora/, whose server had the settings `start`."""
     before = tuple(
         ("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         for name, path in _loaded(exchange, start.names).items()
     )
-    return Situation(start, before, adapters=_adapters(exchange))
+    return Fixture(start, before, adapters=_adapters(exchange))
 
 
-def inferred(part: str, exchange: Exchange, around: Surroundings, start: ServeSettings) -> ServeSettings:
-    """The flags that an exchange of `part` shows, on top of `start`: for folders without server.yaml."""
+def inferred(part: str, exchange: Exchange, config: RecordingConfig, start: ServeSettings) -> ServeSettings:
+    """`start` with the flags that an exchange of `part` shows, for folders without server.yaml."""
     flags: Json = {}
     if part == "lora/http":
         flags = {
             "enable_lora": True,
-            "max_loras": around.max_loras,
-            "max_lora_rank": around.max_lora_rank,
+            "max_loras": config.max_loras,
+            "max_lora_rank": config.max_lora_rank,
             "max_num_seqs": 4,
         }
     elif part == "flags/http" and exchange.response.status == 503:
@@ -97,7 +101,7 @@ def inferred(part: str, exchange: Exchange, around: Surroundings, start: ServeSe
         }
     elif part == "flags/http" and "x-request-id" in exchange.response.headers:
         flags = {
-            "api_key": list(around.keys),
+            "api_key": list(config.keys),
             "enable_request_id_headers": True,
             "enable_server_load_tracking": True,
             "enable_prompt_tokens_details": True,
@@ -106,8 +110,8 @@ def inferred(part: str, exchange: Exchange, around: Surroundings, start: ServeSe
     return start.model_copy(update=flags)
 
 
-def _primed(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
-    """Whatever was in the prefix cache came from the same prompt."""
+def _cache_fill(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
+    """A request that fills the prefix cache if the exchange had hits. Recorded hits all come from the same prompt."""
     for answer in (exchange.response.fields, *exchange.chunks):
         details = fields_of(fields_of(answer.get("usage")).get("prompt_tokens_details"))
         if details.get("cached_tokens"):
@@ -118,7 +122,7 @@ def _primed(exchange: Exchange) -> tuple[tuple[str, Json], ...]:
 
 
 def _loaded(exchange: Exchange, names: tuple[str, ...]) -> dict[str, str]:
-    """Adapters that must have been loaded for the exchange to go as it went."""
+    """Adapters (name to path) that must be loaded to reproduce the exchange."""
     path, status = exchange.request.path, exchange.response.status
     body, answer = exchange.request.fields, exchange.response.fields
     name: Any = body.get("lora_name")
@@ -135,14 +139,14 @@ def _loaded(exchange: Exchange, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _adapters(exchange: Exchange) -> RecordedAdapters:
-    told, path = str(exchange.response.fields), exchange.request.fields.get("lora_path", "")
-    if "No adapter found" in told:
+    response, path = str(exchange.response.fields), exchange.request.fields.get("lora_path", "")
+    if "No adapter found" in response:
         return RecordedAdapters(frozenset({path}))
-    rank = _RANK.search(told)
+    rank = _RANK.search(response)
     return RecordedAdapters(ranks={path: int(rank[1])} if rank else {})
 
 
 def filling(number: int, max_model_len: int) -> Json:
-    """A completion that is in flight for as long as an exchange takes."""
+    """The body of a completion that outlasts an exchange."""
     prompt = [10 + number] * 8
     return {"prompt": prompt, "max_tokens": min(_FILLING_TOKENS, max_model_len - len(prompt)), "ignore_eos": True}

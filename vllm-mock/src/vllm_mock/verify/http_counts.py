@@ -1,4 +1,4 @@
-"""The `http_*` counters, by the requests that the recorder sent to a fresh server."""
+"""Compares the `http_*` counters after the requests that the recorder sent to a fresh server."""
 
 import asyncio
 from collections.abc import Iterator
@@ -30,11 +30,11 @@ _BODIES: dict[tuple[str, int], Json] = {
     ("/tokenize", 400): {},
     ("/detokenize", 200): {"tokens": [1]},
 }
-"""Bodies that get a status; the recorder's own are not recorded."""
+"""Bodies that result in a status. The recorder's own bodies are not recorded."""
 
 
 def verify_http_counts(folder: Path) -> Iterator[Result]:
-    """One result, where `folder` holds http-metrics.json."""
+    """Yields one result if `folder` has http-metrics.json."""
     file = folder / "http-metrics.json"
     if file.exists():
         record: Json = msgspec.json.decode(file.read_bytes())
@@ -62,7 +62,7 @@ def _samples_difference(record: Json, ours: list[str]) -> str | None:
             (line for line in [*record["samples"], *counted] if (line in counted) != (line in record["samples"])),
             "their order",
         )
-        return f"{other} is in one and not in the other"
+        return f"{other} differs between the mock and the recording"
     coarse = (line for line in ours if line.startswith("http_request_duration_seconds_bucket"))
     buckets = list(dict.fromkeys(line.partition('le="')[2].partition('"')[0] for line in coarse))
     if buckets != record["duration_buckets"]:

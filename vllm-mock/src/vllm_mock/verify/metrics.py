@@ -1,8 +1,8 @@
-"""Recorded pages of /metrics: the engine's families, line by line.
+"""Compares recorded pages of /metrics line by line, for the engine's families.
 
-Compared: every `# TYPE` line and every sample of `vllm:` families, in order, with its labels, and the values of all but
-times. The workload of `metrics-workload.json` is replayed for the pages under load and after it. Not compared: times
-(`_created`, sums and buckets of `_seconds` histograms; their counts are), and help texts, which the recordings lack.
+Compared are every `# TYPE` line and every sample of `vllm:` families, in order, with its labels and its value. For the
+pages under load and after it, the workload of `metrics-workload.json` is replayed. Not compared are times (`_created`,
+sums and buckets of `_seconds` histograms, but not their counts) and help texts, which the recordings lack.
 """
 
 import json
@@ -24,14 +24,14 @@ from vllm_mock.verify.trace_run import Json
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a page: a sample, or a `# TYPE` line (without value)."""
+    """A line of a page: a sample, or a `# TYPE` line, whose value is None."""
 
     text: str
     value: float | None
 
 
 def verify_metrics(folder: Path) -> Iterator[Result]:
-    """One result for each recorded page, and one for the list of families."""
+    """Yields one result for each recorded page, and one for the list of families."""
     server = read_server(folder)
     idle, loaded, after = (folder / f"metrics-{name}.txt" for name in ("idle", "loaded", "after"))
     if idle.exists():
@@ -55,7 +55,7 @@ def verify_metrics(folder: Path) -> Iterator[Result]:
 
 
 def page_lines(text: str) -> list[Line]:
-    """The engine's lines of a page, in order."""
+    """The lines of the engine's families, in order."""
     lines: list[Line] = []
     for line in text.splitlines():
         if line.startswith("# TYPE vllm:"):
@@ -67,10 +67,10 @@ def page_lines(text: str) -> list[Line]:
 
 
 def first_difference(recorded: Sequence[Line], ours: Sequence[Line]) -> str | None:
-    """The first line that is not the same, times excepted."""
+    """The first line that differs, except for times."""
     for theirs, mine in zip(recorded, ours, strict=False):
         if theirs.text != mine.text:
-            return f"{mine.text} stands where {theirs.text} is recorded"
+            return f"found {mine.text}, recorded {theirs.text}"
         if theirs.value != mine.value and not is_time(theirs.text):
             return f"{mine.text} is {mine.value}, recorded {theirs.value}"
     if len(recorded) != len(ours):
@@ -81,7 +81,7 @@ def first_difference(recorded: Sequence[Line], ours: Sequence[Line]) -> str | No
 
 
 def is_time(name: str) -> bool:
-    """Whether the value of a sample is, or follows from, a time."""
+    """Whether the value of a sample is a time or depends on times."""
     family = name.partition("{")[0]
     if family.endswith("_created") or family == "vllm:lora_requests_info":
         return True
@@ -89,7 +89,10 @@ def is_time(name: str) -> bool:
 
 
 def config_of(text: str, start: ServeSettings) -> EngineConfig:
-    """The settings of the server that wrote a page: `start`, and what its `vllm:cache_config_info` shows."""
+    """Settings of the server that rendered a page: `start` and the limits in its `vllm:cache_config_info`.
+
+    Raises ValueError if the page has no such family.
+    """
     limits = page_limits(text)
     if not limits:
         raise ValueError("the page has no vllm:cache_config_info")
@@ -98,21 +101,22 @@ def config_of(text: str, start: ServeSettings) -> EngineConfig:
 
 
 def _fresh(text: str, start: ServeSettings) -> str | None:
-    """Against a server that has done nothing yet."""
+    """The difference from a server without any requests."""
     metrics = EngineMetrics(config_of(text, start), start.names[0])
     return first_difference(page_lines(text), page_lines(metrics.engine_text()))
 
 
 def _replayed(text: str, workload: Json, start: ServeSettings, ended: bool) -> str | None:
-    """Against an engine with the workload (`ended`: when all is done)."""
-    said = workload.get("config", {})
-    limits = {"max_num_seqs": said.get("max_num_seqs", start.max_num_seqs), **_given(said.get("extra_flags", ()))}
+    """The difference from an engine that replays the workload, to its end if `ended`."""
+    recorded = workload.get("config", {})
+    max_num_seqs = recorded.get("max_num_seqs", start.max_num_seqs)
+    limits = {"max_num_seqs": max_num_seqs, **_flag_settings(recorded.get("extra_flags", ()))}
     engine = nearest(text, workload, replace(config_of(text, start), **limits), start, ended)
     return first_difference(page_lines(text), page_lines(engine.metrics.engine_text()))
 
 
-def _given(flags: Sequence[str]) -> dict[str, int | bool]:
-    """Settings that the page does not tell, from the flags with which its server was started; a later one wins."""
+def _flag_settings(flags: Sequence[str]) -> dict[str, int | bool]:
+    """Settings from the server's flags that the page does not show. A later flag wins."""
     settings: dict[str, int | bool] = {}
     for flag, value in pairwise([*flags, ""]):
         name = flag.removeprefix("--").replace("-", "_")
@@ -124,12 +128,12 @@ def _given(flags: Sequence[str]) -> dict[str, int | bool]:
 
 
 def _families(recorded: Json, text: str) -> str | None:
-    """Order, type, labels and buckets of each family."""
+    """The first difference in order, type, labels or buckets of the families."""
     order = [line.text.split()[2] for line in page_lines(text) if line.value is None]
     expected = [name for name in recorded["order"] if name.startswith("vllm:")]
     if order != expected:
         theirs, mine = next((pair for pair in zip(expected, order, strict=False) if pair[0] != pair[1]), ("", ""))
-        return f"{mine or 'nothing'} stands where {theirs or 'nothing'} is recorded ({len(order)} of {len(expected)})"
+        return f"found {mine or 'nothing'}, recorded {theirs or 'nothing'} ({len(order)} of {len(expected)})"
     ours = _described(text)
     for name, family in recorded["vllm"].items():
         if ours[name] != family:
@@ -138,27 +142,27 @@ def _families(recorded: Json, text: str) -> str | None:
 
 
 def _described(text: str) -> dict[str, Json]:
-    """Families as metrics-families.json describes them."""
+    """Families in the format of metrics-families.json."""
     described: dict[str, Json] = {}
     for name, kind, samples in _samples_by_family(text):
-        labels = sorted({label for each in samples for label in each} - {"le"})
+        labels = sorted({label for sample in samples for label in sample} - {"le"})
         described[name] = {"type": kind, "labels": labels}
         own = [label for label in labels if label not in ("engine", "model_name")]
         if own and name != "vllm:cache_config_info":
-            described[name]["label_values"] = {label: sorted({each[label] for each in samples}) for label in own}
+            described[name]["label_values"] = {label: sorted({sample[label] for sample in samples}) for label in own}
         if kind == "histogram":
-            described[name]["buckets"] = [each["le"] for each in samples if "le" in each]
+            described[name]["buckets"] = [sample["le"] for sample in samples if "le" in sample]
     return described
 
 
 def _samples_by_family(text: str) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
-    """Name, type and the labels of each sample."""
+    """Yields the name, the type and the labels of the samples of each family."""
     name, kind, body = "", "", list[str]()
     for line in [*text.splitlines(), "# TYPE end end"]:
         if line.startswith("# TYPE"):
             if name:
                 parsed = text_string_to_metric_families("\n".join(body))
-                yield name, kind, [dict(each.labels) for family in parsed for each in family.samples]
+                yield name, kind, [dict(sample.labels) for family in parsed for sample in family.samples]
             _, _, name, kind = line.split()
             body = []
         elif not line.startswith("#"):

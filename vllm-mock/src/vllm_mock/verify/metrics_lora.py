@@ -1,7 +1,7 @@
-"""Recorded pages and states of a server with LoRA adapters.
+"""Compares recorded pages and states of a server with LoRA adapters.
 
-A recorded state tells how many requests ran and waited, for capacity or deferred, and which adapters were shown in
-use. The engine is brought into that state, and must show the same.
+A recorded state contains the numbers of running and waiting requests (for capacity or deferred) and the adapters shown
+in use. The engine is brought into that state and must show the same.
 """
 
 import json
@@ -26,15 +26,15 @@ _TOKENS = 20
 
 
 def verify_lora_metrics(folder: Path) -> Iterator[Result]:
-    """One result for each file under `folder`/lora that is about metrics."""
+    """Yields one result for each file with metrics under `folder`/lora."""
     lora = folder / "lora"
     states_file = lora / "states.json"
     if not states_file.exists():
         return
     recorded: Json = json.loads(states_file.read_text())
-    server, said = read_server(folder), recorded.get("config", {})
-    known = ("max_loras", "max_lora_rank", "max_num_seqs")
-    limits = {"enable_lora": True, **{name: said[name] for name in known if name in said}}
+    server, config = read_server(folder), recorded.get("config", {})
+    names = ("max_loras", "max_lora_rank", "max_num_seqs")
+    limits = {"enable_lora": True, **{name: config[name] for name in names if name in config}}
 
     def settings(name: str) -> ServeSettings:
         return server.settings(f"lora/{name}").model_copy(update=limits)
@@ -57,7 +57,7 @@ def _page(text: str, start: ServeSettings, fresh: bool) -> str | None:
     names = [line.text for line in recorded if not line.text.startswith(_INFO)]
     mine = [line.text for line in ours]
     if names != mine:
-        return next(f"{m} stands where {n} is recorded" for n, m in zip(names, mine, strict=False) if n != m)
+        return next(f"found {m}, recorded {n}" for n, m in zip(names, mine, strict=False) if n != m)
     for running, waiting, max_lora in _series(text):
         if running != waiting or max_lora != str(config.max_loras):
             return f"{_INFO} of {running!r} and {waiting!r} with max_lora {max_lora} is not a state of the engine"
@@ -73,7 +73,10 @@ def _states(states: Sequence[Json], start: ServeSettings) -> str | None:
 
 
 def _state(state: Json, start: ServeSettings) -> str | None:
-    """Bring an engine there. What waits brings an adapter of its own, which must not show."""
+    """Brings an engine into the state and returns the first difference.
+
+    Every waiting request has an adapter of its own, which the metric must not show.
+    """
     updates, config = count(1.0), engine_config(start)
     metrics = EngineMetrics(config, start.names[0], unix_s=lambda: next(updates))
     engine = Engine(config, UniqueText(), StepTime(start.step_floor_s or 0.0, 0.0, 0.0, 0.0), metrics)
@@ -81,7 +84,7 @@ def _state(state: Json, start: ServeSettings) -> str | None:
     rows = [line for line in state["lora_requests_info"] if not line.startswith("#")]
     adapters = _newest(rows) if rows else []
     if not running and rows:
-        engine.submit(_request("over", None, 1), 0.0)
+        engine.submit(_request("finished", None, 1), 0.0)
     for index in range(running):
         engine.submit(_request(f"running-{index}", adapters[index % len(adapters)] if adapters else None, _TOKENS), 0.1)
     for index in range(int(by_reason["capacity"]) + int(by_reason["deferred"])):
@@ -109,14 +112,14 @@ def _request(request_id: str, lora: str | None, tokens: int) -> EngineRequest:
 
 
 def _newest(rows: Sequence[str]) -> list[str]:
-    """The adapters of the sample with the greatest value."""
+    """The adapters of the sample with the greatest value, which is the newest."""
     newest = max(rows, key=lambda row: float(row.rpartition(" ")[2]))
     (names,) = {running for running, _, _ in _series(newest)}
     return names.split(",") if names else []
 
 
 def _series(text: str) -> list[tuple[str, str, str]]:
-    """Running, waiting and max_lora of each sample."""
+    """The labels (running, waiting, max_lora) of each sample."""
     return [
         (
             sample.labels["running_lora_adapters"],

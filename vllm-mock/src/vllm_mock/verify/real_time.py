@@ -1,7 +1,8 @@
-"""Recorded scheduler traces over HTTP and in real time: what clients and /metrics see of them.
+"""Replays recorded scheduler traces over HTTP and in real time, as clients and /metrics see them.
 
-Compared is what does not depend on speed: every request's tokens and how it ended; and, where requests came in a burst
-or one after the other, hits, preemptions and steps. How long the requests took beside the recorded ones is told."""
+Compared are results that do not depend on speed: every request's tokens and finish reason. For bursts and sequential
+requests, cache hits, preemptions and steps are compared too. The note reports the duration relative to the recording.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,14 +21,14 @@ from vllm_mock.verify.running_mock import RunningMock, running_mock
 from vllm_mock.verify.trace_run import recorded_prompt
 
 _AT_A_TIME = 4
-"""Traces: each keeps one server and a handful of streams busy."""
+"""Traces that run concurrently. Judgement: each keeps one server and a few streams busy."""
 _STEP_MS = 2.0
-"""Of a trace that was recorded without a floor."""
+"""Step floor for a trace that was recorded without one."""
 _OF_ANY_SPEED = ("prompt_tokens_total", "generation_tokens_total")
 
 
 def verify_in_real_time(folder: Path) -> Iterator[Result]:
-    """One result for each file under `folder`/traces."""
+    """Yields one result for each file under `folder`/traces."""
     files = sorted((folder / "traces").glob("*.json"))
     server = read_server(folder)
     traces = [(msgspec.json.decode(file.read_bytes()), server.settings(f"traces/{file.name}")) for file in files]
@@ -42,26 +43,26 @@ async def _all(traces: list[tuple[Json, ServeSettings]]) -> list[tuple[str | Non
         async with free:
             return await _replay(trace, start)
 
-    return await asyncio.gather(*(one(*each) for each in traces))
+    return await asyncio.gather(*(one(*trace) for trace in traces))
 
 
 async def _replay(trace: Json, start: ServeSettings) -> tuple[str | None, str]:
-    """The first difference, and how long it took."""
+    """The first difference, and a note on the duration."""
     async with running_mock(_settings(trace, start)) as mock:
-        answers = await _ask(mock, trace)
+        answers = await _send_all(mock, trace)
         ours = await mock.delta()
     theirs: list[Json] = trace["requests"]
     for recorded, answer in zip(theirs, answers, strict=True):
         ended = (answer["tokens"], answer["finish_reason"])
         if ended != (recorded["output_tokens"], recorded["finish_reason"]):
             return f"{recorded['id']} ends {ended}", ""
-    took = mean(each["took_s"] for each in answers) / mean(each["e2e_s"] for each in theirs)
+    took = mean(answer["took_s"] for answer in answers) / mean(recorded["e2e_s"] for recorded in theirs)
     return _totals(trace, ours), f"requests took {took:.2f} of the recorded time"
 
 
 def _settings(trace: Json, start: ServeSettings) -> ServeSettings:
     config = trace["config"]
-    wanted = {
+    limits = {
         name: config[name]
         for name in ("max_num_seqs", "block_size", "max_num_batched_tokens", "enable_prefix_caching", "max_model_len")
         if name in config
@@ -69,7 +70,7 @@ def _settings(trace: Json, start: ServeSettings) -> ServeSettings:
     floor_ms: float = trace.get("step_floor_ms") or _STEP_MS
     return start.model_copy(
         update={
-            **wanted,
+            **limits,
             "num_gpu_blocks_override": config.get("num_gpu_blocks", start.num_gpu_blocks_override),
             "step_floor_s": floor_ms / 1000,
             "time_scale": 1.0,
@@ -77,10 +78,10 @@ def _settings(trace: Json, start: ServeSettings) -> ServeSettings:
     )
 
 
-async def _ask(mock: RunningMock, trace: Json) -> list[Json]:
-    """Send the requests as they were sent."""
+async def _send_all(mock: RunningMock, trace: Json) -> list[Json]:
+    """Sends the requests with the recorded arrival pattern."""
     workload: list[Json] = trace["workload"]
-    engine = mock.door.replica.engine
+    engine = mock.api_server.replica.engine
     if trace["arrival"] == "sequential":
         return [await _one(mock, work) for work in workload]
     if trace["arrival"] == "timed":

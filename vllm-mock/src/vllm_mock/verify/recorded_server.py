@@ -1,4 +1,4 @@
-"""The server that recordings were made with, from `server.yaml` in their folder."""
+"""The server of the recordings, as described by `server.yaml` in their folder."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from vllm_mock.settings import InvalidSettings, ServeSettings
 FILE = "server.yaml"
 Flags = dict[str, Any]
 _TIME_SCALE = 20
-"""How many times faster than recorded steps are replayed. Judgement: the tests of one folder then take seconds."""
+"""Factor by which steps are replayed faster than recorded. Judgement: the tests of one folder then take seconds."""
 _START: Flags = {
     "model": "/models/tiny",
     "served_model_name": ["/model/qwen"],
@@ -26,11 +26,11 @@ _START: Flags = {
 }
 """Assumed in a folder without server.yaml: the start command of 0.32.0's recordings."""
 _NOT_FLAGS = frozenset({"config", "time_scale", "step_floor_s", "tokenizer", "older_chat_fields", "answer_tokens"})
-"""Settings that say how the mock is run, not what the recorded server was started with."""
+"""Settings of the mock that are not flags of the recorded server."""
 
 
 class InvalidServer(InvalidSettings):
-    """A server.yaml that cannot be used."""
+    """A server.yaml is invalid. The message names the file, the key and the error."""
 
 
 class _Difference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,19 +53,19 @@ class RecordedServer:
     """Settings of each recording in a folder."""
 
     is_described: bool
-    """Whether the folder has a server.yaml; else settings are inferred."""
+    """Whether the folder has a server.yaml. Otherwise settings are inferred."""
     described: _ServerFile
 
     def settings(self, file: str) -> ServeSettings:
-        """Of the recording `file`, a path in the folder, or `FILE#NAME`. Raises InvalidServer."""
+        """Settings for the recording `file`: a path in the folder, or `FILE#NAME`. Raises InvalidServer."""
         flags, floor_ms = dict(self.described.flags), self.described.step_floor_ms
         for difference in self.described.differs:
             if any(fnmatchcase(file, pattern) for pattern in difference.files):
                 flags |= difference.flags
                 floor_ms = floor_ms if difference.step_floor_ms is None else difference.step_floor_ms
-        wrong = sorted(_NOT_FLAGS & flags.keys())
-        if wrong:
-            raise InvalidServer(f"{FILE}: flags.{wrong[0]}: not a flag of a recorded server")
+        not_flags = sorted(_NOT_FLAGS & flags.keys())
+        if not_flags:
+            raise InvalidServer(f"{FILE}: flags.{not_flags[0]}: not a flag of a recorded server")
         try:
             return ServeSettings(
                 **flags,
@@ -90,7 +90,7 @@ class RecordedServer:
 
 
 def read_server(folder: Path) -> RecordedServer:
-    """From `folder`/server.yaml; inferred where there is none. Raises InvalidServer."""
+    """Reads `folder`/server.yaml, or infers the settings if there is none. Raises InvalidServer."""
     file = folder / FILE
     if not file.exists():
         return RecordedServer(False, _ServerFile(_START | _shown_limits(folder / "metrics-idle.txt")))
@@ -101,7 +101,7 @@ def read_server(folder: Path) -> RecordedServer:
 
 
 def engine_config(settings: ServeSettings) -> EngineConfig:
-    """The limits of the engine that `settings` start."""
+    """The engine's configuration for `settings`."""
     return EngineConfig(
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
@@ -116,7 +116,7 @@ def engine_config(settings: ServeSettings) -> EngineConfig:
 
 
 def page_limits(text: str) -> Flags:
-    """Limits that a page shows in its `vllm:cache_config_info`, by the names of flags; empty where it has none."""
+    """Limits in a page's `vllm:cache_config_info`, by flag name. Empty if the page has none."""
     for family in text_string_to_metric_families(text):
         for sample in family.samples if family.name == "vllm:cache_config_info" else ():
             labels = sample.labels

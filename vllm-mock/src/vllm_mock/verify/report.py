@@ -1,4 +1,4 @@
-"""All parts of a folder of recordings, and the table that tells how they went."""
+"""Verifies all parts of a folder of recordings and prints the results."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,13 +30,14 @@ PARTS: dict[str, tuple[Part, ...]] = {
 
 
 class NothingToVerify(Exception):
-    """The folder holds no recordings of the parts that were asked for."""
+    """The folder has no recordings of the requested parts."""
 
 
 def verify(folder: Path, parts: Sequence[str], console: Console, real: bool = False) -> int:
-    """Replay `parts`, with `real` the traces also over HTTP and in real time, and print a row for each file.
+    """Replays `parts` and prints a row for each file. With `real`, traces are also replayed over HTTP in real time.
 
-    The number of files that differ. Raises NothingToVerify."""
+    Returns the number of files that differ. Raises NothingToVerify.
+    """
     table = Table("file", "result", "", title=f"The mock against {folder.name}", title_justify="left")
     results: list[Result] = []
     with console.status("replaying") as status:
@@ -53,8 +54,8 @@ def verify(folder: Path, parts: Sequence[str], console: Console, real: bool = Fa
     if not read_server(folder).is_described:
         console.print(f"{folder} has no {FILE}: the server's settings are inferred from the recordings.")
     console.print("Not compared:")
-    for each in NOT_COMPARED:
-        console.print(f"- {each}", highlight=False, markup=False)
+    for part in NOT_COMPARED:
+        console.print(f"- {part}", highlight=False, markup=False)
     different = sum(result.difference is not None for result in results)
     console.print(f"\n{len(results) - different} of {len(results)} files the same")
     return different

@@ -1,4 +1,4 @@
-"""What comparing one recording with the mock gave."""
+"""The result of comparing one recording with the mock."""
 
 from dataclasses import dataclass
 
@@ -9,5 +9,5 @@ class Result:
 
     file: str
     difference: str | None
-    """The first difference; None where there is none."""
+    """The first difference. None if there is none."""
     note: str = ""

@@ -1,4 +1,4 @@
-"""A mock that runs for a behaviour to be seen, and what its metrics have moved by."""
+"""A running mock for recorded behaviours, and the changes of its metrics."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_mock.api.api_server import Door
-from vllm_mock.serve import build_door
+from vllm_mock.api.api_server import ApiServer
+from vllm_mock.serve import build_api_server
 from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.approximate import ApproximateTokenizer
 from vllm_mock.verify.exchanges import Json
@@ -17,20 +17,20 @@ from vllm_mock.verify.http import client_of
 
 Values = dict[str, float]
 _TIMEOUT_S = 30.0
-ALWAYS_TOLD = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-"""What the recordings tell even where it is zero."""
+GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+"""Gauges, which the recordings contain even if they are 0."""
 
 
 @dataclass(slots=True)
 class RunningMock:
-    """One server and a client."""
+    """A server and a client."""
 
     client: httpx.AsyncClient
-    door: Door
+    api_server: ApiServer
     _before: Values = field(default_factory=dict[str, float])
 
     async def values(self) -> Values:
-        """Every sample without its label sets, but for the finish reasons; named as in the recordings."""
+        """Values by name as in the recordings: summed over label sets, except for finish reasons."""
         page = (await self.client.get("/metrics")).text
         values: Values = {}
         for family in text_string_to_metric_families(page):
@@ -42,17 +42,20 @@ class RunningMock:
         return values
 
     async def mark(self) -> None:
-        """What moves from now on is a delta."""
+        """Makes the current values the base of `delta`."""
         self._before = await self.values()
 
     async def delta(self) -> Values:
-        """Gauges as they are, others by how much they have moved."""
+        """The values of gauges, and the changes of other metrics since `mark`. Unchanged metrics are omitted."""
         now = await self.values()
-        moved = {name: value - self._before.get(name, 0.0) for name, value in now.items()}
-        return {name: value for name, value in moved.items() if value} | {name: now[name] for name in ALWAYS_TOLD}
+        changes = {name: value - self._before.get(name, 0.0) for name, value in now.items()}
+        return {name: value for name, value in changes.items() if value} | {name: now[name] for name in GAUGES}
 
     async def when(self, **least: float) -> Values:
-        """The delta as soon as the gauges `running` and `waiting` show these, and `generated` is reached."""
+        """Polls until the gauges equal `running` and `waiting` and at least `generated` tokens are generated.
+
+        Returns the delta. Raises TimeoutError.
+        """
         async with asyncio.timeout(_TIMEOUT_S):
             while True:
                 delta = await self.delta()
@@ -64,32 +67,35 @@ class RunningMock:
                     return delta
 
     async def complete(self, **body: object) -> Json:
-        """A completion, whole."""
+        """The response body of a completion."""
         response = await self.client.post("/v1/completions", json=body)
         return response.raise_for_status().json()
 
 
 @contextlib.asynccontextmanager
 async def running_mock(settings: ServeSettings) -> AsyncGenerator[RunningMock]:
-    door = build_door(settings, ApproximateTokenizer())
-    async with client_of(door) as client:
-        mock = RunningMock(client, door)
+    api_server = build_api_server(settings, ApproximateTokenizer())
+    async with client_of(api_server) as client:
+        mock = RunningMock(client, api_server)
         await mock.mark()
         yield mock
 
 
 def prompt(tokens: int, first: int = 10) -> list[int]:
-    """Token ids that no other `first` shares."""
+    """Token ids of a prompt. Prompts with different `first` share no prefix."""
     return [first, *range(10, 10 + tokens - 1)]
 
 
 def delta_difference(recorded: Values, ours: Values, relative: bool = False, alone: bool = True) -> str | None:
-    """Of deltas: the same families have moved, counts by as much. Times are not compared, nor anything that the
-    recordings do not look at. `relative`: nor how many tokens there were until somebody left, but for the steps of
-    one that was `alone` that gave it none."""
-    named = {name: value for name, value in ours.items() if name in _LOOKED_AT or name in recorded}
-    for name in sorted(recorded.keys() | named.keys()):
-        theirs, mine = recorded.get(name, 0.0), named.get(name, 0.0)
+    """The first difference between two deltas.
+
+    The same families must have changed, and counters by the same amount. Times and metrics outside the recordings are
+    not compared. With `relative`, the number of tokens until a disconnect is not compared either. If the request ran
+    `alone`, the number of its steps without a token is.
+    """
+    selected = {name: value for name, value in ours.items() if name in _RECORDED or name in recorded}
+    for name in sorted(recorded.keys() | selected.keys()):
+        theirs, mine = recorded.get(name, 0.0), selected.get(name, 0.0)
         if name == "request_queue_time_seconds_sum":
             continue
         if name.endswith("_seconds_sum"):
@@ -106,15 +112,15 @@ def delta_difference(recorded: Values, ours: Values, relative: bool = False, alo
 
 
 def _steps_without_tokens(values: Values) -> float:
-    """Of one sequence."""
+    """Steps without a token of a single sequence; 0 if there were several."""
     if values.get("time_to_first_token_seconds_count", 0) != 1:
         return 0.0
     return values.get("iteration_tokens_total_count", 0) - values.get("generation_tokens_total", 0)
 
 
-_LOOKED_AT = frozenset(
+_RECORDED = frozenset(
     {
-        *ALWAYS_TOLD,
+        *GAUGES,
         "prompt_tokens_total",
         "generation_tokens_total",
         "prefix_cache_queries_total",
@@ -134,4 +140,4 @@ _LOOKED_AT = frozenset(
         *(f"request_success_total{{{reason}}}" for reason in ("stop", "length", "abort", "error", "repetition")),
     }
 )
-"""What the recorder watched."""
+"""Metrics that the recordings contain."""

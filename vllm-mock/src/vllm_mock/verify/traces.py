@@ -1,8 +1,13 @@
-"""Recorded scheduler traces, replayed against the engine step by step.
+"""Replays recorded scheduler traces against the engine step by step.
 
-Compared: every field of every step, all speed-free numbers, every sample of /metrics (each must be a state that the
-engine was in, in order, within `_SAMPLE_SLACK_S`), the histograms of tokens and requests, and of times how many
-observations there are and, where the replay has the recorded step times, their sum. Not compared: clients' times.
+Compared are:
+
+- every field of every step, and all untimed numbers
+- every sample of /metrics: it must be a state of the engine, in order, within `_SAMPLE_SLACK_S`
+- the histograms of tokens and requests
+- the number of observations of times, and their sum if the replay has the recorded step times
+
+Times measured by clients are not compared.
 """
 
 import json
@@ -24,18 +29,18 @@ from vllm_mock.verify.untimed import (
 )
 
 _SAMPLE_SLACK_S = 0.06
-"""How far a sample may lie from the steps that it shows: /metrics is answered by another process than the one that
-steps, on the recording's two busy cores."""
+"""Tolerated time between a sample and the steps that it shows. /metrics is served by another process than the one that
+runs steps, on the recording's two busy cores."""
 _STEP_S = 0.0023
-"""Of the replay of a trace that was recorded without steps."""
-_TIMES_APART = 0.15
-"""By which share sums of times may differ, and"""
-_TIMES_APART_S = 0.004
-"""by how much each observation: when a step's tokens left is known to about that."""
+"""Step time of the replay of a trace that was recorded without steps."""
+_RELATIVE_TOLERANCE = 0.15
+"""Tolerated relative difference of sums of times."""
+_TOLERANCE_S = 0.004
+"""Tolerated difference per observation: the precision to which the end of a step is known."""
 
 
 def verify_traces(folder: Path) -> Iterator[Result]:
-    """One result for each file under `folder`/traces."""
+    """Yields one result for each file under `folder`/traces."""
     server = read_server(folder)
     for file in sorted((folder / "traces").glob("*.json")):
         trace: Json = json.loads(file.read_text())
@@ -45,7 +50,7 @@ def verify_traces(folder: Path) -> Iterator[Result]:
 
 
 def first_difference(trace: Json, start: ServeSettings) -> str | None:
-    """Where the engine leaves the recording; None when all is the same."""
+    """The first difference between the engine and the recording. None if there is none."""
     run = TraceRun(engine_for(trace, start))
     if "steps" not in trace:
         _run_freely(trace, run)
@@ -55,9 +60,9 @@ def first_difference(trace: Json, start: ServeSettings) -> str | None:
             if not _same(name, recorded[name], mine):
                 return f"step {recorded['step']}: {name} is {mine}, recorded {recorded[name]}"
     if len(run.steps) < len(trace["steps"]):
-        return f"step {len(run.steps) + 1}: the recording goes on, the engine has nothing to do"
+        return f"step {len(run.steps) + 1}: recorded, but the engine has no work"
     if run.engine.live_requests:
-        return f"{run.engine.live_requests} requests run on after the recording's last step"
+        return f"{run.engine.live_requests} requests are not finished after the recording's last step"
     return (
         _totals(trace, run)
         or _step_numbers(trace, run)
@@ -67,7 +72,7 @@ def first_difference(trace: Json, start: ServeSettings) -> str | None:
 
 
 def _run_freely(trace: Json, run: TraceRun) -> None:
-    """Without recorded steps: virtual time, every request at the time it was sent."""
+    """Replays a trace without recorded steps in virtual time. Every request arrives when it was sent."""
     run.engine.step_time = StepTime(_STEP_S, 0.0, 0.0, 0.0)
     limit = run.engine.config.max_model_len
     for request, work in zip(trace["requests"], trace["workload"], strict=True):
@@ -90,12 +95,12 @@ def _totals(trace: Json, run: TraceRun) -> str | None:
 
 
 def _step_numbers(trace: Json, run: TraceRun) -> str | None:
-    """The speed-free numbers that steps make; the order of ends may differ among those of one step."""
+    """The first difference in untimed numbers of steps. Requests of one step may end in any order."""
     recorded = trace["speed_free"]
     difference = _unequal(recorded, step_numbers(run))
     if difference is not None:
         return difference
-    ended = {name: step for step, each in enumerate(run.steps) for name in each["finished"]}
+    ended = {name: number for number, step in enumerate(run.steps) for name in step["finished"]}
     order = [ended[name] for name in recorded["ordering_by_end"]]
     if order != sorted(order):
         return f"speed_free.ordering_by_end: requests end in the order {list(ended)}"
@@ -110,14 +115,14 @@ def _unequal(recorded: Json, ours: Json) -> str | None:
 
 
 def _equal(recorded: Any, ours: Any) -> bool:
-    """Lists of events within one step may be in any order."""
+    """Whether two values are equal. Lists of events may have any order."""
     if isinstance(recorded, list) and recorded and isinstance(recorded[0], dict):
-        return len(recorded) == len(ours) and all(each in recorded for each in ours)  # pyright: ignore[reportUnknownArgumentType]
+        return len(recorded) == len(ours) and all(event in recorded for event in ours)  # pyright: ignore[reportUnknownArgumentType]
     return recorded == ours
 
 
 def _samples(trace: Json, run: TraceRun) -> str | None:
-    """Every sample shows a state of the engine's, none goes back, and none is far from its time."""
+    """The first sample that shows no state of the engine in order and near its time."""
     paused = trace.get("sample_while_paused")
     if paused is not None and not _shows(paused, run.states[0][1]):
         return f"sample_while_paused is {run.states[0][1]}, recorded {paused}"
@@ -132,7 +137,7 @@ def _samples(trace: Json, run: TraceRun) -> str | None:
 
 
 def _state_for(sample: Json, run: TraceRun, position: int) -> int | None:
-    """The next state that `sample` can show."""
+    """The position of the next state that `sample` can show. None if there is none."""
     states = run.states
     for index in range(position, len(states)):
         since_s = states[index][0]
@@ -163,6 +168,6 @@ def _histograms(trace: Json, run: TraceRun, with_steps: bool) -> str | None:
         if recorded["count"] != histogram.count:
             return f"{name}_count is {histogram.count}, recorded {recorded['count']}"
         apart_s = abs(recorded["sum"] - histogram.total)
-        if with_steps and apart_s > max(_TIMES_APART * recorded["sum"], _TIMES_APART_S * histogram.count):
+        if with_steps and apart_s > max(_RELATIVE_TOLERANCE * recorded["sum"], _TOLERANCE_S * histogram.count):
             return f"{name}_sum is {histogram.total:.3f}, recorded {recorded['sum']:.3f}"
     return None

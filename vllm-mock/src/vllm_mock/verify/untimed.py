@@ -1,4 +1,4 @@
-"""The numbers of a trace that do not depend on speed, from the engine's own steps."""
+"""The numbers of a trace that do not depend on speed (`speed_free` in the recordings), from the engine's steps."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -28,7 +28,7 @@ LATENCY_HISTOGRAMS = {
 
 
 def totals(run: TraceRun, recorded: Json) -> Json:
-    """Of a whole run, also where no steps were recorded."""
+    """Totals of a whole run, also for traces without recorded steps."""
     values = run.values
     state = run.states[-1][1]
     return {
@@ -43,17 +43,17 @@ def totals(run: TraceRun, recorded: Json) -> Json:
 
 
 def step_numbers(run: TraceRun) -> Json:
-    """What the steps add up to."""
+    """Untimed numbers that are derived from steps."""
     steps = run.steps
     caching = run.engine.config.enable_prefix_caching
-    hits = _each(steps, "new")
-    preemptions = [{"step": step, "id": name} for step, each in _numbered(steps) for name in each["preempted"]]
-    used = [each["used"] for each in steps]
-    step_tokens = [sum(each["sched"].values()) for each in steps]
+    hits = _by_request(steps, "new")
+    preemptions = [{"step": number, "id": name} for number, step in _numbered(steps) for name in step["preempted"]]
+    used = [step["used"] for step in steps]
+    step_tokens = [sum(step["sched"].values()) for step in steps]
     return {
         "total_steps": len(steps),
-        "max_running": max(each["run"] for each in steps),
-        "max_waiting": max(each["wait"] for each in steps),
+        "max_running": max(step["run"] for step in steps),
+        "max_waiting": max(step["wait"] for step in steps),
         "max_used_blocks": max(used),
         "usable_blocks": run.engine.scheduler.pool.usable,
         "max_step_tokens": max(step_tokens),
@@ -66,16 +66,16 @@ def step_numbers(run: TraceRun) -> Json:
         "preemptions": preemptions,
         "num_preemptions": len(preemptions),
         "resumes": _resumes(steps),
-        "finish": [{"step": step, "id": name} for step, each in _numbered(steps) for name in each["finished"]],
+        "finish": [{"step": number, "id": name} for number, step in _numbered(steps) for name in step["finished"]],
         "used_blocks_after_schedule_runs": runs(used),
-        "running_after_schedule_runs": runs(each["run"] for each in steps),
-        "waiting_after_schedule_runs": runs(each["wait"] for each in steps),
+        "running_after_schedule_runs": runs(step["run"] for step in steps),
+        "waiting_after_schedule_runs": runs(step["wait"] for step in steps),
         "step_tokens_runs": runs(step_tokens),
     }
 
 
 def histogram_json(histogram: Histogram) -> Json:
-    """As the recordings write one: cumulative."""
+    """A histogram in the format of the recordings, with cumulative buckets."""
     bounds = [*map(str, histogram.bounds), "+Inf"]
     below, buckets = 0, dict[str, int]()
     for bound, observed in zip(bounds, histogram.counts, strict=True):
@@ -93,13 +93,14 @@ def _numbered(steps: Sequence[Json]) -> Iterable[tuple[int, Json]]:
     return enumerate(steps, 1)
 
 
-def _each(steps: Sequence[Json], what: str) -> dict[str, tuple[int, int]]:
-    return {request: (step, number) for step, each in _numbered(steps) for request, number in each[what].items()}
+def _by_request(steps: Sequence[Json], field: str) -> dict[str, tuple[int, int]]:
+    """The step number and the value of `field` for each request."""
+    return {request: (number, value) for number, step in _numbered(steps) for request, value in step[field].items()}
 
 
 def _resumes(steps: Sequence[Json]) -> Json:
     found: dict[str, list[dict[str, Any]]] = {}
-    for step, each in _numbered(steps):
-        for request, cached in each["resumed"].items():
-            found.setdefault(request, []).append({"step": step, "cached_tokens": cached})
+    for number, step in _numbered(steps):
+        for request, cached in step["resumed"].items():
+            found.setdefault(request, []).append({"step": number, "cached_tokens": cached})
     return found
