@@ -9,7 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from gateway_parts import GatewayParts, model, pool, route, to_pool
-from picker.requestcontrol.director import PoolDesk
+from picker.requestcontrol.director import Director
 from upstream import Upstream
 from waiting import until
 
@@ -145,7 +145,7 @@ async def test_an_error_in_the_picker_is_a_500_and_the_next_request_is_served(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(PoolDesk, "assign", fail)
+        broken.setattr(Director, "assign", fail)
         answer = await post(gateway, b'{"model": "m"}')
         assert (answer.status_code, reason(answer)) == (500, "internal")
     assert (await post(gateway, b'{"model": "m"}')).status_code == 200

@@ -68,8 +68,7 @@ async def _becomes(gateway: GatewayParts, metrics: bytes) -> None:
     depth = 20 if metrics is FULL else 0
 
     def seen() -> bool:
-        pools = gateway.picker.watch.metrics._pools()
-        return all(each.metrics and each.metrics.queue_depth == depth for pool in pools for each in pool.endpoints)
+        return all(endpoint.queue_depth == depth for endpoint in gateway.picker.endpoint_states())
 
     await until(seen, "the picker does not see it")
 
@@ -91,8 +90,7 @@ async def ask(gateway: GatewayParts, criticality: str, flow: str = "") -> "async
 
 async def test_the_most_critical_go_first_and_clients_take_turns(gateway: GatewayParts) -> None:
     """All held, and all served in the end, their models renamed as ever."""
-    decisions = gateway.picker.watch.desk.decisions
-    decisions.clear()
+    before = len(gateway.picker.observability.decisions)
     asked = [
         await ask(gateway, criticality, flow)
         for criticality, flow in (("Sheddable", "a"), ("Standard", "a"), ("Standard", "a"), ("Standard", "b"))
@@ -102,7 +100,9 @@ async def test_the_most_critical_go_first_and_clients_take_turns(gateway: Gatewa
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {200}
     assert [answer.json()["model"] for answer in answers] == ["sheddable", *["standard"] * 3, "critical"]
-    assert [each.model for each in decisions] == ["critical", "standard", "standard", "standard", "sheddable"]
+    decisions = list(gateway.picker.observability.decisions)[: -before or None]
+    models = [decision.request.requested_model for decision in reversed(decisions)]
+    assert models == ["critical", "standard", "standard", "standard", "sheddable"]
     assert len(gateway.all_upstreams[0].received) == 5
 
 
@@ -112,7 +112,9 @@ async def test_what_has_waited_to_its_end_is_answered_in_words(gateway: GatewayP
     answer = await (await ask(gateway, "Standard"))
     waited_s = asyncio.get_running_loop().time() - began_s
     assert (answer.status_code, answer.headers["x-inference-gateway-reason"]) == (503, "queue-timeout")
-    assert answer.json()["error"]["message"] == ("No model server had room for this Standard request within 2 seconds.")
+    assert answer.json()["error"]["message"] == (
+        "No model server had capacity for this Standard request within 2 seconds."
+    )
     assert waited_s >= TIME_LIMIT_S
     assert gateway.all_upstreams[0].received == []
 

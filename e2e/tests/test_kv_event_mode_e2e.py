@@ -19,9 +19,9 @@ from e2e.processes import Child, free_ports
 from gateway_parts import pool
 from picker.commands.serve import Picker
 from picker.endpoints.prefix_cache.kv_events.subscriber import PORT_LABEL, REPLAY_PORT_LABEL
-from picker.observability.request_record import Course
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import read_body
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
@@ -64,16 +64,17 @@ class Fleet:
         body = json.dumps({"model": "qwen", "messages": messages, "max_tokens": 4}).encode()
         read = read_body(body, strict=True)
         assert not isinstance(read, Rejection)
-        course = rng.choice(self.pickers).watch.desk.assign(Wanted(None, read, None, path=PATH))
-        assert isinstance(course, Course)
-        address = course.destination.split(",")[0]
+        director = rng.choice(self.pickers).director
+        request = director.assign(PickRequest(None, read, None, info=RequestInfo(PATH)))
+        assert isinstance(request, InFlightRequest)
+        address = request.endpoint.address
         before = await self._hits(address)
         headers = {"content-type": "application/json"}
         answer = await self.client.post(f"http://{address}{PATH}", content=body, headers=headers)
         assert answer.status_code == 200, answer.text
         queried, hit = (after - then for after, then in zip(await self._hits(address), before, strict=True))
-        course.end()
-        return abs(course.cached_tokens / course.prompt_tokens - hit / queried)
+        director.ended(request)
+        return abs(request.ranking.cached_tokens / request.request.prompt_tokens - hit / queried)
 
     async def _hits(self, address: str) -> tuple[float, float]:
         page = (await self.client.get(f"http://{address}/metrics")).text

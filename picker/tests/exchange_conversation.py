@@ -1,65 +1,110 @@
-"""A desk that always has an endpoint, and messages to talk to an exchange with."""
+"""A director that records its calls, and messages of a conversation with an exchange."""
 
 import json
-from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
+from fleet import endpoint, request
+from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.load.prefill_tracker import Prompt
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.messages import Body, BodyMode, Modes, Phase, RequestHeaders, ResponseHeaders
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection
+from picker.requestcontrol.director import Director
+from picker.requestcontrol.flowcontrol.controller import FlowControl
+from picker.requestcontrol.flowcontrol.queue import Bounds, OnAdmitted, QueuedRequest
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest
+from picker.resources.inference import Criticality
+from picker.scheduling.request import Ranking
 
 ENDPOINTS = "10.0.0.1:8000,10.0.0.2:8000"
 
 
-@dataclass
-class Seat:
-    """An assignment that remembers what happened to it."""
+class FakeDirector(Director):
+    """Assigns ENDPOINTS to every request, or answers `fails`, and records its calls."""
 
-    destination: str = ENDPOINTS
-    served_model: str | None = None
-    predicted_ttft_s: float | None = None
-    served: str | None = None
-    status: int | None = None
-    began: bool = False
-    ended: int = 0
-    not_sampled: bool = False
-
-    def served_by(self, address: str) -> None:
-        self.served = address
-
-    def first_byte(self, status: int | None) -> None:
-        self.began, self.status = True, status
-
-    def end(self, *, not_sampled: bool = False) -> None:
-        self.ended += 1
-        self.not_sampled = not_sampled
-
-
-@dataclass
-class FakeDesk:
-    """Answers what it is told to, and remembers what it was asked."""
-
-    answer: Seat | Rejection | Exception = field(default_factory=Seat)
-    asked: list[Wanted] = field(default_factory=list)
-    turned: list[Rejection] = field(default_factory=list)
-    sees: bool = False
+    def __init__(
+        self,
+        fails: Rejection | Exception | None = None,
+        *,
+        served_model: str | None = None,
+        predicted_ttft_s: float | None = None,
+        samples: bool = False,
+    ) -> None:
+        super().__init__(InFlightTracker(), lambda: 0.0, Random(1), unknown_models=True)
+        self.fails = fails
+        self.served_model = served_model
+        self.predicted_ttft_s = predicted_ttft_s
+        self.samples = samples
+        """Whether response headers are wanted."""
+        self.requests: list[PickRequest] = []
+        self.rejections: list[Rejection] = []
+        """Those that the exchange reported."""
+        self.responses: list[tuple[str | None, int | None]] = []
+        """The endpoint that answered, and the status."""
+        self.ends: list[bool] = []
+        """Of each request that ended, whether it was not sampled."""
 
     def wants_response_headers(self, pool: str | None) -> bool:
-        return self.sees
+        return self.samples
 
-    def assign(self, wanted: Wanted) -> Seat | Rejection:
-        self.asked.append(wanted)
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+    def assign(self, request: PickRequest) -> InFlightRequest | Rejection:
+        self.requests.append(request)
+        if isinstance(self.fails, Exception):
+            raise self.fails
+        return self.fails or assigned(self.served_model, self.predicted_ttft_s)
 
-    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
-        self.turned.append(rejection)
+    def report_rejected(self, request: PickRequest, rejection: Rejection) -> None:
+        self.rejections.append(rejection)
+
+    def response_started(self, request: InFlightRequest, served_by: str | None, status: int | None) -> None:
+        self.responses.append((served_by, status))
+
+    def ended(self, request: InFlightRequest, *, not_sampled: bool = False) -> None:
+        self.ends.append(not_sampled)
 
 
-def exchange(desk: FakeDesk, **limits: Any) -> Exchange:
-    return Exchange(desk, Limits(**limits))
+class FakeQueue(FlowControl):
+    """Queues every request until the test calls `admit`."""
+
+    def __init__(self, rejection: Rejection | None = None) -> None:
+        super().__init__(FakeDirector(), lambda: 0.0, lambda _: None, Bounds(1, 1), time_limit_s=60.0)
+        self.rejection = rejection
+        self.left = 0
+        self._on_admitted: OnAdmitted | None = None
+
+    def join(self, request: PickRequest, on_admitted: OnAdmitted) -> QueuedRequest | Rejection | None:
+        self._on_admitted = on_admitted
+        return self.rejection or QueuedRequest("pool", Criticality.STANDARD, "", 1, 1, None, 60.0, on_admitted)
+
+    def leave(self, queued: QueuedRequest) -> None:
+        self.left += 1
+
+    def admit(self, rejection: Rejection | None = None) -> None:
+        assert self._on_admitted is not None
+        self._on_admitted(rejection)
+
+
+def assigned(served_model: str | None = None, predicted_ttft_s: float | None = None) -> InFlightRequest:
+    """A request that ENDPOINTS are assigned to."""
+    endpoints = endpoint(1), endpoint(2)
+    return InFlightRequest(
+        endpoints[0],
+        Prompt(1000, 0.0, 0.0),
+        100,
+        None,
+        request=request(),
+        ranking=Ranking(endpoints),
+        prefixes=None,
+        sent=None,
+        predicted_ttft_s=predicted_ttft_s,
+        served_model=served_model,
+    )
+
+
+def exchange(director: FakeDirector, **limits: Any) -> Exchange:
+    return Exchange(director, Limits(**limits))
 
 
 def headers(

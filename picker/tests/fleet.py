@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
-from picker.endpoints.in_flight import InFlightTracker
-from picker.endpoints.load.prefill_tracker import PrefillCounters
+from picker.endpoints.in_flight import CountedRequest, InFlightTracker
+from picker.endpoints.load.prefill_tracker import PrefillCounters, Prompt
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.request import InferenceRequest
@@ -79,6 +79,22 @@ def scrape(
             progress=progress,
         ),
     )
+
+
+def begin(
+    tracker: InFlightTracker,
+    where: Endpoint,
+    prefill_tokens: int,
+    decode_tokens: int,
+    work_tokens: float = 0.0,
+    now_s: float = 0.0,
+    model: str | None = None,
+    sequences: int = 1,
+) -> CountedRequest:
+    """A request that is counted on `where` from now on."""
+    counted = CountedRequest(where, Prompt(prefill_tokens, work_tokens, now_s, sequences), decode_tokens, model)
+    tracker.begin(counted, now_s)
+    return counted
 
 
 ZERO = PrefillCounters(0.0, 0.0, 0.0)

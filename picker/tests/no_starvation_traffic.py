@@ -7,7 +7,7 @@ from fleet import request
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.requestcontrol.in_flight_request import Dispatched, dispatch
+from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.scheduler import Scheduler
 
@@ -25,16 +25,16 @@ class Traffic:
         self._prefixes = PrefixIndex(64)
         self._scheduler = Scheduler(strategy, self._prefixes, Random(1))
         self._tracker = InFlightTracker()
-        self._open: list[Dispatched] = []
+        self._open: list[InFlightRequest] = []
 
     def send(self) -> Endpoint:
         """One more request, and where it went."""
         self.now_s += 0.1
         what = request(tokens=1000, blocks=tuple(range(self._blocks)))
-        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self.now_s)
-        assert isinstance(sent, Dispatched)
+        sent = schedule(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self.now_s)
+        assert isinstance(sent, InFlightRequest)
         self._open.append(sent)
-        return sent.ticket.endpoint
+        return sent.endpoint
 
     def end_all_but(self, left: int) -> None:
         while len(self._open) > left:

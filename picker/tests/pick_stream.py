@@ -1,6 +1,7 @@
 """Whole picks as Envoy asks for them: bytes of HTTP/2 in, bytes out, everything between them real but the socket."""
 
 import json
+from collections.abc import Sequence
 from random import Random
 
 from envoy.config.core.v3 import base_pb2
@@ -20,8 +21,9 @@ from picker.grpc_server.framing import framed
 from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.headers import HeaderBlockCache, encode_headers
-from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
-from picker.requestcontrol.interfaces import Desk
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.request_observer import RequestObserver
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.scheduler import Scheduler
 from wire_messages import body_message, headers_message
@@ -35,20 +37,20 @@ def served_pool(endpoints: list[Endpoint], strategy: RoutingStrategy = RoutingSt
     return ServedPool(each, {}, endpoints, Scheduler(strategy, prefixes, Random(1)), prefixes)
 
 
-def pool_desk(endpoints: int = 8) -> PoolDesk:
-    desk = PoolDesk(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
+def pool_director(endpoints: int = 8, observers: Sequence[RequestObserver] = ()) -> Director:
+    director = Director(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True, observers=observers)
     served = served_pool([endpoint(number, running=3) for number in range(endpoints)])
-    desk.serve([served], served.pool.name)
-    return desk
+    director.serve([served], served.pool.name)
+    return director
 
 
 class PickStream:
     """One connection; `pick` begins and ends a request on it."""
 
-    def __init__(self, desk: Desk, prompt_bytes: int = 2000) -> None:
+    def __init__(self, director: Director, prompt_bytes: int = 2000) -> None:
         self._connection = Connection(HeaderBlockCache())
         deadlines: Deadlines[Call] = Deadlines()
-        methods = {PROCESS: process(lambda: Exchange(desk, Limits()))}
+        methods = {PROCESS: process(lambda: Exchange(director, Limits()))}
         self._calls = CallDispatcher(self._connection, methods, deadlines, lambda: None)
         greeting = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
         unlimited = frames.frame(frames.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))

@@ -1,4 +1,4 @@
-"""A watched desk over a few endpoints, a clock that a test turns, and the metrics as Prometheus reads them."""
+"""A director with observers over a few endpoints, a clock that tests set, and the metrics as Prometheus reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,13 +9,17 @@ from gateway_objects import pool, resources
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.observability.decisions import Decision, newest
 from picker.observability.metrics import PickerMetrics
-from picker.observability.observer import WatchedDesk
-from picker.observability.request_record import Course, RequestSink
-from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.observability.recent_decisions import RecentDecisions
+from picker.observability.request_metrics import RequestMetrics
+from picker.rejection import Rejection
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import ParsedBody
+from picker.requestcontrol.request_observer import RequestObserver
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import RoutingStrategy
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import Scheduler
@@ -32,21 +36,29 @@ def served(name: str, endpoints: list[Endpoint], strategy: RoutingStrategy = Rou
 
 @dataclass
 class Watched:
-    """Two endpoints in one pool, `a`, unless told otherwise."""
+    """A director with observers over two endpoints in one pool, `a`, by default."""
 
-    tellers: Sequence[RequestSink] = ()
+    observers: Sequence[RequestObserver] = ()
+    """Besides the metrics and the recent decisions."""
     kept: int = 10
     unknown_models: bool = True
     endpoints: list[Endpoint] = field(default_factory=lambda: [endpoint(1), endpoint(2, queue_depth=3, kv=0.25)])
     now_s: float = 0.0
     pools: list[ServedPool] = field(init=False)
-    desk: WatchedDesk = field(init=False)
-    inner: PoolDesk = field(init=False)
+    director: Director = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inner = PoolDesk(InFlightTracker(), self.clock, Random(1), unknown_models=self.unknown_models)
-        self.desk = WatchedDesk(self.inner, self.clock, kept_decisions=self.kept, tellers=self.tellers)
-        self.metrics = PickerMetrics(self.desk.counters, lambda: self.pools, self.clock, lambda: 0)
+        self.requests = RequestMetrics()
+        self.decisions = RecentDecisions(self.kept)
+        self.director = Director(
+            InFlightTracker(),
+            self.clock,
+            Random(1),
+            unknown_models=self.unknown_models,
+            observers=[self.requests, *([self.decisions] if self.kept else []), *self.observers],
+            timer=self.clock,
+        )
+        self.metrics = PickerMetrics(self.requests.counters, lambda: self.pools, self.clock, lambda: 0)
         self.serve(served("a", self.endpoints))
 
     def clock(self) -> float:
@@ -54,26 +66,38 @@ class Watched:
 
     def serve(self, *pools: ServedPool) -> None:
         self.pools = list(pools)
-        self.inner.serve(pools, None)
-        self.desk.forget()
+        self.director.serve(pools, None)
+        self.requests.keep(pools)
 
-    def ask(
+    def assign(
         self,
         model: str | None = "m",
         *,
         pool: str = "a",
         subset: frozenset[str] | None = None,
         trace: str | None = None,
-    ) -> Course | Rejection:
+    ) -> InFlightRequest | Rejection:
         body = ParsedBody(model, prompt=b"x" * 4000, salt=b"", prompt_tokens=1000, output_tokens=100)
         name = PoolName("inference.networking.x-k8s.io", "default", pool)
-        return self.desk.assign(Wanted(str(name), body, subset, body_bytes=4030, request_id="id-1", trace=trace))
+        info = RequestInfo(request_id="id-1", trace=trace, body_bytes=4030)
+        return self.director.assign(PickRequest(str(name), body, subset, info=info))
 
-    def course(self, model: str | None = "m", *, trace: str | None = None) -> Course:
-        """A request that is assigned."""
-        course = self.ask(model, trace=trace)
-        assert isinstance(course, Course)
-        return course
+    def scheduled(self, model: str | None = "m", *, pool: str = "a", trace: str | None = None) -> InFlightRequest:
+        """A request that an endpoint is assigned to."""
+        request = self.assign(model, pool=pool, trace=trace)
+        assert isinstance(request, InFlightRequest)
+        return request
+
+    def respond(self, request: InFlightRequest, status: int, served_by: str | None = None) -> None:
+        """The response headers come."""
+        self.director.response_started(request, served_by, status)
+
+    def end(self, request: InFlightRequest) -> None:
+        self.director.ended(request)
+
+    def newest(self) -> list[Decision]:
+        """The kept decisions as `/decisions` shows them."""
+        return list(newest(self.decisions, self.now_s, limit=10_000, request_id=None, pool=None))
 
     def value(self, name: str, /, **labels: str) -> float | None:
         """Of a sample of `/metrics`; None where there is none."""

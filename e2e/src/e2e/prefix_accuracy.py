@@ -23,10 +23,12 @@ from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.endpoints.prefix_cache.kv_events.messages import read_batch
 from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks
 from picker.logs import configure_logging
-from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import read_body
+from picker.requestcontrol.served_pool import ServedPool
 from picker.requestcontrol.tokenize_client import TokenizeClient
 from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
 from picker.resources.names import PoolName
@@ -148,9 +150,9 @@ class _Picker:
         name = PoolName("inference.networking.x-k8s.io", "default", "qwen")
         pool = InferencePool(name, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.PREFIX_CACHE)
         scheduler = Scheduler(pool.strategy, prefixes, rng)
-        self.desk = PoolDesk(InFlightTracker(), lambda: fleet.now_s, rng, unknown_models=True)
-        self.desk.serve([ServedPool(pool, {}, self.endpoints, scheduler, prefixes)], name)
-        self.desk.on_repeated = self.prompts.repeated
+        self.director = Director(InFlightTracker(), lambda: fleet.now_s, rng, unknown_models=True)
+        self.director.serve([ServedPool(pool, {}, self.endpoints, scheduler, prefixes)], name)
+        self.director.on_repeated = self.prompts.repeated
 
     def _told(self, endpoint: Endpoint, payload: bytes) -> None:
         self.held.apply(endpoint, read_batch(payload).events)
@@ -201,7 +203,8 @@ class _Conversation:
 class _UnderWay:
     """A request on its engine."""
 
-    assigned: Assigned
+    director: Director
+    assigned: InFlightRequest
     conversation: _Conversation
     request: EngineRequest
     began_s: float
@@ -257,7 +260,7 @@ class _Run:
             for at_s, tokens in engine.advance_to(until_s, every_token=False):
                 self._heard(tokens, at_s)
         for picker in self._pickers:
-            await picker.prompts.all_asked()
+            await picker.prompts.drained()
         if until_s >= self._scrape_s:
             self._scrape_s = until_s + SCRAPE_S
             for picker in self._pickers:
@@ -271,7 +274,7 @@ class _Run:
         if tokens.finish_reason is None:
             return
         del self._under_way[tokens.request_id]
-        request.assigned.end()
+        request.director.ended(request.assigned)
         conversation = request.conversation
         conversation.turns_left -= 1
         if conversation.turns_left:
@@ -279,8 +282,8 @@ class _Run:
             self._come(at_s + self._rng.expovariate(1 / self._workload.pause_s), conversation)
 
     def _count(self, request: _UnderWay, cached_tokens: int, ttft_s: float) -> None:
-        dispatched = request.assigned.dispatched
-        predicted = dispatched.ranking.cached_tokens / dispatched.request.prompt_tokens
+        assigned = request.assigned
+        predicted = assigned.ranking.cached_tokens / assigned.request.prompt_tokens
         cached = cached_tokens / len(request.request.prompt)
         outcome = self.outcome
         outcome.errors.append(abs(predicted - cached))
@@ -294,14 +297,17 @@ class _Run:
         read = read_body(body, strict=True)
         assert not isinstance(read, Rejection)
         picker = self._rng.choice(self._pickers)
-        assigned = picker.desk.assign(Wanted(None, read, None, body_bytes=len(body), path="/v1/chat/completions"))
-        assert isinstance(assigned, Assigned)
+        info = RequestInfo("/v1/chat/completions", body_bytes=len(body))
+        assigned = picker.director.assign(PickRequest(None, read, None, info=info))
+        assert isinstance(assigned, InFlightRequest)
         self._sent += 1
         prompt = tuple(self._text.tokens(conversation.messages))
         request = EngineRequest(request_id=str(self._sent), prompt=prompt, max_tokens=ANSWER_TOKENS, seed=self._sent)
         counts = self._sent > workload.requests // 4
-        self._under_way[request.request_id] = _UnderWay(assigned, conversation, request, self._fleet.now_s, counts)
-        where = picker.endpoints.index(assigned.dispatched.ranking.endpoints[0])
+        self._under_way[request.request_id] = _UnderWay(
+            picker.director, assigned, conversation, request, self._fleet.now_s, counts
+        )
+        where = picker.endpoints.index(assigned.ranking.endpoints[0])
         self._fleet.engines[where].submit(request, self._fleet.now_s)
 
 

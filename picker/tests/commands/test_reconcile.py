@@ -11,7 +11,8 @@ from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.scraper import Scraper
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.requestcontrol.director import PoolDesk, ServedPool
+from picker.requestcontrol.director import Director
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import RoutingStrategy
 from picker.resources.names import PoolName
 from picker.sources.inventory import Inventory, ModelServer
@@ -36,7 +37,7 @@ class SeenScraper(Scraper):
         self.scraped.remove(endpoint.address)
 
 
-class SeenDesk(PoolDesk):
+class SeenDesk(Director):
     """Remembers what it serves."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from fleet import endpoint, scrape
+from fleet import begin, endpoint, scrape
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import InFlight
@@ -18,8 +18,8 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
     """Whatever comes, in any order and any number of times, and whatever the scrapes count."""
     tracker, fleet = InFlightTracker(), [endpoint(1), endpoint(2)]
     fleet[0].pace.learn(1000, 0.5, 0.0)
-    tickets = [
-        tracker.begin(fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
+    requests = [
+        begin(tracker, fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
     ]
 
     def take(number: int, step: str, now_s: float) -> None:
@@ -38,19 +38,19 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
             case "expect":
                 tracker.expect(now_s)
             case "headers":
-                tickets[number].answered(failed=number == 1)
+                requests[number].count_response(failed=number == 1)
             case "end":
-                tickets[number].end(now_s)
+                requests[number].uncount(now_s)
             case _:
-                tickets[number].moved_to(fleet[1])
+                requests[number].move_to(fleet[1])
 
     for index, (number, step) in enumerate(steps):
         take(number, step, 0.1 * index)
         for counts in (*(each.in_flight for each in fleet), tracker.total):
             assert min(counts.requests, counts.prefill_tokens, counts.decode_tokens, *counts.models.values(), 0) == 0
         assert sum(each.in_flight.prefill_tokens for each in fleet) == tracker.total.prefill_tokens
-    for ticket in tickets:
-        ticket.end(3.0)
+    for counted in requests:
+        counted.uncount(3.0)
     assert [each.in_flight for each in fleet] == [InFlight(), InFlight()]
     assert tracker.total == InFlight()
 
@@ -58,18 +58,18 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
 def test_each_sequence_of_a_request_counts_as_one_in_flight() -> None:
     """As the server counts it."""
     tracker, (where, other) = InFlightTracker(), (endpoint(1), endpoint(2))
-    ticket = tracker.begin(where, 100, 40, model="m", sequences=4)
+    counted = begin(tracker, where, 100, 40, model="m", sequences=4)
     assert where.in_flight == InFlight(4, 100, 40, {"m": 4})
-    ticket.moved_to(other)
+    counted.move_to(other)
     assert (where.in_flight, other.in_flight) == (InFlight(), InFlight(4, 100, 40, {"m": 4}))
-    ticket.end(1.0)
+    counted.uncount(1.0)
     assert other.in_flight == tracker.total == InFlight()
 
 
 def test_negative_tokens_are_refused() -> None:
     """They would hide other requests."""
     with pytest.raises(ValueError, match="negative"):
-        InFlightTracker().begin(endpoint(1), -1, 0)
+        begin(InFlightTracker(), endpoint(1), -1, 0)
 
 
 def test_a_slow_endpoint_is_told_from_the_others_after_a_few_answers() -> None:
@@ -129,10 +129,10 @@ def test_the_rate_of_ends_is_learned_while_there_is_something_to_do() -> None:
     """An idle hour says nothing."""
     tracker, only = InFlightTracker(), endpoint(1)
     before_s = only.drain.interval_s
-    tracker.begin(only, 10, 10, 0.0, 0.0).end(1.0)
-    tracker.begin(only, 10, 10, 0.0, 3600.0).end(3601.0)
+    begin(tracker, only, 10, 10, 0.0, 0.0).uncount(1.0)
+    begin(tracker, only, 10, 10, 0.0, 3600.0).uncount(3601.0)
     assert only.drain.interval_s == before_s
-    tickets = [tracker.begin(only, 10, 10) for _ in range(100)]
-    for number, ticket in enumerate(tickets):
-        ticket.end(4000.0 + 0.1 * number)
+    requests = [begin(tracker, only, 10, 10) for _ in range(100)]
+    for number, counted in enumerate(requests):
+        counted.uncount(4000.0 + 0.1 * number)
     assert only.drain.interval_s == pytest.approx(0.1, abs=0.02)

@@ -1,4 +1,4 @@
-"""Any sequence of messages, in any mode, with any desk: defined replies or a violation, and a count that is even."""
+"""Any sequence of messages in any mode gets defined replies or a violation, and every request is ended once."""
 
 import json
 from contextlib import suppress
@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
-from exchange_conversation import FakeDesk, Seat, exchange
+from exchange_conversation import FakeDirector, exchange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -31,7 +31,7 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection, RejectReason
 
 Mode = processing_mode_pb2.ProcessingMode
 DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
@@ -68,15 +68,14 @@ messages: st.SearchStrategy[Incoming] = st.one_of(bodies, bodies, response_heade
 class AnyConversation(RuleBasedStateMachine):
     """A proxy that says anything, at any time."""
 
-    @initialize(answer=st.sampled_from(["plain", "renamed", "refused", "broken"]), first=request_headers)
+    @initialize(answer=st.sampled_from(["plain", "renamed", "rejected", "broken"]), first=request_headers)
     def begin(self, answer: str, first: RequestHeaders) -> None:
-        self.seat = Seat(served_model="m-v2" if answer == "renamed" else None)
-        self.desk = FakeDesk(self.seat)
-        if answer == "refused":
-            self.desk.answer = Rejection(503, "no-ready-endpoints", "None.")
+        self.director = FakeDirector(served_model="m-v2" if answer == "renamed" else None)
+        if answer == "rejected":
+            self.director.fails = Rejection(RejectReason.NO_READY_ENDPOINTS, "None.")
         elif answer == "broken":
-            self.desk.answer = RuntimeError("boom")
-        self.talk = exchange(self.desk, max_body_bytes=LIMIT)
+            self.director.fails = RuntimeError("boom")
+        self.talk = exchange(self.director, max_body_bytes=LIMIT)
         self.modes = (first.modes.request_body, first.modes.response_body) if first.modes else ()
         self.replies: list[Reply] = []
         self.over = False
@@ -135,12 +134,12 @@ class AnyConversation(RuleBasedStateMachine):
 
     @invariant()
     def the_request_is_counted_out_exactly_once(self) -> None:
-        assigned = bool(self.desk.asked) and self.desk.answer is self.seat
-        assert self.seat.ended == int(assigned and self.over)
+        assigned = bool(self.director.requests) and self.director.fails is None
+        assert len(self.director.ends) == int(assigned and self.over)
 
     @invariant()
     def nobody_is_asked_twice(self) -> None:
-        assert len(self.desk.asked) <= 1
+        assert len(self.director.requests) <= 1
 
     @invariant()
     def a_destination_is_named_once_and_only_with_an_assignment(self) -> None:
@@ -149,8 +148,8 @@ class AnyConversation(RuleBasedStateMachine):
         ]
         assert len(named) <= 1
         if named:
-            assert self.desk.asked
-            assert self.desk.answer is self.seat
+            assert self.director.requests
+            assert self.director.fails is None
 
     @invariant()
     def headers_are_answered_once_and_first(self) -> None:
@@ -181,7 +180,7 @@ def test_a_body_reaches_the_server_whole_however_it_is_cut(
 ) -> None:
     """By the proxy itself where it keeps the body, by the replies where it does not; the model renamed on the way."""
     text = json.dumps({"model": "m", "prompt": data.hex()}).encode()
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     replies = talk.receive(
         RequestHeaders({":method": "POST", ":path": "/v1/completions"}, False, None, Modes(mode, BodyMode.NONE))
     )
@@ -249,20 +248,19 @@ def mangled(draw: st.DrawFn) -> list[bytes]:
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=6) | mangled(), st.booleans())
 def test_any_bytes_on_a_stream_end_in_replies_or_a_violation(stream: list[bytes], renames: bool) -> None:
     """From the wire to the wire, and nothing stays counted."""
-    seat = Seat(served_model="m-v2" if renames else None)
-    desk = FakeDesk(seat)
-    talk = exchange(desk, max_body_bytes=LIMIT)
+    director = FakeDirector(served_model="m-v2" if renames else None)
+    talk = exchange(director, max_body_bytes=LIMIT)
     with suppress(ProtocolViolation):
         for data in stream:
             for reply in talk.receive(decode(data, None)):
                 encode(reply)
     talk.close()
-    assert seat.ended == len(desk.asked)
+    assert len(director.ends) == len(director.requests)
 
 
 def test_the_conversation_that_is_mangled_is_a_good_one() -> None:
     """So that most of it is understood."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     said = [encode(reply) for data in conversation() for reply in talk.receive(decode(data, None))]
     assert len(said) == len(conversation())
     assert b'"m-v2"' in said[1]

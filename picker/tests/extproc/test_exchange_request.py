@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from exchange_conversation import ENDPOINTS, FakeDesk, Seat, body, exchange, headers, response
+from exchange_conversation import ENDPOINTS, FakeDirector, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.bounded_text import MARK, MAX_CHARACTERS
-from picker.extproc.exchange import BODY_TIMEOUT_S, SLOWEST_BODY_BYTES_PER_S, UNDECLARED_BODY_TIMEOUT_S
-from picker.extproc.headers import CONTROL_HEADERS, wanted
+from picker.extproc.headers import CONTROL_HEADERS, pick_request
 from picker.extproc.messages import (
     DUPLEX_PIECE_BYTES,
     BodyMode,
@@ -22,8 +21,9 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
+from picker.extproc.request_phase import BODY_TIMEOUT_S, SLOWEST_BODY_BYTES_PER_S, UNDECLARED_BODY_TIMEOUT_S
 from picker.protocol import DESTINATION, FAIRNESS_ID, OBJECTIVE
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection, RejectReason
 from picker.requestcontrol.request_body import EMPTY_BODY
 
 DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
@@ -31,23 +31,23 @@ DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
 def test_a_buffered_body_is_asked_for_before_the_pick() -> None:
     """In BUFFERED mode the proxy sends the body only after its headers were answered."""
-    desk = FakeDesk()
-    [reply] = exchange(desk).receive(headers())
+    director = FakeDirector()
+    [reply] = exchange(director).receive(headers())
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination is None
-    assert desk.asked == []
+    assert director.requests == []
 
 
 def test_what_a_client_says_in_control_headers_is_dropped() -> None:
     """A client must never pick its own target."""
-    [reply] = exchange(FakeDesk()).receive(headers())
+    [reply] = exchange(FakeDirector()).receive(headers())
     assert isinstance(reply, HeadersReply)
     assert reply.changes.remove_headers == CONTROL_HEADERS
 
 
 def test_the_pick_goes_with_the_buffered_body_as_header_and_metadata() -> None:
     """The body itself stays as it is."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers())
     [reply] = talk.receive(body())
     assert isinstance(reply, BodyReply)
@@ -58,7 +58,7 @@ def test_the_pick_goes_with_the_buffered_body_as_header_and_metadata() -> None:
 
 def test_a_duplex_request_is_answered_only_when_its_body_is_complete() -> None:
     """Earlier, the proxy would route it before the pick."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     assert talk.receive(headers(mode=DUPLEX)) == []
     data = json.dumps({"model": "m"}).encode()
     assert talk.receive(body(data[:5], end=False)) == []
@@ -73,7 +73,7 @@ def test_a_duplex_request_is_answered_only_when_its_body_is_complete() -> None:
 def test_a_duplex_body_comes_back_whole_in_pieces_that_envoy_takes(padding: int) -> None:
     """Every byte once, in order, the end told exactly once and last."""
     data = json.dumps({"model": "m", "prompt": "x" * padding}).encode()
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=DUPLEX))
     pieces = [reply for reply in talk.receive(body(data)) if isinstance(reply, DuplexBodyReply)]
     assert b"".join(piece.data for piece in pieces) == data
@@ -83,7 +83,7 @@ def test_a_duplex_body_comes_back_whole_in_pieces_that_envoy_takes(padding: int)
 
 def test_a_second_end_of_stream_is_ignored() -> None:
     """Seen from a proxy with bodies over 1 MB."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=DUPLEX))
     talk.receive(body())
     assert talk.receive(body(b"")) == []
@@ -91,7 +91,7 @@ def test_a_second_end_of_stream_is_ignored() -> None:
 
 def test_duplex_trailers_end_the_body() -> None:
     """The end is then told by the trailers, not by the last piece."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=DUPLEX))
     talk.receive(body(end=False))
     first, piece, last = talk.receive(Trailers(Phase.REQUEST))
@@ -103,7 +103,7 @@ def test_duplex_trailers_end_the_body() -> None:
 
 def test_trailers_without_a_body_are_a_bad_request() -> None:
     """The proxy keeps the body, and has none to put the pick to."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(path="/tokenize"))
     [reply] = talk.receive(Trailers(Phase.REQUEST))
     assert isinstance(reply, ImmediateReply)
@@ -112,27 +112,27 @@ def test_trailers_without_a_body_are_a_bad_request() -> None:
 
 def test_a_request_without_a_body_gets_any_endpoint_of_the_subset() -> None:
     """GET /v1/models and the like."""
-    desk = FakeDesk()
+    director = FakeDirector()
     subset = frozenset({"10.0.0.2:8000"})
-    [reply] = exchange(desk).receive(headers("GET", "/v1/models", end=True, subset=subset))
+    [reply] = exchange(director).receive(headers("GET", "/v1/models", end=True, subset=subset))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
-    assert desk.asked[0].subset == subset
-    assert desk.asked[0].body.model is None
+    assert director.requests[0].subset == subset
+    assert director.requests[0].body.model is None
 
 
 def test_a_proxy_that_shows_no_bodies_still_gets_a_pick() -> None:
     """With body mode NONE or STREAMED the request leaves before its body is known."""
-    [reply] = exchange(FakeDesk()).receive(headers(mode=BodyMode.NONE))
+    [reply] = exchange(FakeDirector()).receive(headers(mode=BodyMode.NONE))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
 
 
 def test_the_pool_that_the_gateway_named_is_asked() -> None:
     """One picker serves many pools."""
-    desk = FakeDesk()
-    exchange(desk).receive(headers("GET", "/v1/models", end=True, pool="g/ns/pool"))
-    assert desk.asked[0].pool == "g/ns/pool"
+    director = FakeDirector()
+    exchange(director).receive(headers("GET", "/v1/models", end=True, pool="g/ns/pool"))
+    assert director.requests[0].pool == "g/ns/pool"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_pool_that_the_gateway_named_is_asked() -> None:
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
 def test_a_body_that_names_no_model_is_a_bad_request(data: bytes, reason: str, mode: BodyMode) -> None:
     """400 in OpenAI's shape, with the reason in a header too."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=mode))
     [reply] = talk.receive(body(data))
     assert isinstance(reply, ImmediateReply)
@@ -171,7 +171,7 @@ def test_a_body_that_names_no_model_is_a_bad_request(data: bytes, reason: str, m
 )
 def test_other_routes_may_have_bodies_of_their_own(path: str, content_type: str) -> None:
     """They are passed on unread."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(path=path, content_type=content_type))
     [reply] = talk.receive(body(b"--1 not json"))
     assert isinstance(reply, BodyReply)
@@ -181,7 +181,7 @@ def test_other_routes_may_have_bodies_of_their_own(path: str, content_type: str)
 @pytest.mark.parametrize("path", ["/v1/responses/resp_1/cancel", "/v1/completions"])
 def test_a_post_without_a_body_is_picked_by_its_headers(path: str) -> None:
     """What it means is the server's to say."""
-    [reply] = exchange(FakeDesk()).receive(headers(path=path, end=True))
+    [reply] = exchange(FakeDirector()).receive(headers(path=path, end=True))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
 
@@ -189,7 +189,7 @@ def test_a_post_without_a_body_is_picked_by_its_headers(path: str) -> None:
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
 def test_an_empty_body_is_picked_when_its_end_comes(mode: BodyMode) -> None:
     """A chunked body without a chunk: its headers do not say that it is empty."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=mode))
     reply = talk.receive(body(b""))[0]
     assert isinstance(reply, BodyReply | HeadersReply)
@@ -199,7 +199,7 @@ def test_an_empty_body_is_picked_when_its_end_comes(mode: BodyMode) -> None:
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_over_the_limit_is_refused(declared: bool) -> None:
     """By its Content-Length at once, or when it has grown too long."""
-    talk = exchange(FakeDesk(), max_body_bytes=100)
+    talk = exchange(FakeDirector(), max_body_bytes=100)
     replies = talk.receive(headers(mode=DUPLEX, content_length="101" if declared else ""))
     if not declared:
         assert talk.receive(body(b"x" * 100, end=False)) == []
@@ -213,7 +213,7 @@ def test_a_body_over_the_limit_is_refused(declared: bool) -> None:
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
 def test_a_compressed_body_is_refused_before_it_is_sent(coding: str, mode: BodyMode) -> None:
     """Model servers do not read them either; the answer says what would be taken."""
-    [reply] = exchange(FakeDesk()).receive(headers(mode=mode, content_encoding=coding))
+    [reply] = exchange(FakeDirector()).receive(headers(mode=mode, content_encoding=coding))
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 415
     assert dict(reply.headers)["accept-encoding"] == "identity"
@@ -223,7 +223,7 @@ def test_a_compressed_body_is_refused_before_it_is_sent(coding: str, mode: BodyM
 @pytest.mark.parametrize("coding", ["identity", "", " Identity , identity"])
 def test_identity_is_no_compression(coding: str) -> None:
     """The body is read."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(content_encoding=coding))
     [reply] = talk.receive(body())
     assert isinstance(reply, BodyReply)
@@ -231,18 +231,18 @@ def test_identity_is_no_compression(coding: str) -> None:
 
 def test_a_compressed_body_of_another_route_is_passed_on_unread() -> None:
     """Nobody needs its model."""
-    desk = FakeDesk()
-    talk = exchange(desk)
+    director = FakeDirector()
+    talk = exchange(director)
     talk.receive(headers(path="/tokenize", content_encoding="gzip"))
     [reply] = talk.receive(body(b"\x1f\x8b"))
     assert isinstance(reply, BodyReply)
-    assert desk.asked[0].body.model is None
+    assert director.requests[0].body.model is None
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "\u00b2", "9" * 5000, ""])
 def test_a_content_length_that_is_none_is_not_believed(length: str) -> None:
     """The bytes that come are counted all the same."""
-    talk = exchange(FakeDesk(), max_body_bytes=10)
+    talk = exchange(FakeDirector(), max_body_bytes=10)
     assert talk.receive(headers(mode=DUPLEX, content_length=length)) == []
     [reply] = talk.receive(body(b"x" * 11, end=False))
     assert isinstance(reply, ImmediateReply)
@@ -250,8 +250,8 @@ def test_a_content_length_that_is_none_is_not_believed(length: str) -> None:
 
 
 def test_a_refusal_of_the_desk_reaches_the_client() -> None:
-    """With the status the desk chose, and a hint when to come back."""
-    talk = exchange(FakeDesk(Rejection(429, "saturated", "Busy.")))
+    """With the status the director chose, and a hint when to come back."""
+    talk = exchange(FakeDirector(Rejection(RejectReason.SATURATED, "Busy.")))
     talk.receive(headers())
     [reply] = talk.receive(body())
     assert isinstance(reply, ImmediateReply)
@@ -261,7 +261,7 @@ def test_a_refusal_of_the_desk_reaches_the_client() -> None:
 
 def test_pieces_that_come_after_a_refusal_are_ignored() -> None:
     """They were on their way when the client was answered."""
-    talk = exchange(FakeDesk(), max_body_bytes=10)
+    talk = exchange(FakeDirector(), max_body_bytes=10)
     talk.receive(headers(mode=DUPLEX))
     talk.receive(body(b"x" * 11, end=False))
     assert talk.receive(body(b"x", end=True)) == []
@@ -271,12 +271,12 @@ def test_pieces_that_come_after_a_refusal_are_ignored() -> None:
 def test_an_exchange_must_begin_with_headers(first: object) -> None:
     """Out of order messages end the stream."""
     with pytest.raises(ProtocolViolation):
-        exchange(FakeDesk()).receive(first)  # type: ignore[arg-type]
+        exchange(FakeDirector()).receive(first)  # type: ignore[arg-type]
 
 
 def test_headers_must_not_come_twice() -> None:
     """Duplicated messages end the stream."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers())
     with pytest.raises(ProtocolViolation):
         talk.receive(headers())
@@ -284,7 +284,7 @@ def test_headers_must_not_come_twice() -> None:
 
 def test_a_body_after_its_end_is_a_violation() -> None:
     """And the request stays counted once."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers())
     talk.receive(body())
     with pytest.raises(ProtocolViolation):
@@ -293,7 +293,7 @@ def test_a_body_after_its_end_is_a_violation() -> None:
 
 def test_a_body_that_never_comes_ends_with_a_timeout() -> None:
     """The deadline is a value; who carries the exchange keeps the time."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers())
     assert talk.deadline_s is not None
     [reply] = talk.expire()
@@ -311,14 +311,14 @@ def test_a_body_that_never_comes_ends_with_a_timeout() -> None:
 )
 def test_a_kept_body_may_take_the_time_of_its_length(length: int | None, seconds: float) -> None:
     """The proxy shows no piece of it before the last, so that pauses cannot be seen."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(content_length=str(length)) if length is not None else headers())
     assert talk.deadline_s == seconds
 
 
 def test_a_body_in_pieces_may_take_as_long_as_none_of_its_pauses_is_long() -> None:
     """The deadline is that of the next piece."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=DUPLEX, content_length=str(4 << 20)))
     talk.receive(body(b"{", end=False))
     assert talk.deadline_s == BODY_TIMEOUT_S
@@ -326,7 +326,7 @@ def test_a_body_in_pieces_may_take_as_long_as_none_of_its_pauses_is_long() -> No
 
 def test_an_error_of_the_picker_is_answered_500() -> None:
     """Before anything was answered."""
-    talk = exchange(FakeDesk(RuntimeError("boom")))
+    talk = exchange(FakeDirector(RuntimeError("boom")))
     talk.receive(headers())
     with pytest.raises(RuntimeError):
         talk.receive(body())
@@ -338,45 +338,45 @@ def test_an_error_of_the_picker_is_answered_500() -> None:
 @pytest.mark.parametrize("messages", [0, 1, 2])
 def test_a_client_that_leaves_is_no_longer_counted(messages: int) -> None:
     """At whatever point; before the pick there is nothing to end."""
-    seat = Seat()
-    talk = exchange(FakeDesk(seat))
+    director = FakeDirector()
+    talk = exchange(director)
     for message in (headers(), body())[:messages]:
         talk.receive(message)
     talk.close()
-    assert seat.ended == (1 if messages == 2 else 0)
+    assert len(director.ends) == (1 if messages == 2 else 0)
 
 
 def test_the_desk_is_told_the_objective_and_the_flow() -> None:
     """How much the request matters, and whose it is."""
-    desk = FakeDesk()
-    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
+    director = FakeDirector()
+    talk = exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
     talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
     talk.receive(body())
-    assert (desk.asked[0].objective, desk.asked[0].flow) == ("batch", "tenant-a")
+    assert (director.requests[0].objective, director.requests[0].flow) == ("batch", "tenant-a")
 
 
 def test_headers_that_are_not_trusted_give_no_priority_and_no_flow() -> None:
     """Any client can send them."""
-    desk = FakeDesk()
-    talk = exchange(desk, trusted_headers=frozenset({FAIRNESS_ID}))
+    director = FakeDirector()
+    talk = exchange(director, trusted_headers=frozenset({FAIRNESS_ID}))
     talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
     talk.receive(body())
-    assert (desk.asked[0].objective, desk.asked[0].flow) == (None, "tenant-a")
+    assert (director.requests[0].objective, director.requests[0].flow) == (None, "tenant-a")
 
 
 def test_an_empty_objective_or_flow_is_none() -> None:
     """As if the header were not there."""
-    desk = FakeDesk()
-    talk = exchange(desk, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
+    director = FakeDirector()
+    talk = exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
     talk.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
     talk.receive(body())
-    assert (desk.asked[0].objective, desk.asked[0].flow) == (None, None)
+    assert (director.requests[0].objective, director.requests[0].flow) == (None, None)
 
 
 @pytest.mark.parametrize("mode", [BodyMode.STREAMED, BodyMode.BUFFERED_PARTIAL])
 def test_bodies_that_the_pick_did_not_wait_for_pass(mode: BodyMode) -> None:
     """Also once the answer has begun."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=mode))
     assert talk.receive(body(b"not json", end=False)) == [BodyReply(Phase.REQUEST)]
     talk.receive(response())
@@ -385,30 +385,30 @@ def test_bodies_that_the_pick_did_not_wait_for_pass(mode: BodyMode) -> None:
 
 def test_an_answer_of_the_proxy_itself_is_left_alone() -> None:
     """It found the body too large or too slow; nobody was asked for an endpoint."""
-    desk = FakeDesk()
-    talk = exchange(desk)
+    director = FakeDirector()
+    talk = exchange(director)
     talk.receive(headers())
     assert talk.receive(response()) == [HeadersReply(Phase.RESPONSE)]
     assert talk.deadline_s is None
-    assert desk.asked == []
+    assert director.requests == []
 
 
 def test_after_its_end_an_exchange_says_nothing_more() -> None:
     """And the request was counted out once."""
-    seat = Seat()
-    talk = exchange(FakeDesk(seat))
+    director = FakeDirector()
+    talk = exchange(director)
     talk.receive(headers())
     talk.receive(body())
     talk.close()
     talk.close()
     assert talk.receive(response()) == []
-    assert seat.ended == 1
+    assert len(director.ends) == 1
 
 
 def test_a_body_that_says_it_is_json_and_is_not_is_refused_on_any_path() -> None:
     """A server that reads more than JSON would see a model where the picker sees none."""
     for path in ("/tokenize", "/v1/files", "/another/route"):
-        talk = exchange(FakeDesk())
+        talk = exchange(FakeDirector())
         talk.receive(headers(path=path, content_type="Application/JSON; charset=utf-8"))
         [reply] = talk.receive(body(b'{"model": "m", "temperature": NaN}'))
         assert isinstance(reply, ImmediateReply)
@@ -419,8 +419,8 @@ def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
     long = "x" * 60_000
     names = (OBJECTIVE, FAIRNESS_ID, "x-request-id", "traceparent")
     request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
-    asked = wanted(request, EMPTY_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
-    for text in (asked.objective, asked.flow, asked.request_id, asked.trace, asked.path):
+    asked = pick_request(request, EMPTY_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
+    for text in (asked.objective, asked.flow, asked.info.request_id, asked.info.trace, asked.info.path):
         assert text is not None
         assert len(text) == MAX_CHARACTERS
         assert text.endswith(MARK)
@@ -428,13 +428,13 @@ def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
 
 def test_a_path_is_kept_without_its_query() -> None:
     request = RequestHeaders({":method": "POST", ":path": "/v1/completions?api_key=secret"}, False)
-    assert wanted(request, EMPTY_BODY, 0).path == "/v1/completions"
+    assert pick_request(request, EMPTY_BODY, 0).info.path == "/v1/completions"
 
 
 def test_a_refusal_quotes_no_more_of_a_header_than_the_bound() -> None:
-    desk = FakeDesk()
+    director = FakeDirector()
     coding = {"content-encoding": "x" * 60_000}
     request = RequestHeaders({":method": "POST", ":path": "/v1/completions", **coding}, False)
-    [reply] = exchange(desk).receive(request)
+    [reply] = exchange(director).receive(request)
     assert isinstance(reply, ImmediateReply)
     assert len(reply.body) < 1000

@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from exchange_conversation import FakeDesk, Seat, answer, body, exchange, headers, response
+from exchange_conversation import FakeDirector, answer, body, exchange, headers, response
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.extproc.messages import (
@@ -25,7 +25,7 @@ DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
 def test_a_renamed_model_changes_those_bytes_alone() -> None:
     """Numbers, order, spaces and escapes are the client's."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     [reply] = talk.receive(body(b'{ "seed": 9007199254740993, "model" : "m", "x": "\\u00e9 <&>", "y": 1e400 }'))
     assert isinstance(reply, BodyReply)
@@ -36,7 +36,7 @@ def test_a_renamed_model_changes_those_bytes_alone() -> None:
 def test_the_body_of_an_answer_is_asked_for_only_when_it_holds_another_name() -> None:
     """A request of the same pool whose model kept its name is left alone."""
     for served, wanted_mode in (("m-v2", BodyMode.STREAMED), (None, None)):
-        talk = exchange(FakeDesk(Seat(served_model=served)))
+        talk = exchange(FakeDirector(served_model=served))
         talk.receive(headers())
         talk.receive(body())
         [reply] = talk.receive(response())
@@ -53,7 +53,7 @@ def test_the_clients_name_is_restored_in_streams_split_anywhere(cuts: list[int])
         for i in range(3)
     )
     stream = (events + "data: [DONE]\n\n").encode()
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response("text/event-stream; charset=utf-8"))
@@ -68,7 +68,7 @@ def test_the_clients_name_is_restored_in_streams_split_anywhere(cuts: list[int])
 def test_the_clients_name_is_restored_in_a_json_answer() -> None:
     """Only what may be the name is held back until it is whole."""
     text = b'{"choices": [{"message": {"content": "\\"model\\": \\"m-v2\\""}}], "model":"m-v2"}'
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response())
@@ -78,7 +78,7 @@ def test_the_clients_name_is_restored_in_a_json_answer() -> None:
 
 def test_other_content_passes_unchanged() -> None:
     """An image or audio answer holds no model name."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     talk.receive(body())
     [reply] = talk.receive(response("audio/wav"))
@@ -88,7 +88,7 @@ def test_other_content_passes_unchanged() -> None:
 
 def test_a_duplex_proxy_gets_every_byte_of_the_answer_back() -> None:
     """Whatever is not handed back is lost to the client."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers(mode=DUPLEX, response_mode=DUPLEX))
     talk.receive(body())
     talk.receive(response("text/event-stream"))
@@ -98,7 +98,7 @@ def test_a_duplex_proxy_gets_every_byte_of_the_answer_back() -> None:
 
 def test_a_duplex_answer_that_is_renamed_gives_up_what_it_held_before_the_trailers() -> None:
     """An answer may break off in the middle of the name."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers(mode=DUPLEX, response_mode=DUPLEX))
     talk.receive(body())
     talk.receive(response("text/event-stream"))
@@ -114,7 +114,7 @@ def test_a_duplex_answer_that_is_renamed_gives_up_what_it_held_before_the_traile
 @pytest.mark.parametrize("ends_with_trailers", [False, True])
 def test_a_piece_that_ends_within_the_name_is_answered_with_the_next(ends_with_trailers: bool) -> None:
     """Until then the proxy has the whole answer; a picker that is killed takes nothing with it."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response("text/event-stream"))
@@ -132,20 +132,19 @@ def test_a_piece_that_ends_within_the_name_is_answered_with_the_next(ends_with_t
 
 def test_the_first_byte_and_the_serving_endpoint_are_reported() -> None:
     """Where the proxy tells them."""
-    seat = Seat()
-    talk = exchange(FakeDesk(seat))
+    director = FakeDirector()
+    talk = exchange(director)
     talk.receive(headers())
     talk.receive(body())
     talk.receive(response(served="10.0.0.2:8000"))
-    assert (seat.began, seat.status) == (True, 200)
-    assert seat.served == "10.0.0.2:8000"
+    assert director.responses == [("10.0.0.2:8000", 200)]
 
 
 @pytest.mark.parametrize("sees", [True, False])
 @pytest.mark.parametrize("end", [True, False])
 def test_the_proxy_is_asked_to_show_an_answer_that_somebody_wants_to_see(sees: bool, end: bool) -> None:
     """With the answer to the request's headers: later it would not listen."""
-    talk = exchange(FakeDesk(sees=sees))
+    talk = exchange(FakeDirector(samples=sees))
     [reply] = talk.receive(headers("GET" if end else "POST", end=end))
     assert isinstance(reply, HeadersReply)
     assert (reply.mode is not None) == sees
@@ -153,7 +152,7 @@ def test_the_proxy_is_asked_to_show_an_answer_that_somebody_wants_to_see(sees: b
 
 def test_a_proxy_that_is_asked_to_show_an_answer_goes_on_as_it_is_set_up() -> None:
     """Its own mode for the answer's body is told again."""
-    talk = exchange(FakeDesk(sees=True))
+    talk = exchange(FakeDirector(samples=True))
     [reply] = talk.receive(headers(response_mode=BodyMode.STREAMED))
     assert isinstance(reply, HeadersReply)
     assert reply.mode == ModeOverride(response_body=BodyMode.STREAMED)
@@ -161,13 +160,13 @@ def test_a_proxy_that_is_asked_to_show_an_answer_goes_on_as_it_is_set_up() -> No
 
 def test_who_asks_for_a_prediction_makes_the_answer_pass() -> None:
     """It is told in the answer's headers."""
-    [reply] = exchange(FakeDesk(), predict_ttft=True).receive(headers(x_inference_gateway_predict_ttft="1"))
+    [reply] = exchange(FakeDirector(), predict_ttft=True).receive(headers(x_inference_gateway_predict_ttft="1"))
     assert isinstance(reply, HeadersReply)
     assert reply.mode is not None
 
 
 def test_a_proxy_that_does_not_tell_how_it_runs_is_not_told_how_to() -> None:
-    [reply] = exchange(FakeDesk(sees=True)).receive(headers(mode=None))
+    [reply] = exchange(FakeDirector(samples=True)).receive(headers(mode=None))
     assert isinstance(reply, HeadersReply)
     assert reply.mode is None
 
@@ -179,19 +178,19 @@ def test_an_answer_that_nobody_asked_to_see_is_told_from_one_that_never_came(
     sees: bool, shown: bool, not_sampled: bool
 ) -> None:
     """A gateway that shows all answers is no different from one that was asked to."""
-    seat = Seat()
-    talk = exchange(FakeDesk(seat, sees=sees))
+    director = FakeDirector(samples=sees)
+    talk = exchange(director)
     talk.receive(headers())
     talk.receive(body())
     if shown:
         talk.receive(response())
     talk.close()
-    assert (seat.ended, seat.not_sampled) == (1, not_sampled)
+    assert director.ends == [not_sampled]
 
 
 def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:
     """What may be closed on shutdown with nothing lost: not before the pick, not while answers are being renamed."""
-    plain, renaming = exchange(FakeDesk()), exchange(FakeDesk(Seat(served_model="m-v2")))
+    plain, renaming = exchange(FakeDirector()), exchange(FakeDirector(served_model="m-v2"))
     for talk in (plain, renaming):
         talk.receive(headers())
         assert not talk.settled
@@ -202,7 +201,7 @@ def test_an_exchange_is_settled_once_the_picker_is_no_longer_needed() -> None:
 
 def test_nothing_comes_after_the_trailers_of_an_answer() -> None:
     """Out of order messages end the stream."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(headers())
     talk.receive(body())
     assert talk.receive(Trailers(Phase.RESPONSE)) == [TrailersReply(Phase.RESPONSE)]
@@ -214,7 +213,7 @@ def test_nothing_comes_after_the_trailers_of_an_answer() -> None:
 
 def test_a_compressed_answer_is_not_searched() -> None:
     """A server that compresses unasked keeps its length and its name."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     talk.receive(body())
     compressed = ResponseHeaders(
@@ -225,7 +224,7 @@ def test_a_compressed_answer_is_not_searched() -> None:
 
 def test_a_renamed_request_asks_for_an_answer_that_can_be_searched() -> None:
     """Clients offer compression without thinking."""
-    talk = exchange(FakeDesk(Seat(served_model="m-v2")))
+    talk = exchange(FakeDirector(served_model="m-v2"))
     talk.receive(headers())
     [reply] = talk.receive(body())
     assert isinstance(reply, BodyReply)
@@ -234,7 +233,7 @@ def test_a_renamed_request_asks_for_an_answer_that_can_be_searched() -> None:
 
 def predicted(asks: bool, predicted_ttft_s: float | None, allowed: bool = True) -> dict[str, str]:
     """The headers that an answer is given."""
-    talk = exchange(FakeDesk(Seat(predicted_ttft_s=predicted_ttft_s)), predict_ttft=allowed)
+    talk = exchange(FakeDirector(predicted_ttft_s=predicted_ttft_s), predict_ttft=allowed)
     talk.receive(headers(x_inference_gateway_predict_ttft="1") if asks else headers())
     talk.receive(body())
     [reply] = talk.receive(response())

@@ -1,7 +1,7 @@
 """Requests whose body may end only after their answer has begun: upgrades, CONNECT, gRPC."""
 
 import pytest
-from exchange_conversation import ENDPOINTS, FakeDesk, exchange
+from exchange_conversation import ENDPOINTS, FakeDirector, exchange
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -43,7 +43,7 @@ KINDS = ["websocket", "upgraded POST", "CONNECT", "gRPC"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tunnel_is_picked_by_its_headers(kind: str, sees: bool) -> None:
     """And the proxy stops keeping the body, which has no end yet."""
-    talk = exchange(FakeDesk(sees=sees))
+    talk = exchange(FakeDirector(samples=sees))
     [reply] = talk.receive(tunnel(kind))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
@@ -54,7 +54,7 @@ def test_a_tunnel_is_picked_by_its_headers(kind: str, sees: bool) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tunnel_through_the_picker_is_passed_on_piece_by_piece(kind: str) -> None:
     """In both directions, before and after the answer has begun."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     [reply] = talk.receive(tunnel(kind, DUPLEX))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
@@ -69,7 +69,7 @@ def test_a_tunnel_through_the_picker_is_passed_on_piece_by_piece(kind: str) -> N
 
 def test_a_proxy_that_goes_on_showing_the_body_is_answered() -> None:
     """One that does not know how to change its mode."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     talk.receive(tunnel("websocket"))
     assert talk.receive(Body(Phase.REQUEST, b"a", True)) == [BodyReply(Phase.REQUEST)]
 
@@ -85,7 +85,7 @@ def test_a_proxy_that_goes_on_showing_the_body_is_answered() -> None:
 )
 def test_what_only_looks_like_a_tunnel_is_read(more: dict[str, str]) -> None:
     """Otherwise a client could keep its body from being judged."""
-    talk = exchange(FakeDesk())
+    talk = exchange(FakeDirector())
     [reply] = talk.receive(message("POST", "/v1/completions", BodyMode.BUFFERED, more))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination is None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from exchange_conversation import FakeDesk
+from exchange_conversation import FakeDirector
 from http2_peer import REQUEST, headers
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.stream import PROCESS, process
@@ -64,7 +64,7 @@ SHAPES: dict[str, tuple[Callable[[int], bytes], int]] = {
 
 def _cost_s(data: bytes, read_bytes: int) -> float:
     connection = Connection(HeaderBlockCache())
-    methods = {PROCESS: process(lambda: Exchange(FakeDesk(), Limits()))}
+    methods = {PROCESS: process(lambda: Exchange(FakeDirector(), Limits()))}
     deadlines: Deadlines[Call] = Deadlines()
     calls = CallDispatcher(connection, methods, deadlines, lambda: None)
     reads = [data[at : at + read_bytes] for at in range(0, len(data), read_bytes)]

@@ -3,7 +3,7 @@
 import gc
 import tracemalloc
 
-from exchange_conversation import FakeDesk
+from exchange_conversation import FakeDirector
 from http2_peer import REQUEST, data, headers
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.stream import PROCESS, process
@@ -15,6 +15,9 @@ from picker.grpc_server.http2 import frames
 from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.frames import ErrorCode
 from picker.grpc_server.http2.headers import HeaderBlockCache
+from picker.rejection import Rejection
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest
 from wire_messages import body_message, headers_message
 
 FIELDS = [(":path", PROCESS) if name == ":path" else (name, value) for name, value in REQUEST]
@@ -22,12 +25,14 @@ QUESTION = framed(headers_message(content_type="application/json"))
 BODY = framed(body_message(b'{"model": "m", "prompt": "' + b"word " * 100 + b'"}'))
 
 
-class ForgetfulDesk(FakeDesk):
+class ForgetfulDirector(FakeDirector):
     """Remembers no request."""
 
-    def assign(self, wanted):  # type: ignore[no-untyped-def]
-        self.asked.clear()
-        return super().assign(wanted)
+    def assign(self, request: PickRequest) -> InFlightRequest | Rejection:
+        self.requests.clear()
+        self.ends.clear()
+        self.rejections.clear()
+        return super().assign(request)
 
 
 class Served:
@@ -35,8 +40,8 @@ class Served:
 
     def __init__(self) -> None:
         self.deadlines: Deadlines[Call] = Deadlines()
-        desk = ForgetfulDesk()
-        methods = {PROCESS: process(lambda: Exchange(desk, Limits()))}
+        director = ForgetfulDirector()
+        methods = {PROCESS: process(lambda: Exchange(director, Limits()))}
         self.connection = Connection(HeaderBlockCache())
         self.calls = CallDispatcher(self.connection, methods, self.deadlines, lambda: None)
         self.calls.receive(frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0), 0)

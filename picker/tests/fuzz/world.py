@@ -18,9 +18,10 @@ from picker.grpc_server.health import Health
 from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.headers import HeaderBlockCache
 from picker.protocol import HEALTH_SERVICES
-from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
 from picker.requestcontrol.flowcontrol.controller import FlowControl
 from picker.requestcontrol.flowcontrol.queue import Bounds
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import Criticality, InferenceModel, RoutingStrategy
 from picker.scheduling.scheduler import Scheduler
 
@@ -47,11 +48,11 @@ class World:
         self.now_s = 100.0
         self.streams = self.messages = 0
         self.tracker = InFlightTracker()
-        self._desk = PoolDesk(self.tracker, self._clock, Random(rng.random()), unknown_models=rng.random() < 0.5)
+        self._director = Director(self.tracker, self._clock, Random(rng.random()), unknown_models=rng.random() < 0.5)
         self._endpoints = [endpoint(number) for number in range(rng.randrange(4))]
         self._members = len(self._endpoints)
         self._soon: list[Callable[[], None]] = []
-        self.flow = FlowControl(self._desk, self._clock, self._soon.append, Bounds(8, 1 << 18), 60.0)
+        self.flow = FlowControl(self._director, self._clock, self._soon.append, Bounds(8, 1 << 18), 60.0)
         self.tracker.on_freed = self.flow.freed
         self._serve()
         self._health = Health(HEALTH_SERVICES)
@@ -60,7 +61,7 @@ class World:
         self._kept = HeaderBlockCache()
         queue = self.flow if rng.random() < 0.7 else None
         self._methods: Mapping[str, Method] = {
-            PROCESS: process(lambda: Exchange(self._desk, Limits(max_body_bytes=30_000), queue=queue)),
+            PROCESS: process(lambda: Exchange(self._director, Limits(max_body_bytes=30_000), queue=queue)),
             **self._health.methods,
         }
         self._proxies = [self._new_proxy() for _ in range(rng.randrange(1, 4))]
@@ -174,7 +175,7 @@ class World:
             [declared] = resources(MODEL % rng.choice(list(Criticality))).models
             models["asked"] = declared
         served = ServedPool(each, models, self._endpoints, scheduler, prefixes)
-        self._desk.serve([served], served.pool.name if rng.random() < 0.9 else None)
+        self._director.serve([served], served.pool.name if rng.random() < 0.9 else None)
 
     def _check(self) -> None:
         held = [sum(call.reader.held_bytes for call in proxy.calls.open) for proxy in self._proxies]

@@ -1,13 +1,12 @@
 """gRPC calls over a connection in memory, by the package h2's client."""
 
-from collections.abc import Callable
-
 import pytest
 import structlog
-from exchange_conversation import FakeDesk, Seat
+from exchange_conversation import FakeDirector, FakeQueue
 from h2.events import ResponseReceived, StreamEnded, TrailersReceived
 from http2_peer import REQUEST, H2Client
-from picker.extproc.exchange import BODY_TIMEOUT_S, Exchange, Limits
+from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.request_phase import BODY_TIMEOUT_S
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
 from picker.grpc_server.calls import FIRST_MESSAGE_TIMEOUT_S, CallDispatcher
@@ -20,21 +19,21 @@ from picker.grpc_server.http2.events import Event
 from picker.grpc_server.http2.headers import HeaderBlockCache
 from picker.grpc_server.status import MAX_DETAIL_CHARACTERS, Status, trailers
 from picker.protocol import HEALTH_SERVICES
-from picker.requestcontrol.interfaces import Queue, Wanted
-from picker.requestcontrol.rejection import Rejection
 from wire_messages import body_message, headers_message
 
 
 class Server:
     """A connection's calls under the name that `H2Client` knows a connection by."""
 
-    def __init__(self, desk: FakeDesk, queue: Queue | None = None, load: ConnectionLimits | None = None) -> None:
+    def __init__(
+        self, director: FakeDirector, queue: FakeQueue | None = None, load: ConnectionLimits | None = None
+    ) -> None:
         self.connection = Connection(HeaderBlockCache())
         self.deadlines: Deadlines[Call] = Deadlines()
         self.health = Health(HEALTH_SERVICES)
         self.flushed = 0
         methods = {
-            PROCESS: process(lambda: Exchange(desk, Limits(max_body_bytes=1 << 20), queue=queue)),
+            PROCESS: process(lambda: Exchange(director, Limits(max_body_bytes=1 << 20), queue=queue)),
             **self.health.methods,
         }
         self.calls = CallDispatcher(self.connection, methods, self.deadlines, self._flush, load)
@@ -63,10 +62,10 @@ class Client:
     """Calls methods, and reads what comes back."""
 
     def __init__(
-        self, desk: FakeDesk | None = None, queue: Queue | None = None, load: ConnectionLimits | None = None
+        self, director: FakeDirector | None = None, queue: FakeQueue | None = None, load: ConnectionLimits | None = None
     ) -> None:
-        self.desk = desk or FakeDesk()
-        self.server = Server(self.desk, queue, load)
+        self.director = director or FakeDirector()
+        self.server = Server(self.director, queue, load)
         self.peer = H2Client(self.server)  # type: ignore[arg-type]
 
     def call(self, path: str = PROCESS, *messages: bytes, **metadata: str) -> int:
@@ -108,14 +107,12 @@ def test_an_exchange_from_headers_to_end() -> None:
     assert len(client.messages(stream_id)) == 1
     client.send(stream_id, framed(body_message(b'{"model": "m"}')))
     assert len(client.messages(stream_id)) == 2
-    assert client.desk.asked[0].pool == "ns/pool"
-    seat = client.desk.answer
-    assert isinstance(seat, Seat)
-    assert seat.ended == 0
+    assert client.director.requests[0].pool == "ns/pool"
+    assert client.director.ends == []
     client.peer.client.end_stream(stream_id)
     client.peer.pump()
     assert client.status(stream_id) is Status.OK
-    assert seat.ended == 1
+    assert len(client.director.ends) == 1
 
 
 def test_the_proxys_own_span_goes_before_its_clients() -> None:
@@ -123,7 +120,7 @@ def test_the_proxys_own_span_goes_before_its_clients() -> None:
     client = Client()
     client.call(PROCESS, headers_message(traceparent="client"), body_message(b'{"model": "m"}'), traceparent="proxy")
     client.call(PROCESS, headers_message(traceparent="client"), body_message(b'{"model": "m"}'))
-    assert [wanted.trace for wanted in client.desk.asked] == ["proxy", "client"]
+    assert [request.info.trace for request in client.director.requests] == ["proxy", "client"]
 
 
 def test_a_proxy_that_resets_ends_the_exchange() -> None:
@@ -132,34 +129,19 @@ def test_a_proxy_that_resets_ends_the_exchange() -> None:
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.peer.client.reset_stream(stream_id)
     client.peer.pump()
-    assert client.desk.answer.ended == 1  # type: ignore[union-attr]
-
-
-class Held:
-    """A queue that holds every request until the test calls `on_admitted`."""
-
-    wait_s = 60.0
-    left = 0
-
-    def join(self, wanted: Wanted, on_admitted: Callable[[Rejection | None], None]) -> "Held":
-        assert wanted.body.model == "m"
-        self.on_admitted = on_admitted
-        return self
-
-    def leave(self) -> None:
-        self.left += 1
+    assert len(client.director.ends) == 1
 
 
 @pytest.mark.parametrize("draining", [False, True])
 def test_a_held_request_is_answered_when_its_turn_comes(draining: bool) -> None:
     """By a message that goes out by itself; and a server that stops waits for it, and for no more."""
-    queue = Held()
+    queue = FakeQueue()
     client = Client(queue=queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.server.calls.draining = draining
     assert len(client.messages(stream_id)) == 2
     flushed = client.server.flushed
-    queue.on_admitted(None)
+    queue.admit()
     assert client.server.flushed > flushed
     client.peer.pump()
     assert len(client.messages(stream_id)) == 3
@@ -169,23 +151,23 @@ def test_a_held_request_is_answered_when_its_turn_comes(draining: bool) -> None:
 
 def test_a_proxy_that_resets_while_its_request_is_held_gives_the_place_up() -> None:
     """And is told nothing any more."""
-    queue = Held()
+    queue = FakeQueue()
     client = Client(queue=queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.peer.client.reset_stream(stream_id)
     client.peer.pump()
     assert queue.left == 1
-    queue.on_admitted(None)
-    assert client.desk.asked == []
+    queue.admit()
+    assert client.director.requests == []
 
 
 def test_a_desk_that_fails_at_a_turn_is_answered_for() -> None:
     """The one whose turn it was: the next has its turn all the same."""
-    queue = Held()
-    client = Client(FakeDesk(RuntimeError("boom")), queue)
+    queue = FakeQueue()
+    client = Client(FakeDirector(RuntimeError("boom")), queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     with structlog.testing.capture_logs() as logs:
-        queue.on_admitted(None)
+        queue.admit()
     client.peer.pump()
     assert [line["event"] for line in logs] == ["ext_proc.failed"]
     assert b"internal" in client.messages(stream_id)[-1]
@@ -199,7 +181,7 @@ def test_a_lost_connection_ends_all_exchanges() -> None:
         client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.server.calls.lost()
     client.server.calls.lost()
-    assert client.desk.answer.ended == 3  # type: ignore[union-attr]
+    assert len(client.director.ends) == 3
 
 
 def test_a_message_out_of_order_is_an_invalid_argument() -> None:
@@ -218,13 +200,13 @@ def test_rubbish_is_an_invalid_argument() -> None:
 
 def test_a_picker_that_fails_answers_the_client_and_lives_on() -> None:
     """The request gets its 500, the call ends well, the next one is served."""
-    client = Client(FakeDesk(answer=RuntimeError("bug")))
+    client = Client(FakeDirector(RuntimeError("bug")))
     with structlog.testing.capture_logs() as logs:
         stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     assert [line["event"] for line in logs] == ["ext_proc.failed"]
     assert client.status(stream_id) is Status.OK
     assert b"internal" in client.messages(stream_id)[-1]
-    client.desk.answer = Seat()
+    client.director.fails = None
     assert len(client.messages(client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}')))) == 2
 
 
@@ -340,7 +322,7 @@ def test_draining_ends_what_is_settled_and_serves_the_rest() -> None:
     client.server.receive(client.peer.client.data_to_send(), 0)
     sent = client.server.data_to_send()
     assert trailers(Status.OK) in sent
-    assert client.desk.answer.ended == 2  # type: ignore[union-attr]
+    assert len(client.director.ends) == 2
 
 
 def test_long_words_fit_in_trailers() -> None:
@@ -393,7 +375,7 @@ def test_a_picked_call_ends_when_it_is_silent_too_long() -> None:
     client.peer.pump()
     assert client.status(silent) is Status.OK
     assert "grpc-status" not in client.head(heard)
-    assert client.desk.answer.ended == 1  # type: ignore[union-attr]
+    assert len(client.director.ends) == 1
 
 
 def test_a_health_watch_may_be_silent() -> None:

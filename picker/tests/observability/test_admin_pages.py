@@ -3,16 +3,18 @@
 import logging
 
 import pytest
-from exchange_conversation import FakeDesk, Seat
+from exchange_conversation import assigned
 from fleet import endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.observability.admin import admin_app, endpoint_state
-from picker.observability.decision_log import LoggedDesk
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
-from picker.requestcontrol.request_body import ParsedBody
+from picker.observability.decision_log import DecisionLog
+from picker.rejection import Rejection, RejectReason
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import RequestInfo
+from picker.requestcontrol.request_observer import RejectedRequest
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
+from watched import served
 
 
 def client(*, ready: bool = True) -> TestClient:
@@ -47,36 +49,51 @@ def test_the_log_level_changes_while_running_and_an_unknown_one_is_refused() -> 
         logging.getLogger().setLevel(before)
 
 
-WANTED = Wanted("g/n/p", ParsedBody("m", b"", b"", 10, 20), None, request_id="id-1")
+REJECTED = RejectedRequest(
+    Rejection(RejectReason.SATURATED, "busy"),
+    RequestInfo(request_id="id-1"),
+    "n/p",
+    "DEFAULT",
+    "Standard",
+    "m",
+    10,
+    0,
+    0,
+)
 
 
-def decided(answer: Seat | Rejection, level: int) -> list[object]:
+def logged(request: InFlightRequest | RejectedRequest, level: int) -> list[object]:
     """The lines that a decision writes."""
     logger = logging.getLogger("picker.observability.decision_log")
     before = logger.level
     logger.setLevel(level)
     try:
         with capture_logs() as logs:
-            assert LoggedDesk(FakeDesk(answer)).assign(WANTED) is answer
+            if isinstance(request, RejectedRequest):
+                DecisionLog().rejected(request, None)
+            else:
+                DecisionLog().scheduled(request, served("a", [endpoint(1)]))
         return list(logs)
     finally:
         logger.setLevel(before)
 
 
-def test_a_decision_is_told_at_debug_under_the_requests_id() -> None:
-    [line] = decided(Seat(), logging.DEBUG)
+def test_a_decision_is_logged_at_debug_with_the_requests_id() -> None:
+    request = assigned()
+    request.info = RequestInfo(request_id="id-1")
+    [line] = logged(request, logging.DEBUG)
     assert isinstance(line, dict)
     assert (line["event"], line["request_id"], line["endpoints"]) == (
-        "request.assigned", "id-1", "10.0.0.1:8000,10.0.0.2:8000",
+        "request.scheduled", "id-1", "10.0.0.1:8000,10.0.0.2:8000",
     )  # fmt: skip
 
 
-def test_a_refusal_is_told_with_its_reason() -> None:
-    [line] = decided(Rejection(429, "saturated", "busy"), logging.DEBUG)
+def test_a_rejection_is_logged_with_its_reason() -> None:
+    [line] = logged(REJECTED, logging.DEBUG)
     assert isinstance(line, dict)
-    assert (line["event"], line["status"], line["reason"]) == ("request.refused", 429, "saturated")
+    assert (line["event"], line["status"], line["reason"]) == ("request.rejected", 429, "saturated")
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
-def test_above_debug_nothing_is_told(level: int) -> None:
-    assert decided(Seat(), level) == []
+def test_above_debug_no_decision_is_logged(level: int) -> None:
+    assert logged(assigned(), level) == []

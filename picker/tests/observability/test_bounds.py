@@ -10,12 +10,12 @@ from fleet import endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.bounded_text import MAX_CHARACTERS
-from picker.observability.decisions import SHOWN_CANDIDATES, newest
+from picker.extproc.headers import pick_request
+from picker.extproc.messages import RequestHeaders
+from picker.observability.decisions import SHOWN_CANDIDATES
 from picker.observability.model_labels import DECLARED_BYTES, MOST_UNDECLARED, OTHER, UNDECLARED_BYTES, ModelLabels
-from picker.observability.observer import MOST_SEEN
 from picker.observability.piecewise import MAX_ANSWER_BYTES, SAMPLES, Turns, json_list, metrics_page
-from picker.observability.request_record import Course
-from picker.requestcontrol.interfaces import Wanted
+from picker.observability.recent_decisions import MAX_ENDPOINTS
 from picker.requestcontrol.request_body import ParsedBody
 from picker.resources.inference import RoutingStrategy
 from prometheus_client import CollectorRegistry, generate_latest
@@ -43,10 +43,9 @@ def busy(characters: int, models: int = 100, character: str = "x") -> Watched:
     watched.serve(*(served(f"p{number}", [endpoint(each) for each in range(25)]) for number in range(8)))
     for number in range(models):
         for pool in range(8):
-            course = watched.ask(f"{number:04}" + character * characters, pool=f"p{pool}")
-            assert isinstance(course, Course)
-            course.first_byte(200)
-            course.end()
+            request = watched.scheduled(f"{number:04}" + character * characters, pool=f"p{pool}")
+            watched.respond(request, 200)
+            watched.end(request)
     return watched
 
 
@@ -98,33 +97,36 @@ def test_a_kept_decision_is_bounded_and_has_no_query() -> None:
     body = ParsedBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
     pool = str(watched.pools[0].pool.name)
     for subset in (None, frozenset[str]()):
-        watched.desk.assign(Wanted(pool, body, subset, path="/v1/completions?key=" + text, request_id=text, trace=text))
-    watched.desk.assign(Wanted(pool, body, None, path=text, request_id=text, trace=text))
-    for each in watched.desk.decisions:
-        assert all(len(kept or "") <= MAX_CHARACTERS for kept in (each.model, each.request_id, each.trace, each.path))
-        assert "?" not in each.path
-    shown = newest(reversed(watched.desk.decisions), 0.0, limit=10, request_id=None, pool=None)
-    assert all(len(msgspec.json.encode(each)) < 4096 for each in shown)
+        for path in ("/v1/completions?key=" + text, text):
+            fields = {":path": path, "x-request-id": text, "traceparent": text}
+            watched.director.assign(pick_request(RequestHeaders(fields, False, subset, None, pool), body, 10))
+    assert len(watched.decisions) == 4
+    for decision in watched.decisions:
+        request, info = decision.request, decision.request.info
+        kept = (request.requested_model, info.request_id, info.trace, info.path)
+        assert all(len(text or "") <= MAX_CHARACTERS for text in kept)
+        assert "?" not in info.path
+    assert all(len(msgspec.json.encode(shown)) < 4096 for shown in watched.newest())
 
 
 def test_kept_decisions_over_many_endpoints_are_fewer() -> None:
     watched = Watched(kept=1000)
     watched.serve(served("a", [endpoint(number) for number in range(200)], RoutingStrategy.LEAST_REQUEST))
     for _ in range(1000):
-        watched.course()
-    assert len(watched.desk.decisions) == 1000
+        watched.scheduled()
+    assert len(watched.decisions) == 1000
     watched.serve(served("a", [endpoint(number) for number in range(3000)], RoutingStrategy.LEAST_REQUEST))
     for _ in range(100):
-        watched.course()
-    seen = sum(len(each.seen.endpoints) for each in watched.desk.decisions if each.seen is not None)
-    assert MOST_SEEN - 3000 < seen <= MOST_SEEN
+        watched.scheduled()
+    kept = sum(len(each.snapshot.endpoints) for each in watched.decisions if each.snapshot is not None)
+    assert MAX_ENDPOINTS - 3000 < kept <= MAX_ENDPOINTS
 
 
 def test_a_decision_over_many_endpoints_shows_the_best() -> None:
     watched = Watched()
     watched.serve(served("a", [endpoint(number) for number in range(1000)], RoutingStrategy.LEAST_REQUEST))
-    watched.course()
-    [decision] = newest(watched.desk.decisions, 0.0, limit=1, request_id=None, pool=None)
+    watched.scheduled()
+    [decision] = watched.newest()
     assert len(decision.candidates) == SHOWN_CANDIDATES
     assert decision.candidates[0].rank == 1
 
@@ -176,13 +178,12 @@ def test_what_is_counted_of_a_pool_goes_with_it_and_the_models_counters_go_on() 
     watched = Watched()
     for number in range(300):
         watched.serve(served(f"p{number}", watched.endpoints))
-        watched.ask("m", pool=f"p{number}", subset=frozenset())
-        course = watched.ask("m", pool=f"p{number}")
-        assert isinstance(course, Course)
-        course.end()
-        watched.desk.counters.keep({f"default/p{number}"})
-    assert len(watched.desk.counters.unsettled()) == 2
-    assert len(watched.desk.counters.refusals) == 1
+        watched.assign("m", pool=f"p{number}", subset=frozenset())
+        request = watched.scheduled("m", pool=f"p{number}")
+        watched.end(request)
+        watched.requests.counters.keep({f"default/p{number}"})
+    assert len(watched.requests.counters.unsettled()) == 2
+    assert len(watched.requests.counters.rejections) == 1
     assert watched.value("inference_objective_request_total", model_name="m") == 600
     assert watched.value("inference_objective_running_requests", model_name="m") == 0
     assert watched.value("inference_extension_scheduler_attempts_total", status="success") == 300
@@ -190,16 +191,17 @@ def test_what_is_counted_of_a_pool_goes_with_it_and_the_models_counters_go_on() 
 
 def test_a_request_that_outlives_its_pool_is_counted_when_it_ends() -> None:
     watched = Watched()
-    course = watched.course()
+    request = watched.scheduled()
     watched.serve()
     assert watched.value("inference_objective_running_requests", model_name="m") == 1
-    course.end()
+    watched.end(request)
     assert watched.value("inference_objective_running_requests", model_name="m") == 0
     assert watched.value("inference_objective_request_duration_seconds_count", model_name="m") == 1
 
 
 def test_memory_of_long_names_is_bounded() -> None:
     watched = busy(LONG)
-    kept = sum(sys.getsizeof(each.model) + sys.getsizeof(each.path) for each in watched.desk.decisions)
-    labels = sum(sys.getsizeof(each.model) for each in watched.desk.counters.unsettled())
+    requests = [decision.request for decision in watched.decisions]
+    kept = sum(sys.getsizeof(each.requested_model) + sys.getsizeof(each.info.path) for each in requests)
+    labels = sum(sys.getsizeof(each.model) for each in watched.requests.counters.unsettled())
     assert kept + labels < 2 << 20

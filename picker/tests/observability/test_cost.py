@@ -5,9 +5,10 @@ import statistics
 import time
 
 import pytest
-from pick_stream import PickStream, pool_desk
+from pick_stream import PickStream, pool_director
 from picker.commands import garbage_collector
-from picker.observability.observer import WatchedDesk
+from picker.observability.recent_decisions import RecentDecisions
+from picker.observability.request_metrics import RequestMetrics
 
 MOST_COUNTED = 0.07
 """Of the pick without the socket, which is two thirds of what a pick costs the process."""
@@ -20,9 +21,9 @@ MOST_KEPT = 0.12
 def test_counting_costs_a_small_share_of_a_pick() -> None:
     """Paired: in one run, in turns, in short batches."""
     streams = {
-        "plain": PickStream(pool_desk()),
-        "counted": PickStream(WatchedDesk(pool_desk(), time.perf_counter, kept_decisions=0)),
-        "kept": PickStream(WatchedDesk(pool_desk(), time.perf_counter, kept_decisions=1000)),
+        "plain": PickStream(pool_director()),
+        "counted": PickStream(pool_director(observers=[RequestMetrics()])),
+        "kept": PickStream(pool_director(observers=[RequestMetrics(), RecentDecisions(1000)])),
     }
     for stream in streams.values():
         for _ in range(2000):

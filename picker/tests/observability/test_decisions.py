@@ -4,7 +4,6 @@ from fleet import endpoint
 from picker.observability.admin_pages import pages
 from picker.observability.decisions import Decision, newest
 from picker.observability.pool_states import pool_states
-from picker.observability.request_record import Course, TurnedAway
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from watched import Watched
@@ -13,17 +12,16 @@ from watched import Watched
 def kept(
     watched: Watched, *, limit: int = 10, request_id: str | None = None, pool: str | None = None
 ) -> list[Decision]:
-    decisions: list[Course | TurnedAway] = [*reversed(watched.desk.decisions)]
-    return list(newest(decisions, watched.now_s, limit=limit, request_id=request_id, pool=pool))
+    return list(newest(watched.decisions, watched.now_s, limit=limit, request_id=request_id, pool=pool))
 
 
 def test_a_decision_tells_what_it_saw_of_every_endpoint() -> None:
     watched = Watched()
-    course = watched.course()
+    request = watched.scheduled()
     watched.endpoints[0].in_flight.requests = 7
     [decision] = kept(watched)
     best, other = decision.candidates
-    assert (best.rank, best.server, best.in_flight_requests, best.cached_tokens) == (1, course.endpoint.server, 0, 0)
+    assert (best.rank, best.server, best.in_flight_requests, best.cached_tokens) == (1, request.endpoint.server, 0, 0)
     assert (other.rank, other.queue_depth, other.kv_cache_usage) == (2, 3, 0.25)
     assert best.cost is not None
     assert other.cost is not None
@@ -32,45 +30,45 @@ def test_a_decision_tells_what_it_saw_of_every_endpoint() -> None:
 
 def test_the_costs_are_those_of_the_decision_and_not_of_now() -> None:
     watched = Watched()
-    watched.course()
+    watched.scheduled()
     before = kept(watched)[0].candidates
     for _ in range(5):
-        watched.course()
+        watched.scheduled()
     assert kept(watched)[-1].candidates == before
 
 
 def test_the_newest_come_first_and_the_oldest_are_forgotten() -> None:
     watched = Watched(kept=3)
     for number in range(5):
-        watched.course(f"m{number}")
+        watched.scheduled(f"m{number}")
     assert [decision.model for decision in kept(watched)] == ["m4", "m3", "m2"]
     assert [decision.model for decision in kept(watched, limit=1)] == ["m4"]
 
 
 def test_they_are_found_by_how_the_requests_id_begins_and_by_pool() -> None:
     watched = Watched()
-    watched.course()
+    watched.scheduled()
     assert len(kept(watched, request_id="id", pool="default/a")) == 1
     assert kept(watched, request_id="other") == kept(watched, pool="default/b") == []
 
 
 def test_what_becomes_of_the_request_is_told_too() -> None:
     watched = Watched()
-    course = watched.course()
+    request = watched.scheduled()
     assert kept(watched)[0].outcome == "in flight"
     watched.now_s = 0.5
-    course.first_byte(200)
+    watched.respond(request, 200)
     watched.now_s = 2.0
-    course.end()
+    watched.end(request)
     [ended] = kept(watched)
     assert (ended.outcome, ended.status, ended.first_byte_s, ended.duration_s) == ("ended", 200, 0.5, 2.0)
 
 
-def test_a_request_that_was_turned_away_tells_the_reason_and_the_load_then() -> None:
+def test_a_request_that_was_rejected_shows_the_reason_and_the_load() -> None:
     watched = Watched()
-    watched.ask(subset=frozenset())
+    watched.assign(subset=frozenset())
     [decision] = kept(watched)
-    assert (decision.outcome, decision.reason, decision.status) == ("turned away", "subset-empty", 503)
+    assert (decision.outcome, decision.reason, decision.status) == ("rejected", "subset-empty", 503)
     assert [(each.server, each.cost, each.queue_depth) for each in decision.candidates] == [
         ("qwen-1", None, 0), ("qwen-2", None, 3),
     ]  # fmt: skip
@@ -78,7 +76,7 @@ def test_a_request_that_was_turned_away_tells_the_reason_and_the_load_then() -> 
 
 def test_an_endpoint_that_refuses_connections_is_seen_to_have_been_cheaper() -> None:
     watched = Watched(endpoints=[endpoint(1, refused=True), endpoint(2, requests=9)])
-    watched.course()
+    watched.scheduled()
     best, refusing = kept(watched)[0].candidates
     assert (best.server, refusing.server) == ("qwen-2", "qwen-1")
     assert (refusing.cost or 0.0) < (best.cost or 0.0)
@@ -86,8 +84,8 @@ def test_an_endpoint_that_refuses_connections_is_seen_to_have_been_cheaper() -> 
 
 def client(watched: Watched) -> TestClient:
     routes = pages(
-        lambda: pool_states(watched.pools, watched.desk.counters, watched.now_s),
-        lambda: reversed(watched.desk.decisions),
+        lambda: pool_states(watched.pools, watched.requests.counters, watched.now_s),
+        lambda: watched.decisions,
         watched.clock,
     )
     return TestClient(Starlette(routes=routes))
@@ -95,7 +93,7 @@ def client(watched: Watched) -> TestClient:
 
 def test_the_admin_address_shows_decisions_as_json() -> None:
     watched = Watched()
-    watched.course()
+    watched.scheduled()
     [shown] = client(watched).get("/decisions?limit=5&request_id=id-1").json()
     assert (shown["pool"], shown["strategy"], shown["model"]) == ("default/a", "DEFAULT", "m")
     assert client(watched).get("/decisions?limit=many").status_code == 400
@@ -103,9 +101,9 @@ def test_the_admin_address_shows_decisions_as_json() -> None:
 
 def test_the_admin_address_shows_pools_with_their_counts_and_endpoints() -> None:
     watched = Watched()
-    watched.course().end()
-    watched.course()
-    watched.ask(subset=frozenset())
+    watched.end(watched.scheduled())
+    watched.scheduled()
+    watched.assign(subset=frozenset())
     [shown] = client(watched).get("/pools").json()
-    assert (shown["decisions"], shown["running"], shown["turned_away"], shown["prompt_tokens"]) == (2, 1, 1, 2000)
+    assert (shown["decisions"], shown["running"], shown["rejected"], shown["prompt_tokens"]) == (2, 1, 1, 2000)
     assert [each["server"] for each in shown["endpoints"]] == ["qwen-1", "qwen-2"]

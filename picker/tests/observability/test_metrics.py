@@ -5,12 +5,11 @@ from fleet import endpoint
 from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.observability.model_labels import MOST_UNDECLARED
 from picker.observability.request_counts import FOLDED
-from picker.observability.request_record import Course
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Reason, Rejection
+from picker.rejection import Rejection, RejectReason
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.request_body import EMPTY_BODY, ParsedBody
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.request import Refused
 from watched import Watched, served
 
 MODEL = {"model_name": "m", "target_model_name": "m"}
@@ -20,7 +19,7 @@ FAMILIES = ("inference_objective", "inference_model")
 @pytest.mark.parametrize("prefix", FAMILIES)
 def test_a_request_counts_under_both_of_upstreams_names(prefix: str) -> None:
     watched = Watched()
-    watched.course()
+    watched.scheduled()
     assert watched.value(f"{prefix}_request_total", **MODEL) == 1
     assert watched.value(f"{prefix}_input_tokens_sum", **MODEL) == 1000
     assert watched.value(f"{prefix}_request_sizes_sum", **MODEL) == 4030
@@ -28,11 +27,11 @@ def test_a_request_counts_under_both_of_upstreams_names(prefix: str) -> None:
 
 def test_a_request_runs_until_its_end_and_ends_once() -> None:
     watched = Watched()
-    course = watched.course()
+    request = watched.scheduled()
     assert watched.value("inference_objective_running_requests", **MODEL) == 1
     watched.now_s = 3.0
-    course.end()
-    course.end()
+    watched.end(request)
+    watched.end(request)
     assert watched.value("inference_objective_running_requests", **MODEL) == 0
     assert watched.value("inference_objective_request_duration_seconds_count", **MODEL) == 1
     assert watched.value("inference_gateway_request_seconds_sum", pool="default/a") == 3.0
@@ -43,17 +42,17 @@ def test_histograms_are_complete_whenever_they_are_read() -> None:
     """However many requests are sorted in at once."""
     watched = Watched()
     for _ in range(FOLDED + 3):
-        watched.course().end()
+        watched.end(watched.scheduled())
     for name in ("inference_gateway_request_seconds", "inference_extension_prefix_indexer_hit_ratio"):
         assert watched.value(f"{name}_count") == FOLDED + 3
 
 
 def test_the_first_byte_is_timed_where_it_is_seen() -> None:
     watched = Watched()
-    seen, _unseen = watched.course(), watched.course()
+    seen, _unseen = watched.scheduled(), watched.scheduled()
     watched.now_s = 0.3
-    seen.first_byte(200)
-    seen.end()
+    watched.respond(seen, 200)
+    watched.end(seen)
     assert watched.value("inference_gateway_time_to_first_byte_seconds_count", pool="default/a") == 1
     assert watched.value("inference_gateway_time_to_first_byte_seconds_bucket", pool="default/a", le="0.3") == 1
     assert watched.value("inference_model_request_ttft_seconds_count", **MODEL) == 1
@@ -62,29 +61,28 @@ def test_the_first_byte_is_timed_where_it_is_seen() -> None:
 def test_an_error_of_the_model_server_is_an_error_of_a_request_that_was_picked() -> None:
     watched = Watched()
     for status in (200, 500):
-        course = watched.course()
-        course.first_byte(status)
-        course.end()
+        request = watched.scheduled()
+        watched.respond(request, status)
+        watched.end(request)
     assert watched.value("inference_objective_request_error_total", error_code="ModelServerError", **MODEL) == 1
     assert watched.value("inference_objective_request_total", **MODEL) == 2
 
 
 def test_answers_of_other_endpoints_than_the_picked_one_are_counted() -> None:
     watched = Watched()
-    course = watched.course()
-    first, second = course.destination.split(",")
-    course.served_by(second)
-    course.first_byte(200)
-    course.end()
-    watched.course().end()
+    request = watched.scheduled()
+    first, second = request.destination.split(",")
+    watched.respond(request, 200, served_by=second)
+    watched.end(request)
+    watched.end(watched.scheduled())
     assert watched.value("inference_gateway_rerouted_total", pool="default/a") == 1
-    assert course.endpoint.address == second != first
+    assert request.endpoint.address == second != first
 
 
 def test_cached_tokens_are_those_that_the_decision_counted_on() -> None:
     watched = Watched()
-    watched.course()
-    watched.course()
+    watched.scheduled()
+    watched.scheduled()
     assert watched.value("inference_gateway_prompt_tokens_total", pool="default/a") == 2000
     assert watched.value("inference_gateway_predicted_cached_tokens_total", pool="default/a") == 1000
     assert watched.value("inference_extension_prefix_indexer_hit_ratio_sum") == 1.0
@@ -92,7 +90,7 @@ def test_cached_tokens_are_those_that_the_decision_counted_on() -> None:
 
 def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code() -> None:
     watched = Watched()
-    assert isinstance(watched.ask(subset=frozenset()), Rejection)
+    assert isinstance(watched.assign(subset=frozenset()), Rejection)
     assert watched.value("inference_gateway_rejections_total", pool="default/a", reason="subset-empty") == 1
     assert watched.value("inference_gateway_rejections_total", criticality="Standard") == 1
     assert watched.value("inference_objective_request_error_total", error_code="ServiceUnavailable", **MODEL) == 1
@@ -102,8 +100,8 @@ def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code()
 
 def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
     watched = Watched()
-    wanted = Wanted(str(watched.pools[0].pool.name), EMPTY_BODY, None)
-    watched.desk.turned_away(wanted, Rejection(413, Reason.BODY_TOO_LARGE, "Too large."))
+    wanted = PickRequest(str(watched.pools[0].pool.name), EMPTY_BODY, None)
+    watched.director.report_rejected(wanted, Rejection(RejectReason.BODY_TOO_LARGE, "Too large."))
     assert (
         watched.value("inference_gateway_rejections_total", pool="default/a", reason="body-too-large", criticality="")
         == 1
@@ -117,21 +115,21 @@ def test_what_flow_control_gives_up_on_is_a_failed_decision() -> None:
     watched = Watched()
     name = watched.pools[0].pool.name
     body = ParsedBody("m", b"", b"", 0, 100)
-    watched.desk.turned_away(Wanted(str(name), body, None), Rejection(429, Refused.QUEUE_FULL, "Full."))
+    watched.director.report_rejected(PickRequest(str(name), body, None), Rejection(RejectReason.QUEUE_FULL, "Full."))
     assert watched.value("inference_gateway_rejections_total", reason="queue-full", criticality="Standard") == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
 
 
 def test_requests_to_a_pool_that_nobody_knows_are_counted_without_one() -> None:
     watched = Watched()
-    assert isinstance(watched.ask(pool="b"), Rejection)
+    assert isinstance(watched.assign(pool="b"), Rejection)
     assert watched.value("inference_gateway_rejections_total", pool="", reason="pool-unknown") == 1
 
 
 def test_models_that_clients_make_up_share_a_label_once_they_are_many() -> None:
     watched = Watched()
     for number in range(MOST_UNDECLARED + 20):
-        watched.course(f"made-up-{number}").end()
+        watched.end(watched.scheduled(f"made-up-{number}"))
     assert watched.value("inference_objective_request_total", model_name="made-up-0") == 1
     assert watched.value("inference_objective_request_total", model_name="other", target_model_name="other") == 20
     assert watched.value("inference_objective_request_total", model_name=f"made-up-{MOST_UNDECLARED}") is None
@@ -139,9 +137,9 @@ def test_models_that_clients_make_up_share_a_label_once_they_are_many() -> None:
 
 def test_decisions_are_counted_by_strategy_and_go_on_when_it_changes() -> None:
     watched = Watched()
-    watched.course()
+    watched.scheduled()
     watched.serve(served("a", watched.endpoints, RoutingStrategy.LEAST_REQUEST))
-    watched.course()
+    watched.scheduled()
     for strategy in ("DEFAULT", "LEAST_REQUEST"):
         assert watched.value("inference_gateway_decisions_total", pool="default/a", strategy=strategy) == 1
     assert watched.value("inference_gateway_pool_strategy_info", strategy="LEAST_REQUEST") == 1
@@ -150,8 +148,8 @@ def test_decisions_are_counted_by_strategy_and_go_on_when_it_changes() -> None:
 
 def test_the_endpoints_gauges_follow_the_ledger_and_the_scrapes() -> None:
     watched = Watched(now_s=2.0)
-    course = watched.course()
-    label = course.endpoint.server
+    request = watched.scheduled()
+    label = request.endpoint.server
     assert watched.value("inference_gateway_in_flight_requests", pool="default/a", endpoint=label) == 1
     assert watched.value("inference_gateway_in_flight_decode_tokens", endpoint=label) == 100
     assert watched.value("inference_gateway_endpoint_queue_depth", endpoint="qwen-2") == 3
@@ -185,11 +183,11 @@ def test_a_servers_endpoints_are_told_apart_by_their_ports() -> None:
 
 def test_a_pool_that_has_left_takes_its_series_along_but_no_counter_goes_back() -> None:
     watched = Watched()
-    course = watched.course()
+    request = watched.scheduled()
     watched.serve()
     assert watched.value("inference_gateway_decisions_total", pool="default/a") is None
     assert watched.value("inference_objective_request_total", **MODEL) == 1
-    course.end()
+    watched.end(request)
     assert watched.value("inference_objective_running_requests", **MODEL) == 0
 
 
@@ -204,7 +202,7 @@ def test_scrapes_are_counted_by_how_they_ended() -> None:
 def test_a_course_keeps_no_prompt_and_nothing_of_the_decision_when_none_are_kept() -> None:
     """5,000 of them are in flight at times."""
     watched = Watched(kept=0)
-    course = watched.course()
-    course.end()
-    assert (course.seen, course.assigned, len(watched.desk.decisions)) == (None, None, 0)
-    assert isinstance(course, Course)
+    request = watched.scheduled()
+    watched.end(request)
+    assert (request.prefixes, request.sent, request.request.blocks, len(watched.decisions)) == (None, None, (), 0)
+    assert isinstance(request, InFlightRequest)

@@ -16,10 +16,9 @@ from picker.commands.top.client import NoAnswer, PickerClient
 from picker.commands.top.explanation import explanation, overview
 from picker.commands.top.view import Sample, view
 from picker.logs import configure_logging
-from picker.observability.decisions import newest
 from picker.observability.pool_states import pool_states
 from picker.printable import printable, printable_all
-from picker.requestcontrol.interfaces import Wanted
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import ParsedBody
 from rich.console import Console
 from watched import Watched
@@ -47,9 +46,9 @@ def shown(renderable: object) -> str:
 def test_names_are_not_read_as_markup() -> None:
     watched = Watched()
     watched.endpoints[0].server = "[/nope][red]"
-    watched.course("x[/nope][red]")
-    decisions = list(newest(watched.desk.decisions, 0.0, limit=10, request_id=None, pool=None))
-    pools = list(pool_states(watched.pools, watched.desk.counters, 0.0))
+    watched.scheduled("x[/nope][red]")
+    decisions = watched.newest()
+    pools = list(pool_states(watched.pools, watched.requests.counters, 0.0))
     for page in (overview(decisions), explanation(decisions[0])):
         assert "x[/nope][red]" in shown(page)
     assert "[/nope][red]" in shown(view(Sample(0.0, pools), None, "u"))
@@ -76,8 +75,8 @@ def served(page: bytes) -> tuple[HTTPServer, str]:
 
 def test_the_client_shows_control_characters_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
-    watched.desk.assign(_wanted(watched, HOSTILE))
-    found = list(newest(watched.desk.decisions, 0.0, limit=10, request_id=None, pool=None))
+    watched.director.assign(_request(watched, HOSTILE))
+    found = watched.newest()
     server, url = served(msgspec.json.encode(found))
     try:
         assert cli.explain(["--url", url]) == 0
@@ -112,6 +111,6 @@ def test_log_lines_in_text_have_no_control_characters(caplog: pytest.LogCaptureF
     assert r"a\x1b[2Jb" in line
 
 
-def _wanted(watched: Watched, model: str) -> Wanted:
+def _request(watched: Watched, model: str) -> PickRequest:
     body = ParsedBody(model, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
-    return Wanted(str(watched.pools[0].pool.name), body, None, path=HOSTILE, request_id="id-1" + HOSTILE)
+    return PickRequest(str(watched.pools[0].pool.name), body, None, info=RequestInfo(HOSTILE, "id-1" + HOSTILE))

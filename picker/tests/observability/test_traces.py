@@ -7,8 +7,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from picker.observability.traces import Traces
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection, RejectReason
+from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.request_body import ParsedBody
 from watched import Watched
 
@@ -20,7 +20,7 @@ def traced(spans: list[ReadableSpan], *, ratio: float = 0.0) -> Generator[Watche
     """Within, requests are traced; after it, `spans` has theirs."""
     exporter = InMemorySpanExporter()
     traces = Traces(exporter, "1.0", ratio)
-    yield Watched(tellers=(traces,))
+    yield Watched(observers=(traces,))
     traces.close()
     spans += exporter.get_finished_spans()
 
@@ -28,11 +28,11 @@ def traced(spans: list[ReadableSpan], *, ratio: float = 0.0) -> Generator[Watche
 def test_a_requests_span_is_a_child_of_the_span_that_it_came_with() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans) as watched:
-        course = watched.course(trace=f"00-{TRACE}-{PARENT}-01")
+        request = watched.scheduled(trace=f"00-{TRACE}-{PARENT}-01")
         watched.now_s = 0.5
-        course.first_byte(200)
+        watched.respond(request, 200)
         watched.now_s = 2.0
-        course.end()
+        watched.end(request)
     [span] = spans
     assert span.context is not None
     assert span.parent is not None
@@ -48,8 +48,8 @@ def test_a_requests_span_is_a_child_of_the_span_that_it_came_with() -> None:
 def test_a_trace_that_nobody_records_gets_no_span() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans, ratio=1.0) as watched:
-        course = watched.course(trace=f"00-{TRACE}-{PARENT}-00")
-        course.end()
+        request = watched.scheduled(trace=f"00-{TRACE}-{PARENT}-00")
+        watched.end(request)
     assert spans == []
 
 
@@ -59,22 +59,22 @@ def test_of_requests_without_a_trace_the_set_share_is_traced() -> None:
     for spans, ratio in ((all_of_them, 1.0), (none, 0.0)):
         with traced(spans, ratio=ratio) as watched:
             for _ in range(5):
-                watched.course().end()
+                watched.end(watched.scheduled())
     assert (len(all_of_them), len(none)) == (5, 0)
 
 
 def test_a_traceparent_that_is_none_begins_a_trace_of_its_own() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans, ratio=1.0) as watched:
-        course = watched.course(trace="rubbish")
-        course.end()
+        request = watched.scheduled(trace="rubbish")
+        watched.end(request)
     assert spans[0].parent is None
 
 
 def test_a_request_that_was_turned_away_is_an_error_with_its_reason() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans) as watched:
-        watched.ask(trace=f"00-{TRACE}-{PARENT}-01", subset=frozenset())
+        watched.assign(trace=f"00-{TRACE}-{PARENT}-01", subset=frozenset())
     [span] = spans
     assert span.status.status_code is StatusCode.ERROR
     assert dict(span.attributes or {})["error.type"] == "subset-empty"
@@ -86,9 +86,9 @@ def test_attributes_and_messages_are_bounded() -> None:
     with traced(spans, ratio=1.0) as watched:
         pool = str(watched.pools[0].pool.name)
         body = ParsedBody(text, prompt=b"x", salt=b"", prompt_tokens=1, output_tokens=1)
-        watched.desk.turned_away(Wanted(pool, body, None, request_id=text), Rejection(400, text, text))
-        course = watched.course(text)
-        course.end()
+        watched.director.report_rejected(PickRequest(pool, body, None), Rejection(RejectReason.MODEL_UNKNOWN, text))
+        request = watched.scheduled(text)
+        watched.end(request)
     assert len(spans) == 2
     for span in spans:
         texts = [each for each in (span.attributes or {}).values() if isinstance(each, str)]

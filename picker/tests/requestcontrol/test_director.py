@@ -9,10 +9,12 @@ from pick_stream import served_pool
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.requestcontrol.director import BLOCK_TOKENS, NO_REWRITES, Assigned, PoolDesk, ServedPool
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Reason, Rejection
+from picker.rejection import Rejection, RejectReason
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.request_body import read_body
+from picker.requestcontrol.served_pool import NO_REWRITES, ServedPool
 from picker.requestcontrol.session_key import session_key
 from picker.resources.inference import (
     AppProtocol,
@@ -25,7 +27,6 @@ from picker.resources.inference import (
     TargetModel,
 )
 from picker.resources.names import ObjectName, PoolName
-from picker.scheduling.request import Refused
 from picker.scheduling.scheduler import Scheduler
 
 POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
@@ -67,24 +68,26 @@ def served(
     )
 
 
-def desk(pool: ServedPool, clock: Clock | None = None, unknown_models: bool = True) -> PoolDesk:
-    made = PoolDesk(InFlightTracker(), clock or Clock(), Random(1), unknown_models=unknown_models)
+def director(pool: ServedPool, clock: Clock | None = None, unknown_models: bool = True) -> Director:
+    made = Director(InFlightTracker(), clock or Clock(), Random(1), unknown_models=unknown_models)
     made.serve([pool], POOL)
     return made
 
 
-def wanted(asked: str = "qwen", prompt: str = "hello", objective: str | None = None, pool: str | None = None) -> Wanted:
+def wanted(
+    asked: str = "qwen", prompt: str = "hello", objective: str | None = None, pool: str | None = None
+) -> PickRequest:
     body = read_body(json.dumps({"model": asked, "prompt": prompt, "max_tokens": 10}).encode(), strict=True)
     assert not isinstance(body, Rejection)
-    return Wanted(pool, body, None, objective)
+    return PickRequest(pool, body, None, objective)
 
 
-def assigned(answer: Assigned | Rejection) -> Assigned:
-    assert isinstance(answer, Assigned)
+def assigned(answer: InFlightRequest | Rejection) -> InFlightRequest:
+    assert isinstance(answer, InFlightRequest)
     return answer
 
 
-def rejected(answer: Assigned | Rejection) -> Rejection:
+def rejected(answer: InFlightRequest | Rejection) -> Rejection:
     assert isinstance(answer, Rejection)
     return answer
 
@@ -92,38 +95,38 @@ def rejected(answer: Assigned | Rejection) -> Rejection:
 def test_a_request_counts_as_many_sequences_as_its_server_generates() -> None:
     fleet = [endpoint(1)]
     served = served_pool(fleet)
-    desk = PoolDesk(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
-    desk.serve([served], served.pool.name)
+    director = Director(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
+    director.serve([served], served.pool.name)
     read = read_body(json.dumps({"model": "m", "prompt": ["a", "b"], "n": 3, "max_tokens": 10}).encode(), strict=True)
     assert not isinstance(read, Rejection)
-    answer = assigned(desk.assign(Wanted(None, read, None)))
+    answer = assigned(director.assign(PickRequest(None, read, None)))
     assert (fleet[0].in_flight.requests, fleet[0].in_flight.decode_tokens) == (6, 60)
-    answer.end()
+    director.ended(answer)
     assert fleet[0].in_flight.requests == 0
 
 
 def test_a_pool_that_is_not_known_is_answered_503() -> None:
     """The gateway may know it before the picker does."""
-    answer = rejected(desk(served([endpoint(1)])).assign(wanted(pool="other")))
-    assert (answer.status, answer.reason) == (503, Reason.POOL_UNKNOWN)
+    answer = rejected(director(served([endpoint(1)])).assign(wanted(pool="other")))
+    assert (answer.status, answer.reason) == (503, RejectReason.POOL_UNKNOWN)
 
 
 def test_a_model_that_is_not_declared_keeps_its_name() -> None:
     """A pool without InferenceModels just works."""
-    assert assigned(desk(served([endpoint(1)])).assign(wanted("anything"))).served_model is None
+    assert assigned(director(served([endpoint(1)])).assign(wanted("anything"))).served_model is None
 
 
 def test_a_model_that_is_not_declared_is_answered_404_where_that_is_asked_for() -> None:
     """A rewrite declares it as well."""
     rewrites = ModelRewrites({"alias": (TargetModel("base", 1),)}, ())
-    strict = desk(served([endpoint(1)], rewrites=rewrites), unknown_models=False)
+    strict = director(served([endpoint(1)], rewrites=rewrites), unknown_models=False)
     assert rejected(strict.assign(wanted("anything"))).status == 404
     assert assigned(strict.assign(wanted("alias"))).served_model == "base"
 
 
 def test_targets_are_drawn_by_weight() -> None:
     """Three in four go to the heavier one, give or take."""
-    splitting = desk(served([endpoint(1)], model("qwen", ("v1", 3), ("v2", 1))))
+    splitting = director(served([endpoint(1)], model("qwen", ("v1", 3), ("v2", 1))))
     names = [assigned(splitting.assign(wanted())).served_model for _ in range(400)]
     assert names.count("v1") + names.count("v2") == 400
     assert 260 < names.count("v1") < 340
@@ -132,7 +135,7 @@ def test_targets_are_drawn_by_weight() -> None:
 def test_an_inference_model_comes_before_a_rewrite() -> None:
     """The rewrite is for the models that it alone names."""
     rewrites = ModelRewrites({"qwen": (TargetModel("rewritten", 1),)}, (TargetModel("other", 1),))
-    both = desk(served([endpoint(1)], model("qwen", ("declared", 1)), rewrites=rewrites))
+    both = director(served([endpoint(1)], model("qwen", ("declared", 1)), rewrites=rewrites))
     assert assigned(both.assign(wanted("qwen"))).served_model == "declared"
     assert assigned(both.assign(wanted("unheard-of"))).served_model == "other"
 
@@ -144,12 +147,12 @@ def test_an_objective_says_how_much_a_request_matters(priority: int, passes: boo
     clock = Clock()
     clock.now_s = 0.0
     critical = model("qwen", criticality=Criticality.CRITICAL)
-    answer = desk(served([full], critical, objectives=(objective("batch", priority),)), clock).assign(
+    answer = director(served([full], critical, objectives=(objective("batch", priority),)), clock).assign(
         wanted(objective="batch")
     )
-    assert isinstance(answer, Assigned) is passes
+    assert isinstance(answer, InFlightRequest) is passes
     if not passes:
-        assert (rejected(answer).status, rejected(answer).reason) == (429, Refused.SATURATED)
+        assert (rejected(answer).status, rejected(answer).reason) == (429, RejectReason.SATURATED)
 
 
 def test_an_objective_that_does_not_exist_changes_nothing() -> None:
@@ -158,25 +161,26 @@ def test_an_objective_that_does_not_exist_changes_nothing() -> None:
     clock.now_s = 0.0
     full = endpoint(1, running=50, queue_depth=9, kv=0.95)
     pool = served([full], model("qwen", criticality=Criticality.SHEDDABLE))
-    assert rejected(desk(pool, clock).assign(wanted(objective="nobody"))).status == 429
+    assert rejected(director(pool, clock).assign(wanted(objective="nobody"))).status == 429
 
 
 def test_a_request_is_counted_from_its_pick_to_its_end() -> None:
     """The prompt's tokens too: a stream's headers come before its first token, and say nothing of it."""
     only = endpoint(1)
-    assignment = assigned(desk(served([only])).assign(wanted(prompt="word " * 400)))
+    counting = director(served([only]))
+    assignment = assigned(counting.assign(wanted(prompt="word " * 400)))
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
-    assignment.first_byte(200)
+    counting.response_started(assignment, None, 200)
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
     assert only.pace.seconds_per_token is None
-    assignment.end()
+    counting.ended(assignment)
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (0, 0)
 
 
 def test_a_request_is_counted_where_it_was_served() -> None:
     """The proxy fell back to the second of the list, and says so."""
     fleet = [endpoint(1), endpoint(2)]
-    assignment = assigned(desk(served(fleet)).assign(wanted()))
+    assignment = assigned(director(served(fleet)).assign(wanted()))
     first, second = assignment.destination.split(",")
     assignment.served_by(second)
     assert {each.address: each.in_flight.requests for each in fleet} == {first: 0, second: 1}
@@ -185,12 +189,12 @@ def test_a_request_is_counted_where_it_was_served() -> None:
 def test_errors_make_an_endpoint_worse_and_answers_make_it_good_again() -> None:
     """A server that answers errors at once looks idle."""
     broken, busy = endpoint(1), endpoint(2, requests=3)
-    choosing = desk(served([broken, busy]))
+    choosing = director(served([broken, busy]))
     for _ in range(20):
         assignment = assigned(choosing.assign(wanted()))
         failed = assignment.destination.startswith(broken.address)
-        assignment.first_byte(500 if failed else 200)
-        assignment.end()
+        choosing.response_started(assignment, None, 500 if failed else 200)
+        choosing.ended(assignment)
     assert assigned(choosing.assign(wanted())).destination.startswith(busy.address)
     broken.failing = 0.0
     assert assigned(choosing.assign(wanted())).destination.startswith(broken.address)
@@ -200,36 +204,35 @@ def test_endpoints_before_the_one_that_answered_have_failed() -> None:
     """The proxy tries them in order: a cut or refused connection is seen by this only."""
     fleet = [endpoint(number) for number in (1, 2, 3)]
     by_address = {each.address: each for each in fleet}
-    assignment = assigned(desk(served(fleet)).assign(wanted()))
+    choosing = director(served(fleet))
+    assignment = assigned(choosing.assign(wanted()))
     first, second, third = (by_address[address] for address in assignment.destination.split(","))
-    assignment.served_by(third.address)
-    assignment.served_by(third.address)
-    assignment.first_byte(200)
+    choosing.response_started(assignment, third.address, 200)
+    choosing.response_started(assignment, third.address, 200)
     assert (first.failing, second.failing, third.failing) == (0.1, 0.1, 0.0)
 
 
-def seen_answers(choosing: PoolDesk, asked: int = 100) -> int:
+def seen_answers(choosing: Director, asked: int = 100) -> int:
     return sum(choosing.wants_response_headers(str(POOL)) for _ in range(asked))
 
 
 @pytest.mark.parametrize("status", [400, 503])
 def test_a_few_answers_are_seen_and_all_after_an_error(status: int) -> None:
     """Errors are counted."""
-    choosing = desk(served([endpoint(1)]))
-    assigned(choosing.assign(wanted())).first_byte(200)
+    choosing = director(served([endpoint(1)]))
+    choosing.response_started(assigned(choosing.assign(wanted())), None, 200)
     assert 0 < seen_answers(choosing) < 40
-    assigned(choosing.assign(wanted())).first_byte(status)
+    choosing.response_started(assigned(choosing.assign(wanted())), None, status)
     assert seen_answers(choosing) == 100
 
 
 def test_all_answers_are_seen_after_one_from_another_endpoint_than_the_picked_one() -> None:
     """The picked one may have gone, and what is in flight has to be counted where it is."""
-    choosing = desk(served([endpoint(1), endpoint(2)]))
-    first = assigned(choosing.assign(wanted()))
-    picked, other = first.destination.split(",")
-    first.served_by(picked)
+    choosing = director(served([endpoint(1), endpoint(2)]))
+    first, second = (assigned(choosing.assign(wanted())) for _ in range(2))
+    choosing.response_started(first, first.destination.split(",")[0], 200)
     assert seen_answers(choosing) < 40
-    first.served_by(other)
+    choosing.response_started(second, second.destination.split(",")[1], 200)
     assert seen_answers(choosing) == 100
 
 
@@ -247,7 +250,7 @@ def test_all_answers_are_seen_where_one_may_name_another_model(
     models: tuple[InferenceModel, ...], rewrites: ModelRewrites, all_seen: bool
 ) -> None:
     """When the proxy is to be told, nobody knows yet which model a request names."""
-    choosing = desk(served([endpoint(1)], *models, rewrites=rewrites))
+    choosing = director(served([endpoint(1)], *models, rewrites=rewrites))
     assert (seen_answers(choosing) == 100) == all_seen
 
 
@@ -255,24 +258,24 @@ def test_an_answer_that_was_not_looked_at_counts_as_a_good_one() -> None:
     """One that never came does not."""
     broken = endpoint(1)
     broken.failing = 0.5
-    choosing = desk(served([broken]))
-    assigned(choosing.assign(wanted())).end()
+    choosing = director(served([broken]))
+    choosing.ended(assigned(choosing.assign(wanted())))
     assert broken.failing == 0.5
-    assigned(choosing.assign(wanted())).end(not_sampled=True)
+    choosing.ended(assigned(choosing.assign(wanted())), not_sampled=True)
     assert broken.failing < 0.5
 
 
 def test_the_time_to_the_first_token_is_predicted_from_those_before() -> None:
     """None before there was one."""
     clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
-    learning = PoolDesk(tracker, clock, Random(1), unknown_models=True)
+    learning = Director(tracker, clock, Random(1), unknown_models=True)
     learning.serve([served([only])], POOL)
     scrape(tracker, only, clock.now_s)
     first = assigned(learning.assign(wanted(prompt="word " * 400)))
     assert first.predicted_ttft_s is None
     clock.now_s += 2.0
     scrape(tracker, only, clock.now_s, first_tokens=1, seconds=2.0)
-    first.end()
+    learning.ended(first)
     again = assigned(learning.assign(wanted(prompt="text " * 400)))
     assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)
 
@@ -281,14 +284,14 @@ def test_a_prediction_does_not_say_what_is_cached() -> None:
     """Else clients could ask block by block what others have sent."""
     clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
     only.pace.learn(1000, 0.2, clock.now_s)
-    desk = PoolDesk(tracker, clock, Random(1), unknown_models=True)
-    desk.serve([served([only])], POOL)
+    director = Director(tracker, clock, Random(1), unknown_models=True)
+    director.serve([served([only])], POOL)
     secret = "word " * 400
-    assigned(desk.assign(wanted(prompt=secret))).end()
-    right = assigned(desk.assign(wanted(prompt=secret)))
-    right.end()
-    wrong = assigned(desk.assign(wanted(prompt="text " * 400)))
-    assert right.dispatched.ranking.cached_tokens > wrong.dispatched.ranking.cached_tokens
+    director.ended(assigned(director.assign(wanted(prompt=secret))))
+    right = assigned(director.assign(wanted(prompt=secret)))
+    director.ended(right)
+    wrong = assigned(director.assign(wanted(prompt="text " * 400)))
+    assert right.ranking.cached_tokens > wrong.ranking.cached_tokens
     assert right.predicted_ttft_s == wrong.predicted_ttft_s is not None
 
 

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from picker.rejection import Rejection
 from picker.requestcontrol.apis import AUDIO_TOKENS, TRANSCRIPTION
 from picker.requestcontrol.multipart_forms import MAX_PARTS, FormUnreadable, read_form, with_value
-from picker.requestcontrol.rejection import Rejection
 from picker.requestcontrol.request_body import ParsedBody, read_form_body, rename
 
 TYPE = "multipart/form-data; boundary=B"

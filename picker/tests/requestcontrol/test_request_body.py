@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from picker.rejection import Rejection
 from picker.requestcontrol.apis import (
     CHAT,
     COMPLETIONS,
@@ -14,7 +15,6 @@ from picker.requestcontrol.apis import (
     UNKNOWN,
     Api,
 )
-from picker.requestcontrol.rejection import Rejection
 from picker.requestcontrol.request_body import EMPTY_BODY, MAX_OUTPUT_TOKENS, ParsedBody, must_name_model, read_body
 
 

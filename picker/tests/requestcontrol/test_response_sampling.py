@@ -42,11 +42,11 @@ def test_all_are_seen_where_models_are_renamed(clock: Clock) -> None:
 def test_after_trouble_all_answers_of_the_pool_are_seen_for_a_while(clock: Clock) -> None:
     """And again after the next."""
     answers = ResponseHeaderSampler(clock, Random(1), every=False)
-    answers.trouble("a")
+    answers.sample_all("a")
     clock.now_s += SAMPLE_ALL_AFTER_ERROR_S - 1
     assert share(answers, "a") == 1.0
     assert share(answers, "b") < 0.2
-    answers.trouble("a")
+    answers.sample_all("a")
     clock.now_s += SAMPLE_ALL_AFTER_ERROR_S - 1
     assert share(answers, "a") == 1.0
     clock.now_s += 1

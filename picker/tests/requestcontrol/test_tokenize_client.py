@@ -17,11 +17,13 @@ from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.kv_event_index import KvEventIndex
 from picker.endpoints.prefix_cache.kv_events.messages import BlockStored
 from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBlocks, chain_root, token_chain
+from picker.rejection import Rejection
 from picker.requestcontrol import tokenize_client
-from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
-from picker.requestcontrol.interfaces import Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import read_body
+from picker.requestcontrol.served_pool import ServedPool
 from picker.requestcontrol.tokenize_client import TokenizeClient
 from picker.resources.inference import (
     AppProtocol,
@@ -46,7 +48,7 @@ def conversation(question: str, system: str = SYSTEM) -> list[dict[str, Any]]:
 
 @dataclass
 class Fleet:
-    """One server, which tokenizes four characters a token, and the desk before it."""
+    """One server, which tokenizes four characters a token, and the director before it."""
 
     where: Endpoint = field(default_factory=lambda: endpoint(1))
     asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -64,10 +66,10 @@ class Fleet:
         model = InferenceModel(
             ObjectName("default", "m"), POOL, "alias", Criticality.STANDARD, (TargetModel("qwen", 1),), None
         )
-        self.desk = PoolDesk(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
+        self.director = Director(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
         scheduler = Scheduler(pool.strategy, self.index, Random(1))
-        self.desk.serve([ServedPool(pool, {"alias": model}, [self.where], scheduler, self.index)], POOL)
-        self.desk.on_repeated = self.prompts.repeated
+        self.director.serve([ServedPool(pool, {"alias": model}, [self.where], scheduler, self.index)], POOL)
+        self.director.on_repeated = self.prompts.repeated
 
     def pieces(self, asked: dict[str, Any]) -> list[str]:
         said = asked.get("messages")
@@ -90,12 +92,12 @@ class Fleet:
             found["token_strs"] = self.pieces(asked)
         return httpx.Response(200, json=found)
 
-    def sends(self, path: str = CHAT, **body: Any) -> Assigned:
+    def sends(self, path: str = CHAT, **body: Any) -> InFlightRequest:
         body = {"model": "qwen", "max_tokens": 5, "stream": True, **body}
         read = read_body(json.dumps(body).encode(), strict=True)
         assert not isinstance(read, Rejection)
-        assigned = self.desk.assign(Wanted(None, read, None, path=path))
-        assert isinstance(assigned, Assigned)
+        assigned = self.director.assign(PickRequest(None, read, None, info=RequestInfo(path.partition("?")[0])))
+        assert isinstance(assigned, InFlightRequest)
         return assigned
 
     def computes(self, **body: Any) -> None:
@@ -104,12 +106,12 @@ class Fleet:
         hashes = token_chain(tokens, SIZE, chain_root(SIZE, None))
         self.held.apply(self.where, [BlockStored(hashes, None, tokens[:full], SIZE)])
 
-    async def serves(self, path: str = CHAT, **body: Any) -> Assigned:
+    async def serves(self, path: str = CHAT, **body: Any) -> InFlightRequest:
         assigned = self.sends(path, **body)
         if "messages" in body or isinstance(body.get("prompt"), str):
             self.computes(**body)
-        assigned.end()
-        await self.prompts.all_asked()
+        self.director.ended(assigned)
+        await self.prompts.drained()
         return assigned
 
     @asynccontextmanager
@@ -126,8 +128,8 @@ async def test_a_prompt_whose_beginning_comes_again_is_asked_for_once_it_is_serv
         again = fleet.sends(messages=conversation("second"))
         fleet.computes(messages=conversation("second"))
         assert fleet.asked == [], "no request waits for it"
-        again.end()
-        await fleet.prompts.all_asked()
+        fleet.director.ended(again)
+        await fleet.prompts.drained()
         [asked] = fleet.asked
         assert asked["url"] == "http://10.0.0.1:8000/tokenize"
         assert (asked["messages"], asked["model"]) == (conversation("second"), "qwen")
@@ -142,10 +144,10 @@ async def test_then_the_servers_word_counts(strings: bool) -> None:
         for question in ("first", "second"):
             await fleet.serves(messages=conversation(question))
         third = await fleet.serves(messages=conversation("third"))
-        assert third.dispatched.ranking.cached_tokens > 0.8 * len(SYSTEM) / 4
+        assert third.ranking.cached_tokens > 0.8 * len(SYSTEM) / 4
         fleet.held.restart(fleet.where, empty=True)
         fourth = fleet.sends(messages=conversation("fourth"))
-        assert fourth.dispatched.ranking.cached_tokens == 0
+        assert fourth.ranking.cached_tokens == 0
 
 
 async def test_a_prompt_of_completions_is_asked_for_as_well() -> None:
@@ -180,8 +182,8 @@ async def test_what_more_than_text_names_is_not_asked_for(path: str, body: dict[
         for question in ("first", "second", "third"):
             fleet.computes(messages=conversation(question))
             assigned = fleet.sends(path, **{"messages": conversation(question), **body})
-            assigned.end()
-            await fleet.prompts.all_asked()
+            fleet.director.ended(assigned)
+            await fleet.prompts.drained()
     assert fleet.asked == []
 
 
@@ -204,7 +206,7 @@ async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(a
         for question in ("first", "second", "third", "fourth"):
             await fleet.serves(messages=conversation(question))
         assert 1 <= len(fleet.asked) <= 3
-        assert fleet.sends(messages=conversation("fifth")).dispatched.ranking.cached_tokens > 0
+        assert fleet.sends(messages=conversation("fifth")).ranking.cached_tokens > 0
 
 
 async def test_an_answer_has_a_time_in_all_however_it_drips(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +222,7 @@ async def test_an_answer_has_a_time_in_all_however_it_drips(monkeypatch: pytest.
     async with fleet.asking(), asyncio.timeout(5):
         for question in ("first", "second"):
             await fleet.serves(messages=conversation(question))
-        await fleet.prompts.all_asked()
+        await fleet.prompts.drained()
     assert len(fleet.asked) >= 1
 
 
@@ -243,9 +245,9 @@ async def test_prompts_that_find_the_queue_full_are_asked_for_when_they_come_aga
     for system in others:
         for question in ("first", "second"):
             fleet.computes(messages=conversation(question, system))
-            fleet.sends(messages=conversation(question, system)).end()
+            fleet.director.ended(fleet.sends(messages=conversation(question, system)))
     async with fleet.asking():
-        await fleet.prompts.all_asked()
+        await fleet.prompts.drained()
         assert len(fleet.asked) == 1
         await fleet.serves(messages=conversation("third", others[1]))
         assert len(fleet.asked) == 2

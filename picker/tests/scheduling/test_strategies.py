@@ -6,12 +6,13 @@ from fleet import endpoint, request, scheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import Endpoint
+from picker.rejection import Rejection, RejectReason
 from picker.resources.inference import Criticality, RoutingStrategy
-from picker.scheduling.request import Ranking, Refusal, Refused
+from picker.scheduling.request import Ranking
 from picker.scheduling.scheduler import FALLBACKS
 
 
-def first(ranking: Ranking | Refusal) -> Endpoint:
+def first(ranking: Ranking | Rejection) -> Endpoint:
     assert isinstance(ranking, Ranking)
     return ranking.endpoints[0]
 
@@ -195,8 +196,8 @@ def test_the_list_holds_a_few_fallbacks_and_no_more() -> None:
 def test_no_endpoint_is_a_refusal() -> None:
     """With its own reason."""
     refusal = scheduler().schedule(request(), [], 0)
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason is Refused.NO_READY_ENDPOINTS
+    assert isinstance(refusal, Rejection)
+    assert refusal.reason is RejectReason.NO_READY_ENDPOINTS
 
 
 def test_the_subset_is_matched_with_its_port() -> None:
@@ -207,8 +208,8 @@ def test_the_subset_is_matched_with_its_port() -> None:
     assert ranking.endpoints == (fleet[1],)
     other_port = frozenset({fleet[1].address.replace("8000", "8001")})
     refusal = scheduler().schedule(request(subset=other_port), fleet, 0)
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason is Refused.SUBSET_EMPTY
+    assert isinstance(refusal, Rejection)
+    assert refusal.reason is RejectReason.SUBSET_EMPTY
 
 
 def test_sheddable_requests_are_turned_away_when_every_server_is_busy() -> None:
@@ -216,8 +217,8 @@ def test_sheddable_requests_are_turned_away_when_every_server_is_busy() -> None:
     full, roomy = endpoint(1, running=50, queue_depth=9, kv=0.95), endpoint(2, running=10, kv=0.4)
     sheddable = request(criticality=Criticality.SHEDDABLE)
     refusal = scheduler().schedule(sheddable, [full], 0)
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason is Refused.SATURATED
+    assert isinstance(refusal, Rejection)
+    assert refusal.reason is RejectReason.SATURATED
     assert isinstance(scheduler().schedule(sheddable, [full, roomy], 0), Ranking)
     assert isinstance(scheduler().schedule(request(criticality=Criticality.CRITICAL), [full], 0), Ranking)
 
@@ -226,7 +227,7 @@ def test_standard_requests_are_turned_away_later_than_sheddable_ones() -> None:
     """Only where the queues are minutes long."""
     busy, hopeless = endpoint(1, running=50, queue_depth=20, kv=1.0), endpoint(2, running=50, queue_depth=200, kv=1.0)
     assert isinstance(scheduler().schedule(request(), [busy, hopeless], 0), Ranking)
-    assert isinstance(scheduler().schedule(request(), [hopeless], 0), Refusal)
+    assert isinstance(scheduler().schedule(request(), [hopeless], 0), Rejection)
 
 
 def test_nobody_is_turned_away_on_account_of_old_metrics() -> None:
@@ -271,7 +272,7 @@ def test_any_state_gives_an_ordered_list_without_repeats_or_a_named_refusal(
         assert all(any(chosen is each for each in fleet) for chosen in decision.endpoints)
         assert decision.cached_tokens <= max(tokens, 0)
     else:
-        assert decision.reason in (Refused.NO_READY_ENDPOINTS, Refused.SATURATED)
+        assert decision.reason in (RejectReason.NO_READY_ENDPOINTS, RejectReason.SATURATED)
         assert criticality is not Criticality.CRITICAL or not fleet
 
 

@@ -10,7 +10,8 @@ from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.metrics.scraper import Scraper
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.requestcontrol.director import BLOCK_TOKENS, PoolDesk, ServedPool
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import InferencePool
 from picker.resources.names import PoolName
 from picker.resources.objects import Resources
@@ -33,14 +34,14 @@ class Precise(Protocol):
 
 
 class Reconciler:
-    """Follows one inventory after the other: endpoints, who is scraped, and the pools that the desk serves. What has
-    been learned of a pool lives on as long as the pool does."""
+    """Applies each inventory: endpoints, scrapes, and the pools that the director serves. What was learned of a pool is
+    kept as long as the pool exists."""
 
     def __init__(
         self,
         endpoints: Datastore,
         scraper: Scraper,
-        desk: PoolDesk,
+        director: Director,
         rng: Random,
         default_pool: str | None,
         precise: Precise | None = None,
@@ -49,7 +50,7 @@ class Reconciler:
         only one that a route leads to."""
         self._endpoints = endpoints
         self._scraper = scraper
-        self._desk = desk
+        self._director = director
         self._rng = rng
         self._default_pool = default_pool
         self._precise = precise
@@ -57,7 +58,7 @@ class Reconciler:
 
     @property
     def served(self) -> Iterable[ServedPool]:
-        """The pools as the desk serves them now."""
+        """The pools as the director serves them now."""
         return self._served.values()
 
     def follow(self, inventory: Inventory) -> None:
@@ -75,10 +76,10 @@ class Reconciler:
             self.forget(endpoint)
         self._served = {name: self._serving(pool, resources) for name, pool in resources.pools.items()}
         default = default_pool(resources, self._default_pool)
-        self._desk.serve(self._served.values(), default)
+        self._director.serve(self._served.values(), default)
         log.info(
             "inventory.followed",
-            pools={f"{name.namespace}/{name.name}": len(self._endpoints.of_pool(name)) for name in self._served},
+            pools={name.label: len(self._endpoints.of_pool(name)) for name in self._served},
             default_pool=str(default) if default is not None else None,
         )
 
@@ -113,6 +114,6 @@ class Reconciler:
 def default_pool(resources: Resources, named: str | None) -> PoolName | None:
     """The pool called `named` (NAMESPACE/NAME); without a name the only one there is for requests to go to."""
     if named is not None:
-        return next((pool for pool in resources.pools if f"{pool.namespace}/{pool.name}" == named), None)
+        return next((pool for pool in resources.pools if pool.label == named), None)
     candidates = resources.routed_pools() & resources.pools.keys() or resources.pools.keys()
     return next(iter(candidates)) if len(candidates) == 1 else None

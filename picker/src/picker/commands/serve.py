@@ -1,4 +1,4 @@
-"""`picker serve`: the picker as one process. Source, endpoints, scraper, desk, and the servers that Envoy asks."""
+"""`picker serve`: the picker as one process. Source, endpoints, scraper, director, and the servers that Envoy calls."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,11 @@ from picker.extproc.server import ExtProcServer
 from picker.grpc_server.tls import TlsFiles
 from picker.logs import configure_logging
 from picker.observability.admin import EndpointState, admin_app, endpoint_state, metrics_app
-from picker.observability.decision_log import LoggedDesk
 from picker.observability.flow_control_metrics import FlowControlMetrics
 from picker.observability.http_server import http_server
-from picker.observability.observer import pool_label
 from picker.observability.registry import process_registry
-from picker.observability.setup import ExtraMissing, Watch
-from picker.requestcontrol.director import PoolDesk
+from picker.observability.setup import ExtraMissing, Observability
+from picker.requestcontrol.director import Director
 from picker.requestcontrol.flowcontrol.controller import TICK_S, FlowControl
 from picker.requestcontrol.flowcontrol.queue import Bounds
 from picker.resources.inference import InferencePool
@@ -66,27 +64,30 @@ class Picker:
         rng = Random()
         # The scrapes are stamped with the event loop's clock.
         clock = asyncio.get_running_loop().time
-        desk = PoolDesk(
+        self.observability = Observability(settings, lambda: self._reconciler.served, clock, lambda: source.refused)
+        self.director = director = Director(
             self.tracker,
             clock,
             rng,
             unknown_models=settings.unknown_models == "pass",
-            every_answer=_samples_all_responses(settings),
+            sample_all=_samples_all_responses(settings),
+            observers=self.observability.observers,
+            timer=self.observability.timer,
         )
-        self.watch = Watch(settings, desk, lambda: self._follower.served, clock, lambda: source.refused)
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
-        self._scraper = Scraper(scraping, self.tracker, rng, self.watch.metrics.scraped)
+        self._scraper = Scraper(scraping, self.tracker, rng, self.observability.metrics.scraped)
         self._precise = _precise_mode(settings, self._emptied)
         if self._precise is not None:
-            desk.on_repeated = self._precise.prompts.repeated
-        self._follower = Reconciler(self._endpoints, self._scraper, desk, rng, settings.pool, precise=self._precise)
+            director.on_repeated = self._precise.prompts.repeated
+        self._reconciler = Reconciler(
+            self._endpoints, self._scraper, director, rng, settings.pool, precise=self._precise
+        )
         self.tracker.on_restarted = self._emptied
-        self.flow_control = self._flow_control(desk) if settings.flow_control else None
-        """What is held; None where nothing ever is."""
-        logged = LoggedDesk(self.watch.desk)
+        self.flow_control = self._flow_control(director) if settings.flow_control else None
+        """None where it is disabled."""
         limits = Limits(settings.max_body_bytes, frozenset(settings.trusted_headers), settings.predict_ttft)
         self._ext_proc = ExtProcServer(
-            lambda: Exchange(logged, limits, queue=self.flow_control),
+            lambda: Exchange(director, limits, queue=self.flow_control),
             settings.ext_proc_address,
             settings.health_address,
             _tls(settings),
@@ -96,7 +97,7 @@ class Picker:
         self.registry = process_registry()
         """What `/metrics` shows."""
         self.registry.register(API_METRICS)
-        self.watch.register(self.registry)
+        self.observability.register(self.registry)
         if self.flow_control is not None:
             self.registry.register(FlowControlMetrics(self.flow_control.waiting))
         self.certificates = _certificate_expiry(settings)
@@ -139,8 +140,8 @@ class Picker:
     def endpoint_states(self) -> Iterator[EndpointState]:
         """Every endpoint, as often as there are pools that have it; each made when it is read."""
         now_s = asyncio.get_running_loop().time()
-        for served in list(self._follower.served):
-            label = pool_label(served.pool.name)
+        for served in list(self._reconciler.served):
+            label = served.label
             for endpoint in list(served.endpoints):
                 yield endpoint_state(label, endpoint, now_s, served.prefixes)
 
@@ -150,21 +151,21 @@ class Picker:
 
     def _take_over(self, inventory: Inventory) -> None:
         try:
-            self._follower.follow(inventory.of_pools(pool_filter(self._settings)))
+            self._reconciler.follow(inventory.of_pools(pool_filter(self._settings)))
         except Exception:
             # What was followed before is still served, and the next change is followed.
             API_METRICS.failed("Inventory", "internal")
             log.exception("inventory.not_followed")
-        self.watch.followed()
+        self.observability.pools_changed()
 
     def _emptied(self, endpoint: Endpoint) -> None:
         """A server's cache holds nothing any more: it says so, or has started anew."""
-        self._follower.forget(endpoint)
+        self._reconciler.forget(endpoint)
 
-    def _flow_control(self, desk: PoolDesk) -> FlowControl:
+    def _flow_control(self, director: Director) -> FlowControl:
         settings, loop = self._settings, asyncio.get_running_loop()
         bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
-        made = FlowControl(desk, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
+        made = FlowControl(director, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
         self.tracker.on_freed = made.freed
         return made
 
@@ -182,14 +183,14 @@ class Picker:
         if self._discovery is not None:
             await self._discovery.stop()
         self._scraper.close()
-        await self.watch.close()
+        await self.observability.close()
         log.info("picker.stopped", drained_s=round(time.monotonic() - began_s, 3))
 
 
 @contextlib.asynccontextmanager
 async def _http_servers(settings: ServeSettings, picker: Picker) -> AsyncGenerator[None]:
     async with contextlib.AsyncExitStack() as stack:
-        admin = admin_app(lambda: picker.ready, picker.endpoint_states, picker.registry, picker.watch.pages())
+        admin = admin_app(lambda: picker.ready, picker.endpoint_states, picker.registry, picker.observability.pages())
         await stack.enter_async_context(http_server(settings.admin_address, admin))
         if settings.metrics_address is not None:
             public = metrics_app(lambda: picker.ready, picker.registry)
@@ -231,7 +232,7 @@ def _source(settings: ServeSettings) -> Source:
 def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
     """Which pools a picker serves: the one that `pool` names, else those that name its Service."""
     if settings.pool is not None:
-        return lambda pool: f"{pool.name.namespace}/{pool.name.name}" == settings.pool
+        return lambda pool: pool.name.label == settings.pool
     if settings.service == "*":
         return lambda _: True
     own = ObjectName.parse(settings.service)

@@ -1,92 +1,89 @@
-"""What this picker has in flight, counted in the same step as the pick: no scrape is as fresh.
+"""Requests in flight through this picker, counted per endpoint in the same step as the pick: no scrape is as fresh.
 
-When a prompt is computed, its server's pace lets expect beforehand and a scrape tells afterwards."""
+Prompt tokens leave the count when the prompt is computed. The endpoint's speed predicts when; a scrape confirms it."""
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+
+import msgspec
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
 from picker.endpoints.load.prefill_tracker import PrefillCounters, Prompt
 
 
-class Ticket:
-    """One request in flight, from the pick to the end of its stream. Each of its steps may come any number of times, in
-    any order, and counts once; nothing counts after the end. The endpoint may have left its pool meanwhile."""
+class CountedRequest(msgspec.Struct, eq=False, gc=False):
+    """A request that is counted on an endpoint, from `InFlightTracker.begin` to `uncount`.
 
-    __slots__ = ("_answered", "_decode_tokens", "_endpoint", "_model", "_prompt", "_tracker")
+    Its methods may be called repeatedly and in any order; each step counts once, and nothing counts after `uncount`.
+    The endpoint may leave its pool meanwhile."""
 
-    def __init__(
-        self, tracker: "InFlightTracker", endpoint: Endpoint, prompt: Prompt, decode_tokens: int, model: str | None
-    ) -> None:
-        self._tracker: InFlightTracker | None = tracker
-        self._endpoint = endpoint
-        self._prompt = prompt
-        self._decode_tokens = decode_tokens
-        self._model = model
-        self._answered = False
-        _count_model(endpoint.in_flight, model, prompt.sequences)
+    endpoint: Endpoint
+    """Where the request is counted."""
+    prompt: Prompt
+    decode_tokens: int
+    """Expected of all its sequences; 0 for a request that generates nothing."""
+    model: str | None
+    """The servers' name for the model, a LoRA adapter's name included."""
+    tracker: "InFlightTracker | None" = None
+    """None before the request is counted, and after."""
+    succeeded: bool = False
+    """Whether the endpoint has begun a response that is no error."""
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where the request is counted."""
-        return self._endpoint
-
-    def moved_to(self, endpoint: Endpoint) -> None:
-        """Another endpoint serves the request: the proxy fell back. What is still counted is counted there. That the
-        endpoints before it failed is the caller's to count."""
-        before, prompt = self._endpoint, self._prompt
-        if self._tracker is None or endpoint is before:
+    def move_to(self, endpoint: Endpoint) -> None:
+        """Count the request on `endpoint`, which serves it after the proxy fell back. The failures of the endpoints
+        before it are the caller's to count."""
+        before, prompt = self.endpoint, self.prompt
+        if self.tracker is None or endpoint is before:
             return
         sequences = prompt.sequences
-        _add(before.in_flight, -sequences, -prompt.tokens, -self._decode_tokens)
-        _add(endpoint.in_flight, sequences, prompt.tokens, self._decode_tokens)
-        if self._decode_tokens:
+        _add(before.in_flight, -sequences, -prompt.tokens, -self.decode_tokens)
+        _add(endpoint.in_flight, sequences, prompt.tokens, self.decode_tokens)
+        if self.decode_tokens:
             before.credibility.generating -= 1
             endpoint.credibility.generating += 1
             endpoint.credibility.begun += 1
-        _count_model(before.in_flight, self._model, -sequences)
-        _count_model(endpoint.in_flight, self._model, sequences)
-        # What the other endpoint had ahead of it is not known.
+        _count_model(before.in_flight, self.model, -sequences)
+        _count_model(endpoint.in_flight, self.model, sequences)
+        # The work that the other endpoint had ahead of it is unknown.
         prompt.work_tokens = 0.0
         if before.prefills.moved(prompt):
             endpoint.prefills.sent(prompt)
-        self._endpoint = endpoint
+        self.endpoint = endpoint
 
-    def answered(self, failed: bool) -> None:
-        """The answer's headers are there; `failed`: it is an error of the server's. When the prompt was computed they
-        do not say."""
-        if self._tracker is not None:
-            self._endpoint.answer_counted(failed=failed)
-            self._answered = not failed
+    def count_response(self, *, failed: bool) -> None:
+        """Count a response on the endpoint's error rate. `failed`: it is an error of the server's."""
+        if self.tracker is not None:
+            self.endpoint.answer_counted(failed=failed)
+            self.succeeded = not failed
 
-    def computed(self) -> None:
-        """Its prompt is, by all that is known: its prefill weighs on the endpoint no more."""
-        if self._tracker is not None:
-            self._tracker.released(self._endpoint, [self._prompt])
+    def prompt_computed(self) -> None:
+        """Stop counting the prompt's tokens: they are computed."""
+        if self.tracker is not None:
+            self.tracker.release(self.endpoint, (self.prompt,))
 
-    def end(self, now_s: float) -> None:
-        """The stream has ended, by the answer's end or the client's leaving."""
-        tracker = self._tracker
+    def uncount(self, now_s: float) -> None:
+        """Stop counting the request: its response has ended, or its client has left."""
+        tracker = self.tracker
         if tracker is None:
             return
-        self._tracker = None
-        endpoint, prompt = self._endpoint, self._prompt
-        endpoint.prefills.ended(prompt, self._answered)
-        if self._decode_tokens:
+        self.tracker = None
+        endpoint, prompt = self.endpoint, self.prompt
+        endpoint.prefills.ended(prompt, self.succeeded)
+        if self.decode_tokens:
             endpoint.credibility.generating -= 1
-            endpoint.credibility.ended += self._answered
+            endpoint.credibility.ended += self.succeeded
         sequences = prompt.sequences
-        _add(endpoint.in_flight, -sequences, -prompt.tokens, -self._decode_tokens)
-        _add(tracker.total, -sequences, -prompt.tokens, -self._decode_tokens)
-        _count_model(endpoint.in_flight, self._model, -sequences)
+        _add(endpoint.in_flight, -sequences, -prompt.tokens, -self.decode_tokens)
+        _add(tracker.total, -sequences, -prompt.tokens, -self.decode_tokens)
+        _count_model(endpoint.in_flight, self.model, -sequences)
         endpoint.drain.ended(now_s, endpoint.in_flight.requests, sequences)
         if tracker.on_freed is not None:
             tracker.on_freed()
 
 
 class InFlightTracker:
-    """All requests in flight through this picker. Its counts are sums over the open tickets, so they are never negative
-    and are 0 when the last ticket has ended."""
+    """All requests in flight through this picker. Its counts are sums over the counted requests, so they are never
+    negative, and 0 when the last request has ended."""
 
     __slots__ = ("_begun", "_expected", "on_freed", "on_restarted", "total")
 
@@ -94,53 +91,44 @@ class InFlightTracker:
         self.total = InFlight()
         """Over all endpoints, those that have left their pools included."""
         self.on_freed: Callable[[], None] | None = None
-        """Called when a scrape shows prompts to be computed, and when a request has left its endpoint."""
+        """Called when a scrape shows that prompts are computed, and when a request has ended."""
         self.on_restarted: Callable[[Endpoint], None] | None = None
-        """Called when a scrape shows that a server has started anew: what it had cached is gone."""
+        """Called when a scrape shows that a server has restarted: its prefix cache is empty."""
         self._begun = 0
-        self._expected: list[tuple[float, int, Ticket]] = []
-        """A heap: when prompts will be computed; the number keeps entries of the same time comparable."""
+        self._expected: list[tuple[float, int, CountedRequest]] = []
+        """A heap of the times at which prompts are expected to be computed. The number orders entries of one time."""
 
-    def begin(
-        self,
-        endpoint: Endpoint,
-        prefill_tokens: int,
-        decode_tokens: int,
-        work_tokens: float = 0.0,
-        now_s: float = 0.0,
-        model: str | None = None,
-        sequences: int = 1,
-    ) -> Ticket:
-        """Count a request on `endpoint` from now on, as the server does: as so many `sequences`. `decode_tokens` are of
-        all of them. `work_tokens` of work are ahead of its first token there, its own prompt included; 0 where that is
-        not known. Raises ValueError on negative tokens."""
-        if prefill_tokens < 0 or decode_tokens < 0:
-            raise ValueError(f"{prefill_tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
-        _add(endpoint.in_flight, sequences, prefill_tokens, decode_tokens)
-        _add(self.total, sequences, prefill_tokens, decode_tokens)
-        prompt = Prompt(prefill_tokens, work_tokens, now_s, sequences)
-        ticket = Ticket(self, endpoint, prompt, decode_tokens, model)
+    def begin(self, request: CountedRequest, now_s: float) -> None:
+        """Count `request` on its endpoint from now on, as the server does: once per sequence.
+        Raises ValueError on negative tokens."""
+        endpoint, prompt, decode_tokens = request.endpoint, request.prompt, request.decode_tokens
+        if prompt.tokens < 0 or decode_tokens < 0:
+            raise ValueError(f"{prompt.tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
+        sequences = prompt.sequences
+        _add(endpoint.in_flight, sequences, prompt.tokens, decode_tokens)
+        _add(self.total, sequences, prompt.tokens, decode_tokens)
+        _count_model(endpoint.in_flight, request.model, sequences)
+        request.tracker = self
         if decode_tokens:
-            # What generates nothing has no first token to be counted.
+            # Only a request that generates has a first token to be counted.
             endpoint.prefills.sent(prompt)
             endpoint.credibility.generating += 1
             endpoint.credibility.begun += 1
         pace = endpoint.pace.seconds_per_token
-        if pace is not None and work_tokens:
+        if pace is not None and prompt.work_tokens:
             self._begun += 1
-            heappush(self._expected, (now_s + pace * work_tokens, self._begun, ticket))
-        return ticket
+            heappush(self._expected, (now_s + pace * prompt.work_tokens, self._begun, request))
 
     def expect(self, now_s: float) -> None:
-        """Take for computed what should be by now. Between two scrapes a server computes several prompts: who counts
-        them on sees more load on all of them than there is, and the differences between them less well."""
+        """Release the prompts that are expected to be computed by now. A server computes several prompts between two
+        scrapes; counting them until the next one would overstate the load of all endpoints and hide differences."""
         expected = self._expected
         while expected and expected[0][0] <= now_s:
-            heappop(expected)[2].computed()
+            heappop(expected)[2].prompt_computed()
 
     def scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
-        """`endpoint` has new metrics. Prompts that they show to be computed weigh on it no more, and its pace is
-        learned from the time that they took."""
+        """Take over new metrics of `endpoint`: release the prompts that they show to be computed, and learn the
+        endpoint's speed from the time that those took."""
         metrics = endpoint.credibility.scraped(endpoint, metrics)
         before, endpoint.metrics = endpoint.metrics, metrics
         endpoint.fade_failures(metrics.scraped_at_s)
@@ -160,13 +148,13 @@ class InFlightTracker:
                 if done:
                     if not before.queues and not metrics.queues:
                         _learn(endpoint, done, did, metrics.scraped_at_s)
-                    self.released(endpoint, done)
+                    self.release(endpoint, done)
                     if self.on_freed is not None:
                         self.on_freed()
-        endpoint.foreign_prefill_tokens = _others_tokens(endpoint, progress, metrics)
+        endpoint.foreign_prefill_tokens = _foreign_prefill_tokens(endpoint, progress, metrics)
 
-    def released(self, endpoint: Endpoint, prompts: Sequence[Prompt]) -> None:
-        """They are computed: they weigh on `endpoint` no more."""
+    def release(self, endpoint: Endpoint, prompts: Sequence[Prompt]) -> None:
+        """Stop counting the tokens of `prompts`: they are computed."""
         tokens = 0
         for prompt in prompts:
             tokens += prompt.tokens
@@ -176,7 +164,7 @@ class InFlightTracker:
 
 
 def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now_s: float) -> None:
-    """The pace, unless what was ahead of one of the prompts is not known: the server tells a sum of times only."""
+    """Learn the speed, unless the work ahead of one of the prompts is unknown: the server reports one sum of times."""
     work_tokens = 0.0
     for prompt in done:
         if not prompt.work_tokens:
@@ -185,15 +173,15 @@ def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now
     endpoint.pace.learn(work_tokens, len(done) * did.first_token_s / did.first_tokens, now_s, len(done))
 
 
-def _others_tokens(endpoint: Endpoint, progress: PrefillCounters, metrics: ServerMetrics) -> int:
-    """Prompt tokens to be computed that came past this picker: what the server has in prefill and in its queue, less
-    what this picker has there. What the server began and computed within one step it never showed."""
+def _foreign_prefill_tokens(endpoint: Endpoint, progress: PrefillCounters, metrics: ServerMetrics) -> int:
+    """Prompt tokens to be computed that did not come through this picker: those that the server has in prefill and in
+    its queue, minus those that this picker has there. Prompts that begin and end within one step are never shown."""
     inside = endpoint.prefills.pending_prefill_tokens(progress, metrics.scraped_at_s)
     if not metrics.foreign_requests or progress.prefix_queries < 1 or progress.first_tokens < 1:
         return 0
     queued = metrics.queue_depth * progress.prompt_tokens / progress.first_tokens
-    fresh_share = max(0.0, 1.0 - progress.prefix_hits / progress.prefix_queries)
-    return max(0, round(fresh_share * (inside + queued)) - endpoint.in_flight.prefill_tokens)
+    uncached_share = max(0.0, 1.0 - progress.prefix_hits / progress.prefix_queries)
+    return max(0, round(uncached_share * (inside + queued)) - endpoint.in_flight.prefill_tokens)
 
 
 def _add(counts: InFlight, requests: int, prefill_tokens: int, decode_tokens: int) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 
 from picker.extproc.messages import ImmediateReply
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection
 
 REASON_HEADER = "x-inference-gateway-reason"
 

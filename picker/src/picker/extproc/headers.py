@@ -1,21 +1,22 @@
-"""The headers of the protocol: what is read from a request's, and what is put there."""
+"""Headers of requests and responses: what the picker reads, sets and removes."""
 
 from picker.bounded_text import shorten
 from picker.extproc.messages import NO_CHANGES, BodyMode, Changes, RequestHeaders
 from picker.protocol import DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET, FAIRNESS_ID, OBJECTIVE, TRACE_METADATA
+from picker.rejection import Rejection
 from picker.requestcontrol.apis import api_of
-from picker.requestcontrol.interfaces import Assignment, Wanted
+from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.multipart_forms import is_form
-from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import ParsedBody, must_name_model, read_body, read_form_body
 
 CONTROL_HEADERS = (DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET)
-"""The protocol's own headers. What a client sends under these names is dropped: it must not choose its target."""
+"""The protocol's own headers. They are removed from a client's request: a client must not choose its endpoint."""
 
 PREDICT_TTFT = "x-inference-gateway-predict-ttft"
-"""Asks, whatever its value, for PREDICTED_TTFT: the predicted milliseconds from the pick to the first token, as if
-nothing were cached. No prediction, no header: an endpoint's pace has to be learned first. The setting `predict_ttft`
-allows it."""
+"""Requests PREDICTED_TTFT, with any value: the predicted milliseconds from the pick to the first token, as if nothing
+were cached. The response has no such header while the endpoint's speed is unknown. The setting `predict_ttft` enables
+it."""
 
 PREDICTED_TTFT = "x-inference-gateway-predicted-ttft-ms"
 
@@ -29,7 +30,7 @@ def names_model(message: RequestHeaders) -> bool:
 
 
 def read_request(message: RequestHeaders, body: bytes) -> ParsedBody | Rejection:
-    """What the body of a request says, by the API of its path."""
+    """The body of a request, read by the API of its path."""
     header = message.headers.get
     api = api_of(header(":path", ""))
     content_type = header("content-type", "")
@@ -41,8 +42,8 @@ def read_request(message: RequestHeaders, body: bytes) -> ParsedBody | Rejection
 
 
 def opens_tunnel(message: RequestHeaders) -> bool:
-    """Whether the body that follows has no end before the answer begins: an upgrade (RFC 9110, 7.8), a CONNECT, also
-    the extended one, and a gRPC call, whose messages may go both ways."""
+    """Whether the body may not end before the response begins: an upgrade (RFC 9110, 7.8), a CONNECT, also the extended
+    one, and a gRPC call, whose messages may go both ways."""
     headers = message.headers
     if "upgrade" in headers and "upgrade" in headers.get("connection", "").lower():
         return True
@@ -51,30 +52,34 @@ def opens_tunnel(message: RequestHeaders) -> bool:
     return headers.get(":method") == "CONNECT"
 
 
-def wanted(message: RequestHeaders, body: ParsedBody, body_bytes: int, trusted: frozenset[str] = frozenset()) -> Wanted:
-    """The request, asking for an endpoint. Of OBJECTIVE and FAIRNESS_ID those in `trusted` are obeyed.
+def pick_request(
+    message: RequestHeaders, body: ParsedBody, body_bytes: int, trusted: frozenset[str] = frozenset()
+) -> PickRequest:
+    """The request for an endpoint. Of OBJECTIVE and FAIRNESS_ID only those in `trusted` are read.
 
-    It is kept, logged and made labels of, so every text is bounded here. The path is without its query, which may hold
-    keys of clients."""
+    Its texts are kept, logged and used as labels, so each is bounded here. The query of the path is removed: it may
+    hold keys of clients."""
     header = message.headers.get
     path = header(":path", "").partition("?")[0]
-    return Wanted(
-        message.pool, body, message.subset,
-        _kept(header(OBJECTIVE)) if OBJECTIVE in trusted else None,
-        _kept(header(FAIRNESS_ID)) if FAIRNESS_ID in trusted else None,
-        body_bytes, shorten(path), _kept(header("x-request-id")), _kept(header(TRACE_METADATA)),
-    )  # fmt: skip
+    return PickRequest(
+        message.pool,
+        body,
+        message.subset,
+        _bounded(header(OBJECTIVE)) if OBJECTIVE in trusted else None,
+        _bounded(header(FAIRNESS_ID)) if FAIRNESS_ID in trusted else None,
+        RequestInfo(shorten(path), _bounded(header("x-request-id")), _bounded(header(TRACE_METADATA)), body_bytes),
+    )
 
 
-def _kept(value: str | None) -> str | None:
+def _bounded(value: str | None) -> str | None:
     return shorten(value) if value else None
 
 
-def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:
-    """What becomes of a request's headers with its pick. `body`: whether that has been seen whole; `renamed_bytes`: how
-    long it is if its model has another name now."""
-    destination = assigned.destination
-    # After a buffered body the control headers are gone already, with the answer to the request's headers.
+def to_endpoint(request: InFlightRequest, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:
+    """The changes to a request's headers that carry its pick. `body`: whether the whole body was received;
+    `renamed_bytes`: its length if its model was renamed."""
+    destination = request.destination
+    # Before a buffered body, the reply to the request's headers has removed the control headers.
     control_gone = body and mode is BodyMode.BUFFERED
     if control_gone and renamed_bytes is None:
         return Changes(((DESTINATION, destination),), destination=destination)
@@ -82,15 +87,15 @@ def to_endpoint(assigned: Assignment, mode: BodyMode, body: bool, renamed_bytes:
     remove: list[str] = [] if control_gone else [*CONTROL_HEADERS[1:]]
     if renamed_bytes is not None:
         set_headers.append(("content-length", str(renamed_bytes)))
-        # A compressed answer could not be searched for the name.
+        # A compressed response could not be searched for the name.
         remove.append("accept-encoding")
     duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
     return Changes(tuple(set_headers), tuple(remove), destination, clear_route_cache=duplex)
 
 
-def prediction_headers(assigned: Assignment, predicts: bool, remove_headers: tuple[str, ...] = ()) -> Changes:
-    """What becomes of an answer's headers. With `predicts` the prediction is one of them."""
-    predicted_s = assigned.predicted_ttft_s if predicts else None
+def prediction_headers(request: InFlightRequest, predicts: bool, remove_headers: tuple[str, ...] = ()) -> Changes:
+    """The changes to the response headers. With `predicts` they add the prediction."""
+    predicted_s = request.predicted_ttft_s if predicts else None
     if predicted_s is None:
         return Changes(remove_headers=remove_headers) if remove_headers else NO_CHANGES
     return Changes(((PREDICTED_TTFT, f"{1000 * predicted_s:.0f}"),), remove_headers)

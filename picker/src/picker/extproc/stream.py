@@ -1,4 +1,4 @@
-"""Carries one exchange with Envoy over one call of the external processing service."""
+"""An exchange with Envoy over one call of the external processing service."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from picker.grpc_server.call import Call, CallContext, Method
 from picker.grpc_server.http2.headers import CallHeaders
 from picker.grpc_server.status import RpcError, Status
 from picker.protocol import EXT_PROC_SERVICE, POOL_METADATA, TRACE_METADATA
-from picker.requestcontrol.rejection import Rejection
+from picker.rejection import Rejection
 
 PROCESS = f"/{EXT_PROC_SERVICE}/Process"
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class ExtProcStream(Call):
-    """Messages of the protocol to the exchange, and its replies back."""
+    """Decodes messages for an exchange, and sends its replies."""
 
     __slots__ = ("_exchange", "_pool", "_trace")
 
@@ -28,8 +28,8 @@ class ExtProcStream(Call):
     ) -> None:
         super().__init__(context, stream_id)
         self._exchange = exchange
-        if exchange.queue is not None:
-            exchange.on_admitted = self._admitted
+        if exchange.queues:
+            exchange.on_admitted(self._admitted)
         self._pool = pool
         self._trace = trace
 
@@ -44,47 +44,47 @@ class ExtProcStream(Call):
             raise RpcError(Status.INVALID_ARGUMENT, str(violation)) from violation
         except Exception:
             log.exception("ext_proc.failed")
-            self._say_last(exchange.fail())
+            self._send_last(exchange.fail())
             return
         if self.context.draining:
             self.drain()
 
-    def _admitted(self, refusal: Rejection | None) -> None:
-        """The request was held until now: reply, out of turn."""
+    def _admitted(self, rejection: Rejection | None) -> None:
+        """The request has left the queue: send its replies without a message from the proxy."""
         try:
-            self._say(self._exchange.resume(refusal))
+            self._send_all(self._exchange.resume(rejection))
         except Exception:
             log.exception("ext_proc.failed")
-            self._say_last(self._exchange.fail())
+            self._send_last(self._exchange.fail())
         if self.context.draining:
             self.drain()
         self.context.flush()
 
     def expired(self) -> None:
         if self.begun:
-            self._say_last(self._exchange.expire())
+            self._send_last(self._exchange.expire())
         else:
             super().expired()
 
     def drain(self) -> None:
-        """An external processor that closes its stream in good order is not missed for the rest of the request."""
+        """End the stream if the proxy can do without the rest: after a graceful close it goes on without the picker."""
         if self._exchange.settled:
             self.end()
 
     def closed(self) -> None:
         self._exchange.close()
 
-    def _say(self, replies: list[Reply]) -> None:
+    def _send_all(self, replies: list[Reply]) -> None:
         for reply in replies:
             self.send(encode(reply))
 
-    def _say_last(self, replies: list[Reply]) -> None:
-        self._say(replies)
+    def _send_last(self, replies: list[Reply]) -> None:
+        self._send_all(replies)
         self.end()
 
 
 def process(new_exchange: Callable[[], Exchange]) -> Method:
-    """The service's only method."""
+    """The handler of the service's only method. `new_exchange` is called for each stream."""
 
     def begin(context: CallContext, stream_id: int, head: CallHeaders) -> Call:
         metadata = head.headers

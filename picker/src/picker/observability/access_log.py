@@ -1,4 +1,4 @@
-"""A line of JSON for each request, written at its end."""
+"""The access log: a line of JSON for each request, written at its end."""
 
 import asyncio
 import sys
@@ -12,14 +12,16 @@ import msgspec
 import structlog
 
 from picker.cli_error import CliError
-from picker.observability.request_record import Course, TurnedAway
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
+from picker.requestcontrol.served_pool import ServedPool
 
 FLUSH_S = 0.5
-"""From a request's end to its line at the latest. Writing many lines at once costs a tenth of writing each."""
+"""From a request's end to its line at most. Measured: to write many lines at once costs a tenth of writing each."""
 
 MAX_WAITING_BYTES = 25 << 20
-"""Of lines, some 50,000, that wait for a disk or a reader that is slow. Further lines are discarded, and their number
-is logged: a full disk must not stop requests."""
+"""Of lines, some 50,000, that wait for a slow disk or reader. Further lines are discarded, and their number is logged:
+a full disk must not stop requests."""
 
 MAX_LINE_BYTES = 12 << 10
 """The fields have at most 256 characters each, of at most six bytes as JSON. Longer lines are discarded too."""
@@ -28,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class AccessLogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What is told of a request. Fields that are not known are left out."""
+    """A line of the access log. Fields that are not known are left out."""
 
     time: datetime
     """Of the request's end."""
@@ -42,16 +44,16 @@ class AccessLogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`ip:port` that served it."""
     server: str | None = None
     fell_back: bool = False
-    """Whether it was another endpoint than the picked one."""
+    """Whether another endpoint than the picked one served the request."""
     prompt_tokens: int
     """Estimated."""
     cached_tokens: int = 0
-    """Of those, thought to be in the endpoint's prefix cache."""
+    """Of those, expected in the endpoint's prefix cache."""
     max_output_tokens: int = 0
     request_bytes: int
     status: int | None = None
     reason: str | None = None
-    """Why the picker turned the request away."""
+    """Why the picker rejected the request."""
     decision_s: float
     time_to_first_byte_s: float | None = None
     duration_s: float | None = None
@@ -63,12 +65,12 @@ class LogUnusable(CliError):
     """The access log's file cannot be written."""
 
 
-class AccessLog:
-    """Writes lines behind the back of the event loop. See `request_record.RequestSink`."""
+class AccessLog(RequestObserver):
+    """Writes a line per request, in a thread."""
 
     def __init__(self, target: str, wall_clock: Callable[[], float] = time.time) -> None:
-        """`target`: a file, which is opened anew for each writing, so that it may be rotated; `-` for standard
-        output. Raises LogUnusable."""
+        """`target`: a file, or `-` for standard output. The file is opened for each write, so that it may be rotated.
+        Raises LogUnusable."""
         if target != "-":
             try:
                 Path(target).open("ab").close()
@@ -82,52 +84,53 @@ class AccessLog:
         self._dropped = 0
         self._flushing: asyncio.Task[None] | None = None
 
-    def ended(self, course: Course) -> None:
-        begun_s = course.begun_s
+    def ended(self, request: InFlightRequest) -> None:
+        begun_s, info = request.begun_s, request.info
         self._write(
             AccessLogEntry(
                 time=self._now(),
-                request_id=course.request_id,
-                pool=course.tally.pool,
-                path=course.path,
-                model=course.model,
-                target_model=course.served_model or course.model,
-                criticality=course.criticality,
-                endpoint=course.endpoint.address,
-                server=course.endpoint.server,
-                fell_back=course.other is not None,
-                prompt_tokens=course.prompt_tokens,
-                cached_tokens=course.cached_tokens,
-                max_output_tokens=course.output_tokens,
-                request_bytes=course.body_bytes,
-                status=course.status,
-                decision_s=_seconds(course.decided_s - begun_s),
-                time_to_first_byte_s=_seconds(course.first_byte_s - begun_s) if course.first_byte_s else None,
-                duration_s=_seconds(course.ended_s - begun_s) if course.ended_s else None,
-                trace=course.trace,
+                request_id=info.request_id,
+                pool=request.pool,
+                path=info.path,
+                model=request.requested_model,
+                target_model=request.served_model or request.requested_model,
+                criticality=request.request.criticality,
+                endpoint=request.endpoint.address,
+                server=request.endpoint.server,
+                fell_back=request.rerouted,
+                prompt_tokens=request.request.prompt_tokens,
+                cached_tokens=request.ranking.cached_tokens,
+                max_output_tokens=request.request.output_tokens,
+                request_bytes=info.body_bytes,
+                status=request.status,
+                decision_s=_seconds(request.decided_s - begun_s),
+                time_to_first_byte_s=_seconds(request.response_s - begun_s) if request.response_s else None,
+                duration_s=_seconds(request.ended_s - begun_s) if request.ended_s else None,
+                trace=info.trace,
             )
         )
 
-    def turned_away(self, request: TurnedAway) -> None:
+    def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
+        info = request.info
         self._write(
             AccessLogEntry(
                 time=self._now(),
-                request_id=request.request_id,
+                request_id=info.request_id,
                 pool=request.pool,
-                path=request.path,
-                model=request.model,
+                path=info.path,
+                model=request.requested_model,
                 criticality=request.criticality,
                 prompt_tokens=request.prompt_tokens,
-                request_bytes=request.body_bytes,
+                request_bytes=info.body_bytes,
                 status=request.rejection.status,
                 reason=request.rejection.reason,
                 decision_s=_seconds(request.decided_s - request.begun_s),
-                trace=request.trace,
+                trace=info.trace,
             )
         )
 
     async def close(self) -> None:
-        """Write what waits."""
+        """Write the lines that wait."""
         if self._flushing is not None:
             await self._flushing
         if self._waiting:

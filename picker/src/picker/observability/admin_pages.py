@@ -1,4 +1,4 @@
-"""What the admin address shows of the picker's doings: `/pools` and `/decisions`."""
+"""Pages of the admin address on scheduling: `/pools` and `/decisions`."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,29 +13,29 @@ from picker.observability.admin import in_pieces
 from picker.observability.decisions import newest
 from picker.observability.piecewise import MAX_ANSWER_BYTES, batches, json_list
 from picker.observability.pool_states import PoolState
-from picker.observability.request_record import Course, TurnedAway
+from picker.observability.recent_decisions import RecordedDecision
 
 SHOWN = 10
-"""Decisions, when nobody says how many."""
+"""Decisions by default."""
 
 
 def pages(
     pools: Callable[[], Iterable[PoolState]],
-    decisions: Callable[[], Iterable[Course | TurnedAway]],
+    decisions: Callable[[], Iterable[RecordedDecision]],
     clock: Callable[[], float],
 ) -> list[Route]:
-    """`decisions`: the newest first; `clock`: theirs."""
+    """`decisions`: newest first. `clock`: the director's timer."""
 
     async def show_pools(_request: Request) -> Response:
         return in_pieces(_pools(pools()))
 
     async def show_decisions(request: Request) -> Response:
-        asked = request.query_params
-        limit = asked.get("limit", str(SHOWN))
+        query = request.query_params
+        limit = query.get("limit", str(SHOWN))
         if not limit.isdecimal():
             return PlainTextResponse(f"limit: found {shorten(limit)!r}; allowed is a number\n", 400)
         found = newest(
-            list(decisions()), clock(), limit=int(limit[:9]), request_id=asked.get("request_id"), pool=asked.get("pool")
+            list(decisions()), clock(), limit=int(limit[:9]), request_id=query.get("request_id"), pool=query.get("pool")
         )
         return in_pieces(json_list(map(msgspec.json.encode, found)))
 

@@ -1,47 +1,41 @@
-"""A line for each decision, for who wants to know where a request went and why."""
+"""A log line for each decision at level debug."""
 
 import logging
 
 import structlog
 
-from picker.bounded_text import shorten
-from picker.requestcontrol.interfaces import Assignment, Desk, Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
+from picker.requestcontrol.served_pool import ServedPool
 
 log = structlog.get_logger(__name__)
 _logger = logging.getLogger(__name__)
 
 
-class LoggedDesk:
-    """Another desk's decisions, told at level debug under the request's id; see `extproc.assignment.Desk`."""
+class DecisionLog(RequestObserver):
+    """Logs each decision at level debug, with the request's id."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-
-    def wants_response_headers(self, pool: str | None) -> bool:
-        return self._desk.wants_response_headers(pool)
-
-    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
-        self._desk.turned_away(wanted, rejection)
+    def scheduled(self, request: InFlightRequest, pool: ServedPool) -> None:
+        # Checked first: to assemble the line costs as much as half a decision.
         if _logger.isEnabledFor(logging.DEBUG):
-            told = log.bind(request_id=shorten(wanted.request_id or ""), pool=shorten(wanted.pool or ""))
-            told.debug("request.turned_away", status=rejection.status, reason=rejection.reason)
+            log.debug(
+                "request.scheduled",
+                request_id=request.info.request_id or "",
+                pool=request.pool,
+                model=request.requested_model or "",
+                prompt_tokens=request.request.prompt_tokens,
+                endpoints=request.destination,
+                served_model=request.served_model,
+            )
 
-    def assign(self, wanted: Wanted) -> Assignment | Rejection:
-        assigned = self._desk.assign(wanted)
-        # Asked first: putting a line together costs as much as half a decision.
+    def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
         if _logger.isEnabledFor(logging.DEBUG):
-            self._tell(wanted, assigned)
-        return assigned
-
-    def _tell(self, wanted: Wanted, assigned: Assignment | Rejection) -> None:
-        told = log.bind(
-            request_id=shorten(wanted.request_id or ""),
-            pool=shorten(wanted.pool or ""),
-            model=shorten(wanted.body.model or ""),
-            prompt_tokens=wanted.body.prompt_tokens,
-        )
-        if isinstance(assigned, Rejection):
-            told.debug("request.refused", status=assigned.status, reason=assigned.reason)
-        else:
-            told.debug("request.assigned", endpoints=assigned.destination, served_model=assigned.served_model)
+            log.debug(
+                "request.rejected",
+                request_id=request.info.request_id or "",
+                pool=request.pool,
+                model=request.requested_model or "",
+                prompt_tokens=request.prompt_tokens,
+                status=request.rejection.status,
+                reason=request.rejection.reason,
+            )

@@ -1,4 +1,4 @@
-"""Kept decisions in the form that they are asked for in, made when somebody asks."""
+"""The JSON of `/decisions`, made on request from the recorded decisions."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,32 +9,33 @@ from typing import Literal
 
 import msgspec
 
-from picker.observability.request_record import Course, Seen, TurnedAway
+from picker.observability.recent_decisions import DecisionSnapshot, RecordedDecision
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.request_observer import RejectedRequest
 
 SHOWN_CANDIDATES = 100
-"""Endpoints of one decision: more than a person compares, in some 25 KB."""
+"""Endpoints of one decision: more than a person compares, in some 25 KB. Judgement."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """An endpoint as a decision saw it."""
+    """An endpoint as a decision found it."""
 
     server: str
     address: str
     rank: int | None
-    """1 for the best, in the order in which the proxy was to try them; None for those that it was not told of."""
+    """1 for the best, in the order in which the proxy tries them; None for those that were not sent to the proxy."""
     cost: float | None
-    """By the pool's strategy, the lower the better. None where the request was turned away before costs were looked
-    at."""
+    """By the pool's strategy, lower is better. None for a rejected request."""
     cached_tokens: int | None
     in_flight_requests: int
-    """Of this picker, before this request."""
+    """Through this picker, before this request."""
     running: int | None
     queue_depth: int | None
     kv_cache_usage: float | None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a request went where it went, and what became of it."""
+    """A scheduling decision, and the state of its request."""
 
     request_id: str | None
     at: datetime
@@ -48,97 +49,106 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     output_tokens: int = 0
     decision_s: float
-    outcome: Literal["in flight", "ended", "turned away"]
+    outcome: Literal["in flight", "ended", "rejected"]
     server: str | None = None
     address: str | None = None
     fell_back: bool = False
     """Whether another endpoint than the best one served the request."""
     status: int | None = None
-    """Of the answer; None before it has begun."""
+    """Of the response; None before its headers."""
     reason: str | None = None
-    """Of a request that was turned away."""
+    """Of a rejected request."""
     detail: str | None = None
     first_byte_s: float | None = None
-    """After the pick; None before the answer has begun."""
+    """From the pick to the response headers; None before them."""
     duration_s: float | None = None
-    """From the pick to the end of the answer; None while it is in flight."""
+    """From the pick to the end of the response; None while it is in flight."""
     candidates: Sequence[Candidate]
 
 
 def newest(
-    kept: Iterable[Course | TurnedAway], now_s: float, *, limit: int, request_id: str | None, pool: str | None
+    kept: Iterable[RecordedDecision], now_s: float, *, limit: int, request_id: str | None, pool: str | None
 ) -> Iterator[Decision]:
-    """The newest first of those whose id begins with `request_id`, of `pool`; each made when it is asked for. `kept`:
-    newest first; `now_s` by their clock."""
-    matching = (each for each in kept if _matches(each, request_id, pool))
+    """The newest decisions of `pool` on requests whose id begins with `request_id`. `kept`: newest first. `now_s`: on
+    the director's timer."""
+    matching = (decision for decision in kept if _matches(decision.request, request_id, pool))
     wall_s = time.time()
-    for each in islice(matching, limit):
-        yield _decision(each, datetime.fromtimestamp(wall_s - now_s + each.begun_s, UTC))
+    for decision in islice(matching, limit):
+        request = decision.request
+        at = datetime.fromtimestamp(wall_s - now_s + request.begun_s, UTC)
+        if isinstance(request, InFlightRequest):
+            yield _scheduled(request, decision.snapshot, at)
+        else:
+            yield _rejected(request, decision.snapshot, at)
 
 
-def _matches(each: Course | TurnedAway, request_id: str | None, pool: str | None) -> bool:
-    its_pool = each.tally.pool if isinstance(each, Course) else each.pool
-    return (request_id is None or (each.request_id or "").startswith(request_id)) and pool in (None, its_pool)
+def _matches(request: InFlightRequest | RejectedRequest, request_id: str | None, pool: str | None) -> bool:
+    same_id = request_id is None or (request.info.request_id or "").startswith(request_id)
+    return same_id and pool in (None, request.pool)
 
 
-def _decision(each: Course | TurnedAway, at: datetime) -> Decision:
-    return _of_course(each, at) if isinstance(each, Course) else _of_turned_away(each, at)
-
-
-def _of_course(course: Course, at: datetime) -> Decision:
-    ranks = {address: rank for rank, address in enumerate(course.destination.split(","), 1)}
+def _scheduled(request: InFlightRequest, snapshot: DecisionSnapshot | None, at: datetime) -> Decision:
+    ranks = {endpoint.address: rank for rank, endpoint in enumerate(request.ranking.endpoints, 1)}
     return Decision(
-        request_id=course.request_id,
+        request_id=request.info.request_id,
         at=at,
-        pool=course.tally.pool,
-        strategy=course.tally.strategy,
-        criticality=course.criticality,
-        model=course.model,
-        target_model=course.served_model or course.model,
-        path=course.path,
-        prompt_tokens=course.prompt_tokens,
-        cached_tokens=course.cached_tokens,
-        output_tokens=course.output_tokens,
-        decision_s=course.decided_s - course.begun_s,
-        outcome="in flight" if course.ended_s is None else "ended",
-        server=course.endpoint.server,
-        address=course.endpoint.address,
-        fell_back=course.other is not None,
-        status=course.status,
-        first_byte_s=course.first_byte_s - course.begun_s if course.first_byte_s is not None else None,
-        duration_s=course.ended_s - course.begun_s if course.ended_s is not None else None,
-        candidates=_candidates(course.seen, ranks),
+        pool=request.pool,
+        strategy=request.strategy,
+        criticality=request.request.criticality,
+        model=request.requested_model,
+        target_model=request.served_model or request.requested_model,
+        path=request.info.path,
+        prompt_tokens=request.request.prompt_tokens,
+        cached_tokens=request.ranking.cached_tokens,
+        output_tokens=request.request.output_tokens,
+        decision_s=request.decided_s - request.begun_s,
+        outcome="in flight" if request.ended_s is None else "ended",
+        server=request.endpoint.server,
+        address=request.endpoint.address,
+        fell_back=request.rerouted,
+        status=request.status,
+        first_byte_s=request.response_s - request.begun_s if request.response_s is not None else None,
+        duration_s=request.ended_s - request.begun_s if request.ended_s is not None else None,
+        candidates=_candidates(snapshot, ranks),
     )
 
 
-def _of_turned_away(request: TurnedAway, at: datetime) -> Decision:
+def _rejected(request: RejectedRequest, snapshot: DecisionSnapshot | None, at: datetime) -> Decision:
     return Decision(
-        request_id=request.request_id,
+        request_id=request.info.request_id,
         at=at,
         pool=request.pool,
         strategy=request.strategy,
         criticality=request.criticality,
-        model=request.model,
+        model=request.requested_model,
         target_model=None,
-        path=request.path,
+        path=request.info.path,
         prompt_tokens=request.prompt_tokens,
         decision_s=request.decided_s - request.begun_s,
-        outcome="turned away",
+        outcome="rejected",
         status=request.rejection.status,
         reason=request.rejection.reason,
         detail=request.rejection.message,
-        candidates=_candidates(request.seen, {}),
+        candidates=_candidates(snapshot, {}),
     )
 
 
-def _candidates(seen: Seen | None, ranks: dict[str, int]) -> list[Candidate]:
+def _candidates(snapshot: DecisionSnapshot | None, ranks: dict[str, int]) -> list[Candidate]:
     """The best first, then by cost; at most `SHOWN_CANDIDATES`."""
-    if seen is None:
+    if snapshot is None:
         return []
-    nothing = [None] * len(seen.endpoints)
-    rows = zip(seen.endpoints, seen.metrics, seen.requests, seen.cached or nothing, seen.costs or nothing, strict=True)
+    count = len(snapshot.endpoints)
+    unknown = [None] * count
+    rows = zip(
+        snapshot.endpoints,
+        snapshot.metrics,
+        snapshot.requests,
+        snapshot.cached_tokens or unknown,
+        snapshot.costs or unknown,
+        strict=True,
+    )
     ranked = ((ranks.get(row[0].address), row) for row in rows)
-    best = nsmallest(SHOWN_CANDIDATES, ranked, key=lambda each: (each[0] or len(seen.endpoints) + 1, each[1][4] or 0.0))
+    best = nsmallest(SHOWN_CANDIDATES, ranked, key=lambda entry: (entry[0] or count + 1, entry[1][4] or 0.0))
     return [
         Candidate(
             server=endpoint.server,

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prometheus_client.core import Metric
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.observability.observer import pool_label
 from picker.observability.prometheus_families import gauge
-from picker.requestcontrol.director import ServedPool
+from picker.requestcontrol.served_pool import ServedPool
 
 Named = Mapping[str, Endpoint]
 """A pool's endpoints by the label that metrics give them."""
@@ -25,7 +24,7 @@ def endpoint_labels(endpoints: Sequence[Endpoint]) -> Named:
 
 def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric]:
     """`now_s` is on the clock of the scrapes."""
-    served = {pool_label(pool.pool.name): pool for pool in pools}
+    served = {pool.label: pool for pool in pools}
     named = {label: endpoint_labels(pool.endpoints) for label, pool in served.items()}
     yield gauge(
         "inference_gateway_pool_strategy_info",

@@ -10,14 +10,13 @@ from prometheus_client.registry import Collector
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.metrics.connection import ScrapeFailure
 from picker.observability.gauges import gauge_families
-from picker.observability.observer import pool_label
 from picker.observability.prometheus_families import counter, gauge, model_families, picker_families, pool_families
 from picker.observability.request_counts import CounterRegistry
-from picker.requestcontrol.director import ServedPool
+from picker.requestcontrol.served_pool import ServedPool
 
 
 class PickerMetrics(Collector):
-    """Reads everything when it is asked; between two times nothing is prepared."""
+    """Reads everything when it is collected."""
 
     def __init__(
         self,
@@ -26,36 +25,36 @@ class PickerMetrics(Collector):
         clock: Callable[[], float],
         refused_changes: Callable[[], int],
     ) -> None:
-        """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: of the source."""
-        self._tallies = counters
+        """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: counts the source's."""
+        self._counters = counters
         self._pools = pools
         self._clock = clock
         self._scrapes: Counter[str] = Counter(ok=0)
         self._refused_changes = refused_changes
         self.applied_changes = 0
-        """Inventories that were followed."""
+        """Inventories that were applied."""
 
     def scraped(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
         """Observes the scraper."""
         self._scrapes["ok" if failure is None else failure.value] += 1
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing in advance: what there is depends on the pools."""
+        """Nothing in advance: the samples depend on the pools."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
         pools = list(self._pools())
-        labels = {pool_label(pool.pool.name) for pool in pools}
-        self._tallies.keep(labels)
-        counters = self._tallies.unsettled()
+        labels = {pool.label for pool in pools}
+        self._counters.keep(labels)
+        counters = self._counters.unsettled()
         yield from model_families(counters)
-        yield from picker_families(counters, self._tallies.failed_decisions)
-        yield from pool_families([tally for tally in counters if tally.pool in labels])
+        yield from picker_families(counters, self._counters.failed_decisions)
+        yield from pool_families([each for each in counters if each.pool in labels])
         yield counter(
             "inference_gateway_rejections_total",
-            "Requests that were turned away, and why.",
+            "Requests that the picker rejected, by reason.",
             ("pool", "reason", "criticality"),
-            list(self._tallies.refusals.items()),
+            list(self._counters.rejections.items()),
         )
         yield from gauge_families(pools, self._clock())
         yield counter(
@@ -71,5 +70,8 @@ class PickerMetrics(Collector):
             [(("applied",), self.applied_changes), (("refused",), self._refused_changes())],
         )
         yield gauge(
-            "inference_extension_info", "1; what runs.", ("commit", "build_ref"), [(("", version("picker")), 1)]
+            "inference_extension_info",
+            "1, by the running version.",
+            ("commit", "build_ref"),
+            [(("", version("picker")), 1)],
         )

@@ -1,4 +1,4 @@
-"""Pools as they are now and what was counted for them, for those who watch a picker: `picker top`."""
+"""The JSON of `/pools`: pools as they are now, with their counts. `picker top` reads it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -7,9 +7,8 @@ import msgspec
 
 from picker.endpoints.endpoint import Endpoint
 from picker.observability.admin import EndpointState, endpoint_state
-from picker.observability.observer import pool_label
 from picker.observability.request_counts import CounterRegistry, by_pool
-from picker.requestcontrol.director import ServedPool
+from picker.requestcontrol.served_pool import ServedPool
 
 
 class PoolState(msgspec.Struct, frozen=True):
@@ -19,34 +18,34 @@ class PoolState(msgspec.Struct, frozen=True):
     strategy: str
     decisions: int
     """Requests that got an endpoint."""
-    turned_away: int
+    rejected: int
     running: int
     """Of the decisions, those that have not ended."""
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt tokens, those thought to be cached where they were sent."""
+    """Of the prompt tokens, those expected in the cache of the endpoint that was picked."""
     decision_s: float
-    """Spent deciding, all decisions together."""
+    """Of all decisions together."""
     prefix_blocks: int
-    """Distinct blocks that some endpoint is thought to hold."""
+    """Distinct blocks that are expected on some endpoint."""
     endpoints: Sequence[EndpointState]
 
 
-def pool_states(pools: Iterable[ServedPool], counters: CounterRegistry, now_s: float) -> Iterator[PoolState]:
-    """Made one by one, as they are asked for. `now_s` is on the clock of the scrapes."""
-    counted = by_pool(counters)
+def pool_states(pools: Iterable[ServedPool], registry: CounterRegistry, now_s: float) -> Iterator[PoolState]:
+    """Generates the states one by one. `now_s` is on the clock of the scrapes."""
+    counted = by_pool(registry)
     for served in list(pools):
-        label = pool_label(served.pool.name)
+        label = served.label
         mine = counted.get(label, [])
         yield PoolState(
             pool=label,
             strategy=served.scheduler.strategy,
-            decisions=sum(tally.picked for tally in mine),
-            turned_away=sum(tally.refused for tally in mine),
-            running=sum(tally.running for tally in mine),
-            prompt_tokens=int(sum(tally.prompt_tokens.sum for tally in mine)),
-            cached_tokens=sum(tally.cached_tokens for tally in mine),
-            decision_s=sum(tally.decision_seconds.sum for tally in mine),
+            decisions=sum(counters.picked for counters in mine),
+            rejected=sum(counters.rejections for counters in mine),
+            running=sum(counters.running for counters in mine),
+            prompt_tokens=int(sum(counters.prompt_tokens.sum for counters in mine)),
+            cached_tokens=sum(counters.cached_tokens for counters in mine),
+            decision_s=sum(counters.decision_seconds.sum for counters in mine),
             prefix_blocks=len(served.prefixes),
             endpoints=_Endpoints(label, served, now_s),
         )

@@ -50,30 +50,34 @@ def _buckets(name: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[
 
 
 _MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogram]]] = (
-    ("request_duration_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
-    ("request_sizes", "Bytes of request bodies.", lambda tally: tally.settled().body_bytes),
-    ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda tally: tally.settled().prompt_tokens),
+    (
+        "request_duration_seconds",
+        "From the pick to the end of the response.",
+        lambda counters: counters.settled().seconds,
+    ),
+    ("request_sizes", "Bytes of request bodies.", lambda counters: counters.settled().body_bytes),
+    ("input_tokens", "Tokens of prompts, estimated by their bytes.", lambda counters: counters.settled().prompt_tokens),
     (
         "request_ttft_seconds",
-        "From the pick to the answer's first byte, of the answers that the picker has seen.",
-        lambda tally: tally.settled().first_byte_seconds,
+        "From the pick to the response headers, of the sampled responses.",
+        lambda counters: counters.settled().first_byte_seconds,
     ),
 )
 
 
 def model_families(counters: Sequence[RequestCounters]) -> Iterable[Metric]:
-    """What upstream counts by model."""
+    """Upstream's metrics by model."""
     models = by_model(counters)
     for prefix in MODEL_PREFIXES:
         yield counter(
             f"{prefix}_request_total",
-            "Requests, those that were turned away included.",
+            "Requests, rejected ones included.",
             MODEL_LABELS,
-            [(model, sum(tally.requests for tally in some)) for model, some in models.items()],
+            [(model, sum(entry.requests for entry in some)) for model, some in models.items()],
         )
         yield counter(
             f"{prefix}_request_error_total",
-            "Requests that were turned away, or that a model server answered with an error; by upstream's names.",
+            "Requests that the picker rejected or a model server answered with an error, by upstream's codes.",
             (*MODEL_LABELS, "error_code"),
             [((*model, code), count) for model, some in models.items() for code, count in _errors(some).items()],
         )
@@ -81,7 +85,7 @@ def model_families(counters: Sequence[RequestCounters]) -> Iterable[Metric]:
             f"{prefix}_running_requests",
             "Requests that have an endpoint and have not ended.",
             MODEL_LABELS,
-            [(model, sum(tally.running for tally in some)) for model, some in models.items()],
+            [(model, sum(entry.running for entry in some)) for model, some in models.items()],
         )
         for name, documentation, of in _MODEL_HISTOGRAMS:
             yield histogram(f"{prefix}_{name}", documentation, MODEL_LABELS, _not_empty(models, of))
@@ -91,35 +95,35 @@ def _not_empty(
     models: Mapping[tuple[str, str], Sequence[RequestCounters]], of: Callable[[RequestCounters], Histogram]
 ) -> Iterator[tuple[Sequence[str], Histogram]]:
     for model, some in models.items():
-        total = Histogram.total(of(tally) for tally in some)
+        total = Histogram.total(of(entry) for entry in some)
         if total.count:
             yield model, total
 
 
 def _errors(counters: Iterable[RequestCounters]) -> Mapping[str, int]:
     errors: dict[str, int] = {}
-    for tally in counters:
-        for code, count in tally.errors.items():
+    for entry in counters:
+        for code, count in entry.errors.items():
             errors[code] = errors.get(code, 0) + count
     return errors
 
 
 def pool_families(counters: Iterable[RequestCounters]) -> Iterable[Metric]:
-    """Ours by pool."""
+    """Metrics by pool."""
     pools = by_pool(counters)
     decisions: dict[tuple[str, str], int] = {}
     for some in pools.values():
-        for tally in some:
-            key = tally.pool, tally.strategy
-            decisions[key] = decisions.get(key, 0) + tally.picked
+        for entry in some:
+            key = entry.pool, entry.strategy
+            decisions[key] = decisions.get(key, 0) + entry.picked
     yield counter(
         "inference_gateway_decisions_total", "Requests that got an endpoint.", ("pool", "strategy"), decisions.items()
     )
     for name, documentation, of in _POOL_COUNTERS:
-        totals = [((pool,), sum(of(tally) for tally in some)) for pool, some in pools.items()]
+        totals = [((pool,), sum(of(entry) for entry in some)) for pool, some in pools.items()]
         yield counter(f"inference_gateway_{name}", documentation, ("pool",), totals)
     for name, documentation, of_histogram in _POOL_HISTOGRAMS:
-        totals = [((pool,), Histogram.total(of_histogram(tally) for tally in some)) for pool, some in pools.items()]
+        totals = [((pool,), Histogram.total(of_histogram(entry) for entry in some)) for pool, some in pools.items()]
         yield histogram(f"inference_gateway_{name}", documentation, ("pool",), totals)
 
 
@@ -127,52 +131,52 @@ _POOL_COUNTERS: Sequence[tuple[str, str, Callable[[RequestCounters], float]]] = 
     (
         "prompt_tokens_total",
         "Tokens of prompts that got an endpoint, estimated.",
-        lambda tally: tally.settled().prompt_tokens.sum,
+        lambda counters: counters.settled().prompt_tokens.sum,
     ),
     (
         "predicted_cached_tokens_total",
-        "Of those tokens, the ones that the picked endpoint is thought to have in its prefix cache.",
-        lambda tally: tally.settled().cached_tokens,
+        "Of those tokens, the ones expected in the prefix cache of the picked endpoint.",
+        lambda counters: counters.settled().cached_tokens,
     ),
     (
         "rerouted_total",
-        "Answers from another endpoint than the picked one, of those that the picker has seen.",
-        lambda tally: tally.rerouted,
+        "Responses from another endpoint than the picked one, of the sampled responses.",
+        lambda counters: counters.rerouted,
     ),
 )
 
 _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogram]]] = (
-    ("request_seconds", "From the pick to the end of the answer.", lambda tally: tally.settled().seconds),
+    ("request_seconds", "From the pick to the end of the response.", lambda counters: counters.settled().seconds),
     (
         "time_to_first_byte_seconds",
-        "From the pick to the answer's first byte, of the answers that the picker has seen.",
-        lambda tally: tally.settled().first_byte_seconds,
+        "From the pick to the response headers, of the sampled responses.",
+        lambda counters: counters.settled().first_byte_seconds,
     ),
 )
 
 
 def picker_families(counters: Sequence[RequestCounters], failed_decisions: int) -> Iterable[Metric]:
-    """What upstream counts of the decisions themselves, over all pools."""
+    """Metrics of the decisions themselves, over all pools."""
     yield counter(
         "inference_extension_scheduler_attempts_total",
         "Decisions that named an endpoint, and those that did not.",
         ("status",),
-        [(("success",), sum(tally.picked for tally in counters)), (("failure",), failed_decisions)],
+        [(("success",), sum(entry.picked for entry in counters)), (("failure",), failed_decisions)],
     )
     if counters:
         for name, documentation, of in (
-            ("scheduler_e2e_duration_seconds", "Of a decision itself, hashing the prompt included.", _decision_seconds),
-            ("prefix_indexer_hit_ratio", "Share of a prompt thought to be cached where it was sent.", _hit_ratio),
+            ("scheduler_e2e_duration_seconds", "Of a decision, with the hashing of the prompt.", _decision_seconds),
+            ("prefix_indexer_hit_ratio", "Share of a prompt expected in the cache of the picked endpoint.", _hit_ratio),
         ):
-            total = Histogram.total(of(tally) for tally in counters)
+            total = Histogram.total(of(entry) for entry in counters)
             yield histogram(f"inference_extension_{name}", documentation, (), [((), total)])
-        body_bytes = sum(tally.settled().body_bytes.sum for tally in counters)
+        body_bytes = sum(entry.settled().body_bytes.sum for entry in counters)
         yield counter("inference_gateway_body_bytes_total", "Bytes of request bodies.", (), [((), body_bytes)])
 
 
-def _decision_seconds(tally: RequestCounters) -> Histogram:
-    return tally.settled().decision_seconds
+def _decision_seconds(counters: RequestCounters) -> Histogram:
+    return counters.settled().decision_seconds
 
 
-def _hit_ratio(tally: RequestCounters) -> Histogram:
-    return tally.settled().hit_ratio
+def _hit_ratio(counters: RequestCounters) -> Histogram:
+    return counters.settled().hit_ratio

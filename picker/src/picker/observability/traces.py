@@ -1,5 +1,5 @@
-"""A span for each request, in the trace that the proxy and the model server continue too (W3C Trace Context), sent by
-OTLP over HTTP. Needs the extra `picker[traces]`; without the setting nothing of it is imported."""
+"""A span for each request, in the trace of the proxy and the model server (W3C Trace Context), exported by OTLP over
+HTTP. Needs the extra `picker[traces]`; it is imported only where the setting asks for it."""
 
 import time
 
@@ -12,19 +12,23 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from picker.addresses import split_address
 from picker.bounded_text import MAX_CHARACTERS
-from picker.observability.request_record import Course, TurnedAway
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import RequestInfo
+from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
+from picker.requestcontrol.served_pool import ServedPool
 
 SPAN = "endpoint_picker.request"
 NOT_SAMPLED = "-00"
-"""How a `traceparent` ends whose trace nobody records: most do, so it is looked at before anything is made."""
+"""The end of a `traceparent` whose trace is not recorded. Most are not, so this is checked first."""
 
 
-class Traces:
-    """See `request_record.RequestSink`."""
+class Traces(RequestObserver):
+    """Exports a span per request."""
 
     def __init__(self, exporter: SpanExporter, version: str, sample_ratio: float) -> None:
-        """`sample_ratio`: of the requests that come without a trace. Those that come with one follow its flag."""
+        """`sample_ratio`: of requests without a trace. Requests with a trace follow its flag."""
         resource = Resource.create({SERVICE_NAME: "endpoint-picker", SERVICE_VERSION: version})
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(sample_ratio),
@@ -37,37 +41,38 @@ class Traces:
 
     @classmethod
     def to(cls, url: str, version: str, sample_ratio: float) -> "Traces":
-        """Sends spans to a collector's `url`, its path included (`http://HOST:4318/v1/traces`)."""
+        """Exports spans to a collector's `url`, its path included (`http://HOST:4318/v1/traces`)."""
         return cls(OTLPSpanExporter(endpoint=url), version, sample_ratio)
 
-    def ended(self, course: Course) -> None:
-        if _unrecorded(course.trace):
+    def ended(self, request: InFlightRequest) -> None:
+        if _unrecorded(request.info.trace):
             return
+        host, port = split_address(request.endpoint.address)
         attributes: dict[str, AttributeValue] = {
-            "inference.pool": course.tally.pool,
-            "inference.strategy": course.tally.strategy,
-            "inference.criticality": course.criticality,
-            "inference.prompt_tokens.estimated": course.prompt_tokens,
-            "inference.prompt_tokens.cached": course.cached_tokens,
-            "inference.endpoints": course.destination.split(","),
-            "inference.fell_back": course.other is not None,
-            "server.address": course.endpoint.address.rpartition(":")[0].strip("[]"),
-            "server.port": int(course.endpoint.address.rpartition(":")[2]),
-            "k8s.pod.name": course.endpoint.server,
+            "inference.pool": request.pool,
+            "inference.strategy": request.strategy,
+            "inference.criticality": request.request.criticality,
+            "inference.prompt_tokens.estimated": request.request.prompt_tokens,
+            "inference.prompt_tokens.cached": request.ranking.cached_tokens,
+            "inference.endpoints": request.destination.split(","),
+            "inference.fell_back": request.rerouted,
+            "server.address": host,
+            "server.port": port,
+            "k8s.pod.name": request.endpoint.server,
         }
-        if course.model is not None:
-            attributes["gen_ai.request.model"] = course.model
-            attributes["inference.target_model"] = course.served_model or course.model
-        if course.status is not None:
-            attributes["http.response.status_code"] = course.status
-        events = {"picked": course.decided_s - course.begun_s}
-        if course.first_byte_s is not None:
-            events["first_byte"] = course.first_byte_s - course.begun_s
-        duration_s = (course.ended_s or course.decided_s) - course.begun_s
-        self._span(course.trace, course.request_id, attributes, events, duration_s, None)
+        if request.requested_model is not None:
+            attributes["gen_ai.request.model"] = request.requested_model
+            attributes["inference.target_model"] = request.served_model or request.requested_model
+        if request.status is not None:
+            attributes["http.response.status_code"] = request.status
+        events = {"picked": request.decided_s - request.begun_s}
+        if request.response_s is not None:
+            events["first_byte"] = request.response_s - request.begun_s
+        duration_s = (request.ended_s or request.decided_s) - request.begun_s
+        self._span(request.info, attributes, events, duration_s, None)
 
-    def turned_away(self, request: TurnedAway) -> None:
-        if _unrecorded(request.trace):
+    def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
+        if _unrecorded(request.info.trace):
             return
         rejection = request.rejection
         attributes: dict[str, AttributeValue] = {
@@ -78,19 +83,17 @@ class Traces:
             "error.type": rejection.reason,
             "http.response.status_code": rejection.status,
         }
-        if request.model is not None:
-            attributes["gen_ai.request.model"] = request.model
-        duration_s = request.decided_s - request.begun_s
-        self._span(request.trace, request.request_id, attributes, {}, duration_s, rejection.message)
+        if request.requested_model is not None:
+            attributes["gen_ai.request.model"] = request.requested_model
+        self._span(request.info, attributes, {}, request.decided_s - request.begun_s, rejection.message)
 
     def close(self) -> None:
-        """Send what waits. Blocks until that is done or the exporter gives up."""
+        """Export the spans that wait. Blocks until that is done or the exporter gives up."""
         self._provider.shutdown()
 
     def _span(
         self,
-        trace: str | None,
-        request_id: str | None,
+        info: RequestInfo,
         attributes: dict[str, AttributeValue],
         events: dict[str, float],
         duration_s: float,
@@ -99,11 +102,11 @@ class Traces:
         """A span that ends now. `events`: seconds after its start."""
         end_ns = time.time_ns()
         start_ns = end_ns - int(duration_s * 1e9)
-        parent = self._propagator.extract({"traceparent": trace} if trace is not None else {})
+        parent = self._propagator.extract({"traceparent": info.trace} if info.trace is not None else {})
         span = self._tracer.start_span(SPAN, parent, SpanKind.SERVER, attributes, start_time=start_ns)
         if span.is_recording():
-            if request_id is not None:
-                span.set_attribute("http.request.header.x-request-id", request_id)
+            if info.request_id is not None:
+                span.set_attribute("http.request.header.x-request-id", info.request_id)
             for name, after_s in events.items():
                 span.add_event(name, timestamp=start_ns + int(after_s * 1e9))
             if error is not None:

@@ -1,141 +1,43 @@
-"""Where a request that has been read gets its endpoint: pool, model, schedule, and the ledger, in one step."""
+"""Assigns endpoints to requests: pool, model, schedule and count in one step."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from random import Random
 
-import msgspec
-import structlog
+from msgspec.structs import replace
 
-from picker.bounded_text import shorten
-from picker.endpoints.endpoint import Endpoint
+from picker.bounded_text import MAX_CHARACTERS, shorten
 from picker.endpoints.in_flight import InFlightTracker
-from picker.endpoints.prefix_cache.index import PrefixIndex, block_hashes
-from picker.requestcontrol.in_flight_request import Dispatched, dispatch
-from picker.requestcontrol.interfaces import Wanted
+from picker.endpoints.prefix_cache.index import block_hashes
+from picker.rejection import SCHEDULING_REASONS, Rejection, RejectReason
+from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
 from picker.requestcontrol.model_targets import choose_target
+from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.prompt_work import BYTES_PER_TOKEN
-from picker.requestcontrol.rejection import Reason, Rejection
+from picker.requestcontrol.request_body import EMPTY_BODY
+from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
 from picker.requestcontrol.response_sampling import ResponseHeaderSampler
+from picker.requestcontrol.served_pool import ServedPool
 from picker.requestcontrol.session_key import session_key
-from picker.resources.inference import (
-    Criticality,
-    InferenceModel,
-    InferenceObjective,
-    InferencePool,
-    ModelRewrites,
-    TargetModel,
-)
 from picker.resources.names import PoolName
-from picker.scheduling.request import InferenceRequest, Refusal, Refused
-from picker.scheduling.scheduler import Scheduler
-
-log = structlog.get_logger(__name__)
-
-STATUS_OF_REFUSAL: Mapping[Refused, int] = {
-    Refused.NO_READY_ENDPOINTS: 503,
-    Refused.SUBSET_EMPTY: 503,
-    Refused.SATURATED: 429,
-    Refused.QUEUE_FULL: 429,
-    Refused.QUEUE_TIMEOUT: 503,
-}
-"""The endpoint picker protocol's: 503 where nothing is ready or becomes ready in time, 429 where a request is shed."""
+from picker.scheduling.request import InferenceRequest
 
 BLOCK_TOKENS = 64
-"""In a hashed block: four of vLLM's blocks. Finer ones would follow the server's cache more closely and cost more
-hashes; a conversation's turns are longer than this."""
+"""Of a hashed block: four of vLLM's blocks. Judgement: finer blocks would follow the server's cache more closely and
+cost more hashes; a turn of a conversation is longer than this."""
 
 BLOCK_BYTES = BLOCK_TOKENS * BYTES_PER_TOKEN
 
 MAX_BLOCKS = 2048
-"""Hashed of one prompt: half a MiB of text, or 131,072 tokens. What comes after does not change who has the prefix."""
+"""Hashed of one prompt: half a MiB of text, or 131,072 tokens. Text beyond that hardly changes which endpoint has the
+longest prefix."""
+
+MAX_MESSAGE_CHARACTERS = 1024
+"""Of a rejection's message that observers get: a sentence and the names in it."""
 
 
-_CRITICALITY_OF_SIGN: Mapping[int, Criticality] = {
-    -1: Criticality.SHEDDABLE,
-    0: Criticality.STANDARD,
-    1: Criticality.CRITICAL,
-}
-"""Of an objective's priority: below 0 is what may be shed, above it what must not."""
-
-NO_REWRITES = ModelRewrites({}, ())
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPool:
-    """A pool with what serving it needs. Replaced when the pool's object changes; scheduler and prefixes live on."""
-
-    pool: InferencePool
-    models: Mapping[str, InferenceModel]
-    endpoints: Sequence[Endpoint]
-    """The pool's ready endpoints now: the registry's own sequence, changed in place."""
-    scheduler: Scheduler
-    prefixes: PrefixIndex
-    rewrites: ModelRewrites = NO_REWRITES
-    objectives: Mapping[str, InferenceObjective] = field(default_factory=dict[str, InferenceObjective])
-    """By the name that requests give."""
-
-    def targets(self, model: str) -> Sequence[TargetModel] | None:
-        """What serves `model`, an InferenceModel before a rewrite; None for one that neither names."""
-        declared = self.models.get(model)
-        return declared.targets if declared is not None else self.rewrites.targets(model) or None
-
-    def renames(self) -> bool:
-        """Whether any model may be served under another name."""
-        if self.rewrites.others:
-            return True
-        given = {name: model.targets for name, model in self.models.items()}
-        named = (*given.items(), *self.rewrites.by_model.items())
-        return any(target.name != name for name, targets in named for target in targets)
-
-    def criticality(self, model: str | None, objective: str | None) -> Criticality:
-        """By the objective that a request names, if there is one of that name; else by its model."""
-        named = self.objectives.get(objective) if objective is not None else None
-        if named is not None:
-            return _CRITICALITY_OF_SIGN[(named.priority > 0) - (named.priority < 0)]
-        declared = self.models.get(model) if model is not None else None
-        return declared.criticality if declared is not None else Criticality.STANDARD
-
-
-class Assigned(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A request with its endpoint; see `interfaces.Assignment`."""
-
-    served_model: str | None
-    pool: ServedPool
-    dispatched: Dispatched
-    _clock: Callable[[], float]
-    _answers: ResponseHeaderSampler
-
-    @property
-    def destination(self) -> str:
-        return ",".join([endpoint.address for endpoint in self.dispatched.ranking.endpoints])
-
-    @property
-    def predicted_ttft_s(self) -> float | None:
-        return self.dispatched.predicted_ttft_s
-
-    def served_by(self, address: str) -> None:
-        picked = self.dispatched.ticket.endpoint
-        self.dispatched.served_by(address)
-        if self.dispatched.ticket.endpoint is not picked:
-            self._answers.trouble(str(self.pool.pool.name))
-
-    def first_byte(self, status: int | None) -> None:
-        # vLLM sends a stream's headers before its first token, and those of a whole answer after its last: neither
-        # tells when the prompt was computed, so neither frees its prefill nor teaches the endpoint's pace.
-        self.dispatched.answered(failed=status is not None and status >= 500)
-        if status is not None and status >= 400:
-            self._answers.trouble(str(self.pool.pool.name))
-
-    def end(self, *, not_sampled: bool = False) -> None:
-        if not_sampled:
-            # Nearly all are answered, and while some fail each is looked at.
-            self.dispatched.answered(failed=False)
-        self.dispatched.end(self._clock())
-
-
-class PoolDesk:
-    """Assigns endpoints in all pools of one picker; see `interfaces.Desk`."""
+class Director:
+    """Assigns endpoints to the requests of all pools of one picker, and follows each request to its end."""
 
     def __init__(
         self,
@@ -144,74 +46,157 @@ class PoolDesk:
         rng: Random,
         *,
         unknown_models: bool,
-        every_answer: bool = False,
+        sample_all: bool = False,
+        observers: Sequence[RequestObserver] = (),
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`clock`: the monotonic clock that the scrapes are stamped with. `unknown_models`: whether a model that the
-        pool does not declare is passed on as Standard (or answered 404). `every_answer`: see `answers`."""
+        """`clock`: the monotonic clock of the scrapes. `unknown_models`: whether a model that the pool does not declare
+        is scheduled as Standard; else it is rejected with 404. `sample_all`: whether the response headers of every
+        request are wanted. `timer`: of the requests' times; an event loop's clock may stand still during a decision."""
         self._tracker = tracker
         self._clock = clock
         self._rng = rng
         self._unknown_models = unknown_models
-        self._answers = ResponseHeaderSampler(clock, rng, every=every_answer)
+        self._sampler = ResponseHeaderSampler(clock, rng, every=sample_all)
+        self._observers = observers
+        self._timer = timer
         self._pools: Mapping[str, ServedPool] = {}
         self._default: str | None = None
-        self.on_repeated: Callable[[Wanted, Assigned], None] | None = None
-        """Called for each prompt whose beginning has come before and whose tokens are not known."""
+        self.on_repeated: Callable[[PickRequest, InFlightRequest], None] | None = None
+        """Called for each prompt whose beginning was seen before and whose tokens are not known."""
 
     def serve(self, pools: Iterable[ServedPool], default: PoolName | None) -> None:
-        """Serve these pools from now on; `default` gets requests of gateways that do not say which pool they mean."""
-        self._pools = {str(served.pool.name): served for served in pools}
+        """Serve these pools from now on. `default` gets the requests of gateways that name no pool."""
+        self._pools = {pool.key: pool for pool in pools}
         self._default = str(default) if default is not None else None
-        self._answers.renaming(frozenset(name for name, served in self._pools.items() if served.renames()))
-
-    def wants_response_headers(self, pool: str | None) -> bool:
-        name = pool if pool is not None else self._default
-        return name is not None and name in self._pools and self._answers.wanted(name)
-
-    def turned_away(self, wanted: Wanted, rejection: Rejection) -> None:
-        """Nothing is in flight, so there is nothing to count."""
-
-    def assign(self, wanted: Wanted) -> Assigned | Rejection:
-        served = self.served(wanted.pool)
-        if served is None:
-            return Rejection(
-                503, Reason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {shorten(wanted.pool or '')}."
-            )
-        asked = wanted.body.model
-        targets = served.targets(asked) if asked is not None else None
-        if targets is None and asked is not None and not self._unknown_models:
-            return Rejection(404, Reason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
-        target = choose_target(targets, self._rng) if targets is not None else asked
-        body, seed = wanted.body, _seed(target, wanted.body.salt)
-        of_conversation, continues = session_key(body.prompt, seed)
-        request = InferenceRequest(
-            model=target,
-            criticality=served.criticality(asked, wanted.objective),
-            prompt_tokens=body.prompt_tokens,
-            output_tokens=body.output_tokens,
-            blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
-            conversation=of_conversation,
-            continues=continues,
-            sequences=body.sequences,
-            subset=wanted.subset,
-        )
-        dispatched = dispatch(
-            request, served.endpoints, served.scheduler, served.prefixes, self._tracker, self._clock()
-        )
-        if isinstance(dispatched, Refusal):
-            return Rejection(STATUS_OF_REFUSAL[dispatched.reason], dispatched.reason, dispatched.detail)
-        assigned = Assigned(target if target != asked else None, served, dispatched, self._clock, self._answers)
-        sent = dispatched.sent
-        if sent is not None and sent.unnamed is not None and self.on_repeated is not None:
-            self.on_repeated(wanted, assigned)
-        return assigned
+        self._sampler.renaming(frozenset(key for key, pool in self._pools.items() if pool.renames()))
 
     def served(self, pool: str | None) -> ServedPool | None:
-        """What serves requests that fell to `pool`, in the form `str(PoolName)`; None for one that is not known."""
+        """The pool of requests that name `pool`, in the form `str(PoolName)`; None where it is not known."""
         name = pool if pool is not None else self._default
         return self._pools.get(name) if name is not None else None
 
+    def wants_response_headers(self, pool: str | None) -> bool:
+        """Whether the response headers of a request to `pool` are wanted. Called once per request, before its body is
+        known."""
+        served = self.served(pool)
+        return served is not None and self._sampler.wanted(served.key)
+
+    def assign(self, request: PickRequest) -> InFlightRequest | Rejection:
+        """Schedule `request` and count it on its endpoint, or reject it. Observers are called with the outcome."""
+        timer = self._timer
+        begun_s = timer()
+        pool = self.served(request.pool)
+        outcome = self._schedule(request, pool)
+        decided_s = timer()
+        if pool is None or isinstance(outcome, Rejection):
+            assert isinstance(outcome, Rejection)
+            self._report_rejected(request, outcome, pool, begun_s, decided_s)
+            return outcome
+        outcome.begun_s, outcome.decided_s = begun_s, decided_s
+        for observer in self._observers:
+            observer.scheduled(outcome, pool)
+        if self.on_repeated is not None and outcome.sent is not None and outcome.sent.unnamed is not None:
+            self.on_repeated(request, outcome)
+        return outcome
+
+    def report_rejected(self, request: PickRequest, rejection: Rejection) -> None:
+        """Report a request that was rejected before `assign`: its body is too large, or is no JSON. The body may not
+        have been read."""
+        now_s = self._timer()
+        self._report_rejected(request, rejection, self.served(request.pool), now_s, now_s)
+
+    def response_started(self, request: InFlightRequest, served_by: str | None, status: int | None) -> None:
+        """The response headers have come. `served_by`: the endpoint that answered, where the proxy reports it."""
+        # vLLM sends a stream's headers before its first token, and those of a whole answer after its last one. Neither
+        # marks the end of the prefill, so neither releases the prompt nor teaches the endpoint's speed.
+        if served_by is not None:
+            request.served_by(served_by)
+        if request.response_s is not None or request.ended_s is not None:
+            return
+        request.response_s, request.status = self._timer(), status
+        request.count_response(failed=status is not None and status >= 500)
+        if request.rerouted or (status is not None and status >= 400):
+            self._sampler.sample_all(request.pool_key)
+
+    def ended(self, request: InFlightRequest, *, not_sampled: bool = False) -> None:
+        """The request has left its endpoint. `not_sampled`: its response headers were not asked for."""
+        if request.ended_s is not None:
+            return
+        if not_sampled:
+            # Nearly all of these succeed, and while some fail all are sampled.
+            request.count_response(failed=False)
+        request.ended_s = self._timer()
+        request.end(self._clock())
+        for observer in self._observers:
+            observer.ended(request)
+
+    def _schedule(self, request: PickRequest, pool: ServedPool | None) -> InFlightRequest | Rejection:
+        if pool is None:
+            name = shorten(request.pool or "")
+            return Rejection(RejectReason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {name}.")
+        body = request.body
+        asked = body.model
+        targets = pool.targets(asked) if asked is not None else None
+        if targets is None and asked is not None and not self._unknown_models:
+            return Rejection(RejectReason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
+        target = choose_target(targets, self._rng) if targets is not None else asked
+        seed = _seed(target, body.salt)
+        conversation, continues = session_key(body.prompt, seed)
+        scheduled = schedule(
+            InferenceRequest(
+                model=target,
+                criticality=pool.criticality(asked, request.objective),
+                prompt_tokens=body.prompt_tokens,
+                output_tokens=body.output_tokens,
+                blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
+                conversation=conversation,
+                continues=continues,
+                sequences=body.sequences,
+                subset=request.subset,
+            ),
+            pool.endpoints,
+            pool.scheduler,
+            pool.prefixes,
+            self._tracker,
+            self._clock(),
+        )
+        if isinstance(scheduled, Rejection):
+            return scheduled
+        scheduled.info = request.info
+        scheduled.pool, scheduled.pool_key, scheduled.strategy = pool.label, pool.key, pool.strategy
+        scheduled.requested_model = _bounded(asked)
+        scheduled.served_model = target if target != asked else None
+        return scheduled
+
+    def _report_rejected(
+        self, request: PickRequest, rejection: Rejection, pool: ServedPool | None, begun_s: float, decided_s: float
+    ) -> None:
+        body, criticality = request.body, ""
+        if pool is not None and (body is not EMPTY_BODY or rejection.reason in SCHEDULING_REASONS):
+            criticality = pool.criticality(body.model, request.objective)
+        if len(rejection.message) > MAX_MESSAGE_CHARACTERS:
+            rejection = replace(rejection, message=shorten(rejection.message, MAX_MESSAGE_CHARACTERS))
+        rejected = RejectedRequest(
+            rejection,
+            request.info,
+            pool.label if pool is not None else "",
+            pool.strategy if pool is not None else "",
+            criticality,
+            _bounded(body.model),
+            body.prompt_tokens,
+            begun_s,
+            decided_s,
+        )
+        for observer in self._observers:
+            observer.rejected(rejected, pool)
+
+
+def _bounded(text: str | None) -> str | None:
+    # `shorten` costs more than the comparison.
+    return text if text is None or len(text) <= MAX_CHARACTERS else shorten(text)
+
 
 def _seed(model: str | None, salt: bytes) -> bytes:
-    """Starts the chain of block hashes: caches are not shared between models, nor between salts."""
+    """The start of the chain of block hashes: caches are shared neither between models nor between salts."""
     return (model or "").encode() + b"\0" + salt

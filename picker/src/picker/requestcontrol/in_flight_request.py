@@ -1,100 +1,140 @@
-"""A decision and its bookkeeping in one step, and what is heard of the request afterwards."""
+"""A scheduled request, from the pick to its end."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from picker.endpoints.endpoint import Endpoint
-from picker.endpoints.in_flight import InFlightTracker, Ticket
+from picker.endpoints.in_flight import CountedRequest, InFlightTracker
+from picker.endpoints.load.prefill_tracker import Prompt
 from picker.endpoints.prefix_cache.index import PrefixIndex, SentPrompt
-from picker.scheduling.request import InferenceRequest, Ranking, Refusal
+from picker.rejection import Rejection
+from picker.requestcontrol.pick_request import NO_INFO, RequestInfo
+from picker.scheduling.request import InferenceRequest, Ranking
 from picker.scheduling.terms.prefill import requests_there, work_ahead
 
 
-class Schedules(Protocol):
-    """What decides: `Scheduler`, or another in its place."""
+class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
+    """A scheduled request, counted on its endpoint until `end`. Its methods may be called repeatedly, in any order.
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
-        """Rank `endpoints` for `request`, or refuse it."""
+    It outlives its request in the list of recent decisions: it never holds the body, and drops the prompt's hashes at
+    the end. Times are in seconds on the director's timer, a monotonic clock."""
+
+    request: InferenceRequest
+    """Without the hashes of the prompt's blocks after the end."""
+    ranking: Ranking
+    """The endpoints that the proxy is to try, best first."""
+    prefixes: PrefixIndex | None
+    """Of the pool; None after the end."""
+    sent: SentPrompt | None
+    """The prompt as the prefix index expects it in the endpoint's cache; None after the end."""
+    predicted_ttft_s: float | None
+    """From the pick to the first token. None while the endpoint's speed is unknown, and where requests queue."""
+    info: RequestInfo = NO_INFO
+    pool: str = ""
+    """NAMESPACE/NAME."""
+    pool_key: str = ""
+    """`ServedPool.key`."""
+    strategy: str = ""
+    requested_model: str | None = None
+    """The model's name as the client gave it."""
+    served_model: str | None = None
+    """The servers' name for the model where it differs from the client's."""
+    begun_s: float = 0.0
+    """When the director received the request."""
+    decided_s: float = 0.0
+    response_s: float | None = None
+    """When the response headers came; None before them, and where the proxy does not send them."""
+    status: int | None = None
+    """Of the response; None where it is not known."""
+    ended_s: float | None = None
+
+    @property
+    def destination(self) -> str:
+        """`ip:port[,ip:port...]`, best first."""
+        return ",".join([endpoint.address for endpoint in self.ranking.endpoints])
+
+    @property
+    def rerouted(self) -> bool:
+        """Whether another endpoint than the best one serves the request."""
+        return self.endpoint is not self.ranking.endpoints[0]
+
+    def served_by(self, address: str) -> None:
+        """Count the request on the endpoint of the ranking that serves it, as the proxy reports.
+
+        The proxy tries them in order, so each one before it has failed: it refused or cut the connection."""
+        prefixes = self.prefixes
+        if prefixes is None or self.endpoint.address == address:
+            return
+        endpoints = self.ranking.endpoints
+        for number, endpoint in enumerate(endpoints):
+            if endpoint.address == address:
+                for failed in endpoints[:number]:
+                    failed.answer_counted(failed=True)
+                self.move_to(endpoint)
+                self._drop_sent()
+                self.sent = prefixes.sent(endpoint, self.request.blocks)
+                return
+
+    def end(self, now_s: float) -> None:
+        """The request has left its endpoint. `now_s` is on the clock of the scrapes."""
+        self.uncount(now_s)
+        self._drop_sent()
+        if self.prefixes is not None:
+            self.prefixes = None
+            self.request = replace(self.request, blocks=())
+
+    def _drop_sent(self) -> None:
+        sent, self.sent = self.sent, None
+        if sent is not None and self.prefixes is not None:
+            self.prefixes.ended(sent)
+
+
+class Schedules(Protocol):
+    """A scheduler: the picker's, or another that it is compared with."""
+
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
+        """Rank `endpoints` for `request`, or reject it."""
         ...
 
 
-class Dispatched:
-    """A request that has its endpoint and is counted there. Its steps may come any number of times, in any order."""
-
-    __slots__ = ("_prefixes", "predicted_ttft_s", "ranking", "request", "sent", "ticket")
-
-    def __init__(
-        self,
-        ranking: Ranking,
-        ticket: Ticket,
-        request: InferenceRequest,
-        prefixes: PrefixIndex,
-        sent: SentPrompt | None,
-        predicted_ttft_s: float | None,
-    ) -> None:
-        self.ranking = ranking
-        self.ticket = ticket
-        self.predicted_ttft_s = predicted_ttft_s
-        """From the endpoint's pace and the work ahead; None before it has answered anything, and where it queues."""
-        self.request = request
-        self.sent = sent
-        """What the prefix index is to be told at the end."""
-        self._prefixes = prefixes
-
-    def served_by(self, address: str) -> None:
-        """The proxy says which endpoint of the list answered: the request is counted there, and its prompt cached. The
-        proxy tries them in order, so each one before it failed: it cut or refused the connection."""
-        endpoints = self.ranking.endpoints
-        if self.ticket.endpoint.address == address:
-            return
-        for number, endpoint in enumerate(endpoints):
-            if endpoint.address == address:
-                for before in endpoints[:number]:
-                    before.answer_counted(failed=True)
-                self.ticket.moved_to(endpoint)
-                self._forget_sent()
-                self.sent = self._prefixes.sent(endpoint, self.request.blocks)
-                return
-
-    def answered(self, failed: bool) -> None:
-        """The answer's headers are there; `failed`: it is an error of the server's."""
-        self.ticket.answered(failed)
-
-    def end(self, now_s: float) -> None:
-        """The request has left its endpoint."""
-        self.ticket.end(now_s)
-        self._forget_sent()
-
-    def _forget_sent(self) -> None:
-        sent, self.sent = self.sent, None
-        if sent is not None:
-            self._prefixes.ended(sent)
-
-
-def dispatch(
+def schedule(
     request: InferenceRequest,
     endpoints: Sequence[Endpoint],
     scheduler: Schedules,
     prefixes: PrefixIndex,
     tracker: InFlightTracker,
     now_s: float,
-) -> Dispatched | Refusal:
-    """Choose among `endpoints` (the ready ones of the pool), and count the request on the best in the same step.
+) -> InFlightRequest | Rejection:
+    """Choose among `endpoints`, the ready ones of the pool, and count the request on the best one in the same step.
     `now_s` is on the clock of the scrapes."""
     tracker.expect(now_s)
     ranking = scheduler.schedule(request, endpoints, now_s)
-    if isinstance(ranking, Refusal):
+    if isinstance(ranking, Rejection):
         return ranking
     best = ranking.endpoints[0]
-    fresh = max(0, request.prompt_tokens - ranking.cached_tokens)
+    uncached = max(0, request.prompt_tokens - ranking.cached_tokens)
     queues = best.metrics is not None and best.metrics.queues
-    work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), fresh)
+    work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), uncached)
     sequences = request.sequences
-    ticket = tracker.begin(best, fresh, request.output_tokens * sequences, work_tokens, now_s, request.model, sequences)
-    sent = prefixes.sent(best, request.blocks) if request.blocks else None
     pace = best.pace.seconds_per_token
-    # As if nothing were cached: what is comes from other clients' prompts, whose contents it would disclose.
+    # As if nothing were cached: the cache holds other clients' prompts, whose contents a prediction would disclose.
     predicted_ttft_s = (
-        pace * (work_tokens + request.prompt_tokens - fresh) if pace is not None and work_tokens else None
+        pace * (work_tokens + request.prompt_tokens - uncached) if pace is not None and work_tokens else None
     )
-    return Dispatched(ranking, ticket, request, prefixes, sent, predicted_ttft_s)
+    in_flight = InFlightRequest(
+        best,
+        Prompt(uncached, work_tokens, now_s, sequences),
+        request.output_tokens * sequences,
+        request.model,
+        request=request,
+        ranking=ranking,
+        prefixes=prefixes,
+        sent=None,
+        predicted_ttft_s=predicted_ttft_s,
+    )
+    tracker.begin(in_flight, now_s)
+    if request.blocks:
+        in_flight.sent = prefixes.sent(best, request.blocks)
+    return in_flight

@@ -5,11 +5,11 @@ from codecs import BOM_UTF8
 import msgspec
 
 from picker.bounded_text import MAX_CHARACTERS
+from picker.rejection import Rejection, RejectReason
 from picker.requestcontrol.apis import UNKNOWN, Api, api_of
 from picker.requestcontrol.model_field import rename_request
 from picker.requestcontrol.multipart_forms import MAX_FIELD_BYTES, FormUnreadable, read_form, with_value
 from picker.requestcontrol.prompt_work import MAX_MEDIA, MAX_PROMPT_TOKENS, MAX_SEQUENCES, prompt_tokens, sequences
-from picker.requestcontrol.rejection import Reason, Rejection
 
 MAX_OUTPUT_TOKENS = 1 << 20
 """Expected of a sequence at most: no server's context is longer."""
@@ -98,13 +98,13 @@ def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool 
     """Read what `api` reads of `body`. With `strict` what is not a JSON object with a string `model` is rejected;
     otherwise such a body is passed on unread, unless its content type `says_json` and it is none."""
     if not body:
-        return Rejection(400, Reason.BODY_MISSING, "The request has no body.") if strict else EMPTY_BODY
+        return Rejection(RejectReason.BODY_MISSING, "The request has no body.") if strict else EMPTY_BODY
     try:
         fields = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not strict and (not says_json or isinstance(error, msgspec.ValidationError)):
             return EMPTY_BODY
-        return Rejection(400, Reason.BODY_NOT_JSON, f"The request body is not a JSON object: {error}.")
+        return Rejection(RejectReason.BODY_NOT_JSON, f"The request body is not a JSON object: {error}.")
     model = _model(fields)
     if isinstance(model, Rejection):
         if strict:
@@ -120,7 +120,7 @@ def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> Pa
     except FormUnreadable as problem:
         if not strict:
             return EMPTY_BODY
-        return Rejection(400, Reason.BODY_NOT_FORM, f"The request body is not a form that can be read: {problem}.")
+        return Rejection(RejectReason.BODY_NOT_FORM, f"The request body is not a form that can be read: {problem}.")
     fields = _Fields()
     for name in ("model", *api.limits, *api.copies):
         span = form.fields.get(name)
@@ -215,18 +215,17 @@ def _unmended(name: bytes) -> bytes:
 
 def _model(fields: _Fields) -> str | Rejection:
     if not fields.model:
-        return Rejection(400, Reason.MODEL_MISSING, "The request body names no model.", param="model")
+        return Rejection(RejectReason.MODEL_MISSING, "The request body names no model.", param="model")
     try:
         name = _string.decode(fields.model)
     except (msgspec.DecodeError, UnicodeDecodeError):
         found = bytes(fields.model)[:40].decode(errors="replace")
         return Rejection(
-            400, Reason.MODEL_WRONG_TYPE, f"The field model must be a string, found {found}.", param="model"
+            RejectReason.MODEL_WRONG_TYPE, f"The field model must be a string, found {found}.", param="model"
         )
     if len(name) > MAX_CHARACTERS:
         return Rejection(
-            400,
-            Reason.MODEL_TOO_LONG,
+            RejectReason.MODEL_TOO_LONG,
             f"The field model has {len(name)} characters, {MAX_CHARACTERS} are allowed.",
             param="model",
         )

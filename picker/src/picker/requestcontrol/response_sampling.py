@@ -1,25 +1,25 @@
-"""Which answers begin before the picker's eyes: their headers tell status and server, and when they came.
+"""Decides for which requests the proxy also sends the response headers.
 
-Each costs a message and a reply more, for which the client's first byte waits. So they are asked for where somebody
-uses them, and of one request in a few besides: that is how failures come to be known, and then all are seen."""
+They carry the status, the endpoint that answered, and mark the time of the first byte. Each costs one more message and
+reply, for which the client's first byte waits. So they are requested where they are used, and for a sample besides."""
 
 from collections.abc import Callable
 from random import Random
 
 SAMPLED_SHARE = 1 / 8
-"""Of the answers of a pool without trouble. A server whose answers all fail is known after eight of them on average,
-and looking costs an eighth of what it would for all."""
+"""Of the responses of a pool without errors. Judgement: an endpoint that fails every request is noticed after eight of
+them on average, at an eighth of the cost of sampling all."""
 
 SAMPLE_ALL_AFTER_ERROR_S = 30.0
-"""All answers are seen for this long after an error, a client's own included, or one from another server than the
-picked one: so errors that go on are counted each, and a server's share of failures is that of now."""
+"""All responses of a pool are sampled for this long after an error (a client's own included) or a rerouted request.
+Judgement: so every error of a series is counted, and an endpoint's error rate is recent."""
 
 
 class ResponseHeaderSampler:
-    """Says for each request whether its answer's headers are wanted, before more of it is known than its pool."""
+    """Decides for each request whether its response headers are wanted, when only its pool is known."""
 
     def __init__(self, clock: Callable[[], float], rng: Random, *, every: bool) -> None:
-        """`clock`: monotonic. `every`: all answers of all pools."""
+        """`clock`: monotonic. `every`: sample all responses of all pools."""
         self._clock = clock
         self._rng = rng
         self._every = every
@@ -27,10 +27,11 @@ class ResponseHeaderSampler:
         self._until_s: dict[str, float] = {}
 
     def renaming(self, pools: frozenset[str]) -> None:
-        """In these pools a model may have another name, which is put right in the answer: all of them are seen."""
+        """Sample all responses of these pools: models may have another name there, which the response must restore."""
         self._renaming = pools
 
     def wanted(self, pool: str) -> bool:
+        """Whether the response headers of a request to `pool` are wanted."""
         if self._every or pool in self._renaming or self._rng.random() < SAMPLED_SHARE:
             return True
         until_s = self._until_s.get(pool)
@@ -41,6 +42,6 @@ class ResponseHeaderSampler:
         del self._until_s[pool]
         return False
 
-    def trouble(self, pool: str) -> None:
-        """An answer in `pool` was none to be content with."""
+    def sample_all(self, pool: str) -> None:
+        """Sample all responses of `pool` for `SAMPLE_ALL_AFTER_ERROR_S`: one failed or was rerouted."""
         self._until_s[pool] = self._clock() + SAMPLE_ALL_AFTER_ERROR_S

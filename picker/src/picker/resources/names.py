@@ -36,6 +36,11 @@ class PoolName:
         """The form that travels between Envoy and the picker: `GROUP/NAMESPACE/NAME`."""
         return f"{self.group}/{self.namespace}/{self.name}"
 
+    @property
+    def label(self) -> str:
+        """NAMESPACE/NAME, as settings, metrics and logs name the pool."""
+        return f"{self.namespace}/{self.name}"
+
     @classmethod
     def parse(cls, text: str) -> "PoolName":
         """The inverse of `str`. Raises ValueError on anything but three non-empty parts."""

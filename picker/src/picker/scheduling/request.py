@@ -1,7 +1,6 @@
-"""What the decision is about and what it answers."""
+"""A request as the scheduler sees it, and the ranking of endpoints for it."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 import msgspec
 
@@ -20,11 +19,11 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int
     """Expected of each sequence; 0 for requests that generate nothing."""
     blocks: tuple[int, ...] = ()
-    """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefixes`)."""
+    """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefix_cache.index`)."""
     conversation: int | None = None
-    """A hash of how the conversation began, where the prompt is of one: equal in all its turns."""
+    """A hash of the beginning of the conversation, equal in all its turns; None for a prompt of no conversation."""
     continues: bool = False
-    """Whether the prompt holds an answer already: it is not the conversation's first turn."""
+    """Whether the prompt contains an answer: it is not the conversation's first turn."""
     sequences: int = 1
     """Answers that the server generates at once, each of which it counts as a request."""
     subset: frozenset[str] | None = None
@@ -36,33 +35,15 @@ def allowed(endpoints: Sequence[Endpoint], subset: frozenset[str] | None) -> Seq
     return endpoints if subset is None else [endpoint for endpoint in endpoints if endpoint.address in subset]
 
 
-class Refused(StrEnum):
-    """Why no endpoint was named; also the value of the reason header."""
-
-    NO_READY_ENDPOINTS = "no-ready-endpoints"
-    SUBSET_EMPTY = "subset-empty"
-    SATURATED = "saturated"
-    QUEUE_FULL = "queue-full"
-    QUEUE_TIMEOUT = "queue-timeout"
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """No endpoint shall serve this request now."""
-
-    reason: Refused
-    detail: str
-    """A sentence for the client."""
-
-
 class Ranking(msgspec.Struct, frozen=True, gc=False):
     """The endpoints that may serve a request, best first; the order in which a proxy tries them. Never empty."""
 
     endpoints: tuple[Endpoint, ...]
     cached_tokens: int = 0
-    """Prompt tokens that the first endpoint is thought to hold in its prefix cache."""
+    """Prompt tokens expected in the prefix cache of the first endpoint."""
     considered: Sequence[Endpoint] = ()
-    """Among whom was chosen, for who asks why; perhaps a pool's own sequence, which changes."""
+    """The endpoints that were compared. This may be the pool's own sequence, which changes."""
     costs: Sequence[float] = ()
-    """What the request would have cost on each of those."""
+    """Of the request on each of `considered`."""
     cached: Sequence[int] = ()
-    """Prompt tokens that each of those is thought to hold."""
+    """Prompt tokens expected in the prefix cache of each of `considered`."""

@@ -5,8 +5,9 @@ from random import Random
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.rejection import Rejection, RejectReason
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused, allowed
+from picker.scheduling.request import InferenceRequest, Ranking, allowed
 from picker.scheduling.saturation import shed
 from picker.scheduling.strategies import STRATEGIES
 
@@ -32,16 +33,16 @@ class Scheduler:
         self._prefixes = prefixes
         self._rng = rng
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         """Rank `endpoints` (the ready ones of the pool) for `request`. `now_s` is on the clock of the scrapes."""
         endpoints = allowed(endpoints, request.subset)
         if not endpoints and request.subset is not None:
-            return Refusal(Refused.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
+            return Rejection(RejectReason.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
         if not endpoints:
-            return Refusal(Refused.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
+            return Rejection(RejectReason.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
         if shed(request.criticality, endpoints, now_s):
-            return Refusal(
-                Refused.SATURATED,
+            return Rejection(
+                RejectReason.SATURATED,
                 f"All model servers are busy and the request is {request.criticality}. Try again later.",
             )
         required_candidates = self._strategy.required_candidates(request, endpoints)

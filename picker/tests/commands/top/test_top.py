@@ -22,8 +22,8 @@ from watched import Watched
 def admin_address(watched: Watched) -> Generator[str]:
     """Serves the pages of `watched`; its URL."""
     routes = pages(
-        lambda: pool_states(watched.pools, watched.desk.counters, watched.now_s),
-        lambda: reversed(watched.desk.decisions),
+        lambda: pool_states(watched.pools, watched.requests.counters, watched.now_s),
+        lambda: watched.decisions,
         watched.clock,
     )
     app = TestClient(Starlette(routes=routes))
@@ -61,17 +61,17 @@ def shown(now: Sample, before: Sample | None = None) -> str:
 
 
 def sample(watched: Watched, at_s: float = 0.0) -> Sample:
-    return Sample(at_s, list(pool_states(watched.pools, watched.desk.counters, watched.now_s)))
+    return Sample(at_s, list(pool_states(watched.pools, watched.requests.counters, watched.now_s)))
 
 
 def test_top_once_prints_the_pools_their_counts_and_their_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
-    watched.course()
-    watched.course()
+    watched.scheduled()
+    watched.scheduled()
     with admin_address(watched) as url:
         assert top([url, "--once"]) == 0
     out = capsys.readouterr().out
-    assert "default/a  DEFAULT  2 requests  2 running  0 turned away  50% of prompt tokens thought cached" in out
+    assert "default/a  DEFAULT  2 requests  2 running  0 rejected  50% of prompt tokens thought cached" in out
     assert "qwen-2" in out
     assert "25%" in out
 
@@ -93,8 +93,8 @@ def test_two_looks_make_rates() -> None:
     watched = Watched()
     before = sample(watched)
     for _ in range(10):
-        watched.course().end()
-    assert "5.0 requests/s  0 running  0.0/s turned away  90%" in shown(sample(watched, 2.0), before)
+        watched.end(watched.scheduled())
+    assert "5.0 requests/s  0 running  0.0/s rejected  90%" in shown(sample(watched, 2.0), before)
 
 
 def test_what_is_wrong_with_an_endpoint_is_said_where_its_age_would_stand() -> None:
@@ -107,22 +107,22 @@ def test_what_is_wrong_with_an_endpoint_is_said_where_its_age_would_stand() -> N
 
 def test_explain_tells_why_a_request_went_where_it_went(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
-    course = watched.course()
+    request = watched.scheduled()
     watched.now_s = 1.5
-    course.end()
+    watched.end(request)
     with admin_address(watched) as url:
         assert explain(["id-1", "--url", url]) == 0
     out = capsys.readouterr().out
-    assert f"picked {course.endpoint.server}, the cheapest of 2: cost" in out
+    assert f"picked {request.endpoint.server}, the cheapest of 2: cost" in out
     assert "ended after 1.50 s" in out
 
 
 def test_explain_tells_of_caches_that_were_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
     """Where load weighed more."""
     watched = Watched(endpoints=[endpoint(1), endpoint(2)])
-    holder = watched.course().endpoint
+    holder = watched.scheduled().endpoint
     holder.in_flight.requests = 200
-    watched.course()
+    watched.scheduled()
     with admin_address(watched) as url:
         assert explain(["id", "--url", url]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -131,16 +131,16 @@ def test_explain_tells_of_caches_that_were_passed_over(capsys: pytest.CaptureFix
 
 def test_explain_tells_why_a_request_was_turned_away(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
-    watched.ask(subset=frozenset())
+    watched.assign(subset=frozenset())
     with admin_address(watched) as url:
         assert explain(["id-1", "--url", url]) == 0
-    assert "turned away with 503, subset-empty: None of the endpoints" in capsys.readouterr().out
+    assert "rejected with 503, subset-empty: None of the endpoints" in capsys.readouterr().out
 
 
 def test_explain_without_an_id_lists_the_newest(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
     for number in range(4):
-        watched.course(f"model-{number}")
+        watched.scheduled(f"model-{number}")
     with admin_address(watched) as url:
         assert explain(["--url", url, "--newest", "2"]) == 0
     out = capsys.readouterr().out

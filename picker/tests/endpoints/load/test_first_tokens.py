@@ -1,11 +1,11 @@
 """What scrapes tell of the prompts under way: which are computed, how fast, and what others have sent."""
 
 import pytest
-from fleet import endpoint, scrape
+from fleet import begin, endpoint, scrape
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.in_flight import InFlightTracker, Ticket
+from picker.endpoints.in_flight import CountedRequest, InFlightTracker
 from picker.endpoints.load.prefill_tracker import PrefillCounters
 
 START = PrefillCounters(1000.0, 300.0, 1_500_000.0, 1_500_000.0, 500_000.0)
@@ -20,15 +20,15 @@ def server(tracker: InFlightTracker) -> Endpoint:
 
 def sent(
     tracker: InFlightTracker, where: Endpoint, *at_s: float, tokens: int = 1000, work: float = 0.0
-) -> list[Ticket]:
-    return [tracker.begin(where, tokens, 100, work, each) for each in at_s]
+) -> list[CountedRequest]:
+    return [begin(tracker, where, tokens, 100, work, each) for each in at_s]
 
 
 def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> None:
     tracker = InFlightTracker()
     only = server(tracker)
     for number, at_s in enumerate((0.1, 0.2, 0.3)):
-        tracker.begin(only, 10**number, 100, now_s=at_s)
+        begin(tracker, only, 10**number, 100, now_s=at_s)
     scrape(tracker, only, 1.0, first_tokens=2, seconds=0.4)
     assert (only.in_flight.prefill_tokens, only.in_flight.requests) == (100, 3)
     scrape(tracker, only, 2.0)
@@ -38,7 +38,7 @@ def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> Non
 def test_a_request_of_several_sequences_takes_as_many_first_tokens() -> None:
     tracker = InFlightTracker()
     only = server(tracker)
-    tracker.begin(only, 1000, 400, now_s=0.1, sequences=4)
+    begin(tracker, only, 1000, 400, now_s=0.1, sequences=4)
     sent(tracker, only, 0.2, 0.3)
     scrape(tracker, only, 1.0, first_tokens=5, seconds=1.0)
     assert only.in_flight.prefill_tokens == 1000
@@ -58,7 +58,7 @@ def test_what_generates_nothing_has_no_first_token() -> None:
     """An embedding weighs until its end, and takes no other's turn."""
     tracker = InFlightTracker()
     only = server(tracker)
-    tracker.begin(only, 70, 0, now_s=0.1)
+    begin(tracker, only, 70, 0, now_s=0.1)
     sent(tracker, only, 0.2)
     scrape(tracker, only, 1.0, first_tokens=1, seconds=0.1)
     assert only.in_flight.prefill_tokens == 70
@@ -71,8 +71,8 @@ def test_the_first_token_of_an_answer_that_ended_between_two_scrapes_is_its_own(
     only = server(tracker)
     first, _ = sent(tracker, only, 0.1, 0.2)
     if answered:
-        first.answered(failed=False)
-    first.end(0.5)
+        first.count_response(failed=False)
+    first.uncount(0.5)
     scrape(tracker, only, 1.0, first_tokens=1, seconds=0.1)
     assert only.in_flight.prefill_tokens == left
 
@@ -95,11 +95,11 @@ def test_a_server_that_started_anew_has_computed_nothing_of_what_is_awaited() ->
 def test_a_server_that_does_not_count_first_tokens_keeps_its_prompts_until_they_end() -> None:
     tracker = InFlightTracker()
     only = endpoint(1)
-    [ticket] = sent(tracker, only, 0.1, work=1000)
+    [counted] = sent(tracker, only, 0.1, work=1000)
     for now_s in (1.0, 2.0):
         tracker.scraped(only, ServerMetrics(0, 1, 0.0, scraped_at_s=now_s))
     assert only.in_flight.prefill_tokens == 1000
-    ticket.end(3.0)
+    counted.uncount(3.0)
     assert only.in_flight.prefill_tokens == 0
 
 
@@ -201,24 +201,24 @@ def test_a_server_that_computes_in_order_is_followed_exactly(steps: list[tuple[s
     """After a scrape the ledger holds the prompts that the server has yet to compute: no more, no others."""
     tracker = InFlightTracker()
     only = server(tracker)
-    waiting: list[tuple[int, float, Ticket]] = []
-    running: list[Ticket] = []
+    waiting: list[tuple[int, float, CountedRequest]] = []
+    running: list[CountedRequest] = []
     done, seconds, now_s = 0, 0.0, 0.0
     for step, count in [*steps, ("scrape", 0)]:
         now_s += 0.1
         match step:
             case "send":
                 tokens = 2 ** len(waiting) * (count + 1)
-                waiting.append((tokens, now_s, tracker.begin(only, tokens, 10, now_s=now_s)))
+                waiting.append((tokens, now_s, begin(tracker, only, tokens, 10, now_s=now_s)))
             case "compute":
-                for _, at_s, ticket in waiting[:count]:
-                    ticket.answered(failed=False)
-                    running.append(ticket)
+                for _, at_s, counted in waiting[:count]:
+                    counted.count_response(failed=False)
+                    running.append(counted)
                     done, seconds = done + 1, seconds + now_s - at_s
                 del waiting[:count]
             case "end":
-                for ticket in running[:count]:
-                    ticket.end(now_s)
+                for counted in running[:count]:
+                    counted.uncount(now_s)
                 del running[:count]
             case _:
                 scrape(tracker, only, now_s, first_tokens=done, seconds=seconds)

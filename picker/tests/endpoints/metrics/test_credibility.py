@@ -3,13 +3,13 @@
 from random import Random
 
 import pytest
-from fleet import endpoint, request
+from fleet import begin, endpoint, request
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.load.prefill_tracker import PrefillCounters
 from picker.endpoints.metrics.credibility import CONTRADICTED_AFTER_S, MISSING_AFTER_S, STALLED_BLIND_S, STALLED_S
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.requestcontrol.in_flight_request import Dispatched, dispatch
+from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
 from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.saturation import shed
 from picker.scheduling.scheduler import Scheduler
@@ -34,7 +34,7 @@ def scrapes(tracker: InFlightTracker, where: Endpoint, from_s: float, seconds: f
 
 def test_requests_that_a_server_does_not_count_are_missing_after_a_while() -> None:
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
-    tickets = [tracker.begin(where, 100, 100) for _ in range(20)]
+    requests = [begin(tracker, where, 100, 100) for _ in range(20)]
     now_s = scrapes(tracker, where, 0.0, MISSING_AFTER_S / 2)
     assert where.credibility.missing == 0
     with capture_logs() as logs:
@@ -42,8 +42,8 @@ def test_requests_that_a_server_does_not_count_are_missing_after_a_while() -> No
     assert where.credibility.missing == 20
     assert where.credibility.contradicted
     assert [line["event"] for line in logs] == ["endpoint.contradicts_ledger"]
-    for ticket in tickets:
-        ticket.end(60.0)
+    for counted in requests:
+        counted.uncount(60.0)
     scrapes(tracker, where, 60.0, INTERVAL_S)
     assert (where.credibility.missing, where.credibility.contradicted) == (0, False)
 
@@ -53,7 +53,7 @@ def test_an_honest_server_is_never_in_doubt(running: int) -> None:
     """Some requests are on their way, and others come past this picker."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for _ in range(20):
-        tracker.begin(where, 100, 100)
+        begin(tracker, where, 100, 100)
     scrapes(tracker, where, 0.0, 20.0, running=running)
     assert where.credibility.missing == 0
 
@@ -61,7 +61,7 @@ def test_an_honest_server_is_never_in_doubt(running: int) -> None:
 def test_requests_that_generate_nothing_need_not_be_counted() -> None:
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for _ in range(50):
-        tracker.begin(where, 0, 0)
+        begin(tracker, where, 0, 0)
     scrapes(tracker, where, 0.0, 20.0)
     assert where.credibility.missing == 0
 
@@ -74,7 +74,7 @@ def test_a_server_that_says_it_is_idle_gets_about_its_share(lie: str) -> None:
     liar = fleet[0]
     prefixes = PrefixIndex(64)
     scheduler = Scheduler(RoutingStrategy.DEFAULT, prefixes, rng)
-    sent: list[Dispatched] = []
+    sent: list[InFlightRequest] = []
     picks: list[bool] = []
     for step in range(3000):
         now_s = 0.05 * step
@@ -92,10 +92,10 @@ def test_a_server_that_says_it_is_idle_gets_about_its_share(lie: str) -> None:
                 scrapes(tracker, each, now_s, INTERVAL_S / 2, **says)
         for each in fleet:
             each.pace.learn(2000, 0.02 if each is liar and lie == "idle and fast" else 0.4, now_s)
-        made = dispatch(request(tokens=1000), fleet, scheduler, prefixes, tracker, now_s)
-        assert isinstance(made, Dispatched)
-        picks.append(made.ticket.endpoint is liar)
-        made.ticket.computed()
+        made = schedule(request(tokens=1000), fleet, scheduler, prefixes, tracker, now_s)
+        assert isinstance(made, InFlightRequest)
+        picks.append(made.endpoint is liar)
+        made.prompt_computed()
         sent.append(made)
         if len(sent) > 250:
             sent.pop(rng.randrange(len(sent))).end(now_s)
@@ -138,8 +138,8 @@ def test_answers_without_tokens_count_as_failures(tokens_of_each: int, failing: 
     """A stream that begins with 200 and brings an error event: no status tells of it."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for number in range(100):
-        ticket = tracker.begin(where, 100, 100)
-        ticket.answered(failed=False)
-        ticket.end(0.2 * number)
+        counted = begin(tracker, where, 100, 100)
+        counted.count_response(failed=False)
+        counted.uncount(0.2 * number)
         scrapes(tracker, where, 0.2 * number, INTERVAL_S / 2, generation_tokens=float(number * tokens_of_each))
     assert (where.failing > 0.3) == failing

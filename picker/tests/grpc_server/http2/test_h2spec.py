@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from exchange_conversation import FakeDesk
+from exchange_conversation import FakeDirector
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.server import ExtProcServer
 
@@ -43,7 +43,7 @@ def h2spec() -> Path:
 @pytest.mark.timeout(180)
 async def test_h2spec_passes_but_for_what_is_named(h2spec: Path) -> None:
     """All of generic, http2 and hpack: 145 tests."""
-    server = ExtProcServer(lambda: Exchange(FakeDesk(), Limits()), "127.0.0.1:0")
+    server = ExtProcServer(lambda: Exchange(FakeDirector(), Limits()), "127.0.0.1:0")
     await server.start()
     command = [str(h2spec), "-h", "127.0.0.1", "-p", str(server.port), "-o", "5"]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
-from exchange_conversation import FakeDesk, Seat, body, headers, response
+from exchange_conversation import FakeDirector, FakeQueue, body, headers, response
 from fleet import endpoint, scrape
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.extproc.exchange import EXTRA_MESSAGE_TIMEOUT_S, Exchange, Limits
+from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.messages import (
     Body,
     BodyMode,
@@ -25,13 +25,16 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
+from picker.extproc.request_phase import EXTRA_MESSAGE_TIMEOUT_S
+from picker.rejection import Rejection, RejectReason
 from picker.requestcontrol.apis import COMPLETIONS, NO_WORK, Api
-from picker.requestcontrol.director import BLOCK_TOKENS, Assigned, PoolDesk, ServedPool
+from picker.requestcontrol.director import BLOCK_TOKENS, Director
 from picker.requestcontrol.flowcontrol.controller import FlowControl
-from picker.requestcontrol.flowcontrol.queue import MAX_UNSCRAPED_BURST, Bounds
-from picker.requestcontrol.interfaces import Place, Wanted
-from picker.requestcontrol.rejection import Rejection
+from picker.requestcontrol.flowcontrol.queue import MAX_UNSCRAPED_BURST, Bounds, QueuedRequest
+from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import read_body
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import (
     AppProtocol,
     Criticality,
@@ -62,9 +65,9 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.tracker = InFlightTracker()
-        self.desk = PoolDesk(self.tracker, self.clock, Random(1), unknown_models=True)
+        self.director = Director(self.tracker, self.clock, Random(1), unknown_models=True)
         self.serve()
-        self.control = FlowControl(self.desk, self.clock, self.soon.append, self.bounds, TIME_LIMIT_S)
+        self.control = FlowControl(self.director, self.clock, self.soon.append, self.bounds, TIME_LIMIT_S)
         self.tracker.on_freed = self.control.freed
 
     def serve(self) -> None:
@@ -77,22 +80,24 @@ class Fleet:
         pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT)
         prefixes = PrefixIndex(BLOCK_TOKENS)
         scheduler = Scheduler(RoutingStrategy.DEFAULT, prefixes, Random(1))
-        self.desk.serve([ServedPool(pool, models, self.endpoints, scheduler, prefixes)], POOL)
+        self.director.serve([ServedPool(pool, models, self.endpoints, scheduler, prefixes)], POOL)
 
     def clock(self) -> float:
         return self.now_s
 
-    def fill(self) -> list[Assigned]:
+    def fill(self) -> list[InFlightRequest]:
         """Prompts in flight on every endpoint, more than any request waits for there; each ends when it is told to."""
-        filling: list[Assigned] = []
+        filling: list[InFlightRequest] = []
         for each in self.endpoints:
             each.pace.learn(1000, 1.0, 0.0)
-            answer = self.desk.assign(wanted("Critical", tokens=int(FULL_S * 1000), subset=frozenset({each.address})))
-            assert isinstance(answer, Assigned)
+            answer = self.director.assign(
+                wanted("Critical", tokens=int(FULL_S * 1000), subset=frozenset({each.address}))
+            )
+            assert isinstance(answer, InFlightRequest)
             filling.append(answer)
         return filling
 
-    def asks(self, name: str, criticality: str = "Standard", **more: object) -> Place | Rejection | None:
+    def asks(self, name: str, criticality: str = "Standard", **more: object) -> QueuedRequest | Rejection | None:
         def on_admitted(refusal: Rejection | None) -> None:
             self.turns.append(name if refusal is None else f"{name}: {refusal.reason}")
 
@@ -117,14 +122,14 @@ def wanted(
     subset: frozenset[str] | None = None,
     max_tokens: int = 10,
     api: Api = COMPLETIONS,
-) -> Wanted:
+) -> PickRequest:
     data = json.dumps({"model": model, "prompt": [1] * tokens, "max_tokens": max_tokens}).encode()
     read = read_body(data, True, api)
     assert not isinstance(read, Rejection)
-    return Wanted(None, read, subset, None, flow, len(data))
+    return PickRequest(None, read, subset, None, flow, RequestInfo(body_bytes=len(data)))
 
 
-def full(*endpoints: Endpoint, bounds: Bounds | None = None) -> tuple[Fleet, list[Assigned]]:
+def full(*endpoints: Endpoint, bounds: Bounds | None = None) -> tuple[Fleet, list[InFlightRequest]]:
     fleet = Fleet(list(endpoints) or [endpoint(1)], bounds or Bounds(requests=100, body_bytes=1 << 20))
     return fleet, fleet.fill()
 
@@ -140,7 +145,7 @@ def test_a_request_waits_until_another_has_ended() -> None:
     fleet.asks("held")
     assert fleet.held == 1
     for each in filling:
-        each.end()
+        fleet.director.ended(each)
     assert fleet.turns == []
     assert len(fleet.soon) == 1
     fleet.later()
@@ -150,7 +155,7 @@ def test_a_request_waits_until_another_has_ended() -> None:
 def test_a_prompt_that_is_computed_makes_room_before_its_answer_ends() -> None:
     fleet, [filling] = full()
     fleet.asks("held")
-    only = filling.dispatched.ticket.endpoint
+    only = filling.endpoint
     scrape(fleet.tracker, only, fleet.now_s)
     scrape(fleet.tracker, only, fleet.now_s, first_tokens=1, seconds=0.1)
     fleet.later()
@@ -170,7 +175,7 @@ def test_room_that_only_a_scrape_sees_is_found_by_the_clock() -> None:
 def test_a_burst_does_not_outrun_the_scrapes() -> None:
     """The rest waits for the next one to tell whether the first have begun to queue."""
     fleet = Fleet([endpoint(1)], now_s=0.0)
-    sent = [fleet.desk.assign(wanted("Standard")) for _ in range(MAX_UNSCRAPED_BURST)]
+    sent = [fleet.director.assign(wanted("Standard")) for _ in range(MAX_UNSCRAPED_BURST)]
     assert len(sent) == MAX_UNSCRAPED_BURST
     fleet.asks("held")
     assert fleet.held == 1
@@ -187,11 +192,11 @@ def test_only_as_many_go_as_there_is_room_for() -> None:
 
     def takes_room(_: Rejection | None) -> None:
         fleet.turns.append("gone")
-        assert isinstance(fleet.desk.assign(wanted("Standard", tokens=1500)), Assigned)
+        assert isinstance(fleet.director.assign(wanted("Standard", tokens=1500)), InFlightRequest)
 
     for _ in range(3):
         fleet.control.join(wanted("Standard"), takes_room)
-    filling.end()
+    fleet.director.ended(filling)
     fleet.later()
     assert (fleet.turns, fleet.held) == (["gone"], 2)
 
@@ -200,7 +205,7 @@ def test_one_that_comes_while_its_equals_wait_does_not_overtake_them() -> None:
     """Though there is room, just now; and none of them waits for the clock."""
     fleet, [filling] = full()
     fleet.asks("first")
-    filling.end()
+    fleet.director.ended(filling)
     assert fleet.asks("second") is not None
     assert fleet.asks("critical", "Critical") is None
     fleet.later()
@@ -222,10 +227,10 @@ def test_one_that_may_only_go_where_there_is_no_room_keeps_nobody_waiting() -> N
     fleet, filling = full(endpoint(1), endpoint(2))
     fleet.asks("elsewhere", flow="a", subset=frozenset({fleet.endpoints[0].address}))
     fleet.asks("anywhere", flow="b")
-    filling[1].end()
+    fleet.director.ended(filling[1])
     fleet.later()
     assert fleet.turns == ["anywhere"]
-    filling[0].end()
+    fleet.director.ended(filling[0])
     fleet.later()
     assert fleet.turns == ["anywhere", "elsewhere"]
 
@@ -251,7 +256,7 @@ def test_what_does_not_fit_is_refused_unless_it_is_critical() -> None:
         fleet.asks("held", each)
     refusal = fleet.asks("more")
     assert isinstance(refusal, Rejection)
-    assert (refusal.status, refusal.reason, refusal.criticality) == (429, "queue-full", Criticality.STANDARD)
+    assert (refusal.status, refusal.reason) == (429, "queue-full")
     assert fleet.asks("more", "Critical") is None
 
 
@@ -260,8 +265,8 @@ def test_who_has_left_has_no_turn() -> None:
     place = fleet.asks("held")
     assert place is not None
     assert not isinstance(place, Rejection)
-    place.leave()
-    filling.end()
+    fleet.control.leave(place)
+    fleet.director.ended(filling)
     fleet.later()
     assert (fleet.turns, fleet.held) == ([], 0)
 
@@ -279,7 +284,7 @@ def test_without_an_endpoint_that_answers_nobody_waits() -> None:
 def test_a_pool_that_goes_lets_go_of_what_waits_for_it() -> None:
     fleet, _ = full()
     fleet.asks("held")
-    fleet.desk.serve([], None)
+    fleet.director.serve([], None)
     fleet.control.tick()
     assert (fleet.turns, fleet.held) == (["held"], 0)
 
@@ -292,32 +297,14 @@ def test_a_picker_that_stops_holds_nothing_any_more() -> None:
     assert fleet.asks("more") is None
 
 
-@dataclass
-class FakeQueue:
-    """Holds everything until it is told otherwise."""
-
-    answer: Rejection | None = None
-    on_admitted: Callable[[Rejection | None], None] | None = None
-    left: int = 0
-    wait_s: float = TIME_LIMIT_S
-
-    def join(self, wanted: Wanted, on_admitted: Callable[[Rejection | None], None]) -> "FakeQueue | Rejection":
-        assert wanted.body.model == "m"
-        self.on_admitted = on_admitted
-        return self.answer or self
-
-    def leave(self) -> None:
-        self.left += 1
-
-
 class Talk:
     """An exchange whose request is held, and what it said since."""
 
-    def __init__(self, mode: BodyMode = BodyMode.BUFFERED, seat: Seat | None = None) -> None:
-        self.desk = FakeDesk(seat or Seat())
+    def __init__(self, mode: BodyMode = BodyMode.BUFFERED, served_model: str | None = None) -> None:
+        self.director = FakeDirector(served_model=served_model)
         self.queue = FakeQueue()
-        self.exchange = Exchange(self.desk, Limits(), queue=self.queue)
-        self.exchange.on_admitted = self._turn
+        self.exchange = Exchange(self.director, Limits(), queue=self.queue)
+        self.exchange.on_admitted(self._turn)
         self.mode = mode
         self.exchange.receive(headers(mode=mode))
         self.replies: list[Reply] = []
@@ -326,23 +313,22 @@ class Talk:
         self.replies += self.exchange.resume(refusal)
 
     def turn(self, refusal: Rejection | None = None) -> list[Reply]:
-        assert self.queue.on_admitted is not None
-        self.queue.on_admitted(refusal)
+        self.queue.admit(refusal)
         return self.replies
 
 
 def test_a_held_request_asks_the_proxy_for_patience_and_gets_its_pick_later() -> None:
     talk = Talk()
     assert talk.exchange.receive(body()) == [ExtendTimeout(TIME_LIMIT_S + EXTRA_MESSAGE_TIMEOUT_S)]
-    assert (talk.desk.asked, talk.exchange.deadline_s, talk.exchange.settled) == ([], None, False)
+    assert (talk.director.requests, talk.exchange.deadline_s, talk.exchange.settled) == ([], None, False)
     [reply] = talk.turn()
     assert isinstance(reply, BodyReply)
     assert reply.changes.destination is not None
-    assert len(talk.desk.asked) == 1
+    assert len(talk.director.requests) == 1
 
 
 def test_a_held_request_has_its_model_renamed_as_any_other() -> None:
-    talk = Talk(seat=Seat(served_model="m-v2"))
+    talk = Talk(served_model="m-v2")
     talk.exchange.receive(body())
     [reply] = talk.turn()
     assert isinstance(reply, BodyReply)
@@ -370,17 +356,17 @@ def test_a_held_body_in_full_duplex_is_handed_back_whole_with_its_pick(with_trai
 def test_a_held_request_may_be_refused() -> None:
     talk = Talk()
     talk.exchange.receive(body())
-    [reply] = talk.turn(Rejection(503, "queue-timeout", "No."))
+    [reply] = talk.turn(Rejection(RejectReason.QUEUE_TIMEOUT, "No."))
     assert isinstance(reply, ImmediateReply)
-    assert (reply.status, talk.desk.asked, len(talk.desk.turned)) == (503, [], 1)
+    assert (reply.status, talk.director.requests, len(talk.director.rejections)) == (503, [], 1)
 
 
 def test_a_request_that_the_queue_has_no_place_for_is_refused_at_once() -> None:
     talk = Talk()
-    talk.queue.answer = Rejection(429, "queue-full", "No.")
+    talk.queue.rejection = Rejection(RejectReason.QUEUE_FULL, "No.")
     [reply] = talk.exchange.receive(body())
     assert isinstance(reply, ImmediateReply)
-    assert (reply.status, len(talk.desk.turned)) == (429, 1)
+    assert (reply.status, len(talk.director.rejections)) == (429, 1)
 
 
 @pytest.mark.parametrize("ends", ["closes", "proxy answers", "fails"])
@@ -388,7 +374,6 @@ def test_a_held_request_that_ends_leaves_its_place_once(ends: str) -> None:
     """Its client has gone, or the proxy has answered it; a turn that comes all the same is nobody's."""
     talk = Talk()
     talk.exchange.receive(body())
-    on_admitted = talk.queue.on_admitted
     if ends == "proxy answers":
         talk.exchange.receive(response())
     elif ends == "fails":
@@ -396,16 +381,15 @@ def test_a_held_request_that_ends_leaves_its_place_once(ends: str) -> None:
     talk.exchange.close()
     talk.exchange.close()
     assert talk.queue.left == 1
-    assert on_admitted is not None
-    on_admitted(None)
-    assert (talk.replies, talk.desk.asked) == ([], [])
+    talk.queue.admit()
+    assert (talk.replies, talk.director.requests) == ([], [])
 
 
 def test_a_desk_that_fails_at_the_turn_is_answered_for() -> None:
     """As it is without a queue."""
     talk = Talk()
     talk.exchange.receive(body())
-    talk.desk.answer = RuntimeError("boom")
+    talk.director.fails = RuntimeError("boom")
     with pytest.raises(RuntimeError):
         talk.turn()
     [reply] = talk.exchange.fail()

@@ -1,17 +1,25 @@
 """What waits while all servers are full: order, fairness, bounds."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from picker.requestcontrol.flowcontrol.queue import BEYOND, IDLE_FLOWS, ORDER, Bounds, FlowQueue, Held
+from picker.rejection import Rejection, RejectReason
+from picker.requestcontrol.flowcontrol.queue import IDLE_FLOWS, ORDER, QUEUEING_LIMITS, Bounds, FlowQueue, QueuedRequest
 from picker.resources.inference import Criticality
-from picker.scheduling.request import Refusal, Refused
 
 STANDARD = Criticality.STANDARD
 PRESSURE_STARTS_AT = Bounds(requests=10_000, body_bytes=1 << 30)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Numbered(QueuedRequest):
+    """A request that a test recognises by its number."""
+
+    number: int
 
 
 def held(
@@ -22,22 +30,27 @@ def held(
     tokens: int = 100,
     body_bytes: int = 10,
     expires_s: float = 60.0,
-) -> Held[int]:
-    return Held(item, criticality, flow, tokens, body_bytes, expires_s)
+) -> Numbered:
+    return Numbered("pool", criticality, flow, tokens, body_bytes, None, expires_s, lambda _: None, item)
 
 
-def queue(*waiting: Held[int], bounds: Bounds = PRESSURE_STARTS_AT) -> FlowQueue[int]:
-    made: FlowQueue[int] = FlowQueue(bounds)
+def queue(*waiting: Numbered, bounds: Bounds = PRESSURE_STARTS_AT) -> FlowQueue:
+    made = FlowQueue(bounds)
     for each in waiting:
         assert made.add(each) is None
     return made
 
 
-def released(of: FlowQueue[int], most: int = 1 << 30, barred: frozenset[int] = frozenset()) -> list[int]:
-    """What comes out when there is room for `most`, and none for those that are `barred`."""
+def number_of(request: QueuedRequest) -> int:
+    assert isinstance(request, Numbered)
+    return request.number
+
+
+def released(of: FlowQueue, most: int = 1 << 30, barred: frozenset[int] = frozenset()) -> list[int]:
+    """The numbers of what is released with capacity for `most`, and none for those that are `barred`."""
     out: list[int] = []
-    for item in of.release(lambda _: len(out) < most, lambda item: item not in barred):
-        out.append(item)  # noqa: PERF402 - the room depends on what came out before
+    for request in of.release(lambda _: len(out) < most, lambda request: number_of(request) not in barred):
+        out.append(number_of(request))  # noqa: PERF401 - the capacity depends on what was released before
     return out
 
 
@@ -55,7 +68,7 @@ def test_less_critical_ones_wait_while_a_more_critical_one_has_no_room() -> None
 
 def test_less_critical_ones_need_more_room() -> None:
     """The order of the queue relies on it: where there is none for a critical one, there is none for others."""
-    rooms = [BEYOND[each] for each in ORDER]
+    rooms = [QUEUEING_LIMITS[each] for each in ORDER]
     assert rooms == sorted(rooms, key=lambda room: (-room.wait_s, -room.kv_cache_usage))
 
 
@@ -114,18 +127,18 @@ def test_more_than_the_bounds_allow_is_refused_by_name(bounds: Bounds) -> None:
     """Each criticality has bounds of its own: a flood of batch requests keeps no other out."""
     waiting = queue(held(1), held(2), bounds=bounds)
     refusal = waiting.add(held(3))
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason is Refused.QUEUE_FULL
-    assert "Standard" in refusal.detail
+    assert isinstance(refusal, Rejection)
+    assert refusal.reason is RejectReason.QUEUE_FULL
+    assert "Standard" in refusal.message
     assert waiting.add(held(4, criticality=Criticality.SHEDDABLE)) is None
     assert sorted(released(waiting)) == [1, 2, 4]
 
 
 def test_what_has_waited_to_its_end_comes_out_once() -> None:
     waiting = queue(*(held(number, f"flow {number % 2}", expires_s=60.0 + number) for number in range(4)))
-    assert list(waiting.expired(59.9)) == []
-    assert list(waiting.expired(61.0)) == [0, 1]
-    assert list(waiting.expired(61.0)) == []
+    assert list(map(number_of, waiting.expired(59.9))) == []
+    assert list(map(number_of, waiting.expired(61.0))) == [0, 1]
+    assert list(map(number_of, waiting.expired(61.0))) == []
     assert released(waiting) == [2, 3]
 
 
@@ -171,8 +184,8 @@ def test_while_two_flows_wait_neither_gets_ahead_by_more_than_their_dearest_requ
             assert abs(served["left"] - served["right"]) <= max(left) + max(right) + 2
 
 
-def waiting_flows(of: FlowQueue[int]) -> tuple[bool, bool]:
-    flows = {each.flow for each in of._bands[STANDARD].held}
+def waiting_flows(of: FlowQueue) -> tuple[bool, bool]:
+    flows = {each.flow for each in of._bands[STANDARD].waiting}
     return "left" in flows, "right" in flows
 
 
@@ -182,8 +195,8 @@ class AnyQueue(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.bounds = Bounds(requests=6, body_bytes=120)
-        self.queue: FlowQueue[int] = FlowQueue(self.bounds)
-        self.waiting: dict[int, Held[int]] = {}
+        self.queue: FlowQueue = FlowQueue(self.bounds)
+        self.waiting: dict[int, Numbered] = {}
         self.now_s = 0.0
         self.count = 0
 
@@ -212,14 +225,14 @@ class AnyQueue(RuleBasedStateMachine):
             more = [
                 each for each in self.waiting.values() if ORDER.index(each.criticality) < ORDER.index(gone.criticality)
             ]
-            first = {(each.criticality, each.flow): each.item for each in reversed(more)}
+            first = {(each.criticality, each.flow): each.number for each in reversed(more)}
             assert barred >= set(first.values()), "a more critical one that may go still waits"
 
     @rule(seconds=st.floats(0, 20))
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
         over = [item for item, each in self.waiting.items() if each.expires_s <= self.now_s]
-        assert sorted(self.queue.expired(self.now_s)) == over
+        assert sorted(map(number_of, self.queue.expired(self.now_s))) == over
         for item in over:
             del self.waiting[item]
 

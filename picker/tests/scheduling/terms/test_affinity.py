@@ -6,7 +6,7 @@ import pytest
 from fleet import endpoint, request
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.requestcontrol.in_flight_request import Dispatched, dispatch
+from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
 from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.scheduler import Scheduler
@@ -27,8 +27,8 @@ class Picker:
     def send(self, what: InferenceRequest) -> str:
         """Where it went; it is over at once."""
         self._now_s += 0.1
-        sent = dispatch(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self._now_s)
-        assert isinstance(sent, Dispatched)
+        sent = schedule(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self._now_s)
+        assert isinstance(sent, InFlightRequest)
         sent.end(self._now_s)
         return sent.ranking.endpoints[0].address
 

@@ -8,9 +8,10 @@ from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.scraper import at_rest_s, rests
 from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.rejection import Rejection
 from picker.requestcontrol.director import BLOCK_TOKENS, MAX_BLOCKS
-from picker.requestcontrol.in_flight_request import Dispatched, dispatch
-from picker.scheduling.request import InferenceRequest, Refusal
+from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
+from picker.scheduling.request import InferenceRequest
 
 from simulator.engine.fleet import Fleet, Replica
 from simulator.engine.timeline import Timeline
@@ -43,7 +44,7 @@ class Picker:
         fleet.listeners.append(self._follow)
         self._follow()
 
-    def pick(self, turn: Turn) -> Dispatched | Refusal:
+    def pick(self, turn: Turn) -> InFlightRequest | Rejection:
         """Where `turn` goes now."""
         self._truth.turn = turn
         if self._glances_every_s is not None:
@@ -59,7 +60,7 @@ class Picker:
             conversation=turn.conversation,
             continues=turn.continues,
         )
-        return dispatch(request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s)
+        return schedule(request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s)
 
     def _follow(self) -> None:
         """The fleet has changed."""

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from picker.requestcontrol.in_flight_request import Dispatched
-from picker.scheduling.request import Refusal
+from picker.rejection import Rejection
+from picker.requestcontrol.in_flight_request import InFlightRequest
 
 from simulator.engine.fleet import Fleet
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken
@@ -76,7 +76,7 @@ class Simulation:
         self.records.append(record)
         pickers = self._pickers
         picked = (pickers[0] if len(pickers) == 1 else self._rng.choice(pickers)).pick(turn)
-        if isinstance(picked, Refusal):
+        if isinstance(picked, Rejection):
             record.outcome, record.end_s = Outcome.SHED, now_s
             self._next_turn(session, BACK_OFF_S)
             return
@@ -117,14 +117,14 @@ class _Attempt:
     refused, or is lost before the answer has begun."""
 
     def __init__(
-        self, simulation: Simulation, session: Session, turn: Turn, record: Record, dispatched: Dispatched
+        self, simulation: Simulation, session: Session, turn: Turn, record: Record, in_flight: InFlightRequest
     ) -> None:
         self._simulation = simulation
         self._session = session
         self._turn = turn
         self._record = record
-        self._dispatched = dispatched
-        self._left = list(dispatched.ranking.endpoints)
+        self._in_flight = in_flight
+        self._left = list(in_flight.ranking.endpoints)
 
     def send(self) -> None:
         self._simulation.after_network(self._arrive)
@@ -139,14 +139,14 @@ class _Attempt:
             self.send()
             return
         self._record.address = address
-        self._dispatched.served_by(address)
+        self._in_flight.served_by(address)
         turn = self._turn
         request = EngineRequest(
             self._simulation.next_number(), turn.content, turn.prompt_tokens, turn.output_tokens, turn.lora
         )
         replica.submit(request, self._heard)
         # vLLM sends a stream's headers before its first token.
-        self._simulation.after_network(partial(self._dispatched.answered, False))
+        self._simulation.after_network(partial(self._in_flight.count_response, failed=False))
 
     def _heard(self, event: FirstToken | Finished | None) -> None:
         record = self._record
@@ -162,7 +162,7 @@ class _Attempt:
                 self.send()
 
     def _end(self, outcome: Outcome) -> None:
-        self._dispatched.end(self._simulation.now_s)
+        self._in_flight.end(self._simulation.now_s)
         self._record.outcome = outcome
         simulation = self._simulation
         self._record.end_s = simulation.now_s + simulation.scenario.network_s

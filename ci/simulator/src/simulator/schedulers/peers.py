@@ -5,8 +5,9 @@ from random import Random
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.rejection import Rejection, RejectReason
 from picker.resources.inference import Criticality
-from picker.scheduling.request import InferenceRequest, Ranking, Refusal, Refused
+from picker.scheduling.request import InferenceRequest, Ranking
 from xxhash import xxh3_64_intdigest
 
 
@@ -16,8 +17,8 @@ def ranked(costs: Sequence[float], endpoints: Sequence[Endpoint], rng: Random, f
     return Ranking(tuple(endpoints[index] for _, _, index in order[: 1 + fallbacks]))
 
 
-NONE_READY = Refusal(Refused.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
-SHED = Refusal(Refused.SATURATED, "All model servers are busy.")
+NONE_READY = Rejection(RejectReason.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
+SHED = Rejection(RejectReason.SATURATED, "All model servers are busy.")
 
 
 class TwoChoices:
@@ -26,7 +27,7 @@ class TwoChoices:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
         drawn = self._rng.sample(endpoints, min(2, len(endpoints)))
@@ -60,7 +61,7 @@ class FilterTree:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
         known = [each for each in endpoints if each.metrics is not None]
@@ -109,7 +110,7 @@ class WeightedScorers:
         self._rng = rng
         self._prefixes = prefixes
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
         queues = [FilterTree._queue(each) for each in endpoints]  # pyright: ignore[reportPrivateUsage]
@@ -141,7 +142,7 @@ class BoundedHashing:
     PREFIX_BLOCKS = 8
     """Hashed: 512 tokens, the length of a short system prompt."""
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
         prefix = request.blocks[min(len(request.blocks), self.PREFIX_BLOCKS) - 1] if request.blocks else 0

@@ -6,8 +6,9 @@ from math import inf
 from random import Random
 
 from picker.endpoints.endpoint import Endpoint
+from picker.rejection import Rejection
 from picker.scheduling.cost import INTERRUPTED_SHARE, SLOWED_TOKENS
-from picker.scheduling.request import InferenceRequest, Ranking, Refusal
+from picker.scheduling.request import InferenceRequest, Ranking
 from picker.scheduling.saturation import shed
 
 from simulator.engine.fleet import Fleet, Replica
@@ -39,7 +40,7 @@ class Oracle:
         self._truth = truth
         self._rng = rng
 
-    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Refusal:
+    def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
         if shed(request.criticality, endpoints, now_s):

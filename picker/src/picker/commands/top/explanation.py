@@ -68,7 +68,7 @@ def _destination(decision: Decision) -> str | Text:
 def _decided(decision: Decision) -> str:
     took = f"decided in {decision.decision_s * 1000:.2f} ms"
     if decision.reason is not None:
-        return f"turned away with {decision.status}, {decision.reason}: {decision.detail} ({took})"
+        return f"rejected with {decision.status}, {decision.reason}: {decision.detail} ({took})"
     if not decision.candidates:
         return f"went to {decision.server} ({took})"
     picked = decision.candidates[0]

@@ -13,7 +13,7 @@ from picker.observability.pool_states import PoolState
 
 BAR_CELLS = 12
 STALE_S = 5.0
-"""Metrics older than this are marked: nobody is turned away on their account any more."""
+"""Metrics older than this are marked: the scheduler no longer rejects requests because of them."""
 
 NEARLY_FULL = 0.9
 HALF_FULL = 0.5
@@ -48,7 +48,7 @@ def _headline(pool: PoolState, before: PoolState | None, seconds: float) -> Text
         facts = [
             f"{pool.decisions:,} requests",
             f"{pool.running:,} running",
-            f"{pool.turned_away:,} turned away",
+            f"{pool.rejected:,} rejected",
             *_shares(pool.decisions, pool.prompt_tokens, pool.cached_tokens, pool.decision_s),
         ]
     else:
@@ -56,7 +56,7 @@ def _headline(pool: PoolState, before: PoolState | None, seconds: float) -> Text
         facts = [
             f"{decisions / seconds:,.1f} requests/s",
             f"{pool.running:,} running",
-            f"{(pool.turned_away - before.turned_away) / seconds:,.1f}/s turned away",
+            f"{(pool.rejected - before.rejected) / seconds:,.1f}/s rejected",
             *_shares(
                 decisions,
                 pool.prompt_tokens - before.prompt_tokens,

@@ -1,48 +1,46 @@
-"""What waits for an endpoint while all are full: in which order, how long, and how much of it.
+"""The queue of requests that wait while all endpoints of a pool are full: its order, bounds and expiry.
 
-More critical requests go before all others. Among equals, flows take turns by the tokens that they cost (start-time
-fair queueing: Goyal, Vin and Cheng, 1996): while two flows wait, neither gets further ahead of the other than the two
-dearest of their requests, however many it sends. Within a flow, first come, first served."""
+More critical requests go first. Flows of one criticality take turns by the tokens that their requests cost (start-time
+fair queueing: Goyal, Vin and Cheng, 1996). While two flows wait, neither gets further ahead of the other than the cost
+of the two most expensive requests. Requests of one flow are served in order of arrival."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Generic, TypeVar
 
 from picker.endpoints.endpoint import Endpoint
+from picker.rejection import Rejection, RejectReason
 from picker.resources.inference import Criticality
-from picker.scheduling.request import Refusal, Refused
 from picker.scheduling.saturation import SATURATION_LIMITS, STALE_AFTER_S, SaturationLimit, has_capacity
 
-BEYOND: Mapping[Criticality, SaturationLimit] = {
-    # Sheddable requests would be turned away here.
+QUEUEING_LIMITS: Mapping[Criticality, SaturationLimit] = {
+    # Without a queue, Sheddable requests are rejected here.
     Criticality.SHEDDABLE: SATURATION_LIMITS[Criticality.SHEDDABLE],
-    # What waits at a server waits in the order of its coming, and for that server alone. A few have to, so that its
-    # next step has no gap: at the rate of an A10 a second is two of them.
+    # Requests wait at a server in order of arrival, and for that server alone. A few must wait there, so that its next
+    # step has no gap: at the rate of an A10 two requests wait one second.
     Criticality.STANDARD: SaturationLimit(wait_s=1.0, kv_cache_usage=inf),
-    # Twice that, so that it is sent before anything else would be, even past what has just been let go.
+    # Twice that, so that a critical request is sent before any other, even after one was just released.
     Criticality.CRITICAL: SaturationLimit(wait_s=2.0, kv_cache_usage=inf),
 }
-"""Requests are held while no endpoint has this much room for them. Less critical ones need more of it."""
+"""Requests of a criticality are queued while no endpoint is below these limits. Less critical ones need more room."""
 
 ORDER = (Criticality.CRITICAL, Criticality.STANDARD, Criticality.SHEDDABLE)
 
 MAX_UNSCRAPED_BURST = 16
-"""Requests more than at the newest scrape that an endpoint is sent unseen, or as many again as it had then: an idle one
-takes a step's worth of them at once, and a burst that it can take is let through within a few scrapes."""
+"""Requests that an endpoint may be sent beyond those of its newest scrape, or as many again as it had then if that is
+more. Judgement: an idle endpoint takes a step's worth at once, and a burst that it can serve passes within a few
+scrapes."""
 
 IDLE_FLOWS = 1000
-"""Flows with nothing waiting that are remembered, because they are ahead of others: their names are the clients'
-choice, so there may be any number."""
-
-T = TypeVar("T")
+"""Flows without waiting requests that are kept because they are ahead of others. Clients choose the names of flows, so
+their number has to be bounded."""
 
 
 def has_capacity_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
-    """Whether a request of this criticality need not be held. Where no endpoint is there or answers, holding it helps
-    nobody."""
-    room = BEYOND[criticality]
+    """Whether a request of this criticality may be scheduled now. True where no endpoint is reachable: waiting would
+    not help."""
+    room = QUEUEING_LIMITS[criticality]
     answering = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
     return not answering or any(
         has_capacity(room, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in answering
@@ -50,7 +48,7 @@ def has_capacity_for(criticality: Criticality, endpoints: Sequence[Endpoint], no
 
 
 def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
-    """Whether so much has come since the newest scrape that a queue may have grown which that did not see."""
+    """Whether so many requests were sent since the newest scrape that a queue may have grown unnoticed."""
     metrics = endpoint.metrics
     if metrics is None or now_s - metrics.scraped_at_s > STALE_AFTER_S:
         return False
@@ -60,187 +58,201 @@ def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of what waits in a pool, for each criticality."""
+    """Limits of what waits in one pool, for each criticality."""
 
     requests: int
     body_bytes: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Held(Generic[T]):
-    """A request's place in the queue."""
+OnAdmitted = Callable[[Rejection | None], None]
+"""Called once when a request has left the queue: with None to schedule it now, else with its rejection."""
 
-    item: T
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueuedRequest:
+    """A request that waits for an endpoint."""
+
+    pool: str
+    """`ServedPool.key`."""
     criticality: Criticality
     flow: str
     cost_tokens: int
-    """Of its prompt and its answer, as far as can be told beforehand."""
+    """Of its prompt and its expected output."""
     body_bytes: int
+    subset: frozenset[str] | None
+    """Addresses that the proxy allows; None allows all."""
     expires_s: float
-    """On the caller's clock."""
+    """On the clock of the scrapes."""
+    on_admitted: OnAdmitted
 
 
-class FlowQueue(Generic[T]):
+class FlowQueue:
     """The queue of one pool."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._bands: Mapping[Criticality, PriorityBand[T]] = {each: PriorityBand() for each in ORDER}
+        self._bands: Mapping[Criticality, PriorityBand] = {criticality: PriorityBand() for criticality in ORDER}
 
     def __len__(self) -> int:
-        return sum(len(band.held) for band in self._bands.values())
+        return sum(len(band.waiting) for band in self._bands.values())
 
     def waiting(self, criticality: Criticality) -> int:
-        """Requests of this criticality."""
-        return len(self._bands[criticality].held)
+        """The number of requests of this criticality."""
+        return len(self._bands[criticality].waiting)
 
     def waiting_bytes(self, criticality: Criticality) -> int:
-        """Of those requests' bodies."""
+        """The bytes of those requests' bodies."""
         return self._bands[criticality].body_bytes
 
     def goes_before(self, criticality: Criticality) -> bool:
-        """Whether something waits that goes before a request of this criticality that comes now."""
-        return any(self._bands[each].held for each in ORDER[: ORDER.index(criticality) + 1])
+        """Whether a waiting request would be served before one of this criticality that arrives now."""
+        return any(self._bands[other].waiting for other in ORDER[: ORDER.index(criticality) + 1])
 
-    def add(self, held: Held[T]) -> Refusal | None:
-        """Let it wait, unless the bounds do not allow it. It must not expire before one of the same criticality that
-        was added before it (ValueError): the time limit is the same for all."""
-        band = self._bands[held.criticality]
-        bounds = self._bounds
-        if len(band.held) >= bounds.requests or band.body_bytes + held.body_bytes > bounds.body_bytes:
-            return Refusal(
-                Refused.QUEUE_FULL,
-                f"All model servers are busy, and as many {held.criticality} requests wait as may. Try again later.",
+    def add(self, request: QueuedRequest) -> Rejection | None:
+        """Queue `request`, or reject it beyond the bounds.
+
+        Raises ValueError if it expires before one of the same criticality that was added earlier."""
+        band, bounds = self._bands[request.criticality], self._bounds
+        if len(band.waiting) >= bounds.requests or band.body_bytes + request.body_bytes > bounds.body_bytes:
+            return Rejection(
+                RejectReason.QUEUE_FULL,
+                f"All model servers are busy and the queue of {request.criticality} requests is full. Try again later.",
             )
-        band.add(held)
+        band.add(request)
         return None
 
-    def remove(self, held: Held[T]) -> None:
-        """Its client has left. A no-op for one that waits no more."""
-        band = self._bands[held.criticality]
-        if held in band.held:
-            band.remove(held)
+    def remove(self, request: QueuedRequest) -> None:
+        """Remove a request whose client has left. A no-op for one that does not wait."""
+        band = self._bands[request.criticality]
+        if request in band.waiting:
+            band.remove(request)
 
-    def release(self, has_capacity: Callable[[Criticality], bool], may_go: Callable[[T], bool]) -> Iterator[T]:
-        """Remove waiting items in order while there is capacity. `has_capacity` is asked before each item, `may_go`
-        whether there is room for this one in particular; if not, its flow is passed over. The queue may be changed
-        between two items."""
+    def release(
+        self, has_capacity: Callable[[Criticality], bool], may_go: Callable[[QueuedRequest], bool]
+    ) -> Iterator[QueuedRequest]:
+        """Remove waiting requests in order while there is capacity. `has_capacity` is called before each request.
+        `may_go` returns whether this one in particular has capacity; if not, its flow is skipped. The queue may change
+        between two requests."""
         for criticality in ORDER:
             band = self._bands[criticality]
-            passed: list[_Flow[T]] = []
+            skipped: list[_Flow] = []
             room = True
             try:
-                while band.held and (room := has_capacity(criticality)) and (flow := band.next_flow()) is not None:
-                    held = flow.first
-                    if may_go(held.item):
-                        band.serve(flow, held)
-                        yield held.item
+                while band.waiting and (room := has_capacity(criticality)) and (flow := band.next_flow()) is not None:
+                    request = flow.first
+                    if may_go(request):
+                        band.serve(flow, request)
+                        yield request
                     else:
-                        passed.append(flow)
+                        skipped.append(flow)
             finally:
-                for flow in passed:
+                for flow in skipped:
                     band.take_turn(flow)
             if not room:
-                # Nor is there for less critical ones.
+                # Less critical requests need more room.
                 return
 
-    def expired(self, now_s: float) -> Iterator[T]:
-        """Take out what has waited to its end."""
+    def expired(self, now_s: float) -> Iterator[QueuedRequest]:
+        """Remove the requests that have expired."""
         for band in self._bands.values():
-            while band.held and (first := next(iter(band.held))).expires_s <= now_s:
+            while band.waiting and (first := next(iter(band.waiting))).expires_s <= now_s:
                 band.remove(first)
-                yield first.item
+                yield first
 
 
-class _Flow(Generic[T]):
-    """What waits of one flow."""
+class _Flow:
+    """The waiting requests of one flow."""
 
-    __slots__ = ("held", "in_turn", "served_tokens")
+    __slots__ = ("in_turn", "served_tokens", "waiting")
 
     def __init__(self) -> None:
-        self.held: dict[Held[T], None] = {}
-        """In the order of coming."""
+        self.waiting: dict[QueuedRequest, None] = {}
+        """In order of arrival."""
         self.served_tokens = 0
-        """How far it has come: the band's level when it began to wait, and the cost of what was served since."""
+        """The flow's virtual time: the band's when it began to wait, plus the cost of what was served since."""
         self.in_turn = False
+        """Whether the flow is in the band's heap of turns."""
 
     @property
-    def first(self) -> Held[T]:
-        return next(iter(self.held))
+    def first(self) -> QueuedRequest:
+        return next(iter(self.waiting))
 
 
-class PriorityBand(Generic[T]):
-    """What waits of one criticality."""
+class PriorityBand:
+    """The waiting requests of one criticality."""
 
-    __slots__ = ("_count", "_flows", "_level_tokens", "_turns", "body_bytes", "held")
+    __slots__ = ("_count", "_flows", "_level_tokens", "_turns", "body_bytes", "waiting")
 
     def __init__(self) -> None:
-        self.held: dict[Held[T], None] = {}
-        """In the order of coming."""
+        self.waiting: dict[QueuedRequest, None] = {}
+        """In order of arrival."""
         self.body_bytes = 0
-        self._flows: dict[str, _Flow[T]] = {}
-        self._turns: list[tuple[int, int, _Flow[T]]] = []
-        """A heap: how far each flow that waits has come, and since when it waits. Flows that have left may be there."""
+        self._flows: dict[str, _Flow] = {}
+        self._turns: list[tuple[int, int, _Flow]] = []
+        """A heap of the waiting flows by virtual time, then by when they began to wait. It may hold flows without
+        waiting requests."""
         self._level_tokens = 0
-        """How far the flow had come that was served last. One that begins to wait begins there: it has nothing saved
-        from times when it asked for nothing."""
+        """The band's virtual time: that of the flow that was served last. A flow that begins to wait starts from it: an
+        idle flow saves nothing up."""
         self._count = 0
 
-    def add(self, held: Held[T]) -> None:
+    def add(self, request: QueuedRequest) -> None:
         """Raises ValueError; see `FlowQueue.add`."""
-        if self.held and held.expires_s < next(reversed(self.held)).expires_s:
-            raise ValueError(f"expires at {held.expires_s} s, before one that was added earlier")
-        flow = self._flows.get(held.flow)
+        if self.waiting and request.expires_s < next(reversed(self.waiting)).expires_s:
+            raise ValueError(f"expires at {request.expires_s} s, before one that was added earlier")
+        flow = self._flows.get(request.flow)
         if flow is None:
-            if len(self._flows) > len(self.held) + IDLE_FLOWS:
-                self._forget_idle()
-            flow = self._flows[held.flow] = _Flow()
-        if not flow.held:
+            if len(self._flows) > len(self.waiting) + IDLE_FLOWS:
+                self._drop_idle()
+            flow = self._flows[request.flow] = _Flow()
+        if not flow.waiting:
             flow.served_tokens = max(flow.served_tokens, self._level_tokens)
-        flow.held[held] = self.held[held] = None
-        self.body_bytes += held.body_bytes
-        if len(flow.held) == 1:
+        flow.waiting[request] = self.waiting[request] = None
+        self.body_bytes += request.body_bytes
+        if len(flow.waiting) == 1:
             self.take_turn(flow)
 
-    def remove(self, held: Held[T]) -> None:
-        del self.held[held]
-        del self._flows[held.flow].held[held]
-        self.body_bytes -= held.body_bytes
-        if not self.held:
-            # Who came further than others while all waited owes nothing to those who come next.
+    def remove(self, request: QueuedRequest) -> None:
+        """Remove a waiting request. Raises KeyError for one that does not wait."""
+        del self.waiting[request]
+        del self._flows[request.flow].waiting[request]
+        self.body_bytes -= request.body_bytes
+        if not self.waiting:
+            # Being ahead of flows that waited at the same time is no debt towards later ones.
             self._flows.clear()
             self._turns.clear()
             self._level_tokens = 0
 
-    def next_flow(self) -> _Flow[T] | None:
-        """The flow that has come least far. It has its turn no more until it takes it again."""
+    def next_flow(self) -> _Flow | None:
+        """Remove and return the flow with the lowest virtual time; `take_turn` puts it back."""
         while self._turns:
             _, _, flow = heappop(self._turns)
             flow.in_turn = False
-            if flow.held:
+            if flow.waiting:
                 return flow
         return None
 
-    def take_turn(self, flow: _Flow[T]) -> None:
-        """Let `flow` be chosen again, if something of it waits."""
-        if flow.held and not flow.in_turn:
+    def take_turn(self, flow: _Flow) -> None:
+        """Let `next_flow` return `flow` again, if a request of it waits."""
+        if flow.waiting and not flow.in_turn:
             flow.in_turn = True
             self._count += 1
             heappush(self._turns, (flow.served_tokens, self._count, flow))
 
-    def serve(self, flow: _Flow[T], held: Held[T]) -> None:
-        """Take `held` out, at the expense of its flow."""
+    def serve(self, flow: _Flow, request: QueuedRequest) -> None:
+        """Remove `request` and charge its cost to its flow."""
         self._level_tokens = max(self._level_tokens, flow.served_tokens)
-        flow.served_tokens += 1 + held.cost_tokens
-        self.remove(held)
+        flow.served_tokens += 1 + request.cost_tokens
+        self.remove(request)
         self.take_turn(flow)
 
-    def _forget_idle(self) -> None:
-        """Flows that are not ahead of the level begin there anyhow. Are there too many that are, they are let off."""
+    def _drop_idle(self) -> None:
+        """Drop flows whose virtual time is not ahead of the band's: they would start from it anyway. If too many are
+        ahead, drop those of them that are idle."""
         level_tokens = self._level_tokens
-        ahead = {name: flow for name, flow in self._flows.items() if flow.held or flow.served_tokens > level_tokens}
-        if len(ahead) > len(self.held) + IDLE_FLOWS // 2:
-            ahead = {name: flow for name, flow in ahead.items() if flow.held}
+        ahead = {name: flow for name, flow in self._flows.items() if flow.waiting or flow.served_tokens > level_tokens}
+        if len(ahead) > len(self.waiting) + IDLE_FLOWS // 2:
+            ahead = {name: flow for name, flow in ahead.items() if flow.waiting}
         self._flows = ahead
-        self._turns = [turn for turn in self._turns if turn[2].held]
+        self._turns = [turn for turn in self._turns if turn[2].waiting]
         heapify(self._turns)

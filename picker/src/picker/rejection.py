@@ -1,0 +1,78 @@
+"""Rejections: why a request gets no endpoint, and what its client is answered."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+
+class RejectReason(StrEnum):
+    """Why the picker answers a request itself: the `code` of the error, the reason header, and a label of metrics."""
+
+    BODY_TOO_LARGE = "body-too-large"
+    BODY_NOT_JSON = "body-not-json"
+    BODY_NOT_FORM = "body-not-form"
+    BODY_MISSING = "body-missing"
+    BODY_ENCODED = "body-encoded"
+    BODY_TIMEOUT = "body-timeout"
+    MODEL_MISSING = "model-missing"
+    MODEL_TOO_LONG = "model-too-long"
+    MODEL_WRONG_TYPE = "model-wrong-type"
+    MODEL_UNKNOWN = "model-unknown"
+    POOL_UNKNOWN = "pool-unknown"
+    NO_READY_ENDPOINTS = "no-ready-endpoints"
+    SUBSET_EMPTY = "subset-empty"
+    SATURATED = "saturated"
+    QUEUE_FULL = "queue-full"
+    QUEUE_TIMEOUT = "queue-timeout"
+    INTERNAL = "internal"
+
+
+SCHEDULING_REASONS = frozenset(
+    {
+        RejectReason.NO_READY_ENDPOINTS,
+        RejectReason.SUBSET_EMPTY,
+        RejectReason.SATURATED,
+        RejectReason.QUEUE_FULL,
+        RejectReason.QUEUE_TIMEOUT,
+    }
+)
+"""Of a scheduler or its queue, which have looked at the endpoints; the others come before."""
+
+_STATUS: Mapping[str, int] = {
+    RejectReason.BODY_TOO_LARGE: 413,
+    RejectReason.BODY_ENCODED: 415,
+    RejectReason.BODY_TIMEOUT: 408,
+    RejectReason.MODEL_UNKNOWN: 404,
+    # The endpoint picker protocol (GAIE, proposal 004): 503 where no endpoint is or becomes ready in time, 429 where a
+    # request is shed.
+    RejectReason.POOL_UNKNOWN: 503,
+    RejectReason.NO_READY_ENDPOINTS: 503,
+    RejectReason.SUBSET_EMPTY: 503,
+    RejectReason.SATURATED: 429,
+    RejectReason.QUEUE_FULL: 429,
+    RejectReason.QUEUE_TIMEOUT: 503,
+    RejectReason.INTERNAL: 500,
+}
+"""The others are a client's mistakes, 400."""
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a request that no endpoint will serve."""
+
+    reason: RejectReason
+    message: str
+    """A sentence for the client."""
+    param: str | None = None
+    """The field of the body that is wrong, as in OpenAI's errors."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return _STATUS.get(self.reason, 400)
+
+
+def too_large(found_bytes: int, allowed_bytes: int) -> Rejection:
+    """For a body of at least `found_bytes`."""
+    message = f"The request body is {found_bytes} bytes or more, {allowed_bytes} are allowed."
+    return Rejection(RejectReason.BODY_TOO_LARGE, message)

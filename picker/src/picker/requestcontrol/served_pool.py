@@ -1,0 +1,73 @@
+"""A pool with everything that scheduling its requests needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.resources.inference import (
+    Criticality,
+    InferenceModel,
+    InferenceObjective,
+    InferencePool,
+    ModelRewrites,
+    TargetModel,
+)
+from picker.scheduling.scheduler import Scheduler
+
+_CRITICALITY_OF_SIGN: Mapping[int, Criticality] = {
+    -1: Criticality.SHEDDABLE,
+    0: Criticality.STANDARD,
+    1: Criticality.CRITICAL,
+}
+"""By the sign of an objective's priority: below 0 may be shed, above 0 must not (GAIE's InferenceObjective)."""
+
+NO_REWRITES = ModelRewrites({}, ())
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPool:
+    """A pool with everything that scheduling its requests needs. A change of the pool's object replaces it; the
+    scheduler and the prefix index stay."""
+
+    pool: InferencePool
+    models: Mapping[str, InferenceModel]
+    endpoints: Sequence[Endpoint]
+    """The pool's ready endpoints now: the datastore's own sequence, changed in place."""
+    scheduler: Scheduler
+    prefixes: PrefixIndex
+    rewrites: ModelRewrites = NO_REWRITES
+    objectives: Mapping[str, InferenceObjective] = field(default_factory=dict[str, InferenceObjective])
+    """By the name that requests give."""
+    key: str = field(init=False)
+    """`GROUP/NAMESPACE/NAME`, as gateways name the pool."""
+    label: str = field(init=False)
+    """NAMESPACE/NAME, as metrics and logs name the pool."""
+    strategy: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Once here, because every request uses them.
+        object.__setattr__(self, "key", str(self.pool.name))
+        object.__setattr__(self, "label", self.pool.name.label)
+        object.__setattr__(self, "strategy", self.scheduler.strategy.value)
+
+    def targets(self, model: str) -> Sequence[TargetModel] | None:
+        """The targets of `model`, by its InferenceModel or else by a rewrite; None for a model without either."""
+        declared = self.models.get(model)
+        return declared.targets if declared is not None else self.rewrites.targets(model) or None
+
+    def renames(self) -> bool:
+        """Whether any model may be served under another name."""
+        if self.rewrites.others:
+            return True
+        given = {name: model.targets for name, model in self.models.items()}
+        named = (*given.items(), *self.rewrites.by_model.items())
+        return any(target.name != name for name, targets in named for target in targets)
+
+    def criticality(self, model: str | None, objective: str | None) -> Criticality:
+        """By the objective that a request names, if the pool has it; else by the request's model."""
+        named = self.objectives.get(objective) if objective is not None else None
+        if named is not None:
+            return _CRITICALITY_OF_SIGN[(named.priority > 0) - (named.priority < 0)]
+        declared = self.models.get(model) if model is not None else None
+        return declared.criticality if declared is not None else Criticality.STANDARD
