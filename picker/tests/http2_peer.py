@@ -1,4 +1,4 @@
-"""A client, by the package h2 or byte by byte, and a server's connection, joined in memory."""
+"""Clients joined with a server's connection in memory: one of the package h2, and one that sends any bytes."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ TRAILERS = encode_headers([("grpc-status", "0")])
 
 @dataclass
 class Frame:
-    """One that the server has sent."""
+    """A frame that the server has sent."""
 
     kind: int
     flags: int
@@ -35,54 +35,54 @@ class Frame:
 
     @property
     def code(self) -> ErrorCode:
-        """Of RST_STREAM or GOAWAY."""
+        """The error code of RST_STREAM or GOAWAY."""
         return ErrorCode(frames.read_word(self.payload, 4 if self.kind == frames.GOAWAY else 0)[0])
 
 
 def frames_of(data: bytes) -> list[Frame]:
-    found: list[Frame] = []
+    result: list[Frame] = []
     position = 0
     while position < len(data):
         high, low, kind, flags, stream_id = frames.read_header(data, position)
         end = position + frames.HEADER_BYTES + (high << 8 | low)
-        found.append(Frame(kind, flags, stream_id, data[position + frames.HEADER_BYTES : end]))
+        result.append(Frame(kind, flags, stream_id, data[position + frames.HEADER_BYTES : end]))
         position = end
-    return found
+    return result
 
 
 @dataclass
 class RawClient:
-    """Sends any bytes; has greeted as a client must, unless told not to."""
+    """Sends any bytes. `sends_preface`: it starts with a client's connection preface."""
 
     connection: Connection = field(default_factory=lambda: Connection(HeaderBlockCache()))
     now_s: float = 0.0
-    greets: bool = True
+    sends_preface: bool = True
 
     def __post_init__(self) -> None:
-        if self.greets:
+        if self.sends_preface:
             self.send(frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0))
-            self.answers()
+            self.received_frames()
 
     def send(self, data: bytes) -> list[Event]:
         return self.connection.receive(data, self.now_s)
 
-    def answers(self) -> list[Frame]:
-        """What the server has to say now."""
+    def received_frames(self) -> list[Frame]:
+        """Returns the frames that the server has sent since the last call."""
         return frames_of(self.connection.data_to_send())
 
     def request(self, stream_id: int = 1, *, end: bool = False) -> list[Event]:
         return self.send(headers(stream_id, end=end))
 
     def goaway(self) -> Frame:
-        """The one with which the server has given up."""
+        """Returns the GOAWAY with which the server closed the connection."""
         assert self.connection.closed
-        last = self.answers()[-1]
+        last = self.received_frames()[-1]
         assert last.kind == frames.GOAWAY
         return last
 
 
 def headers(stream_id: int, fields: list[tuple[str, str]] = REQUEST, *, end: bool = False, flags: int = 0) -> bytes:
-    """A HEADERS frame with a whole block."""
+    """Returns a HEADERS frame with a complete block."""
     flags |= frames.END_HEADERS | (frames.END_STREAM if end else 0)
     return frames.frame(frames.HEADERS, flags, stream_id, encode_headers(fields))
 
@@ -92,7 +92,7 @@ def data(stream_id: int, payload: bytes, *, end: bool = False) -> bytes:
 
 
 class H2Client:
-    """A client that another implementation thinks is correct."""
+    """A client of the package h2, whose implementation is independent."""
 
     def __init__(self, connection: Connection | None = None, settings: dict[int, int] | None = None) -> None:
         self.server = connection or Connection(HeaderBlockCache())
@@ -105,7 +105,7 @@ class H2Client:
         self.pump()
 
     def pump(self) -> None:
-        """Carry bytes both ways until both sides are silent."""
+        """Carries bytes both ways until neither side has output."""
         while True:
             to_server, to_client = self.client.data_to_send(), self.server.data_to_send()
             if not to_server and not to_client:
@@ -116,14 +116,14 @@ class H2Client:
                 self.client_events += self.client.receive_data(to_client)
 
     def request(self, fields: list[tuple[str, str]] = REQUEST, *, end: bool = False) -> int:
-        """Begin a request; its stream."""
+        """Begins a request, and returns its stream."""
         stream_id = self.client.get_next_available_stream_id()
         self.client.send_headers(stream_id, fields, end_stream=end)
         self.pump()
         return stream_id
 
     def body(self, stream_id: int) -> bytes:
-        """What has come of an answer's body."""
+        """Returns what has arrived of a response body."""
         return b"".join(
             event.data or b""
             for event in self.client_events

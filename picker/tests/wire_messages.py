@@ -1,4 +1,4 @@
-"""Serialised messages as Envoy sends them."""
+"""Serialised ext_proc messages as Envoy sends them."""
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -8,12 +8,12 @@ _Mode = processing_mode_pb2.ProcessingMode
 
 
 def headers_message(path: str = "/v1/chat/completions", mode: str = "BUFFERED", **more: str) -> bytes:
-    """A request's headers, with the filter's modes."""
-    named = {":method": "POST", ":path": path, **{key.replace("_", "-"): value for key, value in more.items()}}
+    """Returns a request's headers, with the filter's modes."""
+    headers = {":method": "POST", ":path": path, **{key.replace("_", "-"): value for key, value in more.items()}}
     return pb.ProcessingRequest(
         request_headers=pb.HttpHeaders(
             headers=base_pb2.HeaderMap(
-                headers=[base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in named.items()]
+                headers=[base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in headers.items()]
             )
         ),
         protocol_config=pb.ProtocolConfiguration(request_body_mode=_Mode.BodySendMode.Value(mode)),
@@ -21,5 +21,5 @@ def headers_message(path: str = "/v1/chat/completions", mode: str = "BUFFERED", 
 
 
 def body_message(data: bytes, end: bool = True) -> bytes:
-    """A request's body, or a piece of it."""
+    """Returns a request's body, or a piece of it."""
     return pb.ProcessingRequest(request_body=pb.HttpBody(body=data, end_of_stream=end)).SerializeToString()

@@ -1,4 +1,4 @@
-"""gRPC calls over a connection in memory, by the package h2's client."""
+"""gRPC calls over a connection in memory, made by the client of the package h2."""
 
 import pytest
 import structlog
@@ -23,7 +23,7 @@ from wire_messages import body_message, headers_message
 
 
 class Server:
-    """A connection's calls under the name that `H2Client` knows a connection by."""
+    """The calls of one connection, with the interface of `Connection` that `H2Client` needs."""
 
     def __init__(
         self, director: FakeDirector, queue: FakeQueue | None = None, load: ConnectionLimits | None = None
@@ -59,7 +59,7 @@ class Server:
 
 
 class Client:
-    """Calls methods, and reads what comes back."""
+    """Calls methods, and reads the responses."""
 
     def __init__(
         self, director: FakeDirector | None = None, queue: FakeQueue | None = None, load: ConnectionLimits | None = None
@@ -87,7 +87,7 @@ class Client:
         return MessageReader().feed(self.peer.body(stream_id))
 
     def head(self, stream_id: int) -> dict[str, str]:
-        """Headers and trailers of an answer."""
+        """Returns the headers and trailers of a response."""
         found: dict[str, str] = {}
         for event in self.peer.client_events:
             if isinstance(event, ResponseReceived | TrailersReceived) and event.stream_id == stream_id:
@@ -95,13 +95,13 @@ class Client:
         return found
 
     def status(self, stream_id: int) -> Status:
-        """With which the call has ended."""
+        """Returns the status with which the call has ended."""
         assert any(isinstance(event, StreamEnded) and event.stream_id == stream_id for event in self.peer.client_events)
         return Status(int(self.head(stream_id)["grpc-status"]))
 
 
-def test_an_exchange_from_headers_to_end() -> None:
-    """Two messages, two replies, and the call lives until the proxy ends it."""
+def test_call_lives_until_the_proxy_ends_it() -> None:
+    """Two messages get two replies; the end of the call ends the request."""
     client = Client()
     stream_id = client.call(PROCESS, headers_message(), x_inference_pool="ns/pool")
     assert len(client.messages(stream_id)) == 1
@@ -115,16 +115,16 @@ def test_an_exchange_from_headers_to_end() -> None:
     assert len(client.director.ends) == 1
 
 
-def test_the_proxys_own_span_goes_before_its_clients() -> None:
-    """It is the parent of what the picker does."""
+def test_traceparent_of_the_call_precedes_the_requests() -> None:
+    """The proxy's own span is the parent of the picker's."""
     client = Client()
     client.call(PROCESS, headers_message(traceparent="client"), body_message(b'{"model": "m"}'), traceparent="proxy")
     client.call(PROCESS, headers_message(traceparent="client"), body_message(b'{"model": "m"}'))
     assert [request.info.trace for request in client.director.requests] == ["proxy", "client"]
 
 
-def test_a_proxy_that_resets_ends_the_exchange() -> None:
-    """The client has left."""
+def test_stream_reset_ends_the_request() -> None:
+    """The client has disconnected."""
     client = Client()
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.peer.client.reset_stream(stream_id)
@@ -132,9 +132,12 @@ def test_a_proxy_that_resets_ends_the_exchange() -> None:
     assert len(client.director.ends) == 1
 
 
+
+
+
 @pytest.mark.parametrize("draining", [False, True])
-def test_a_held_request_is_answered_when_its_turn_comes(draining: bool) -> None:
-    """By a message that goes out by itself; and a server that stops waits for it, and for no more."""
+def test_queued_request_is_answered_when_admitted(draining: bool) -> None:
+    """The reply is written without received bytes. A draining server waits for it, then ends the call."""
     queue = FakeQueue()
     client = Client(queue=queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
@@ -149,8 +152,8 @@ def test_a_held_request_is_answered_when_its_turn_comes(draining: bool) -> None:
     assert ended is draining
 
 
-def test_a_proxy_that_resets_while_its_request_is_held_gives_the_place_up() -> None:
-    """And is told nothing any more."""
+def test_stream_reset_removes_the_queued_request() -> None:
+    """A later admission is ignored."""
     queue = FakeQueue()
     client = Client(queue=queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
@@ -161,8 +164,8 @@ def test_a_proxy_that_resets_while_its_request_is_held_gives_the_place_up() -> N
     assert client.director.requests == []
 
 
-def test_a_desk_that_fails_at_a_turn_is_answered_for() -> None:
-    """The one whose turn it was: the next has its turn all the same."""
+def test_failure_at_admission_sends_an_error_response() -> None:
+    """The admitted request gets the error response, and its call ends with OK."""
     queue = FakeQueue()
     client = Client(FakeDirector(RuntimeError("boom")), queue)
     stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
@@ -174,8 +177,8 @@ def test_a_desk_that_fails_at_a_turn_is_answered_for() -> None:
     assert client.status(stream_id) is Status.OK
 
 
-def test_a_lost_connection_ends_all_exchanges() -> None:
-    """Each once."""
+def test_lost_connection_ends_each_request_once() -> None:
+    """The loss is reported twice."""
     client = Client()
     for _ in range(3):
         client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
@@ -184,22 +187,22 @@ def test_a_lost_connection_ends_all_exchanges() -> None:
     assert len(client.director.ends) == 3
 
 
-def test_a_message_out_of_order_is_an_invalid_argument() -> None:
-    """In the words of the exchange."""
+def test_message_out_of_order_is_invalid_argument() -> None:
+    """The `grpc-message` is the exchange's error text."""
     client = Client()
     stream_id = client.call(PROCESS, body_message(b"{}"))
     assert client.status(stream_id) is Status.INVALID_ARGUMENT
     assert client.head(stream_id)["grpc-message"] == "a request body came when the request's headers was expected"
 
 
-def test_rubbish_is_an_invalid_argument() -> None:
-    """The message is no ProcessingRequest."""
+def test_undecodable_message_is_invalid_argument() -> None:
+    """The message is not a ProcessingRequest."""
     client = Client()
     assert client.status(client.call(PROCESS, b"\xff\xff")) is Status.INVALID_ARGUMENT
 
 
-def test_a_picker_that_fails_answers_the_client_and_lives_on() -> None:
-    """The request gets its 500, the call ends well, the next one is served."""
+def test_failed_pick_sends_500_and_next_call_is_served() -> None:
+    """The call of the failed request ends with OK."""
     client = Client(FakeDirector(RuntimeError("bug")))
     with structlog.testing.capture_logs() as logs:
         stream_id = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
@@ -210,8 +213,8 @@ def test_a_picker_that_fails_answers_the_client_and_lives_on() -> None:
     assert len(client.messages(client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}')))) == 2
 
 
-def test_a_body_that_does_not_come_is_answered_for() -> None:
-    """By the exchange's deadline, not before, and with no timer per call."""
+def test_missing_body_is_answered_at_the_deadline() -> None:
+    """The exchange's deadline applies, without a timer for each call."""
     client = Client()
     stream_id = client.call(PROCESS, headers_message(content_length="10"))
     client.server.wait(BODY_TIMEOUT_S - 1)
@@ -225,16 +228,16 @@ def test_a_body_that_does_not_come_is_answered_for() -> None:
     assert len(client.server.deadlines) == 0
 
 
-def test_a_body_that_has_come_leaves_no_deadline() -> None:
-    """An answer may take hours."""
+def test_complete_body_leaves_no_deadline() -> None:
+    """A response may take hours."""
     client = Client()
     client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     assert len(client.server.deadlines) == 0
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [("300m", 0.3), ("2S", 2), ("1M", 60)])
-def test_a_clients_own_timeout_ends_its_call(timeout: str, seconds: float) -> None:
-    """Although the exchange would wait longer."""
+def test_grpc_timeout_ends_the_call(timeout: str, seconds: float) -> None:
+    """The exchange itself would wait longer."""
     client = Client()
     stream_id = client.call(PROCESS, headers_message(mode="NONE"), grpc_timeout=timeout)
     client.server.wait(seconds * 0.9 - 0.1)
@@ -248,15 +251,15 @@ def test_a_clients_own_timeout_ends_its_call(timeout: str, seconds: float) -> No
 @pytest.mark.parametrize(
     ("path", "metadata", "status"),
     [
-        ("/nobody.Knows/It", {}, Status.UNIMPLEMENTED),
+        ("/unknown.Service/Method", {}, Status.UNIMPLEMENTED),
         ("/envoy.service.ext_proc.v3.ExternalProcessor/Other", {}, Status.UNIMPLEMENTED),
         (PROCESS, {"grpc_encoding": "gzip"}, Status.UNIMPLEMENTED),
         (PROCESS, {"grpc_timeout": "soon"}, Status.INVALID_ARGUMENT),
         (PROCESS, {"grpc_timeout": "123456789S"}, Status.INVALID_ARGUMENT),
     ],
 )
-def test_what_is_refused_before_any_message(path: str, metadata: dict[str, str], status: Status) -> None:
-    """By trailers alone, with a word."""
+def test_invalid_request_headers_get_trailers_only(path: str, metadata: dict[str, str], status: Status) -> None:
+    """The response is Trailers-Only and has a `grpc-message`."""
     client = Client()
     stream_id = client.call(path, **metadata)
     assert client.status(stream_id) is status
@@ -264,8 +267,8 @@ def test_what_is_refused_before_any_message(path: str, metadata: dict[str, str],
     assert client.head(stream_id)[":status"] == "200"
 
 
-def test_a_compressed_message_is_unimplemented() -> None:
-    """And the client is told what is read."""
+def test_compressed_message_is_unimplemented() -> None:
+    """`grpc-accept-encoding` names the supported encoding."""
     client = Client()
     stream_id = client.call()
     client.send(stream_id, b"\x01\0\0\0\x01x")
@@ -273,8 +276,8 @@ def test_a_compressed_message_is_unimplemented() -> None:
     assert client.head(stream_id)["grpc-accept-encoding"] == "identity"
 
 
-def test_half_a_message_at_the_end_is_an_error() -> None:
-    """The call ends, and what was held is not counted any more."""
+def test_half_close_within_a_message_is_an_error() -> None:
+    """The call ends with INTERNAL."""
     client = Client()
     stream_id = client.call()
     client.send(stream_id, framed(b"x" * 100)[:50])
@@ -283,8 +286,8 @@ def test_half_a_message_at_the_end_is_an_error() -> None:
     assert client.status(stream_id) is Status.INTERNAL
 
 
-def test_messages_that_arrive_at_once_are_bounded() -> None:
-    """The call that goes beyond is refused, and makes room with its end."""
+def test_bytes_of_incomplete_messages_are_limited() -> None:
+    """The call that exceeds the limit is rejected, and its end frees its bytes."""
     client = Client(load=ConnectionLimits(max_held_bytes=1000))
     first, second = client.call(), client.call()
     client.send(first, framed(bytes(2_000))[:800])
@@ -298,8 +301,8 @@ def test_messages_that_arrive_at_once_are_bounded() -> None:
     ("method", "kind", "status"),
     [("GET", "text/html", "415"), ("POST", "application/json", "415"), ("GET", "application/grpc", "405")],
 )
-def test_people_at_the_wrong_port_get_a_word(method: str, kind: str, status: str) -> None:
-    """In plain HTTP."""
+def test_request_that_is_not_grpc_gets_a_plain_text_hint(method: str, kind: str, status: str) -> None:
+    """The response is plain HTTP."""
     client = Client()
     fields = [(":method", method), (":scheme", "http"), (":path", "/"), (":authority", "x"), ("content-type", kind)]
     stream_id = client.peer.request(fields, end=True)
@@ -307,13 +310,13 @@ def test_people_at_the_wrong_port_get_a_word(method: str, kind: str, status: str
     assert client.peer.body(stream_id).startswith(b"This port speaks gRPC")
 
 
-def test_draining_ends_what_is_settled_and_serves_the_rest() -> None:
-    """A picked request's call ends at once; one that still waits for its body gets its pick first."""
+def test_drain_ends_picked_calls_and_serves_the_rest() -> None:
+    """A picked request's call ends at once; one that still waits for its body is picked first."""
     client = Client()
     client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     waiting = client.call(PROCESS, headers_message())
     client.server.calls.drain()
-    # h2 takes no frames after the first GOAWAY.
+    # h2 accepts no frames after the first GOAWAY.
     sent = client.server.data_to_send()
     assert trailers(Status.OK) in sent
     assert sent.count(trailers(Status.OK)) == 1
@@ -325,16 +328,16 @@ def test_draining_ends_what_is_settled_and_serves_the_rest() -> None:
     assert len(client.director.ends) == 2
 
 
-def test_long_words_fit_in_trailers() -> None:
-    """Cut, percent-encoded, and on one line."""
+def test_long_details_fit_in_trailers() -> None:
+    """They are cut, percent-encoded, and on one line."""
     block = trailers(Status.INTERNAL, "ü\n%" * 1000, alone=True)
     assert len(block) < 10 * MAX_DETAIL_CHARACTERS
     assert b"\n" not in block
     assert b"%C3%BC%0A%25" in block
 
 
-def test_bytes_of_a_refused_call_are_not_counted_any_more() -> None:
-    """Whatever refuses it: a violation by its next message, a flag, a message that is too long."""
+def test_rejected_call_frees_its_bytes() -> None:
+    """The call is rejected for a message out of order, a compressed flag, or a message that is too long."""
     load = ConnectionLimits()
     client = Client(load=load)
     big = framed(headers_message(x="y" * 40_000))
@@ -349,8 +352,8 @@ def test_bytes_of_a_refused_call_are_not_counted_any_more() -> None:
         assert load.held_bytes == load.calls == 0
 
 
-def test_a_call_without_a_first_message_ends() -> None:
-    """After ten seconds; one that has sent a part of it gets no more time."""
+def test_call_without_a_first_message_ends() -> None:
+    """It ends after FIRST_MESSAGE_TIMEOUT_S; an incomplete message does not extend the time."""
     client = Client(load=(load := ConnectionLimits()))
     silent, begun = client.call(), client.call()
     client.server.wait(FIRST_MESSAGE_TIMEOUT_S - 1)
@@ -365,21 +368,21 @@ def test_a_call_without_a_first_message_ends() -> None:
     assert load.calls == 0
 
 
-def test_a_picked_call_ends_when_it_is_silent_too_long() -> None:
-    """The request is not counted any more, and the proxy sees a call that ended in good order."""
+def test_silent_picked_call_ends() -> None:
+    """The request is no longer counted, and the proxy sees status OK."""
     client = Client()
     silent = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.server.wait(50)
-    heard = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
+    active = client.call(PROCESS, headers_message(), body_message(b'{"model": "m"}'))
     client.server.end_silent(10)
     client.peer.pump()
     assert client.status(silent) is Status.OK
-    assert "grpc-status" not in client.head(heard)
+    assert "grpc-status" not in client.head(active)
     assert len(client.director.ends) == 1
 
 
-def test_a_health_watch_may_be_silent() -> None:
-    """Its client has nothing to say after its question."""
+def test_health_watch_may_be_silent() -> None:
+    """Its client sends nothing after its request."""
     client = Client()
     watch = client.call("/grpc.health.v1.Health/Watch", b"")
     client.server.wait(10_000)
@@ -389,8 +392,8 @@ def test_a_health_watch_may_be_silent() -> None:
 
 
 @pytest.mark.parametrize("load", [ConnectionLimits(max_calls=2), ConnectionLimits(max_calls_per_connection=2)])
-def test_calls_have_a_bound(load: ConnectionLimits) -> None:
-    """One more is refused in words; an end makes room."""
+def test_number_of_calls_is_limited(load: ConnectionLimits) -> None:
+    """One more is rejected; a call that ends makes room."""
     client = Client(load=load)
     first, _ = client.call(), client.call()
     assert client.status(client.call()) is Status.RESOURCE_EXHAUSTED

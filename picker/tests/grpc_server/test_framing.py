@@ -1,4 +1,4 @@
-"""Messages with their lengths, out of data cut anywhere."""
+"""Length-prefixed messages, read from data split anywhere."""
 
 import tracemalloc
 
@@ -10,8 +10,8 @@ from picker.grpc_server.status import RpcError, Status
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=12))
-def test_messages_come_out_as_they_went_in(messages: list[bytes], cuts: list[int]) -> None:
-    """However the bytes are cut, and with nothing left over."""
+def test_messages_do_not_depend_on_how_bytes_are_split(messages: list[bytes], cuts: list[int]) -> None:
+    """Nothing is left over at the end."""
     sent = b"".join(map(framed, messages))
     reader = MessageReader()
     found: list[bytes] = []
@@ -29,8 +29,8 @@ def feed(reader: MessageReader, *pieces: bytes) -> None:
         reader.feed(piece)
 
 
-def test_a_message_in_single_bytes_weighs_little_more_than_itself() -> None:
-    """The peer chooses how it cuts, and this side keeps few pieces."""
+def test_message_in_tiny_pieces_needs_little_more_memory() -> None:
+    """The peer chooses the split, and the reader joins small pieces."""
     reader = MessageReader()
     message = bytes(range(256)) * 200
     sent = framed(message)
@@ -42,8 +42,8 @@ def test_a_message_in_single_bytes_weighs_little_more_than_itself() -> None:
     assert reader.feed(sent[-(len(sent) % 2 or 2) :]) == [message]
 
 
-def test_what_is_held_is_counted() -> None:
-    """All of an incomplete message, its prefix included."""
+def test_held_bytes_count_the_incomplete_message() -> None:
+    """The prefix counts too."""
     reader = MessageReader()
     assert reader.feed(framed(b"whole") + framed(b"half")[:-2]) == [b"whole"]
     assert reader.held_bytes == 7
@@ -59,9 +59,9 @@ def test_what_is_held_is_counted() -> None:
     ],
 )
 @pytest.mark.parametrize("cut", [1, 3, 5])
-def test_what_is_refused_is_refused_by_its_prefix(prefix: bytes, status: Status, cut: int) -> None:
-    """Compressed, unknown, or too large: before any of it is kept."""
+def test_invalid_message_is_rejected_by_its_prefix(prefix: bytes, status: Status, cut: int) -> None:
+    """Compressed, unknown or too large messages are rejected before any of them is kept."""
     reader = MessageReader()
-    with pytest.raises(RpcError) as refused:
+    with pytest.raises(RpcError) as raised:
         feed(reader, prefix[:cut], prefix[cut:])
-    assert refused.value.status is status
+    assert raised.value.status is status

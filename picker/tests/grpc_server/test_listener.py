@@ -1,4 +1,4 @@
-"""How many connections a listener takes, and from where."""
+"""The limit on a listener's connections, and its address families."""
 
 import asyncio
 import socket
@@ -15,8 +15,8 @@ from picker.protocol import HEALTH_SERVICES
 SERVER_PREFACE = frames.PREFACE + frames.settings_frame({})
 
 
-async def _is_cut(reader: asyncio.StreamReader) -> bool:
-    """Whether the server has hung up."""
+async def _is_closed(reader: asyncio.StreamReader) -> bool:
+    """Returns whether the server has closed the connection."""
     try:
         async with asyncio.timeout(0.1):
             await reader.read(-1)
@@ -27,38 +27,38 @@ async def _is_cut(reader: asyncio.StreamReader) -> bool:
     return True
 
 
-async def _cut(load: ConnectionLimits, count: int) -> list[int]:
-    """Which of `count` idle connections, in the order of their opening, are cut."""
+async def _closed_connections(load: ConnectionLimits, count: int) -> list[int]:
+    """Returns which of `count` idle connections are closed, in the order of their opening."""
     listener = Listener("[::]:0", Health(HEALTH_SERVICES).methods, Deadlines(), load)
     await listener.start(None)
     opened = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(count)]
     for _, writer in opened:
         writer.write(SERVER_PREFACE)
     await asyncio.sleep(0.05)
-    cut = [number for number, (reader, _) in enumerate(opened) if await _is_cut(reader)]
+    closed = [number for number, (reader, _) in enumerate(opened) if await _is_closed(reader)]
     for _, writer in opened:
         writer.close()
     await listener.drain(0)
-    return cut
+    return closed
 
 
 @pytest.mark.parametrize("oldest_goes", [True, False])
-def test_one_connection_too_many_costs_an_idle_one(oldest_goes: bool) -> None:
-    """The oldest of them."""
-    assert asyncio.run(_cut(ConnectionLimits(max_connections=3, oldest_goes=oldest_goes), 5)) == [0, 1]
+def test_excess_connection_closes_the_oldest_idle_one(oldest_goes: bool) -> None:
+    """All connections are idle, so that both settings close the oldest."""
+    assert asyncio.run(_closed_connections(ConnectionLimits(max_connections=3, oldest_goes=oldest_goes), 5)) == [0, 1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_unspecified_address_takes_both_families(host: str) -> None:
-    """As pods of either kind of cluster need it."""
+def test_unspecified_address_accepts_both_families(host: str) -> None:
+    """Pods of IPv4 and IPv6 clusters need it."""
     if host == "::1" and not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
+        pytest.skip("this host has no IPv6")
     with listening_socket("[::]:0") as listening:
         socket.create_connection((host, listening.getsockname()[1]), 2).close()
 
 
-def test_a_machine_without_ipv6_is_listened_on_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By IPv4."""
+def test_host_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket of IPv6 cannot be created."""
     create = socket.create_server
 
     def without_ipv6(address: tuple[str, int], *, family: int = socket.AF_INET, **options: bool) -> socket.socket:

@@ -1,4 +1,4 @@
-"""One gRPC call, and what its handler says to the client."""
+"""The base class of one gRPC call on the server side."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,34 +11,34 @@ from picker.grpc_server.status import RESPONSE_HEADERS, Status
 
 
 class CallContext(Protocol):
-    """What carries a call: see `calls.CallDispatcher`."""
+    """The connection side of a call, implemented by `calls.CallDispatcher`."""
 
     @property
     def connection(self) -> Connection: ...
 
     @property
     def draining(self) -> bool:
-        """Whether calls shall end as soon as their clients can do without them."""
+        """Whether the server is shutting down: calls end as soon as their clients do not need them."""
         ...
 
     def end(self, call: "Call", status: Status, detail: str) -> None: ...
 
     def expire(self, call: "Call", now_s: float) -> None:
-        """A deadline of `call` has passed."""
+        """Handles a deadline of `call` that has passed."""
         ...
 
     def flush(self) -> None:
-        """Let out what was sent by itself, not as an answer to what has just been received."""
+        """Writes what was sent outside of the handling of received bytes."""
         ...
 
 
 class Call(ABC):
-    """A method of a service is a subclass that says what becomes of the client's messages."""
+    """One call of a method; a subclass handles the client's messages."""
 
     __slots__ = ("answered", "begun", "context", "deadline_s", "due_s", "heard_s", "reader", "stream_id", "tick")
 
     ends_in_silence = True
-    """Whether the call ends when its client sends nothing for the listener's limit on silence."""
+    """Whether the call ends when its client sends nothing for the listener's silence limit."""
 
     def __init__(self, context: CallContext, stream_id: int) -> None:
         self.context = context
@@ -47,42 +47,42 @@ class Call(ABC):
         self.answered = False
         self.tick = 0
         self.begun = False
-        """Whether the first message has come."""
+        """Whether the first message is complete."""
         self.heard_s = 0.0
-        """When the client last sent a part of a message; until its first message is whole, when the call began."""
+        """When the client last sent part of a message; when the call began, until its first message is complete."""
         self.due_s: float | None = None
-        """When the client's own timeout ends the call."""
+        """When the client's own timeout (`grpc-timeout`) ends the call; None without one."""
         self.deadline_s: float | None = None
-        """How long to wait for the next message before `expired` is called; None: as long as it takes."""
+        """Seconds to wait for the next message before `expired` is called; None means no timeout."""
 
     def feed(self, data: bytes) -> None:
-        """The client has sent `data`: whole messages, or parts of them. Raises RpcError."""
+        """Handles `data` from the client, which may hold whole messages and parts of them. Raises RpcError."""
         for message in self.reader.feed(data):
             self.begun = True
             self.received(message)
 
     @abstractmethod
     def received(self, message: bytes) -> None:
-        """The client has sent `message`. Raises RpcError."""
+        """Handles `message` from the client. Raises RpcError."""
 
     def half_closed(self) -> None:
-        """The client has sent all that it wanted to."""
+        """Handles the end of the client's messages; ends the call unless overridden."""
         self.end()
 
     def expired(self) -> None:
-        """The next message has not come by the deadline."""
+        """Handles a `deadline_s` that has passed without a message; ends the call unless overridden."""
         self.end(Status.DEADLINE_EXCEEDED)
 
     @abstractmethod
     def drain(self) -> None:
-        """The server wants to stop: end now if the client does not need the rest."""
+        """Handles a shutdown of the server: ends the call now if the client does not need the rest."""
 
     @abstractmethod
     def closed(self) -> None:
-        """The call is over, however that came; called once, and nothing after it."""
+        """Handles the end of the call, for any reason. Called once and last."""
 
     def send(self, message: bytes) -> None:
-        """Answer with `message`; after the end of the call a no-op."""
+        """Sends `message` to the client; a no-op after the end of the call."""
         connection = self.context.connection
         if not self.answered:
             self.answered = True
@@ -90,9 +90,9 @@ class Call(ABC):
         connection.send(self.stream_id, framed(message))
 
     def end(self, status: Status = Status.OK, detail: str = "") -> None:
-        """End the call; after its end a no-op."""
+        """Ends the call; a no-op after its end."""
         self.context.end(self, status, detail)
 
 
 Method = Callable[[CallContext, int, CallHeaders], Call]
-"""Begins a call: what carries it, its stream, its metadata."""
+"""Creates a call from its context, its stream and its request headers."""

@@ -1,4 +1,4 @@
-"""The gRPC calls of one connection: HTTP/2's events in, messages to each call's handler, no I/O and no clock."""
+"""The gRPC calls of one connection: HTTP/2 events in, messages to each call's handler, no I/O and no clock."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -15,9 +15,10 @@ from picker.grpc_server.not_grpc import NotGrpcCall
 from picker.grpc_server.status import OK_TRAILERS, RpcError, Status, trailers
 
 FIRST_MESSAGE_TIMEOUT_S = 10.0
-"""For a call's first message. Envoy and probes send it with the call's own headers."""
+"""Limit for a call's first message. Envoy and probes send it with the call's own headers. Judgement: far more than a
+slow network needs."""
 
-FAILED = (Status.INTERNAL, "The server failed on this call.")
+FAILED = (Status.INTERNAL, "internal error in the handler of this call")
 
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -26,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 
 class CallDispatcher:
-    """Feed it with `receive` and write what `connection.data_to_send` gives."""
+    """Dispatches the events of one connection to its calls. `receive` takes the peer's bytes; the caller writes
+    `connection.data_to_send()`."""
 
     def __init__(
         self,
@@ -36,8 +38,8 @@ class CallDispatcher:
         flush: Callable[[], None],
         load: ConnectionLimits | None = None,
     ) -> None:
-        """`methods` by path. `flush` is called when there is something to write that `receive` did not lead to. `load`
-        is shared by all connections of a listener."""
+        """`methods` by path. `flush` is called when there is output that no call of `receive` caused. `load` is shared
+        by all connections of a listener."""
         self.connection = connection
         self.draining = False
         self._methods = methods
@@ -45,27 +47,27 @@ class CallDispatcher:
         self._flush = flush
         self._calls: dict[int, Call] = {}
         self._held_bytes = 0
-        """Of incomplete messages: the sum over the open calls, at any time."""
+        """Bytes of incomplete messages, summed over the open calls."""
         self._load = load if load is not None else ConnectionLimits()
         self.began = False
-        """Whether a call has ever begun on this connection."""
+        """Whether any call has begun on this connection."""
 
     @property
     def held_bytes(self) -> int:
-        """Of incomplete messages."""
+        """Bytes of incomplete messages."""
         return self._held_bytes
 
     @property
     def open(self) -> Collection[Call]:
-        """The calls that are open."""
+        """The open calls."""
         return self._calls.values()
 
     def __len__(self) -> int:
-        """How many calls are open."""
+        """Number of open calls."""
         return len(self._calls)
 
     def receive(self, data: bytes, now_s: float) -> None:
-        """Handle the bytes `data` from the peer; `now_s` by the clock of the deadlines."""
+        """Handles `data` from the peer. `now_s` is the time on the clock of the deadlines."""
         call_of = self._calls.get
         for event in self.connection.receive(data, now_s):
             if type(event) is DataReceived:
@@ -73,22 +75,22 @@ class CallDispatcher:
                 if call is not None:
                     try:
                         self._received(call, event, now_s)
-                    except RpcError as refused:
-                        self.end(call, refused.status, refused.detail)
+                    except RpcError as error:
+                        self.end(call, error.status, error.detail)
                     except Exception:
-                        log.exception("edge.call_failed")
+                        log.exception("grpc.call_failed")
                         self.end(call, *FAILED)
             elif type(event) is RequestReceived:
                 self._open(event, now_s)
             elif type(event) is StreamReset:
                 self._close(event.stream_id)
             elif type(event) is ConnectionTerminated:
-                log.warning("edge.connection_failed", code=event.code.name, detail=event.detail)
+                log.warning("grpc.connection_failed", code=event.code.name, detail=event.detail)
                 self.lost()
 
     def end_silent(self, now_s: float, limit_s: float) -> None:
-        """End the calls without a first message, and those that have no deadline and have been silent for `limit_s`.
-        A look now and then costs less than a deadline for each call."""
+        """Ends calls without a first message, and calls that have no deadline and were silent for `limit_s`. A periodic
+        check costs less than a deadline for each call."""
         begun_s, heard_s = now_s - FIRST_MESSAGE_TIMEOUT_S, now_s - limit_s
         silent = [
             call
@@ -103,7 +105,7 @@ class CallDispatcher:
             self._flush()
 
     def expire(self, call: Call, now_s: float) -> None:
-        """See `CallContext.expire`."""
+        """Implements `CallContext.expire`."""
         if call.due_s is not None and now_s >= call.due_s:
             self.end(call, Status.DEADLINE_EXCEEDED, "")
         else:
@@ -111,7 +113,7 @@ class CallDispatcher:
         self._flush()
 
     def drain(self) -> None:
-        """Take no new calls, and end each as soon as its client can do without it."""
+        """Accepts no new calls, and ends each open call as soon as its client does not need it."""
         self.draining = True
         for call in list(self._calls.values()):
             call.drain()
@@ -119,32 +121,32 @@ class CallDispatcher:
         self._flush()
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """Closes all calls after the connection is lost."""
         for stream_id in list(self._calls):
             self._close(stream_id)
 
     def end(self, call: Call, status: Status, detail: str) -> None:
-        """See `Call.end`."""
+        """Implements `Call.end`."""
         if self._calls.get(call.stream_id) is call:
-            good = status is Status.OK and call.answered
+            succeeded = status is Status.OK and call.answered
             self.connection.end(
-                call.stream_id, OK_TRAILERS if good else trailers(status, detail, alone=not call.answered)
+                call.stream_id, OK_TRAILERS if succeeded else trailers(status, detail, alone=not call.answered)
             )
             self._close(call.stream_id)
 
     def flush(self) -> None:
-        """See `CallContext.flush`."""
+        """Implements `CallContext.flush`."""
         self._flush()
 
     def _open(self, opened: RequestReceived, now_s: float) -> None:
-        head = opened.head
+        headers = opened.headers
         try:
             load = self._load
             if load.calls >= load.max_calls or len(self._calls) >= load.max_calls_per_connection:
-                raise RpcError(Status.RESOURCE_EXHAUSTED, "Too many calls are open at once.")
-            call = self._begin(opened.stream_id, head, now_s)
-        except RpcError as refused:
-            self.connection.end(opened.stream_id, trailers(refused.status, refused.detail, alone=True))
+                raise RpcError(Status.RESOURCE_EXHAUSTED, "too many concurrent calls")
+            call = self._begin(opened.stream_id, headers, now_s)
+        except RpcError as error:
+            self.connection.end(opened.stream_id, trailers(error.status, error.detail, alone=True))
             return
         self._calls[opened.stream_id] = call
         load.calls += 1
@@ -155,24 +157,25 @@ class CallDispatcher:
         elif call.due_s is not None:
             self._wait(call, None, now_s)
 
-    def _begin(self, stream_id: int, head: CallHeaders, now_s: float) -> Call:
+    def _begin(self, stream_id: int, headers: CallHeaders, now_s: float) -> Call:
         """Raises RpcError."""
-        if not _speaks_grpc(head):
+        if not _is_grpc(headers):
             return NotGrpcCall(self, stream_id, 415)
-        if head.method != "POST":
+        if headers.method != "POST":
             return NotGrpcCall(self, stream_id, 405)
-        method = self._methods.get(head.path)
+        method = self._methods.get(headers.path)
         if method is None:
-            raise RpcError(Status.UNIMPLEMENTED, f"There is no method {head.path}.")
-        if (encoding := head.headers.get("grpc-encoding", "identity")) != "identity":
-            raise RpcError(Status.UNIMPLEMENTED, f"Messages of encoding {encoding} are not read; use identity.")
-        call = method(self, stream_id, head)
-        if (timeout := head.headers.get("grpc-timeout")) is not None:
-            found = _TIMEOUT.fullmatch(timeout)
-            if found is None:
+            raise RpcError(Status.UNIMPLEMENTED, f"unknown method {headers.path}")
+        if (encoding := headers.headers.get("grpc-encoding", "identity")) != "identity":
+            raise RpcError(Status.UNIMPLEMENTED, f"unsupported grpc-encoding {encoding}: only identity is supported")
+        call = method(self, stream_id, headers)
+        if (timeout := headers.headers.get("grpc-timeout")) is not None:
+            match = _TIMEOUT.fullmatch(timeout)
+            if match is None:
                 call.closed()
-                raise RpcError(Status.INVALID_ARGUMENT, f"grpc-timeout {timeout} is no time.")
-            call.due_s = now_s + int(found[1]) * _UNITS_S[found[2]]
+                detail = f"invalid grpc-timeout {timeout}: expected 1 to 8 digits and a unit (H M S m u n)"
+                raise RpcError(Status.INVALID_ARGUMENT, detail)
+            call.due_s = now_s + int(match[1]) * _UNITS_S[match[2]]
         return call
 
     def _received(self, call: Call, event: DataReceived, now_s: float) -> None:
@@ -193,8 +196,8 @@ class CallDispatcher:
             self._half_closed(call)
 
     def _hold(self, more_bytes: int) -> None:
-        """Raises RpcError where too much is held with `more_bytes`, which are counted all the same: ending the call
-        takes them off."""
+        """Counts `more_bytes`, then raises RpcError if too many bytes are held. They are counted in that case too:
+        ending the call subtracts them."""
         self._held_bytes += more_bytes
         self._load.held_bytes += more_bytes
         if more_bytes > 0:
@@ -202,7 +205,7 @@ class CallDispatcher:
 
     def _half_closed(self, call: Call) -> None:
         if call.reader.held_bytes:
-            raise RpcError(Status.INTERNAL, "The last message is incomplete.")
+            raise RpcError(Status.INTERNAL, "client half-closed within a message")
         call.half_closed()
 
     def _expired(self, call: Call, now_s: float) -> None:
@@ -210,7 +213,7 @@ class CallDispatcher:
         self._wait(call, call.deadline_s, now_s)
 
     def _wait(self, call: Call, wait_s: float | None, now_s: float) -> None:
-        """Set the deadline that is due next, the client's own or that of its next message, `wait_s` from now."""
+        """Sets the earlier deadline: the client's own, or that of the next message, `wait_s` from now."""
         if self._calls.get(call.stream_id) is not call:
             return
         at_s = call.due_s if wait_s is None else now_s + wait_s
@@ -223,10 +226,10 @@ class CallDispatcher:
         """Run `step` of `call`; the call, and nothing else, ends if that fails."""
         try:
             step(call, *arguments)
-        except RpcError as refused:
-            self.end(call, refused.status, refused.detail)
+        except RpcError as error:
+            self.end(call, error.status, error.detail)
         except Exception:
-            log.exception("edge.call_failed")
+            log.exception("grpc.call_failed")
             self.end(call, *FAILED)
 
     def _close(self, stream_id: int) -> None:
@@ -241,6 +244,6 @@ class CallDispatcher:
             call.closed()
 
 
-def _speaks_grpc(head: CallHeaders) -> bool:
-    kind = head.headers.get("content-type", "")
-    return kind.startswith("application/grpc") and kind[16:17] in ("", "+", ";")
+def _is_grpc(headers: CallHeaders) -> bool:
+    content_type = headers.headers.get("content-type", "")
+    return content_type.startswith("application/grpc") and content_type[16:17] in ("", "+", ";")

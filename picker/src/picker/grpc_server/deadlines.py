@@ -1,30 +1,32 @@
-"""Deadlines of many calls: a dictionary of ticks rather than a timer each. Setting and clearing one costs well under a
-microsecond, and nothing of a call is kept once it is cleared."""
+"""Deadlines of many calls, kept in a dictionary of ticks rather than as a timer each.
+
+Setting and clearing a deadline costs well under a microsecond. Nothing of a call is kept once its deadline is
+cleared."""
 
 from typing import Generic, Protocol, TypeVar
 
 TICK_S = 0.1
-"""How late a deadline may be noticed. The shortest are seconds long."""
+"""Upper bound on how late a deadline is noticed. The shortest deadlines are seconds long."""
 
 
 class Timed(Protocol):
-    """What may have a deadline; hashed by identity."""
+    """An object that may have a deadline; it must hash by identity."""
 
     tick: int
-    """For `Deadlines` alone; 0 while there is no deadline."""
+    """Written only by `Deadlines`; 0 without a deadline."""
 
 
 T = TypeVar("T", bound=Timed)
 
 
 class Deadlines(Generic[T]):
-    """Times are of any one monotonic clock that has passed 0."""
+    """Deadlines by object. Times are those of any one monotonic clock that is past 0."""
 
     def __init__(self) -> None:
         self._ticks: dict[int, dict[T, None]] = {}
 
     def set(self, timed: T, at_s: float) -> None:
-        """Replace the deadline of `timed`."""
+        """Sets or replaces the deadline of `timed`."""
         tick = int(at_s / TICK_S) + 1
         if timed.tick == tick:
             return
@@ -45,7 +47,7 @@ class Deadlines(Generic[T]):
             timed.tick = 0
 
     def pop_due(self, now_s: float) -> list[T]:
-        """Those whose deadline has passed, which have none any more."""
+        """Removes and returns the objects whose deadline has passed."""
         now_tick = int(now_s / TICK_S)
         due: list[T] = []
         for tick in sorted(tick for tick in self._ticks if tick <= now_tick):

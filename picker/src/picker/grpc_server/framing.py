@@ -1,4 +1,5 @@
-"""Length-prefixed messages (gRPC over HTTP/2, "Length-Prefixed-Message"): a flag, four bytes of length, the message."""
+"""Length-prefixed messages (gRPC over HTTP/2, "Length-Prefixed-Message"): a compression flag, a length of four bytes,
+the message."""
 
 import struct
 
@@ -7,12 +8,13 @@ from picker.grpc_server.status import RpcError, Status
 PREFIX_BYTES = 5
 
 MAX_MESSAGE_BYTES = 64 << 20
-"""A proxy's buffered body is one message. Far above the largest body that the picker reads, because what is refused
-here is a failed call, which may let the request pass unpicked; a body that is too large is answered 413 instead."""
+"""Largest message. A proxy's buffered body is one message. The limit is far above the largest body that a service
+reads: a message over it fails the call, and the proxy may then let the request pass. A service can answer a body that
+is too large itself."""
 
 FEW_PARTS, SMALL_PART_BYTES = 64, 1 << 10
-"""More parts than that, and smaller ones on average, are joined before the message is complete: a part weighs some 50
-bytes more than its data, and a peer may send them one byte at a time."""
+"""Parts beyond this number that are smaller than this on average are joined before the message is complete. A part
+costs about 50 bytes on top of its data, and a peer may send single bytes."""
 
 _PREFIX = struct.Struct(">BI")
 
@@ -22,17 +24,17 @@ def framed(message: bytes) -> bytes:
 
 
 class MessageReader:
-    """Puts one call's messages together again."""
+    """Reassembles the messages of one call."""
 
     __slots__ = ("_parts", "held_bytes")
 
     def __init__(self) -> None:
         self.held_bytes = 0
-        """Of a message that is not complete yet."""
+        """Bytes of the incomplete message."""
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that `data` completes. Raises RpcError."""
+        """Returns the messages that `data` completes. Raises RpcError."""
         if self.held_bytes:
             self._hold(data)
             first = self._parts[0]
@@ -58,7 +60,7 @@ class MessageReader:
         return messages
 
     def _take(self, skipped: int) -> bytes:
-        """All that is held but its first bytes. Large messages are copied here once and no more."""
+        """Returns all held bytes without the first `skipped`. A large message is copied here, and only here."""
         self._parts[0] = self._parts[0][skipped:]
         held = b"".join(self._parts)
         self._parts.clear()
@@ -73,12 +75,13 @@ class MessageReader:
 
 
 def _size(data: bytes, position: int) -> int:
-    """Of the message at `position`, its prefix included. Raises RpcError."""
+    """Size of the message at `position`, including its prefix. Raises RpcError."""
     flag, length = _PREFIX.unpack_from(data, position)
     if flag:
         raise RpcError(
-            Status.UNIMPLEMENTED if flag == 1 else Status.INTERNAL, "Compressed messages are not read; use identity."
+            Status.UNIMPLEMENTED if flag == 1 else Status.INTERNAL,
+            f"unsupported compressed flag {flag}: only identity is supported",
         )
     if length > MAX_MESSAGE_BYTES:
-        raise RpcError(Status.RESOURCE_EXHAUSTED, f"The message is {length} bytes, {MAX_MESSAGE_BYTES} are allowed.")
+        raise RpcError(Status.RESOURCE_EXHAUSTED, f"message of {length} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
     return PREFIX_BYTES + length

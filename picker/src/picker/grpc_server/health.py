@@ -13,42 +13,42 @@ _Serving = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """One state, told wherever its `methods` are served. Begins as not ready."""
+    """The health of one server, served wherever its `methods` are registered. Starts as not ready."""
 
     def __init__(self, services: Collection[str]) -> None:
-        """`services`: the names that are answered; others get SERVICE_UNKNOWN."""
+        """`services`: the service names that are known; others get SERVICE_UNKNOWN."""
         self._services = services
         self._is_ready = False
         self._watches: dict[_Watch, None] = {}
 
     @property
     def methods(self) -> Mapping[str, Method]:
-        """Of the service, by path."""
+        """The methods of the health service, by path."""
 
-        def check(context: CallContext, stream_id: int, _head: CallHeaders) -> Call:
+        def check(context: CallContext, stream_id: int, _headers: CallHeaders) -> Call:
             return _Check(context, stream_id, self)
 
-        def watch(context: CallContext, stream_id: int, _head: CallHeaders) -> Call:
+        def watch(context: CallContext, stream_id: int, _headers: CallHeaders) -> Call:
             return _Watch(context, stream_id, self)
 
         return {"/grpc.health.v1.Health/Check": check, "/grpc.health.v1.Health/Watch": watch}
 
     def ready(self, is_ready: bool) -> None:
-        """Say SERVING or NOT_SERVING from now on; `liveness` is SERVING as long as there is an answer at all."""
+        """Sets the state to SERVING or NOT_SERVING. The service `liveness` is SERVING as long as the server answers."""
         self._is_ready = is_ready
         for watch in list(self._watches):
-            watch.tell()
+            watch.notify()
             watch.context.flush()
 
     def status(self, service: str) -> "health_pb2.HealthCheckResponse.ServingStatus":
-        """SERVICE_UNKNOWN for what is not among the services."""
+        """Returns the state of `service`; SERVICE_UNKNOWN if it is not one of the services."""
         if service not in self._services:
             return _Serving.SERVICE_UNKNOWN
         return _Serving.SERVING if self._is_ready or service == "liveness" else _Serving.NOT_SERVING
 
     @property
     def watches(self) -> int:
-        """How many calls wait for changes."""
+        """Number of open Watch calls."""
         return len(self._watches)
 
     def begin_watch(self, watch: "_Watch") -> None:
@@ -59,7 +59,7 @@ class Health:
 
 
 class _Check(Call):
-    """One question, one answer."""
+    """A Check call: one request, one response."""
 
     __slots__ = ("_health",)
 
@@ -71,24 +71,24 @@ class _Check(Call):
         service = _service(message)
         status = self._health.status(service)
         if status == _Serving.SERVICE_UNKNOWN:
-            raise RpcError(Status.NOT_FOUND, f"There is no service {service}.")
+            raise RpcError(Status.NOT_FOUND, f"unknown service {service}")
         self.send(_Serving(status=status).SerializeToString())
         self.end()
 
     def half_closed(self) -> None:
-        raise RpcError(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
+        raise RpcError(Status.INVALID_ARGUMENT, "client half-closed without a HealthCheckRequest")
 
     def drain(self) -> None:
-        """The question is on its way."""
+        """Does nothing: the request is about to arrive."""
 
     def closed(self) -> None:
-        """Nothing was counted."""
+        """Does nothing: the call holds no resources."""
 
 
 class _Watch(Call):
-    """One question, and an answer whenever it changes."""
+    """A Watch call: one request, and a response at each change."""
 
-    __slots__ = ("_health", "_service", "_told")
+    __slots__ = ("_health", "_sent_status", "_service")
 
     ends_in_silence = False
 
@@ -96,29 +96,29 @@ class _Watch(Call):
         super().__init__(context, stream_id)
         self._health = health
         self._service: str | None = None
-        self._told: int | None = None
+        self._sent_status: int | None = None
 
     def received(self, message: bytes) -> None:
         if self._service is not None:
-            raise RpcError(Status.INVALID_ARGUMENT, "A second HealthCheckRequest came.")
+            raise RpcError(Status.INVALID_ARGUMENT, "more than one HealthCheckRequest")
         self._service = _service(message)
         self._health.begin_watch(self)
-        self.tell()
+        self.notify()
 
     def half_closed(self) -> None:
         if self._service is None:
-            raise RpcError(Status.INVALID_ARGUMENT, "A HealthCheckRequest is missing.")
+            raise RpcError(Status.INVALID_ARGUMENT, "client half-closed without a HealthCheckRequest")
 
-    def tell(self) -> None:
-        """Answer, unless that was the last answer already."""
+    def notify(self) -> None:
+        """Sends the state, unless it equals the last one sent."""
         assert self._service is not None
         status = self._health.status(self._service)
-        if status != self._told:
-            self._told = status
+        if status != self._sent_status:
+            self._sent_status = status
             self.send(_Serving(status=status).SerializeToString())
 
     def drain(self) -> None:
-        self.end(Status.UNAVAILABLE, "The server is shutting down.")
+        self.end(Status.UNAVAILABLE, "server is shutting down")
 
     def closed(self) -> None:
         self._health.end_watch(self)
@@ -129,4 +129,4 @@ def _service(message: bytes) -> str:
     try:
         return health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError:
-        raise RpcError(Status.INVALID_ARGUMENT, "The message is not a HealthCheckRequest.") from None
+        raise RpcError(Status.INVALID_ARGUMENT, "message is not a HealthCheckRequest") from None

@@ -1,14 +1,14 @@
-"""Requests that are not gRPC: a word for people and clients who have come to the wrong port."""
+"""Answers requests that are not gRPC with a plain-text hint that this is a gRPC port."""
 
 from picker.grpc_server.call import Call, CallContext
 from picker.grpc_server.http2.headers import encode_headers
 from picker.grpc_server.status import Status
 
-_WORD = b"This port speaks gRPC: POST, with content-type application/grpc.\n"
+_HINT = b"This port speaks gRPC: POST, with content-type application/grpc.\n"
 
 
 class NotGrpcCall(Call):
-    """Answered in plain HTTP once it has ended."""
+    """A request that is not gRPC. It is answered in plain HTTP once its body has ended."""
 
     __slots__ = ("_http_status",)
 
@@ -17,21 +17,21 @@ class NotGrpcCall(Call):
         self._http_status = http_status
 
     def feed(self, data: bytes) -> None:
-        """Its body means nothing here."""
+        """Ignores the body."""
 
     def received(self, message: bytes) -> None:
-        """Never called: `feed` finds no messages."""
+        """Never called: `feed` reads no messages."""
 
     def half_closed(self) -> None:
-        head = encode_headers([(":status", str(self._http_status)), ("content-type", "text/plain")])
+        block = encode_headers([(":status", str(self._http_status)), ("content-type", "text/plain")])
         connection = self.context.connection
         self.answered = True
-        connection.respond(self.stream_id, head)
-        connection.send(self.stream_id, _WORD)
+        connection.respond(self.stream_id, block)
+        connection.send(self.stream_id, _HINT)
         self.end(Status.UNIMPLEMENTED)
 
     def drain(self) -> None:
-        """It ends by itself."""
+        """Does nothing: the call ends with its request."""
 
     def closed(self) -> None:
-        """Nothing was counted."""
+        """Does nothing: the call holds no resources."""

@@ -1,4 +1,4 @@
-"""gRPC's statuses, and the header blocks that carry them (gRPC over HTTP/2, "Responses")."""
+"""gRPC status codes, and the header blocks that carry them (gRPC over HTTP/2, "Responses")."""
 
 from enum import IntEnum
 from functools import lru_cache
@@ -7,7 +7,8 @@ from urllib.parse import quote
 from picker.grpc_server.http2.headers import encode_headers
 
 MAX_DETAIL_CHARACTERS = 500
-"""Of a grpc-message: a sentence, not a traceback; percent-encoded it must fit the client's limits on headers."""
+"""Limit on `grpc-message`. Judgement: enough for a sentence. Percent-encoded, it must fit the client's limit on
+headers."""
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if code != ord("%"))
 
@@ -26,7 +27,7 @@ class Status(IntEnum):
 
 
 class RpcError(Exception):
-    """The call ends with `status`; `detail` is for people."""
+    """Ends the call with `status`; `detail` is the text of `grpc-message`."""
 
     def __init__(self, status: Status, detail: str) -> None:
         super().__init__(detail)
@@ -34,16 +35,17 @@ class RpcError(Exception):
         self.detail = detail
 
 
-_HEAD = ((":status", "200"), ("content-type", "application/grpc"))
+_HEADERS = ((":status", "200"), ("content-type", "application/grpc"))
 
-RESPONSE_HEADERS = encode_headers(_HEAD)
-"""What every answer with messages begins with."""
+RESPONSE_HEADERS = encode_headers(_HEADERS)
+"""The header block that begins every response with messages."""
 
 
 @lru_cache(maxsize=64)
 def trailers(status: Status, detail: str = "", *, alone: bool = False) -> bytes:
-    """The block that ends an answer. `alone`: nothing went before it, so that it is the answer's head too."""
-    fields = [*(_HEAD if alone else ()), ("grpc-status", str(int(status)))]
+    """Returns the header block that ends a response. `alone`: a Trailers-Only response, which holds the response
+    headers too."""
+    fields = [*(_HEADERS if alone else ()), ("grpc-status", str(int(status)))]
     if detail:
         fields.append(("grpc-message", quote(detail[:MAX_DETAIL_CHARACTERS], safe=_PRINTABLE)))
     if status is Status.UNIMPLEMENTED:
@@ -52,4 +54,4 @@ def trailers(status: Status, detail: str = "", *, alone: bool = False) -> bytes:
 
 
 OK_TRAILERS = trailers(Status.OK)
-"""What nearly every answer ends with."""
+"""The trailers of a call that succeeds."""

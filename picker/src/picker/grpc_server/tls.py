@@ -1,4 +1,4 @@
-"""TLS for the edge: certificates from files, read again when they change."""
+"""TLS of the server: certificates from files, read again when they change."""
 
 import ssl
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from picker.cli_error import CliError
 
 
 class CertificatesUnusable(CliError):
-    """The files do not make a server's TLS; the message says which and why."""
+    """The files cannot be used for TLS; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files. With `client_ca` a client has to show a certificate that it has signed."""
+    """PEM files. With `client_ca`, clients must present a certificate signed by it."""
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or later, HTTP/2 alone. Raises CertificatesUnusable."""
+        """Returns a context for TLS 1.2 or later that offers only HTTP/2 (ALPN `h2`). Raises CertificatesUnusable."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2"])
@@ -37,7 +37,7 @@ class TlsFiles:
         return context
 
     def state(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """Differs when a file has been written or replaced; None for one that is not there."""
+        """Returns a value that changes when a file is written or replaced; None for a missing file."""
         return tuple(_state(path) for path in (self.certificate, self.key, self.client_ca) if path is not None)
 
 

@@ -1,4 +1,4 @@
-"""Sockets' side of the edge: bytes from and to one peer."""
+"""The asyncio protocol of one connection: bytes from and to one peer, and the time limits on it."""
 
 import asyncio
 import socket
@@ -13,105 +13,105 @@ from picker.grpc_server.http2.connection import Connection
 from picker.grpc_server.http2.headers import HeaderBlockCache
 
 HANDSHAKE_TIMEOUT_S = 10.0
-"""For TLS's handshake: as long as for the first word after it."""
+"""Limit for the TLS handshake. Judgement: the same as SETTINGS_TIMEOUT_S."""
 
 SETTINGS_TIMEOUT_S = 10.0
-"""For a peer that has connected to say something. Envoy's preface is in its first packet."""
+"""Limit for a new peer to send its preface and SETTINGS. Envoy's preface is in its first packet."""
 
 LINGER_S = 2.0
-"""For a peer to close after the last word to it. Closing first, with bytes of it unread, would make the kernel throw
-that word away."""
+"""Limit for a peer to close after the last bytes were written. If the server closed first with unread bytes, the kernel
+would send a reset and discard that output."""
 
 STALL_TIMEOUT_S = 60.0
-"""For a peer to take some of what waits for it. Envoy reads at once; one that does not for this long is stuck, and what
-waits for it is memory."""
+"""Limit for a peer to read some of the output that waits. Envoy reads at once. A peer that does not read for this long
+is stuck, and the output occupies memory."""
 
 WRITE_BUFFER_BYTES = 1 << 20
-"""In the transport before a peer counts as slow: then nothing more is read from it, so that nothing more has to be
-answered."""
+"""Bytes in the transport's buffer at which a peer counts as slow. Nothing is read from a slow peer, so that there are
+no new requests to answer."""
 
 UNUSED_TIMEOUT_S = 30.0
-"""For the first call on a connection. Envoy opens one because it has a call to make."""
+"""Limit for the first call on a connection. Envoy opens a connection when it has a call to make."""
 
 IDLE_TIMEOUT_S = 600.0
-"""Without a call, before a connection is closed in good order. Envoy opens another with its next request; its own limit
-is an hour."""
+"""Time without calls after which a connection is closed gracefully. Envoy opens another one for its next request; its
+own limit is one hour."""
 
 GOAWAY_TIMEOUT_S = 10.0
-"""For a peer to hang up, or to answer the PING that goes with GOAWAY, once it has no call."""
+"""Limit for a peer without calls to close the connection, or to answer the PING that follows GOAWAY."""
 
 KEEPALIVE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 20, 5, 4
-"""A peer whose machine is gone never closes its connection: after 40 s of silence the kernel does, and the requests it
-had in flight are no longer counted."""
+"""TCP keepalive: idle time and interval in seconds, and count. A peer whose host is gone never closes its connection.
+After 40 s of silence the kernel does, and its requests in flight end."""
 
 
 class ConnectionRegistry(Protocol):
-    """Who wants to know which connections there are."""
+    """Registers the open connections; implemented by `listener.Listener`."""
 
-    def opened(self, peer: "GrpcProtocol") -> None:
-        """Called before anything is written; may cut the connection."""
+    def opened(self, protocol: "GrpcProtocol") -> None:
+        """Registers a new connection before anything is written; may abort it."""
         ...
 
-    def closed(self, peer: "GrpcProtocol") -> None: ...
+    def closed(self, protocol: "GrpcProtocol") -> None: ...
 
 
 class GrpcProtocol(asyncio.Protocol):
-    """One connection."""
+    """One connection of a listener."""
 
     def __init__(
         self,
-        peers: ConnectionRegistry,
-        kept: HeaderBlockCache,
+        registry: ConnectionRegistry,
+        header_cache: HeaderBlockCache,
         methods: Mapping[str, Method],
         deadlines: Deadlines[Call],
         clock: Callable[[], float],
         load: ConnectionLimits | None = None,
     ) -> None:
-        self._peers = peers
+        self._registry = registry
         self._clock = clock
-        self._connection = Connection(kept)
+        self._connection = Connection(header_cache)
         self._calls = CallDispatcher(self._connection, methods, deadlines, self._write, load)
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self._said_last = False
-        self._moved_s = clock()
-        self._idle_since_s: float | None = self._moved_s
-        """None while there are calls."""
+        self._finished_writing = False
+        self._progress_s = clock()
+        self._idle_since_s: float | None = self._progress_s
+        """None while calls are open."""
 
     @property
     def open_calls(self) -> int:
         return len(self._calls)
 
     def drain(self) -> None:
-        """See `CallDispatcher.drain`."""
+        """Calls `CallDispatcher.drain`."""
         self._calls.drain()
 
     def end_silent(self, now_s: float, limit_s: float) -> None:
-        """See `CallDispatcher.end_silent`."""
+        """Calls `CallDispatcher.end_silent`."""
         self._calls.end_silent(now_s, limit_s)
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Aborts the connection."""
         if self._transport is not None:
             self._transport.abort()
 
     def check(self, now_s: float) -> None:
-        """Cut the connection if the peer has kept us waiting too long."""
-        if self._said_last:
+        """Aborts the connection if the peer exceeds one of the time limits."""
+        if self._finished_writing:
             allowed_s = LINGER_S
         elif not self._connection.settings_received:
             allowed_s = SETTINGS_TIMEOUT_S
         elif self._paused or self._connection.unsent_bytes > 0:
             allowed_s = STALL_TIMEOUT_S
         else:
-            self._moved_s = now_s
+            self._progress_s = now_s
             self._check_idle(now_s)
             return
-        if now_s - self._moved_s > allowed_s:
+        if now_s - self._progress_s > allowed_s:
             self.abort()
 
     def _check_idle(self, now_s: float) -> None:
-        """Close a connection that is not used: in good order, and by force where the peer does not join in."""
+        """Closes an idle connection: gracefully, then by force if the peer does not close it."""
         if len(self._calls):
             self._idle_since_s = None
             return
@@ -124,13 +124,11 @@ class GrpcProtocol(asyncio.Protocol):
         elif idle_s > limit_s and not self._calls.draining:
             self._calls.drain()
 
-    # What the transport calls.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         _keep_alive(self._transport)
-        self._peers.opened(self)
+        self._registry.opened(self)
         self._write()
 
     def data_received(self, data: bytes) -> None:
@@ -153,7 +151,7 @@ class GrpcProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._calls.lost()
-        self._peers.closed(self)
+        self._registry.closed(self)
 
     def _write(self) -> None:
         transport = self._transport
@@ -163,10 +161,10 @@ class GrpcProtocol(asyncio.Protocol):
         if output:
             transport.write(output)
             if self._connection.unsent_bytes:
-                self._moved_s = self._clock()
-        if self._connection.closed and not self._said_last:
-            self._said_last = True
-            self._moved_s = self._clock()
+                self._progress_s = self._clock()
+        if self._connection.closed and not self._finished_writing:
+            self._finished_writing = True
+            self._progress_s = self._clock()
             if transport.can_write_eof():
                 transport.write_eof()
             else:

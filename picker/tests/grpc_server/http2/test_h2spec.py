@@ -1,4 +1,4 @@
-"""h2spec's conformance tests, against the server over a socket."""
+"""The conformance tests of h2spec, run against the server over a socket."""
 
 import asyncio
 import os
@@ -16,8 +16,8 @@ MODULE = "github.com/summerwind/h2spec/cmd/h2spec"
 VERSION = "v2.2.1+incompatible"
 
 EXPECTED_FAILURES = {
-    # The server allows no dynamic table (SETTINGS_HEADER_TABLE_SIZE 0); an update to another size is then an error
-    # (RFC 7541, section 6.3), which is what h2spec itself asks for in hpack/6.3/1. These two take 4,096 for granted.
+    # The server forbids a dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). An update to another size is then an error (RFC
+    # 7541, section 6.3), which h2spec itself requires in hpack/6.3/1. These two tests assume a size of 4,096.
     "Sends a dynamic table size update",
     "Sends multiple dynamic table size update",
 }
@@ -25,24 +25,24 @@ EXPECTED_FAILURES = {
 
 @pytest.fixture(scope="session")
 def h2spec() -> Path:
-    """The binary from PATH, or built by Go into its cache."""
+    """Returns the binary on the PATH, or builds it with Go into the cache directory."""
     if found := shutil.which("h2spec"):
         return Path(found)
     if shutil.which("go") is None:
         pytest.skip("neither h2spec nor go is on the PATH")
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "h2spec"
-    if not (folder / "h2spec").exists():
+    directory = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "h2spec"
+    if not (directory / "h2spec").exists():
         built = subprocess.run(
-            ["go", "install", f"{MODULE}@{VERSION}"], env={**os.environ, "GOBIN": str(folder)}, capture_output=True
+            ["go", "install", f"{MODULE}@{VERSION}"], env={**os.environ, "GOBIN": str(directory)}, capture_output=True
         )
         if built.returncode:
             pytest.skip(f"h2spec cannot be built: {built.stderr.decode()[-300:]}")
-    return folder / "h2spec"
+    return directory / "h2spec"
 
 
 @pytest.mark.timeout(180)
-async def test_h2spec_passes_but_for_what_is_named(h2spec: Path) -> None:
-    """All of generic, http2 and hpack: 145 tests."""
+async def test_h2spec_passes_except_for_expected_failures(h2spec: Path) -> None:
+    """The suites generic, http2 and hpack have 145 tests."""
     server = ExtProcServer(lambda: Exchange(FakeDirector(), Limits()), "127.0.0.1:0")
     await server.start()
     command = [str(h2spec), "-h", "127.0.0.1", "-p", str(server.port), "-o", "5"]

@@ -1,4 +1,4 @@
-"""The connection against the client of the package h2."""
+"""The connection with the client of the package h2."""
 
 import h2.events
 from h2.settings import SettingCodes
@@ -17,16 +17,16 @@ def received(peer: H2Client, stream_id: int) -> bytes:
     )
 
 
-def test_a_request_and_its_answer() -> None:
-    """Headers, data and the end arrive on both sides."""
+def test_request_and_response_arrive_completely() -> None:
+    """Headers, data and the end of stream arrive on both sides."""
     peer = H2Client()
     stream_id = peer.request()
     peer.client.send_data(stream_id, b"question", end_stream=True)
     peer.pump()
     opened, got = peer.server_events
     assert isinstance(opened, RequestReceived)
-    assert (opened.head.method, opened.head.path) == ("POST", "/service/Method")
-    assert opened.head.headers["content-type"] == "application/grpc"
+    assert (opened.headers.method, opened.headers.path) == ("POST", "/service/Method")
+    assert opened.headers.headers["content-type"] == "application/grpc"
     assert got == DataReceived(stream_id, b"question", ended=True)
     peer.server.respond(stream_id, ANSWER)
     peer.server.send(stream_id, b"answer")
@@ -41,28 +41,28 @@ def test_a_request_and_its_answer() -> None:
     ]
 
 
-def test_the_client_learns_the_settings() -> None:
-    """And acknowledges them, whereupon its header blocks can be kept."""
+def test_client_receives_the_settings() -> None:
+    """The client also acknowledges them, so that its header blocks can be cached."""
     peer = H2Client()
     assert peer.client.remote_settings.header_table_size == 0
     assert peer.client.remote_settings.max_concurrent_streams == limits.MAX_STREAMS
     assert peer.client.remote_settings.initial_window_size == limits.STREAM_WINDOW_BYTES
 
 
-def test_kept_heads_are_the_same_object() -> None:
-    """Two requests with equal blocks, on two connections, are decoded once; both after the clients' first blocks."""
-    kept = HeaderBlockCache()
-    heads = []
-    for peer in (H2Client(Connection(kept)), H2Client(Connection(kept))):
+def test_equal_header_blocks_are_decoded_once() -> None:
+    """Equal blocks on two connections give the same object, after each client's first blocks."""
+    cache = HeaderBlockCache()
+    headers = []
+    for peer in (H2Client(Connection(cache)), H2Client(Connection(cache))):
         for _ in range(3):
             peer.request(end=True)
-        heads += [event.head for event in peer.server_events if isinstance(event, RequestReceived)]
-    assert heads[2] is heads[5]
-    assert len({id(head) for head in heads}) == 3
+        headers += [event.headers for event in peer.server_events if isinstance(event, RequestReceived)]
+    assert headers[2] is headers[5]
+    assert len({id(request_headers) for request_headers in headers}) == 3
 
 
-def test_headers_over_many_frames() -> None:
-    """A block beyond the client's frame size comes in CONTINUATION frames."""
+def test_headers_arrive_in_continuation_frames() -> None:
+    """The block is larger than the client's frame size."""
     peer = H2Client()
     peer.client.max_outbound_frame_size = 1 << 14
     peer.client.encoder.huffman = False  # pyright: ignore[reportAttributeAccessIssue]
@@ -71,11 +71,11 @@ def test_headers_over_many_frames() -> None:
     [opened] = peer.server_events
     assert isinstance(opened, RequestReceived)
     assert opened.stream_id == stream_id
-    assert len(opened.head.headers["x-more"]) == 7000
+    assert len(opened.headers.headers["x-more"]) == 7000
 
 
-def test_a_large_body_goes_both_ways_within_the_windows() -> None:
-    """15 MiB in, and 15 MiB back to a client with the smallest windows that the protocol starts with."""
+def test_large_bodies_respect_the_windows() -> None:
+    """15 MiB arrive, and 15 MiB are returned to a client with the protocol's initial windows."""
     peer = H2Client()
     body = bytes(range(256)) * (15 << 12)
     stream_id = peer.request()
@@ -106,8 +106,8 @@ def test_a_large_body_goes_both_ways_within_the_windows() -> None:
     assert peer.server.unsent_bytes == 0
 
 
-def test_answers_share_a_narrow_connection() -> None:
-    """A small answer does not wait until a large one before it has gone."""
+def test_small_response_is_not_blocked_by_a_large_one() -> None:
+    """Both share the connection's window frame by frame."""
     peer = H2Client()
     large, small = peer.request(end=True), peer.request(end=True)
     for stream_id, size in ((large, 300_000), (small, 20_000)):
@@ -119,17 +119,17 @@ def test_answers_share_a_narrow_connection() -> None:
     while len(ended) < 2:
         peer.pump()
         for stream_id in (large, small):
-            fresh = len(peer.body(stream_id)) - acknowledged[stream_id]
-            if fresh and stream_id not in ended:
-                acknowledged[stream_id] += fresh
-                peer.client.acknowledge_received_data(fresh, stream_id)
+            unacknowledged = len(peer.body(stream_id)) - acknowledged[stream_id]
+            if unacknowledged and stream_id not in ended:
+                acknowledged[stream_id] += unacknowledged
+                peer.client.acknowledge_received_data(unacknowledged, stream_id)
         ended = [event.stream_id for event in peer.client_events if isinstance(event, h2.events.StreamEnded)]
     assert ended == [small, large]
 
 
 @given(st.lists(st.integers(min_value=1, max_value=100_000), min_size=1, max_size=6), st.integers(0, 200_000))
-def test_a_window_that_changes_while_data_waits(sizes: list[int], window: int) -> None:
-    """SETTINGS_INITIAL_WINDOW_SIZE may shrink a window below zero and open it again; no byte is lost or doubled."""
+def test_initial_window_may_change_while_data_waits(sizes: list[int], window: int) -> None:
+    """SETTINGS_INITIAL_WINDOW_SIZE may make a window negative and open it again. No byte is lost or duplicated."""
     peer = H2Client()
     stream_id = peer.request(end=True)
     peer.server.respond(stream_id, ANSWER)
@@ -148,8 +148,8 @@ def test_a_window_that_changes_while_data_waits(sizes: list[int], window: int) -
     assert any(isinstance(event, h2.events.StreamEnded) for event in peer.client_events)
 
 
-def test_an_answer_before_the_end_of_the_request_stops_the_client() -> None:
-    """RST_STREAM with NO_ERROR after the trailers; data on its way then is ignored."""
+def test_early_response_resets_the_stream_without_error() -> None:
+    """RST_STREAM with NO_ERROR follows the trailers; data in transit is ignored."""
     peer = H2Client()
     stream_id = peer.request()
     peer.server.end(stream_id, ANSWER)
@@ -162,8 +162,8 @@ def test_an_answer_before_the_end_of_the_request_stops_the_client() -> None:
     assert isinstance(peer.server_events[-1], RequestReceived)
 
 
-def test_a_reset_takes_the_answer_with_it() -> None:
-    """What waited is dropped, and answering goes nowhere."""
+def test_stream_reset_discards_the_response() -> None:
+    """Data that waits is discarded, and later sends do nothing."""
     peer = H2Client()
     stream_id = peer.request(end=True)
     peer.server.respond(stream_id, ANSWER)
@@ -179,8 +179,8 @@ def test_a_reset_takes_the_answer_with_it() -> None:
     assert peer.server.data_to_send() == b""
 
 
-def test_request_trailers_end_a_request() -> None:
-    """They carry nothing that is read."""
+def test_request_trailers_end_the_request() -> None:
+    """Their content is ignored."""
     peer = H2Client()
     stream_id = peer.request()
     peer.client.send_data(stream_id, b"x")
@@ -189,8 +189,8 @@ def test_request_trailers_end_a_request() -> None:
     assert peer.server_events[-1] == DataReceived(stream_id, b"", ended=True)
 
 
-def test_padding_is_taken_off() -> None:
-    """Padded data arrives without it."""
+def test_padding_is_removed() -> None:
+    """The event holds the data without the padding."""
     peer = H2Client()
     stream_id = peer.request()
     peer.client.send_data(stream_id, b"padded", pad_length=200)

@@ -1,4 +1,4 @@
-"""What the protocol asks of a server, frame by frame; h2spec asks for more of it over a socket."""
+"""Rules of RFC 9113 for a server, frame by frame; h2spec tests more of them over a socket."""
 
 from itertools import pairwise
 
@@ -15,26 +15,28 @@ from picker.grpc_server.http2.headers import HeaderBlockCache
 PING = frames.frame(frames.PING, 0, 0, b"12345678")
 
 
-def test_the_server_greets_first() -> None:
-    """Before the client has said anything: SETTINGS, and the connection's window."""
-    settings, window = RawClient(greets=False).answers()
+def test_server_sends_its_preface_first() -> None:
+    """SETTINGS and a WINDOW_UPDATE of the connection are sent before any bytes of the client."""
+    settings, window = RawClient(sends_preface=False).received_frames()
     assert (settings.kind, settings.flags) == (frames.SETTINGS, 0)
     assert window.kind == frames.WINDOW_UPDATE
 
 
-def test_a_ping_comes_back() -> None:
-    """With its payload."""
+def test_ping_is_acknowledged() -> None:
+    """The acknowledgement has the same payload."""
     client = RawClient()
     client.send(PING)
-    [pong] = client.answers()
+    [pong] = client.received_frames()
     assert (pong.kind, pong.flags, pong.payload) == (frames.PING, frames.ACK, b"12345678")
 
 
-def test_another_protocol_is_told_so() -> None:
-    """HTTP/1.1 on this port."""
-    client = RawClient(greets=False)
-    [failed] = client.send(b"GET / HTTP/1.1\r\nhost: picker\r\n\r\n")
-    assert failed == ConnectionTerminated(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 by prior knowledge")
+def test_http1_request_fails_with_protocol_error() -> None:
+    """The GOAWAY names the missing preface."""
+    client = RawClient(sends_preface=False)
+    [terminated] = client.send(b"GET / HTTP/1.1\r\nhost: picker\r\n\r\n")
+    assert terminated == ConnectionTerminated(
+        ErrorCode.PROTOCOL_ERROR, "invalid connection preface: expected HTTP/2 with prior knowledge"
+    )
     assert client.goaway().code is ErrorCode.PROTOCOL_ERROR
 
 
@@ -63,15 +65,15 @@ def test_another_protocol_is_told_so() -> None:
         (headers(7) + headers(3), ErrorCode.PROTOCOL_ERROR),
     ],
 )
-def test_what_breaks_a_connection(sent: bytes, code: ErrorCode) -> None:
-    """GOAWAY with the error's code, a Failed event, and silence whatever comes after."""
+def test_connection_error_closes_the_connection(sent: bytes, code: ErrorCode) -> None:
+    """GOAWAY has the error code, ConnectionTerminated is returned, and later bytes are ignored."""
     client = RawClient()
-    failed = client.send(sent)[-1]
-    assert isinstance(failed, ConnectionTerminated)
-    assert failed.code is code
+    terminated = client.send(sent)[-1]
+    assert isinstance(terminated, ConnectionTerminated)
+    assert terminated.code is code
     assert client.goaway().code is code
     assert client.send(PING) == []
-    assert client.answers() == []
+    assert client.received_frames() == []
 
 
 @pytest.mark.parametrize(
@@ -91,25 +93,25 @@ def test_what_breaks_a_connection(sent: bytes, code: ErrorCode) -> None:
         (frames.frame(frames.PRIORITY, 0, 1, b"1234"), ErrorCode.FRAME_SIZE_ERROR),
     ],
 )
-def test_what_breaks_a_stream(sent: bytes, code: ErrorCode) -> None:
-    """RST_STREAM with the error's code; other streams go on."""
+def test_stream_error_resets_only_the_stream(sent: bytes, code: ErrorCode) -> None:
+    """RST_STREAM has the error code; other streams continue."""
     client = RawClient()
     events = client.send(sent)
-    resets = [frame for frame in client.answers() if frame.kind == frames.RST_STREAM]
+    resets = [frame for frame in client.received_frames() if frame.kind == frames.RST_STREAM]
     assert [(reset.stream_id, reset.code) for reset in resets] == [(1, code)]
     assert not any(isinstance(event, ConnectionTerminated) for event in events)
     assert [type(event) for event in client.request(9, end=True)] == [RequestReceived]
 
 
-def test_a_stream_that_breaks_is_told_as_aborted() -> None:
-    """Who serves it learns of its end."""
+def test_stream_error_is_reported_as_stream_reset() -> None:
+    """The handler of the stream gets the event."""
     client = RawClient()
     client.request()
     assert client.send(headers(1, [(":path", "/")], end=True)) == [StreamReset(1, ErrorCode.PROTOCOL_ERROR)]
 
 
-def test_more_data_than_the_window_breaks_the_connection() -> None:
-    """Windows that no WINDOW_UPDATE opened any more, because the peer takes no answers."""
+def test_data_beyond_the_connection_window_is_a_connection_error() -> None:
+    """The window is not replenished, because the peer reads no responses."""
     client = RawClient()
     client.request()
     sent = 0
@@ -125,32 +127,33 @@ def test_more_data_than_the_window_breaks_the_connection() -> None:
     assert events[-1].code is ErrorCode.FLOW_CONTROL_ERROR
 
 
-def test_windows_are_opened_when_half_is_used() -> None:
-    """One WINDOW_UPDATE for megabytes of a stream."""
+def test_window_is_replenished_when_half_is_used() -> None:
+    """One WINDOW_UPDATE covers megabytes of a stream."""
     client = RawClient()
     client.request()
     for _ in range(7):
         client.send(data(1, bytes(1 << 14)) * 64)
-        assert client.answers() == []
+        assert client.received_frames() == []
     client.send(data(1, bytes(1 << 14)) * 64)
-    [update] = client.answers()
+    [update] = client.received_frames()
     assert (update.kind, update.stream_id) == (frames.WINDOW_UPDATE, 1)
     assert frames.read_word(update.payload) == (8 << 20,)
 
 
-def test_a_connection_that_shuts_down_serves_what_has_begun() -> None:
-    """Two GOAWAYs, a round trip apart, so that a request on its way is not lost; closed after the last answer."""
+def test_shutdown_serves_streams_that_have_begun() -> None:
+    """Two GOAWAYs, a round trip apart, so that no request in transit is lost. The connection closes after the last
+    response."""
     client = RawClient()
     client.request(1, end=True)
     client.connection.shut_down()
-    first, ping = client.answers()
+    first, ping = client.received_frames()
     assert (first.kind, first.payload[:4]) == (frames.GOAWAY, b"\x7f\xff\xff\xff")
     assert [type(event) for event in client.request(3, end=True)] == [RequestReceived]
     client.send(frames.frame(frames.PING, frames.ACK, 0, ping.payload))
-    [last] = client.answers()
+    [last] = client.received_frames()
     assert (last.kind, last.payload[:4], last.code) == (frames.GOAWAY, b"\0\0\0\x03", ErrorCode.NO_ERROR)
     assert client.request(5, end=True) == []
-    [refused] = client.answers()
+    [refused] = client.received_frames()
     assert (refused.stream_id, refused.code) == (5, ErrorCode.REFUSED_STREAM)
     for stream_id in (1, 3):
         assert not client.connection.closed
@@ -159,17 +162,17 @@ def test_a_connection_that_shuts_down_serves_what_has_begun() -> None:
     assert client.connection.closed
 
 
-def test_an_idle_connection_shuts_down_at_once() -> None:
-    """After the round trip."""
+def test_idle_connection_closes_after_the_ping_round_trip() -> None:
+    """No stream is open, so nothing else delays it."""
     client = RawClient()
     client.connection.shut_down()
-    [_, ping] = client.answers()
+    [_, ping] = client.received_frames()
     client.send(frames.frame(frames.PING, frames.ACK, 0, ping.payload))
     assert client.connection.closed
 
 
-def test_data_is_held_while_the_transport_is_full() -> None:
-    """And goes out in order after it."""
+def test_data_waits_while_sending_is_paused() -> None:
+    """It is sent in order afterwards."""
     client = RawClient()
     client.request(end=True)
     client.connection.respond(1, ANSWER)
@@ -177,21 +180,21 @@ def test_data_is_held_while_the_transport_is_full() -> None:
     client.connection.send(1, b"one")
     client.connection.send(1, b"two")
     client.connection.end(1, TRAILERS)
-    assert [frame.kind for frame in client.answers()] == [frames.HEADERS]
+    assert [frame.kind for frame in client.received_frames()] == [frames.HEADERS]
     client.connection.pause_sending(False)
-    assert [frame.payload for frame in client.answers()] == [b"one", b"two", TRAILERS]
+    assert [frame.payload for frame in client.received_frames()] == [b"one", b"two", TRAILERS]
     assert client.connection.unsent_bytes == 0
 
 
-def test_a_dynamic_table_is_not_used_once_given_up() -> None:
-    """A block that would make one breaks the connection."""
+def test_dynamic_table_size_update_is_a_compression_error() -> None:
+    """The client has acknowledged SETTINGS_HEADER_TABLE_SIZE 0 before."""
     client = RawClient()
-    [failed] = client.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20\x3f\xe1\x1f\x82"))
-    assert isinstance(failed, ConnectionTerminated)
-    assert failed.code is ErrorCode.COMPRESSION_ERROR
+    [terminated] = client.send(frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x20\x3f\xe1\x1f\x82"))
+    assert isinstance(terminated, ConnectionTerminated)
+    assert terminated.code is ErrorCode.COMPRESSION_ERROR
 
 
-CONVERSATION = (
+CLIENT_BYTES = (
     frames.PREFACE
     + frames.settings_frame({})
     + headers(1)
@@ -213,7 +216,7 @@ CONVERSATION = (
 )
 
 
-def heard(pieces: list[bytes]) -> tuple[list[Event], bytes]:
+def receive_pieces(pieces: list[bytes]) -> tuple[list[Event], bytes]:
     connection = Connection(HeaderBlockCache())
     events: list[Event] = []
     output = b""
@@ -223,17 +226,17 @@ def heard(pieces: list[bytes]) -> tuple[list[Event], bytes]:
     return events, output
 
 
-@given(st.lists(st.integers(0, len(CONVERSATION)), max_size=20))
-def test_it_does_not_matter_how_the_bytes_are_cut(cuts: list[int]) -> None:
-    """Any split of the stream gives the same events and the same answers."""
-    edges = [0, *sorted(cuts), len(CONVERSATION)]
-    pieces = [CONVERSATION[start:end] for start, end in pairwise(edges)]
-    assert heard(pieces) == heard([CONVERSATION])
+@given(st.lists(st.integers(0, len(CLIENT_BYTES)), max_size=20))
+def test_events_do_not_depend_on_how_bytes_are_split(cuts: list[int]) -> None:
+    """Any split of the bytes gives the same events and the same output."""
+    edges = [0, *sorted(cuts), len(CLIENT_BYTES)]
+    pieces = [CLIENT_BYTES[start:end] for start, end in pairwise(edges)]
+    assert receive_pieces(pieces) == receive_pieces([CLIENT_BYTES])
 
 
-def test_the_conversation_cut_into_bytes() -> None:
-    """Its events, once each."""
-    events, _ = heard([CONVERSATION[index : index + 1] for index in range(len(CONVERSATION))])
+def test_single_bytes_give_each_event_once() -> None:
+    """The client's bytes arrive one at a time."""
+    events, _ = receive_pieces([CLIENT_BYTES[index : index + 1] for index in range(len(CLIENT_BYTES))])
     assert [type(event) for event in events] == [
         RequestReceived, DataReceived, RequestReceived, DataReceived, RequestReceived,
         StreamReset, DataReceived, DataReceived, StreamReset, ConnectionTerminated,

@@ -1,1 +1,1 @@
-"""The server's half of an HTTP/2 connection as a state machine: bytes in, events and bytes out, no I/O and no clock."""
+"""The server side of an HTTP/2 connection as a state machine: bytes in, events and bytes out, no I/O and no clock."""

@@ -1,4 +1,4 @@
-"""How much a peer may do that costs this side work and brings nobody anything."""
+"""Limits on frames that are cheap to send and costly to handle: rapid reset, empty frames, PING and SETTINGS floods."""
 
 from picker.grpc_server.http2 import limits
 from picker.grpc_server.http2.events import ConnectionFailure
@@ -6,7 +6,7 @@ from picker.grpc_server.http2.frames import ErrorCode
 
 
 class TokenBucket:
-    """An allowance of `size`, refilled by `per_s`. Time comes with each use, from any monotonic clock."""
+    """A token bucket of `size` tokens, refilled at `per_s`. The time comes with each use, from any monotonic clock."""
 
     __slots__ = ("_at_s", "_left", "_per_s", "_size")
 
@@ -17,7 +17,7 @@ class TokenBucket:
         self._at_s = 0.0
 
     def take(self, now_s: float, amount: int = 1) -> bool:
-        """Use `amount` up; False when there was not as much."""
+        """Takes `amount` tokens; returns False if there were fewer."""
         if self._left == self._size:
             self._at_s = now_s
         elif self._left < amount:
@@ -27,13 +27,13 @@ class TokenBucket:
         return self._left >= 0
 
     def refund(self, amount: int) -> None:
-        """Give `amount` back."""
+        """Returns `amount` tokens to the bucket."""
         if self._left < self._size:
             self._left = min(self._size, self._left + amount)
 
 
 class AbuseBudget:
-    """With one peer. Set `now_s` before each use of the rest."""
+    """The budget of one peer. Set `now_s` before each use of the other methods."""
 
     __slots__ = ("_frames", "_resets", "now_s")
 
@@ -43,15 +43,15 @@ class AbuseBudget:
         self._resets = TokenBucket(limits.CALM_RESETS, limits.CALM_RESETS_PER_S)
 
     def useful(self, count: int) -> None:
-        """Frames of either side that carried something."""
+        """Counts `count` frames of either side that carried something."""
         self._frames.refund(limits.CALM_EARNED * count)
 
     def empty_frame(self, cost: int = 1) -> None:
-        """One that carried nothing. Raises ConnectionFailure when there were too many."""
+        """Counts a frame that carried nothing. Raises ConnectionFailure if there were too many."""
         if not self._frames.take(self.now_s, cost):
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without content (flood)")
 
     def request_wasted(self) -> None:
-        """Taken back early, or broken. Raises ConnectionFailure when there were too many."""
+        """Counts a request that was reset early or was malformed. Raises ConnectionFailure if there were too many."""
         if not self._resets.take(self.now_s):
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many requests taken back")
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many stream resets (rapid reset)")

@@ -1,7 +1,7 @@
-"""A server's connection: frames in, events and frames out (RFC 9113).
+"""The server side of one connection: frames in, events and frames out (RFC 9113).
 
-Priority is ignored, nothing is pushed, upgrades from HTTP/1.1 are not offered: clients speak HTTP/2 from the first
-byte, by prior knowledge or because ALPN said so. What a peer may cost is in `limits`."""
+Priority is ignored, and nothing is pushed. Upgrades from HTTP/1.1 are not supported: clients speak HTTP/2 from the
+first byte, by prior knowledge or by ALPN. `limits` bounds what a peer may cost."""
 
 from picker.grpc_server.http2 import frames, limits, payloads
 from picker.grpc_server.http2.abuse_budget import AbuseBudget
@@ -29,108 +29,113 @@ from picker.grpc_server.http2.outbound import OutboundStreams, Stream
 from picker.grpc_server.http2.settings import SERVER_PREFACE, SETTINGS_ACK, read_settings
 from picker.grpc_server.http2.streams import Streams
 
-_LAST_CALL = b"lastcall"
-"""Payload of the PING whose answer tells that the peer has seen the first GOAWAY."""
+_SHUTDOWN_PING = b"lastcall"
+"""Payload of the PING whose acknowledgement shows that the peer has received the first GOAWAY."""
 
 
 class Connection:
-    """Feed it with `receive`, answer with `respond`, `send` and `end`, and write what `data_to_send` gives. Once
-    `closed`, that is the last there is to write.
+    """State machine of one connection. `receive` takes the peer's bytes; `respond`, `send` and `end` send a response.
 
-    Answers on a stream that is gone are dropped: who serves it learns of its end by an event that may be on its way."""
+    The caller writes what `data_to_send` returns. Once `closed`, that is the last output.
 
-    def __init__(self, kept: HeaderBlockCache) -> None:
+    Responses on a closed stream are dropped: the event that reports its end may not have been handled yet."""
+
+    def __init__(self, header_cache: HeaderBlockCache) -> None:
         self.closed = False
         self.settings_received = False
-        """Whether the peer has said what section 3.4 wants it to say first."""
-        self._heads = HeaderReader(kept)
+        """Whether the peer has sent the SETTINGS frame of its preface (section 3.4)."""
+        self._header_reader = HeaderReader(header_cache)
         self._blocks = BlockReader()
         self._streams = Streams()
         self._open = self._streams.open
         self._sending = OutboundStreams()
         self._sending.output.append(SERVER_PREFACE)
-        self._patience = AbuseBudget()
+        self._abuse = AbuseBudget()
         self._prefaced = False
-        self._rest = b""
+        self._partial_frame = b""
         self._receiving = InboundStreams(self._sending)
         self._useful = 0
         self._draining = False
         self._last_stream_id: int | None = None
-        """The last one served, once that is settled."""
+        """The last stream that is served during shutdown, once it is known."""
 
     @property
     def unsent_bytes(self) -> int:
-        """Of answers that wait for the peer."""
+        """Bytes of responses that wait for the peer."""
         return self._sending.unsent_bytes
 
     def receive(self, data: bytes, now_s: float) -> list[Event]:
-        """What the bytes `data` from the peer mean; `now_s` by any monotonic clock. Never raises: a peer that breaks
-        the protocol leads to an Aborted or Failed event."""
+        """Returns the events of `data` from the peer. `now_s` is the time on any monotonic clock.
+
+        Never raises: a peer that breaks the protocol leads to a StreamReset or ConnectionTerminated event."""
         events: list[Event] = []
         if self.closed:
             return events
-        self._patience.now_s = now_s
+        self._abuse.now_s = now_s
         try:
-            position = self._finish_rest(data, events) if self._rest else 0
+            position = self._complete_partial_frame(data, events) if self._partial_frame else 0
             if position is not None:
-                self._rest = data[self._read(data, position, events) :]
+                self._partial_frame = data[self._read(data, position, events) :]
             self._after_reading()
         except ConnectionFailure as failure:
             self._fail(failure, events)
         return events
 
     def respond(self, stream_id: int, block: bytes) -> None:
-        """Begin the answer with the headers in `block` (see `headers.encode_headers`)."""
+        """Sends the response headers in `block` (see `headers.encode_headers`)."""
         if (stream := self._open.get(stream_id)) is not None:
-            self._sending.head(stream, block)
+            self._sending.headers(stream, block)
 
     def send(self, stream_id: int, data: bytes) -> None:
-        """Send `data` of the answer's body, or keep it until the peer takes it."""
+        """Sends `data` of the response body, or buffers it until the peer's windows allow it."""
         if (stream := self._open.get(stream_id)) is not None:
             self._sending.data(stream, data)
 
     def end(self, stream_id: int, block: bytes) -> None:
-        """End the answer with the trailers in `block`, or with headers alone if it has not begun."""
+        """Ends the response with the trailers in `block`, or with headers alone if it has not begun."""
         stream = self._open.get(stream_id)
         if stream is not None and self._sending.end(stream, block):
             self._finish(stream)
 
-    def pause_sending(self, held: bool) -> None:
-        """Keep data back while the transport is full. Nothing but answers to what the peer sends comes out then."""
-        self._sending.held = held
-        if not held:
+    def pause_sending(self, paused: bool) -> None:
+        """Holds DATA frames back while the transport is full. Other frames are still sent, in reply to the peer's."""
+        self._sending.paused = paused
+        if not paused:
             self._flush()
 
     def shut_down(self) -> None:
-        """Take no new streams, and close when the last one has ended. Streams that the peer has begun before it hears
-        of this are still served."""
+        """Accepts no new streams, and closes after the last one. Streams that the peer begins before it receives the
+        GOAWAY are served (section 6.8)."""
         if not (self._draining or self.closed):
             self._draining = True
             self._sending.output += (
                 frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR),
-                frames.frame(frames.PING, 0, 0, _LAST_CALL),
+                frames.frame(frames.PING, 0, 0, _SHUTDOWN_PING),
             )
 
     def data_to_send(self) -> bytes:
-        """The bytes to write now; none, if there is nothing to say."""
+        """Returns the bytes to write now; empty if there are none."""
         return self._sending.data_to_send()
 
-    def _finish_rest(self, data: bytes, events: list[Event]) -> int | None:
-        """Complete the frame that was cut off with as much of `data` as it takes, so that not all of `data` is copied.
-        Where the rest of `data` begins; None if there is none."""
-        rest = self._rest
+    def _complete_partial_frame(self, data: bytes, events: list[Event]) -> int | None:
+        """Completes the buffered frame with as much of `data` as it needs, so that not all of `data` is copied.
+
+        Returns where the rest of `data` begins; None if there is none."""
+        partial = self._partial_frame
         missing = len(data)
-        if self._prefaced and len(rest) >= frames.HEADER_BYTES:
-            missing = min(missing, frames.HEADER_BYTES + frames.payload_bytes(rest) - len(rest))
-        rest += data[:missing]
-        self._rest = rest[self._read(rest, 0, events) :]
+        if self._prefaced and len(partial) >= frames.HEADER_BYTES:
+            missing = min(missing, frames.HEADER_BYTES + frames.payload_bytes(partial) - len(partial))
+        partial += data[:missing]
+        self._partial_frame = partial[self._read(partial, 0, events) :]
         return missing if missing < len(data) else None
 
     def _read(self, data: bytes, position: int, events: list[Event]) -> int:
-        """Read the whole frames in `data` from `position`; where they end."""
+        """Reads the whole frames in `data` from `position`, and returns where they end."""
         if not self._prefaced:
             if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
-                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "this port speaks HTTP/2 by prior knowledge")
+                raise ConnectionFailure(
+                    ErrorCode.PROTOCOL_ERROR, "invalid connection preface: expected HTTP/2 with prior knowledge"
+                )
             if len(data) < len(frames.PREFACE):
                 return 0
             self._prefaced = True
@@ -140,7 +145,10 @@ class Connection:
             high, low, kind, flags, stream_id = frames.read_header(data, position)
             length = high << 8 | low
             if length > limits.MAX_FRAME_BYTES:
-                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+                raise ConnectionFailure(
+                    ErrorCode.FRAME_SIZE_ERROR,
+                    f"frame of {length} bytes exceeds SETTINGS_MAX_FRAME_SIZE {limits.MAX_FRAME_BYTES}",
+                )
             start = position + frames.HEADER_BYTES
             end = start + length
             if end > size:
@@ -158,16 +166,16 @@ class Connection:
         return position
 
     def _other(self, kind: int, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
-        """Any frame but DATA."""
+        """Handles a frame of any type but DATA."""
         if not self.settings_received and (kind != frames.SETTINGS or flags & frames.ACK):
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
         if kind != frames.CONTINUATION:
-            self._blocks.check_finished()
+            self._blocks.check_complete()
         match kind:
             case frames.HEADERS:
-                self._head(self._blocks.headers(payload, flags, stream_id), events)
+                self._header_block(self._blocks.headers(payload, flags, stream_id), events)
             case frames.CONTINUATION:
-                self._head(self._blocks.continuation(payload, flags, stream_id), events)
+                self._header_block(self._blocks.continuation(payload, flags, stream_id), events)
             case frames.RST_STREAM:
                 self._rst_stream(payload, stream_id, events)
             case frames.WINDOW_UPDATE:
@@ -177,25 +185,27 @@ class Connection:
             case frames.PING:
                 self._ping(payload, flags, stream_id)
             case frames.PRIORITY:
-                self._patience.empty_frame()
+                self._abuse.empty_frame()
                 payloads.check_priority(payload, stream_id)
             case frames.GOAWAY:
-                self._patience.empty_frame()
+                self._abuse.empty_frame()
                 payloads.check_goaway(payload, stream_id)
             case frames.PUSH_PROMISE:
-                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
             case _:
-                # Unknown types are to be ignored (section 5.5).
-                self._patience.empty_frame()
+                # Unknown types are ignored (section 5.5).
+                self._abuse.empty_frame()
 
     def _after_reading(self) -> None:
         sending = self._sending
-        self._patience.useful(self._useful + sending.sent_frames)
+        self._abuse.useful(self._useful + sending.sent_frames)
         self._useful = sending.sent_frames = 0
         if sending.unsent_bytes:
             self._flush()
             if sending.unsent_bytes > limits.MAX_UNSENT_BYTES:
-                raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "answers are not taken")
+                raise ConnectionFailure(
+                    ErrorCode.ENHANCE_YOUR_CALM, f"peer does not read: send buffer over {limits.MAX_UNSENT_BYTES} bytes"
+                )
         self._receiving.replenish_window()
 
     def _flush(self) -> None:
@@ -204,8 +214,8 @@ class Connection:
         self._receiving.replenish_window()
 
     def _data(self, payload: bytes, flags: int, stream_id: int, events: list[Event]) -> None:
-        if self._blocks.begun is not None:
-            self._blocks.check_finished()
+        if self._blocks.incomplete is not None:
+            self._blocks.check_complete()
         stream = self._open.get(stream_id)
         if stream is not None and stream.ended_by_peer:
             stream = None
@@ -213,7 +223,7 @@ class Connection:
         if payload:
             self._receiving.consume_window(len(payload), stream, ended)
         if stream is None:
-            self._patience.empty_frame()
+            self._abuse.empty_frame()
             self._streams.check_not_idle(stream_id, "DATA")
             if not self._streams.recently_closed(stream_id):
                 raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED)
@@ -223,7 +233,7 @@ class Connection:
         if payload:
             self._useful += 1
         elif not ended:
-            self._patience.empty_frame()
+            self._abuse.empty_frame()
             return
         if stream.body_left_bytes is not None:
             stream.body_left_bytes -= len(payload)
@@ -233,17 +243,17 @@ class Connection:
             stream.ended_by_peer = True
         events.append(DataReceived(stream_id, payload, ended))
 
-    def _head(self, block: Block | None, events: list[Event]) -> None:
-        """A header block, if it is complete. It is decoded whatever becomes of its stream, or the following ones could
-        not be."""
+    def _header_block(self, block: Block | None, events: list[Event]) -> None:
+        """Handles a header block if it is complete. It is decoded even if its stream is closed, because the HPACK state
+        must stay in step."""
         if block is None:
             return
         stream_id = block.stream_id
         try:
             if self._streams.is_new(stream_id):
-                self._begin(stream_id, self._heads.request(block.data), block.ended, events)
+                self._begin(stream_id, self._header_reader.request(block.data), block.ended, events)
             else:
-                malformed = self._heads.trailers(block.data)
+                malformed = self._header_reader.trailers(block.data)
                 self._trailers(stream_id, block.ended, malformed, events)
         except MalformedHeaders:
             raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR) from None
@@ -252,20 +262,20 @@ class Connection:
         except UndecodableHeaders as error:
             raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)) from None
 
-    def _begin(self, stream_id: int, head: CallHeaders, ended: bool, events: list[Event]) -> None:
-        late = self._last_stream_id is not None and stream_id > self._last_stream_id
-        if late or len(self._open) >= limits.MAX_STREAMS:
+    def _begin(self, stream_id: int, headers: CallHeaders, ended: bool, events: list[Event]) -> None:
+        after_goaway = self._last_stream_id is not None and stream_id > self._last_stream_id
+        if after_goaway or len(self._open) >= limits.MAX_STREAMS:
             raise StreamFailure(stream_id, ErrorCode.REFUSED_STREAM)
-        if ended and head.content_length:
+        if ended and headers.content_length:
             raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR)
-        self._open[stream_id] = Stream(stream_id, limits.STREAM_WINDOW_BYTES, head.content_length, ended)
+        self._open[stream_id] = Stream(stream_id, limits.STREAM_WINDOW_BYTES, headers.content_length, ended)
         self._useful += 1
-        events.append(RequestReceived(stream_id, head, ended))
+        events.append(RequestReceived(stream_id, headers, ended))
 
     def _trailers(self, stream_id: int, ended: bool, malformed: bool, events: list[Event]) -> None:
         stream = self._open.get(stream_id)
         if stream is None:
-            self._patience.empty_frame()
+            self._abuse.empty_frame()
             self._streams.check_recently_closed(stream_id)
             return
         if stream.ended_by_peer:
@@ -281,22 +291,25 @@ class Connection:
         self._streams.check_not_idle(stream_id, "RST_STREAM")
         stream = self._open.pop(stream_id, None)
         if stream is None:
-            self._patience.empty_frame()
+            self._abuse.empty_frame()
             return
         events.append(StreamReset(stream_id, code))
         self._sending.close_stream(stream)
         self._close_if_done()
         if not stream.answered:
-            self._patience.request_wasted()
+            self._abuse.request_wasted()
 
     def _window_update(self, payload: bytes, stream_id: int) -> None:
-        self._patience.empty_frame()
+        self._abuse.empty_frame()
         if stream_id:
             self._streams.check_not_idle(stream_id, "WINDOW_UPDATE")
         increment = payloads.window_increment(payload, stream_id)
         if stream_id == 0:
             if not self._sending.window_opened(increment):
-                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its bound")
+                raise ConnectionFailure(
+                    ErrorCode.FLOW_CONTROL_ERROR,
+                    f"WINDOW_UPDATE increases the connection's window beyond {frames.MAX_WINDOW_BYTES}",
+                )
             return
         stream = self._open.get(stream_id)
         if stream is not None and not self._sending.stream_window_opened(stream, increment):
@@ -304,12 +317,12 @@ class Connection:
 
     def _settings(self, payload: bytes, flags: int, stream_id: int) -> None:
         if stream_id:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
-        self._patience.empty_frame(limits.CALM_SETTINGS)
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"SETTINGS on stream {stream_id}")
+        self._abuse.empty_frame(limits.CALM_SETTINGS)
         if flags & frames.ACK:
             if payload:
-                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement that sets something")
-            self._heads.dynamic_table_disabled()
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a non-empty payload")
+            self._header_reader.dynamic_table_disabled()
             return
         settings = read_settings(payload)
         self.settings_received = True
@@ -317,17 +330,18 @@ class Connection:
         self._sending.output.append(SETTINGS_ACK)
 
     def _ping(self, payload: bytes, flags: int, stream_id: int) -> None:
-        self._patience.empty_frame()
+        self._abuse.empty_frame()
         payloads.check_ping(payload, stream_id)
         if not flags & frames.ACK:
             self._sending.output.append(frames.frame(frames.PING, frames.ACK, 0, payload))
-        elif payload == _LAST_CALL and self._draining and self._last_stream_id is None:
+        elif payload == _SHUTDOWN_PING and self._draining and self._last_stream_id is None:
             self._last_stream_id = self._streams.highest
             self._sending.output.append(frames.goaway(self._last_stream_id, ErrorCode.NO_ERROR))
             self._close_if_done()
 
     def _finish(self, stream: Stream) -> None:
-        """The answer is complete. A peer that has not finished asking is told to stop (section 8.1)."""
+        """Closes the stream after a complete response. A peer that is still sending gets RST_STREAM with NO_ERROR
+        (section 8.1)."""
         if stream.ended_by_peer:
             self._open.pop(stream.stream_id, None)
         else:
@@ -348,7 +362,7 @@ class Connection:
             self._sending.output.append(frames.rst_stream(stream_id, failure.code))
             self._streams.close_stream(stream_id)
         self._close_if_done()
-        self._patience.request_wasted()
+        self._abuse.request_wasted()
 
     def _close_if_done(self) -> None:
         if self._last_stream_id is not None and not self._open:

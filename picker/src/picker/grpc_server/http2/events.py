@@ -1,4 +1,4 @@
-"""What a connection tells whoever serves its streams, and how it fails."""
+"""The events of a connection, and the exceptions for connection and stream errors."""
 
 import msgspec
 
@@ -7,15 +7,15 @@ from picker.grpc_server.http2.headers import CallHeaders
 
 
 class RequestReceived(msgspec.Struct, frozen=True, gc=False):
-    """A request has begun. With `ended` it has no body."""
+    """The headers of a request have arrived. With `ended` it has no body."""
 
     stream_id: int
-    head: CallHeaders
+    headers: CallHeaders
     ended: bool
 
 
 class DataReceived(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a request's body. With `ended` the last; that one may be empty."""
+    """A piece of a request's body has arrived. `ended` marks the last piece, which may be empty."""
 
     stream_id: int
     data: bytes
@@ -23,14 +23,15 @@ class DataReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamReset(msgspec.Struct, frozen=True, gc=False):
-    """The stream is gone: the peer has reset it, or has broken the protocol on it."""
+    """The stream is closed: the peer has reset it, or has broken the protocol on it."""
 
     stream_id: int
     code: int
 
 
 class ConnectionTerminated(msgspec.Struct, frozen=True, gc=False):
-    """The connection is gone with all its streams. What `Connection.data_to_send` still gives is to be sent first."""
+    """The connection is closed with all its streams. The remaining output of `Connection.data_to_send` must be sent
+    first."""
 
     code: ErrorCode
     detail: str

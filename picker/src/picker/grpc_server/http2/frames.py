@@ -1,22 +1,22 @@
-"""Frames of HTTP/2 (RFC 9113): their numbers, and how those that a server sends are written."""
+"""HTTP/2 frames (RFC 9113): their numbers, and writers for those that a server sends."""
 
 import struct
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client sends first (section 3.4)."""
+"""The client's connection preface (section 3.4)."""
 
 HEADER_BYTES = 9
 MIN_MAX_FRAME_BYTES, MAX_MAX_FRAME_BYTES = 1 << 14, (1 << 24) - 1
-"""Bounds of SETTINGS_MAX_FRAME_SIZE; the lower one is also its initial value (section 6.5.2)."""
+"""Bounds of SETTINGS_MAX_FRAME_SIZE; the lower one is its initial value too (section 6.5.2)."""
 
 MAX_WINDOW_BYTES = (1 << 31) - 1
 INITIAL_WINDOW_BYTES = 65_535
-"""Of a connection, and of a stream unless SETTINGS say otherwise (section 6.9.2)."""
+"""Initial window of a connection, and of a stream unless SETTINGS change it (section 6.9.2)."""
 
 MAX_STREAM_ID = (1 << 31) - 1
 
-# Plain numbers, because every frame received is compared with them.
+# Plain integers, because every received frame is compared with them.
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 """Frame types (section 6)."""
 
@@ -25,7 +25,7 @@ END_STREAM, ACK, END_HEADERS, PADDED, PRIORITIZED = 0x1, 0x1, 0x4, 0x8, 0x20
 
 
 class ErrorCode(IntEnum):
-    """Section 7."""
+    """Error codes (section 7)."""
 
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
@@ -44,7 +44,7 @@ class ErrorCode(IntEnum):
 
 
 class Setting(IntEnum):
-    """Section 6.5.2."""
+    """Settings (section 6.5.2)."""
 
     HEADER_TABLE_SIZE = 0x1
     ENABLE_PUSH = 0x2
@@ -63,13 +63,13 @@ read_header = _HEADER.unpack_from
 """(buffer, offset) to (length >> 8, length & 255, type, flags, reserved bit and stream)."""
 
 read_word = _WORD.unpack_from
-"""(buffer, offset) to (one 32-bit number,)."""
+"""(buffer, offset) to a tuple of one 32-bit number."""
 
 iter_settings = _SETTING.iter_unpack
 
 
 def payload_bytes(header: bytes) -> int:
-    """The length that a frame's header tells."""
+    """Returns the payload length in a frame's header."""
     return int.from_bytes(header[:3])
 
 

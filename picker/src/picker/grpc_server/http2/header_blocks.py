@@ -1,4 +1,4 @@
-"""Header blocks put together from HEADERS and CONTINUATION (RFC 9113, sections 6.2 and 6.10)."""
+"""Header blocks assembled from HEADERS and CONTINUATION frames (RFC 9113, sections 6.2 and 6.10)."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from picker.grpc_server.http2.frames import ErrorCode
 
 
 class Block(msgspec.Struct, gc=False):
-    """A header block, complete or not. `ended`: nothing follows it on its stream."""
+    """A header block, which may be incomplete. `ended`: END_STREAM was set on its HEADERS frame."""
 
     stream_id: int
     ended: bool
@@ -17,39 +17,42 @@ class Block(msgspec.Struct, gc=False):
 
 
 class BlockReader:
-    """Gives a block when it is complete."""
+    """Assembles the header blocks of one connection."""
 
-    __slots__ = ("begun",)
+    __slots__ = ("incomplete",)
 
     def __init__(self) -> None:
-        self.begun: Block | None = None
-        """One that CONTINUATIONs have still to complete."""
+        self.incomplete: Block | None = None
+        """The incomplete block; only its CONTINUATION frames may follow."""
 
-    def check_finished(self) -> None:
-        """Raises ConnectionFailure while nothing but a CONTINUATION may come."""
-        if self.begun is not None:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a header block was left unfinished")
+    def check_complete(self) -> None:
+        """Raises ConnectionFailure if a header block is incomplete: only a CONTINUATION may follow it."""
+        if self.incomplete is not None:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "another frame within a header block")
 
     def headers(self, payload: bytes, flags: int, stream_id: int) -> Block | None:
-        """Raises ConnectionFailure."""
+        """Returns the block if this frame completes it, else None. Raises ConnectionFailure."""
         fragment = payloads.header_block(payload, flags, stream_id)
         block = Block(stream_id, flags & frames.END_STREAM != 0, fragment)
         if flags & frames.END_HEADERS:
             return block
-        self.begun = block
+        self.incomplete = block
         return None
 
     def continuation(self, payload: bytes, flags: int, stream_id: int) -> Block | None:
-        """Raises ConnectionFailure."""
-        block = self.begun
+        """Returns the block if this frame completes it, else None. Raises ConnectionFailure."""
+        block = self.incomplete
         if block is None or block.stream_id != stream_id:
-            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION of nothing")
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a preceding HEADERS frame")
         block.data += payload
-        payloads.bounded(block.data)
+        payloads.check_block_size(block.data)
         block.continuations += 1
         if block.continuations > limits.MAX_CONTINUATIONS:
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, f"over {limits.MAX_CONTINUATIONS} CONTINUATIONs")
+            raise ConnectionFailure(
+                ErrorCode.ENHANCE_YOUR_CALM,
+                f"more than {limits.MAX_CONTINUATIONS} CONTINUATION frames in a header block",
+            )
         if not flags & frames.END_HEADERS:
             return None
-        self.begun = None
+        self.incomplete = None
         return block

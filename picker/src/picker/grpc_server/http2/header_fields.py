@@ -1,7 +1,7 @@
-"""Header blocks field by field (RFC 7541, section 6), for peers that use no dynamic table: then each field means the
-same wherever it stands, and is kept by its bytes.
+"""A decoder of header blocks field by field (RFC 7541, section 6), for peers that use no dynamic table.
 
-Where tracing puts another id into every block, this leaves one field to decode instead of all."""
+Without that table, equal bytes of a field always mean the same, so that decoded fields are cached by their bytes. If
+tracing puts a new id into every block, only that field has to be decoded."""
 
 import re
 
@@ -11,35 +11,36 @@ from hpack.exceptions import HPACKError
 from picker.grpc_server.http2.limits import MAX_HEADER_BYTES
 
 CACHED_FIELDS = 1024
-"""A block has about ten; of those that are never seen again the oldest make room."""
+"""Limit on cached fields. A block has about ten. The oldest field is evicted first, so that fields seen once do not
+accumulate."""
 
 _STATIC_FIELDS = 61
 _OVERHEAD_BYTES = 32
-"""Of a field, in the size of a list (section 4.1)."""
+"""Overhead of a field in the size of a header list (section 4.1)."""
 
 _NOT_IN_NAMES = re.compile(r"[^!-@\[-~]")
 _NOT_IN_VALUES = re.compile(r"[\0\r\n]")
-_OF_A_CONNECTION = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
+_CONNECTION_SPECIFIC = frozenset(("connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"))
 
 Field = tuple[str, str]
 
 
 class MalformedHeaders(Exception):
-    """The block decodes, but to no request (RFC 9113, section 8.1.1); the block's stream is at fault."""
+    """The block decodes, but is not a valid request (RFC 9113, section 8.1.1): a stream error."""
 
 
 def check_field(name: str, value: str) -> None:
-    """RFC 9113, sections 8.2.1 and 8.2.2. Raises MalformedHeaders."""
+    """Checks a field against RFC 9113, sections 8.2.1 and 8.2.2. Raises MalformedHeaders."""
     if not name or _NOT_IN_NAMES.search(name):
-        raise MalformedHeaders(f"{name!r} is no header name")
+        raise MalformedHeaders(f"invalid field name {name!r}")
     if _NOT_IN_VALUES.search(value):
-        raise MalformedHeaders(f"the value of {name} holds a line end")
-    if name in _OF_A_CONNECTION or (name == "te" and value != "trailers"):
-        raise MalformedHeaders(f"{name} is not for HTTP/2")
+        raise MalformedHeaders(f"NUL, CR or LF in the value of {name}")
+    if name in _CONNECTION_SPECIFIC or (name == "te" and value != "trailers"):
+        raise MalformedHeaders(f"connection-specific field {name}")
 
 
 class FieldCache:
-    """Fields by their bytes, for all connections of a server."""
+    """Decoded fields by their bytes, shared by all connections of a server."""
 
     def __init__(self) -> None:
         self._fields: dict[bytes, Field] = {}
@@ -50,24 +51,24 @@ class FieldCache:
         return len(self._fields)
 
     def read(self, block: bytes) -> list[Field] | None:
-        """The fields of `block`, checked; None where anything about it is unusual, which is for a real decoder to
-        judge."""
-        found: list[Field] = []
-        kept = self._fields.get
+        """Returns the checked fields of `block`; None if it holds anything unusual, so that a full decoder must read
+        it."""
+        fields: list[Field] = []
+        cached = self._fields.get
         size = 0
         try:
             at, end = 0, len(block)
-            while at < end and block[at] == _NO_TABLE:
+            while at < end and block[at] == _TABLE_SIZE_ZERO:
                 at += 1
             while at < end:
                 start, at = at, _field_end(block, at)
                 data = block[start:at]
-                field = kept(data) or self._decode(data)
+                field = cached(data) or self._decode(data)
                 size += len(field[0]) + len(field[1]) + _OVERHEAD_BYTES
-                found.append(field)
+                fields.append(field)
         except (IndexError, HPACKError, MalformedHeaders, _Unusual):
             return None
-        return found if at == end and size <= MAX_HEADER_BYTES else None
+        return fields if at == end and size <= MAX_HEADER_BYTES else None
 
     def _decode(self, data: bytes) -> Field:
         [(name, value)] = self._decoder.decode(data, raw=True)
@@ -79,12 +80,12 @@ class FieldCache:
         return field
 
 
-_NO_TABLE = 0x20
-"""The dynamic table's size becomes 0, as it is."""
+_TABLE_SIZE_ZERO = 0x20
+"""A dynamic table size update to 0, which changes nothing."""
 
 
 class _Unusual(Exception):
-    """Not what a block holds whose sender uses no dynamic table."""
+    """The block uses something that a sender without a dynamic table does not use."""
 
 
 def _field_end(block: bytes, at: int) -> int:
@@ -95,7 +96,7 @@ def _field_end(block: bytes, at: int) -> int:
         return at + 1
     if first >= 0x40:
         name, more = first & 0x3F, 0x3F
-    elif first >= _NO_TABLE:
+    elif first >= _TABLE_SIZE_ZERO:
         raise _Unusual
     else:
         name, more = first & 0x0F, 0x0F
@@ -119,7 +120,7 @@ def _string_end(block: bytes, at: int) -> int:
 
 
 def _integer(block: bytes, at: int) -> tuple[int, int]:
-    """What follows a full prefix (section 5.1), and where it ends."""
+    """Returns the integer after a full prefix (section 5.1), and where it ends."""
     value = shift = 0
     while True:
         byte = block[at]

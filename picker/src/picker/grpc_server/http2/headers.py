@@ -1,7 +1,8 @@
-"""Header blocks: a request's decoded and checked, an answer's encoded.
+"""Header blocks: those of requests are decoded and checked, those of responses are encoded.
 
-The peer is told to use no dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). Once it does, a block stands for the same
-headers whenever it comes, and a proxy sends the same few blocks over and over: they are kept by their bytes."""
+The server forbids a dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). Once the peer complies, equal blocks always mean the
+same headers. A proxy sends the same few blocks repeatedly, so that decoded requests are cached by the bytes of their
+block."""
 
 import re
 from collections.abc import Iterable
@@ -15,18 +16,18 @@ from picker.grpc_server.http2.header_fields import Field, FieldCache, MalformedH
 from picker.grpc_server.http2.limits import MAX_HEADER_BYTES
 
 CACHED_BLOCKS = 256
-"""A proxy sends one for each pool and kind of call. Where tracing makes every block another, it costs this much memory
-(at most 16 KiB each), and the fields are found one by one."""
+"""Limit on cached blocks. A proxy sends one for each pool and kind of call. If tracing makes every block different, the
+cache costs this many blocks (at most 16 KiB each), and `FieldCache` reads them field by field."""
 
 _SIZE_UPDATE = re.compile(rb"\x20*[\x21-\x3f]")
-"""A block that begins by giving the dynamic table another size than 0 (RFC 7541, section 6.3)."""
+"""A block that begins with a dynamic table size update to another size than 0 (RFC 7541, section 6.3)."""
 
 _PSEUDO = frozenset((":method", ":scheme", ":authority", ":path"))
-_OK = (":status", "200")  # In the static table as it stands; any other pair would be entered in the peer's.
+_OK = (":status", "200")  # In the static table; any other pair would be added to the peer's dynamic table.
 
 
 class CallHeaders(msgspec.Struct, frozen=True, gc=False):
-    """A request's headers; names are in lower case, of a repeated one the values are joined by commas."""
+    """A request's headers. Names are in lower case; the values of a repeated name are joined by commas."""
 
     method: str
     path: str
@@ -35,7 +36,7 @@ class CallHeaders(msgspec.Struct, frozen=True, gc=False):
 
 
 class UndecodableHeaders(Exception):
-    """The block does not decode; the connection is lost, for nobody knows what the following ones mean."""
+    """The block does not decode. The connection is closed, because later blocks depend on this one."""
 
 
 class OversizedHeaders(Exception):
@@ -43,50 +44,53 @@ class OversizedHeaders(Exception):
 
 
 class HeaderBlockCache:
-    """Requests by the bytes of their blocks, for all connections of a server."""
+    """Decoded requests by the bytes of their blocks, shared by all connections of a server."""
 
     def __init__(self) -> None:
         self.fields = FieldCache()
-        self._heads: dict[bytes, CallHeaders] = {}
+        self._requests: dict[bytes, CallHeaders] = {}
 
     def get(self, block: bytes) -> CallHeaders | None:
-        return self._heads.get(block)
+        return self._requests.get(block)
 
-    def keep(self, block: bytes, head: CallHeaders) -> None:
-        if len(self._heads) >= CACHED_BLOCKS:
-            del self._heads[next(iter(self._heads))]
-        self._heads[block] = head
+    def keep(self, block: bytes, headers: CallHeaders) -> None:
+        if len(self._requests) >= CACHED_BLOCKS:
+            del self._requests[next(iter(self._requests))]
+        self._requests[block] = headers
 
 
 class HeaderReader:
-    """Decodes one connection's blocks, in the order in which they came: until the peer has given up its dynamic table,
-    a block may mean something only after those before it."""
+    """Decodes the blocks of one connection, in the order of their arrival: while the peer uses a dynamic table, a block
+    may depend on those before it."""
 
-    def __init__(self, kept: HeaderBlockCache) -> None:
-        self._kept = kept
+    def __init__(self, cache: HeaderBlockCache) -> None:
+        self._cache = cache
         self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
-        self._no_table = False
+        self._table_disabled = False
         self._stateless = False
 
     def dynamic_table_disabled(self) -> None:
-        """The peer has acknowledged SETTINGS_HEADER_TABLE_SIZE 0. One that goes on with the table it had is understood,
-        though it should not; it must not make a new one."""
-        self._no_table = True
+        """Records that the peer has acknowledged SETTINGS_HEADER_TABLE_SIZE 0.
+
+        A peer that still refers to its old table is decoded, although the RFC forbids it. It may not create a new
+        one."""
+        self._table_disabled = True
 
     def request(self, block: bytes) -> CallHeaders:
-        """Raises MalformedHeaders, OversizedHeaders, UndecodableHeaders."""
-        if self._stateless and (head := self._kept.get(block)) is not None:
-            return head
-        fields = self._kept.fields.read(block) if self._stateless else None
-        head = _request(fields or _checked(self._decode(block)))
+        """Decodes and checks a request's headers. Raises MalformedHeaders, OversizedHeaders, UndecodableHeaders."""
+        if self._stateless and (headers := self._cache.get(block)) is not None:
+            return headers
+        fields = self._cache.fields.read(block) if self._stateless else None
+        headers = _request(fields or _checked(self._decode(block)))
         if self._stateless:
-            self._kept.keep(block, head)
+            self._cache.keep(block, headers)
         else:
-            self._stateless = self._no_table and self._decoder.header_table_size == 0
-        return head
+            self._stateless = self._table_disabled and self._decoder.header_table_size == 0
+        return headers
 
     def trailers(self, block: bytes) -> bool:
-        """Whether request trailers, which are ignored, are malformed. Raises OversizedHeaders, UndecodableHeaders."""
+        """Returns whether request trailers are malformed; their content is ignored. Raises OversizedHeaders,
+        UndecodableHeaders."""
         fields = self._decode(block)
         try:
             _checked(fields)
@@ -95,19 +99,19 @@ class HeaderReader:
         return any(name.startswith(":") for name, _ in fields)
 
     def _decode(self, block: bytes) -> list[Field]:
-        if self._no_table and _SIZE_UPDATE.match(block):
-            raise UndecodableHeaders("a dynamic table, after none was allowed")
+        if self._table_disabled and _SIZE_UPDATE.match(block):
+            raise UndecodableHeaders("dynamic table size update above SETTINGS_HEADER_TABLE_SIZE 0")
         try:
             fields = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
-            raise OversizedHeaders(f"more than {MAX_HEADER_BYTES} bytes of headers") from error
+            raise OversizedHeaders(f"header list over {MAX_HEADER_BYTES} bytes") from error
         except HPACKError as error:
             raise UndecodableHeaders(str(error)) from error
         return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in fields]
 
 
 def _checked(fields: list[Field]) -> list[Field]:
-    """Raises MalformedHeaders."""
+    """Returns `fields`. Raises MalformedHeaders."""
     for name, value in fields:
         check_field(name, value)
     return fields
@@ -119,15 +123,15 @@ def _request(fields: list[Field]) -> CallHeaders:
     for name, value in fields:
         if name.startswith(":"):
             if name not in _PSEUDO or name in pseudo or headers:
-                raise MalformedHeaders(f"{name} is unknown, repeated, or after other headers")
+                raise MalformedHeaders(f"pseudo-header field {name} is unknown, repeated, or after regular fields")
             pseudo[name] = value
         else:
             headers[name] = f"{headers[name]},{value}" if name in headers else value
     if not pseudo.get(":path") or not pseudo.get(":method") or not pseudo.get(":scheme"):
-        raise MalformedHeaders(":method, :scheme and :path must be there")
+        raise MalformedHeaders("missing pseudo-header field: :method, :scheme and :path are required")
     length = headers.get("content-length")
     if length is not None and not (length.isascii() and length.isdigit()):
-        raise MalformedHeaders("content-length is no number")
+        raise MalformedHeaders("content-length is not a number")
     return CallHeaders(
         method=pseudo[":method"],
         path=pseudo[":path"],
@@ -137,8 +141,9 @@ def _request(fields: list[Field]) -> CallHeaders:
 
 
 def encode_headers(fields: Iterable[tuple[str, str]]) -> bytes:
-    """A block that needs nothing of the peer's table and leaves nothing there, so that it may be sent at any time and
-    to anyone: fields are literals or in the static table."""
+    """Encodes a header block without the dynamic table: literals, and fields of the static table.
+
+    The block does not depend on the state of a connection, so that it can be sent on any connection at any time."""
     return hpack.Encoder().encode(
         [field if field == _OK else hpack.NeverIndexedHeaderTuple(*field) for field in fields], huffman=False
     )

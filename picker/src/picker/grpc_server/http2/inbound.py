@@ -1,4 +1,4 @@
-"""The receiving side's flow control (RFC 9113, section 5.2): what the peer may still send, and when more."""
+"""Flow control of the receiving side (RFC 9113, section 5.2): what the peer may still send, and when more."""
 
 from picker.grpc_server.http2 import frames, limits
 from picker.grpc_server.http2.events import ConnectionFailure, StreamFailure
@@ -7,7 +7,8 @@ from picker.grpc_server.http2.outbound import OutboundStreams, Stream
 
 
 class InboundStreams:
-    """Windows are opened again once half used, so that a WINDOW_UPDATE goes out for megabytes and not for frames."""
+    """The receive windows. They are replenished when half is used, so that a WINDOW_UPDATE covers megabytes and not
+    frames."""
 
     __slots__ = ("_sending", "_window_bytes")
 
@@ -16,11 +17,11 @@ class InboundStreams:
         self._window_bytes = limits.CONNECTION_WINDOW_BYTES
 
     def consume_window(self, length: int, stream: Stream | None, ended: bool) -> None:
-        """`length` bytes of payload came, padding included, on `stream` or on none that is open. Raises
+        """Counts `length` bytes of DATA payload, padding included, on `stream`; None if no such stream is open. Raises
         ConnectionFailure, StreamFailure."""
         self._window_bytes -= length
         if self._window_bytes < 0:
-            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "DATA exceeds the connection's window")
         if stream is None:
             return
         stream.window_in_bytes -= length
@@ -33,7 +34,7 @@ class InboundStreams:
             stream.window_in_bytes = limits.STREAM_WINDOW_BYTES
 
     def replenish_window(self) -> None:
-        """Open the connection's window, unless the peer does not take the answers to what it has sent."""
+        """Replenishes the connection's window, unless the peer does not read the responses to what it has sent."""
         if (
             self._window_bytes <= limits.CONNECTION_WINDOW_BYTES // 2
             and self._sending.unsent_bytes <= limits.UNSENT_BYTES

@@ -1,55 +1,56 @@
-"""What one peer may cost. The peers are the proxies of a cluster, so every limit is far above what they do."""
+"""Limits on what one peer may cost. The peers are the proxies of a cluster, so every limit is far above their use."""
 
 MAX_STREAMS = 10_000
-"""At a time. One stream is one inference request in flight; Envoy opens another connection when these are used up. A
-stream costs about 4 KB here while it waits for its response to end."""
+"""Concurrent streams. A stream is one inference request in flight; Envoy opens another connection when these are used
+up. A stream costs about 4 KB while it waits for its response to end."""
 
 STREAM_WINDOW_BYTES = 16 << 20
-"""How much of a stream's body may be on its way. As large as the largest request body, so that a message is never
-stopped half-way to wait for a WINDOW_UPDATE; what is taken in is bounded by the reader of messages."""
+"""Window of a stream. It equals the largest request body, so that a message never stops half-way to wait for a
+WINDOW_UPDATE. The message reader bounds what is kept."""
 
 CONNECTION_WINDOW_BYTES = 64 << 20
-"""How much may be on its way in all: four largest bodies, while the first of them is being read."""
+"""Window of a connection: four of the largest bodies, while the first of them is being read."""
 
 MAX_FRAME_BYTES = 16 << 10
-"""The largest frame taken: the least that the protocol allows, and what Envoy sends whatever it is told."""
+"""Largest accepted frame: the minimum that the protocol allows. Envoy sends frames of this size whatever the setting
+is."""
 
 MAX_HEADER_BYTES = 16 << 10
-"""Of a request's header block, as sent and as decoded. A call's metadata is some 300 bytes; the client's own headers
-travel in messages, not here."""
+"""Limit on a request's header block, as sent and as decoded. A call's metadata is about 300 bytes; the client's own
+headers travel in messages."""
 
 MAX_CONTINUATIONS = 16
-"""Frames that one header block may be cut into after the first. A block of MAX_HEADER_BYTES needs none; without a
-bound, empty ones would go on for ever at no cost to who sends them."""
+"""Limit on CONTINUATION frames of one header block. A block of MAX_HEADER_BYTES needs none. Without a limit, a peer
+could send empty ones without end at no cost."""
 
 CALM_FRAMES = 2_000
-"""Frames that carry nothing (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA, unknown types, frames on closed
-streams) that a peer may be ahead by. A proxy sends a WINDOW_UPDATE or two for what it is sent, a PING a second, and
-SETTINGS once."""
+"""Budget of frames that carry nothing: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA, unknown types, frames on
+closed streams. A proxy sends one or two WINDOW_UPDATE frames for what it receives, a PING a second, and SETTINGS
+once."""
 
 CALM_EARNED = 2
-"""Such frames that each useful one makes up for."""
+"""Tokens of CALM_FRAMES that each useful frame returns."""
 
 CALM_SETTINGS = 20
-"""What SETTINGS cost in such frames, because they may touch every stream."""
+"""Tokens of CALM_FRAMES that a SETTINGS frame costs, because it may affect every stream."""
 
 CALM_FRAMES_PER_S = 20
-"""Forgiven as time passes, so that keep-alive PINGs of a quiet connection never add up."""
+"""Tokens of CALM_FRAMES refilled per second, so that the keep-alive PINGs of a quiet connection never add up."""
 
 CALM_RESETS = 1_000
-"""Requests taken back before they were answered that a peer may be ahead by, and streams it has broken: what the rapid
-reset attack consists of. Clients that leave do so after the answer to their headers, a millisecond later. All
-streams of a busy worker may be reset at once when it is stopped, and then it does not matter."""
+"""Budget of requests that are reset before their response, and of streams with an error: the rapid reset attack.
+Clients that disconnect do so after the response to their headers, a millisecond later. If a busy worker stops, it may
+reset all its streams at once; closing its connection then does no harm."""
 
 CALM_RESETS_PER_S = 100
-"""Forgiven as time passes: a hundred impatient clients a second and proxy worker."""
+"""Tokens of CALM_RESETS refilled per second. Judgement: a hundred disconnecting clients a second and proxy worker."""
 
 UNSENT_BYTES = 32 << 20
-"""Answers that wait for the peer's windows, two of the largest bodies handed back. Beyond it the peer's own window is
-no longer opened, so that it cannot ask for more than CONNECTION_WINDOW_BYTES on top."""
+"""Response bytes that wait for the peer's windows: two of the largest returned bodies. Above it the connection's window
+is not replenished, so that the peer can send at most CONNECTION_WINDOW_BYTES more."""
 
 MAX_UNSENT_BYTES = 256 << 20
-"""Beyond this the connection is given up: a peer that takes nothing yet goes on asking."""
+"""Response bytes at which the connection is closed: the peer reads nothing but keeps sending requests."""
 
 RECENTLY_CLOSED_STREAMS = 1_000
-"""Streams ended by this side that are remembered, because frames for them may still be on their way."""
+"""Number of streams closed by the server that are remembered, because frames on them may still arrive."""
