@@ -197,7 +197,7 @@ def test_uninstalling_takes_no_controller_from_gateways_of_others(release: Relea
         with pytest.raises(CommandFailed, match=f"{NAME}-uninstall failed"):
             cluster.helm("uninstall", NAME, "--namespace", NAMESPACE)
         told = cluster.kubectl("logs", f"job/{NAME}-uninstall", "-n", NAMESPACE)
-        assert f"GatewayClass {CLASS} is that of other Gateways, too" in told
+        assert f"GatewayClass {CLASS} is used by other Gateways" in told
         assert "default/of-others" in told
         assert release.answers(PICKED) == 200
     *_, newest = json.loads(cluster.helm("history", NAME, "--namespace", NAMESPACE, "--output", "json"))

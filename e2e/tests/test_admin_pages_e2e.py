@@ -12,14 +12,14 @@ from e2e.processes import free_ports
 from gateway_parts import GatewayParts, metric, model, pool, route, service, to_pool, to_service
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from picker.endpoints.datastore import service_key
 from picker.resources.names import ObjectName
-from picker.xds.clusters import service_cluster_name
 from upstream import Upstream
 from waiting import eventually, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-COLLECTOR = service_cluster_name(ObjectName("default", "collector"), 8000)
+COLLECTOR = service_key(ObjectName("default", "collector"), 8000)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 

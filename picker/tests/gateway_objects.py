@@ -1,4 +1,4 @@
-"""Objects for tests of Envoy's configuration, from YAML as users write it."""
+"""Kubernetes objects as YAML, for tests of Envoy's configuration."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from picker.resources.parse import Parsed, parse
 from picker.xds.config_source import file_source
 from picker.xds.translate import EnvoyConfig, TranslateOptions, translate
 
-SURROUNDINGS = TranslateOptions(
+OPTIONS = TranslateOptions(
     listen_ip="127.0.0.1",
     picker_host="127.0.0.1",
     picker_port=9002,
@@ -19,20 +19,20 @@ SURROUNDINGS = TranslateOptions(
 
 
 def resources(*texts: str) -> Resources:
-    """The objects in `texts`, each a YAML file. What is wrong with one fails the test."""
+    """Parses `texts`, each a YAML file. An invalid object fails the test."""
     objects: list[AnyObject] = []
-    for each in (result for text in texts for result in parse(text, "test.yaml")):
-        assert isinstance(each, Parsed), str(each)
-        objects.append(each.object)
+    for parsed in (result for text in texts for result in parse(text, "test.yaml")):
+        assert isinstance(parsed, Parsed), str(parsed)
+        objects.append(parsed.object)
     return Resources.of(objects)
 
 
 def config(*texts: str) -> EnvoyConfig:
-    return translate(resources(*texts), SURROUNDINGS)
+    return translate(resources(*texts), OPTIONS)
 
 
 def gateway(*listeners: dict[str, object], name: str = "gw", namespace: str = "default") -> str:
-    """Of HTTP listeners; each needs a name and a port."""
+    """Returns a Gateway with HTTP listeners; each needs a name and a port."""
     return yaml.safe_dump(
         {
             "apiVersion": "gateway.networking.k8s.io/v1",
@@ -47,7 +47,7 @@ def gateway(*listeners: dict[str, object], name: str = "gw", namespace: str = "d
 
 
 def route(*rules: dict[str, object], name: str = "r", namespace: str = "default", **spec: object) -> str:
-    """An HTTPRoute behind the Gateway `gw`."""
+    """Returns an HTTPRoute of the Gateway `gw`."""
     return yaml.safe_dump(
         {
             "apiVersion": "gateway.networking.k8s.io/v1",
@@ -90,7 +90,7 @@ spec:
 
 
 def policy(target: dict[str, object], name: str = "p", **timeout: object) -> str:
-    """A BackendTrafficPolicy; `timeout` is its `spec.timeout`."""
+    """Returns a BackendTrafficPolicy; `timeout` is its `spec.timeout`."""
     group = {"group": "gateway.networking.k8s.io"}
     return yaml.safe_dump(
         {

@@ -1,4 +1,4 @@
-"""Certificates for the link between Envoy and the picker."""
+"""Certificates of the connection between Envoy and the picker."""
 
 import asyncio
 import base64
@@ -19,25 +19,28 @@ from picker.resources.names import ObjectName
 
 NOW = datetime.now(UTC)
 HOST = "picker.ai.svc.cluster.local"
-LINK = PickerTlsSecrets(ObjectName("ai", "picker"), "system", "cluster.local")
+NAMES = PickerTlsSecrets(ObjectName("ai", "picker"), "system", "cluster.local")
 
 
 def handshake(authority: KeyPair, server: KeyPair, client: KeyPair | None, folder: Path) -> None:
-    """Between the two in memory. Raises ssl.SSLError."""
-    for name, identity in (("server", server), ("client", client)):
-        if identity is not None:
-            (folder / name).write_bytes(identity.certificate + identity.key)
+    """Performs a TLS handshake in memory. Raises ssl.SSLError."""
+    for name, key_pair in (("server", server), ("client", client)):
+        if key_pair is not None:
+            (folder / name).write_bytes(key_pair.certificate + key_pair.key)
     trusted = authority.certificate.decode()
-    accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    accepting.maximum_version = ssl.TLSVersion.TLSv1_2
-    accepting.load_cert_chain(folder / "server")
-    accepting.load_verify_locations(cadata=trusted)
-    accepting.verify_mode = ssl.CERT_REQUIRED
-    asking = ssl.create_default_context(cadata=trusted)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    server_context.load_cert_chain(folder / "server")
+    server_context.load_verify_locations(cadata=trusted)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    client_context = ssl.create_default_context(cadata=trusted)
     if client is not None:
-        asking.load_cert_chain(folder / "client")
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [accepting.wrap_bio(there, back, server_side=True), asking.wrap_bio(back, there, server_hostname=HOST)]
+        client_context.load_cert_chain(folder / "client")
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        server_context.wrap_bio(to_client, to_server, server_side=True),
+        client_context.wrap_bio(to_server, to_client, server_hostname=HOST),
+    ]
     for _ in range(6):
         for side in sides:
             try:
@@ -47,27 +50,27 @@ def handshake(authority: KeyPair, server: KeyPair, client: KeyPair | None, folde
     assert sides[0].getpeercert()
 
 
-def test_both_sides_know_each_other_by_the_authority(tmp_path: Path) -> None:
-    """The server by its name."""
+def test_certificates_of_one_ca_are_accepted(tmp_path: Path) -> None:
+    """The client verifies the server's host name."""
     authority = new_authority(NOW)
     handshake(authority, issue(authority, "picker", [HOST], NOW), issue(authority, "envoy", [], NOW), tmp_path)
 
 
 @pytest.mark.parametrize("client", ["none", "of another authority", "a server's"])
-def test_a_client_without_a_certificate_for_clients_is_refused(client: str, tmp_path: Path) -> None:
-    """Whichever it has instead."""
+def test_client_without_a_client_certificate_is_rejected(client: str, tmp_path: Path) -> None:
+    """It has none, one of another CA, or a server's."""
     authority, other = new_authority(NOW), new_authority(NOW)
-    shown = {
+    certificates = {
         "none": None,
         "of another authority": issue(other, "envoy", [], NOW),
         "a server's": issue(authority, "envoy", ["envoy"], NOW),
     }
     with pytest.raises(ssl.SSLError):
-        handshake(authority, issue(authority, "picker", [HOST], NOW), shown[client], tmp_path)
+        handshake(authority, issue(authority, "picker", [HOST], NOW), certificates[client], tmp_path)
 
 
-def test_a_certificate_is_due_at_two_thirds_of_its_life() -> None:
-    """What is no certificate is due at once."""
+def test_certificate_is_due_after_two_thirds_of_its_lifetime() -> None:
+    """An invalid certificate is due at once."""
     certificate = issue(new_authority(NOW), "envoy", [], NOW).certificate
     assert not is_due(certificate, NOW)
     assert not is_due(certificate, NOW + LIFE * 0.6)
@@ -76,7 +79,7 @@ def test_a_certificate_is_due_at_two_thirds_of_its_life() -> None:
 
 
 class Api:
-    """Keeps Secrets, empty at first."""
+    """A fake API server with empty Secrets."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, dict[str, str]] = {
@@ -88,8 +91,8 @@ class Api:
         self.writes: list[str] = []
 
     async def get(self, _kind: object, name: str, namespace: str) -> Secret:
-        held = self.secrets[f"{namespace}/{name}"]
-        return Secret(metadata=ObjectMeta(name=name, resourceVersion=str(len(self.writes))), data=dict(held))
+        contents = self.secrets[f"{namespace}/{name}"]
+        return Secret(metadata=ObjectMeta(name=name, resourceVersion=str(len(self.writes))), data=dict(contents))
 
     async def patch(self, _kind: object, name: str, changes: Any, namespace: str, patch_type: object) -> None:
         self.secrets[f"{namespace}/{name}"] |= changes["data"]
@@ -100,21 +103,21 @@ class Api:
 
 
 def secrets(api: Api) -> CertificateSecrets:
-    return CertificateSecrets(cast(AsyncClient, cast(Any, api)), LINK)
+    return CertificateSecrets(cast(AsyncClient, cast(Any, api)), NAMES)
 
 
 @pytest.mark.looptime
-async def test_empty_secrets_are_filled_and_told() -> None:
-    """The authority's key stays with the extension."""
+async def test_empty_secrets_are_filled_and_reported() -> None:
+    """The CA's private key is only in the extension's namespace."""
     api = Api()
-    told: list[Certificates] = []
-    kept = secrets(api)
-    tasks = [asyncio.create_task(kept.follow(told.append)), asyncio.create_task(kept.keep())]
+    reported: list[Certificates] = []
+    store = secrets(api)
+    tasks = [asyncio.create_task(store.follow(reported.append)), asyncio.create_task(store.keep())]
     await asyncio.sleep(2 * CHECK_S)
     for task in tasks:
         task.cancel()
-    [certificates] = told
-    assert certificates.picker.service == LINK.picker
+    [certificates] = reported
+    assert certificates.picker.service == NAMES.picker
     assert certificates.picker.authority == certificates.trusted == api.pem("ai/picker-tls", "ca.crt")
     assert api.pem("system/inference-gateway-extension-ca", "tls.crt") == certificates.trusted
     assert certificates.renewals == 0
@@ -122,29 +125,29 @@ async def test_empty_secrets_are_filled_and_told() -> None:
     assert "ca.key" not in api.secrets["ai/picker-tls"]
 
 
-async def test_what_is_due_is_renewed_and_the_rest_stays() -> None:
-    """Certificates before their authority."""
+async def test_only_due_certificates_are_renewed() -> None:
+    """Certificates are due before their CA."""
     api = Api()
-    kept = secrets(api)
-    await kept.renew(NOW)
+    store = secrets(api)
+    await store.renew(NOW)
     first = dict(api.secrets["ai/picker-tls"])
-    await kept.renew(NOW + timedelta(days=1))
+    await store.renew(NOW + timedelta(days=1))
     assert api.secrets["ai/picker-tls"] == first
-    await kept.renew(NOW + LIFE * 0.7)
+    await store.renew(NOW + LIFE * 0.7)
     second = dict(api.secrets["ai/picker-tls"])
     assert second["tls.crt"] != first["tls.crt"]
     assert second["ca.crt"] == first["ca.crt"]
-    await kept.renew(NOW + AUTHORITY_LIFE * 0.7)
+    await store.renew(NOW + AUTHORITY_LIFE * 0.7)
     assert api.secrets["ai/picker-tls"]["ca.crt"] != first["ca.crt"]
     assert api.secrets["ai/picker-tls"]["ca.crt"] == api.secrets["system/picker-envoy-tls"]["ca.crt"]
 
 
 @pytest.mark.parametrize("reason", ["it is due", "its key is removed"])
-async def test_at_each_step_to_a_new_authority_old_and_new_secrets_fit_together(reason: str) -> None:
-    """Whichever side reads its Secret first."""
+async def test_old_and_new_secrets_are_compatible_during_ca_rotation(reason: str) -> None:
+    """Either side may read its Secret first."""
     api = Api()
-    kept = secrets(api)
-    await kept.renew(NOW)
+    store = secrets(api)
+    await store.renew(NOW)
     now = NOW
     if reason == "it is due":
         now = NOW + AUTHORITY_LIFE * 0.7
@@ -153,8 +156,8 @@ async def test_at_each_step_to_a_new_authority_old_and_new_secrets_fit_together(
     first = api.pem("ai/picker-tls", "ca.crt")
     trusted: list[int] = []
     for step in range(4):
-        before = {name: dict(held) for name, held in api.secrets.items()}
-        await kept.renew(now + step * OVERLAP * 1.01)
+        before = {name: dict(contents) for name, contents in api.secrets.items()}
+        await store.renew(now + step * OVERLAP * 1.01)
         older = Api()
         older.secrets = before
         for picker, envoy in ((api, older), (older, api), (api, api)):
@@ -167,20 +170,20 @@ async def test_at_each_step_to_a_new_authority_old_and_new_secrets_fit_together(
 
 
 def is_trusted(bundle: bytes, certificate: bytes) -> None:
-    """Raises InvalidSignature where none of the bundle has signed it."""
+    """Raises InvalidSignature if no certificate of the bundle has signed `certificate`."""
     leaf = x509.load_pem_x509_certificate(certificate)
     issuers = x509.load_pem_x509_certificates(bundle)
     aki = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
     [issuer] = [
-        each
-        for each in issuers
-        if each.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest == aki
+        certificate
+        for certificate in issuers
+        if certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest == aki
     ]
     leaf.verify_directly_issued_by(issuer)
 
 
-async def test_what_an_older_authority_has_issued_is_issued_anew() -> None:
-    """Two replicas that began at once may have written one Secret each."""
+async def test_certificate_of_another_ca_is_issued_again() -> None:
+    """Two replicas that started at once may have written one Secret each."""
     api, other = Api(), Api()
     await secrets(api).renew(NOW)
     await secrets(other).renew(NOW)
@@ -191,7 +194,7 @@ async def test_what_an_older_authority_has_issued_is_issued_anew() -> None:
 
 @pytest.mark.looptime
 @pytest.mark.parametrize(
-    "spoiled",
+    "invalid",
     [
         {"ca.key": ""},
         {"ca.key": base64.b64encode(b"no key").decode()},
@@ -200,20 +203,20 @@ async def test_what_an_older_authority_has_issued_is_issued_anew() -> None:
         {"ca.crt": "no base64!", "ca.key": "no base64!"},
         {"ca.changed": base64.b64encode(b"\xff\xfe").decode(), "ca.renewals": base64.b64encode(b"many").decode()},
     ],
-    ids=lambda spoiled: ",".join(spoiled),
+    ids=lambda invalid: ",".join(invalid),
 )
-async def test_a_spoiled_secret_does_not_end_the_process(spoiled: dict[str, str]) -> None:
-    """What was used is used until the Secret is whole again; a replica that starts meanwhile waits for that."""
-    api, used = Api(), list[Certificates]()
-    kept = secrets(api)
-    await kept.renew(NOW)
-    whole = dict(api.secrets["system/picker-envoy-tls"])
-    api.secrets["system/picker-envoy-tls"] |= spoiled
-    tasks = [asyncio.create_task(kept.follow(used.append)), asyncio.create_task(kept.keep())]
+async def test_invalid_secret_does_not_end_the_process(invalid: dict[str, str]) -> None:
+    """The last certificates remain in use until the Secret is valid again. A replica that starts meanwhile waits."""
+    api, reported = Api(), list[Certificates]()
+    store = secrets(api)
+    await store.renew(NOW)
+    valid = dict(api.secrets["system/picker-envoy-tls"])
+    api.secrets["system/picker-envoy-tls"] |= invalid
+    tasks = [asyncio.create_task(store.follow(reported.append)), asyncio.create_task(store.keep())]
     await asyncio.sleep(60)
     assert [task.done() for task in tasks] == [False, False]
-    api.secrets["system/picker-envoy-tls"] = whole
+    api.secrets["system/picker-envoy-tls"] = valid
     await asyncio.sleep(60)
-    assert used
+    assert reported
     for task in tasks:
         task.cancel()

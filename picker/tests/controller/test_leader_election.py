@@ -1,4 +1,4 @@
-"""Of several replicas one works at a time."""
+"""Leader election: one of several replicas works at a time."""
 
 import asyncio
 import copy
@@ -18,12 +18,12 @@ NAME = ObjectName("system", "status")
 
 
 class Api:
-    """Keeps one Lease, as an API server does: who writes over a version that is not the newest is refused. It is there
-    from the start, without a holder, as the chart makes it."""
+    """A fake API server with one Lease. A write with an old version is rejected. The Lease exists from the start
+    without a holder, as the chart creates it."""
 
     def __init__(self) -> None:
         self.version = 0
-        self.away = False
+        self.unavailable = False
         self.lease: Lease | None = None
         self.store(LeaseSpec())
 
@@ -53,12 +53,12 @@ class Api:
         self.lease = Lease(metadata=metadata, spec=copy.deepcopy(spec))
 
     def _reachable(self) -> None:
-        if self.away:
+        if self.unavailable:
             raise httpx2.ConnectError("away")
 
 
 class Candidate:
-    """A replica, and whether it works."""
+    """A replica, and whether its work is running."""
 
     def __init__(self, api: Api, identity: str) -> None:
         self.working = False
@@ -81,8 +81,8 @@ class Candidate:
 pytestmark = pytest.mark.looptime
 
 
-async def test_the_first_one_works_and_the_second_waits() -> None:
-    """For as long as the first renews."""
+async def test_only_the_first_replica_works() -> None:
+    """The second waits as long as the first renews."""
     api = Api()
     first = Candidate(api, "first")
     await asyncio.sleep(0.1)
@@ -93,8 +93,8 @@ async def test_the_first_one_works_and_the_second_waits() -> None:
     await second.stop()
 
 
-async def test_who_stops_gives_the_lease_back() -> None:
-    """The next one need not wait for it to run out."""
+async def test_leader_releases_the_lease_when_it_stops() -> None:
+    """The next replica need not wait for its expiry."""
     api = Api()
     first = Candidate(api, "first")
     await asyncio.sleep(0.1)
@@ -106,8 +106,8 @@ async def test_who_stops_gives_the_lease_back() -> None:
     assert not api.holder
 
 
-async def test_a_lease_whose_holder_died_is_taken_over() -> None:
-    """When it has not been renewed for its duration, by the clock of who waits."""
+async def test_expired_lease_is_taken_over() -> None:
+    """It expires after its duration without a renewal, by the clock of the waiting replica."""
     api = Api()
     api.store(LeaseSpec(holderIdentity="dead", renewTime=datetime.now(UTC), leaseDurationSeconds=DURATION_S))
     candidate = Candidate(api, "alive")
@@ -118,23 +118,23 @@ async def test_a_lease_whose_holder_died_is_taken_over() -> None:
     await candidate.stop()
 
 
-async def test_a_holder_that_cannot_renew_stops_before_another_may_start() -> None:
-    """Two writers would undo each other's work."""
+async def test_leader_that_cannot_renew_stops_in_time() -> None:
+    """It stops before another may start, because two writers would undo each other's work."""
     api = Api()
-    holder = Candidate(api, "first")
+    leader = Candidate(api, "first")
     await asyncio.sleep(0.1)
-    assert holder.working
-    api.away = True
+    assert leader.working
+    api.unavailable = True
     await asyncio.sleep(GIVE_UP_S + RENEW_S)
-    assert not holder.working
-    api.away = False
+    assert not leader.working
+    api.unavailable = False
     await asyncio.sleep(RENEW_S + 0.1)
-    assert holder.working
-    await holder.stop()
+    assert leader.working
+    await leader.stop()
 
 
-async def test_without_the_lease_nobody_works() -> None:
-    """Until the release has made it again. Who worked when it was deleted stops."""
+async def test_no_replica_works_without_the_lease() -> None:
+    """A leader stops when the Lease is deleted. It works again when the release has created the Lease."""
     api = Api()
     candidate = Candidate(api, "first")
     await asyncio.sleep(0.1)
@@ -149,26 +149,26 @@ async def test_without_the_lease_nobody_works() -> None:
 
 
 @pytest.mark.parametrize("failure", [OSError("reset"), ValueError("no JSON"), KeyError("spec"), TypeError("a number")])
-async def test_an_answer_that_cannot_be_read_does_not_end_the_election(failure: Exception) -> None:
-    """The API server is asked again."""
+async def test_unreadable_response_does_not_end_the_election(failure: Exception) -> None:
+    """The request is retried."""
     api = Api()
     failures = iter([failure])
     get = api.get
 
-    async def garbled(kind: object, name: str, namespace: str) -> Lease:
+    async def failing_get(kind: object, name: str, namespace: str) -> Lease:
         if (error := next(failures, None)) is not None:
             raise error
         return await get(kind, name, namespace)
 
-    api.get = garbled  # pyright: ignore[reportAttributeAccessIssue]
+    api.get = failing_get  # pyright: ignore[reportAttributeAccessIssue]
     candidate = Candidate(api, "a")
     await asyncio.sleep(2 * RENEW_S)
     assert candidate.working
     candidate.task.cancel()
 
 
-async def test_work_that_fails_is_done_again_by_the_leader() -> None:
-    """Neither the process nor the leadership ends with it."""
+async def test_failed_work_is_retried_by_the_leader() -> None:
+    """A failure ends neither the process nor the leadership."""
     api, attempts = Api(), 0
 
     async def work() -> None:
@@ -176,8 +176,8 @@ async def test_work_that_fails_is_done_again_by_the_leader() -> None:
         attempts += 1
         raise RuntimeError("one object too many")
 
-    holder = LeaderElector(cast(AsyncClient, cast(Any, api)), NAME, "a")
-    task = asyncio.create_task(holder.run(work))
+    leader = LeaderElector(cast(AsyncClient, cast(Any, api)), NAME, "a")
+    task = asyncio.create_task(leader.run(work))
     await asyncio.sleep(10 * RENEW_S)
     assert attempts >= 2
     assert api.holder == "a"

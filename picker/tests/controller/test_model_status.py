@@ -1,14 +1,14 @@
-"""What the statuses of the objects about models say."""
+"""Conditions of InferenceModels, InferenceObjectives and InferenceModelRewrites."""
 
 from typing import Any
 
 import pytest
 from picker.controller.model_status import (
     model_claims,
-    model_findings,
-    objective_findings,
+    model_conditions,
+    objective_conditions,
     rewrite_claims,
-    rewrite_findings,
+    rewrite_conditions,
 )
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, PoolName
 
@@ -23,27 +23,30 @@ def model(name: str, created: str = "2026-01-01T00:00:00Z", pool: str = "red") -
     }
 
 
-def said(asked: dict[str, Any], *others: dict[str, Any]) -> list[tuple[bool, str]]:
-    return [(each.holds, each.reason) for each in model_findings(asked, model_claims([asked, *others]), POOLS)]
+def conditions(subject: dict[str, Any], *others: dict[str, Any]) -> list[tuple[bool, str]]:
+    return [
+        (condition.holds, condition.reason)
+        for condition in model_conditions(subject, model_claims([subject, *others]), POOLS)
+    ]
 
 
-def test_a_model_of_a_pool_that_is_there_is_accepted() -> None:
-    """And its reference resolved."""
-    assert said(model("a")) == [(True, "Accepted"), (True, "ResolvedRefs")]
+def test_model_of_an_existing_pool_is_accepted() -> None:
+    """Its reference is resolved."""
+    assert conditions(model("a")) == [(True, "Accepted"), (True, "ResolvedRefs")]
 
 
-def test_of_two_for_one_name_the_older_stands() -> None:
-    """The first by name of two from the same second; in another pool the name is free."""
+def test_older_object_owns_the_model_name() -> None:
+    """Of two of the same second the first by name owns it. Another pool has its own names."""
     later = model("a", "2026-01-02T00:00:00Z")
-    assert said(later, model("b"))[0] == (False, "ModelNameInUse")
-    assert said(model("b"), later)[0] == (True, "Accepted")
-    assert said(model("b"), model("a"))[0] == (False, "ModelNameInUse")
-    assert said(later, model("b", pool="blue"))[0] == (True, "Accepted")
+    assert conditions(later, model("b"))[0] == (False, "ModelNameInUse")
+    assert conditions(model("b"), later)[0] == (True, "Accepted")
+    assert conditions(model("b"), model("a"))[0] == (False, "ModelNameInUse")
+    assert conditions(later, model("b", pool="blue"))[0] == (True, "Accepted")
 
 
-def test_a_model_without_its_pool_says_so() -> None:
-    """The pool may come later."""
-    assert said(model("a", pool="blue"))[1] == (False, "InvalidPoolRef")
+def test_model_of_a_missing_pool_is_not_resolved() -> None:
+    """The pool may be created later."""
+    assert conditions(model("a", pool="blue"))[1] == (False, "InvalidPoolRef")
 
 
 def objective(reference: dict[str, str]) -> dict[str, Any]:
@@ -58,17 +61,15 @@ def objective(reference: dict[str, str]) -> dict[str, Any]:
     ("reference", "resolved"),
     [({"name": "green"}, True), ({"name": "red"}, False), ({"group": POOL_GROUP_V1ALPHA2, "name": "red"}, True)],
 )
-def test_an_objective_is_accepted_and_means_a_v1_pool_unless_it_says_otherwise(
-    reference: dict[str, str], resolved: bool
-) -> None:
-    """Nothing can be wrong with it but the reference."""
-    accepted, refs = objective_findings(objective(reference), {}, POOLS)
+def test_objective_refers_to_a_v1_pool_by_default(reference: dict[str, str], resolved: bool) -> None:
+    """An objective is always accepted; only its reference can be invalid."""
+    accepted, refs = objective_conditions(objective(reference), {}, POOLS)
     assert (accepted.holds, refs.holds) == (True, resolved)
 
 
 def rewrite(name: str, *models: str | None, created: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
-    """A rule for each of `models`; None is one for all others."""
-    rules = [{"matches": [{"model": {"value": each}}]} if each else {"targets": []} for each in models]
+    """Returns a rewrite with a rule for each of `models`; None is a rule for all others."""
+    rules = [{"matches": [{"model": {"value": name}}]} if name else {"targets": []} for name in models]
     return {
         "kind": "InferenceModelRewrite",
         "metadata": {"name": name, "namespace": "default", "creationTimestamp": created},
@@ -77,7 +78,7 @@ def rewrite(name: str, *models: str | None, created: str = "2026-01-01T00:00:00Z
 
 
 @pytest.mark.parametrize(
-    ("own", "older", "reason", "told"),
+    ("own", "older", "reason", "message"),
     [
         (["chat"], [], "Accepted", None),
         (["chat"], ["chat"], "ModelNameInUse", "Model 'chat' by InferenceModelRewrite old"),
@@ -86,14 +87,14 @@ def rewrite(name: str, *models: str | None, created: str = "2026-01-01T00:00:00Z
         (["chat"], [None], "Accepted", None),
     ],
 )
-def test_a_rewrite_tells_which_of_its_models_older_objects_have(
-    own: list[str | None], older: list[str | None], reason: str, told: str | None
+def test_rewrite_reports_names_that_older_objects_own(
+    own: list[str | None], older: list[str | None], reason: str, message: str | None
 ) -> None:
-    """It stands while one is left to it; the older always does."""
+    """It is accepted if it owns at least one name; the older one always is."""
     new = rewrite("new", *own, created="2026-02-02T00:00:00Z")
     old = [rewrite("old", *older)] if older else []
     claims = rewrite_claims([new, *old])
-    accepted, refs = rewrite_findings(new, claims, POOLS)
+    accepted, refs = rewrite_conditions(new, claims, POOLS)
     assert (accepted.reason, refs.holds) == (reason, True)
-    assert told is None or told in accepted.message
-    assert all(rewrite_findings(each, claims, POOLS)[0].holds for each in old)
+    assert message is None or message in accepted.message
+    assert all(rewrite_conditions(older_rewrite, claims, POOLS)[0].holds for older_rewrite in old)

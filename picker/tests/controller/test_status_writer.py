@@ -1,4 +1,4 @@
-"""Statuses are written for every object, whatever one of them holds."""
+"""Statuses are written for every object; an invalid one affects no other."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from api_server import api_servers
 from hypothesis import given
 from hypothesis import strategies as st
 from lightkube.config.kubeconfig import SingleConfig
-from picker.controller.model_status import model_claims, model_findings, rewrite_claims, rewrite_findings
+from picker.controller.model_status import model_claims, model_conditions, rewrite_claims, rewrite_conditions
 from picker.controller.pool_status import ConditionResult
 from picker.controller.status_writer import StatusWriter
 from picker.resources.names import POOL_GROUP_V1ALPHA2
@@ -31,59 +31,59 @@ def rewrite(name: str, models: Sequence[str], **metadata: Any) -> dict[str, Any]
         },
         "spec": {
             "poolRef": {"name": "red"},
-            "rules": [{"matches": [{"model": {"value": each}} for each in models], "targets": [{"modelRewrite": "t"}]}],
+            "rules": [{"matches": [{"model": {"value": name}} for name in models], "targets": [{"modelRewrite": "t"}]}],
         },
     }  # fmt: skip
 
 
 def model(name: str, model_name: str) -> dict[str, Any]:
-    made = rewrite(name, ())
-    return {**made, "kind": "InferenceModel", "spec": {"poolRef": {"name": "red"}, "modelName": model_name}}
+    base = rewrite(name, ())
+    return {**base, "kind": "InferenceModel", "spec": {"poolRef": {"name": "red"}, "modelName": model_name}}
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=256)
 
 
 @given(st.lists(st.lists(NAMES, max_size=8), min_size=1, max_size=4), st.integers(1, 256))
-def test_any_rewrites_have_statuses_that_the_api_server_takes(lists: list[list[str]], times: int) -> None:
-    """`ConditionResult.condition` raises for what the CRD would refuse."""
+def test_statuses_of_any_rewrites_are_valid(lists: list[list[str]], times: int) -> None:
+    """`ConditionResult.condition` raises for what the CRD rejects."""
     objects = [
         rewrite(f"r{number}", [f"{name[:250]}{copy}" for name in names for copy in range(times)][:256])
         for number, names in enumerate(lists)
     ]
     claims = rewrite_claims(objects)
-    for each in objects:
-        assert all(_fits(finding) for finding in rewrite_findings(each, claims, ()))
+    for object_ in objects:
+        assert all(_fits(condition) for condition in rewrite_conditions(object_, claims, ()))
 
 
 @given(st.lists(NAMES, min_size=1, max_size=20))
-def test_any_models_have_statuses_that_the_api_server_takes(names: list[str]) -> None:
+def test_statuses_of_any_models_are_valid(names: list[str]) -> None:
     objects = [model(f"m{number}", name) for number, name in enumerate(names)]
     claims = model_claims(objects)
-    for each in objects:
-        assert all(_fits(finding) for finding in model_findings(each, claims, ()))
+    for object_ in objects:
+        assert all(_fits(condition) for condition in model_conditions(object_, claims, ()))
 
 
-def _fits(finding: ConditionResult) -> bool:
-    return len(finding.condition(1, NOW, ()).message) <= 32_768
+def _fits(condition: ConditionResult) -> bool:
+    return len(condition.condition(1, NOW, ()).message) <= 32_768
 
 
-def test_a_message_is_cut_at_the_bound_of_the_api() -> None:
-    finding = ConditionResult("Accepted", True, "Accepted", "x" * 100_000)
-    assert len(finding.condition(1, NOW, ()).message) == 32_768
+def test_message_is_shortened_to_the_limit_of_the_api() -> None:
+    condition = ConditionResult("Accepted", True, "Accepted", "x" * 100_000)
+    assert len(condition.condition(1, NOW, ()).message) == 32_768
 
 
-def test_an_object_that_cannot_be_read_claims_no_name() -> None:
+def test_unreadable_object_owns_no_name() -> None:
     broken = {**rewrite("a", ["chat"]), "spec": {}}
     claims = rewrite_claims([broken, rewrite("b", ["chat"])])
     assert set(claims.values()) == {"b"}
 
 
-async def _written(config: SingleConfig, written: list[str], wanted: int) -> None:
+async def run_until_written(config: SingleConfig, written: list[str], count: int) -> None:
     writer = StatusWriter(kubernetes_client(config), "controller", lambda service: service)
     task = asyncio.create_task(writer.run())
     async with asyncio.timeout(10):
-        while len(written) < wanted and not task.done():  # noqa: ASYNC110 (the writer's own work)
+        while len(written) < count and not task.done():  # noqa: ASYNC110 (the writer's own work)
             await asyncio.sleep(0.01)
     assert not task.done()
     task.cancel()
@@ -100,8 +100,8 @@ async def _written(config: SingleConfig, written: list[str], wanted: int) -> Non
     ],
     ids=str,
 )
-async def test_one_broken_object_keeps_no_other_from_its_status(broken: dict[str, Any]) -> None:
-    """An API server with another version of the CRD lets through what ours refuses."""
+async def test_invalid_object_does_not_affect_other_statuses(broken: dict[str, Any]) -> None:
+    """An API server with another version of the CRD may accept it."""
     written: list[str] = []
 
     async def patch(request: web.Request) -> web.Response:
@@ -110,13 +110,13 @@ async def test_one_broken_object_keeps_no_other_from_its_status(broken: dict[str
 
     async with api_servers(REWRITES, patched=patch) as ([server], config):
         server.objects = [{**rewrite("a", ["chat"]), **broken}, rewrite("b", ["code"])]
-        await _written(config, written, 1)
+        await run_until_written(config, written, 1)
         server.events.put_nowait(None)
     assert "b" in written
 
 
 @pytest.mark.parametrize("status", [403, 422, 500])
-async def test_a_status_that_is_refused_keeps_no_other_from_its_own(status: int) -> None:
+async def test_rejected_write_does_not_affect_other_statuses(status: int) -> None:
     written: list[str] = []
 
     async def patch(request: web.Request) -> web.Response:
@@ -127,6 +127,6 @@ async def test_a_status_that_is_refused_keeps_no_other_from_its_own(status: int)
 
     async with api_servers(REWRITES, patched=patch) as ([server], config):
         server.objects = [rewrite("a", ["chat"]), rewrite("b", ["code"])]
-        await _written(config, written, 1)
+        await run_until_written(config, written, 1)
         server.events.put_nowait(None)
     assert written == ["b"]

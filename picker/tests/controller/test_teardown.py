@@ -1,4 +1,4 @@
-"""Before a release goes, its Gateway does."""
+"""Deletion of the Gateway before its release is uninstalled."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -9,15 +9,15 @@ import pytest
 from lightkube import ApiError, AsyncClient
 from lightkube.models.meta_v1 import Status
 from lightkube.types import PatchType
-from picker.controller.teardown import GATEWAY, IN_USE, OVERDUE_S, InUseByOthers, ResourcesRemaining, Teardown
+from picker.controller.teardown import CLASS_FINALIZER, GATEWAY, OVERDUE_S, InUseByOthers, ResourcesRemaining, Teardown
 from picker.resources.names import ObjectName
 
-OURS = ObjectName("default", "gate")
+OWN_GATEWAY = ObjectName("default", "gate")
 CLASS = "gate-class"
 PROXIES = "system"
 OWNER = {
-    "gateway.envoyproxy.io/owning-gateway-name": OURS.name,
-    "gateway.envoyproxy.io/owning-gateway-namespace": OURS.namespace,
+    "gateway.envoyproxy.io/owning-gateway-name": OWN_GATEWAY.name,
+    "gateway.envoyproxy.io/owning-gateway-namespace": OWN_GATEWAY.namespace,
 }
 PROXY = {"Deployment", "Service", "ServiceAccount"}
 
@@ -32,14 +32,14 @@ def gateway(name: ObjectName, of_class: str) -> dict[str, Any]:
 
 
 class Api:
-    """An API server with one Gateway, its class, and the proxy that Envoy Gateway made for it."""
+    """A fake API server with one Gateway, its class, and the proxy that Envoy Gateway created."""
 
     def __init__(self) -> None:
-        self.gateways = {OURS: gateway(OURS, CLASS)}
+        self.gateways = {OWN_GATEWAY: gateway(OWN_GATEWAY, CLASS)}
         self.proxy = set(PROXY)
-        self.finalizers: list[str] | None = ["somebody.example.com/else", IN_USE]
-        """None: the class is gone."""
-        self.away = False
+        self.finalizers: list[str] | None = ["example.com/other", CLASS_FINALIZER]
+        """None: the class does not exist."""
+        self.unavailable = False
         self.forbids = False
 
     async def list(
@@ -48,8 +48,8 @@ class Api:
         self._reachable()
         if kind is GATEWAY:
             assert (namespace, labels) == ("*", None)
-            for each in self.gateways.values():
-                yield each
+            for gateway_object in self.gateways.values():
+                yield gateway_object
         else:
             assert labels == OWNER
             if namespace == PROXIES and kind.__name__ in self.proxy:
@@ -61,15 +61,15 @@ class Api:
             return
         assert (namespace, name) == (PROXIES, "envoy")
         if self.forbids:
-            raise refusal(403, "forbidden")
+            raise api_error(403, "forbidden")
         if kind.__name__ not in self.proxy:
-            raise refusal(404, "not found")
+            raise api_error(404, "not found")
         self.proxy.remove(kind.__name__)
 
     async def get(self, _kind: type, name: str) -> dict[str, Any]:
         assert name == CLASS
         if self.finalizers is None:
-            raise refusal(404, "not found")
+            raise api_error(404, "not found")
         return {"metadata": {"name": name, "finalizers": self.finalizers, "resourceVersion": "7"}}
 
     async def patch(self, _kind: type, name: str, patch: dict[str, Any], patch_type: PatchType) -> None:
@@ -77,102 +77,103 @@ class Api:
         self.finalizers = patch["metadata"]["finalizers"]
 
     def _reachable(self) -> None:
-        if self.away:
+        if self.unavailable:
             raise httpx2.ConnectError("away")
 
 
-def refusal(code: int, message: str) -> ApiError:
+def api_error(code: int, message: str) -> ApiError:
     return ApiError(status=Status(code=code, message=message))
 
 
-def removal(api: Api) -> Teardown:
-    return Teardown(cast(AsyncClient, cast(Any, api)), OURS, CLASS, ["default", PROXIES])
+def teardown(api: Api) -> Teardown:
+    return Teardown(cast(AsyncClient, cast(Any, api)), OWN_GATEWAY, CLASS, ["default", PROXIES])
 
 
-async def test_it_waits_until_the_proxy_is_gone_and_the_class_is_free() -> None:
-    """Which is when Envoy Gateway may go."""
+async def test_teardown_waits_for_proxy_and_finalizer() -> None:
+    """Envoy Gateway may be uninstalled after that."""
     api = Api()
-    removing = asyncio.create_task(removal(api).run(60))
+    task = asyncio.create_task(teardown(api).run(60))
     await asyncio.sleep(1)
     assert not api.gateways
     api.proxy.clear()
     await asyncio.sleep(1)
-    assert not removing.done()
+    assert not task.done()
     assert api.finalizers is not None
-    api.finalizers.remove(IN_USE)
+    api.finalizers.remove(CLASS_FINALIZER)
     await asyncio.sleep(1)
-    assert removing.done()
-    await removing
+    assert task.done()
+    await task
 
 
 @pytest.mark.parametrize("finalizers", [None, []])
-async def test_where_nothing_is_left_it_has_nothing_to_wait_for(finalizers: list[str] | None) -> None:
-    """The Gateway has been deleted by hand, or Envoy Gateway has never seen it."""
+async def test_teardown_ends_at_once_if_nothing_remains(finalizers: list[str] | None) -> None:
+    """The Gateway was deleted by hand, or Envoy Gateway never processed it."""
     api = Api()
     api.gateways.clear()
     api.proxy.clear()
     api.finalizers = finalizers
-    await removal(api).run(0.1)
+    await teardown(api).run(0.1)
 
 
-async def test_a_gateway_of_another_class_stays() -> None:
-    """It has nothing to do with the release."""
+async def test_gateway_of_another_class_remains() -> None:
+    """It does not belong to the release."""
     api = Api()
     other = ObjectName("team", "other")
     api.gateways[other] = gateway(other, "another-class")
     api.proxy.clear()
     api.finalizers = []
-    await removal(api).run(0.1)
+    await teardown(api).run(0.1)
     assert list(api.gateways) == [other]
 
 
-async def test_other_gateways_of_the_class_are_told_before_anything_is_removed() -> None:
-    """They are other people's, and nobody would take their proxies away."""
+async def test_other_gateways_of_the_class_prevent_the_teardown() -> None:
+    """They belong to others, and their proxies would never be deleted."""
     api = Api()
     for name in ("one", "another"):
         other = ObjectName("team", name)
         api.gateways[other] = gateway(other, CLASS)
     with pytest.raises(InUseByOthers, match=r"GatewayClass gate-class .*: team/another, team/one"):
-        await removal(api).run(60)
-    assert OURS in api.gateways
+        await teardown(api).run(60)
+    assert OWN_GATEWAY in api.gateways
 
 
-async def test_what_envoy_gateway_does_not_take_away_is_taken_away_for_it() -> None:
-    """It was away when the Gateway went, or is not there at all. A proxy has a ConfigMap, too, of its own name."""
+async def test_overdue_proxy_is_deleted_by_the_teardown() -> None:
+    """Envoy Gateway was not running when the Gateway was deleted. The proxy's ConfigMap of the same name is deleted
+    too."""
     api = Api()
     api.proxy.add("ConfigMap")
-    removing = asyncio.create_task(removal(api).run(60))
+    task = asyncio.create_task(teardown(api).run(60))
     await asyncio.sleep(OVERDUE_S - 1)
     assert api.proxy >= PROXY
-    await removing
-    assert (api.proxy, api.finalizers) == (set(), ["somebody.example.com/else"])
+    await task
+    assert (api.proxy, api.finalizers) == (set(), ["example.com/other"])
 
 
-async def test_what_is_still_there_is_told() -> None:
-    """Nobody waits for ever."""
+async def test_remaining_resources_are_listed_after_the_timeout() -> None:
+    """The timeout bounds the wait."""
     api = Api()
-    with pytest.raises(ResourcesRemaining) as told:
-        await removal(api).run(OVERDUE_S - 1)
-    assert str(told.value).splitlines()[1:5] == [
+    with pytest.raises(ResourcesRemaining) as raised:
+        await teardown(api).run(OVERDUE_S - 1)
+    assert str(raised.value).splitlines()[1:5] == [
         "  Deployment system/envoy",
         "  Service system/envoy",
         "  ServiceAccount system/envoy",
-        f"  GatewayClass gate-class, with the finalizer {IN_USE}",
+        f"  GatewayClass gate-class, with the finalizer {CLASS_FINALIZER}",
     ]
     api.forbids = True
-    with pytest.raises(ResourcesRemaining, match="what the API server does not let go: forbidden"):
-        await removal(api).run(60)
+    with pytest.raises(ResourcesRemaining, match="resources that the API server does not list or delete: forbidden"):
+        await teardown(api).run(60)
 
 
-async def test_an_api_server_that_is_away_is_asked_again() -> None:
-    """It may be restarted at any time."""
+async def test_unavailable_api_server_is_retried() -> None:
+    """It may restart at any time."""
     api = Api()
-    api.away = True
-    removing = asyncio.create_task(removal(api).run(60))
+    api.unavailable = True
+    task = asyncio.create_task(teardown(api).run(60))
     await asyncio.sleep(5)
-    assert not removing.done()
-    api.away = False
+    assert not task.done()
+    api.unavailable = False
     api.proxy.clear()
     api.finalizers = []
-    await removing
+    await task
     assert not api.gateways

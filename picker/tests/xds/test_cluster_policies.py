@@ -1,4 +1,4 @@
-"""What a BackendTrafficPolicy says of a rule's cluster holds for the pools that the rule leads to."""
+"""A BackendTrafficPolicy of a rule's cluster applies to the pools that the rule routes to."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ from picker.resources.inference import FailureMode, InferencePool
 from picker.xds.cluster_policies import HTTP_OPTIONS
 from picker.xds.extension import Extension
 from picker.xds.protobuf import duration, pack_any, uint32
-from test_extension import JOINTS, NEXT_RULE, RED, RULE, TO_RED, backends, pool
+from test_extension import CONFIG, NEXT_RULE, RED, RULE, TO_RED, backends, pool
 
 OPEN = pool("red", failure_mode=FailureMode.FAIL_OPEN)
 Thresholds = circuit_breaker_pb2.CircuitBreakers.Thresholds
@@ -35,7 +35,7 @@ def balanced_by(policy: Message) -> cluster_pb2.LoadBalancingPolicy:
 
 
 def rule(name: str = RULE, **fields: Any) -> cluster_pb2.Cluster:
-    """As Envoy Gateway 1.9 makes it where nothing is written, but for `fields`."""
+    """Returns a rule's cluster as Envoy Gateway 1.9 makes it without policies, except for `fields`."""
     defaults: dict[str, Any] = {
         "connect_timeout": duration(10),
         "per_connection_buffer_limit_bytes": uint32(32 << 10),
@@ -46,11 +46,11 @@ def rule(name: str = RULE, **fields: Any) -> cluster_pb2.Cluster:
 
 
 def of_pool(*rules: cluster_pb2.Cluster, to: InferencePool = RED) -> cluster_pb2.Cluster:
-    """The pool's cluster, as all rules lead to it."""
-    extension = Extension(JOINTS)
-    carrying = [extension.cluster(each, [to], backends((to, 1))) for each in rules]
-    clusters, _ = extension.translation(carrying, [], [])
-    return next(each for each in clusters if each.name == TO_RED)
+    """Returns the cluster of a pool to which all `rules` route."""
+    extension = Extension(CONFIG)
+    rule_clusters = [extension.cluster(cluster, [to], backends((to, 1))) for cluster in rules]
+    clusters, _ = extension.translation(rule_clusters, [], [])
+    return next(cluster for cluster in clusters if cluster.name == TO_RED)
 
 
 def limited(**limits: int) -> circuit_breaker_pb2.CircuitBreakers:
@@ -58,60 +58,60 @@ def limited(**limits: int) -> circuit_breaker_pb2.CircuitBreakers:
     return circuit_breaker_pb2.CircuitBreakers(thresholds=[Thresholds(**values)])  # pyright: ignore[reportArgumentType]
 
 
-def test_a_rule_without_a_policy_leaves_the_pools_cluster_as_it_is() -> None:
+def test_rule_without_policy_leaves_the_cluster_unchanged() -> None:
     assert of_pool(rule()) == of_pool(cluster_pb2.Cluster(name=RULE))
 
 
-def test_a_circuit_breaker_holds_for_the_pool() -> None:
-    made = of_pool(rule(circuit_breakers=limited(max_requests=1, max_retries=1024)))
-    [thresholds] = made.circuit_breakers.thresholds
+def test_circuit_breaker_applies_to_the_pool() -> None:
+    cluster = of_pool(rule(circuit_breakers=limited(max_requests=1, max_retries=1024)))
+    [thresholds] = cluster.circuit_breakers.thresholds
     assert (thresholds.max_requests.value, thresholds.max_retries.value) == (1, 1024)
     assert thresholds.max_connections.value == 40_000
 
 
-def test_of_two_rules_circuit_breakers_the_strictest_limits_hold() -> None:
+def test_strictest_circuit_breaker_of_two_rules_applies() -> None:
     one = rule(circuit_breakers=limited(max_requests=7, max_connections=2))
     two = rule(NEXT_RULE, circuit_breakers=limited(max_requests=3, max_connections=5))
     [thresholds] = of_pool(one, two).circuit_breakers.thresholds
     assert (thresholds.max_requests.value, thresholds.max_connections.value) == (3, 2)
 
 
-def test_a_connect_timeout_holds_for_the_pool() -> None:
-    made = of_pool(rule(connect_timeout=duration(3)), rule(NEXT_RULE, connect_timeout=duration(2)))
-    assert made.connect_timeout == duration(2)
+def test_shortest_connect_timeout_applies_to_the_pool() -> None:
+    cluster = of_pool(rule(connect_timeout=duration(3)), rule(NEXT_RULE, connect_timeout=duration(2)))
+    assert cluster.connect_timeout == duration(2)
 
 
-def test_keepalive_and_health_checks_hold_for_the_pool() -> None:
+def test_keepalive_and_health_checks_apply_to_the_pool() -> None:
     keepalive = cluster_pb2.UpstreamConnectionOptions(tcp_keepalive=address_pb2.TcpKeepalive(keepalive_time=uint32(7)))
     check = health_check_pb2.HealthCheck(timeout=duration(1))
-    made = of_pool(rule(upstream_connection_options=keepalive, health_checks=[check]))
-    assert made.upstream_connection_options == keepalive
-    assert list(made.health_checks) == [check]
+    cluster = of_pool(rule(upstream_connection_options=keepalive, health_checks=[check]))
+    assert cluster.upstream_connection_options == keepalive
+    assert list(cluster.health_checks) == [check]
 
 
-def test_protocol_options_hold_beside_the_pools_own_idle_time() -> None:
+def test_protocol_options_keep_the_pools_idle_timeout() -> None:
     common = protocol_pb2.HttpProtocolOptions(idle_timeout=duration(60), max_connection_duration=duration(9))
     options = HttpOptions(common_http_protocol_options=common)
-    made = of_pool(rule(typed_extension_protocol_options={HTTP_OPTIONS: pack_any(options)}))
-    held = HttpOptions.FromString(made.typed_extension_protocol_options[HTTP_OPTIONS].value)
-    assert held.common_http_protocol_options.max_connection_duration == duration(9)
-    assert held.common_http_protocol_options.idle_timeout == duration(4)
-    assert held.explicit_http_config.HasField("http_protocol_options")
+    cluster = of_pool(rule(typed_extension_protocol_options={HTTP_OPTIONS: pack_any(options)}))
+    pool_options = HttpOptions.FromString(cluster.typed_extension_protocol_options[HTTP_OPTIONS].value)
+    assert pool_options.common_http_protocol_options.max_connection_duration == duration(9)
+    assert pool_options.common_http_protocol_options.idle_timeout == duration(4)
+    assert pool_options.explicit_http_config.HasField("http_protocol_options")
 
 
-def test_a_load_balancer_is_the_fallback_of_a_fail_open_pool() -> None:
+def test_load_balancer_is_the_fallback_of_a_fail_open_pool() -> None:
     balancer = balanced_by(round_robin_pb2.RoundRobin())
     assert "round_robin" in MessageToJson(of_pool(rule(load_balancing_policy=balancer), to=OPEN))
     assert "round_robin" not in MessageToJson(of_pool(rule(load_balancing_policy=balancer), to=RED))
 
 
-def test_the_order_of_the_rules_does_not_matter() -> None:
+def test_order_of_the_rules_does_not_matter() -> None:
     one = rule(health_checks=[health_check_pb2.HealthCheck(timeout=duration(1))])
     two = rule(NEXT_RULE, health_checks=[health_check_pb2.HealthCheck(timeout=duration(2))])
     assert of_pool(one, two) == of_pool(two, one)
 
 
-def test_envoy_takes_a_pools_cluster_with_all_of_it(tmp_path: Path) -> None:
+def test_envoy_accepts_a_cluster_with_all_policies(tmp_path: Path) -> None:
     options = HttpOptions(common_http_protocol_options=protocol_pb2.HttpProtocolOptions(idle_timeout=duration(1)))
     check = health_check_pb2.HealthCheck(
         timeout=duration(1),
@@ -120,7 +120,7 @@ def test_envoy_takes_a_pools_cluster_with_all_of_it(tmp_path: Path) -> None:
         healthy_threshold=uint32(1),
         tcp_health_check=health_check_pb2.HealthCheck.TcpHealthCheck(),
     )
-    made = of_pool(
+    cluster = of_pool(
         rule(
             circuit_breakers=limited(max_requests=1),
             connect_timeout=duration(3),
@@ -131,9 +131,9 @@ def test_envoy_takes_a_pools_cluster_with_all_of_it(tmp_path: Path) -> None:
         to=OPEN,
     )
     path = tmp_path / "bootstrap.json"
-    bootstrap = bootstrap_pb2.Bootstrap(static_resources=bootstrap_pb2.Bootstrap.StaticResources(clusters=[made]))
+    bootstrap = bootstrap_pb2.Bootstrap(static_resources=bootstrap_pb2.Bootstrap.StaticResources(clusters=[cluster]))
     bootstrap.node.id = bootstrap.node.cluster = "test"
     path.write_text(MessageToJson(bootstrap))
     command = [envoy_binary(None), "--mode", "validate", "--config-path", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    validation = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert validation.returncode == 0, validation.stderr

@@ -1,4 +1,4 @@
-"""The picker's endpoint discovery service, against a gRPC client that asks as Envoy does."""
+"""The EDS server with a gRPC client that behaves like Envoy."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,14 +14,14 @@ from picker.resources.names import ObjectName
 from picker.sources.inventory import Inventory, ModelServer
 from picker.xds import eds_server
 from picker.xds.eds_server import EdsServer
-from picker.xds.picker_ref import PickerName, PickerPlaces
+from picker.xds.picker_ref import PickerName, PickerReplicas
 
 POOL_A = "inference.networking.x-k8s.io/default/a"
 POOL_B = "inference.networking.x-k8s.io/default/b"
 
 
 def inventory(*servers: str, of: str = "a", pools: str = "ab") -> Inventory:
-    """Servers at the addresses `servers`, on port 8000."""
+    """Returns an inventory with servers at the addresses `servers`, on port 8000."""
     texts = [*(pool(name) for name in pools), service("a")]
     return Inventory(
         resources(*texts),
@@ -31,26 +31,26 @@ def inventory(*servers: str, of: str = "a", pools: str = "ab") -> Inventory:
 
 @pytest.fixture
 def endpoints() -> Datastore:
-    made = Datastore()
-    made.update(inventory("10.0.0.1", "fd00::1"))
-    return made
+    datastore = Datastore()
+    datastore.update(inventory("10.0.0.1", "fd00::1"))
+    return datastore
 
 
 class Pickers:
-    """One that a test writes down."""
+    """Pickers whose replicas the test sets."""
 
     def __init__(self) -> None:
-        self.known: dict[PickerName, PickerPlaces] = {}
-        self.tell: Callable[[MembershipChange], None] = lambda _: None
+        self.known: dict[PickerName, PickerReplicas] = {}
+        self.notify: Callable[[MembershipChange], None] = lambda _: None
 
-    def places(self, picker: PickerName) -> PickerPlaces | None:
+    def replicas(self, picker: PickerName) -> PickerReplicas | None:
         return self.known.get(picker)
 
     async def is_own_picker(self, service: ObjectName) -> bool:
         raise NotImplementedError
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:
-        self.tell = listener
+        self.notify = listener
 
 
 @pytest.fixture
@@ -75,120 +75,123 @@ class Stream:
             response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
         )()
 
-    async def ask(self, *names: str, nonce: str = "", refusing: bool = False) -> None:
+    async def subscribe(self, *names: str, nonce: str = "", rejecting: bool = False) -> None:
         request = discovery_pb2.DiscoveryRequest(resource_names=names, response_nonce=nonce)
-        if refusing:
+        if rejecting:
             request.error_detail.message = "no"
         await self._call.write(request)
 
-    async def ended(self) -> grpc.StatusCode:
-        """How the server ended the stream."""
+    async def status_code(self) -> grpc.StatusCode:
+        """Returns the status with which the server ended the stream."""
         async with asyncio.timeout(5):
             return await self._call.code()
 
-    async def told(self) -> dict[str, list[str]]:
-        """The addresses by name in the next answer, which is acknowledged; those to be asked by TLS say so, and those
-        that stand by."""
+    async def next_addresses(self) -> dict[str, list[str]]:
+        """Reads and acknowledges the next response. Returns the addresses by EDS name, with a note on TLS and on
+        priority."""
         async with asyncio.timeout(5):
             response = await self._call.read()
         assert isinstance(response, discovery_pb2.DiscoveryResponse)
-        found = [endpoint_pb2.ClusterLoadAssignment.FromString(each.value) for each in response.resources]
-        await self.ask(*(each.cluster_name for each in found), nonce=response.nonce)
+        assignments = [
+            endpoint_pb2.ClusterLoadAssignment.FromString(assignment.value) for assignment in response.resources
+        ]
+        await self.subscribe(*(assignment.cluster_name for assignment in assignments), nonce=response.nonce)
         return {
-            each.cluster_name: [
-                f"{where.address} {where.port_value}"
-                + (" by TLS" if "tls" in marks else "")
+            assignment.cluster_name: [
+                f"{socket_address.address} {socket_address.port_value}"
+                + (" by TLS" if "tls" in match else "")
                 + (f" after {locality.priority}" if locality.priority else "")
-                for locality in each.endpoints
-                for one in locality.lb_endpoints
-                for where in [one.endpoint.address.socket_address]
-                for marks in [one.metadata.filter_metadata["envoy.transport_socket_match"]]
+                for locality in assignment.endpoints
+                for endpoint in locality.lb_endpoints
+                for socket_address in [endpoint.endpoint.address.socket_address]
+                for match in [endpoint.metadata.filter_metadata["envoy.transport_socket_match"]]
             ]
-            for each in found
+            for assignment in assignments
         }
 
 
-async def test_a_stream_is_told_what_it_asks_for(stream: Stream) -> None:
-    await stream.ask(POOL_A)
-    assert await stream.told() == {POOL_A: ["10.0.0.1 8000", "fd00::1 8000"]}
+async def test_stream_gets_the_endpoints_of_a_pool(stream: Stream) -> None:
+    await stream.subscribe(POOL_A)
+    assert await stream.next_addresses() == {POOL_A: ["10.0.0.1 8000", "fd00::1 8000"]}
 
 
-async def test_a_service_is_told_by_its_port(stream: Stream) -> None:
-    await stream.ask("service/default/a/80")
-    assert await stream.told() == {"service/default/a/80": ["10.0.0.1 80", "fd00::1 80"]}
+async def test_stream_gets_the_endpoints_of_a_service_port(stream: Stream) -> None:
+    await stream.subscribe("service/default/a/80")
+    assert await stream.next_addresses() == {"service/default/a/80": ["10.0.0.1 80", "fd00::1 80"]}
 
 
-async def test_a_pool_without_servers_is_told_to_have_none(stream: Stream) -> None:
-    await stream.ask(POOL_B)
-    assert await stream.told() == {POOL_B: []}
+async def test_pool_without_servers_has_no_endpoints(stream: Stream) -> None:
+    await stream.subscribe(POOL_B)
+    assert await stream.next_addresses() == {POOL_B: []}
 
 
-async def test_a_change_is_told_to_who_asked_for_it_and_to_nobody_else(stream: Stream, endpoints: Datastore) -> None:
-    await stream.ask(POOL_A)
-    await stream.told()
+async def test_change_is_sent_only_to_subscribed_streams(stream: Stream, endpoints: Datastore) -> None:
+    await stream.subscribe(POOL_A)
+    await stream.next_addresses()
     endpoints.update(inventory("10.0.0.1", "fd00::1", pools="a"))
     endpoints.update(inventory("10.0.0.2"))
-    assert await stream.told() == {POOL_A: ["10.0.0.2 8000"]}
+    assert await stream.next_addresses() == {POOL_A: ["10.0.0.2 8000"]}
 
 
-async def test_of_a_pool_that_is_not_known_nothing_is_said_until_it_is(stream: Stream, endpoints: Datastore) -> None:
+async def test_unknown_pool_gets_no_response_until_it_exists(stream: Stream, endpoints: Datastore) -> None:
     endpoints.update(inventory("10.0.0.1", pools="a"))
-    await stream.ask(POOL_B)
+    await stream.subscribe(POOL_B)
     endpoints.update(inventory("10.0.0.3", of="b"))
-    assert await stream.told() == {POOL_B: ["10.0.0.3 8000"]}
+    assert await stream.next_addresses() == {POOL_B: ["10.0.0.3 8000"]}
 
 
-async def test_a_pool_that_is_gone_keeps_its_endpoints_until_its_cluster_goes(
-    stream: Stream, endpoints: Datastore
-) -> None:
-    await stream.ask(POOL_A)
-    await stream.told()
+async def test_deleted_pool_keeps_its_endpoints(stream: Stream, endpoints: Datastore) -> None:
+    await stream.subscribe(POOL_A)
+    await stream.next_addresses()
     endpoints.update(inventory(pools="b"))
     endpoints.update(inventory("10.0.0.4"))
-    assert await stream.told() == {POOL_A: ["10.0.0.4 8000"]}
+    assert await stream.next_addresses() == {POOL_A: ["10.0.0.4 8000"]}
 
 
-async def test_an_answer_that_envoy_refuses_is_not_sent_again(stream: Stream, endpoints: Datastore) -> None:
-    await stream.ask(POOL_A)
-    await stream.told()
-    await stream.ask(POOL_A, refusing=True)
+async def test_rejected_response_is_not_sent_again(stream: Stream, endpoints: Datastore) -> None:
+    await stream.subscribe(POOL_A)
+    await stream.next_addresses()
+    await stream.subscribe(POOL_A, rejecting=True)
     endpoints.update(inventory("10.0.0.5"))
-    assert await stream.told() == {POOL_A: ["10.0.0.5 8000"]}
+    assert await stream.next_addresses() == {POOL_A: ["10.0.0.5 8000"]}
 
 
-async def test_a_picker_is_told_where_it_is_and_how_to_ask_it(stream: Stream, pickers: Pickers) -> None:
-    """Nothing until that is known; then each change."""
+async def test_picker_replicas_are_sent_with_tls_and_priority(stream: Stream, pickers: Pickers) -> None:
+    """Nothing is sent until the replicas are known; then each change is sent."""
     name = PickerName(ObjectName("default", "theirs"), 9002)
-    await stream.ask(str(name))
-    for places, wanted in (
-        (PickerPlaces(("10.0.0.9:9000",), by_tls=True), ["10.0.0.9 9000 by TLS"]),
-        (PickerPlaces((), by_tls=True), []),
+    await stream.subscribe(str(name))
+    for replicas, expected in (
+        (PickerReplicas(("10.0.0.9:9000",), uses_tls=True), ["10.0.0.9 9000 by TLS"]),
+        (PickerReplicas((), uses_tls=True), []),
         (
-            PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=True, tls_addresses=frozenset({"10.0.0.2:9"})),
+            PickerReplicas(("10.0.0.1:9", "10.0.0.2:9"), uses_tls=True, tls_addresses=frozenset({"10.0.0.2:9"})),
             ["10.0.0.1 9", "10.0.0.2 9 by TLS"],
         ),
-        (PickerPlaces(("10.0.0.8:9000",), by_tls=False), ["10.0.0.8 9000"]),
-        (PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=False), ["10.0.0.1 9", "10.0.0.2 9"]),
-        (PickerPlaces(("10.0.0.1:9", "10.0.0.2:9"), by_tls=False, in_turn=True), ["10.0.0.1 9", "10.0.0.2 9 after 1"]),
+        (PickerReplicas(("10.0.0.8:9000",), uses_tls=False), ["10.0.0.8 9000"]),
+        (PickerReplicas(("10.0.0.1:9", "10.0.0.2:9"), uses_tls=False), ["10.0.0.1 9", "10.0.0.2 9"]),
+        (
+            PickerReplicas(("10.0.0.1:9", "10.0.0.2:9"), uses_tls=False, failover=True),
+            ["10.0.0.1 9", "10.0.0.2 9 after 1"],
+        ),
     ):
-        pickers.known[name] = places
-        pickers.tell(MembershipChange((), (), frozenset({str(name)})))
-        assert await stream.told() == {str(name): wanted}
+        pickers.known[name] = replicas
+        pickers.notify(MembershipChange((), (), frozenset({str(name)})))
+        assert await stream.next_addresses() == {str(name): expected}
 
 
-async def test_a_request_that_is_too_large_ends_its_stream_alone(endpoints: Datastore, pickers: Pickers) -> None:
+async def test_oversized_request_ends_only_its_stream(endpoints: Datastore, pickers: Pickers) -> None:
     discovery = EdsServer(endpoints, "127.0.0.1:0", pickers)
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
         large, usual = Stream(channel), Stream(channel)
-        await large.ask("x" * (2 << 20))
-        await usual.ask(POOL_A)
-        assert await usual.told() == {POOL_A: ["10.0.0.1 8000", "fd00::1 8000"]}
-        assert await large.ended() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await large.subscribe("x" * (2 << 20))
+        await usual.subscribe(POOL_A)
+        assert await usual.next_addresses() == {POOL_A: ["10.0.0.1 8000", "fd00::1 8000"]}
+        assert await large.status_code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await discovery.stop()
 
 
-async def test_streams_beyond_the_bound_are_refused(
+async def test_stream_beyond_the_limit_is_rejected(
     endpoints: Datastore, pickers: Pickers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(eds_server, "MAX_STREAMS", 1)
@@ -196,7 +199,7 @@ async def test_streams_beyond_the_bound_are_refused(
     await discovery.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{discovery.port}") as channel:
         first = Stream(channel)
-        await first.ask(POOL_A)
-        await first.told()
-        assert await Stream(channel).ended() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await first.subscribe(POOL_A)
+        await first.next_addresses()
+        assert await Stream(channel).status_code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await discovery.stop()

@@ -1,4 +1,4 @@
-"""The pieces that turn somebody else's listener and route into ones that know the picker."""
+"""The functions that add the ext_proc filter to existing listeners and routes."""
 
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2
@@ -22,10 +22,10 @@ def http_chain(*filters: str) -> listener_components_pb2.FilterChain:
 
 def names(chain: listener_components_pb2.FilterChain) -> list[str]:
     manager = hcm_pb2.HttpConnectionManager.FromString(chain.filters[0].typed_config.value)
-    return [each.name for each in manager.http_filters]
+    return [http_filter.name for http_filter in manager.http_filters]
 
 
-def test_the_filter_stands_once_before_the_router_in_every_chain() -> None:
+def test_filter_is_inserted_once_before_the_router() -> None:
     listener = listener_pb2.Listener(
         filter_chains=[http_chain("cors", ROUTER_NAME), http_chain(ROUTER_NAME)],
         default_filter_chain=http_chain("rbac", ROUTER_NAME),
@@ -36,17 +36,17 @@ def test_the_filter_stands_once_before_the_router_in_every_chain() -> None:
         [FILTER_NAME, ROUTER_NAME],
         ["rbac", FILTER_NAME, ROUTER_NAME],
     ]
-    assert names(listener.filter_chains[0]) == ["cors", ROUTER_NAME], "what was given stays as it was"
+    assert names(listener.filter_chains[0]) == ["cors", ROUTER_NAME], "the argument is unchanged"
     assert with_inference_filter(made, "picker").SerializeToString() == made.SerializeToString()
 
 
-def test_a_chain_that_speaks_no_http_is_left_alone() -> None:
+def test_chain_without_http_is_unchanged() -> None:
     tcp = listener_components_pb2.FilterChain(filters=[listener_components_pb2.Filter(name="tcp")])
     listener = listener_pb2.Listener(filter_chains=[tcp])
     assert with_inference_filter(listener, "picker") == listener
 
 
-def test_a_route_to_a_pools_cluster_asks_the_picker_and_doing_it_twice_changes_nothing() -> None:
+def test_route_to_a_pool_gets_the_filter_idempotently() -> None:
     route = route_components_pb2.Route(name="x", route=route_components_pb2.RouteAction(cluster=CLUSTER))
     made = with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20)
     assert str(POOL).encode() in made.typed_per_filter_config[FILTER_NAME].value
@@ -55,36 +55,39 @@ def test_a_route_to_a_pools_cluster_asks_the_picker_and_doing_it_twice_changes_n
     assert with_ext_proc(made, {CLUSTER: POOL}, "picker", 1 << 20) == made
 
 
-def test_a_route_to_other_clusters_is_left_alone() -> None:
+def test_route_to_other_clusters_is_unchanged() -> None:
     route = route_components_pb2.Route(name="x", route=route_components_pb2.RouteAction(cluster="other"))
     assert with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20) == route
 
 
-def test_a_retry_policy_that_the_route_has_stays() -> None:
+def test_existing_retry_policy_remains() -> None:
     own = route_components_pb2.RetryPolicy(retry_on="5xx")
     route = route_components_pb2.Route(route=route_components_pb2.RouteAction(cluster=CLUSTER, retry_policy=own))
     assert with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20).route.retry_policy == own
 
 
-def test_a_route_to_a_pool_has_no_timeout_that_the_user_did_not_write() -> None:
-    """Envoy's own of 15 s cuts long answers."""
+def test_route_to_a_pool_has_no_default_timeout() -> None:
+    """Envoy's default of 15 s would cut off long responses."""
     route = route_components_pb2.Route(route=route_components_pb2.RouteAction(cluster=CLUSTER))
     made = with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20)
     assert made.route.HasField("timeout")
     assert made.route.timeout == duration(0)
 
 
-def test_a_timeout_that_the_route_has_stays() -> None:
+def test_existing_timeout_remains() -> None:
     own = route_components_pb2.RouteAction(cluster=CLUSTER, timeout=duration(7))
     made = with_ext_proc(route_components_pb2.Route(route=own), {CLUSTER: POOL}, "picker", 1 << 20)
     assert made.route.timeout == duration(7)
 
 
-def test_of_weighted_clusters_only_the_pools_ask_the_picker() -> None:
+def test_only_weighted_clusters_of_pools_get_the_filter() -> None:
     route = route_components_pb2.Route()
     for name in (CLUSTER, "other"):
         route.route.weighted_clusters.clusters.add(name=name)
     made = with_ext_proc(route, {CLUSTER: POOL}, "picker", 1 << 20)
-    asking = {each.name: FILTER_NAME in each.typed_per_filter_config for each in made.route.weighted_clusters.clusters}
-    assert asking == {CLUSTER: True, "other": False}
+    has_filter = {
+        cluster.name: FILTER_NAME in cluster.typed_per_filter_config
+        for cluster in made.route.weighted_clusters.clusters
+    }
+    assert has_filter == {CLUSTER: True, "other": False}
     assert FILTER_NAME not in made.typed_per_filter_config

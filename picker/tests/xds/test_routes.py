@@ -1,4 +1,4 @@
-"""Rules of HTTPRoutes as Envoy's routes."""
+"""Translation of the rules of HTTPRoutes to Envoy's routes."""
 
 import pytest
 from envoy.config.route.v3 import route_components_pb2
@@ -6,10 +6,10 @@ from gateway_objects import config, gateway, policy, pool, route, service, to_po
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.resources.gateway_api import PathMatch, RouteMatch
+from picker.xds.clusters import INVALID_BACKEND_CLUSTER
 from picker.xds.ext_proc_filter import FILTER_NAME
 from picker.xds.hostnames import common_hostname
 from picker.xds.route_matches import precedence
-from picker.xds.routes import INVALID_BACKEND_CLUSTER
 
 GATEWAY = gateway({"name": "http", "port": 80})
 V1ALPHA2 = "inference.networking.x-k8s.io"
@@ -18,8 +18,8 @@ GATEWAY_TARGET: dict[str, object] = {"kind": "Gateway", "name": "gw"}
 ROUTE_TARGET: dict[str, object] = {"kind": "HTTPRoute", "name": "r"}
 
 
-def made(*texts: str) -> list[route_components_pb2.Route]:
-    """The routes of the only virtual host, in Envoy's order."""
+def translated_routes(*texts: str) -> list[route_components_pb2.Route]:
+    """Returns the routes of the only virtual host, in Envoy's order."""
     [configuration] = config(GATEWAY, pool("a"), pool("b"), service("s"), *texts).route_configurations
     [host] = configuration.virtual_hosts
     return list(host.routes)
@@ -33,31 +33,31 @@ def path(kind: str, value: str) -> dict[str, object]:
     return {"path": {"type": kind, "value": value}}
 
 
-def test_a_rule_that_names_one_pool_leads_to_its_cluster_and_asks_the_picker() -> None:
-    [only] = made(route({"backendRefs": [to_pool("a")]}))
+def test_rule_with_one_pool_gets_its_cluster_and_the_filter() -> None:
+    [only] = translated_routes(route({"backendRefs": [to_pool("a")]}))
     assert only.route.cluster == POOL_CLUSTER
     assert FILTER_NAME in only.typed_per_filter_config
     assert only.request_body_buffer_limit.value > 1 << 20
 
 
-def test_a_port_in_a_reference_to_a_pool_means_nothing() -> None:
-    [only] = made(route({"backendRefs": [to_pool("a", port=1234)]}))
+def test_port_in_a_reference_to_a_pool_is_ignored() -> None:
+    [only] = translated_routes(route({"backendRefs": [to_pool("a", port=1234)]}))
     assert only.route.cluster == POOL_CLUSTER
 
 
-def test_a_rule_that_names_a_service_knows_nothing_of_pickers() -> None:
-    [only] = made(route({"backendRefs": [to_service("s")]}))
+def test_rule_with_a_service_has_no_filter() -> None:
+    [only] = translated_routes(route({"backendRefs": [to_service("s")]}))
     assert only.route.cluster == "service/default/s/80"
     assert not only.typed_per_filter_config
     assert not only.HasField("request_body_buffer_limit")
     assert not only.route.HasField("retry_policy")
 
 
-def test_each_weighted_pool_tells_the_picker_its_own_name() -> None:
+def test_weighted_pools_send_their_own_names_to_the_picker() -> None:
     backends = [to_pool("a", weight=3), to_pool("b"), to_service("s"), to_service("s", weight=0)]
-    [only] = made(route({"backendRefs": backends}))
-    weighted = {each.name: each for each in only.route.weighted_clusters.clusters}
-    assert [each.weight.value for each in weighted.values()] == [3, 1, 1]
+    [only] = translated_routes(route({"backendRefs": backends}))
+    weighted = {cluster.name: cluster for cluster in only.route.weighted_clusters.clusters}
+    assert [cluster.weight.value for cluster in weighted.values()] == [3, 1, 1]
     for name in "ab":
         override = weighted[f"inferencepool/{V1ALPHA2}/default/{name}"].typed_per_filter_config[FILTER_NAME]
         assert f"{V1ALPHA2}/default/{name}".encode() in override.value
@@ -70,18 +70,21 @@ def test_each_weighted_pool_tells_the_picker_its_own_name() -> None:
     [[], [to_pool("gone")], [to_service("gone")], [to_service("s", port=81)], [to_pool("a", weight=0)]],
     ids=["none", "no such pool", "no such Service", "no such port", "no weight"],
 )
-def test_a_rule_without_a_backend_answers_500(backends: list[dict[str, object]]) -> None:
-    [only] = made(route({"backendRefs": backends}))
+def test_rule_without_a_backend_responds_500(backends: list[dict[str, object]]) -> None:
+    [only] = translated_routes(route({"backendRefs": backends}))
     assert only.direct_response.status == 500
 
 
-def test_a_missing_backend_among_others_gets_its_share() -> None:
-    [only] = made(route({"backendRefs": [to_pool("a"), to_pool("gone")]}))
-    assert [each.name for each in only.route.weighted_clusters.clusters] == [POOL_CLUSTER, INVALID_BACKEND_CLUSTER]
+def test_missing_backend_keeps_its_share() -> None:
+    [only] = translated_routes(route({"backendRefs": [to_pool("a"), to_pool("gone")]}))
+    assert [cluster.name for cluster in only.route.weighted_clusters.clusters] == [
+        POOL_CLUSTER,
+        INVALID_BACKEND_CLUSTER,
+    ]
     assert only.route.cluster_not_found_response_code == only.route.INTERNAL_SERVER_ERROR
 
 
-def test_the_most_specific_match_comes_first_whatever_the_order_of_rules_and_routes() -> None:
+def test_most_specific_match_comes_first() -> None:
     first = route(
         matching(path("PathPrefix", "/")),
         matching({**path("PathPrefix", "/v1"), "headers": [{"name": "b", "value": "1"}]}),
@@ -93,8 +96,8 @@ def test_the_most_specific_match_comes_first_whatever_the_order_of_rules_and_rou
         matching(path("Exact", "/v1"), path("RegularExpression", "/v./.*")),
         name="b",
     )
-    order = [each.name for each in made(first, second)]
-    assert order == [each.name for each in made(second, first)]
+    order = [translated.name for translated in translated_routes(first, second)]
+    assert order == [translated.name for translated in translated_routes(second, first)]
     assert [name.removeprefix("httproute/default/") for name in order] == [
         "b/rule/1/match/0",
         "b/rule/1/match/1",
@@ -105,24 +108,26 @@ def test_the_most_specific_match_comes_first_whatever_the_order_of_rules_and_rou
     ]
 
 
-def test_of_equal_matches_the_older_route_wins_and_then_the_first_by_name() -> None:
+def test_equal_matches_are_ordered_by_age_then_name() -> None:
     rule = matching(path("PathPrefix", "/v1"))
     old = route(rule, name="z").replace("name: z", "name: z\n  creationTimestamp: '2024-01-01T00:00:00Z'")
     new = route(rule, name="a").replace("name: a", "name: a\n  creationTimestamp: '2025-01-01T00:00:00Z'", 1)
-    assert [each.name.split("/")[2] for each in made(new, old)] == ["z", "a"]
-    assert [each.name.split("/")[2] for each in made(route(rule, name="y"), route(rule, name="x"))] == ["x", "y"]
+    assert [translated.name.split("/")[2] for translated in translated_routes(new, old)] == ["z", "a"]
+    assert [
+        translated.name.split("/")[2] for translated in translated_routes(route(rule, name="y"), route(rule, name="x"))
+    ] == ["x", "y"]
 
 
-def test_a_prefix_covers_whole_path_elements() -> None:
-    [only] = made(route(matching(path("PathPrefix", "/v1/"))))
+def test_prefix_matches_whole_path_elements() -> None:
+    [only] = translated_routes(route(matching(path("PathPrefix", "/v1/"))))
     assert only.match.path_separated_prefix == "/v1"
-    [everything] = made(route(matching(path("PathPrefix", "/"))))
+    [everything] = translated_routes(route(matching(path("PathPrefix", "/"))))
     assert everything.match.prefix == "/"
 
 
 @given(st.text("abc/", min_size=1), st.text("abc/", min_size=1))
-def test_of_two_prefixes_the_longer_one_wins(one: str, other: str) -> None:
-    ranks = [precedence(RouteMatch(path=PathMatch(type="PathPrefix", value=f"/{each}"))) for each in (one, other)]
+def test_longer_prefix_wins(one: str, other: str) -> None:
+    ranks = [precedence(RouteMatch(path=PathMatch(type="PathPrefix", value=f"/{prefix}"))) for prefix in (one, other)]
     assert (ranks[0] < ranks[1]) == (len(one) > len(other))
 
 
@@ -141,16 +146,16 @@ def test_of_two_prefixes_the_longer_one_wins(one: str, other: str) -> None:
             10,
         ),
     ],
-    ids=["none", "the Gateway's", "the listener's", "another listener's", "the route's above the Gateway's"],
+    ids=["none", "the Gateway's", "the listener's", "another listener's", "the route's over the Gateway's"],
 )
-def test_a_policy_limits_the_requests_it_is_for_and_nothing_else_does(texts: list[str], seconds: int) -> None:
-    [only] = made(route({"backendRefs": [to_pool("a")]}), *texts)
+def test_only_applicable_policies_set_the_timeout(texts: list[str], seconds: int) -> None:
+    [only] = translated_routes(route({"backendRefs": [to_pool("a")]}), *texts)
     assert only.route.HasField("timeout")
     assert only.route.timeout.seconds == seconds
 
 
-def test_a_rules_own_timeout_stands_above_the_policy() -> None:
-    [only] = made(
+def test_timeout_of_the_rule_precedes_the_policy() -> None:
+    [only] = translated_routes(
         route({"backendRefs": [to_pool("a")], "timeouts": {"request": "5s", "backendRequest": "1s"}}),
         policy(GATEWAY_TARGET, http={"requestTimeout": "1h"}),
     )
@@ -158,8 +163,10 @@ def test_a_rules_own_timeout_stands_above_the_policy() -> None:
     assert only.route.retry_policy.per_try_timeout.seconds == 1
 
 
-def test_a_try_that_is_the_only_one_has_the_shorter_of_both_timeouts() -> None:
-    [only] = made(route({"backendRefs": [to_service("s")], "timeouts": {"request": "5s", "backendRequest": "1s"}}))
+def test_single_try_gets_the_shorter_timeout() -> None:
+    [only] = translated_routes(
+        route({"backendRefs": [to_service("s")], "timeouts": {"request": "5s", "backendRequest": "1s"}})
+    )
     assert only.route.timeout.seconds == 1
     assert not only.route.HasField("retry_policy")
 
@@ -177,5 +184,5 @@ def test_a_try_that_is_the_only_one_has_the_shorter_of_both_timeouts() -> None:
         ("xb.com", "*.b.com", None),
     ],
 )
-def test_host_names_meet_in_the_more_specific_one(one: str, other: str | None, common: str | None) -> None:
+def test_common_hostname_is_the_more_specific_one(one: str, other: str | None, common: str | None) -> None:
     assert common_hostname(one, other) == common

@@ -1,4 +1,4 @@
-"""Gateways, routes and pools as one configuration of Envoy."""
+"""Translation of Gateways, routes and pools to one configuration of Envoy."""
 
 import subprocess
 from dataclasses import replace
@@ -11,7 +11,7 @@ from envoy.config.core.v3 import base_pb2, protocol_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from gateway_objects import (  # fmt: skip
-    SURROUNDINGS,
+    OPTIONS,
     config,
     gateway,
     policy,
@@ -44,39 +44,41 @@ def tutorial(**edits: str) -> EnvoyConfig:
 
 
 def hosts(made: EnvoyConfig) -> dict[str, list[str]]:
-    """Of each route configuration the host names, with the number of their routes."""
+    """Returns for each route configuration its host names, with the number of their routes."""
     return {
-        each.name: [f"{host.domains[0]} {len(host.routes)}" for host in each.virtual_hosts]
-        for each in made.route_configurations
+        configuration.name: [f"{host.domains[0]} {len(host.routes)}" for host in configuration.virtual_hosts]
+        for configuration in made.route_configurations
     }
 
 
-def test_the_tutorial_makes_two_listeners_and_the_clusters_that_they_lead_to() -> None:
+def test_tutorial_gives_two_listeners_and_their_clusters() -> None:
     made = tutorial()
-    assert [each.name for each in made.listeners] == [
+    assert [listener.name for listener in made.listeners] == [
         "default/qwen-inference-gateway/http",
         "default/qwen-inference-gateway/llm-gw",
     ]
-    assert [each.name for each in made.clusters] == [
+    assert [cluster.name for cluster in made.clusters] == [
         "inferencepool-picker",
         "inferencepool/inference.networking.x-k8s.io/default/vllm-qwen-pool",
         "service/default/qwen/8000",
     ]
-    plain, picked = (str(each) for each in made.listeners)
+    plain, picked = (str(listener) for listener in made.listeners)
     assert "ext_proc" in picked
     assert "ext_proc" not in plain
 
 
-def test_a_pools_name_in_envoys_metrics_has_no_dot() -> None:
-    """Envoy would take the rest of the name for the metric's."""
-    made = translate(resources(GATEWAY, pool("qwen2.5"), route({"backendRefs": [to_pool("qwen2.5")]})), SURROUNDINGS)
-    assert [each.alt_stat_name for each in made.clusters if each.alt_stat_name] == ["inferencepool/default/qwen2_5"]
+def test_stat_name_of_a_pool_has_no_dot() -> None:
+    """Envoy ends the name of a cluster at a dot."""
+    made = translate(resources(GATEWAY, pool("qwen2.5"), route({"backendRefs": [to_pool("qwen2.5")]})), OPTIONS)
+    assert [cluster.alt_stat_name for cluster in made.clusters if cluster.alt_stat_name] == [
+        "inferencepool/default/qwen2_5"
+    ]
 
 
-def test_envoy_takes_the_tutorials_configuration(tmp_path: Path) -> None:
-    surroundings = replace(SURROUNDINGS, route_source=lambda name: file_source(tmp_path / routes_file(name)))
+def test_envoy_accepts_the_tutorials_configuration(tmp_path: Path) -> None:
+    options = replace(OPTIONS, route_source=lambda name: file_source(tmp_path / routes_file(name)))
     texts = [path.read_text() for path in FILES if path.name != "vllm-benchmark.yaml"]
-    made = translate(resources(*texts), surroundings)
+    made = translate(resources(*texts), options)
     files = FileConfig(tmp_path)
     files.write_clusters(made)
     files.write_routes(made)
@@ -84,24 +86,24 @@ def test_envoy_takes_the_tutorials_configuration(tmp_path: Path) -> None:
     _validate(tmp_path, bootstrap("127.0.0.1", 9901, tmp_path))
 
 
-def _validate(folder: Path, written: bootstrap_pb2.Bootstrap) -> None:
-    """Have Envoy look at it."""
+def _validate(folder: Path, config: bootstrap_pb2.Bootstrap) -> None:
+    """Runs Envoy's validation on `config`."""
     path = folder / "bootstrap.json"
-    path.write_text(MessageToJson(written))
-    done = subprocess.run(
+    path.write_text(MessageToJson(config))
+    validation = subprocess.run(
         [envoy_binary(None), "--mode", "validate", "--config-path", path], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert "OK" in done.stdout
+    assert validation.returncode == 0, validation.stderr
+    assert "OK" in validation.stdout
 
 
-def test_what_the_objects_may_say_envoy_takes(tmp_path: Path) -> None:
-    """Routes are in files that Envoy reads while it runs, where one that it refuses would hold up all edits."""
+def test_envoy_accepts_unusual_valid_objects(tmp_path: Path) -> None:
+    """Envoy reads routes at run time, where a rejected configuration would block all edits."""
     changes = {
         "type": "RequestHeaderModifier",
         "requestHeaderModifier": {"set": [{"name": "x", "value": '100% %FOO% "\u00e9"'}], "remove": ["Y"]},
     }
-    odd = route(
+    unusual = route(
         {"backendRefs": [to_pool("a"), to_pool("a"), to_pool("gone")], "filters": [changes]},
         {"backendRefs": [to_pool("a", weight=1_000_000)] * 16, "matches": [{"method": "OPTIONS"}]},
         {
@@ -116,53 +118,53 @@ def test_what_the_objects_may_say_envoy_takes(tmp_path: Path) -> None:
         },
         hostnames=["a.com", "*.a.com", "a.com"],
     )
-    made = config(gateway({"name": "http", "port": 18080}), pool("a"), odd)
+    made = config(gateway({"name": "http", "port": 18080}), pool("a"), unusual)
     [listener] = made.listeners
-    held = listener.filter_chains[0].filters[0].typed_config
-    manager = http_connection_manager_pb2.HttpConnectionManager.FromString(held.value)
+    packed_manager = listener.filter_chains[0].filters[0].typed_config
+    manager = http_connection_manager_pb2.HttpConnectionManager.FromString(packed_manager.value)
     manager.route_config.CopyFrom(made.route_configurations[0])
-    # As Envoy has it for routes that it reads while it runs.
+    # Envoy's default for routes that it reads at run time.
     manager.route_config.validate_clusters.value = False
-    held.CopyFrom(pack_any(manager))
+    packed_manager.CopyFrom(pack_any(manager))
     static = bootstrap_pb2.Bootstrap.StaticResources(listeners=[listener], clusters=made.clusters)
     node = base_pb2.Node(id="test", cluster="test")
     _validate(tmp_path, bootstrap_pb2.Bootstrap(node=node, static_resources=static))
 
 
-def test_the_same_objects_give_the_same_bytes_in_whatever_order_they_are_read() -> None:
+def test_translation_does_not_depend_on_object_order() -> None:
     texts = [GATEWAY, pool("a"), pool("b"), service("s"), TO_A, route({"backendRefs": [to_service("s")]}, name="z")]
     one, other = config(*texts), config(*reversed(texts))
     assert one == other
     for kind in ("listeners", "route_configurations", "clusters"):
-        assert [each.SerializeToString() for each in getattr(one, kind)] == [
-            each.SerializeToString() for each in getattr(other, kind)
+        assert [message.SerializeToString() for message in getattr(one, kind)] == [
+            message.SerializeToString() for message in getattr(other, kind)
         ]
 
 
-def test_a_strategy_is_not_envoys_affair() -> None:
+def test_strategy_does_not_change_the_translation() -> None:
     assert tutorial(DEFAULT="PREFIX_CACHE") == tutorial()
 
 
-def test_an_edited_timeout_changes_routes_and_neither_listener_nor_cluster() -> None:
+def test_edited_timeout_changes_only_routes() -> None:
     before, after = tutorial(), tutorial(**{"requestTimeout: 1h": "requestTimeout: 2h"})
     assert before.route_configurations != after.route_configurations
     assert (before.listeners, before.clusters) == (after.listeners, after.clusters)
 
 
-def test_a_gateway_without_routes_listens_and_finds_nothing() -> None:
+def test_gateway_without_routes_has_a_listener() -> None:
     made = config(GATEWAY)
     assert hosts(made) == {"default/gw/http": []}
     assert made.clusters == ()
 
 
-def test_a_pool_that_no_route_leads_to_has_no_cluster() -> None:
-    assert [each.name for each in config(GATEWAY, pool("a"), pool("b"), TO_A).clusters] == [
+def test_pool_without_a_route_has_no_cluster() -> None:
+    assert [cluster.name for cluster in config(GATEWAY, pool("a"), pool("b"), TO_A).clusters] == [
         PICKER_CLUSTER,
         "inferencepool/inference.networking.x-k8s.io/default/a",
     ]
 
 
-def test_a_route_reaches_the_listeners_that_its_parent_references_name() -> None:
+def test_route_attaches_to_the_listeners_of_its_parent_refs() -> None:
     gw = gateway({"name": "one", "port": 81}, {"name": "two", "port": 82}, {"name": "three", "port": 83})
     rule: dict[str, object] = {"backendRefs": [to_pool("a")]}
     by_section = route(rule, name="s", parentRefs=[{"name": "gw", "sectionName": "one"}])
@@ -176,34 +178,32 @@ def test_a_route_reaches_the_listeners_that_its_parent_references_name() -> None
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [("Same", []), ("All", ["* 1"])])
-def test_a_route_of_another_namespace_is_served_only_where_the_listener_allows_it(
-    allowed: str, expected: list[str]
-) -> None:
+def test_route_of_another_namespace_needs_permission(allowed: str, expected: list[str]) -> None:
     gw = gateway({"name": "http", "port": 80, "allowedRoutes": {"namespaces": {"from": allowed}}})
     there = route({"backendRefs": []}, namespace="other", parentRefs=[{"name": "gw", "namespace": "default"}])
     assert hosts(config(gw, there)) == {"default/gw/http": expected}
 
 
-def test_listeners_on_one_port_are_one_to_envoy_with_the_host_names_of_each() -> None:
+def test_listeners_on_one_port_are_merged() -> None:
     gw = gateway(
         {"name": "a", "port": 80, "hostname": "a.com"},
         {"name": "b", "port": 80, "hostname": "*.b.com"},
         {"name": "any", "port": 80},
     )
-    named = route({"backendRefs": [to_pool("a")]}, hostnames=["x.b.com", "a.com"])
-    made = config(gw, pool("a"), named)
-    assert [each.name for each in made.listeners] == ["default/gw/a"]
+    route_with_hosts = route({"backendRefs": [to_pool("a")]}, hostnames=["x.b.com", "a.com"])
+    made = config(gw, pool("a"), route_with_hosts)
+    assert [listener.name for listener in made.listeners] == ["default/gw/a"]
     assert hosts(made) == {"default/gw/a": ["a.com 2", "x.b.com 2"]}
     assert made.conflicts == ()
 
 
-def test_of_two_listeners_with_one_port_and_host_name_the_first_stands_and_the_other_is_told() -> None:
+def test_listener_with_used_port_and_host_name_is_a_conflict() -> None:
     made = config(gateway({"name": "x", "port": 80}, name="gw"), gateway({"name": "y", "port": 80}, name="later"))
-    assert [each.name for each in made.listeners] == ["default/gw/x"]
-    assert made.conflicts == ("listener default/later/y: port 80 belongs to listener default/gw/x, which stands",)
+    assert [listener.name for listener in made.listeners] == ["default/gw/x"]
+    assert made.conflicts == ("listener default/later/y: port 80 is used by listener default/gw/x",)
 
 
-def test_connection_timeouts_of_a_policy_reach_the_clusters_and_the_strictest_holds() -> None:
+def test_strictest_connection_timeouts_apply_to_clusters() -> None:
     target: dict[str, object] = {"kind": "Gateway", "name": "gw"}
     texts = [GATEWAY, pool("a"), service("s"), route({"backendRefs": [to_pool("a"), to_service("s")]})]
     timeouts = policy(
@@ -212,7 +212,7 @@ def test_connection_timeouts_of_a_policy_reach_the_clusters_and_the_strictest_ho
     _, of_pool, of_service = config(*texts, timeouts).clusters
     assert (of_service.connect_timeout.seconds, of_pool.connect_timeout.seconds) == (3, 3)
     assert _common_options(of_service).idle_timeout.seconds == 60
-    assert _common_options(of_pool).idle_timeout.seconds < 5, "the servers close sooner than the policy asks"
+    assert _common_options(of_pool).idle_timeout.seconds < 5, "the servers close connections earlier than the policy"
     assert _common_options(of_pool).max_connection_duration.seconds == 3600
 
 
@@ -236,7 +236,7 @@ def test_files_are_replaced_only_when_their_content_changes(tmp_path: Path) -> N
     assert all(f"/default/{name}" in (tmp_path / "clusters.json").read_text() for name in "ab")
 
 
-def test_the_routes_of_a_listener_that_is_gone_go_too(tmp_path: Path) -> None:
+def test_routes_of_a_deleted_listener_are_deleted(tmp_path: Path) -> None:
     files = FileConfig(tmp_path)
     a, b = ({"name": name, "port": port} for name, port in (("a", 81), ("b", 82)))
     before, after = config(gateway(a, b)), config(gateway(a))
@@ -244,4 +244,4 @@ def test_the_routes_of_a_listener_that_is_gone_go_too(tmp_path: Path) -> None:
         files.write_routes(made)
         files.write_listeners(made)
     assert [path.name for path in tmp_path.glob("routes-*")] == ["routes-default_gw_a.json"]
-    assert SURROUNDINGS.listen_ip in (tmp_path / "listeners.json").read_text()
+    assert OPTIONS.listen_ip in (tmp_path / "listeners.json").read_text()

@@ -1,4 +1,4 @@
-"""An object in a call of Envoy Gateway that is not as expected costs itself and no other pool."""
+"""An unreadable object in a call of Envoy Gateway affects no other pool."""
 
 import json
 from typing import Any
@@ -12,13 +12,13 @@ from picker.xds.extension import Extension
 from picker.xds.extension_objects import MAX_OBJECT_BYTES, pools_of
 from picker.xds.extension_server import SERVICE, ExtensionServer
 from structlog.testing import capture_logs
-from test_extension import JOINTS, RED, RULE, TO_RED, Lookup, Services, as_written, asked_for, backends, route
+from test_extension import CONFIG, RED, RULE, TO_RED, Lookup, Services, backends, pickers_of, pool_json, route
 
-GOOD: dict[str, Any] = json.loads(as_written())
+VALID: dict[str, Any] = json.loads(pool_json())
 
 
 def changed(**fields: object) -> bytes:
-    return json.dumps(GOOD | fields).encode()
+    return json.dumps(VALID | fields).encode()
 
 
 UNREADABLE = {
@@ -31,17 +31,17 @@ UNREADABLE = {
     "a list": b"[]",
     "kind is a list": changed(kind=[]),
     "version is an object": changed(apiVersion={}),
-    "no metadata": json.dumps({key: value for key, value in GOOD.items() if key != "metadata"}).encode(),
+    "no metadata": json.dumps({key: value for key, value in VALID.items() if key != "metadata"}).encode(),
     "metadata is null": changed(metadata=None),
     "metadata is a list": changed(metadata=[]),
     "no name": changed(metadata={"namespace": "default"}),
     "no namespace": changed(metadata={"name": "red"}),
     "name is an object": changed(metadata={"name": {}, "namespace": "default"}),
     "spec is null": changed(spec=None),
-    "too large": as_written() + b" " * MAX_OBJECT_BYTES,
+    "too large": pool_json() + b" " * MAX_OBJECT_BYTES,
 }
 
-unreadable = pytest.mark.parametrize("written", UNREADABLE.values(), ids=UNREADABLE.keys())
+unreadable = pytest.mark.parametrize("object_bytes", UNREADABLE.values(), ids=UNREADABLE.keys())
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -50,25 +50,25 @@ json_values = st.recursive(
 )
 
 
-def resources(*written: bytes) -> list[service_pb2.ExtensionResource]:
-    return [service_pb2.ExtensionResource(unstructured_bytes=each) for each in written]
+def resources(*objects: bytes) -> list[service_pb2.ExtensionResource]:
+    return [service_pb2.ExtensionResource(unstructured_bytes=object_bytes) for object_bytes in objects]
 
 
 @unreadable
-def test_an_unreadable_object_leaves_the_pools_beside_it(written: bytes) -> None:
-    assert [pool.name for pool in pools_of(resources(written, as_written(), written))] == [RED.name]
+def test_unreadable_object_does_not_affect_other_pools(object_bytes: bytes) -> None:
+    assert [pool.name for pool in pools_of(resources(object_bytes, pool_json(), object_bytes))] == [RED.name]
 
 
 @unreadable
-def test_an_unreadable_object_is_logged_with_a_bounded_reason(written: bytes) -> None:
+def test_unreadable_object_is_logged_with_a_short_reason(object_bytes: bytes) -> None:
     with capture_logs() as logs:
-        pools_of(resources(written))
-    assert [each["event"] for each in logs] == ["extension.invalid_pool"]
+        pools_of(resources(object_bytes))
+    assert [line["event"] for line in logs] == ["extension.invalid_pool"]
     assert len(logs[0]["reason"]) <= 256
     assert len(logs[0]["pool"]) <= 256
 
 
-def test_a_long_name_and_a_long_value_are_shortened_in_the_log() -> None:
+def test_long_names_and_values_are_shortened_in_the_log() -> None:
     long = "x" * 100_000
     with capture_logs() as logs:
         pools_of(resources(changed(metadata={"name": long, "namespace": "default"}, spec={long: long})))
@@ -77,23 +77,23 @@ def test_a_long_name_and_a_long_value_are_shortened_in_the_log() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_beside_a_pool_cost_it(written: bytes) -> None:
-    assert RED.name in [pool.name for pool in pools_of(resources(written, as_written()))]
+def test_arbitrary_bytes_do_not_affect_another_pool(object_bytes: bytes) -> None:
+    assert RED.name in [pool.name for pool in pools_of(resources(object_bytes, pool_json()))]
 
 
-@given(st.sampled_from(sorted(GOOD)), json_values)
-def test_no_value_of_a_field_costs_the_pool_beside_it(field: str, value: object) -> None:
-    assert RED.name in [pool.name for pool in pools_of(resources(changed(**{field: value}), as_written()))]
+@given(st.sampled_from(sorted(VALID)), json_values)
+def test_arbitrary_field_values_do_not_affect_another_pool(field: str, value: object) -> None:
+    assert RED.name in [pool.name for pool in pools_of(resources(changed(**{field: value}), pool_json()))]
 
 
-@given(st.sampled_from(sorted(GOOD["spec"])), json_values)
-def test_no_value_of_the_spec_costs_the_pool_beside_it(field: str, value: object) -> None:
-    spec = {**GOOD["spec"], field: value}
-    assert RED.name in [pool.name for pool in pools_of(resources(changed(spec=spec), as_written()))]
+@given(st.sampled_from(sorted(VALID["spec"])), json_values)
+def test_arbitrary_spec_values_do_not_affect_another_pool(field: str, value: object) -> None:
+    spec = {**VALID["spec"], field: value}
+    assert RED.name in [pool.name for pool in pools_of(resources(changed(spec=spec), pool_json()))]
 
 
-async def test_a_call_with_an_unreadable_object_is_answered_for_its_other_pool() -> None:
-    server = ExtensionServer(Extension(JOINTS), Lookup(backends((RED, 1))), Services(), "127.0.0.1:0")
+async def test_call_with_an_unreadable_object_serves_the_other_pool() -> None:
+    server = ExtensionServer(Extension(CONFIG), Lookup(backends((RED, 1))), Services(), "127.0.0.1:0")
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -102,13 +102,13 @@ async def test_a_call_with_an_unreadable_object_is_answered_for_its_other_pool()
                 request_serializer=service_pb2.PostRouteModifyRequest.SerializeToString,
                 response_deserializer=service_pb2.PostRouteModifyResponse.FromString,
             )
-            context = service_pb2.PostRouteExtensionContext(extension_resources=resources(b"{", as_written()))
-            answer = await call(
+            context = service_pb2.PostRouteExtensionContext(extension_resources=resources(b"{", pool_json()))
+            response = await call(
                 service_pb2.PostRouteModifyRequest(
                     route=route((RULE, 1)).SerializeToString(), post_route_context=context
                 )
             )
     finally:
         await server.stop()
-    made = type(route((RULE, 1))).FromString(answer.route)
-    assert asked_for(made)[TO_RED][0] == str(RED.name)
+    made = type(route((RULE, 1))).FromString(response.route)
+    assert pickers_of(made)[TO_RED][0] == str(RED.name)

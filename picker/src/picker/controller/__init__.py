@@ -1,2 +1,2 @@
-"""What a controller does in a cluster: who writes, what is written to the objects' statuses, and what is read there for
-Envoy Gateway's sake."""
+"""The controller: writes statuses, certificates and route annotations to Kubernetes, and reads what Envoy Gateway's
+hooks need."""

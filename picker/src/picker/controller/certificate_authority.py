@@ -1,8 +1,8 @@
-"""The authority of the gateway's certificates, and how a new one takes its place without an interruption.
+"""The CA of the gateway's certificates, and its rotation without an interruption.
 
-A change has two steps, OVERLAP apart. First both authorities are trusted and the old one signs. Then the new one signs
-and both are trusted. Then the old one is dropped. So each side trusts what the other shows, in whichever order the two
-read their Secrets."""
+A rotation has three steps, OVERLAP apart. First both CAs are trusted and the old one signs. Then the new one signs and
+both are trusted. Then the old one is dropped. Each side therefore trusts the other's certificate, in whichever order
+the two read their Secrets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,34 +15,35 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from picker.controller.certificates import KeyPair, is_due, new_authority
 
 OVERLAP = timedelta(days=1)
-"""Of a step. Judgement: a proxy or a picker that has not read a new Secret for a day is down, not late."""
+"""Duration of a step. Judgement: a proxy or a picker that has not read a new Secret for a day is down."""
 
 TRUSTED, SIGNING_KEY, NEXT_KEY, CHANGED = "ca.crt", "ca.key", "next.key", "ca.changed"
-"""Keys in the Secret: the trusted certificates, the signing one first; its key; the key of the second one while that
-does not sign yet; when the last step was, in ISO 8601."""
+"""Keys in the Secret. TRUSTED: the trusted certificates, the signing one first. SIGNING_KEY: its private key. NEXT_KEY:
+the private key of the second one until that signs. CHANGED: the time of the last step, in ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """Which authorities are trusted, and which one signs."""
+    """The CAs that are trusted, and the one that signs."""
 
     signing: KeyPair
-    """Its key is empty where the Secret has no usable one: it signs nothing, and is trusted until it is replaced."""
+    """The signing CA. Its key is empty if the Secret has no usable one: it signs nothing, and is trusted until it is
+    replaced."""
     next: KeyPair | None
-    """The one that signs after the next step."""
+    """The CA that signs after the next step."""
     previous: bytes | None
-    """The certificate of the one that signed before."""
+    """The certificate of the CA that signed before."""
     changed: datetime
-    """When the last step was."""
+    """Time of the last step."""
 
     @classmethod
     def of(cls, contents: Mapping[str, bytes]) -> "Authorities | None":
-        """As the Secret's contents say; None where they hold no authority."""
+        """Parses the Secret's contents; returns None if they hold no CA."""
         try:
-            found = x509.load_pem_x509_certificates(contents.get(TRUSTED, b""))
+            certificates = x509.load_pem_x509_certificates(contents.get(TRUSTED, b""))
         except ValueError:
             return None
-        signing, *others = (each.public_bytes(Encoding.PEM) for each in found)
+        signing, *others = (certificate.public_bytes(Encoding.PEM) for certificate in certificates)
         other = others[0] if others else None
         next_key = _usable(contents.get(NEXT_KEY, b""))
         is_next = other is not None and next_key != b""
@@ -55,17 +56,17 @@ class Authorities:
 
     @property
     def bundle(self) -> bytes:
-        """All trusted certificates, PEM."""
+        """All trusted certificates, in PEM."""
         other = self.next.certificate if self.next is not None else self.previous
         return self.signing.certificate + (other or b"")
 
     @property
     def issuer(self) -> KeyPair:
-        """The one that signs now."""
+        """The CA that signs now."""
         return self.signing if self.signing.key or self.next is None else self.next
 
     def contents(self) -> Mapping[str, bytes]:
-        """What the Secret has to say of them."""
+        """Returns the contents of the Secret."""
         return {
             TRUSTED: self.bundle,
             SIGNING_KEY: self.signing.key,
@@ -74,32 +75,32 @@ class Authorities:
         }
 
     def has_issued(self, certificate: bytes) -> bool:
-        """Whether `certificate` is of the signing authority."""
+        """Returns whether the signing CA has issued `certificate`."""
         try:
-            read = x509.load_pem_x509_certificate(certificate)
-            read.verify_directly_issued_by(x509.load_pem_x509_certificate(self.signing.certificate))
+            parsed = x509.load_pem_x509_certificate(certificate)
+            parsed.verify_directly_issued_by(x509.load_pem_x509_certificate(self.signing.certificate))
         except (ValueError, TypeError, InvalidSignature):
             return False
         return True
 
 
-def advanced(held: Authorities | None, now: datetime) -> Authorities:
-    """`held` after the steps that are due; a first authority where there is none."""
-    if held is None:
+def advanced(current: Authorities | None, now: datetime) -> Authorities:
+    """Returns `current` after the steps that are due; a first CA if there is none."""
+    if current is None:
         return Authorities(new_authority(now), None, None, now)
-    if held.next is not None:
-        if now < held.changed + OVERLAP:
-            return held
-        return Authorities(held.next, None, held.signing.certificate, now)
-    if not held.signing.key or is_due(held.signing.certificate, now):
-        return replace(held, next=new_authority(now), previous=None, changed=now)
-    if held.previous is not None and now >= held.changed + OVERLAP:
-        return replace(held, previous=None, changed=now)
-    return held
+    if current.next is not None:
+        if now < current.changed + OVERLAP:
+            return current
+        return Authorities(current.next, None, current.signing.certificate, now)
+    if not current.signing.key or is_due(current.signing.certificate, now):
+        return replace(current, next=new_authority(now), previous=None, changed=now)
+    if current.previous is not None and now >= current.changed + OVERLAP:
+        return replace(current, previous=None, changed=now)
+    return current
 
 
 def _usable(key: bytes) -> bytes:
-    """`key` if it is a private key in PEM, else none."""
+    """Returns `key` if it is a private key in PEM, else empty bytes."""
     try:
         load_pem_private_key(key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -108,7 +109,7 @@ def _usable(key: bytes) -> bytes:
 
 
 def _time(text: bytes) -> datetime:
-    """Long ago for what is no time."""
+    """Parses a time; returns 1970 if it is invalid."""
     try:
         return datetime.fromisoformat(text.decode())
     except (ValueError, UnicodeDecodeError):

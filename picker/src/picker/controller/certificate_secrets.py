@@ -1,8 +1,9 @@
-"""Keeps the certificates of the gateway's own links in Secrets, and renews them.
+"""Stores the gateway's certificates in Secrets, and renews them.
 
-`PICKER-envoy-tls` beside the extension: tls.crt and tls.key for Envoy, ca.crt, and the authority's key. `PICKER-tls`
-beside the picker: tls.crt, tls.key and ca.crt, which the picker's pods mount. `EXTENSION-ca`: the authority as Envoy
-Gateway wants it, under tls.crt. `EXTENSION-client-tls`: what Envoy Gateway shows to the extension."""
+`PICKER-envoy-tls` in the extension's namespace: tls.crt and tls.key for Envoy, ca.crt, and the CA's private key.
+`PICKER-tls` in the picker's namespace: tls.crt, tls.key and ca.crt, which the picker's pods mount. `EXTENSION-ca`: the
+CA under tls.crt, as Envoy Gateway expects it. `EXTENSION-client-tls`: Envoy Gateway's client certificate for the
+extension."""
 
 import asyncio
 import base64
@@ -27,14 +28,16 @@ from picker.sources.kubernetes_client import reason_of
 from picker.xds.picker_tls import PickerTls
 
 CHECK_S = 3600.0
-"""Between two looks at the certificates: months pass between a renewal's first chance and its last."""
+"""Seconds between two checks of the certificates. There are months between the earliest and the latest time of a
+renewal."""
 
 RETRY_S = 2.0
 FOLLOW_S, FOLLOW_FIRST_S = 10.0, 0.5
-"""Between two looks for what another replica has written, and until there is something to see."""
+"""Seconds between two reads of what another replica has written; the second value applies until the first
+certificate."""
 
 EXTENSION = "inference-gateway-extension"
-"""The extension's Service."""
+"""Name of the extension's Service."""
 
 _CERTIFICATE, _KEY, _RENEWALS = "tls.crt", "tls.key", "renewals"
 
@@ -42,8 +45,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """A Secret as it was."""
+class _SecretVersion:
+    """The contents of a Secret at one resource version."""
 
     contents: Mapping[str, bytes]
     version: str
@@ -51,7 +54,7 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class PickerTlsSecrets:
-    """The picker's Service, and where the extension is."""
+    """The names of the Secrets, from the picker's Service and the extension's namespace."""
 
     picker: ObjectName
     extension_namespace: str
@@ -79,7 +82,7 @@ class PickerTlsSecrets:
 
     @property
     def extension_hosts(self) -> Sequence[str]:
-        """The names by which Envoy Gateway may call the extension."""
+        """The host names under which Envoy Gateway may call the extension."""
         name, namespace = EXTENSION, self.extension_namespace
         short = f"{name}.{namespace}.svc"
         return name, f"{name}.{namespace}", short, f"{short}.{self.cluster_domain}"
@@ -87,115 +90,121 @@ class PickerTlsSecrets:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What the extension needs of the Secrets."""
+    """The certificates that the extension uses."""
 
     picker: PickerTls
-    """What Envoy shows to the picker."""
+    """Envoy's client certificate for the picker."""
     server: KeyPair
-    """What this replica of the extension shows to Envoy Gateway."""
+    """The server certificate of this replica of the extension."""
     trusted: bytes
-    """Who may have signed what Envoy Gateway shows, PEM."""
+    """CA certificates for Envoy Gateway's client certificate, in PEM."""
     renewals: int
-    """How often Envoy's certificate, or what it trusts, has changed since the first."""
+    """Number of changes of Envoy's certificate or of its CA since the first."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Used:
-    """What `follow` passed on last."""
+class _Published:
+    """What `follow` reported last."""
 
     contents: Mapping[str, bytes] | None
-    """Of Envoy's Secret; None before the first."""
+    """Contents of Envoy's Secret; None before the first."""
     server: KeyPair | None
 
 
 class CertificateSecrets:
-    """Runs in every replica: none is ready without certificates, so none may wait to be elected for them."""
+    """Renews and follows the Secrets. Runs in every replica: none is ready without certificates, so none may wait for
+    leader election."""
 
-    def __init__(self, client: AsyncClient, link: PickerTlsSecrets) -> None:
+    def __init__(self, client: AsyncClient, names: PickerTlsSecrets) -> None:
         self._client = client
-        self._link = link
+        self._names = names
 
     async def keep(self) -> None:
-        """Call `renew` for as long as the process runs."""
+        """Calls `renew` periodically. Runs until cancelled."""
         while True:
             try:
                 await self.renew(datetime.now(UTC))
             except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
                 API_METRICS.failed("Secret", reason_of(error))
-                log.warning("certificates.not_kept", reason=shorten(str(error).partition("\n")[0]))
+                log.warning("certificates.renew_failed", reason=shorten(str(error).partition("\n")[0]))
                 await asyncio.sleep(RETRY_S)
             else:
                 await asyncio.sleep(CHECK_S)
 
     async def follow(self, changed: Callable[[Certificates], None]) -> None:
-        """Call `changed` with what is to be used, now and after each renewal."""
-        used = _Used(None, None)
+        """Calls `changed` with the current certificates, and after each renewal. Runs until cancelled."""
+        published = _Published(None, None)
         while True:
             try:
-                contents = (await self._read(self._link.envoy_secret)).contents
-                used = self._use(contents, used, changed)
+                contents = (await self._read(self._names.envoy_secret)).contents
+                published = self._publish_if_new(contents, published, changed)
             except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
-                # What was used before is still used.
+                # The last certificates remain in use.
                 API_METRICS.failed("Secret", reason_of(error))
-                log.warning("certificates.not_read", reason=shorten(str(error).partition("\n")[0]))
-            await asyncio.sleep(FOLLOW_S if used.contents is not None else FOLLOW_FIRST_S)
+                log.warning("certificates.read_failed", reason=shorten(str(error).partition("\n")[0]))
+            await asyncio.sleep(FOLLOW_S if published.contents is not None else FOLLOW_FIRST_S)
 
-    def _use(self, contents: Mapping[str, bytes], used: "_Used", changed: Callable[[Certificates], None]) -> "_Used":
-        """What is used after a look at the Secret. An authority that cannot sign is waited for: `keep` replaces it."""
-        held = Authorities.of(contents)
-        if held is None or not held.issuer.key or not {_CERTIFICATE, _KEY} <= contents.keys():
-            return used
-        now, server = datetime.now(UTC), used.server
-        if server is None or not held.has_issued(server.certificate) or is_due(server.certificate, now):
-            server = issue(held.issuer, EXTENSION, self._link.extension_hosts, now)
-        elif contents == used.contents:
-            return used
-        _warn_of_expiry(contents[_CERTIFICATE], held.signing.certificate, now)
-        tls = PickerTls(self._link.picker, held.bundle, contents[_CERTIFICATE], contents[_KEY])
-        changed(Certificates(tls, server, held.bundle, _renewals(contents)))
-        return _Used(contents, server)
+    def _publish_if_new(
+        self, contents: Mapping[str, bytes], published: "_Published", changed: Callable[[Certificates], None]
+    ) -> "_Published":
+        """Reports the Secret's certificates if they are new, and returns what is reported. A CA that cannot sign is
+        skipped: `keep` replaces it."""
+        current = Authorities.of(contents)
+        if current is None or not current.issuer.key or not {_CERTIFICATE, _KEY} <= contents.keys():
+            return published
+        now, server = datetime.now(UTC), published.server
+        if server is None or not current.has_issued(server.certificate) or is_due(server.certificate, now):
+            server = issue(current.issuer, EXTENSION, self._names.extension_hosts, now)
+        elif contents == published.contents:
+            return published
+        _warn_of_expiry(contents[_CERTIFICATE], current.signing.certificate, now)
+        tls = PickerTls(self._names.picker, current.bundle, contents[_CERTIFICATE], contents[_KEY])
+        changed(Certificates(tls, server, current.bundle, _renewals(contents)))
+        return _Published(contents, server)
 
     async def renew(self, now: datetime) -> None:
-        """Make what is missing and renew what is due. Raises httpx2.HTTPError."""
-        secret = await self._read(self._link.envoy_secret)
-        held = Authorities.of(secret.contents)
-        authorities = advanced(held, now)
+        """Creates missing certificates and renews those that are due. Raises httpx2.HTTPError."""
+        secret = await self._read(self._names.envoy_secret)
+        current = Authorities.of(secret.contents)
+        authorities = advanced(current, now)
         envoy = _leaf(secret.contents, authorities, "envoy", (), now)
-        if held != authorities or envoy is not None:
-            # The authority first: what another replica has issued by a stranger is issued again below.
+        if current != authorities or envoy is not None:
+            # The CA is written first: a certificate that another replica issued by another CA is issued again below.
             changes = {**authorities.contents(), **(_contents(envoy) if envoy is not None else {})}
-            if held is not None:
+            if current is not None:
                 changes[_RENEWALS] = str(_renewals(secret.contents) + 1).encode()
-            await self._write(self._link.envoy_secret, secret.version, changes)
+            await self._write(self._names.envoy_secret, secret.version, changes)
         bundle = authorities.bundle
-        await self._keep(self._link.authority_secret, {_CERTIFICATE: bundle})
-        for name, common_name, hosts, also in (
-            (self._link.picker_secret, self._link.picker.name, (self._link.host,), {TRUSTED: bundle}),
-            (self._link.client_secret, "envoy-gateway", (), {}),
+        await self._write_if_changed(self._names.authority_secret, {_CERTIFICATE: bundle})
+        for name, common_name, hosts, extra in (
+            (self._names.picker_secret, self._names.picker.name, (self._names.host,), {TRUSTED: bundle}),
+            (self._names.client_secret, "envoy-gateway", (), {}),
         ):
-            read = await self._read(name)
-            made = _leaf(read.contents, authorities, common_name, hosts, now)
-            wanted = {**also, **(_contents(made) if made is not None else {})}
-            await self._keep(name, wanted, read)
+            secret_version = await self._read(name)
+            leaf = _leaf(secret_version.contents, authorities, common_name, hosts, now)
+            expected = {**extra, **(_contents(leaf) if leaf is not None else {})}
+            await self._write_if_changed(name, expected, secret_version)
 
-    async def _keep(self, name: ObjectName, wanted: Mapping[str, bytes], read: _Read | None = None) -> None:
-        """Write `wanted` where the Secret says otherwise."""
-        read = read or await self._read(name)
-        if any(read.contents.get(key) != value for key, value in wanted.items()):
-            await self._write(name, read.version, wanted)
+    async def _write_if_changed(
+        self, name: ObjectName, expected: Mapping[str, bytes], secret_version: _SecretVersion | None = None
+    ) -> None:
+        """Writes `expected` if the Secret differs."""
+        secret_version = secret_version or await self._read(name)
+        if any(secret_version.contents.get(key) != value for key, value in expected.items()):
+            await self._write(name, secret_version.version, expected)
 
-    async def _read(self, name: ObjectName) -> _Read:
+    async def _read(self, name: ObjectName) -> _SecretVersion:
         secret = await self._client.get(Secret, name.name, namespace=name.namespace)
         contents = cast(dict[str, str], secret.data or {})  # pyright: ignore[reportUnknownMemberType]
         assert secret.metadata is not None
-        return _Read(
+        return _SecretVersion(
             {key: base64.b64decode(value) for key, value in contents.items()}, secret.metadata.resourceVersion or ""
         )
 
     async def _write(self, name: ObjectName, version: str, contents: Mapping[str, bytes]) -> None:
         data = {key: base64.b64encode(value).decode() for key, value in contents.items()}
-        # Only filled: the release brings the Secret, and takes it away. With the version that was read: of two replicas
-        # that renew at once one is refused, and looks again.
+        # The patch only fills the Secret: the release creates and deletes it. It has the version that was read: if two
+        # replicas renew at once, one is rejected and retries.
         await self._client.patch(  # pyright: ignore[reportUnknownMemberType]
             Secret,
             name.name,
@@ -209,15 +218,15 @@ class CertificateSecrets:
 def _leaf(
     contents: Mapping[str, bytes], authorities: Authorities, common_name: str, hosts: Sequence[str], now: datetime
 ) -> KeyPair | None:
-    """A certificate in place of the one in `contents`; None where that is good."""
+    """Returns a new certificate if the one in `contents` is not valid; else None."""
     certificate = contents.get(_CERTIFICATE, b"")
     if contents.get(_KEY) and authorities.has_issued(certificate) and not is_due(certificate, now):
         return None
     return issue(authorities.issuer, common_name, hosts, now)
 
 
-def _contents(identity: KeyPair) -> Mapping[str, bytes]:
-    return {_CERTIFICATE: identity.certificate, _KEY: identity.key}
+def _contents(key_pair: KeyPair) -> Mapping[str, bytes]:
+    return {_CERTIFICATE: key_pair.certificate, _KEY: key_pair.key}
 
 
 def _renewals(contents: Mapping[str, bytes]) -> int:

@@ -1,4 +1,4 @@
-"""Certificates of an authority of our own: for the links from Envoy to the picker and from Envoy Gateway to the
+"""Certificates of the gateway's own CA, for the connections from Envoy to the picker and from Envoy Gateway to the
 extension."""
 
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
-"""Long enough that a proxy which is told nothing new for months still has a certificate that is good."""
+"""Lifetimes. Judgement: a proxy that gets no update for months still has a valid certificate."""
 
 RENEW_AFTER = 2 / 3
-"""Of its life a certificate is replaced."""
+"""Share of its lifetime after which a certificate is renewed."""
 
 EXPIRES_SOON = timedelta(days=30)
-"""Before its end a certificate is worth a warning: it is renewed four months before, so something keeps that from
-happening."""
+"""Remaining lifetime that causes a warning. A certificate is renewed four months before its end, so something prevents
+the renewal."""
 
 _SKEW = timedelta(minutes=5)
-"""Clocks differ: a certificate is good from a little before it was made."""
+"""Tolerated clock skew: a certificate is valid from a little before its creation."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate and its key, PEM."""
+    """A certificate and its private key, in PEM."""
 
     certificate: bytes
     key: bytes
@@ -42,11 +42,11 @@ def new_authority(now: datetime) -> KeyPair:
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
-    return _identity(builder.sign(key, hashes.SHA256()), key)
+    return _key_pair(builder.sign(key, hashes.SHA256()), key)
 
 
 def issue(authority: KeyPair, common_name: str, dns_names: Sequence[str], now: datetime) -> KeyPair:
-    """For a server of `dns_names`; for a client where there are none."""
+    """Issues a certificate for a server of `dns_names`; for a client if there are none."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = serialization.load_pem_private_key(authority.key, None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
@@ -61,23 +61,23 @@ def issue(authority: KeyPair, common_name: str, dns_names: Sequence[str], now: d
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
-    return _identity(builder.sign(issuer_key, hashes.SHA256()), key)
+    return _key_pair(builder.sign(issuer_key, hashes.SHA256()), key)
 
 
 def is_due(certificate: bytes, now: datetime) -> bool:
-    """Whether it is time for a new one; what is no certificate is due, too."""
+    """Returns whether the certificate must be renewed; an invalid one must be, too."""
     try:
-        read = x509.load_pem_x509_certificate(certificate)
+        parsed = x509.load_pem_x509_certificate(certificate)
     except ValueError:
         return True
-    life = read.not_valid_after_utc - read.not_valid_before_utc
-    return now >= read.not_valid_before_utc + life * RENEW_AFTER
+    life = parsed.not_valid_after_utc - parsed.not_valid_before_utc
+    return now >= parsed.not_valid_before_utc + life * RENEW_AFTER
 
 
 def expiry(certificate: bytes) -> datetime | None:
-    """When the first of the certificates in `certificate` (PEM) expires; None for what is no certificate."""
+    """Returns when the first of the certificates in `certificate` (PEM) expires; None if they are invalid."""
     try:
-        return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(certificate))
+        return min(parsed.not_valid_after_utc for parsed in x509.load_pem_x509_certificates(certificate))
     except ValueError:
         return None
 
@@ -114,7 +114,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _identity(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+def _key_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
     return KeyPair(
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),

@@ -1,4 +1,4 @@
-"""Events on objects that the API server let through and that are wrong nevertheless: what `kubectl describe` shows."""
+"""Warning events on invalid objects that the API server has accepted; `kubectl describe` shows them."""
 
 from collections.abc import Set
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from picker.sources.informer import UNREADABLE, Json
 
 COMPONENT = "inference-gateway"
 MAX_MESSAGE = 1024
-"""What an Event has room for."""
+"""Maximum length of an Event's message."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,10 +29,10 @@ class EventRecorder:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._recorded: dict[str, str] = {}
-        """The problems last recorded of an object that has some, by its uid."""
+        """The last recorded problems of an object, by its uid."""
 
     async def record_problems(self, object_: Json) -> None:
-        """A warning event on an object that is wrong."""
+        """Writes a warning event if the object is invalid and the problems are new."""
         uid = object_["metadata"]["uid"]
         problems = shorten("; ".join(_problems(object_)), MAX_MESSAGE)
         if self._recorded.get(uid, "") == problems:
@@ -44,7 +44,7 @@ class EventRecorder:
             del self._recorded[uid]
 
     def keep_only(self, uids: Set[str]) -> None:
-        """Discard what was recorded of objects that are gone."""
+        """Discards what was recorded of deleted objects."""
         for uid in self._recorded.keys() - uids:
             del self._recorded[uid]
 
@@ -72,8 +72,8 @@ class EventRecorder:
         try:
             await self._client.create(event)
         except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
-            # The log has it too; an event is a courtesy.
-            log.warning("event.not_written", reason=shorten(str(error).partition("\n")[0]))
+            # The problem is logged too; the event is optional.
+            log.warning("event.write_failed", reason=shorten(str(error).partition("\n")[0]))
 
 
 def _problems(object_: Json) -> list[str]:
@@ -83,5 +83,5 @@ def _problems(object_: Json) -> list[str]:
     try:
         wire.model_validate(object_, extra="ignore")
     except ValidationError as error:
-        return [f"{field_path(each['loc'])}: {sentence(each, wire)}" for each in error.errors()]
+        return [f"{field_path(problem['loc'])}: {sentence(problem, wire)}" for problem in error.errors()]
     return []

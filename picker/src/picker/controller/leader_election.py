@@ -1,6 +1,4 @@
-"""Elects one of several replicas: who holds the Lease.
-
-The rules are those of client-go's leader election, so that `kubectl get lease` reads as people are used to."""
+"""Leader election among replicas by a Lease, with the rules of client-go."""
 
 import asyncio
 import random
@@ -20,23 +18,23 @@ from picker.resources.names import ObjectName
 from picker.sources.informer import UNREADABLE, Backoff, status_code
 
 DURATION_S = 15
-"""A Lease that has not been renewed for so long is anyone's."""
+"""A Lease not renewed for this long may be taken over (client-go: `leaseDuration`)."""
 
 RENEW_S = 5.0
 GIVE_UP_S = 10.0
-"""A holder that could not renew for so long stops, well before another may start."""
+"""The leader stops after this long without a renewal, before another may start (client-go: `renewDeadline`)."""
 
 MAX_RESTART_S = 60.0
-"""Between two attempts to run what fails. Judgement."""
+"""Longest pause between two attempts to run work that fails. Judgement."""
 
 log = structlog.get_logger(__name__)
 
 
 class LeaderElector:
-    """Runs something while this replica holds the Lease, and only then.
+    """Runs work only while this replica holds the Lease.
 
-    The Lease is taken, never made: it is the release's, whose Role knows it by its name, and a right to create knows no
-    names."""
+    The Lease is never created here: it belongs to the release. The Role grants access to it by name, and a right to
+    create cannot be limited to a name."""
 
     def __init__(self, client: AsyncClient, name: ObjectName, identity: str) -> None:
         self._client = client
@@ -46,20 +44,20 @@ class LeaderElector:
         self._seen_at_s = 0.0
 
     async def run(self, elected: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the Lease, run `elected`, and begin again when it has been lost. For ever; when cancelled, the Lease
-        is given back."""
+        """Acquires the Lease, runs `elected`, and starts again when the Lease is lost. Runs until cancelled; then it
+        releases the Lease."""
         while True:
-            await self._wait_until_held()
+            await self._wait_until_acquired()
             log.info("lease.acquired", lease=str(self._name), identity=self._identity)
-            async with self._given_back(), asyncio.TaskGroup() as tasks:
-                working = tasks.create_task(_run(elected))
+            async with self._released_on_exit(), asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(_run(elected))
                 await self._renew_until_lost()
                 log.warning("lease.lost", lease=str(self._name))
-                working.cancel()
+                work.cancel()
 
-    async def _wait_until_held(self) -> None:
+    async def _wait_until_acquired(self) -> None:
         while True:
-            if await self._try_to_hold():
+            if await self._try_acquire_or_renew():
                 return
             await asyncio.sleep(RENEW_S * random.uniform(0.5, 1.0))
 
@@ -68,11 +66,11 @@ class LeaderElector:
         renewed_s = loop.time()
         while loop.time() - renewed_s < GIVE_UP_S:
             await asyncio.sleep(RENEW_S * random.uniform(0.4, 0.6))
-            if await self._try_to_hold():
+            if await self._try_acquire_or_renew():
                 renewed_s = loop.time()
 
-    async def _try_to_hold(self) -> bool:
-        """One attempt to take or renew the Lease."""
+    async def _try_acquire_or_renew(self) -> bool:
+        """Makes one attempt to acquire or renew the Lease."""
         try:
             lease = await self._client.get(Lease, self._name.name, namespace=self._name.namespace)
         except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
@@ -87,14 +85,14 @@ class LeaderElector:
         spec.holderIdentity, spec.renewTime, spec.leaseDurationSeconds = self._identity, now, DURATION_S
         lease.spec = spec
         try:
-            # With the version that was read: of two who try at once one is refused.
+            # The update has the version that was read: of two concurrent attempts one is rejected.
             await self._client.replace(lease)
         except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
             return self._failed(error)
         return True
 
     def _expired(self, spec: LeaseSpec) -> bool:
-        """By our own clock: the holder's may be another."""
+        """Returns whether the Lease has expired, by the local clock; clocks of replicas may differ."""
         now_s = asyncio.get_running_loop().time()
         if spec.renewTime != self._seen_renewal:
             self._seen_renewal, self._seen_at_s = spec.renewTime, now_s
@@ -103,14 +101,14 @@ class LeaderElector:
     def _failed(self, error: Exception) -> bool:
         code = status_code(error) if isinstance(error, httpx2.HTTPError) else None
         if code == HTTPStatus.NOT_FOUND:
-            log.warning("lease.missing", lease=str(self._name), remedy="helm upgrade makes it again")
+            log.warning("lease.missing", lease=str(self._name), remedy="helm upgrade creates it again")
         elif code != HTTPStatus.CONFLICT:
             log.warning("lease.unreachable", lease=str(self._name), reason=shorten(str(error).partition("\n")[0]))
         return False
 
     @asynccontextmanager
-    async def _given_back(self) -> AsyncGenerator[None]:
-        """On the way out the next holder need not wait for the Lease to run out."""
+    async def _released_on_exit(self) -> AsyncGenerator[None]:
+        """Releases the Lease on exit, so that the next leader need not wait for its expiry."""
         try:
             yield
         finally:
@@ -125,7 +123,7 @@ class LeaderElector:
 
 
 async def _run(elected: Callable[[], Awaitable[None]]) -> None:
-    """Run `elected` until cancelled. A failure of it neither ends the process nor the leadership."""
+    """Runs `elected` until cancelled. A failure ends neither the process nor the leadership."""
     backoff = Backoff(RENEW_S, MAX_RESTART_S)
     while True:
         try:

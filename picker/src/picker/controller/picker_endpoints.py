@@ -1,7 +1,7 @@
-"""Where the pickers are that the pools name: the pods behind their Services, for Envoy.
+"""The replicas of the pickers that pools name: the pods behind their Services, for Envoy.
 
-Their own addresses rather than the Services': Envoy asks the replicas that it is to ask, leaves one out that does not
-answer, and knows at once when there is none, which is when a FailOpen pool goes on without a pick."""
+Envoy gets the addresses of the pods rather than that of the Service. It can then choose replicas, eject one that does
+not answer, and detect at once that there is none. A FailOpen pool continues without a pick in that case."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -24,27 +24,27 @@ from picker.controller.api_objects import (
 from picker.endpoints.datastore import MembershipChange
 from picker.resources.names import ObjectName
 from picker.sources.informer import LIST_S, Informer
-from picker.xds.picker_ref import PickerName, PickerPlaces, PickerUnknown
+from picker.xds.picker_ref import PickerName, PickerReplicas, PickerUnknown
 
-PART_OF, OURS = "app.kubernetes.io/part-of", "inference-gateway"
-"""The label of a Service whose pickers are this project's."""
+PART_OF, OWN_PROJECT = "app.kubernetes.io/part-of", "inference-gateway"
+"""Label of the Services of this project's pickers."""
 
 SPREAD = "inference.networking.x-k8s.io/spread-pickers"
-"""Annotation of our picker's Service: `true` has all replicas asked, not only the first. One knows all that is in
-flight and what it has sent where, as each of several does not; several are for more than one can decide on."""
+"""Annotation of this project's picker Service: `true` makes Envoy use all replicas, not only the first. A single
+replica knows all requests in flight and all prompts sent. Several are needed only above the load of one."""
 
 TLS_PORT_SUFFIX = "-tls"
-"""A Service with a port NAME-tls beside its port NAME has pods that differ: those that listen by TLS name their port
-so, and the others have no such port. Kubernetes puts the two kinds into EndpointSlices of their own. So each pod is
-asked as it listens while a rollout changes that."""
+"""Suffix of a port name for mixed Services. If a Service has a port NAME-tls beside its port NAME, its pods differ.
+Pods with TLS name their port NAME-tls too, the others have no such port. Kubernetes puts the two kinds into separate
+EndpointSlices. So each pod gets the right protocol during a rollout."""
 
 PLAIN = "kubernetes.io/h2c"
-"""`appProtocol` of a Service's port behind which pickers speak without TLS."""
+"""`appProtocol` of a Service port whose pickers do not use TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Followed:
-    """What is known of one picker's Service."""
+    """The informers of one picker's Service."""
 
     service: Informer[Service]
     slices: Informer[EndpointSlice]
@@ -56,52 +56,53 @@ class _Followed:
 
 
 class PickerEndpoints:
-    """See `picker_ref.Pickers`. Follows the Services that it is told to, and their EndpointSlices."""
+    """Implements `picker_ref.Pickers`: follows the Services passed to `follow`, and their EndpointSlices."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._tasks: asyncio.TaskGroup | None = None
         self._followed: dict[ObjectName, _Followed] = {}
-        self._known: dict[PickerName, PickerPlaces] = {}
-        self._asked: set[PickerName] = set()
+        self._known: dict[PickerName, PickerReplicas] = {}
+        self._pickers: set[PickerName] = set()
         self._listeners: list[Callable[[MembershipChange], None]] = []
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
-        """To be called first. `tasks`: where the watches run."""
+        """Must be called first. The watches run in `tasks`."""
         self._tasks = tasks
 
     def follow(self, pickers: Iterable[PickerName]) -> None:
-        """These from now on, and no others."""
-        self._asked = set(pickers)
-        services = {picker.service for picker in self._asked}
-        for gone in self._followed.keys() - services:
-            for task in self._followed.pop(gone).tasks:
+        """Sets the pickers to follow."""
+        self._pickers = set(pickers)
+        services = {picker.service for picker in self._pickers}
+        for removed in self._followed.keys() - services:
+            for task in self._followed.pop(removed).tasks:
                 task.cancel()
         for name in services - self._followed.keys():
             self._followed[name] = self._following(name)
-        self._look()
+        self._update()
 
     async def wait_until_listed(self, timeout_s: float) -> None:
-        """Until all Services that are followed now are known, or for `timeout_s`: the others are asked for again."""
+        """Waits until all followed Services are listed, at most `timeout_s`. Pickers that are not listed yet are
+        retried later."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 for followed in list(self._followed.values()):
                     await followed.service.listed.wait()
                     await followed.slices.listed.wait()
 
-    def places(self, picker: PickerName) -> PickerPlaces | None:
+    def replicas(self, picker: PickerName) -> PickerReplicas | None:
         return self._known.get(picker)
 
     async def is_own_picker(self, service: ObjectName) -> bool:
         if service not in self._followed:
-            # Envoy Gateway has heard of a pool a moment before us.
+            # Envoy Gateway may read a pool a moment earlier than this process.
             self._followed[service] = self._following(service)
         followed = self._followed[service]
         with suppress(TimeoutError):
             async with asyncio.timeout(LIST_S):
                 await followed.service.listed.wait()
         if followed.service.age_s is None:
-            # Nothing, or a refusal: either is no word on whose picker it is.
+            # Without a successful list the owner of the picker is unknown.
             raise PickerUnknown(f"Service {service} is not known yet")
         known = followed.service.objects.get(service)
         return known is not None and _is_own_picker(known)
@@ -113,57 +114,63 @@ class PickerEndpoints:
         service = Informer(self._client, SERVICE, read_service, name.namespace, name=name.name)
         slices = Informer(self._client, ENDPOINT_SLICE, read_slice, name.namespace, {SERVICE_OF_SLICE: name.name})
         assert self._tasks is not None
-        following = [self._tasks.create_task(copy.follow(self._look)) for copy in (service, slices)]
-        return _Followed(service, slices, following)
+        tasks = [self._tasks.create_task(informer.follow(self._update)) for informer in (service, slices)]
+        return _Followed(service, slices, tasks)
 
-    def _look(self) -> None:
-        """Work out anew where the pickers are, and tell whose places are others now."""
-        before = self._known
-        found = {picker: self._found(picker) for picker in self._asked}
-        self._known = {picker: places for picker, places in found.items() if places is not None}
+    def _update(self) -> None:
+        """Recomputes the replicas, and notifies the listeners of changes."""
+        previous = self._known
+        resolved = {picker: self._resolve(picker) for picker in self._pickers}
+        self._known = {picker: replicas for picker, replicas in resolved.items() if replicas is not None}
         changed = {
-            picker for picker in before.keys() | self._known.keys() if before.get(picker) != self._known.get(picker)
+            picker for picker in previous.keys() | self._known.keys() if previous.get(picker) != self._known.get(picker)
         }
         if changed:
             change = MembershipChange((), (), frozenset(str(picker) for picker in changed))
             for listener in self._listeners:
                 listener(change)
 
-    def _found(self, picker: PickerName) -> PickerPlaces | None:
-        """None until the API server has told."""
+    def _resolve(self, picker: PickerName) -> PickerReplicas | None:
+        """Returns None until the Service and its slices are listed."""
         followed = self._followed[picker.service]
         if not followed.is_listed:
             return None
         service = followed.service.objects.get(picker.service)
-        port = next((each for each in service.spec.ports if each.port == picker.port), None) if service else None
+        port = (
+            next((candidate for candidate in service.spec.ports if candidate.port == picker.port), None)
+            if service
+            else None
+        )
         if service is None or port is None:
-            return PickerPlaces((), False)
+            return PickerReplicas((), False)
         slices = followed.slices.objects.values()
-        addresses = {each for one in slices for each in _addresses(one, port)}
-        marked = f"{port.name}{TLS_PORT_SUFFIX}"
+        addresses = {address for endpoint_slice in slices for address in _addresses(endpoint_slice, port)}
+        tls_port_name = f"{port.name}{TLS_PORT_SUFFIX}"
         tls_addresses = None
-        if any(each.name == marked for each in service.spec.ports):
+        if any(service_port.name == tls_port_name for service_port in service.spec.ports):
             tls_addresses = frozenset(
-                each
-                for one in slices
-                if any(slice_port.name == marked for slice_port in one.ports or ())
-                for each in _addresses(one, port)
+                address
+                for endpoint_slice in slices
+                if any(slice_port.name == tls_port_name for slice_port in endpoint_slice.ports or ())
+                for address in _addresses(endpoint_slice, port)
             )
-        in_turn = _is_own_picker(service) and service.metadata.annotations.get(SPREAD) != "true"
-        # In an order that is the same for everybody who tells Envoys.
-        return PickerPlaces(tuple(sorted(addresses)), port.app_protocol != PLAIN, tls_addresses, in_turn)
+        failover = _is_own_picker(service) and service.metadata.annotations.get(SPREAD) != "true"
+        # The order must be the same in all replicas of the extension.
+        return PickerReplicas(tuple(sorted(addresses)), port.app_protocol != PLAIN, tls_addresses, failover)
 
 
 def _is_own_picker(service: Service) -> bool:
-    return service.metadata.labels.get(PART_OF) == OURS
+    return service.metadata.labels.get(PART_OF) == OWN_PROJECT
 
 
-def _addresses(of: EndpointSlice, port: ServicePort) -> Iterable[str]:
-    """`ip:port` of the endpoints that are ready."""
-    number = next((each.port for each in of.ports or () if (each.name or "") == port.name), None)
+def _addresses(endpoint_slice: EndpointSlice, port: ServicePort) -> Iterable[str]:
+    """Yields `ip:port` of the ready endpoints."""
+    number = next(
+        (slice_port.port for slice_port in endpoint_slice.ports or () if (slice_port.name or "") == port.name), None
+    )
     if number is None:
         return
-    for endpoint in of.endpoints or ():
+    for endpoint in endpoint_slice.endpoints or ():
         if endpoint.is_ready and endpoint.addresses:
-            # Of several addresses of one endpoint the first is the one to use, as the API says.
+            # An endpoint's addresses are fungible, and clients may use the first one, as the API says.
             yield join_address(endpoint.addresses[0], number)

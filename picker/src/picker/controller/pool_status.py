@@ -1,6 +1,6 @@
-"""What a pool's status says. Pure: from the objects as they are to the status as it shall be.
+"""Computes the status of a pool. Pure: from objects to the status that they should have.
 
-Conditions and reasons are the inference extension's
+Conditions and reasons are those of the inference extension
 (https://gateway-api-inference-extension.sigs.k8s.io/reference/spec/#inferencepoolconditiontype)."""
 
 from collections import defaultdict
@@ -16,20 +16,20 @@ from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 from picker.resources.pool_wire import STRATEGY_ANNOTATION
 from picker.resources.status_wire import MAX_MESSAGE, Condition
 from picker.sources.informer import Json
-from picker.xds.header_changes import rejected
+from picker.xds.header_changes import rejected_headers
 
 MAX_PROBLEMS = 1024
-"""Characters of a condition that lists problems: some ten of them."""
+"""Maximum characters of a condition that lists problems: about ten of them."""
 
-_SERVED_FILTERS = frozenset({"RequestHeaderModifier", "ResponseHeaderModifier"})
+_SUPPORTED_FILTERS = frozenset({"RequestHeaderModifier", "ResponseHeaderModifier"})
 
 MAX_PARENTS = 32
-"""Entries that a status has room for."""
+"""Maximum number of entries of a status."""
 
 
 @dataclass(frozen=True, slots=True)
 class PickerReference:
-    """The picker that a pool names, of whichever kind."""
+    """The picker that a pool names, of any kind."""
 
     group: str
     kind: str
@@ -39,21 +39,21 @@ class PickerReference:
 
 @dataclass(frozen=True, slots=True)
 class ConditionResult:
-    """A condition but for its times."""
+    """A condition without its times."""
 
     type: Literal["Accepted", "ResolvedRefs", "RoutingStrategy", "PartiallyInvalid"]
     holds: bool
     reason: str
     message: str
 
-    def condition(self, generation: int, now: str, before: Iterable[Mapping[str, object]]) -> Condition:
-        """`before`: the conditions so far; the time of one that still says the same stays."""
+    def condition(self, generation: int, now: str, previous_conditions: Iterable[Mapping[str, object]]) -> Condition:
+        """Returns the condition. `previous_conditions`: the current ones; an unchanged condition keeps its time."""
         status: Literal["True", "False"] = "True" if self.holds else "False"
         since = next(
             (
-                str(each["lastTransitionTime"])
-                for each in before
-                if each.get("type") == self.type and each.get("status") == status
+                str(previous["lastTransitionTime"])
+                for previous in previous_conditions
+                if previous.get("type") == self.type and previous.get("status") == status
             ),
             now,
         )
@@ -69,7 +69,7 @@ class ConditionResult:
 
 @dataclass(frozen=True, slots=True)
 class RouteIndex:
-    """HTTPRoutes by what statuses ask for, so that many pools with many routes cost their sum."""
+    """HTTPRoutes indexed by pool and by Gateway, so that the cost is the sum of pools and routes."""
 
     _of_pool: Mapping[PoolName, Sequence[HTTPRoute]]
     _controllers: Mapping[ObjectName, Set[str]]
@@ -86,34 +86,34 @@ class RouteIndex:
         return cls(of_pool, controllers)
 
     def of_pool(self, pool: PoolName) -> Sequence[HTTPRoute]:
-        """The routes that lead to `pool`."""
+        """Returns the routes to `pool`."""
         return self._of_pool.get(pool, ())
 
     def controllers_of(self, gateway: ObjectName) -> Set[str]:
-        """The controllers that wrote the status of some route for `gateway`."""
+        """Returns the controllers that wrote the status of any route for `gateway`."""
         return self._controllers.get(gateway, frozenset())
 
 
 def parents(pool: PoolName, routes: Iterable[HTTPRoute], controller: str) -> Mapping[ObjectName, bool]:
-    """The Gateways of `controller` that some HTTPRoute leads from to the pool, and whether one such route is accepted
-    there. In a stable order."""
-    found: dict[ObjectName, bool] = {}
+    """Returns the Gateways of `controller` with an HTTPRoute to the pool, and whether such a route is accepted. The
+    order is stable."""
+    result: dict[ObjectName, bool] = {}
     for route in routes:
         if pool not in set(route.pools()):
             continue
-        wanted = {route.gateway(parent) for parent in route.spec.parent_refs if parent.kind == "Gateway"}
+        referenced = {route.gateway(parent) for parent in route.spec.parent_refs if parent.kind == "Gateway"}
         for parent in route.status.parents:
             gateway = route.gateway(parent.parent_ref)
-            if parent.controller_name != controller or gateway not in wanted:
+            if parent.controller_name != controller or gateway not in referenced:
                 continue
             accepted = not route.is_grpc and any(
-                each.type == "Accepted" and each.status == "True" for each in parent.conditions
+                condition.type == "Accepted" and condition.status == "True" for condition in parent.conditions
             )
-            found[gateway] = found.get(gateway, False) or accepted
-    return {gateway: found[gateway] for gateway in sorted(found)[:MAX_PARENTS]}
+            result[gateway] = result.get(gateway, False) or accepted
+    return {gateway: result[gateway] for gateway in sorted(result)[:MAX_PARENTS]}
 
 
-def pool_findings(
+def pool_conditions(
     pool: PoolName,
     picker: PickerReference | None,
     route_accepted: bool,
@@ -121,17 +121,19 @@ def pool_findings(
     annotations: Mapping[str, str],
     routes: Iterable[HTTPRoute],
 ) -> Sequence[ConditionResult]:
-    """All that is found of a pool for one Gateway. `annotations`: the pool's. `routes`: those that lead to it."""
-    found = [accepted(pool, picker, route_accepted), resolved(picker, services), strategy(annotations)]
+    """Returns all conditions of a pool for one Gateway. `annotations`: the pool's. `routes`: those to the pool."""
+    conditions = [accepted(pool, picker, route_accepted), resolved(picker, services), strategy(annotations)]
     invalid = partially_invalid(pool, routes)
-    return [*found, invalid] if invalid is not None else found
+    return [*conditions, invalid] if invalid is not None else conditions
 
 
 def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: bool) -> ConditionResult:
-    """Whether a Gateway takes the pool."""
+    """Returns whether a Gateway accepts the pool."""
     if picker is None:
         reason = "EndpointPickerRefMissing" if pool.group == POOL_GROUP_V1 else "NotSupportedByGateway"
-        return ConditionResult("Accepted", False, reason, "The pool names no endpoint picker; this gateway needs one.")
+        return ConditionResult(
+            "Accepted", False, reason, "The pool has no endpointPickerRef, which this gateway requires."
+        )
     if not route_accepted:
         reason = "HTTPRouteNotAccepted" if pool.group == POOL_GROUP_V1 else "NotSupportedByGateway"
         return ConditionResult(
@@ -141,7 +143,7 @@ def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: boo
 
 
 def resolved(picker: PickerReference | None, services: Mapping[ObjectName, Service]) -> ConditionResult:
-    """Whether what the pool refers to is there."""
+    """Returns whether the pool's references exist."""
     problem = _problem(picker, services) if picker is not None else None
     if problem is not None:
         return ConditionResult("ResolvedRefs", False, "InvalidExtensionRef", problem)
@@ -149,80 +151,84 @@ def resolved(picker: PickerReference | None, services: Mapping[ObjectName, Servi
 
 
 def strategy(annotations: Mapping[str, str]) -> ConditionResult:
-    """Which routing strategy the pool's annotation names, as the condition's reason."""
+    """Returns the routing strategy of the pool's annotation, as the condition's reason."""
     named = annotations.get(STRATEGY_ANNOTATION)
     if named is None:
-        return ConditionResult("RoutingStrategy", True, RoutingStrategy.DEFAULT.value, "The pool names no strategy.")
+        return ConditionResult(
+            "RoutingStrategy", True, RoutingStrategy.DEFAULT.value, "The pool has no strategy annotation."
+        )
     if named in set(RoutingStrategy):
-        return ConditionResult("RoutingStrategy", True, named, "The pool's annotation names the strategy.")
+        return ConditionResult("RoutingStrategy", True, named, "The strategy is that of the pool's annotation.")
     allowed = ", ".join(RoutingStrategy)
     message = (
         f"The annotation {STRATEGY_ANNOTATION} is {shorten(named)!r}; allowed: {allowed}. "
-        f"Pickers keep the last strategy that they read, or {RoutingStrategy.DEFAULT} if there is none."
+        f"Pickers keep the last valid strategy, or {RoutingStrategy.DEFAULT} if there is none."
     )
     return ConditionResult("RoutingStrategy", False, "UnknownStrategy", message)
 
 
 def partially_invalid(pool: PoolName, routes: Iterable[HTTPRoute]) -> ConditionResult | None:
-    """What `routes`, those to the pool, ask for that the gateway does not do; None where it does everything.
+    """Returns the features of `routes`, those to the pool, that are not supported; None if all are.
 
     The condition's name and reason are those of the Gateway API's routes."""
-    problems = [problem for route in routes for problem in _unserved(pool, route)]
+    problems = [problem for route in routes for problem in _unsupported(pool, route)]
     if not problems:
         return None
     return ConditionResult("PartiallyInvalid", True, "UnsupportedValue", shorten(" ".join(problems), MAX_PROBLEMS))
 
 
-def _unserved(pool: PoolName, route: HTTPRoute) -> Iterator[str]:
-    """Sentences on one route to the pool."""
+def _unsupported(pool: PoolName, route: HTTPRoute) -> Iterator[str]:
+    """Yields a message for each unsupported feature of one route to the pool."""
     namespace = route.metadata.namespace
     if route.is_grpc:
-        yield f"{route.title}: GRPCRoutes to pools are not served."
+        yield f"{route.title}: GRPCRoutes to pools are not supported."
         return
     for index, rule in enumerate(route.spec.rules):
         if any(backend.pool(namespace) == pool for backend in rule.mirrors()):
-            yield f"{route.title} rule {index}: requests are not mirrored to pools, and the rule answers 500."
-        leading = [backend for backend in rule.backend_refs if backend.pool(namespace) == pool]
-        for backend in leading:
-            if ignored := sorted({each.type for each in backend.filters} - _SERVED_FILTERS):
+            yield f"{route.title} rule {index}: mirroring to pools is not supported, and the rule responds with 500."
+        to_pool = [backend for backend in rule.backend_refs if backend.pool(namespace) == pool]
+        for backend in to_pool:
+            if ignored := sorted({route_filter.type for route_filter in backend.filters} - _SUPPORTED_FILTERS):
                 yield f"{route.title} rule {index}: filters of the backendRef are ignored: {', '.join(ignored)}."
             changes = (*backend.request_changes, *backend.response_changes)
-            if names := [name for each in changes for name in rejected(each)]:
-                yield f"{route.title} rule {index}: headers that Envoy does not change: {', '.join(names)}."
-        expressions = (each for match in rule.matches for each in match.expressions()) if leading else ()
-        for each in expressions:
-            if problem := expression_problem(each):
+            if names := [name for change in changes for name in rejected_headers(change)]:
+                yield f"{route.title} rule {index}: header changes that Envoy rejects: {', '.join(names)}."
+        expressions = (text for match in rule.matches for text in match.expressions()) if to_pool else ()
+        for expression in expressions:
+            if problem := expression_problem(expression):
                 place = f"{route.title} rule {index}"
-                yield f"{place}: {shorten(each, 80)!r} is no expression of RE2 ({shorten(problem, 80)})."
+                yield f"{place}: {shorten(expression, 80)!r} is not a valid RE2 expression ({shorten(problem, 80)})."
 
 
 def _problem(picker: PickerReference, services: Mapping[ObjectName, Service]) -> str | None:
     if (picker.group, picker.kind) != ("", "Service"):
         kind = f"{picker.kind} of group {picker.group}" if picker.group else picker.kind
-        return f"The endpoint picker is a {kind}; allowed is a Service."
+        return f"The endpoint picker is a {kind}; only a Service is allowed."
     service = services.get(picker.service)
     if service is None:
-        return f"There is no Service {picker.service}."
+        return f"Service {picker.service} does not exist."
     if service.spec.type == "ExternalName":
         return f"Service {picker.service} is an ExternalName; a picker's address must be inside the cluster."
-    ports = [each.port for each in service.spec.ports]
+    ports = [port.port for port in service.spec.ports]
     if picker.port not in ports:
         return f"Service {picker.service} has no port {picker.port}; it has {', '.join(map(str, ports))}."
     return None
 
 
 def same_but_for_times(one: Sequence[Mapping[str, object]], other: Sequence[Mapping[str, object]]) -> bool:
-    """Whether two lists of conditions say the same."""
+    """Returns whether two lists of conditions are equal except for their times."""
 
-    def said(conditions: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-        kept = [{key: value for key, value in each.items() if key != "lastTransitionTime"} for each in conditions]
-        return sorted(kept, key=lambda each: str(each.get("type")))
+    def normalized(conditions: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+        without_times = [
+            {key: value for key, value in condition.items() if key != "lastTransitionTime"} for condition in conditions
+        ]
+        return sorted(without_times, key=lambda condition: str(condition.get("type")))
 
-    return said(one) == said(other)
+    return normalized(one) == normalized(other)
 
 
 def conditions_of(gateway: ObjectName, entries: Sequence[Json]) -> Sequence[Json]:
-    """What the status says of the pool at `gateway` so far."""
+    """Returns the current conditions of the pool for `gateway`."""
     for entry in entries:
         reference = entry["parentRef"]
         if (reference.get("namespace"), reference.get("name")) == (gateway.namespace, gateway.name):
@@ -231,7 +237,7 @@ def conditions_of(gateway: ObjectName, entries: Sequence[Json]) -> Sequence[Json
 
 
 def same_entries(before: Sequence[Json], after: Sequence[Json]) -> bool:
-    """Whether two lists of a status's parents say the same."""
+    """Returns whether two lists of a status's parents are equal except for their times."""
     return len(before) == len(after) and all(
         {**one, "conditions": None} == {**other, "conditions": None}
         and same_but_for_times(one.get("conditions") or [], other.get("conditions") or [])

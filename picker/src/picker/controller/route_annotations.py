@@ -1,7 +1,8 @@
-"""Marks HTTPRoutes after a renewal of certificates, so that Envoy Gateway translates again and Envoy has the new ones.
+"""Annotates HTTPRoutes after a renewal of certificates, so that Envoy Gateway translates again and Envoy gets the new
+ones.
 
-Envoy Gateway asks its extension when an object changes that it watches. A certificate is none of those. It passes on
-annotations of its own prefix alone, and takes no notice of those of a pool."""
+Envoy Gateway calls its extension when a watched object changes, and a certificate is not watched. Of annotations it
+passes on only those with its own prefix, and it ignores those of a pool."""
 
 import asyncio
 from collections.abc import Collection
@@ -21,55 +22,57 @@ from picker.sources.api_metrics import API_METRICS
 from picker.sources.informer import UNREADABLE, Json, status_code
 from picker.sources.kubernetes_client import reason_of
 
-MARK = "gateway.envoyproxy.io/picker-certificates"
-"""Annotation of a route: how often the certificates of the pickers that it leads to have been renewed."""
+RENEWALS_ANNOTATION = "gateway.envoyproxy.io/picker-certificates"
+"""Annotation of a route: the number of renewals of its pickers' certificates."""
 
 SPREAD_S = 3 * FOLLOW_S
-"""After a renewal, for every replica of the extension to have read it: any of them may be the one that is asked."""
+"""Delay after a renewal, until every replica of the extension has read it: Envoy Gateway may call any of them."""
 
-LOOK_S = 5.0
+CHECK_S = 5.0
 
 log = structlog.get_logger(__name__)
 
 
 class RouteAnnotations:
-    """Runs in every replica. All write the same mark, and writing it again changes nothing."""
+    """Writes the annotation. Runs in every replica; all write the same value, so that writing it again changes
+    nothing."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._renewals = 0
         self._since_s = 0.0
-        self._marked = 0
+        self._annotated = 0
         self.pools: Collection[PoolName] = ()
-        """Those whose picker is asked with the certificates."""
+        """The pools whose pickers use the certificates."""
 
     def renewed(self, renewals: int) -> None:
-        """Say what this replica answers Envoy Gateway with from now on. 0: the first certificates."""
+        """Sets the renewals of the certificates that this replica serves. 0: the first certificates."""
         if renewals != self._renewals:
             self._renewals = renewals
             self._since_s = asyncio.get_running_loop().time()
 
     async def keep(self) -> None:
-        """Mark after each renewal, for as long as the process runs."""
+        """Annotates after each renewal. Runs until cancelled."""
         while True:
             is_due = asyncio.get_running_loop().time() >= self._since_s + SPREAD_S
-            if self._marked != self._renewals and is_due:
+            if self._annotated != self._renewals and is_due:
                 renewals = self._renewals
                 try:
-                    await self._mark(renewals)
+                    await self._annotate(renewals)
                 except (httpx2.HTTPError, OSError, *UNREADABLE) as error:
                     API_METRICS.failed("HTTPRoute", reason_of(error))
-                    log.warning("certificates.routes_not_marked", reason=shorten(str(error).partition("\n")[0]))
+                    log.warning("certificates.route_annotation_failed", reason=shorten(str(error).partition("\n")[0]))
                 else:
-                    self._marked = renewals
-            await asyncio.sleep(LOOK_S)
+                    self._annotated = renewals
+            await asyncio.sleep(CHECK_S)
 
-    async def _mark(self, renewals: int) -> None:
-        """Raises httpx2.HTTPError where the API server fails; a route that is gone meanwhile is none to mark."""
+    async def _annotate(self, renewals: int) -> None:
+        """Annotates all routes to `pools`. Raises httpx2.HTTPError if the API server fails; a deleted route is
+        skipped."""
         listing = self._client.list(HTTP_ROUTE, namespace="*")  # pyright: ignore[reportUnknownMemberType]
         names: list[ObjectName] = []
-        async for each in listing:
-            route = read_pool_route(cast(Json, each))
+        async for object_ in listing:
+            route = read_pool_route(cast(Json, object_))
             if route is not None and not set(route.pools()).isdisjoint(self.pools):
                 names.append(ObjectName(route.metadata.namespace, route.metadata.name))
         problem: httpx2.HTTPError | None = None
@@ -78,7 +81,7 @@ class RouteAnnotations:
                 await self._client.patch(  # pyright: ignore[reportUnknownMemberType]
                     HTTP_ROUTE,
                     name.name,
-                    {"metadata": {"annotations": {MARK: str(renewals)}}},
+                    {"metadata": {"annotations": {RENEWALS_ANNOTATION: str(renewals)}}},
                     namespace=name.namespace,
                     patch_type=PatchType.MERGE,
                 )

@@ -14,12 +14,12 @@ from picker.xds.extension import RuleBackend, RuleName
 from picker.xds.extension_server import LookupFailed
 
 TRANSLATION_S = 1.0
-"""The longest that one translation takes."""
+"""Longest duration of one translation. Judgement."""
 
 
 class ApiRuleLookup:
-    """See `extension_server.RuleLookup`. Lists the HTTPRoutes anew for each translation: Envoy Gateway calls the moment
-    that one has changed, and a watch of our own might be a moment behind its."""
+    """Implements `extension_server.RuleLookup`. Lists the HTTPRoutes again for each translation: Envoy Gateway calls as
+    soon as one has changed, and a watch might lag behind."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -39,15 +39,15 @@ class ApiRuleLookup:
             for backend in route.spec.rules[rule.rule].backend_refs
         ]
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         self._listed_s = -TRANSLATION_S
 
     async def _list(self) -> None:
-        asked_s = asyncio.get_running_loop().time()
+        started_s = asyncio.get_running_loop().time()
         try:
             listing = self._client.list(HTTP_ROUTE, namespace="*")  # pyright: ignore[reportUnknownMemberType]
-            routes = [read_route(cast(Json, each)) async for each in listing]
+            routes = [read_route(cast(Json, object_)) async for object_ in listing]
         except httpx2.HTTPError as error:
             raise LookupFailed(str(error) or type(error).__name__) from error
-        self._routes = {ObjectName(each.metadata.namespace, each.metadata.name): each for each in routes}
-        self._listed_s = asked_s
+        self._routes = {ObjectName(route.metadata.namespace, route.metadata.name): route for route in routes}
+        self._listed_s = started_s

@@ -1,4 +1,4 @@
-"""Writes the statuses of pools, and of what is said about models."""
+"""Writes the statuses of InferencePools, InferenceModels, InferenceObjectives and InferenceModelRewrites."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -27,11 +27,11 @@ from picker.controller.events import EventRecorder
 from picker.controller.model_status import (
     Claims,
     model_claims,
-    model_findings,
+    model_conditions,
     no_claims,
-    objective_findings,
+    objective_conditions,
     rewrite_claims,
-    rewrite_findings,
+    rewrite_conditions,
 )
 from picker.controller.pool_status import (
     ConditionResult,
@@ -39,7 +39,7 @@ from picker.controller.pool_status import (
     RouteIndex,
     conditions_of,
     parents,
-    pool_findings,
+    pool_conditions,
     same_but_for_times,
     same_entries,
 )
@@ -59,17 +59,17 @@ from picker.sources.informer import Backoff, Informer, Json, Resource, object_na
 
 POOL_V1 = resource(POOL_GROUP_V1, "v1", "InferencePool")
 POOL_V1ALPHA2 = resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferencePool")
-_Findings = Callable[[Json, Claims, Collection[PoolName]], Sequence[ConditionResult]]
-"""What is found of an object, by the names that others of its kind own and the pools that exist."""
+_ConditionsOf = Callable[[Json, Claims, Collection[PoolName]], Sequence[ConditionResult]]
+"""Computes the conditions of an object from the owners of names and the existing pools."""
 _ClaimsOf = Callable[[Iterable[Json]], Claims]
 
-ABOUT_MODELS: Sequence[tuple[Resource, _ClaimsOf, _Findings]] = (
-    (resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferenceModel"), model_claims, model_findings),
+MODEL_KINDS: Sequence[tuple[Resource, _ClaimsOf, _ConditionsOf]] = (
+    (resource(POOL_GROUP_V1ALPHA2, "v1alpha2", "InferenceModel"), model_claims, model_conditions),
     *(
-        (resource(group, "v1alpha2", kind), claims, findings)
-        for kind, claims, findings in (
-            ("InferenceObjective", no_claims, objective_findings),
-            ("InferenceModelRewrite", rewrite_claims, rewrite_findings),
+        (resource(group, "v1alpha2", kind), claims, conditions_of_object)
+        for kind, claims, conditions_of_object in (
+            ("InferenceObjective", no_claims, objective_conditions),
+            ("InferenceModelRewrite", rewrite_claims, rewrite_conditions),
         )
         for group in (POOL_GROUP_V1ALPHA2, ROUTER_GROUP)
     ),
@@ -77,41 +77,43 @@ ABOUT_MODELS: Sequence[tuple[Resource, _ClaimsOf, _Findings]] = (
 
 SETTLE_S = 0.05
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 60.0
-"""After a status that could not be written. Judgement: a restarted API server is back within a minute."""
+"""Backoff after a failed write. Judgement: a restarted API server is back within a minute."""
 
 GRPC_ROUTES_S = 10.0
-"""To list GRPCRoutes at the start. A ClusterRole without them must not hold up all statuses. Judgement."""
+"""Limit for the first list of GRPCRoutes. A ClusterRole without them must not block all statuses. Judgement."""
 
 log = structlog.get_logger(__name__)
 
 
 class StatusWriter:
-    """Keeps the statuses in step with pools, HTTPRoutes and Services. Runs in one replica at a time."""
+    """Updates statuses when pools, HTTPRoutes or Services change. Runs in one replica at a time."""
 
-    def __init__(self, client: AsyncClient, controller: str, where: Callable[[ObjectName], ObjectName]) -> None:
-        """`controller`: the `controllerName` of the GatewayClasses that are ours. `where`: the Service that is meant by
-        the one that a pool names."""
+    def __init__(
+        self, client: AsyncClient, controller: str, resolve_service: Callable[[ObjectName], ObjectName]
+    ) -> None:
+        """`controller`: the `controllerName` of the own GatewayClasses. `resolve_service` maps the Service that a pool
+        names to the one that serves it."""
         self._client = client
         self._controller = controller
-        self._where = where
+        self._resolve_service = resolve_service
         self._events = EventRecorder(client)
         self._problems: dict[str, str] = {}
-        """Why the status of an object could not be written, by the object's uid."""
+        """The last error of a status write, by the object's uid."""
 
     async def run(self) -> None:
-        """Until cancelled. Raises nothing: what fails of one object is logged once, counted, and tried again."""
+        """Runs until cancelled. Raises nothing: a failure for one object is logged once, counted, and retried."""
         changed = asyncio.Event()
         routes = Informer(self._client, HTTP_ROUTE, read_pool_route)
         grpc_routes = Informer(self._client, GRPC_ROUTE, read_grpc_route)
         services = Informer(self._client, SERVICE, read_service)
         pools = [Informer(self._client, kind, _whole) for kind in (POOL_V1, POOL_V1ALPHA2)]
-        others = [Informer(self._client, kind, _whole) for kind, _, _ in ABOUT_MODELS]
+        others = [Informer(self._client, kind, _whole) for kind, _, _ in MODEL_KINDS]
         backoff = Backoff(RETRY_BASE_S, RETRY_MAX_S)
         async with asyncio.TaskGroup() as tasks:
-            for copy in (routes, grpc_routes, services, *pools, *others):
-                tasks.create_task(copy.follow(changed.set))
-            for copy in (routes, services, *pools, *others):
-                await copy.listed.wait()
+            for informer in (routes, grpc_routes, services, *pools, *others):
+                tasks.create_task(informer.follow(changed.set))
+            for informer in (routes, services, *pools, *others):
+                await informer.listed.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRPC_ROUTES_S):
                     await grpc_routes.listed.wait()
@@ -119,19 +121,19 @@ class StatusWriter:
                 changed.clear()
                 index = RouteIndex.of((*routes.objects.values(), *grpc_routes.objects.values()))
                 written = await self._write_pools(pools, index, services.objects)
-                names = {_pool_name(each) for copy in pools for each in copy.objects.values()}
-                if await self._write_about_models(others, names) and written:
+                names = {_pool_name(pool) for informer in pools for pool in informer.objects.values()}
+                if await self._write_models(others, names) and written:
                     backoff.reset()
                 else:
                     asyncio.get_running_loop().call_later(backoff.next_s(), changed.set)
-                self._forget_all_but(each for copy in (*pools, *others) for each in copy.objects.values())
+                self._keep_only(object_ for informer in (*pools, *others) for object_ in informer.objects.values())
                 await changed.wait()
                 await asyncio.sleep(SETTLE_S)
 
     async def _write_pools(
         self, pools: Sequence[Informer[Json]], routes: RouteIndex, services: Mapping[ObjectName, Service]
     ) -> bool:
-        """Write what differs; whether all could be written."""
+        """Writes changed statuses. Returns whether all writes succeeded."""
 
         async def write(kind: Resource, pool: Json) -> bool:
             await self._events.record_problems(pool)
@@ -139,33 +141,34 @@ class StatusWriter:
             return status is None or await self._write(kind, pool, status)
 
         written = True
-        for kind, copy in zip((POOL_V1, POOL_V1ALPHA2), pools, strict=True):
-            for pool in list(copy.objects.values()):
-                written = await self._alone(pool, partial(write, kind, pool)) and written
+        for kind, informer in zip((POOL_V1, POOL_V1ALPHA2), pools, strict=True):
+            for pool in list(informer.objects.values()):
+                written = await self._isolated(pool, partial(write, kind, pool)) and written
         return written
 
-    async def _write_about_models(self, copies: Sequence[Informer[Json]], pools: Collection[PoolName]) -> bool:
-        async def write(kind: Resource, object_: Json, findings: _Findings, claims: Claims) -> bool:
+    async def _write_models(self, informers: Sequence[Informer[Json]], pools: Collection[PoolName]) -> bool:
+        async def write(kind: Resource, object_: Json, conditions_of_object: _ConditionsOf, claims: Claims) -> bool:
             await self._events.record_problems(object_)
             before = cast(list[Json], cast(Json, object_.get("status") or {}).get("conditions") or [])
             generation = object_["metadata"].get("generation", 0)
-            found = findings(object_, claims, pools)
-            conditions = [_json(finding.condition(generation, _now(), before)) for finding in found]
+            found = conditions_of_object(object_, claims, pools)
+            conditions = [_json(condition.condition(generation, _now(), before)) for condition in found]
             return same_but_for_times(before, conditions) or await self._write(
                 kind, object_, {"conditions": conditions}
             )
 
         written = True
-        for (kind, claims_of, findings), copy in zip(ABOUT_MODELS, copies, strict=True):
-            objects = list(copy.objects.values())
+        for (kind, claims_of, conditions_of_object), informer in zip(MODEL_KINDS, informers, strict=True):
+            objects = list(informer.objects.values())
             claims = claims_of(objects)
-            for each in objects:
-                written = await self._alone(each, partial(write, kind, each, findings, claims)) and written
+            for object_ in objects:
+                attempt = partial(write, kind, object_, conditions_of_object, claims)
+                written = await self._isolated(object_, attempt) and written
         return written
 
-    async def _alone(self, object_: Json, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Whether `write` has written the status of one object, whose failure is its own."""
-        # Between two objects the loop is free for Envoy's questions.
+    async def _isolated(self, object_: Json, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Runs `write` for one object, and returns whether it succeeded. A failure does not affect other objects."""
+        # Yields to the event loop between objects, so that Envoy's requests are served.
         await asyncio.sleep(0)
         try:
             written, problem = await write(), ""
@@ -180,38 +183,40 @@ class StatusWriter:
         return written
 
     def _is_new(self, object_: Json, problem: str) -> bool:
-        """Whether `problem` is another than the last one of the object."""
+        """Records `problem`, and returns whether it differs from the last one of the object."""
         uid = _uid(object_)
         if self._problems.get(uid) == problem:
             return False
         self._problems[uid] = problem
         return True
 
-    def _forget_all_but(self, objects: Iterable[Json]) -> None:
-        uids = {_uid(each) for each in objects}
+    def _keep_only(self, objects: Iterable[Json]) -> None:
+        uids = {_uid(object_) for object_ in objects}
         self._events.keep_only(uids)
         self._problems = {uid: problem for uid, problem in self._problems.items() if uid in uids}
 
     def _status(self, pool: Json, routes: RouteIndex, services: Mapping[ObjectName, Service]) -> dict[str, Any] | None:
-        """The status that `pool` shall have; None where it has it."""
+        """Returns the status that `pool` should have; None if it is unchanged."""
         metadata, name = pool["metadata"], _pool_name(pool)
         is_v1 = name.group == POOL_GROUP_V1
         field = "parents" if is_v1 else "parent"
         before = cast(list[Json], cast(Json, pool.get("status") or {}).get(field) or [])
-        ours = parents(name, routes.of_pool(name), self._controller)
-        theirs = [each for each in before if self._is_foreign(each, name, routes, is_v1)]
+        own = parents(name, routes.of_pool(name), self._controller)
+        foreign = [entry for entry in before if self._is_foreign(entry, name, routes, is_v1)]
         picker = self._picker(pool, is_v1)
         annotations = cast(Mapping[str, str], metadata.get("annotations") or {})
-        entries: list[Json] = list(theirs)
-        for gateway, route_accepted in ours.items():
-            findings = pool_findings(name, picker, route_accepted, services, annotations, routes.of_pool(name))
-            said = conditions_of(gateway, before)
-            conditions = tuple(finding.condition(metadata.get("generation", 0), _now(), said) for finding in findings)
+        entries: list[Json] = list(foreign)
+        for gateway, route_accepted in own.items():
+            results = pool_conditions(name, picker, route_accepted, services, annotations, routes.of_pool(name))
+            previous = conditions_of(gateway, before)
+            conditions = tuple(
+                condition.condition(metadata.get("generation", 0), _now(), previous) for condition in results
+            )
             entries.append(_json(self._entry(gateway, conditions, is_v1)))
         return None if same_entries(before, entries) else {field: entries}
 
     def _is_foreign(self, entry: Json, pool: PoolName, routes: RouteIndex, is_v1: bool) -> bool:
-        """Whether another controller answers for an entry of the status."""
+        """Returns whether another controller owns an entry of the status."""
         reference = entry["parentRef"]
         if is_v1:
             return entry.get("controllerName") not in (None, self._controller)
@@ -235,7 +240,7 @@ class StatusWriter:
         if reference is None:
             return None
         port = cast(Json, reference.get("port") or {}).get("number") if is_v1 else reference.get("portNumber")
-        service = self._where(ObjectName(pool["metadata"]["namespace"], reference["name"]))
+        service = self._resolve_service(ObjectName(pool["metadata"]["namespace"], reference["name"]))
         return PickerReference(
             reference.get("group", ""), reference.get("kind", "Service"), service, port or PICKER_PORT
         )
@@ -247,7 +252,7 @@ class StatusWriter:
             await self._client.patch(  # pyright: ignore[reportUnknownMemberType]
                 kind.Status,
                 metadata["name"],
-                # With the version that this was worked out from: what has changed since is looked at again.
+                # The patch has the version that was read: an object that has changed since is processed again.
                 {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status},
                 namespace=metadata["namespace"],
                 patch_type=PatchType.MERGE,

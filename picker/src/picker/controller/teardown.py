@@ -1,5 +1,5 @@
-"""Removes a Gateway and waits until Envoy Gateway has taken its proxy away: what comes first when a release goes that
-brings both."""
+"""Deletes a Gateway and waits until Envoy Gateway has deleted its proxy. A release that holds both runs this before its
+uninstall."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,10 +23,10 @@ from picker.sources.informer import Json, Resource, object_name, resource, statu
 
 GATEWAY = resource(GROUP, "v1", "Gateway")
 GATEWAY_CLASS = create_global_resource(GROUP, "v1", "GatewayClass", "gatewayclasses")
-IN_USE = f"gateway-exists-finalizer.{GROUP}"
-"""The finalizer that Envoy Gateway keeps on a class while a Gateway is of it, as the Gateway API says."""
+CLASS_FINALIZER = f"gateway-exists-finalizer.{GROUP}"
+"""Finalizer that Envoy Gateway sets on a class while it has Gateways, as the Gateway API requires."""
 
-OF_A_PROXY = (
+PROXY_KINDS = (
     resource("apps", "v1", "Deployment"),
     resource("apps", "v1", "DaemonSet"),
     SERVICE,
@@ -34,29 +34,31 @@ OF_A_PROXY = (
     resource("autoscaling", "v2", "HorizontalPodAutoscaler"),
     resource("policy", "v1", "PodDisruptionBudget"),
 )
-"""What Envoy Gateway makes for a Gateway, all of one name."""
+"""Kinds of the resources that Envoy Gateway creates for a Gateway, all of one name."""
 
 CONFIG_MAP = resource("", "v1", "ConfigMap")
-"""It makes one of these, too. Not looked for: to list them is to read everyone's."""
+"""Envoy Gateway creates a ConfigMap too. It is not listed, because that would require the right to read all
+ConfigMaps."""
 
 POLL_S = 0.5
 OVERDUE_S = 20.0
-"""Envoy Gateway takes a proxy away within seconds. One that was away when the Gateway went never does."""
+"""Seconds after which the proxy is deleted here. Envoy Gateway deletes it within seconds. If Envoy Gateway is not
+running when the Gateway is deleted, it never does."""
 
 log = structlog.get_logger(__name__)
 
 
 class ResourcesRemaining(CliError):
-    """What Envoy Gateway made has not gone in time."""
+    """Resources of Envoy Gateway remain after the timeout."""
 
 
 class InUseByOthers(CliError):
-    """Other Gateways are of the class; nothing has been removed."""
+    """Other Gateways use the class; nothing has been deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Part of a proxy."""
+    """A resource of the proxy that still exists."""
 
     kind: Resource
     name: ObjectName
@@ -67,74 +69,77 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class Teardown:
-    """The Gateway to remove, and all that goes with it."""
+    """The Gateway to delete, its class and its proxy."""
 
     client: AsyncClient
     gateway: ObjectName
     gateway_class: str
     proxy_namespaces: Sequence[str]
-    """Where Envoy Gateway may have put the Gateway's proxy."""
+    """Namespaces in which Envoy Gateway may have created the proxy."""
 
     async def run(self, timeout_s: float) -> None:
-        """Delete the Gateway, and return when its proxy is gone and the class is free to go. That is Envoy Gateway's
-        work, and done here where it does not do it.
+        """Deletes the Gateway, and returns when its proxy is gone and the class has no finalizer. Envoy Gateway does
+        both; after OVERDUE_S this process does.
 
-        Raises InUseByOthers, and StillThere after `timeout_s`; an API server that is away is asked again until then."""
+        Raises InUseByOthers, and ResourcesRemaining after `timeout_s`. Errors of the API server are retried until
+        then."""
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
+        started_s = loop.time()
         left: Sequence[str] = ()
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    before, left = left, await self._left(loop.time() - began_s > OVERDUE_S)
+                    previous, left = left, await self._remaining(loop.time() - started_s > OVERDUE_S)
                     if not left:
                         return
-                    if left != before:
+                    if left != previous:
                         log.info("teardown.waiting", left=list(left))
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             raise ResourcesRemaining(
-                f"after {timeout_s:g} s there is still:\n"
-                + "".join(f"  {each}\n" for each in left)
-                + "`helm uninstall --no-hooks` does not wait for that, and leaves it to you."
+                f"resources remain after {timeout_s:g} s:\n"
+                + "".join(f"  {remaining}\n" for remaining in left)
+                + "`helm uninstall --no-hooks` does not wait for them; delete them by hand then."
             ) from None
 
-    async def _left(self, is_overdue: bool) -> Sequence[str]:
-        """What is left of Gateway, proxy and class, after a try to delete what is ours to delete by now."""
+    async def _remaining(self, is_overdue: bool) -> Sequence[str]:
+        """Deletes what may be deleted by now, and returns what remains of Gateway, proxy and class."""
         try:
             await self._delete_gateway()
             proxy = [
-                Leftover(kind, object_name(each))
+                Leftover(kind, object_name(object_))
                 for namespace in self.proxy_namespaces
-                for kind in OF_A_PROXY
-                async for each in self._listed(kind, namespace, self._owner)
+                for kind in PROXY_KINDS
+                async for object_ in self._listed(kind, namespace, self._owner)
             ]
             if is_overdue:
-                await self._take_away(proxy)
-            return [*map(str, proxy), *await self._of_the_class(is_overdue)]
+                await self._delete_proxy(proxy)
+            return [*map(str, proxy), *await self._remaining_of_class(is_overdue)]
         except httpx2.HTTPError as error:
             reason = str(error).partition("\n")[0]
-            return [f"what the API server does not let go: {reason}"]
+            return [f"resources that the API server does not list or delete: {reason}"]
 
     async def _delete_gateway(self) -> None:
         """Raises InUseByOthers."""
-        gateways = [each async for each in self._listed(GATEWAY, "*")]
-        of_class = [object_name(each) for each in gateways if each["spec"]["gatewayClassName"] == self.gateway_class]
+        gateways = [gateway async for gateway in self._listed(GATEWAY, "*")]
+        of_class = [
+            object_name(gateway) for gateway in gateways if gateway["spec"]["gatewayClassName"] == self.gateway_class
+        ]
         others = sorted(set(of_class) - {self.gateway})
         if others:
             raise InUseByOthers(
-                f"GatewayClass {self.gateway_class} is that of other Gateways, too, which would lose their controller: "
+                f"GatewayClass {self.gateway_class} is used by other Gateways, which would lose their controller: "
                 f"{', '.join(map(str, others))}. Nothing has been removed.\n"
-                "Delete them first, or give them another class; `helm uninstall --no-hooks` leaves them behind."
+                "Delete them first, or change their class. `helm uninstall --no-hooks` skips this check."
             )
         if self.gateway in map(object_name, gateways):
             await self._delete(GATEWAY, self.gateway)
 
-    async def _take_away(self, proxy: Sequence[Leftover]) -> None:
-        for name in {each.name for each in proxy}:
+    async def _delete_proxy(self, proxy: Sequence[Leftover]) -> None:
+        for name in {leftover.name for leftover in proxy}:
             await self._delete(CONFIG_MAP, name)
-        for each in proxy:
-            await self._delete(each.kind, each.name)
+        for leftover in proxy:
+            await self._delete(leftover.kind, leftover.name)
 
     async def _delete(self, kind: Resource, name: ObjectName) -> None:
         try:
@@ -145,7 +150,7 @@ class Teardown:
         else:
             log.info("teardown.deleted", object=f"{kind.__name__} {name}")
 
-    async def _of_the_class(self, is_overdue: bool) -> Sequence[str]:
+    async def _remaining_of_class(self, is_overdue: bool) -> Sequence[str]:
         try:
             metadata = cast(Json, await self.client.get(GATEWAY_CLASS, self.gateway_class))["metadata"]
         except httpx2.HTTPError as error:
@@ -153,23 +158,23 @@ class Teardown:
                 return []
             raise
         finalizers = cast(list[str], metadata.get("finalizers") or [])
-        if IN_USE not in finalizers:
+        if CLASS_FINALIZER not in finalizers:
             return []
         if is_overdue:
-            # With the version that was read: what has been written meanwhile is looked at first.
-            freed = {"finalizers": [each for each in finalizers if each != IN_USE]}
+            # The patch has the version that was read, so that concurrent changes are not lost.
+            remaining = {"finalizers": [finalizer for finalizer in finalizers if finalizer != CLASS_FINALIZER]}
             await self.client.patch(  # pyright: ignore[reportUnknownMemberType]
                 GATEWAY_CLASS,
                 self.gateway_class,
-                {"metadata": {**freed, "resourceVersion": metadata["resourceVersion"]}},
+                {"metadata": {**remaining, "resourceVersion": metadata["resourceVersion"]}},
                 patch_type=PatchType.MERGE,
             )
             log.info("teardown.finalizers_removed", object=f"GatewayClass {self.gateway_class}")
-        return [f"GatewayClass {self.gateway_class}, with the finalizer {IN_USE}"]
+        return [f"GatewayClass {self.gateway_class}, with the finalizer {CLASS_FINALIZER}"]
 
     @property
     def _owner(self) -> Mapping[str, str]:
-        """Labels of what Envoy Gateway makes for the Gateway."""
+        """Labels of the resources that Envoy Gateway creates for the Gateway."""
         return {
             "gateway.envoyproxy.io/owning-gateway-name": self.gateway.name,
             "gateway.envoyproxy.io/owning-gateway-namespace": self.gateway.namespace,
@@ -182,5 +187,5 @@ class Teardown:
         listing = self.client.list(  # pyright: ignore[reportUnknownMemberType]
             kind, namespace=namespace, labels=selected
         )
-        async for each in listing:
-            yield cast(Json, each)
+        async for object_ in listing:
+            yield cast(Json, object_)

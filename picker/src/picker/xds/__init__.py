@@ -1,1 +1,1 @@
-"""Typed objects as Envoy's configuration: listeners, routes, clusters, endpoints."""
+"""Translation of typed resources to Envoy's configuration: listeners, routes, clusters, endpoints."""

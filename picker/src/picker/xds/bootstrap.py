@@ -1,4 +1,4 @@
-"""The configuration that Envoy starts with on one machine; listeners, routes and clusters come from a folder."""
+"""The bootstrap configuration of a local Envoy; it reads listeners, routes and clusters from a folder."""
 
 from pathlib import Path
 
@@ -14,26 +14,27 @@ from picker.xds.protobuf import address, pack_any
 BOOTSTRAP_FILE, CLUSTERS_FILE, LISTENERS_FILE = "bootstrap.json", "clusters.json", "listeners.json"
 
 MAX_CONNECTIONS = 50_000
-"""From clients. Envoy wants a bound, and warns without one; its file descriptors end not far beyond."""
+"""Limit on client connections. Envoy logs a warning without one. Judgement: its file descriptors end not far beyond."""
 
 
 MAX_PROGRAM_SIZE = 2**32 - 1
-"""Of a regular expression as RE2 compiles it: none, as Envoy Gateway sets it. Envoy's default of 100 rejects `a{100}`,
-and with it the whole route configuration. RE2's own bound of 8 MiB an expression holds (`resources.expressions`)."""
+"""Limit on the RE2 program size of a regular expression: effectively none, as in Envoy Gateway. Envoy's default of 100
+rejects `a{100}`, and with it the whole route configuration. RE2's own limit of 8 MiB per expression still applies
+(`resources.expressions`)."""
 
 
 def routes_file(name: str) -> str:
-    """Of the route configuration `name`."""
+    """Returns the file name of the route configuration `name`."""
     return f"routes-{name.replace('/', '_')}.json"
 
 
 def bootstrap(admin_ip: str, admin_port: int, folder: Path) -> bootstrap_pb2.Bootstrap:
-    """`folder` holds CLUSTERS_FILE and LISTENERS_FILE; both must be there when Envoy starts."""
+    """Returns the bootstrap. `folder` must hold CLUSTERS_FILE and LISTENERS_FILE when Envoy starts."""
     connections = downstream_connections_pb2.DownstreamConnectionsConfig(
         max_active_downstream_connections=MAX_CONNECTIONS
     )
     return bootstrap_pb2.Bootstrap(
-        # Envoy asks under this name for what the picker's gRPC server gives.
+        # Envoy sends this node in its requests to the EDS server.
         node=base_pb2.Node(id="standalone", cluster="inference-gateway"),
         admin=bootstrap_pb2.Admin(address=address(admin_ip, admin_port)),
         dynamic_resources=bootstrap_pb2.Bootstrap.DynamicResources(

@@ -1,4 +1,4 @@
-"""Envoy's clusters: the endpoints of a pool, those of a Service, and the picker itself."""
+"""Envoy's clusters: the endpoints of a pool, those of a Service, and the picker."""
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
 from envoy.config.core.v3 import address_pb2, extension_pb2, protocol_pb2
@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from xds.type.v3 import typed_struct_pb2
 
+from picker.endpoints.datastore import service_key
 from picker.protocol import DESTINATION, DESTINATION_SERVED, LB_NAMESPACE
 from picker.resources.inference import AppProtocol, FailureMode, InferencePool
 from picker.resources.names import ObjectName, PoolName
@@ -23,36 +24,41 @@ from picker.xds.policies import NO_TIMEOUTS, ConnectionTimeouts
 from picker.xds.protobuf import address, duration, pack_any, uint32
 
 MAX_CONCURRENT = 40_000
-"""Requests, connections and retries at once. Envoy's default of 1,024 (3 for retries) is what users run into first:
-streams live for minutes, and a dead server's requests are all retried at the same moment."""
+"""Limit on concurrent requests, connections and retries. Envoy's default of 1,024 (3 for retries) is too low: streams
+last minutes, and all requests of a failed endpoint are retried at once."""
 
 POOL_CONNECT_TIMEOUT_S = 0.5
-"""A connection inside a cluster takes a millisecond. After this the next endpoint of the list is the better bet, well
-before TCP repeats a lost SYN (1 s)."""
+"""Connect timeout of a pool. A connection inside a cluster takes a millisecond. After this time another endpoint is
+more likely to answer than TCP's next SYN, which is sent after 1 s."""
 
 POOL_IDLE_TIMEOUT_S = 4.0
-"""vLLM closes a connection that was idle for 5 s; Envoy must do so first, or sends a request into the closing."""
+"""Idle timeout of a pool's connections. vLLM closes a connection after 5 s of idle time. Envoy must close it first, or
+it sends a request into a closing connection."""
 
 SERVICE_CONNECT_TIMEOUT_S = 10.0
-"""Envoy Gateway's."""
+"""Envoy Gateway's connect timeout."""
 
 SERVICE_BUFFER_BYTES = 32 << 10
 """Envoy Gateway's `per_connection_buffer_limit_bytes`."""
 
 EJECTION_S = 5.0
-"""How long the fallback leaves out an endpoint that did not take connections: as long as a quick restart."""
+"""How long the fallback ejects an endpoint that accepts no connections. Judgement: the time of a quick restart."""
 
 PICKER_EJECTION_S = 1.0
-"""The same for a replica of the picker: its twin answers meanwhile, and without one it is missed."""
+"""The same for a replica of the picker. Other replicas answer meanwhile; a single one is needed again soon."""
 
 TLS_MARK = {"tls": True}
-"""Metadata of an endpoint, in the namespace `envoy.transport_socket_match`."""
+"""Endpoint metadata in the namespace `envoy.transport_socket_match`."""
 
 PICKER_CONNECT_TIMEOUT_S = 1.0
 PICKER_PING_INTERVAL_S = 10.0
 PICKER_PING_TIMEOUT_S = 3.0
-"""A picker whose machine is gone, or that hangs, loses its connection after 13 s at the latest, and its exchanges with
-it. The picker's server must allow such pings (`grpc.http2.min_ping_interval_without_data_ms`)."""
+"""HTTP/2 keepalive of picker connections. If a picker's host is gone, or the picker hangs, the connection and its
+exchanges end after at most 13 s. The picker's server must allow such PINGs
+(`grpc.http2.min_ping_interval_without_data_ms`)."""
+
+INVALID_BACKEND_CLUSTER = "invalid-backend-cluster"
+"""A cluster that does not exist, as Envoy Gateway names it: Envoy answers its share of the requests with 500."""
 
 _HttpOptions = http_protocol_options_pb2.HttpProtocolOptions
 
@@ -62,24 +68,18 @@ def pool_cluster_name(pool: PoolName) -> str:
 
 
 def pool_stat_name(pool: PoolName) -> str:
-    """What Envoy's metrics call the cluster. Envoy takes a dot for the end of a name."""
+    """Returns the cluster's name in Envoy's metrics. Dots are replaced, because Envoy ends a name at a dot."""
     return f"inferencepool/{pool.namespace}/{pool.name}".replace(".", "_")
-
-
-def service_cluster_name(service: ObjectName, port: int) -> str:
-    """Also the EDS name."""
-    return f"service/{service}/{port}"
 
 
 def pool_cluster(
     pool: InferencePool, eds_target: str, timeouts: ConnectionTimeouts = NO_TIMEOUTS
 ) -> cluster_pb2.Cluster:
-    """The pool's endpoints, as the picker at `eds_target` (gRPC, `host:port`) tells them; the request goes to the one
-    that the picker named, and on a retry to the next in its list.
+    """Returns the cluster of a pool. The EDS server at `eds_target` (gRPC, `host:port`) serves its endpoints.
 
-    Without a usable pick a FailOpen pool falls back to the endpoint with the fewest requests; a FailClose pool has
-    nothing to give, and Envoy answers 503. Of `timeouts` the idle time counts only if
-    it is shorter than a pool's own."""
+    A request goes to the endpoint that the picker chose, and on a retry to the next one in the picker's list. Without a
+    usable pick, a FailOpen pool uses the endpoint with the fewest requests. A FailClose pool has no endpoint then, and
+    Envoy answers 503. The idle timeout in `timeouts` applies only if it is shorter than POOL_IDLE_TIMEOUT_S."""
     fails_open = pool.picker is not None and pool.picker.failure_mode is FailureMode.FAIL_OPEN
     fallback = _policy("least_request", _least_request()) if fails_open else _no_endpoint()
     cluster = cluster_pb2.Cluster(
@@ -103,8 +103,8 @@ def pool_cluster(
 def service_cluster(
     service: ObjectName, port: int, eds_target: str, timeouts: ConnectionTimeouts = NO_TIMEOUTS
 ) -> cluster_pb2.Cluster:
-    """The endpoints behind a Service, balanced as Envoy Gateway does by default."""
-    name = service_cluster_name(service, port)
+    """Returns the cluster of a Service's endpoints, balanced as Envoy Gateway does by default."""
+    name = service_key(service, port)
     cluster = cluster_pb2.Cluster(
         name=name,
         type=cluster_pb2.Cluster.EDS,
@@ -124,11 +124,11 @@ def service_cluster(
 
 
 def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
-    """The gRPC server of the one picker at `host`, an IP address."""
+    """Returns the cluster of a single picker at `host`, an IP address."""
     endpoint = endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(address=address(host, port))
     )
-    cluster = _asked_by_grpc(name)
+    cluster = _grpc_cluster(name)
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.CopyFrom(
         endpoint_pb2.ClusterLoadAssignment(
@@ -138,11 +138,13 @@ def picker_cluster(name: str, host: str, port: int) -> cluster_pb2.Cluster:
     return cluster
 
 
-def followed_picker_cluster(picker: PickerName, eds_target: str) -> cluster_pb2.Cluster:
-    """The replicas of a picker, as the server at `eds_target` tells them: those marked with TLS_MARK by TLS. Where none
-    is ready, or none takes connections, a request is not sent at all and the pool does what its failure mode says: once
-    a body has been streamed to a picker it is too late for that."""
-    cluster = _asked_by_grpc(str(picker))
+def eds_picker_cluster(picker: PickerName, eds_target: str) -> cluster_pb2.Cluster:
+    """Returns the cluster of a picker's replicas, which the EDS server at `eds_target` serves. Endpoints marked with
+    TLS_MARK use TLS.
+
+    If no replica is ready or accepts connections, Envoy does not send the request to a picker, and the pool's failure
+    mode applies. Once a body has been streamed to a picker it is too late for that."""
+    cluster = _grpc_cluster(str(picker))
     cluster.type = cluster_pb2.Cluster.EDS
     cluster.eds_cluster_config.CopyFrom(
         cluster_pb2.Cluster.EdsClusterConfig(service_name=str(picker), eds_config=grpc_source(eds_target))
@@ -154,7 +156,7 @@ def followed_picker_cluster(picker: PickerName, eds_target: str) -> cluster_pb2.
     return cluster
 
 
-def _asked_by_grpc(name: str) -> cluster_pb2.Cluster:
+def _grpc_cluster(name: str) -> cluster_pb2.Cluster:
     http2 = protocol_pb2.Http2ProtocolOptions(
         connection_keepalive=protocol_pb2.KeepaliveSettings(
             interval=duration(PICKER_PING_INTERVAL_S), timeout=duration(PICKER_PING_TIMEOUT_S)
@@ -183,20 +185,20 @@ def _policy(name: str, config: Message) -> cluster_pb2.LoadBalancingPolicy:
 
 
 def _picked_endpoint(fallback: cluster_pb2.LoadBalancingPolicy) -> typed_struct_pb2.TypedStruct:
-    """`OverrideHost`, as the struct that Envoy reads in its stead: the message of `xds-protos` 1.85 does not know
-    `selected_host_key` yet, through which the picker learns who served."""
+    """Returns `OverrideHost` as a TypedStruct. The message of `xds-protos` 1.85 lacks `selected_host_key`, which
+    reports the endpoint that answered to the picker."""
     override = override_host_pb2.OverrideHost(
         override_host_sources=[override_host_pb2.OverrideHost.OverrideHostSource(metadata=_lb_key(DESTINATION))],
         fallback_policy=fallback,
     )
-    named = typed_struct_pb2.TypedStruct(type_url=pack_any(override).type_url)
-    named.value.update(
+    typed = typed_struct_pb2.TypedStruct(type_url=pack_any(override).type_url)
+    typed.value.update(
         {
             **MessageToDict(override, preserving_proto_field_name=True),
             "selected_host_key": MessageToDict(_lb_key(DESTINATION_SERVED), preserving_proto_field_name=True),
         }
     )
-    return named
+    return typed
 
 
 def _least_request() -> least_request_pb2.LeastRequest:
@@ -204,7 +206,7 @@ def _least_request() -> least_request_pb2.LeastRequest:
 
 
 def _no_endpoint() -> cluster_pb2.LoadBalancingPolicy:
-    """A policy that never finds one: no endpoint carries the label that its only subset asks for."""
+    """Returns a policy that never finds an endpoint: none has the label of its only subset."""
     return _policy(
         "subset",
         subset_pb2.Subset(
@@ -216,11 +218,11 @@ def _no_endpoint() -> cluster_pb2.LoadBalancingPolicy:
 
 
 def _high_circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
-    most = uint32(MAX_CONCURRENT)
+    limit = uint32(MAX_CONCURRENT)
     return circuit_breaker_pb2.CircuitBreakers(
         thresholds=[
             circuit_breaker_pb2.CircuitBreakers.Thresholds(
-                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+                max_connections=limit, max_pending_requests=limit, max_requests=limit, max_retries=limit
             )
         ]
     )
@@ -250,7 +252,7 @@ def _explicit(protocol: AppProtocol) -> _HttpOptions.ExplicitHttpConfig:
 
 
 def _tcp_keepalive() -> cluster_pb2.UpstreamConnectionOptions:
-    """Notices within a minute that the machine of a long, silent answer has gone."""
+    """Detects within a minute that the host of a long, silent response is gone."""
     return cluster_pb2.UpstreamConnectionOptions(
         tcp_keepalive=address_pb2.TcpKeepalive(
             keepalive_time=uint32(30), keepalive_interval=uint32(10), keepalive_probes=uint32(3)
@@ -259,9 +261,10 @@ def _tcp_keepalive() -> cluster_pb2.UpstreamConnectionOptions:
 
 
 def _eject_unconnectable(ejection_s: float, max_percent: int) -> outlier_detection_pb2.OutlierDetection:
-    """Leave an endpoint that takes no connections out. Only that: a server that answers 500 to one client's requests is
-    none to keep from the others. In a pool it is the fallback that it is left out of: the picker's word stands above
-    this."""
+    """Ejects endpoints that accept no connections.
+
+    5xx responses do not eject: they may be one client's fault. In a pool, ejection only affects the fallback; an
+    endpoint that the picker chose is used regardless."""
     never = uint32(0)
     return outlier_detection_pb2.OutlierDetection(
         split_external_local_origin_errors=True,

@@ -1,4 +1,4 @@
-"""Where Envoy gets its dynamic configuration from: files in a folder, or the picker's gRPC server."""
+"""Sources of Envoy's dynamic configuration: files in a folder, or the picker's gRPC server."""
 
 import json
 from pathlib import Path
@@ -8,20 +8,22 @@ from envoy.config.core.v3 import config_source_pb2, grpc_service_pb2
 from picker.xds.protobuf import duration
 
 INITIAL_FETCH_TIMEOUT_S = 2.0
-"""A picker that starts beside Envoy is up by then; without one Envoy goes on with no endpoints until it comes."""
+"""How long Envoy waits for the first configuration. A picker that starts together with Envoy is ready by then. Without
+one, Envoy continues with no endpoints until the picker connects. Judgement."""
 
 RECONNECT_BASE_S, RECONNECT_MAX_S = 0.1, 1.0
-"""After the picker's restart. Of these gRPC's own maximum is two minutes, and it looks a name that nobody answered to
-up again after 30 s."""
+"""Backoff of reconnects after the picker's restart. gRPC's own maximum is two minutes, and it repeats a failed name
+lookup only after 30 s."""
 
 WAIT_FOR_CONNECTION = json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})
-"""gRPC's service configuration. A stream that Envoy opens then waits for the connection, which is tried every second.
-One that fails at once Envoy opens again after pauses of up to 30 s, 30 s of stale endpoints (its `retry_policy` counts
-for its own gRPC client only)."""
+"""gRPC's service configuration: a new stream waits for the connection, which is tried every second. Without it, Envoy
+reopens a failed stream after pauses of up to 30 s, with stale endpoints meanwhile. Envoy's `retry_policy` applies only
+to its own gRPC client."""
 
 
 def file_source(path: Path) -> config_source_pb2.ConfigSource:
-    """A file that holds a DiscoveryResponse; replacing it by a rename is what makes Envoy read it again."""
+    """Returns a source that reads a DiscoveryResponse from a file. Envoy reads the file again when a rename replaces
+    it."""
     return config_source_pb2.ConfigSource(
         resource_api_version=config_source_pb2.V3,
         path_config_source=config_source_pb2.PathConfigSource(path=str(path)),
@@ -30,8 +32,10 @@ def file_source(path: Path) -> config_source_pb2.ConfigSource:
 
 
 def grpc_source(target: str) -> config_source_pb2.ConfigSource:
-    """A gRPC xDS server at `target` (`host:port`). Envoy's Google client, because its own wants a static cluster,
-    which neither an extension of Envoy Gateway nor a file of clusters can give."""
+    """Returns a source that reads from the gRPC xDS server at `target` (`host:port`).
+
+    It uses Envoy's Google gRPC client. Envoy's own client needs a static cluster, which neither an extension of Envoy
+    Gateway nor a file of clusters can define."""
     argument = grpc_service_pb2.GrpcService.GoogleGrpc.ChannelArgs
     milliseconds = {
         "grpc.initial_reconnect_backoff_ms": int(RECONNECT_BASE_S * 1000),

@@ -1,4 +1,4 @@
-"""Tells Envoy the addresses of pools, Services and pickers over gRPC: its endpoint discovery service, EDS."""
+"""Serves the endpoints of pools, Services and pickers to Envoy over gRPC: the endpoint discovery service (EDS)."""
 
 import asyncio
 import itertools
@@ -9,6 +9,7 @@ import structlog
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
+from picker.addresses import split_address
 from picker.bounded_text import shorten
 from picker.endpoints.datastore import Datastore, MembershipChange
 from picker.xds.clusters import TLS_MARK
@@ -22,12 +23,12 @@ _OPTIONS = (
     *SERVER_BOUNDS,
     # A request names the clusters of one stream: a thousand long names are 300 KB.
     ("grpc.max_receive_message_length", 1 << 20),
-    # Envoy's keepalive pings come without data for as long as nothing changes.
+    # Envoy sends keepalive PINGs without data as long as nothing changes.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 MAX_STREAMS = 10_000
-"""At once, of all connections: a hundred pools and ten proxies have a thousand."""
+"""Concurrent streams of all connections. A hundred pools and ten proxies have a thousand."""
 
 log = structlog.get_logger(__name__)
 
@@ -37,21 +38,20 @@ _Call = grpc.aio.ServicerContext[_Request, _Response]
 
 
 def load_assignment(
-    name: str, addresses: Collection[str], *, tls: Collection[str] = (), in_turn: bool = False
+    name: str, addresses: Collection[str], *, tls: Collection[str] = (), failover: bool = False
 ) -> endpoint_pb2.ClusterLoadAssignment:
-    """`addresses` (`ip:port`) as the endpoints of the cluster that asks for `name`. `tls`: those that Envoy connects to
-    by TLS. `in_turn`: each has a priority of its own, so that Envoy uses the next only when those before it take no
-    connections."""
+    """Returns `addresses` (`ip:port`) as the endpoints of the EDS name `name`.
+
+    `tls`: the addresses that Envoy connects to by TLS. `failover`: each address has its own priority, so that Envoy
+    uses the next one only if those before it accept no connections."""
     endpoints = [
-        endpoint_components_pb2.LbEndpoint(
-            endpoint=endpoint_components_pb2.Endpoint(address=address(host.strip("[]"), int(port)))
-        )
-        for host, _, port in (each.rpartition(":") for each in addresses)
+        endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=address(host, port)))
+        for host, port in map(split_address, addresses)
     ]
     for address_, endpoint in zip(addresses, endpoints, strict=True):
         if address_ in tls:
             endpoint.metadata.filter_metadata["envoy.transport_socket_match"].update(TLS_MARK)
-    tiers = [[endpoint] for endpoint in endpoints] if in_turn else [endpoints]
+    tiers = [[endpoint] for endpoint in endpoints] if failover else [endpoints]
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=name,
         endpoints=[
@@ -62,13 +62,13 @@ def load_assignment(
 
 
 class EdsServer:
-    """Answers each of Envoy's streams with what it asks for, and again whenever that changes.
+    """The EDS server: answers each of Envoy's streams, and again when its endpoints change.
 
-    For a name that nothing has it says nothing: Envoy keeps what it knew. An empty answer would take the endpoints away
-    from a cluster that is about to go, or whose pool this picker has yet to hear of."""
+    Unknown names are left out of the response, so that Envoy keeps its endpoints. An empty assignment would remove
+    endpoints too early: the cluster may be about to be deleted, or this picker may not have read the pool yet."""
 
     def __init__(self, endpoints: Datastore, address: str, pickers: Pickers | None = None) -> None:
-        """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError when it cannot be had."""
+        """`address`: `host:port`; port 0 takes any free one (see `port`). Raises RuntimeError if it cannot be bound."""
         self._endpoints = endpoints
         self._pickers = pickers
         self._streams: set[_Stream] = set()
@@ -89,11 +89,11 @@ class EdsServer:
             pickers.listen(self._changed)
 
     async def start(self) -> None:
-        """Listen. To be called once `endpoints` has its first inventory."""
+        """Starts to listen. Must be called after `endpoints` has its first inventory."""
         await self._server.start()
 
     async def stop(self) -> None:
-        """End all streams; Envoy keeps what it was told."""
+        """Ends all streams. Envoy keeps its endpoints."""
         await self._server.stop(None)
 
     def _changed(self, change: MembershipChange) -> None:
@@ -104,12 +104,12 @@ class EdsServer:
 
     async def _stream_endpoints(self, requests: AsyncIterator[_Request], call: _Call) -> None:
         if len(self._streams) >= MAX_STREAMS:
-            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_STREAMS} streams are open")
+            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"limit of {MAX_STREAMS} concurrent streams reached")
         stream = _Stream()
         self._streams.add(stream)
         reading = asyncio.create_task(stream.read(requests))
         try:
-            while await stream.next_answer():
+            while await stream.next_response_due():
                 if (response := self._response(stream)) is not None:
                     await call.write(response)
         finally:
@@ -117,7 +117,7 @@ class EdsServer:
             reading.cancel()
 
     def _response(self, stream: "_Stream") -> _Response | None:
-        """None where there is nothing to tell of what the stream asks for."""
+        """Returns None if none of the stream's names is known."""
         known = [assignment for name in stream.names if (assignment := self._assignment(name)) is not None]
         if not known:
             return None
@@ -131,16 +131,16 @@ class EdsServer:
     def _assignment(self, name: str) -> endpoint_pb2.ClusterLoadAssignment | None:
         picker = PickerName.of_text(name)
         if picker is not None:
-            places = self._pickers.places(picker) if self._pickers is not None else None
-            if places is None:
+            replicas = self._pickers.replicas(picker) if self._pickers is not None else None
+            if replicas is None:
                 return None
-            return load_assignment(name, places.addresses, tls=places.asked_by_tls, in_turn=places.in_turn)
+            return load_assignment(name, replicas.addresses, tls=replicas.with_tls, failover=replicas.failover)
         addresses = self._endpoints.addresses(name)
         return load_assignment(name, addresses) if addresses is not None else None
 
 
 class _Stream:
-    """What one of Envoy's streams asks for, and whether it is to be answered."""
+    """The names that one stream subscribes to, and whether a response is due."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
@@ -149,13 +149,12 @@ class _Stream:
         self._ended = False
 
     async def read(self, requests: AsyncIterator[_Request]) -> None:
-        """Follow the requests to their end. Most only acknowledge; those that name other resources are to be
-        answered."""
+        """Reads the requests until the stream ends. Most only acknowledge; one with new names makes a response due."""
         try:
             async for request in requests:
                 if request.HasField("error_detail"):
                     detail = shorten(request.error_detail.message)
-                    log.warning("eds.refused", names=shorten(", ".join(self.names)), detail=detail)
+                    log.warning("eds.config_rejected", names=shorten(", ".join(self.names)), detail=detail)
                 names = tuple(sorted(request.resource_names))
                 if names != self.names:
                     self.names = names
@@ -164,8 +163,8 @@ class _Stream:
             self._ended = True
             self.due.set()
 
-    async def next_answer(self) -> bool:
-        """Wait until an answer is due; False once Envoy has ended the stream."""
+    async def next_response_due(self) -> bool:
+        """Waits until a response is due. Returns False if the stream has ended."""
         await self.due.wait()
         self.due.clear()
         return not self._ended

@@ -1,4 +1,4 @@
-"""The filter through which Envoy asks the picker: in a listener once, switched on by the routes that lead to a pool."""
+"""The ext_proc filter: once in a listener, and enabled by the routes to a pool."""
 
 from envoy.config.core.v3 import base_pb2, grpc_service_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
@@ -11,35 +11,34 @@ from picker.resources.names import PoolName
 from picker.xds.protobuf import duration, pack_any
 
 FILTER_NAME = "envoy.filters.http.ext_proc.inference_pool"
-"""Not the filter's plain name: an Envoy Gateway may have ext_proc filters of its own in the same listener."""
+"""Not the filter's plain name: Envoy Gateway may add ext_proc filters of its own to the same listener."""
 
 
 MESSAGE_TIMEOUT_S = 5.0
-"""For one answer of the picker, not for the body to arrive. A pick takes under a millisecond; an answer that has not
-come after thousands of those is not coming."""
+"""Limit for one reply of the picker, not for the arrival of the body. Judgement: a pick takes under a millisecond."""
 
 MAX_MESSAGE_TIMEOUT_S = 300.0
-"""What a picker that holds a request back on purpose may stretch the timeout to (`override_message_timeout`)."""
+"""Upper bound of the timeout when the picker queues a request (`override_message_timeout`)."""
 
 _Mode = processing_mode_pb2.ProcessingMode
 
 PROCESSING_MODE = _Mode(
     request_header_mode=_Mode.SEND,
-    # Not full duplex: that fails closed with the picker gone, whatever the pool says, and costs half the throughput.
+    # Not full duplex: that mode fails closed without the picker regardless of the pool, and costs half the throughput.
     request_body_mode=_Mode.BUFFERED,
-    # How an answer begins, and the answer itself, the picker asks for where it needs them (`mode_override`). Unasked
-    # they would cost every client a round trip and the picker an eighth of its CPU.
+    # The picker requests response headers and bodies where it needs them (`mode_override`). Always sending them would
+    # cost every client a round trip and the picker an eighth of its CPU.
     response_header_mode=_Mode.SKIP,
     response_body_mode=_Mode.NONE,
     request_trailer_mode=_Mode.SKIP,
-    # Keeps the exchange open until the response has ended or the client has gone, at no message: this is how the
-    # picker knows what is in flight.
+    # Keeps the exchange open until the response ends or the client disconnects, without a message. The picker counts
+    # requests in flight by it.
     response_trailer_mode=_Mode.SEND,
 )
 
 
 def inference_filter(picker_cluster: str) -> hcm_pb2.HttpFilter:
-    """The filter, off. `picker_cluster` is only a default; every route that switches it on names its own."""
+    """Returns the filter, disabled. `picker_cluster` is only a default; each route that enables it sets its own."""
     processor = ext_proc_pb2.ExternalProcessor(
         grpc_service=_grpc_service(picker_cluster),
         processing_mode=PROCESSING_MODE,
@@ -47,16 +46,17 @@ def inference_filter(picker_cluster: str) -> hcm_pb2.HttpFilter:
         message_timeout=duration(MESSAGE_TIMEOUT_S),
         max_message_timeout=duration(MAX_MESSAGE_TIMEOUT_S),
         metadata_options=ext_proc_pb2.MetadataOptions(
-            # Out: which endpoints the request is limited to, and which one served it.
+            # To the picker: the endpoints that the request is limited to, and the one that answered.
             forwarding_namespaces=ext_proc_pb2.MetadataOptions.MetadataNamespaces(
                 untyped=[LB_NAMESPACE, SUBSET_NAMESPACE]
             ),
-            # In: the pick.
+            # From the picker: the pick.
             receiving_namespaces=ext_proc_pb2.MetadataOptions.MetadataNamespaces(untyped=[LB_NAMESPACE]),
         ),
-        # Cleared, the route would be looked up again, and a weighted one would fall to another pool than the pick's.
+        # If the route cache were cleared, Envoy would select a route again, and a weighted one might lead to another
+        # pool.
         route_cache_action=ext_proc_pb2.ExternalProcessor.RETAIN,
-        # What is wrong with the picker is not the client's fault, and passes.
+        # An error of the picker is temporary and not the client's fault, hence 503.
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         stat_prefix="inference_pool",
     )
@@ -64,11 +64,11 @@ def inference_filter(picker_cluster: str) -> hcm_pb2.HttpFilter:
 
 
 def filter_for_pool(pool: PoolName, picker_cluster: str) -> ext_proc_pb2.ExtProcPerRoute:
-    """What switches the filter on for a route, or for one weighted cluster of a route, that leads to `pool`.
+    """Returns the config that enables the filter for a route, or for one weighted cluster of a route, to `pool`.
 
-    An unreachable picker is always let pass here, FailClose or not. Envoy's own way to fail closed also cuts off every
-    answer that is on its way when the picker goes. A FailClose pool fails closed in its cluster instead: without a
-    pick that has no endpoint to give (`clusters.pool_cluster`)."""
+    An unreachable picker is always allowed here, also for FailClose. Envoy's own fail-closed mode would also cut off
+    every response in progress when the picker stops. A FailClose pool fails closed in its cluster: without a pick it
+    has no endpoint (`clusters.pool_cluster`)."""
     return ext_proc_pb2.ExtProcPerRoute(
         overrides=ext_proc_pb2.ExtProcOverrides(
             grpc_service=_grpc_service(picker_cluster),

@@ -1,4 +1,4 @@
-"""Answers Envoy Gateway's calls on its extension, over gRPC."""
+"""The gRPC server of Envoy Gateway's extension hooks."""
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -23,7 +23,7 @@ from picker.xds.picker_ref import Pickers, PickerUnknown
 SERVICE = "envoygateway.extension.EnvoyGatewayExtension"
 
 _OPTIONS = (
-    # The whole configuration comes and goes in one message; gRPC's own limit is 4 MiB.
+    # The whole configuration travels in one message, both ways; gRPC's default limit is 4 MiB.
     ("grpc.max_receive_message_length", 256 << 20),
     ("grpc.max_send_message_length", 256 << 20),
     *SERVER_BOUNDS,
@@ -35,24 +35,25 @@ _Call = grpc.aio.ServicerContext[Any, Any]
 
 
 class RuleLookup(Protocol):
-    """Reads a rule's backends where the hooks' own context does not tell them."""
+    """Reads a rule's backends, which the context of the hooks lacks."""
 
     async def backends(self, rule: RuleName) -> Sequence[RuleBackend]:
-        """The backends in the order of the HTTPRoute; none for a rule that is gone. Raises LookupFailed."""
+        """Returns the backends in the order of the HTTPRoute; none if the rule no longer exists. Raises
+        LookupFailed."""
         ...
 
-    def forget(self) -> None:
-        """A translation has ended: the next one is of newer objects."""
+    def invalidate(self) -> None:
+        """Discards what was read: the next translation is of newer objects."""
         ...
 
 
 class LookupFailed(Exception):
-    """The HTTPRoute could not be read. Envoy Gateway keeps what it had, and asks again."""
+    """The HTTPRoute could not be read. Envoy Gateway keeps its configuration and retries."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What a server shows, and who may have signed what its clients show. All PEM."""
+    """A server's certificate and key, and the CA of its clients' certificates. All PEM."""
 
     certificate: bytes
     key: bytes
@@ -60,10 +61,10 @@ class ServerTls:
 
 
 class ExtensionServer:
-    """Listens for Envoy Gateway.
+    """Serves the hooks to Envoy Gateway.
 
-    With TLS a caller has to show a certificate. Without it the answers leave out Envoy's key, so that a stranger who
-    reaches the port gets none."""
+    With TLS, clients must present a certificate. Without it, responses omit Envoy's private key, because anything that
+    reaches the port could read it."""
 
     def __init__(
         self,
@@ -73,8 +74,8 @@ class ExtensionServer:
         address: str,
         tls: "Callable[[], ServerTls] | None" = None,
     ) -> None:
-        """`address`: `host:port`; port 0 takes any free one (see `port`). `tls`: what the server shows and whom it
-        trusts, asked for at each handshake. Raises RuntimeError when the address is taken."""
+        """`address`: `host:port`; port 0 takes any free one (see `port`). `tls` is called at each handshake. Raises
+        RuntimeError if the address is in use."""
         self._extension = extension
         self._lookup = lookup
         self._pickers = pickers
@@ -91,7 +92,7 @@ class ExtensionServer:
             ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self._gives_keys = tls is not None
+        self._sends_keys = tls is not None
         if tls is not None:
             self.port = self._server.add_secure_port(address, _credentials(tls))
         else:
@@ -101,7 +102,7 @@ class ExtensionServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Let the calls under way end."""
+        """Stops after the calls in progress have ended, at most 5 s."""
         await self._server.stop(5.0)
 
     async def _route(self, request: service_pb2.PostRouteModifyRequest, call: _Call) -> Message:
@@ -110,14 +111,15 @@ class ExtensionServer:
             return service_pb2.PostRouteModifyResponse(route=request.route)
         route = route_components_pb2.Route.FromString(request.route)
         backends = await self._backends(rule_of_route(route), call)
-        made = self._extension.route(route, pools, backends, await self._strangers(pools, call))
+        made = self._extension.route(route, pools, backends, await self._third_party_pickers(pools, call))
         return service_pb2.PostRouteModifyResponse(route=_bytes(made))
 
-    async def _strangers(self, pools: Iterable[InferencePool], call: _Call) -> Collection[ObjectName]:
-        """The pickers of other makes. Aborts `call` where one is not known yet: Envoy Gateway keeps what it has."""
-        named = {picker.service for pool in pools if (picker := self._extension.picker(pool)) is not None}
+    async def _third_party_pickers(self, pools: Iterable[InferencePool], call: _Call) -> Collection[ObjectName]:
+        """Returns the Services of pickers of other projects. Aborts `call` if one is not known yet; Envoy Gateway then
+        keeps its configuration."""
+        services = {picker.service for pool in pools if (picker := self._extension.picker(pool)) is not None}
         try:
-            return {service for service in named if not await self._pickers.is_own_picker(service)}
+            return {service for service in services if not await self._pickers.is_own_picker(service)}
         except PickerUnknown as error:
             log.warning("extension.picker_unknown", reason=str(error))
             await call.abort(grpc.StatusCode.UNAVAILABLE, str(error))
@@ -132,22 +134,22 @@ class ExtensionServer:
         return service_pb2.PostClusterModifyResponse(cluster=_bytes(made))
 
     async def _translation(self, request: service_pb2.PostTranslateModifyRequest, _call: _Call) -> Message:
-        self._lookup.forget()
-        began_s = time.perf_counter()
-        given = list(map(listener_pb2.Listener.FromString, request.listeners))
+        self._lookup.invalidate()
+        started_s = time.perf_counter()
+        received_listeners = list(map(listener_pb2.Listener.FromString, request.listeners))
         routes = list(map(route_pb2.RouteConfiguration.FromString, request.routes))
         clusters, listeners = self._extension.translation(
             map(cluster_pb2.Cluster.FromString, request.clusters),
-            given,
+            received_listeners,
             routes,
-            with_keys=self._gives_keys,
+            with_keys=self._sends_keys,
         )
-        log.debug("extension.translated", clusters=len(clusters), took_s=round(time.perf_counter() - began_s, 4))
+        log.debug("extension.translated", clusters=len(clusters), took_s=round(time.perf_counter() - started_s, 4))
         return service_pb2.PostTranslateModifyResponse(
             clusters=map(_bytes, clusters),
             secrets=request.secrets,
             listeners=map(_bytes, listeners),
-            routes=map(_bytes, self._extension.routes(given, routes)),
+            routes=map(_bytes, self._extension.routes(received_listeners, routes)),
         )
 
     async def _backends(self, rule: RuleName | None, call: _Call) -> Sequence[RuleBackend]:
@@ -169,11 +171,12 @@ def _handler(
 
 
 def _credentials(tls: Callable[[], ServerTls]) -> grpc.ServerCredentials:
-    """Of a server that only clients with a certificate may ask. Each handshake uses what is valid then."""
+    """Returns credentials that require a client certificate. Each handshake uses the certificates valid at that
+    time."""
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        now = tls()
-        return grpc.ssl_server_certificate_configuration([(now.key, now.certificate)], now.client_authority)
+        current = tls()
+        return grpc.ssl_server_certificate_configuration([(current.key, current.certificate)], current.client_authority)
 
     return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
 

@@ -1,4 +1,5 @@
-"""A folder of files from which Envoy takes its configuration, each replaced by a rename when its content changes."""
+"""The folder of files from which a local Envoy reads its configuration. A file is replaced by a rename when its content
+changes."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,24 +15,24 @@ from picker.xds.protobuf import pack_any
 from picker.xds.translate import EnvoyConfig
 
 Versions = dict[str, str]
-"""By the statistic `KIND.version_text` in which Envoy tells what it runs."""
+"""Versions by the statistic `KIND.version_text` in which Envoy reports the version that it runs."""
 
 
 class FileConfig:
-    """Writes what has changed and nothing else: Envoy reads a file again whenever it is replaced."""
+    """Writes only files that have changed, because Envoy reads a file again whenever it is replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._routes: set[str] = set()
 
     def write_clusters(self, *configs: EnvoyConfig) -> Versions:
-        """The clusters of all `configs`, of two with one name the later. An edit passes through a state with both the
-        old and the new ones, so that no route ever leads to a cluster that is not there."""
+        """Writes the clusters of all `configs`; of two with one name, the later. During an update both old and new
+        clusters exist, so that no route ever leads to a missing cluster."""
         clusters = {cluster.name: cluster for config in configs for cluster in config.clusters}
         return {"cluster_manager.cds": self._replace(CLUSTERS_FILE, [clusters[name] for name in sorted(clusters)])}
 
     def write_routes(self, config: EnvoyConfig) -> Versions:
-        """Envoy reads those that a listener names."""
+        """Writes the route configurations. Envoy reads those that a listener names."""
         versions: Versions = {}
         for configuration in config.route_configurations:
             name = configuration.name
@@ -40,17 +41,17 @@ class FileConfig:
         return versions
 
     def write_listeners(self, config: EnvoyConfig) -> Versions:
-        """After the routes of the new ones. The routes of those that are gone go too."""
+        """Writes the listeners; must follow `write_routes`. Deletes route configurations without a listener."""
         version = self._replace(LISTENERS_FILE, config.listeners)
         current = {configuration.name for configuration in config.route_configurations}
-        for gone in self._routes - current:
-            (self.folder / routes_file(gone)).unlink(missing_ok=True)
+        for deleted in self._routes - current:
+            (self.folder / routes_file(deleted)).unlink(missing_ok=True)
         self._routes = current
         return {"listener_manager.lds": version}
 
     def _replace(self, name: str, resources: Sequence[Message]) -> str:
         response = discovery_pb2.DiscoveryResponse(resources=[pack_any(resource) for resource in resources])
-        # That of the content, so that equal configurations have one version.
+        # A hash of the content, so that equal configurations have one version.
         version = sha256(response.SerializeToString(deterministic=True)).hexdigest()[:12]
         response.version_info = version
         text = MessageToJson(response, preserving_proto_field_name=True)

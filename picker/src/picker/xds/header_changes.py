@@ -1,4 +1,4 @@
-"""Changes of headers as users write them, made part of what Envoy does with a route or with a share of it."""
+"""Header modifications of the Gateway API, applied to a route of Envoy or to a weighted cluster of one."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,8 @@ class HeaderChanges(Protocol):
 def change_request(
     made: route_components_pb2.Route | route_components_pb2.WeightedCluster.ClusterWeight, changes: HeaderChanges
 ) -> None:
-    """What Envoy rejects of `changes` is left out: it would reject the whole route configuration."""
+    """Applies `changes` to the request headers. Changes that Envoy rejects are left out, because it would reject the
+    whole route configuration."""
     made.request_headers_to_add.extend(_options(changes))
     made.request_headers_to_remove.extend(filter(may_change, changes.remove))
 
@@ -43,29 +44,29 @@ def change_request(
 def change_response(
     made: route_components_pb2.Route | route_components_pb2.WeightedCluster.ClusterWeight, changes: HeaderChanges
 ) -> None:
-    """The same for answers."""
+    """Applies `changes` to the response headers, likewise."""
     made.response_headers_to_add.extend(_options(changes))
     made.response_headers_to_remove.extend(filter(may_change, changes.remove))
 
 
-def rejected(changes: HeaderChanges) -> Iterator[str]:
-    """The names of the headers whose changes Envoy does not take."""
-    yield from (each.name for each in (*changes.set, *changes.add) if not _is_taken(each))
+def rejected_headers(changes: HeaderChanges) -> Iterator[str]:
+    """Returns the names of the headers whose changes Envoy rejects."""
+    yield from (header.name for header in (*changes.set, *changes.add) if not _is_valid(header))
     yield from (name for name in changes.remove if not may_change(name))
 
 
 def may_change(name: str) -> bool:
-    """Envoy changes neither Host nor what is no header name."""
+    """Returns whether Envoy allows changes of the header: not of Host, and not of invalid names."""
     return bool(_NAME.fullmatch(name)) and name.lower() != "host"
 
 
-def _is_taken(header: HeaderValue) -> bool:
+def _is_valid(header: HeaderValue) -> bool:
     return may_change(header.name) and bool(_VALUE.fullmatch(header.value))
 
 
 def _options(changes: HeaderChanges) -> Iterable[base_pb2.HeaderValueOption]:
     for values, action in ((changes.set, _SET), (changes.add, _ADD)):
-        for each in filter(_is_taken, values):
-            # Envoy reads %...% in a value as a variable of its own.
-            value = each.value.replace("%", "%%")
-            yield _Option(header=base_pb2.HeaderValue(key=each.name, value=value), append_action=action)
+        for header in filter(_is_valid, values):
+            # Envoy expands %...% in a value as a command operator.
+            value = header.value.replace("%", "%%")
+            yield _Option(header=base_pb2.HeaderValue(key=header.name, value=value), append_action=action)

@@ -1,4 +1,4 @@
-"""The gRPC health service, by grpcio's own implementation."""
+"""The gRPC health service of grpcio servers, by grpcio-health-checking."""
 # pyright: basic
 # grpcio-health-checking ships neither types nor stubs.
 
@@ -9,7 +9,7 @@ from picker.protocol import HEALTH_SERVICES
 
 
 class Health:
-    """One state, told on every server it was added to. Begins as not ready."""
+    """One health state, served on every server that it was added to. Starts as not ready."""
 
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
@@ -18,7 +18,7 @@ class Health:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def ready(self, is_ready: bool) -> None:
-        """Say SERVING or NOT_SERVING; `liveness` is SERVING as long as there is an answer at all."""
+        """Sets the state to SERVING or NOT_SERVING. The service `liveness` is SERVING as long as the server answers."""
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
         for service in HEALTH_SERVICES:
             await self._servicer.set(service, serving if is_ready or service == "liveness" else not_serving)

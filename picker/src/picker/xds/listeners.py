@@ -1,4 +1,4 @@
-"""Envoy's listeners, and how the picker's filter gets into one."""
+"""Envoy's listeners, and the insertion of the ext_proc filter."""
 
 from envoy.config.core.v3 import config_source_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -13,38 +13,38 @@ ROUTER_NAME = "envoy.filters.http.router"
 HCM_NAME = "envoy.filters.network.http_connection_manager"
 
 LISTENER_BUFFER_BYTES = 32 << 10
-"""Envoy Gateway's `per_connection_buffer_limit_bytes`. Routes that lead to a pool have a limit of their own."""
+"""Envoy Gateway's `per_connection_buffer_limit_bytes`. Routes to a pool have their own limit."""
 
 REQUEST_HEADERS_TIMEOUT_S = 10.0
-"""For a request's headers to arrive, so that clients which never finish one cannot hold connections. Bodies have the
-picker's own patience, answers that of the route."""
+"""Limit for a request's headers to arrive, so that slow clients cannot hold connections. The picker limits bodies, the
+route's timeout limits responses."""
 
 _Hcm = hcm_pb2.HttpConnectionManager
 
 
 def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.ConfigSource) -> listener_pb2.Listener:
-    """A plain HTTP listener (HTTP/1.1, and HTTP/2 with prior knowledge) whose route configuration `routes` gives under
-    the listener's own name."""
+    """Returns a plain HTTP listener (HTTP/1.1, and HTTP/2 with prior knowledge). Its route configuration has the
+    listener's name and comes from `routes`."""
     router = router_pb2.Router(suppress_envoy_headers=True)
     manager = _Hcm(
         codec_type=_Hcm.AUTO,
         stat_prefix=name,
         rds=hcm_pb2.Rds(route_config_name=name, config_source=routes),
         http_filters=[hcm_pb2.HttpFilter(name=ROUTER_NAME, typed_config=pack_any(router))],
-        # An answer's headers are its server's; what Envoy has to say of itself is in its statistics.
+        # The `server` header is the model server's; Envoy reports on itself in its statistics.
         server_header_transformation=_Hcm.PASS_THROUGH,
         use_remote_address=BoolValue(value=True),
-        # The id under which a client knows its request is the one that logs shall name.
+        # Logs name the id that the client sent.
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
         normalize_path=BoolValue(value=True),
         merge_slashes=True,
         path_with_escaped_slashes_action=_Hcm.UNESCAPE_AND_REDIRECT,
         request_headers_timeout=duration(REQUEST_HEADERS_TIMEOUT_S),
-        # A stream is silent while a model server queues or computes a long prompt; the route's timeout bounds it.
+        # A stream is silent while a model server queues or computes a long prompt. The route's timeout limits it.
         stream_idle_timeout=duration(0),
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions(),
-        # As Envoy Gateway allows it on every HTTPRoute: model servers speak it on /v1/realtime.
+        # As Envoy Gateway allows it on every HTTPRoute: model servers use it for /v1/realtime.
         upgrade_configs=[_Hcm.UpgradeConfig(upgrade_type="websocket")],
     )
     filters = [listener_components_pb2.Filter(name=HCM_NAME, typed_config=pack_any(manager))]
@@ -57,24 +57,24 @@ def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.Confi
 
 
 def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) -> listener_pb2.Listener:
-    """`listener` with the picker's filter, off, just before the router, in every filter chain that speaks HTTP. One
-    that is there already is replaced, so doing it twice changes nothing."""
+    """Returns `listener` with the disabled ext_proc filter before the router, in every HTTP filter chain. An existing
+    one is replaced, so that the function is idempotent."""
     made = listener_pb2.Listener()
     made.CopyFrom(listener)
     chains = list(made.filter_chains)
     if made.HasField("default_filter_chain"):
         chains.append(made.default_filter_chain)
     for chain in chains:
-        for each in chain.filters:
-            if each.typed_config.Is(_Hcm.DESCRIPTOR):
-                manager = _Hcm.FromString(each.typed_config.value)
+        for network_filter in chain.filters:
+            if network_filter.typed_config.Is(_Hcm.DESCRIPTOR):
+                manager = _Hcm.FromString(network_filter.typed_config.value)
                 _insert(manager, inference_filter(picker_cluster))
-                each.typed_config.CopyFrom(pack_any(manager))
+                network_filter.typed_config.CopyFrom(pack_any(manager))
     return made
 
 
 def _insert(manager: hcm_pb2.HttpConnectionManager, new: hcm_pb2.HttpFilter) -> None:
-    """The router is always the last filter."""
-    others = [each for each in manager.http_filters if each.name != FILTER_NAME]
+    """Inserts `new` before the router, which is always the last filter."""
+    others = [other for other in manager.http_filters if other.name != FILTER_NAME]
     del manager.http_filters[:]
     manager.http_filters.extend([*others[:-1], new, *others[-1:]])

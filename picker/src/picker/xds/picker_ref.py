@@ -1,4 +1,4 @@
-"""The pickers that pools name, as Envoy's configuration speaks of them."""
+"""The pickers that pools refer to, and their replicas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _PREFIX = "inferencepicker"
 
 @dataclass(frozen=True, slots=True)
 class PickerName:
-    """A port of a picker's Service. As text the name of its cluster, under which Envoy asks for its endpoints, too."""
+    """A port of a picker's Service. Its text is the name of its cluster, and its EDS name."""
 
     service: ObjectName
     port: int
@@ -22,7 +22,7 @@ class PickerName:
 
     @classmethod
     def of_text(cls, text: str) -> "PickerName | None":
-        """None for the name of something else."""
+        """Parses the text; returns None if it is another kind of name."""
         match text.split("/"):
             case [prefix, namespace, name, port] if prefix == _PREFIX and port.isdigit():
                 return cls(ObjectName(namespace, name), int(port))
@@ -31,42 +31,42 @@ class PickerName:
 
 
 @dataclass(frozen=True, slots=True)
-class PickerPlaces:
-    """Where the replicas of a picker are."""
+class PickerReplicas:
+    """The replicas of a picker."""
 
     addresses: tuple[str, ...]
-    """`ip:port` of those that are ready."""
-    by_tls: bool
-    """Whether they are to be asked by TLS."""
+    """`ip:port` of the ready replicas."""
+    uses_tls: bool
+    """Whether Envoy connects to them by TLS."""
     tls_addresses: frozenset[str] | None = None
-    """Those of `addresses` that are asked by TLS while replicas differ; None where `by_tls` holds for all."""
-    in_turn: bool = False
-    """Whether only the first that takes connections is to be asked, and the others stand by."""
+    """The addresses with TLS, if replicas differ during a change; None if `uses_tls` applies to all."""
+    failover: bool = False
+    """Whether Envoy uses only the first replica that accepts connections; the others are standbys."""
 
     @property
-    def asked_by_tls(self) -> frozenset[str]:
-        """The addresses that are asked by TLS."""
+    def with_tls(self) -> frozenset[str]:
+        """The addresses that Envoy connects to by TLS."""
         if self.tls_addresses is not None:
             return self.tls_addresses
-        return frozenset(self.addresses) if self.by_tls else frozenset()
+        return frozenset(self.addresses) if self.uses_tls else frozenset()
 
 
 class PickerUnknown(Exception):
-    """The API server has not said yet what a picker's Service is; the message names it."""
+    """The Service of a picker has not been read from the API server yet; the message names it."""
 
 
 class Pickers(Protocol):
-    """What is known of the pickers that the pools name."""
+    """The replicas of the pickers that pools refer to."""
 
-    def places(self, picker: PickerName) -> PickerPlaces | None:
-        """None of one that nothing is known of (yet)."""
+    def replicas(self, picker: PickerName) -> PickerReplicas | None:
+        """Returns the replicas of `picker`; None if they are not known (yet)."""
         ...
 
     async def is_own_picker(self, service: ObjectName) -> bool:
-        """Whether it is this project's picker, with which more is agreed than the protocol says. Raises
+        """Returns whether `service` is this project's picker, which supports more than the protocol. Raises
         PickerUnknown."""
         ...
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:
-        """Call `listener` with the names whose places are others now, from now on."""
+        """Registers `listener`; it is called with the names whose replicas have changed."""
         ...

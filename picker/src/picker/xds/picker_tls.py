@@ -1,5 +1,7 @@
-"""TLS from Envoy to pickers: to this project's both sides show a certificate of one authority; others make up one of
-their own, which nobody can check."""
+"""TLS from Envoy to pickers.
+
+This project's pickers and Envoy present certificates of one CA. Other pickers use self-signed certificates, which
+cannot be verified."""
 
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from picker.xds.protobuf import pack_any
 
 @dataclass(frozen=True, slots=True)
 class PickerTls:
-    """What Envoy needs for one picker. All PEM."""
+    """Envoy's TLS for one picker. All PEM."""
 
     service: ObjectName
     authority: bytes
@@ -22,8 +24,8 @@ class PickerTls:
 
 
 def transport_socket(tls: PickerTls, host: str) -> base_pb2.TransportSocket:
-    """For a cluster whose servers show a certificate for `host`. The key travels inside the cluster: from Envoy Gateway
-    to Envoy under TLS of their own."""
+    """Returns the transport socket for servers with a certificate for `host`. The private key is part of the cluster.
+    Envoy Gateway sends it to Envoy over its own TLS."""
     validation = common_pb2.CertificateValidationContext(
         trusted_ca=base_pb2.DataSource(inline_bytes=tls.authority),
         match_typed_subject_alt_names=[
@@ -41,8 +43,9 @@ def transport_socket(tls: PickerTls, host: str) -> base_pb2.TransportSocket:
 
 
 def unverified_socket() -> base_pb2.TransportSocket:
-    """For servers that sign their certificates themselves, as upstream's picker does by default. Whoever can answer in
-    a picker's stead is believed, as in plain text; others cannot listen."""
+    """Returns the transport socket for servers with self-signed certificates, the default of upstream's picker.
+
+    The connection is encrypted, but the server is not authenticated."""
     common = tls_pb2.CommonTlsContext(
         alpn_protocols=["h2"],
         validation_context=common_pb2.CertificateValidationContext(

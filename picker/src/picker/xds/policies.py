@@ -1,4 +1,4 @@
-"""Which timeouts hold where: HTTPRoute's own, and those of BackendTrafficPolicies."""
+"""The timeouts that apply to a route and to a cluster: those of HTTPRoutes and of BackendTrafficPolicies."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ NO_POLICY = PolicyTimeout()
 def policy_timeouts(
     route: HTTPRoute, gateway: Gateway, section: str, policies: Sequence[BackendTrafficPolicy]
 ) -> PolicyTimeout:
-    """Of the one policy that holds for `route` behind the listener `section` of `gateway`: one for the route stands
-    above one for the listener, and that above one for the whole Gateway. Of equals the older stands, then the first
-    by name."""
+    """Returns the timeouts of the one policy that applies to `route` on the listener `section` of `gateway`.
+
+    A policy for the route precedes one for the listener, and that precedes one for the whole Gateway. Of equals the
+    oldest applies, then the first by name."""
     ranked = [
         (rank, age_rank(policy), policy.name, policy.spec.timeout)
         for policy in policies
@@ -26,7 +27,7 @@ def policy_timeouts(
 
 
 def _rank(policy: BackendTrafficPolicy, route: HTTPRoute, gateway: Gateway, section: str) -> int | None:
-    """How close the policy is to the route, 0 the closest; None for a policy for others."""
+    """Returns how specific the policy is for the route, 0 the most; None if it does not apply."""
     ranks: list[int] = []
     for target in policy.spec.targets:
         name = ObjectName(policy.metadata.namespace, target.name)
@@ -39,7 +40,7 @@ def _rank(policy: BackendTrafficPolicy, route: HTTPRoute, gateway: Gateway, sect
 
 @dataclass(frozen=True, slots=True)
 class ConnectionTimeouts:
-    """Of the connections to a cluster's endpoints; None leaves the cluster's own."""
+    """Timeouts of the connections to a cluster's endpoints. None keeps the cluster's own."""
 
     connect_s: float | None = None
     idle_s: float | None = None
@@ -47,12 +48,12 @@ class ConnectionTimeouts:
 
     @classmethod
     def shortest(cls, policies: Iterable[PolicyTimeout]) -> "ConnectionTimeouts":
-        """A cluster has one set of connections, whichever routes lead to it: the strictest policy holds."""
-        found = list(policies)
+        """Returns the strictest timeouts of `policies`, because all routes share the cluster's connections."""
+        timeouts = list(policies)
         return cls(
-            connect_s=_least(each.tcp.connect_timeout for each in found),
-            idle_s=_least(each.http.connection_idle_timeout for each in found),
-            max_duration_s=_least(each.http.max_connection_duration for each in found),
+            connect_s=_least(timeout.tcp.connect_timeout for timeout in timeouts),
+            idle_s=_least(timeout.http.connection_idle_timeout for timeout in timeouts),
+            max_duration_s=_least(timeout.http.max_connection_duration for timeout in timeouts),
         )
 
 
@@ -60,5 +61,5 @@ NO_TIMEOUTS = ConnectionTimeouts()
 
 
 def _least(values: Iterable[float | None]) -> float | None:
-    # 0 is the policy's way to say "none".
+    # In a policy, 0 means no timeout.
     return min((value for value in values if value), default=None)

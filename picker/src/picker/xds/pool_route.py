@@ -1,4 +1,4 @@
-"""What makes a route lead to a pool: it asks the picker, and tries the next endpoint of the picker's list."""
+"""The parts of a route to a pool: the ext_proc filter, and retries on the next endpoint of the picker's list."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -14,16 +14,16 @@ from picker.xds.ext_proc_filter import FILTER_NAME, filter_for_pool
 from picker.xds.protobuf import duration, pack_any, uint32
 
 RETRY_ON = "connect-failure,refused-stream,reset"
-"""The endpoint could not be reached, did not want the request, or went before its answer began. Never once an answer
-has begun, and never for an answer that is an error: that is the model server's word."""
+"""Retries apply if the endpoint is unreachable, refuses the stream, or resets before its response begins. A response
+that has begun, or that is an error, is never retried: it is the model server's answer."""
 
 RETRIES = 1
-"""By default. A request that ends its server's process reaches two servers at most. Envoy counts connect failures and
-cut requests as one, so more tries for the first are more servers for the second. A route that needs more names them in
-a BackendTrafficPolicy, and tries at most the endpoints of the picker's list."""
+"""Default number of retries. A request that crashes its model server reaches two servers at most. Envoy counts connect
+failures and resets together, so that more retries for the first expose more servers to the second. A
+BackendTrafficPolicy may set more; Envoy tries at most the endpoints of the picker's list."""
 
 RETRY_BASE_S, RETRY_MAX_S = 0.01, 0.1
-"""Between tries. The next one goes to another endpoint, so there is nothing to wait for but a burst to spread."""
+"""Backoff between retries. The next one goes to another endpoint, so that it only has to spread a burst. Judgement."""
 
 _Mode = processing_mode_pb2.ProcessingMode
 _STREAMED = _Mode(
@@ -34,11 +34,12 @@ _STREAMED = _Mode(
     response_body_mode=_Mode.FULL_DUPLEX_STREAMED,
     response_trailer_mode=_Mode.SEND,
 )
-"""What the endpoint picker protocol asks for: upstream's picker answers a request's headers only when it has read the
-body, and reads the answers, too."""
+"""The processing mode of the endpoint picker protocol. Upstream's picker replies to request headers only after the
+body, and reads responses too."""
 
 SPARE_BODY_BYTES = 64 << 10
-"""Buffered beyond the picker's limit, so that it is the picker that refuses a body a little too large, in words."""
+"""Bytes buffered beyond the picker's limit, so that the picker rejects a slightly too large body with its own error
+text."""
 
 
 def with_ext_proc(
@@ -49,9 +50,11 @@ def with_ext_proc(
     *,
     streamed: bool = False,
 ) -> route_components_pb2.Route:
-    """`route`, pool-aware. `pools` tells which of the clusters that the route names are a pool's; each of them, of
-    several weighted ones too, tells the picker its own pool. A timeout and a retry policy that the route has stay;
-    without a timeout it gets none. `streamed`: for pickers that want bodies as upstream's does."""
+    """Returns `route` with the filter enabled for the clusters that are pools.
+
+    `pools` maps cluster names, also weighted ones, to pools; each names its own pool to the picker. An existing timeout
+    or retry policy remains; without a timeout the route gets none. `streamed`: for pickers that need upstream's
+    streamed mode."""
     made = route_components_pb2.Route()
     made.CopyFrom(route)
     action = made.route
@@ -65,10 +68,10 @@ def with_ext_proc(
             weighted.typed_per_filter_config[FILTER_NAME].CopyFrom(override)
             leads_to_pool = True
     if leads_to_pool:
-        # The listener's own limit, often 32 KiB, would answer 413 to most chats.
+        # The listener's limit, often 32 KiB, would answer 413 to most chats.
         made.request_body_buffer_limit.value = max_body_bytes + SPARE_BODY_BYTES
         if not action.HasField("timeout"):
-            # Envoy's own are 15 s, and a long answer takes minutes.
+            # Envoy's default is 15 s, and a long response takes minutes.
             action.timeout.CopyFrom(duration(0))
         if not action.HasField("retry_policy"):
             action.retry_policy.CopyFrom(next_endpoint_policy())
@@ -76,7 +79,8 @@ def with_ext_proc(
 
 
 def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
-    """Try the next endpoint of the picker's list. After the last, a FailOpen pool's fallback avoids those tried."""
+    """Returns a policy that retries on the next endpoint of the picker's list. After the last one, a FailOpen pool's
+    fallback avoids those tried."""
     return route_components_pb2.RetryPolicy(
         retry_on=RETRY_ON,
         num_retries=uint32(RETRIES),
@@ -95,7 +99,7 @@ def next_endpoint_policy() -> route_components_pb2.RetryPolicy:
 
 @lru_cache(maxsize=1024)
 def _override(pool: PoolName, picker_cluster: str, streamed: bool) -> Any:
-    """The same for all routes that lead to the pool: not to be changed."""
+    """Returns the override shared by all routes to the pool; callers must not change it."""
     per_route = filter_for_pool(pool, picker_cluster)
     if streamed:
         per_route.overrides.processing_mode.CopyFrom(_STREAMED)

@@ -1,4 +1,4 @@
-"""What the routes and listeners of Envoy Gateway's whole translation say of pools."""
+"""Readers of Envoy Gateway's whole translation: which routes and listeners concern pools."""
 
 from collections.abc import Iterable
 
@@ -13,33 +13,35 @@ from picker.xds.protobuf import duration
 
 
 def pickers_of(configuration: route_pb2.RouteConfiguration) -> set[PickerName]:
-    """The pickers that a route configuration's routes ask."""
-    # Hundreds of routes say the same of few pickers.
-    said: set[bytes] = set()
+    """Returns the pickers that a route configuration's routes use."""
+    # Hundreds of routes share few pickers, so that equal overrides are parsed once.
+    overrides_seen: set[bytes] = set()
     for host in configuration.virtual_hosts:
         for route in host.routes:
             overrides = [
                 route.typed_per_filter_config,
-                *(each.typed_per_filter_config for each in route.route.weighted_clusters.clusters),
+                *(cluster.typed_per_filter_config for cluster in route.route.weighted_clusters.clusters),
             ]
             for override in overrides:
                 if FILTER_NAME in override:
-                    said.add(override[FILTER_NAME].value)
+                    overrides_seen.add(override[FILTER_NAME].value)
     names = (
-        ext_proc_pb2.ExtProcPerRoute.FromString(each).overrides.grpc_service.envoy_grpc.cluster_name for each in said
+        ext_proc_pb2.ExtProcPerRoute.FromString(override).overrides.grpc_service.envoy_grpc.cluster_name
+        for override in overrides_seen
     )
     return {picker for name in names if (picker := PickerName.of_text(name)) is not None}
 
 
 def without_idle_timeouts(configuration: route_pb2.RouteConfiguration) -> route_pb2.RouteConfiguration:
-    """The configuration itself where it has no route to a pool that says nothing of its own."""
+    """Returns the configuration with idle timeouts of 0 on routes to pools without one of their own. Returns the same
+    object if there is no such route."""
     if not any(map(_lacks_idle_timeout, _routes_of(configuration))):
         return configuration
-    made = route_pb2.RouteConfiguration()
-    made.CopyFrom(configuration)
-    for route in filter(_lacks_idle_timeout, _routes_of(made)):
+    result = route_pb2.RouteConfiguration()
+    result.CopyFrom(configuration)
+    for route in filter(_lacks_idle_timeout, _routes_of(result)):
         route.route.idle_timeout.CopyFrom(duration(0))
-    return made
+    return result
 
 
 def _routes_of(configuration: route_pb2.RouteConfiguration) -> Iterable[route_components_pb2.Route]:
@@ -51,27 +53,27 @@ def _lacks_idle_timeout(route: route_components_pb2.Route) -> bool:
         return False
     weighted = route.route.weighted_clusters.clusters
     return FILTER_NAME in route.typed_per_filter_config or any(
-        FILTER_NAME in each.typed_per_filter_config for each in weighted
+        FILTER_NAME in cluster.typed_per_filter_config for cluster in weighted
     )
 
 
-def with_idle_timeout(listener: listener_pb2.Listener) -> Iterable[str]:
-    """The route configurations of those of a listener's filter chains that limit how long a stream is silent."""
-    return (each.rds.route_config_name for each in _managers(listener) if each.HasField("stream_idle_timeout"))
+def configurations_with_idle_timeout(listener: listener_pb2.Listener) -> Iterable[str]:
+    """Returns the route configurations of the listener's filter chains that set a stream idle timeout."""
+    return (manager.rds.route_config_name for manager in _managers(listener) if manager.HasField("stream_idle_timeout"))
 
 
 def route_configurations(listener: listener_pb2.Listener) -> Iterable[str]:
-    """The route configurations that a listener's filter chains use."""
-    return (each.rds.route_config_name for each in _managers(listener))
+    """Returns the route configurations of a listener's filter chains."""
+    return (manager.rds.route_config_name for manager in _managers(listener))
 
 
 def _managers(listener: listener_pb2.Listener) -> Iterable[hcm_pb2.HttpConnectionManager]:
-    """Of a listener's filter chains that speak HTTP."""
+    """Returns the connection managers of a listener's HTTP filter chains."""
     chains = [
         *listener.filter_chains,
         *([listener.default_filter_chain] if listener.HasField("default_filter_chain") else []),
     ]
     for chain in chains:
-        for each in chain.filters:
-            if each.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
-                yield hcm_pb2.HttpConnectionManager.FromString(each.typed_config.value)
+        for network_filter in chain.filters:
+            if network_filter.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
+                yield hcm_pb2.HttpConnectionManager.FromString(network_filter.typed_config.value)

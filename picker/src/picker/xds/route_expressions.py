@@ -1,4 +1,4 @@
-"""Takes expressions that Envoy rejects out of a route, so that the other routes of its configuration stay."""
+"""Removal of regular expressions that Envoy rejects, so that the other routes of the configuration remain."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -10,40 +10,43 @@ from google.protobuf.message import Message
 from picker.resources.expressions import expression_problem
 
 NEVER = r"\b\B"
-"""Matches nothing: no place both is a boundary of words and is none."""
+"""Matches nothing: no position is both a word boundary and not one."""
 
 
 def without_rejected_expressions(
     route: route_components_pb2.Route,
 ) -> tuple[route_components_pb2.Route, tuple[str, ...]]:
-    """`route` itself where Envoy takes all its expressions. Else a copy that matches no request, and what is wrong.
+    """Returns `route` itself if Envoy accepts all its expressions; otherwise a copy that matches no request, and the
+    problems.
 
-    Envoy Gateway checks expressions with Go's engine, which takes the empty one. Envoy rejects the whole route
-    configuration for it, and a hook cannot remove a route. A route whose rewrite is rejected matches nothing either:
-    without the rewrite it would send requests to paths that the user did not write."""
+    Envoy Gateway validates expressions with Go's engine, which accepts the empty one. Envoy rejects the whole route
+    configuration for it, and a hook cannot remove a route. A route with a rejected rewrite matches nothing either:
+    without the rewrite it would send requests to unintended paths."""
     problems = tuple(
-        f"{each.regex!r}: {problem}" for each in _expressions(route) if (problem := expression_problem(each.regex))
+        f"{matcher.regex!r}: {problem}"
+        for matcher in _expressions(route)
+        if (problem := expression_problem(matcher.regex))
     )
     if not problems:
         return route, ()
-    made = route_components_pb2.Route()
-    made.CopyFrom(route)
-    for each in _expressions(made):
-        if expression_problem(each.regex):
-            each.regex = NEVER
-    made.match.ClearField("path_specifier")
-    made.match.safe_regex.regex = NEVER
-    return made, problems
+    result = route_components_pb2.Route()
+    result.CopyFrom(route)
+    for matcher in _expressions(result):
+        if expression_problem(matcher.regex):
+            matcher.regex = NEVER
+    result.match.ClearField("path_specifier")
+    result.match.safe_regex.regex = NEVER
+    return result, problems
 
 
 def _expressions(message: Message) -> Iterator[regex_pb2.RegexMatcher]:
-    """All expressions in `message`, wherever they are, but not those inside of an Any."""
+    """Yields all expressions in `message` at any depth, except those inside an Any."""
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
-        several = cast("list[Message]", value if field.is_repeated else [value])
-        for each in several:
-            if isinstance(each, regex_pb2.RegexMatcher):
-                yield each
+        messages = cast("list[Message]", value if field.is_repeated else [value])
+        for inner in messages:
+            if isinstance(inner, regex_pb2.RegexMatcher):
+                yield inner
             else:
-                yield from _expressions(each)
+                yield from _expressions(inner)

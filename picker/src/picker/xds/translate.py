@@ -1,5 +1,6 @@
-"""From what users wrote to what Envoy runs. Pure: the same objects give the same bytes, so that an edit replaces only
-what it changes."""
+"""Translates resources to Envoy's configuration.
+
+The translation is pure: the same objects give the same bytes, so that an edit replaces only what it changes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,61 +25,61 @@ PICKER_CLUSTER = "inferencepool-picker"
 
 @dataclass(frozen=True, slots=True)
 class TranslateOptions:
-    """Where the parts are that the configuration joins."""
+    """Addresses and limits that the translation writes into Envoy's configuration."""
 
     listen_ip: str
     picker_host: str
-    """IP address, or name, of the picker's external processing server."""
+    """IP address or name of the picker's ext_proc server."""
     picker_port: int
     eds_target: str
-    """`host:port` of the picker's gRPC server of endpoints."""
+    """`host:port` of the picker's EDS server."""
     route_source: Callable[[str], config_source_pb2.ConfigSource]
-    """Where Envoy gets the route configuration of a name from."""
+    """Returns the source of the route configuration of a name."""
     max_body_bytes: int
-    """Of a request to a pool."""
+    """Limit on the body of a request to a pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoyConfig:
-    """Each kind ordered by name."""
+    """The result of a translation, each kind ordered by name."""
 
     listeners: tuple[listener_pb2.Listener, ...]
     route_configurations: tuple[route_pb2.RouteConfiguration, ...]
     clusters: tuple[cluster_pb2.Cluster, ...]
     conflicts: tuple[str, ...]
-    """Sentences about what could not be served because something else has its place."""
+    """Messages on listeners that are not served because of a conflict."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
-    """A route behind a listener, under one of the host names they have in common."""
+    """A route on a listener, under one of the host names that they have in common."""
 
     hostname: str
-    made: RankedRoute
+    ranked: RankedRoute
     policy: PolicyTimeout
 
 
 def listener_name(gateway: Gateway, listener: Listener) -> str:
-    """Envoy Gateway's, of the route configuration too."""
+    """Returns the listener's name in Envoy Gateway, which is also that of its route configuration."""
     return f"{gateway.name}/{listener.name}"
 
 
-def translate(resources: Resources, surroundings: TranslateOptions) -> EnvoyConfig:
-    """Everything that Envoy needs to serve `resources`. Listeners on one port are one to Envoy, named after the first
-    of them, as long as their host names differ."""
+def translate(resources: Resources, options: TranslateOptions) -> EnvoyConfig:
+    """Returns all that Envoy needs to serve `resources`. Listeners on one port are merged, named after the first, as
+    long as their host names differ."""
     listeners: list[listener_pb2.Listener] = []
     configurations: list[route_pb2.RouteConfiguration] = []
     conflicts: list[str] = []
-    everything: list[_Attached] = []
+    all_attached: list[_Attached] = []
     sections = [(gateway, listener) for gateway in resources.gateways for listener in gateway.spec.listeners]
     sections.sort(key=lambda section: section[1].port)
     for port, on_port in groupby(sections, key=lambda section: section[1].port):
         served = list(_without_conflicts(on_port, conflicts))
         name = listener_name(*served[0])
-        attached = [each for section in served for each in _attached(*section, resources, surroundings)]
-        everything += attached
-        made = http_listener(name, surroundings.listen_ip, port, surroundings.route_source(name))
-        if any(backend.pool is not None for each in attached for backend in each.made.backends):
+        attached = [route for section in served for route in _attached(*section, resources, options)]
+        all_attached += attached
+        made = http_listener(name, options.listen_ip, port, options.route_source(name))
+        if any(backend.pool is not None for route in attached for backend in route.ranked.backends):
             made = with_inference_filter(made, PICKER_CLUSTER)
         listeners.append(made)
         configurations.append(
@@ -87,9 +88,9 @@ def translate(resources: Resources, surroundings: TranslateOptions) -> EnvoyConf
             )
         )
     return EnvoyConfig(
-        tuple(sorted(listeners, key=lambda each: each.name)),
-        tuple(sorted(configurations, key=lambda each: each.name)),
-        _clusters(everything, resources, surroundings),
+        tuple(sorted(listeners, key=lambda listener: listener.name)),
+        tuple(sorted(configurations, key=lambda configuration: configuration.name)),
+        _clusters(all_attached, resources, options),
         tuple(conflicts),
     )
 
@@ -97,7 +98,7 @@ def translate(resources: Resources, surroundings: TranslateOptions) -> EnvoyConf
 def _without_conflicts(
     sections: Iterable[tuple[Gateway, Listener]], conflicts: list[str]
 ) -> Iterable[tuple[Gateway, Listener]]:
-    """Of the listeners on one port those whose host name no earlier one has; what is wrong with the others goes to
+    """Yields the listeners of one port whose host name no earlier one has. Messages on the others are added to
     `conflicts`."""
     holders: dict[str | None, str] = {}
     for gateway, listener in sections:
@@ -107,20 +108,20 @@ def _without_conflicts(
             yield gateway, listener
             continue
         host = f" and host name {listener.hostname}" if listener.hostname else ""
-        conflicts.append(f"listener {name}: port {listener.port}{host} belongs to listener {holder}, which stands")
+        conflicts.append(f"listener {name}: port {listener.port}{host} is used by listener {holder}")
 
 
 def _attached(
-    gateway: Gateway, listener: Listener, resources: Resources, surroundings: TranslateOptions
+    gateway: Gateway, listener: Listener, resources: Resources, options: TranslateOptions
 ) -> Iterable[_Attached]:
     for http_route in resources.http_routes:
         if not _is_parent(http_route, gateway, listener):
             continue
         policy = policy_timeouts(http_route, gateway, listener.name, resources.traffic_policies)
-        made = routes(http_route, resources, policy, PICKER_CLUSTER, surroundings.max_body_bytes)
+        made = routes(http_route, resources, policy, PICKER_CLUSTER, options.max_body_bytes)
         for hostname in _hostnames(http_route, listener):
-            for each in made:
-                yield _Attached(hostname, each, policy)
+            for ranked in made:
+                yield _Attached(hostname, ranked, policy)
 
 
 def _is_parent(http_route: HTTPRoute, gateway: Gateway, listener: Listener) -> bool:
@@ -136,7 +137,7 @@ def _is_parent(http_route: HTTPRoute, gateway: Gateway, listener: Listener) -> b
 
 
 def _hostnames(http_route: HTTPRoute, listener: Listener) -> Sequence[str]:
-    """Under which the route is served there; none where the two have none in common."""
+    """Returns the host names under which the route is served there; none if they have none in common."""
     if not http_route.spec.hostnames:
         return [listener.hostname or "*"]
     common = (common_hostname(hostname, listener.hostname) for hostname in http_route.spec.hostnames)
@@ -145,33 +146,33 @@ def _hostnames(http_route: HTTPRoute, listener: Listener) -> Sequence[str]:
 
 def _virtual_hosts(name: str, attached: Sequence[_Attached]) -> list[route_components_pb2.VirtualHost]:
     by_hostname: dict[str, list[RankedRoute]] = {}
-    for each in attached:
-        by_hostname.setdefault(each.hostname, []).append(each.made)
+    for route in attached:
+        by_hostname.setdefault(route.hostname, []).append(route.ranked)
     return [
         route_components_pb2.VirtualHost(
             name=f"{name}/{hostname.replace('.', '_')}",
             domains=[hostname],
-            routes=[each.route for each in sorted(by_hostname[hostname], key=lambda each: each.rank)],
+            routes=[ranked.route for ranked in sorted(by_hostname[hostname], key=lambda ranked: ranked.rank)],
         )
         for hostname in sorted(by_hostname)
     ]
 
 
 def _clusters(
-    attached: Iterable[_Attached], resources: Resources, surroundings: TranslateOptions
+    attached: Iterable[_Attached], resources: Resources, options: TranslateOptions
 ) -> tuple[cluster_pb2.Cluster, ...]:
-    """A cluster for each backend that some route leads to, and the picker's when a pool is among them."""
+    """Returns a cluster for each backend of a route, and the picker's if a pool is among them."""
     policies: dict[Backend, list[PolicyTimeout]] = {}
-    for each in attached:
-        for backend in each.made.backends:
-            # The weight is the route's affair.
-            policies.setdefault(replace(backend, weight=0), []).append(each.policy)
+    for route in attached:
+        for backend in route.ranked.backends:
+            # The weight belongs to the route, not to the cluster.
+            policies.setdefault(replace(backend, weight=0), []).append(route.policy)
     made: dict[str, cluster_pb2.Cluster] = {}
-    for backend, held in policies.items():
-        timeouts = ConnectionTimeouts.shortest(held)
+    for backend, timeouts_of_routes in policies.items():
+        timeouts = ConnectionTimeouts.shortest(timeouts_of_routes)
         if backend.pool is not None:
-            made[backend.cluster] = pool_cluster(resources.pools[backend.pool], surroundings.eds_target, timeouts)
-            made[PICKER_CLUSTER] = picker_cluster(PICKER_CLUSTER, surroundings.picker_host, surroundings.picker_port)
+            made[backend.cluster] = pool_cluster(resources.pools[backend.pool], options.eds_target, timeouts)
+            made[PICKER_CLUSTER] = picker_cluster(PICKER_CLUSTER, options.picker_host, options.picker_port)
         elif backend.service is not None:
-            made[backend.cluster] = service_cluster(*backend.service, surroundings.eds_target, timeouts)
+            made[backend.cluster] = service_cluster(*backend.service, options.eds_target, timeouts)
     return tuple(made[name] for name in sorted(made))
