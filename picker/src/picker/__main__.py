@@ -1,4 +1,4 @@
-"""`python -m picker`."""
+"""Runs `python -m picker`."""
 
 from picker.commands.cli import main
 

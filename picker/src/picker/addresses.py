@@ -1,4 +1,4 @@
-"""Addresses to listen on, and whether they can be had."""
+"""Network addresses: parsing, listening sockets, and limits on sockets."""
 
 import errno
 import resource
@@ -8,29 +8,30 @@ from collections.abc import Mapping
 from picker.cli_error import CliError
 
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
-"""What sockets fail with on a machine without IPv6, or with IPv6 switched off."""
+"""Errors of sockets on a host without IPv6."""
 
 
 class AddressTaken(CliError):
-    """An address that is wanted cannot be listened on; the message has a line for each."""
+    """An address cannot be listened on; the message has a line for each."""
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port`, an IPv6 host in brackets."""
+    """Splits `host:port`, with an IPv6 host in brackets. Raises ValueError without a numeric port."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def join_address(host: str, port: int) -> str:
-    """`host:port`, an IPv6 host in brackets."""
+    """Joins host and port to `host:port`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listening_socket(address: str, backlog: int = 128) -> socket.socket:
-    """A socket that listens on `address`, `host:port`. The host `::` takes IPv6 and IPv4 alike, or IPv4 alone where the
-    machine has no IPv6; port 0 is any free one. Raises OSError."""
+    """Returns a socket that listens on `address` (`host:port`). Raises OSError.
+
+    The host `::` accepts IPv6 and IPv4, or only IPv4 on a host without IPv6. Port 0 takes any free one."""
     host, port = split_address(address)
-    # No SO_REUSEPORT: two pickers on one port would each get half the calls and know half the load.
+    # SO_REUSEPORT is not set: two pickers on one port would each get half of the calls and see half of the load.
     if host == "::":
         try:
             return socket.create_server((host, port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
@@ -39,13 +40,13 @@ def listening_socket(address: str, backlog: int = 128) -> socket.socket:
                 raise
             host = "0.0.0.0"
         except ValueError:
-            # No sockets of both families here.
+            # Dual-stack sockets are not supported here.
             host = "0.0.0.0"
     return socket.create_server((host, port), family=_family(host), backlog=backlog)
 
 
 def every_ip() -> str:
-    """The address that stands for all of this machine's: `::`, or `0.0.0.0` where it has no IPv6."""
+    """Returns the unspecified address: `::`, or `0.0.0.0` on a host without IPv6."""
     return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
@@ -53,25 +54,25 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-MOST_SOCKETS = 65_536
-"""File descriptors that are ever of use: all connections of proxies, and one to each of thousands of model servers."""
+MAX_SOCKETS = 65_536
+"""Limit on file descriptors: all connections of proxies, and one to each of thousands of model servers. Judgement."""
 
 
 def allow_many_sockets() -> None:
-    """Raise the soft limit of file descriptors, often 1,024, as far as the hard one allows and the picker has use."""
+    """Raises the soft limit of file descriptors, often 1,024, to MAX_SOCKETS as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_SOCKETS if hard == resource.RLIM_INFINITY else min(MOST_SOCKETS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = MAX_SOCKETS if hard == resource.RLIM_INFINITY else min(MAX_SOCKETS, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
-def check_free(wanted: Mapping[str, str]) -> None:
-    """`wanted` tells for each purpose its `ip:port`. Raises AddressTaken.
+def check_free(addresses: Mapping[str, str]) -> None:
+    """Checks that the addresses are free. `addresses`: `ip:port` by purpose. Raises AddressTaken.
 
-    A check before the start: gRPC reports of a taken port only that it failed, and two Envoys of one user would share
+    The check runs before the start. For a used port gRPC reports only a failure, and two Envoys of one user would share
     it."""
     problems: list[str] = []
-    for purpose, address in wanted.items():
+    for purpose, address in addresses.items():
         try:
             listening_socket(address).close()
         except OSError as error:

@@ -1,5 +1,5 @@
-"""What ends a command in words rather than in a traceback."""
+"""The exception for errors that a command reports without a traceback."""
 
 
 class CliError(Exception):
-    """A command cannot begin, or go on, for a reason outside it; the message has a line for each."""
+    """A command cannot start or continue for an external reason; the message has a line for each problem."""

@@ -1,4 +1,4 @@
-"""How the picker logs: one event a line, with its fields, as text for people or JSON for machines."""
+"""Logging of the picker: one event per line with its fields, as text or as JSON."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
 
 def configure_logging(level: Level, output: Literal["json", "text"]) -> None:
-    """Set up structlog and the standard library's logging behind it. Lines go to standard error."""
+    """Configures structlog and the standard library's logging. Lines are written to standard error."""
     render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if output == "json"
@@ -38,12 +38,12 @@ def configure_logging(level: Level, output: Literal["json", "text"]) -> None:
 
 
 def _escape(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Names in the fields are foreign, and text goes to terminals."""
+    """Escapes control characters: fields may hold foreign names, and text is written to terminals."""
     return {key: printable(value, keep="\n") if isinstance(value, str) else value for key, value in event.items()}
 
 
 def set_level(level: Level) -> None:
-    """Change what is logged from here on, in every module."""
+    """Sets the least severe level that is logged, in every module."""
     logging.getLogger().setLevel(level.upper())
-    # The file watcher tells of every look it takes; nobody debugging the picker wants that.
+    # The file watcher logs every check at debug level, which is of no use here.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -1,15 +1,15 @@
-"""Names that both sides of a wire use: headers, metadata keys and services of the endpoint picker protocol (004)."""
+"""Names in the endpoint picker protocol (version 004) that both sides use: headers, metadata keys and services."""
 
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 
 HEALTH_SERVICES = ("", "liveness", "readiness", EXT_PROC_SERVICE)
-"""Service names of the gRPC health protocol: the whole server, and upstream's three."""
+"""Service names of the gRPC health protocol: the whole server, upstream's `liveness` and `readiness`, and ext_proc."""
 
 DESTINATION = "x-gateway-destination-endpoint"
 """Header and metadata key: `ip:port[,ip:port...]`, best first."""
 
 DESTINATION_SERVED = "x-gateway-destination-endpoint-served"
-"""Metadata key: the endpoint that answered."""
+"""Metadata key: the endpoint that served the request."""
 
 DESTINATION_SUBSET = "x-gateway-destination-endpoint-subset"
 """Metadata key: the endpoints that may be picked."""
@@ -24,7 +24,7 @@ OBJECTIVE = "x-gateway-inference-objective"
 """Header: the name of the request's InferenceObjective."""
 
 FAIRNESS_ID = "x-gateway-inference-fairness-id"
-"""Header: the flow of the request. Flows take turns in flow control."""
+"""Header: the flow of the request. Flow control shares capacity fairly between flows."""
 
 POOL_METADATA = "x-inference-pool"
 """gRPC metadata: the pool of the route, as NAMESPACE/NAME with its API group."""

@@ -23,18 +23,18 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {name} " in out for name in ("serve", "standalone", "gateway", "validate", "teardown"))
 
 
-def test_an_unknown_command_is_told_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_is_reported_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("serv") == 2
-    assert "no command 'serv'; allowed are serve, standalone, gateway, validate" in capsys.readouterr().err
+    assert "unknown command 'serv'; allowed are serve, standalone, gateway, validate" in capsys.readouterr().err
 
 
-def test_wrong_settings_end_with_status_2_and_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_exit_with_2_and_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("standalone", "--log-level=loud") == 2
-    told = {line.split(": ")[1] for line in capsys.readouterr().err.splitlines()}
-    assert told == {"manifests", "endpoints", "log_level"}
+    settings = {line.split(": ")[1] for line in capsys.readouterr().err.splitlines()}
+    assert settings == {"manifests", "endpoints", "log_level"}
 
 
-def test_a_package_can_add_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_package_can_add_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     entry = EntryPoint("greet", f"{__name__}:greet", cli.COMMANDS_GROUP)
     monkeypatch.setattr(cli, "entry_points", lambda group: [entry])  # pyright: ignore[reportUnknownLambdaType]
     assert run("greet", "you") == 3
@@ -46,17 +46,15 @@ def greet(arguments: list[str]) -> int:
     return 3
 
 
-def test_validate_ends_with_status_1_when_something_is_wrong(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_exits_with_1_if_a_manifest_is_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("validate", str(TUTORIAL)) == 0
-    broken = tmp_path / "pool.yaml"
-    broken.write_text((TUTORIAL / "inference-pool.yaml").read_text().replace("8000", "0"))
-    assert run("validate", str(broken)) == 1
+    invalid = tmp_path / "pool.yaml"
+    invalid.write_text((TUTORIAL / "inference-pool.yaml").read_text().replace("8000", "0"))
+    assert run("validate", str(invalid)) == 1
     assert "spec.targetPortNumber" in capsys.readouterr().out
 
 
-def test_a_command_does_not_import_what_the_others_need() -> None:
+def test_serve_does_not_import_the_kubernetes_client() -> None:
     code = "import sys, picker.commands.cli, picker.commands.serve; print('lightkube' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""A picker serves and scrapes the pools that are its own."""
+"""A picker serves and scrapes only the pools that name it."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from picker.resources.inference import InferencePool
 from picker.resources.parse import KINDS, typed
 from picker.settings import ServeSettings
 
-GIVEN = ("--manifests=m", "--endpoints=e")
+BASE_ARGUMENTS = ("--manifests=m", "--endpoints=e")
 
 
 def pool(namespace: str, picker: str | None) -> InferencePool:
@@ -21,9 +21,9 @@ def pool(namespace: str, picker: str | None) -> InferencePool:
             "spec": {"selector": {"matchLabels": {"app": "a"}}, "targetPorts": [{"number": 8000}], **reference},
         }
     )
-    made = typed(wire)
-    assert isinstance(made, InferencePool)
-    return made
+    result = typed(wire)
+    assert isinstance(result, InferencePool)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def pool(namespace: str, picker: str | None) -> InferencePool:
         (("--service=system/picker", '--sharing-namespaces=["team"]'), "team", "other", False),
     ],
 )
-def test_the_pools_of_a_picker_name_it(
+def test_picker_serves_the_pools_that_name_it(
     arguments: tuple[str, ...], namespace: str, picker: str | None, served: bool
 ) -> None:
-    settings = ServeSettings.read([*GIVEN, *arguments], "picker serve")
+    settings = ServeSettings.read([*BASE_ARGUMENTS, *arguments], "picker serve")
     assert pool_filter(settings)(pool(namespace, picker)) is served

@@ -1,4 +1,4 @@
-"""Which ports a picker opens."""
+"""The ports that a picker opens."""
 
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +12,7 @@ from picker.sources.inventory import Inventory
 
 
 class NoChanges:
-    """A source that is not asked."""
+    """A source that is never read."""
 
     refused = 0
 
@@ -20,24 +20,24 @@ class NoChanges:
         raise NotImplementedError
 
 
-def settings(taken: str, *given: str) -> ServeSettings:
+def settings(taken: str, *arguments: str) -> ServeSettings:
     names = ("ext-proc", "health", "admin")
     free = [f"--{name}-address=127.0.0.1:0" for name in names]
-    return ServeSettings.read([*free, f"--xds-address={taken}", *given], "test")
+    return ServeSettings.read([*free, f"--xds-address={taken}", *arguments], "test")
 
 
 @pytest.fixture
 def taken() -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        yield f"127.0.0.1:{held.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def test_a_picker_in_a_cluster_opens_no_port_for_endpoints(taken: str) -> None:
-    """The extension serves them; a port of the picker would tell strangers."""
-    Picker(settings(taken), NoChanges())
+async def test_picker_in_a_cluster_opens_no_eds_port(taken: str) -> None:
+    """The extension serves the endpoints; a port of the picker would expose them."""
+    Picker(settings(taken), NoChanges())  # must not raise
 
 
-async def test_a_picker_with_manifests_needs_the_port_for_endpoints(taken: str, tmp_path: Path) -> None:
+async def test_picker_with_manifests_needs_the_eds_port(taken: str, tmp_path: Path) -> None:
     endpoints = tmp_path / "endpoints.yaml"
     endpoints.touch()
     with pytest.raises(AddressTaken):

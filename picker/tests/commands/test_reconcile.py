@@ -1,4 +1,4 @@
-"""What a new inventory changes in a running picker, and what it leaves alone."""
+"""The changes that a new inventory makes in a running picker."""
 
 from collections.abc import Sequence
 from random import Random
@@ -24,8 +24,8 @@ PREFIX_CACHE = pool("a").replace(
 )
 
 
-class SeenScraper(Scraper):
-    """Remembers whom it scrapes, and does not."""
+class RecordingScraper(Scraper):
+    """A scraper that records its endpoints and does not scrape."""
 
     def __init__(self) -> None:
         self.scraped: list[str] = []
@@ -37,8 +37,8 @@ class SeenScraper(Scraper):
         self.scraped.remove(endpoint.address)
 
 
-class SeenDesk(Director):
-    """Remembers what it serves."""
+class RecordingDirector(Director):
+    """A director that records its pools."""
 
     def __init__(self) -> None:
         super().__init__(InFlightTracker(), lambda: 0.0, Random(0), unknown_models=True)
@@ -47,23 +47,23 @@ class SeenDesk(Director):
 
     def serve(self, pools: object, default: PoolName | None) -> None:
         assert isinstance(pools, type({}.values()))
-        self.pools = {each.pool.name: each for each in pools}
+        self.pools = {served.pool.name: served for served in pools}
         self.default = default
 
 
 @pytest.fixture
-def desk() -> SeenDesk:
-    return SeenDesk()
+def director() -> RecordingDirector:
+    return RecordingDirector()
 
 
 @pytest.fixture
-def scraper() -> SeenScraper:
-    return SeenScraper()
+def scraper() -> RecordingScraper:
+    return RecordingScraper()
 
 
 @pytest.fixture
-def follower(desk: SeenDesk, scraper: SeenScraper) -> Reconciler:
-    return Reconciler(Datastore(), scraper, desk, Random(0), None)
+def reconciler(director: RecordingDirector, scraper: RecordingScraper) -> Reconciler:
+    return Reconciler(Datastore(), scraper, director, Random(0), None)
 
 
 def inventory(*texts: str, servers: int) -> Inventory:
@@ -73,48 +73,46 @@ def inventory(*texts: str, servers: int) -> Inventory:
     )
 
 
-def test_the_endpoints_of_the_pools_are_scraped_and_no_others(follower: Reconciler, scraper: SeenScraper) -> None:
-    follower.follow(inventory(pool("a"), servers=2))
+def test_only_endpoints_of_pools_are_scraped(reconciler: Reconciler, scraper: RecordingScraper) -> None:
+    reconciler.follow(inventory(pool("a"), servers=2))
     assert scraper.scraped == ["10.0.0.0:8000", "10.0.0.1:8000"]
-    follower.follow(inventory(pool("a"), servers=1))
+    reconciler.follow(inventory(pool("a"), servers=1))
     assert scraper.scraped == ["10.0.0.0:8000"]
-    follower.follow(inventory(servers=1))
+    reconciler.follow(inventory(servers=1))
     assert scraper.scraped == []
 
 
-def test_an_edited_strategy_is_another_scheduler_that_knows_what_was_learned(
-    follower: Reconciler, desk: SeenDesk
-) -> None:
-    follower.follow(inventory(pool("a"), servers=1))
-    before = desk.pools[A]
-    follower.follow(inventory(PREFIX_CACHE, servers=1))
-    after = desk.pools[A]
-    assert after.scheduler.strategy is RoutingStrategy.PREFIX_CACHE
-    assert after.prefixes is before.prefixes
-    assert after.endpoints is before.endpoints
+def test_edited_strategy_keeps_prefixes_and_endpoints(reconciler: Reconciler, director: RecordingDirector) -> None:
+    reconciler.follow(inventory(pool("a"), servers=1))
+    previous = director.pools[A]
+    reconciler.follow(inventory(PREFIX_CACHE, servers=1))
+    current = director.pools[A]
+    assert current.scheduler.strategy is RoutingStrategy.PREFIX_CACHE
+    assert current.prefixes is previous.prefixes
+    assert current.endpoints is previous.endpoints
 
 
-def test_what_does_not_concern_a_pool_leaves_its_scheduler_alone(follower: Reconciler, desk: SeenDesk) -> None:
-    follower.follow(inventory(pool("a"), servers=1))
-    before = desk.pools[A]
-    follower.follow(inventory(pool("a"), pool("b"), servers=2))
-    assert desk.pools[A].scheduler is before.scheduler
-    assert len(desk.pools[A].endpoints) == 2
+def test_unrelated_change_keeps_the_scheduler(reconciler: Reconciler, director: RecordingDirector) -> None:
+    reconciler.follow(inventory(pool("a"), servers=1))
+    previous = director.pools[A]
+    reconciler.follow(inventory(pool("a"), pool("b"), servers=2))
+    assert director.pools[A].scheduler is previous.scheduler
+    assert len(director.pools[A].endpoints) == 2
 
 
-def test_of_an_endpoint_that_left_no_prefix_is_remembered(follower: Reconciler, desk: SeenDesk) -> None:
-    follower.follow(inventory(pool("a"), servers=2))
-    served = desk.pools[A]
+def test_prefixes_of_a_removed_endpoint_are_discarded(reconciler: Reconciler, director: RecordingDirector) -> None:
+    reconciler.follow(inventory(pool("a"), servers=2))
+    served = director.pools[A]
     first, second = served.endpoints
     for endpoint in (first, second):
         served.prefixes.record(endpoint, (1, 2))
-    follower.follow(inventory(pool("a"), servers=1))
+    reconciler.follow(inventory(pool("a"), servers=1))
     assert served.prefixes.cached_blocks(first, (1, 2)) == 2
     assert served.prefixes.cached_blocks(second, (1, 2)) == 0
 
 
 @pytest.mark.parametrize(
-    ("texts", "named", "found"),
+    ("texts", "named", "expected"),
     [
         ([pool("a")], None, "a"),
         ([pool("a"), pool("b")], None, None),
@@ -126,13 +124,13 @@ def test_of_an_endpoint_that_left_no_prefix_is_remembered(follower: Reconciler, 
     ],
     ids=["the only one", "none of two", "the only routed one", "the named one", "none if missing", "not none", "none"],
 )
-def test_a_gateway_that_names_no_pool_means(texts: list[str], named: str | None, found: str | None) -> None:
+def test_default_pool(texts: list[str], named: str | None, expected: str | None) -> None:
     pool_name = default_pool(resources(*texts), named)
-    assert (pool_name.name if pool_name is not None else None) == found
+    assert (pool_name.name if pool_name is not None else None) == expected
 
 
-class SeenPrecise:
-    """Remembers who is listened to, and which pools have asked for an index."""
+class RecordingKvEventMode:
+    """A KV-event mode that records its endpoints and the pools with an index."""
 
     def __init__(self) -> None:
         self.followed: list[str] = []
@@ -149,11 +147,11 @@ class SeenPrecise:
         self.followed.remove(endpoint.address)
 
 
-def test_where_endpoints_tell_what_they_hold_all_of_them_are_listened_to(desk: SeenDesk, scraper: SeenScraper) -> None:
-    precise = SeenPrecise()
-    follower = Reconciler(Datastore(), scraper, desk, Random(0), None, precise)
-    follower.follow(inventory(pool("a"), servers=2))
-    follower.follow(inventory(PREFIX_CACHE, servers=1))
-    assert precise.followed == ["10.0.0.0:8000"]
-    [endpoints] = precise.pools
-    assert endpoints is desk.pools[A].endpoints
+def test_kv_event_mode_follows_all_endpoints(director: RecordingDirector, scraper: RecordingScraper) -> None:
+    kv_event_mode = RecordingKvEventMode()
+    reconciler = Reconciler(Datastore(), scraper, director, Random(0), None, kv_event_mode)
+    reconciler.follow(inventory(pool("a"), servers=2))
+    reconciler.follow(inventory(PREFIX_CACHE, servers=1))
+    assert kv_event_mode.followed == ["10.0.0.0:8000"]
+    [endpoints] = kv_event_mode.pools
+    assert endpoints is director.pools[A].endpoints

@@ -1,1 +1,1 @@
-"""The commands: each puts the rooms together and runs a process."""
+"""The commands; each assembles the packages and runs one process."""

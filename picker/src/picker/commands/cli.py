@@ -1,4 +1,4 @@
-"""The `picker` command. Each command's own modules are imported when it runs: none pays for the others."""
+"""The `picker` command. The modules of a command are imported only when it runs."""
 
 import argparse
 import asyncio
@@ -18,27 +18,27 @@ from picker.settings import GatewaySettings, InvalidSettings, ServeSettings, Sta
 
 _USAGE = """picker COMMAND [flags]
 
-  serve       answer Envoy's questions: which endpoint shall serve this request?
-  standalone  the whole gateway on this machine: Envoy, configured from your manifests, and the picker
-  gateway     what Envoy Gateway asks to serve InferencePools on Kubernetes
-  validate    read manifests and say what is wrong with them
-  teardown    remove a Gateway, and wait until Envoy Gateway has taken its proxy away
-  top         watch a running picker: pools, endpoints and their load
-  explain     why a request went where it went{added}
+  serve       run the endpoint picker: the ext_proc server that picks an endpoint for each request
+  standalone  run the whole gateway on this machine: Envoy, configured from manifests, and the picker
+  gateway     run the extension of Envoy Gateway: hooks, endpoints (EDS) and statuses of InferencePools
+  validate    check manifests and report every problem
+  teardown    delete a Gateway, and wait until Envoy Gateway has deleted its proxy
+  top         show the pools, the endpoints and the load of a running picker
+  explain     explain why a request was sent to its endpoint{added}
 
-`picker COMMAND --help` tells the flags. Each is also an environment variable (PICKER_LOG_LEVEL) and a line of the YAML
-file that --config names (log_level: debug)."""
+`picker COMMAND --help` lists the flags. Each flag of serve, standalone and gateway is also an environment variable
+(PICKER_LOG_LEVEL) and a key of the YAML file in --config (log_level: debug)."""
 
 COMMANDS_GROUP = "picker.commands"
-"""Entry points that add commands: NAME = module:function, the function being a Command."""
+"""Entry points of additional commands: NAME = module:function, where the function is a Command."""
 
 Command = Callable[[list[str]], int]
-"""Takes the arguments after its name, and returns the exit status."""
+"""A function that takes the arguments after the command's name, and returns the exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command named by the first argument. Exits 2 on wrong usage, 1 when the command failed."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs the command in the first argument. Exits with 2 on wrong usage, with 1 if the command failed."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     own: Mapping[str, Command] = {
         "serve": _serve,
         "standalone": _standalone,
@@ -49,26 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "explain": _explain,
     }
     added = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
-    if not given or given[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE.format(added="".join(f"\n  {name:<11} (from {added[name].module})" for name in sorted(added))))
-        sys.exit(0 if given else 2)
-    name = given[0]
+        sys.exit(0 if argv else 2)
+    name = argv[0]
     if name not in own and name not in added:
         allowed = ", ".join([*own, *sorted(added)])
-        print(f"picker: no command {name!r}; allowed are {allowed}", file=sys.stderr)
+        print(f"picker: unknown command {name!r}; allowed are {allowed}", file=sys.stderr)
         sys.exit(2)
     command: Command = own[name] if name in own else added[name].load()
     try:
-        sys.exit(command(given[1:]))
+        sys.exit(command(argv[1:]))
     except InvalidSettings as error:
-        _complain(name, error)
+        _print_error(name, error)
         sys.exit(2)
     except (InvalidManifests, CliError) as error:
-        _complain(name, error)
+        _print_error(name, error)
         sys.exit(1)
 
 
-def _complain(command: str, error: Exception) -> None:
+def _print_error(command: str, error: Exception) -> None:
     for line in str(error).splitlines():
         print(f"picker {command}: {printable(line)}", file=sys.stderr)
 
@@ -109,7 +109,7 @@ def _run(command: Coroutine[Any, Any, int]) -> int:
 
 
 def _validate(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("picker validate", description="Read manifests and say what is wrong with them.")
+    parser = argparse.ArgumentParser("picker validate", description="Check manifests and report every problem.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a YAML file, or a folder of them")
     report = validate_files(parser.parse_args(arguments).files)
     for line in report.lines():
@@ -124,24 +124,30 @@ def _teardown(arguments: list[str]) -> int:
     from picker.sources.informer import kubernetes_client
 
     parser = argparse.ArgumentParser(
-        "picker teardown", description="Remove a Gateway and wait until its proxy is gone."
+        "picker teardown", description="Delete a Gateway, and wait until its proxy is deleted."
     )
-    parser.add_argument("--gateway", required=True, metavar="NAMESPACE/NAME")
-    parser.add_argument("--gateway-class", required=True, metavar="NAME", help="what the Gateway is of")
+    parser.add_argument("--gateway", required=True, metavar="NAMESPACE/NAME", help="the Gateway to delete")
+    parser.add_argument("--gateway-class", required=True, metavar="NAME", help="name of the GatewayClass")
     parser.add_argument(
-        "--proxy-namespace", action="append", required=True, help="where proxies may be; again for more"
+        "--proxy-namespace",
+        action="append",
+        required=True,
+        metavar="NAMESPACE",
+        help="namespace that may hold the proxy; may be repeated",
     )
-    parser.add_argument("--timeout-s", type=float, default=120.0, help="how long to wait (default: 120)")
-    given = parser.parse_args(arguments)
+    parser.add_argument(
+        "--timeout-s", type=float, default=120.0, metavar="SECONDS", help="limit of the wait (default: 120)"
+    )
+    options = parser.parse_args(arguments)
     try:
-        gateway = ObjectName.parse(given.gateway)
+        gateway = ObjectName.parse(options.gateway)
     except ValueError as error:
         parser.error(f"argument --gateway: {error}")
     configure_logging("info", "text")
 
-    async def remove() -> int:
-        removal = Teardown(kubernetes_client(), gateway, given.gateway_class, given.proxy_namespace)
-        await removal.run(given.timeout_s)
+    async def run_teardown() -> int:
+        teardown = Teardown(kubernetes_client(), gateway, options.gateway_class, options.proxy_namespace)
+        await teardown.run(options.timeout_s)
         return 0
 
-    return _run(remove())
+    return _run(run_teardown())

@@ -1,5 +1,7 @@
-"""`picker gateway`: what Envoy Gateway asks to serve InferencePools. Its extension, the endpoints of all pools for
-Envoy, and the pools' statuses."""
+"""`picker gateway`: the extension of Envoy Gateway for InferencePools.
+
+It runs the hooks, serves the endpoints of pools and pickers to Envoy (EDS), writes statuses, and renews
+certificates."""
 
 import asyncio
 import contextlib
@@ -39,21 +41,22 @@ from picker.xds.health import Health
 LEASE = "inference-gateway-status"
 
 STARTUP_S = 10.0
-"""Waited at most for pickers' Services before the extension is ready. One that cannot be listed costs its pools."""
+"""Limit of the wait for the pickers' Services before the extension is ready. A Service that cannot be listed affects
+only its pools. Judgement."""
 
 log = structlog.get_logger(__name__)
 
 
 class GatewayServer:
-    """All parts of one replica. `run` it once."""
+    """One replica of the extension with all its parts. `run` it once."""
 
     def __init__(self, settings: GatewaySettings, client: AsyncClient) -> None:
-        """In the event loop that will run it. Raises AddressTaken."""
+        """Must be called in the event loop that runs it. Raises AddressTaken."""
         names = ("extension_address", "xds_address", "health_address", "metrics_address")
         check_free({name: address for name in names if (address := getattr(settings, name)) is not None})
         self.registry = process_registry()
         self.registry.register(API_METRICS)
-        """What `/metrics` shows."""
+        """The metrics of `/metrics`."""
         self._endpoints = Datastore()
         self._source = ClusterSource(client)
         self._pickers = PickerEndpoints(client)
@@ -75,13 +78,13 @@ class GatewayServer:
         self._health_server.add_insecure_port(settings.health_address)
         self._lease = LeaderElector(client, ObjectName(settings.namespace, LEASE), socket.gethostname())
         self._status = StatusWriter(client, settings.controller_name, extension.service)
-        self._hooks = extension
+        self._extension = extension
         self._secrets: CertificateSecrets | None = None
         self._certificates: Certificates | None = None
-        self._marks: RouteAnnotations | None = None
+        self._annotations: RouteAnnotations | None = None
         if settings.tls_picker is not None:
             picker = ObjectName.parse(settings.tls_picker)
-            self._marks = RouteAnnotations(client)
+            self._annotations = RouteAnnotations(client)
             self._tls_picker = picker
             self._secrets = CertificateSecrets(
                 client, PickerTlsSecrets(picker, settings.namespace, settings.cluster_domain)
@@ -92,41 +95,41 @@ class GatewayServer:
         self._settings = settings
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set."""
+        """Serves until `stop` is set."""
         inventories = self._source.inventories()
         async with asyncio.TaskGroup() as tasks, self._metrics_server():
             await self._health.ready(False)
             await self._health_server.start()
             self._pickers.start(tasks)
-            self._take(await anext(inventories))
+            self._apply(await anext(inventories))
             await self._pickers.wait_until_listed(STARTUP_S)
-            working = [
+            background = [
                 tasks.create_task(self._follow(inventories)),
                 tasks.create_task(self._lease.run(self._status.run)),
             ]
-            if self._secrets is not None and self._marks is not None:
-                working.append(tasks.create_task(self._secrets.keep()))
-                working.append(tasks.create_task(self._secrets.follow(self._use_certificates)))
-                working.append(tasks.create_task(self._marks.keep()))
+            if self._secrets is not None and self._annotations is not None:
+                background.append(tasks.create_task(self._secrets.keep()))
+                background.append(tasks.create_task(self._secrets.follow(self._use_certificates)))
+                background.append(tasks.create_task(self._annotations.keep()))
                 await self._has_certificates.wait()
             await self._discovery.start()
-            extension = ExtensionServer(
-                self._hooks,
+            server = ExtensionServer(
+                self._extension,
                 self._lookup,
                 self._pickers,
                 self._settings.extension_address,
                 self._server_tls if self._secrets is not None else None,
             )
-            await extension.start()
-            await self._say_ready(True)
+            await server.start()
+            await self._set_ready(True)
             log.info("gateway.ready", extension=self._settings.extension_address, eds=self._settings.eds_target)
             await stop.wait()
             log.info("gateway.stopping")
-            await self._say_ready(False)
-            for task in working:
+            await self._set_ready(False)
+            for task in background:
                 task.cancel()
             self._pickers.follow(())
-            await extension.stop()
+            await server.stop()
             await self._discovery.stop()
         await self._health_server.stop(None)
 
@@ -139,52 +142,52 @@ class GatewayServer:
         async with http_server(address, metrics_app(lambda: self._ready, self.registry)):
             yield
 
-    async def _say_ready(self, is_ready: bool) -> None:
+    async def _set_ready(self, is_ready: bool) -> None:
         self._ready = is_ready
         await self._health.ready(is_ready)
 
     def _use_certificates(self, certificates: Certificates) -> None:
         self._certificates = certificates
-        self._hooks.picker_tls = certificates.picker
-        if self._marks is not None:
-            self._marks.renewed(certificates.renewals)
+        self._extension.picker_tls = certificates.picker
+        if self._annotations is not None:
+            self._annotations.renewed(certificates.renewals)
         self._has_certificates.set()
 
     def _certificates_by_name(self) -> dict[str, bytes]:
-        """Those whose end is a metric; none before the first are there."""
+        """The certificates whose expiry is a metric; none before the first exist."""
         if self._certificates is None:
             return {}
         return {"envoy": self._certificates.picker.certificate, "authority": self._certificates.trusted}
 
     def _server_tls(self) -> ServerTls:
-        """What the extension's port shows now."""
+        """The current certificates of the extension's port."""
         assert self._certificates is not None
         server = self._certificates.server
         return ServerTls(server.certificate, server.key, self._certificates.trusted)
 
     async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:
-            self._take(inventory)
+            self._apply(inventory)
 
-    def _take(self, inventory: Inventory) -> None:
+    def _apply(self, inventory: Inventory) -> None:
         pools = inventory.resources.pools.values()
         try:
-            self._pickers.follow(picker for pool in pools if (picker := self._hooks.picker(pool)) is not None)
-            if self._marks is not None:
-                self._marks.pools = {
+            self._pickers.follow(picker for pool in pools if (picker := self._extension.picker(pool)) is not None)
+            if self._annotations is not None:
+                self._annotations.pools = {
                     pool.name
                     for pool in pools
-                    if (picker := self._hooks.picker(pool)) is not None and picker.service == self._tls_picker
+                    if (picker := self._extension.picker(pool)) is not None and picker.service == self._tls_picker
                 }
             self._endpoints.update(inventory)
         except Exception:
-            # What was followed before is still served, and the next change is followed.
+            # The previous inventory remains in use, and the next change is applied.
             API_METRICS.failed("Inventory", "internal")
             log.exception("inventory.not_followed")
 
 
 async def serve_gateway(settings: GatewaySettings) -> int:
-    """Run until SIGTERM or SIGINT. The exit status."""
+    """Runs until SIGTERM or SIGINT. Returns the exit status."""
     configure_logging(settings.log_level, settings.log_format)
     await GatewayServer(settings, kubernetes_client()).run(stop_on_signal())
     return 0

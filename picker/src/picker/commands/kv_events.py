@@ -1,5 +1,6 @@
-"""Precise prefixes: what a picker has beside the rest where model servers publish KV events. Needs the extra
-`picker[kv-events]`; without the setting nothing of it is imported."""
+"""The KV-event mode: prefix caches as model servers report them by KV events.
+
+It needs the extra `picker[kv-events]`. Without the setting `kv_events_port` this module is not imported."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ from picker.requestcontrol.tokenize_client import TokenizeClient
 
 
 class KvEventMode:
-    """See `reconcile.Precise`. `run` it as long as the picker runs."""
+    """Implements `reconcile.Precise`. `run` it as long as the picker runs."""
 
     def __init__(self, ports: KvEventPorts, emptied: Callable[[Endpoint], None]) -> None:
-        """`emptied` is called when an endpoint says that its cache holds nothing any more."""
+        """`emptied` is called when an endpoint reports that its prefix cache is empty."""
         self.held = ReportedBlocks()
         self.prompts = TokenizeClient()
         self._events = KvEventSubscriber(ports, self.held, emptied)

@@ -1,4 +1,4 @@
-"""Keeps what the picker decides with in step with the newest inventory."""
+"""Applies each new inventory to the parts of the picker."""
 
 from collections.abc import Iterable, Sequence
 from random import Random
@@ -22,10 +22,10 @@ log = structlog.get_logger(__name__)
 
 
 class Precise(Protocol):
-    """Where endpoints tell what they hold."""
+    """The prefix cache indexes of endpoints that publish KV events."""
 
     def index(self, pool: Sequence[Endpoint]) -> PrefixIndex:
-        """Of a new pool, whose endpoints are kept up to date in place."""
+        """Returns the index of a new pool, whose endpoints are updated in place."""
         ...
 
     def add(self, endpoint: Endpoint) -> None: ...
@@ -34,8 +34,8 @@ class Precise(Protocol):
 
 
 class Reconciler:
-    """Applies each inventory: endpoints, scrapes, and the pools that the director serves. What was learned of a pool is
-    kept as long as the pool exists."""
+    """Applies inventories to the datastore, the scraper and the director's pools. What was learned of a pool remains as
+    long as the pool exists."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class Reconciler:
         default_pool: str | None,
         precise: Precise | None = None,
     ) -> None:
-        """`default_pool`: NAMESPACE/NAME of the pool for gateways that do not say which pool they mean; None for the
-        only one that a route leads to."""
+        """`default_pool`: NAMESPACE/NAME of the pool for gateways that name none; None means the only pool with a
+        route."""
         self._endpoints = endpoints
         self._scraper = scraper
         self._director = director
@@ -58,11 +58,11 @@ class Reconciler:
 
     @property
     def served(self) -> Iterable[ServedPool]:
-        """The pools as the director serves them now."""
+        """The pools that are served now."""
         return self._served.values()
 
     def follow(self, inventory: Inventory) -> None:
-        """Change everything over to `inventory`, between two awaits: no decision sees half of it."""
+        """Applies `inventory` in one step without an await, so that no decision sees half of it."""
         resources = inventory.resources
         change = self._endpoints.update(inventory)
         for endpoint in change.joined:
@@ -84,10 +84,10 @@ class Reconciler:
         )
 
     def _serving(self, pool: InferencePool, resources: Resources) -> ServedPool:
-        before = self._served.get(pool.name)
-        prefixes = before.prefixes if before is not None else self._index(pool.name)
-        if before is not None and before.pool.strategy is pool.strategy:
-            scheduler = before.scheduler
+        previous = self._served.get(pool.name)
+        prefixes = previous.prefixes if previous is not None else self._index(pool.name)
+        if previous is not None and previous.pool.strategy is pool.strategy:
+            scheduler = previous.scheduler
         else:
             scheduler = Scheduler(pool.strategy, prefixes, self._rng)
         return ServedPool(
@@ -106,13 +106,13 @@ class Reconciler:
         return PrefixIndex(BLOCK_TOKENS)
 
     def forget(self, endpoint: Endpoint) -> None:
-        """`endpoint` is gone, or has lost its cache."""
+        """Discards the cached prefixes of `endpoint`, which has left or has lost its cache."""
         for served in self._served.values():
             served.prefixes.forget(endpoint)
 
 
 def default_pool(resources: Resources, named: str | None) -> PoolName | None:
-    """The pool called `named` (NAMESPACE/NAME); without a name the only one there is for requests to go to."""
+    """Returns the pool `named` (NAMESPACE/NAME); without a name, the only pool with a route, or the only pool."""
     if named is not None:
         return next((pool for pool in resources.pools if pool.label == named), None)
     candidates = resources.routed_pools() & resources.pools.keys() or resources.pools.keys()

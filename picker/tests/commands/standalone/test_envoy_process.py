@@ -1,4 +1,4 @@
-"""What Envoy's admin interface says, and what else may answer on its port."""
+"""Envoy's admin interface, and other servers on its port."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ from picker.commands.standalone.envoy_process import EnvoyAdmin
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00 no HTTP/1.1 here\r\n"], ids=["nothing", "HTTP/2"]
+    "response", [b"", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00 no HTTP/1.1 here\r\n"], ids=["nothing", "HTTP/2"]
 )
-async def test_a_port_on_which_something_else_answers_is_no_envoy_that_is_ready(said: bytes) -> None:
+async def test_another_server_on_the_admin_port_is_not_ready(response: bytes) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(said)
+        writer.write(response)
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:

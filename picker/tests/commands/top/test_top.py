@@ -1,4 +1,4 @@
-"""`picker top` and `picker explain`: what they print, against an admin address that answers over HTTP."""
+"""The output of `picker top` and `picker explain` with an admin address that answers over HTTP."""
 
 import threading
 from collections.abc import Generator
@@ -20,7 +20,7 @@ from watched import Watched
 
 @contextmanager
 def admin_address(watched: Watched) -> Generator[str]:
-    """Serves the pages of `watched`; its URL."""
+    """Serves the pages of `watched`, and yields their URL."""
     routes = pages(
         lambda: pool_states(watched.pools, watched.requests.counters, watched.now_s),
         lambda: watched.decisions,
@@ -30,10 +30,10 @@ def admin_address(watched: Watched) -> Generator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = app.get(self.path)
-            self.send_response(answer.status_code)
+            response = app.get(self.path)
+            self.send_response(response.status_code)
             self.end_headers()
-            self.wfile.write(answer.content)
+            self.wfile.write(response.content)
 
         def log_message(self, *_: object) -> None:  # type: ignore[override]
             pass
@@ -54,9 +54,9 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def shown(now: Sample, before: Sample | None = None) -> str:
+def rendered(current: Sample, previous: Sample | None = None) -> str:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(view(now, before, "http://picker"))
+    console.print(view(current, previous, "http://picker"))
     return console.export_text()
 
 
@@ -64,22 +64,20 @@ def sample(watched: Watched, at_s: float = 0.0) -> Sample:
     return Sample(at_s, list(pool_states(watched.pools, watched.requests.counters, watched.now_s)))
 
 
-def test_top_once_prints_the_pools_their_counts_and_their_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_top_once_prints_pools_counts_and_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
     watched.scheduled()
     watched.scheduled()
     with admin_address(watched) as url:
         assert top([url, "--once"]) == 0
     out = capsys.readouterr().out
-    assert "default/a  DEFAULT  2 requests  2 running  0 rejected  50% of prompt tokens thought cached" in out
+    assert "default/a  DEFAULT  2 requests  2 running  0 rejected  50% of prompt tokens cached (estimate)" in out
     assert "qwen-2" in out
     assert "25%" in out
 
 
-def test_what_goes_into_a_pipe_is_not_cut_at_the_width_of_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pods' names are long."""
+def test_piped_output_is_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pod names are long."""
     monkeypatch.delenv("COLUMNS")
     pod = endpoint(1)
     pod.server = "deepseek-r1-distill-qwen-7b-l20-6c9f7d5b8c-x2v4q"
@@ -89,23 +87,23 @@ def test_what_goes_into_a_pipe_is_not_cut_at_the_width_of_a_terminal(
     assert line.rstrip().endswith("ago")
 
 
-def test_two_looks_make_rates() -> None:
+def test_two_samples_give_rates() -> None:
     watched = Watched()
-    before = sample(watched)
+    previous = sample(watched)
     for _ in range(10):
         watched.end(watched.scheduled())
-    assert "5.0 requests/s  0 running  0.0/s rejected  90%" in shown(sample(watched, 2.0), before)
+    assert "5.0 requests/s  0 running  0.0/s rejected  90%" in rendered(sample(watched, 2.0), previous)
 
 
-def test_what_is_wrong_with_an_endpoint_is_said_where_its_age_would_stand() -> None:
+def test_endpoint_problems_replace_the_metrics_age() -> None:
     watched = Watched(endpoints=[endpoint(1, refused=True), endpoint(2, scraped=False)])
-    text = shown(sample(watched))
+    text = rendered(sample(watched))
     assert "refuses connections" in text
     assert "never" in text
-    assert "no ready endpoint" in shown(sample(Watched(endpoints=[])))
+    assert "no ready endpoint" in rendered(sample(Watched(endpoints=[])))
 
 
-def test_explain_tells_why_a_request_went_where_it_went(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_shows_the_reason_of_a_pick(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
     request = watched.scheduled()
     watched.now_s = 1.5
@@ -117,19 +115,19 @@ def test_explain_tells_why_a_request_went_where_it_went(capsys: pytest.CaptureFi
     assert "ended after 1.50 s" in out
 
 
-def test_explain_tells_of_caches_that_were_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where load weighed more."""
+def test_explain_shows_larger_caches_that_were_not_picked(capsys: pytest.CaptureFixture[str]) -> None:
+    """The load of the endpoint outweighed its cache."""
     watched = Watched(endpoints=[endpoint(1), endpoint(2)])
     holder = watched.scheduled().endpoint
     holder.in_flight.requests = 200
     watched.scheduled()
     with admin_address(watched) as url:
         assert explain(["id", "--url", url]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"1,000 on {holder.server}, which would have cost more" in said
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"1,000 on {holder.server}, which has a higher cost" in out
 
 
-def test_explain_tells_why_a_request_was_turned_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_shows_the_reason_of_a_rejection(capsys: pytest.CaptureFixture[str]) -> None:
     watched = Watched()
     watched.assign(subset=frozenset())
     with admin_address(watched) as url:
@@ -147,19 +145,19 @@ def test_explain_without_an_id_lists_the_newest(capsys: pytest.CaptureFixture[st
     assert [number for number in range(4) if f"model-{number}" in out] == [2, 3]
 
 
-def test_a_request_that_the_picker_does_not_remember(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_request_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     with admin_address(Watched()) as url:
         assert explain(["id-9", "--url", url]) == 1
     assert "no decision on id-9" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("127.0.0.1:1", "kubectl port-forward"),
         ("ftp://127.0.0.1", "allowed is http://HOST:PORT"),
     ],
 )
-def test_where_no_picker_answers_the_user_is_told_what_to_do(url: str, said: str) -> None:
-    with pytest.raises(NoAnswer, match=said):
+def test_unreachable_picker_is_reported_with_a_hint(url: str, message: str) -> None:
+    with pytest.raises(NoAnswer, match=message):
         top([url, "--once"])

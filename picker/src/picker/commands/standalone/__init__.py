@@ -1,6 +1,6 @@
 """`picker standalone`: the whole gateway on one machine.
 
-Three processes, as on Kubernetes. The first is the control plane: it turns the manifests into Envoy's configuration, as
-Envoy Gateway does there, and keeps the other two, as the kubelet does. Envoy and the picker are its children, so that
-neither takes the other with it: a picker that is killed is started again, and Envoy meanwhile does with its requests
-what each pool's failure mode says. When Envoy ends, so does all of it."""
+There are three processes, as on Kubernetes. The first is the control plane: it translates the manifests to Envoy's
+configuration, like Envoy Gateway. It also supervises the other two, like the kubelet. Envoy and the picker are its
+children, so that neither ends with the other. If the picker is killed, it is restarted, and meanwhile Envoy applies
+each pool's failure mode. If Envoy ends, the whole gateway ends."""

@@ -1,4 +1,4 @@
-"""Envoy's configuration on one machine: written from the first inventory, and changed with each one after."""
+"""Envoy's configuration on one machine, written from the first inventory and updated with each later one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from envoy.config.core.v3 import config_source_pb2
 from google.protobuf.json_format import MessageToJson
 
 from picker.addresses import join_address, split_address
-from picker.commands.standalone.envoy_process import ConfigurationNotTaken, EnvoyAdmin
+from picker.commands.standalone.envoy_process import ConfigRejected, EnvoyAdmin
 from picker.settings import StandaloneSettings
 from picker.sources.inventory import Inventory
 from picker.xds.bootstrap import BOOTSTRAP_FILE, bootstrap, routes_file
@@ -18,15 +18,16 @@ from picker.xds.translate import EnvoyConfig, TranslateOptions, translate
 
 log = structlog.get_logger(__name__)
 
-TAKE_TIMEOUT_S = 5.0
-"""For Envoy to run a changed configuration. A new cluster waits up to 2 s for its endpoints, and nothing else waits."""
+APPLY_TIMEOUT_S = 5.0
+"""Limit for Envoy to apply a changed configuration. A new cluster waits up to 2 s for its endpoints; nothing else
+waits."""
 
 
 class ControlPlane:
-    """Turns inventories into files that Envoy watches."""
+    """Translates inventories to files that Envoy watches."""
 
     def __init__(self, settings: StandaloneSettings, folder: Path, admin: EnvoyAdmin) -> None:
-        """`folder`: for Envoy's configuration; created where it is missing."""
+        """`folder`: holds Envoy's configuration; created if it is missing."""
         self._settings = settings
         self._folder = folder
         self._admin = admin
@@ -40,7 +41,7 @@ class ControlPlane:
         return self._folder / BOOTSTRAP_FILE
 
     def begin(self, inventory: Inventory) -> None:
-        """Write everything that Envoy starts with."""
+        """Writes the bootstrap and the first configuration."""
         config = self._config = self._translated(inventory)
         self._folder.mkdir(parents=True, exist_ok=True)
         host, port = split_address(self._settings.envoy_admin_address)
@@ -49,41 +50,42 @@ class ControlPlane:
         self._first |= self._files.write_listeners(config)
 
     async def confirm(self) -> None:
-        """Once Envoy is ready: log where it listens, or what it did not take of what it started with."""
-        if await self._taken(self._first):
-            self._tell()
+        """Waits until Envoy has applied the first configuration, then logs its listeners, or what it rejected. Call it
+        once Envoy is ready."""
+        if await self._accepted(self._first):
+            self._log_listeners()
 
     def listen_addresses(self) -> Iterator[tuple[str, str]]:
-        """Each listener's name and its `ip:port`."""
+        """Yields each listener's name and its `ip:port`."""
         for listener in self._config.listeners:
-            where = listener.address.socket_address
-            yield listener.name, join_address(where.address, where.port_value)
+            socket_address = listener.address.socket_address
+            yield listener.name, join_address(socket_address.address, socket_address.port_value)
 
     async def follow(self, inventory: Inventory) -> None:
-        """Change Envoy over to `inventory`, in an order in which no route leads to a cluster that is not there, and no
-        listener to routes that are not there."""
+        """Applies `inventory`. The order ensures that no route leads to a missing cluster, and no listener to missing
+        routes."""
         old, new = self._config, self._translated(inventory)
         if new == old:
             return
         self._config = new
-        await self._taken(self._files.write_clusters(old, new))
+        await self._accepted(self._files.write_clusters(old, new))
         routes = self._files.write_routes(new)
-        if await self._taken(routes | self._files.write_listeners(new)):
-            self._tell()
+        if await self._accepted(routes | self._files.write_listeners(new)):
+            self._log_listeners()
         self._files.write_clusters(new)
 
-    async def _taken(self, versions: Versions) -> bool:
-        """Whether Envoy has them, at last. Where it refuses one, the rest still goes on: one listener whose port is
-        taken does not hold up the others."""
+    async def _accepted(self, versions: Versions) -> bool:
+        """Waits for `versions`, and returns whether Envoy has applied them. A rejected part does not stop the rest: a
+        listener whose port is in use does not block the others."""
         try:
-            await self._admin.wait_for(versions, TAKE_TIMEOUT_S)
-        except ConfigurationNotTaken as error:
-            log.error("envoy.config_rejected", detail=str(error), hint="Envoy's own lines above say why")
+            await self._admin.wait_for(versions, APPLY_TIMEOUT_S)
+        except ConfigRejected as error:
+            log.error("envoy.config_rejected", detail=str(error), hint="see Envoy's log lines above")
             return False
         return True
 
-    def _tell(self) -> None:
-        """Log what has changed in where Envoy listens, and in what it does not because something has its place."""
+    def _log_listeners(self) -> None:
+        """Logs changes of the listeners, and conflicts of the configuration."""
         listening = dict(self.listen_addresses())
         for name in self._listening.keys() - listening.keys():
             log.info("gateway.closed", listener=name)
@@ -97,7 +99,7 @@ class ControlPlane:
     def _translated(self, inventory: Inventory) -> EnvoyConfig:
         settings = self._settings
         picker_host, picker_port = split_address(settings.ext_proc_address)
-        surroundings = TranslateOptions(
+        options = TranslateOptions(
             listen_ip=settings.listen_ip,
             picker_host=picker_host,
             picker_port=picker_port,
@@ -105,7 +107,7 @@ class ControlPlane:
             route_source=self._route_source,
             max_body_bytes=settings.max_body_bytes,
         )
-        return translate(inventory.resources, surroundings)
+        return translate(inventory.resources, options)
 
     def _route_source(self, name: str) -> config_source_pb2.ConfigSource:
         return file_source(self._folder / routes_file(name))

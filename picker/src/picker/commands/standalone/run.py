@@ -1,4 +1,4 @@
-"""The life of the three processes: started in order, watched, and stopped on every way out."""
+"""Supervises the three processes: starts them in order, restarts the picker, and stops all on every exit."""
 
 import asyncio
 import logging
@@ -26,30 +26,30 @@ from picker.sources.inventory import Inventory
 log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 30.0
-"""For the picker and for Envoy to be ready: each takes a second on an idle machine."""
+"""Limit for the picker and for Envoy to become ready. Judgement: each takes a second on an idle machine."""
 
 RESTART_FIRST_S, RESTART_MAX_S = 0.1, 10.0
-"""Before a picker that died is started again: nearly at once, and ever later while it keeps dying."""
+"""Pauses before a restart of the picker: the first one, and the maximum after doubling. Judgement."""
 
-RESTART_CALM_S = 60.0
-"""A picker that lived this long is well; its next restart is a first one."""
+STABLE_AFTER_S = 60.0
+"""Uptime after which the pause is reset. Judgement."""
 
 ENVOY_GRACE_S = 3.0
 PICKER_GRACE_S = 5.0
-"""Beyond its own drain."""
+"""Time for the picker to exit after its drain."""
 
 _POLL_S = 0.05
 
 
 class PartFailed(CliError):
-    """Envoy has ended, or a part did not come up."""
+    """Envoy has ended, or a process did not become ready."""
 
 
 async def standalone(settings: StandaloneSettings) -> int:
-    """Run the gateway until SIGTERM or SIGINT. The exit status. Raises PartFailed, EnvoyMissing, AddressTaken and
-    InvalidManifests."""
+    """Runs the gateway until SIGTERM or SIGINT. Returns the exit status. Raises PartFailed, EnvoyMissing, AddressTaken
+    and InvalidManifests."""
     configure_logging(settings.log_level, settings.log_format)
-    # The picker tells what has changed; once is enough.
+    # The picker logs changes of the manifests; once is enough.
     logging.getLogger("picker.sources").setLevel(logging.CRITICAL)
     _cancel_on_signal()
     binary = envoy_binary(settings.envoy)
@@ -68,10 +68,12 @@ async def _run(
     admin = EnvoyAdmin(settings.envoy_admin_address)
     control_plane = ControlPlane(settings, folder, admin)
     control_plane.begin(first)
-    check_free(_addresses(settings) | {f"listener {name}": each for name, each in control_plane.listen_addresses()})
+    check_free(
+        _addresses(settings) | {f"listener {name}": address for name, address in control_plane.listen_addresses()}
+    )
     async with AsyncExitStack() as stack:
-        # Stopped in reverse: without Envoy the picker has nothing left to wait for.
-        picker = await stack.enter_async_context(_KeptPicker(settings))
+        # The order of stopping is the reverse: without Envoy the picker has nothing to wait for.
+        picker = await stack.enter_async_context(_SupervisedPicker(settings))
         await _until_ready("picker", picker.is_ready, picker.child)
         command = envoy_command(binary, control_plane.bootstrap_file, settings.envoy_concurrency, settings.log_level)
         envoy = await stack.enter_async_context(_running("Envoy", command))
@@ -81,8 +83,8 @@ async def _run(
         await _first_to_fail(_envoy_ended(envoy), picker.keep(), _follow(inventories, control_plane))
 
 
-class _KeptPicker:
-    """A picker that is started again when it dies."""
+class _SupervisedPicker:
+    """A picker process that is restarted when it exits."""
 
     child: Child
 
@@ -90,7 +92,7 @@ class _KeptPicker:
         self._settings = settings
         self._command = [sys.executable, "-m", "picker", "serve", *flags(settings, ServeSettings)]
 
-    async def __aenter__(self) -> "_KeptPicker":
+    async def __aenter__(self) -> "_SupervisedPicker":
         await self._start()
         return self
 
@@ -104,13 +106,13 @@ class _KeptPicker:
         return await answer(f"http://{self._settings.admin_address}/healthz") is not None
 
     async def keep(self) -> None:
-        """Never returns."""
+        """Restarts the picker whenever it exits. Never returns."""
         clock = asyncio.get_running_loop().time
         wait_s = RESTART_FIRST_S
         while True:
-            began_s = clock()
+            started_s = clock()
             status = await self.child.process.wait()
-            if clock() - began_s > RESTART_CALM_S:
+            if clock() - started_s > STABLE_AFTER_S:
                 wait_s = RESTART_FIRST_S
             log.error("picker.exited", how=how_it_ended(status), restart_in_s=wait_s)
             await asyncio.sleep(wait_s)
@@ -138,7 +140,7 @@ async def _follow(inventories: AsyncIterator[Inventory], control_plane: ControlP
 
 
 async def _until_ready(name: str, is_ready: Callable[[], Awaitable[bool]], child: Child) -> None:
-    """Raises PartFailed when it ends instead, or takes too long."""
+    """Waits until the process is ready. Raises PartFailed if it exits or takes too long."""
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             while not await is_ready():
@@ -150,7 +152,7 @@ async def _until_ready(name: str, is_ready: Callable[[], Awaitable[bool]], child
 
 
 async def _first_to_fail(*parts: Awaitable[None]) -> None:
-    """Run `parts` until one of them raises, and raise that."""
+    """Runs `parts` until one of them raises, and raises that exception."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         await asyncio.gather(*tasks)
@@ -160,32 +162,33 @@ async def _first_to_fail(*parts: Awaitable[None]) -> None:
 
 
 def _cancel_on_signal() -> None:
-    """Stop the way a cancelled task stops: by what stands in its `finally`s."""
+    """Cancels the current task on SIGTERM and SIGINT, so that `finally` blocks stop the processes."""
     task = asyncio.current_task()
     assert task is not None
-    for each in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _addresses(settings: StandaloneSettings) -> dict[str, str]:
     names = ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
-    given = {name: getattr(settings, name) for name in (*names, "envoy_admin_address")}
-    return {"--" + name.replace("_", "-"): address for name, address in given.items() if address is not None}
+    addresses = {name: getattr(settings, name) for name in (*names, "envoy_admin_address")}
+    return {"--" + name.replace("_", "-"): address for name, address in addresses.items() if address is not None}
 
 
 def _environment() -> dict[str, str]:
-    """Without our own settings: the picker gets them as flags, and does not know all of them."""
+    """Returns the environment without the picker's settings, which are passed as flags. Some of them are unknown to
+    `picker serve`."""
     return {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
 
 
 @contextmanager
 def _folder(named: Path | None) -> Generator[Path]:
-    """`named`, or one that is gone afterwards."""
+    """Yields `named`, or a temporary folder that is deleted afterwards."""
     if named is not None:
         yield named.resolve()
         return
-    made = Path(tempfile.mkdtemp(prefix="inference-gateway-"))
+    temporary = Path(tempfile.mkdtemp(prefix="inference-gateway-"))
     try:
-        yield made
+        yield temporary
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

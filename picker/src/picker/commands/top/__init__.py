@@ -1,1 +1,1 @@
-"""`picker top` and `picker explain`: what a running picker does and why, in a terminal."""
+"""`picker top` and `picker explain`: the state and the decisions of a running picker, in a terminal."""

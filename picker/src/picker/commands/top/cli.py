@@ -1,4 +1,4 @@
-"""The two commands' arguments and their loops."""
+"""The arguments of the two commands, and their loops."""
 
 import argparse
 import os
@@ -16,65 +16,67 @@ from picker.commands.top.view import Sample, view
 
 INTERVAL_S = 1.0
 PLAIN_WIDTH = 160
-"""Columns of a file or a pipe, which have none of their own: the widest table with pods' names fits."""
+"""Width of output to a file or a pipe, in columns: the widest table with pod names fits."""
 
 
 def top(arguments: Sequence[str]) -> int:
-    """Show the pools until interrupted. The exit status. Raises NoAnswer when the picker never answered."""
-    parser = argparse.ArgumentParser("picker top", description="Watch a picker: its pools, endpoints and their load.")
-    parser.add_argument("url", nargs="?", default=DEFAULT_URL, help="its admin address (%(default)s)")
-    parser.add_argument("--once", action="store_true", help="print one table and end")
-    parser.add_argument(
-        "--interval", type=_seconds, default=INTERVAL_S, metavar="SECONDS", help="between two looks (%(default)g)"
+    """Shows the pools until interrupted. Returns the exit status. Raises NoAnswer if the picker never answered."""
+    parser = argparse.ArgumentParser(
+        "picker top", description="Show the pools, the endpoints and the load of a picker."
     )
-    given = parser.parse_args(arguments)
-    client, console = PickerClient(given.url), _console()
-    before, now = None, Sample(time.monotonic(), client.pools())
-    if given.once:
-        console.print(view(now, before, client.url))
+    parser.add_argument("url", nargs="?", default=DEFAULT_URL, help="the picker's admin address (%(default)s)")
+    parser.add_argument("--once", action="store_true", help="print one table and exit")
+    parser.add_argument(
+        "--interval", type=_seconds, default=INTERVAL_S, metavar="SECONDS", help="between two refreshes (%(default)g)"
+    )
+    options = parser.parse_args(arguments)
+    client, console = PickerClient(options.url), _console()
+    previous, current = None, Sample(time.monotonic(), client.pools())
+    if options.once:
+        console.print(view(current, previous, client.url))
         return 0
     try:
-        with Live(view(now, before, client.url), console=console, screen=True, auto_refresh=False) as live:
+        with Live(view(current, previous, client.url), console=console, screen=True, auto_refresh=False) as live:
             while True:
-                time.sleep(given.interval)
+                time.sleep(options.interval)
                 try:
-                    before, now = now, Sample(time.monotonic(), client.pools())
-                    live.update(view(now, before, client.url), refresh=True)
+                    previous, current = current, Sample(time.monotonic(), client.pools())
+                    live.update(view(current, previous, client.url), refresh=True)
                 except NoAnswer as error:
-                    # A picker that is started again is back in a second.
-                    live.update(Group(Text(str(error), style="red"), view(now, before, client.url)), refresh=True)
+                    # A restarted picker answers again after a second.
+                    live.update(Group(Text(str(error), style="red"), view(current, previous, client.url)), refresh=True)
     except KeyboardInterrupt:
         return 0
 
 
 def explain(arguments: Sequence[str]) -> int:
-    """Tell why a request went where it went, or list the newest decisions. The exit status: 1 where none is known.
-    Raises NoAnswer."""
+    """Explains one decision, or lists the newest ones. Returns the exit status: 1 if no decision is found. Raises
+    NoAnswer."""
     parser = argparse.ArgumentParser(
         "picker explain",
-        description="Why a request went where it went. Without a REQUEST-ID the newest decisions are listed.",
+        description="Explain why a request was sent to its endpoint. Without a REQUEST-ID, list the newest decisions.",
     )
     parser.add_argument(
-        "request_id", nargs="?", metavar="REQUEST-ID", help="the answer's x-request-id, or how it begins"
+        "request_id", nargs="?", metavar="REQUEST-ID", help="the response's x-request-id, or its beginning"
     )
     parser.add_argument("--url", default=DEFAULT_URL, help="the picker's admin address (%(default)s)")
-    parser.add_argument("--pool", metavar="NAMESPACE/NAME", help="only of this pool")
-    parser.add_argument("--newest", type=int, default=10, metavar="N", help="how many to list (%(default)s)")
-    given = parser.parse_args(arguments)
-    client, console = PickerClient(given.url), _console()
-    limit = 1 if given.request_id else max(1, given.newest)
-    decisions = client.decisions(limit=limit, request_id=given.request_id, pool=given.pool)
+    parser.add_argument("--pool", metavar="NAMESPACE/NAME", help="only decisions of this pool")
+    parser.add_argument("--newest", type=int, default=10, metavar="N", help="number of decisions to list (%(default)s)")
+    options = parser.parse_args(arguments)
+    client, console = PickerClient(options.url), _console()
+    limit = 1 if options.request_id else max(1, options.newest)
+    decisions = client.decisions(limit=limit, request_id=options.request_id, pool=options.pool)
     if not decisions:
-        asked = f"no decision on {given.request_id}" if given.request_id else "no decision"
-        console.print(f"The picker remembers {asked}. It keeps the newest (kept-decisions), each replica its own.")
+        subject = f"no decision on {options.request_id}" if options.request_id else "no decision"
+        console.print(f"The picker has {subject}. Each replica keeps its own newest decisions (kept-decisions).")
         return 1
-    console.print(explanation(decisions[0]) if given.request_id else overview(decisions))
+    console.print(explanation(decisions[0]) if options.request_id else overview(decisions))
     return 0
 
 
 def _console() -> Console:
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    # Names are not markup: `[/x]` is a name, and not the end of a style.
+    # Names are not markup: `[/x]` is a name, not the end of a style.
     return Console(width=width, markup=False, emoji=False, highlight=False)
 
 

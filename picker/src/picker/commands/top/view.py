@@ -1,4 +1,4 @@
-"""Pools and endpoints as a terminal shows them."""
+"""Renders pools and endpoints for a terminal."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,38 +13,38 @@ from picker.observability.pool_states import PoolState
 
 BAR_CELLS = 12
 STALE_S = 5.0
-"""Metrics older than this are marked: the scheduler no longer rejects requests because of them."""
+"""Age from which metrics are marked as stale: the picker no longer rejects requests because of them."""
 
 NEARLY_FULL = 0.9
 HALF_FULL = 0.5
-"""KV cache usage from which a server soon queues, and from which it is avoided."""
+"""KV cache usage from which a server soon queues, and from which the picker avoids it."""
 
 
 class Sample(NamedTuple):
-    """What one look at the picker told."""
+    """The pools at one time."""
 
     at_s: float
     pools: Sequence[PoolState]
 
 
-def view(now: Sample, before: Sample | None, url: str) -> RenderableType:
-    """Rates are those since `before`; without it counts are since the picker's start."""
-    earlier = {pool.pool: pool for pool in before.pools} if before is not None else {}
-    seconds = now.at_s - before.at_s if before is not None else 0.0
-    if not now.pools:
-        return Text(f"{url}: the picker has no pools")
+def view(current: Sample, previous: Sample | None, url: str) -> RenderableType:
+    """Renders the pools. Rates are since `previous`; without it, counts are since the picker's start."""
+    previous_pools = {pool.pool: pool for pool in previous.pools} if previous is not None else {}
+    seconds = current.at_s - previous.at_s if previous is not None else 0.0
+    if not current.pools:
+        return Text(f"{url}: the picker serves no pools")
     parts: list[RenderableType] = []
-    for pool in now.pools:
+    for pool in current.pools:
         parts += [
-            _headline(pool, earlier.get(pool.pool), seconds),
+            _headline(pool, previous_pools.get(pool.pool), seconds),
             Padding(_endpoints(pool), (0, 0, 1, 2), expand=False),
         ]
     return Group(Text(url, style="dim"), *parts)
 
 
-def _headline(pool: PoolState, before: PoolState | None, seconds: float) -> Text:
+def _headline(pool: PoolState, previous: PoolState | None, seconds: float) -> Text:
     text = Text.assemble((pool.pool, "bold"), f"  {pool.strategy}  ")
-    if before is None or not seconds:
+    if previous is None or not seconds:
         facts = [
             f"{pool.decisions:,} requests",
             f"{pool.running:,} running",
@@ -52,16 +52,16 @@ def _headline(pool: PoolState, before: PoolState | None, seconds: float) -> Text
             *_shares(pool.decisions, pool.prompt_tokens, pool.cached_tokens, pool.decision_s),
         ]
     else:
-        decisions = pool.decisions - before.decisions
+        decisions = pool.decisions - previous.decisions
         facts = [
             f"{decisions / seconds:,.1f} requests/s",
             f"{pool.running:,} running",
-            f"{(pool.rejected - before.rejected) / seconds:,.1f}/s rejected",
+            f"{(pool.rejected - previous.rejected) / seconds:,.1f}/s rejected",
             *_shares(
                 decisions,
-                pool.prompt_tokens - before.prompt_tokens,
-                pool.cached_tokens - before.cached_tokens,
-                pool.decision_s - before.decision_s,
+                pool.prompt_tokens - previous.prompt_tokens,
+                pool.cached_tokens - previous.cached_tokens,
+                pool.decision_s - previous.decision_s,
             ),
         ]
     return text.append("  ".join(facts))
@@ -70,7 +70,7 @@ def _headline(pool: PoolState, before: PoolState | None, seconds: float) -> Text
 def _shares(decisions: int, prompt_tokens: int, cached_tokens: int, decision_s: float) -> list[str]:
     facts: list[str] = []
     if prompt_tokens:
-        facts.append(f"{cached_tokens / prompt_tokens:.0%} of prompt tokens thought cached")
+        facts.append(f"{cached_tokens / prompt_tokens:.0%} of prompt tokens cached (estimate)")
     if decisions:
         facts.append(f"{decision_s / decisions * 1000:.2f} ms a decision")
     return facts
