@@ -1,1 +1,2 @@
-"""Random use of the picker's parts together, and random bytes for its readers: `python -m fuzz --help`."""
+"""Fuzzing of the picker: random use of its parts together, and random bytes for its parsers. See `python -m fuzz
+--help`."""

@@ -1,4 +1,4 @@
-"""A proxy as the picker sees it: one connection, with requests in every stage; honest, or broken in some way."""
+"""A fake proxy: one connection with requests in every state, conforming to HTTP/2 or not."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -30,8 +30,8 @@ HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 _Mode = processing_mode_pb2.ProcessingMode
 
 
-def _headers(named: dict[str, str]) -> base_pb2.HeaderMap:
-    values = [base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in named.items()]
+def _headers(fields: dict[str, str]) -> base_pb2.HeaderMap:
+    values = [base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in fields.items()]
     return base_pb2.HeaderMap(headers=values)
 
 
@@ -43,7 +43,7 @@ def _body(rng: Random) -> bytes:
     return json.dumps(body).encode()
 
 
-def _answer(rng: Random) -> tuple[str, bytes]:
+def _response(rng: Random) -> tuple[str, bytes]:
     if rng.random() < 0.5:
         return "application/json", json.dumps(
             {"model": "served", "choices": [{"text": "x" * rng.randrange(99)}]}
@@ -60,89 +60,95 @@ def _pieces(rng: Random, data: bytes) -> Iterator[bytes]:
 
 
 def messages(rng: Random) -> list[bytes]:
-    """Of one request and its answer, as Envoy sends them."""
+    """Returns the messages of one request and its response, as Envoy sends them."""
     mode = rng.choice(MODES)
-    body, (kind, answer) = _body(rng), _answer(rng)
-    named = {":method": rng.choice(("POST", "POST", "POST", "GET")), ":path": rng.choice(PATHS)}
+    body, (content_type, response) = _body(rng), _response(rng)
+    fields = {":method": rng.choice(("POST", "POST", "POST", "GET")), ":path": rng.choice(PATHS)}
     if rng.random() < 0.5:
-        named |= {"content-type": "application/json", "content-length": str(len(body)), "x-request-id": "r" * 36}
+        fields |= {"content-type": "application/json", "content-length": str(len(body)), "x-request-id": "r" * 36}
     if rng.random() < 0.2:
-        named |= {"x-gateway-inference-fairness-id": rng.choice("abc"), "x-gateway-inference-objective": "high"}
+        fields |= {"x-gateway-inference-fairness-id": rng.choice("abc"), "x-gateway-inference-objective": "high"}
     if rng.random() < 0.05:
-        named |= {"connection": "Upgrade", "upgrade": "websocket"}
+        fields |= {"connection": "Upgrade", "upgrade": "websocket"}
     ended = rng.random() < 0.1
-    first = pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=_headers(named), end_of_stream=ended))
+    first = pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=_headers(fields), end_of_stream=ended))
     if rng.random() < 0.9:
-        answer_mode = "FULL_DUPLEX_STREAMED" if mode == "FULL_DUPLEX_STREAMED" else "NONE"
+        response_mode = "FULL_DUPLEX_STREAMED" if mode == "FULL_DUPLEX_STREAMED" else "NONE"
         first.protocol_config.request_body_mode = _Mode.BodySendMode.Value(mode)
-        first.protocol_config.response_body_mode = _Mode.BodySendMode.Value(answer_mode)
-    said = [first]
+        first.protocol_config.response_body_mode = _Mode.BodySendMode.Value(response_mode)
+    envoy_messages = [first]
     if not ended and mode != "NONE":
         pieces = [body] if mode == "BUFFERED" else list(_pieces(rng, body)) or [b""]
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
-            said.append(pb.ProcessingRequest(request_body=pb.HttpBody(body=piece, end_of_stream=last)))
+            envoy_messages.append(pb.ProcessingRequest(request_body=pb.HttpBody(body=piece, end_of_stream=last)))
     if rng.random() < 0.7:
         status = rng.choice(("200", "200", "200", "500", "101", "404"))
-        head = pb.HttpHeaders(headers=_headers({":status": status, "content-type": kind}))
-        said.append(pb.ProcessingRequest(response_headers=head))
-        said += [pb.ProcessingRequest(response_body=pb.HttpBody(body=piece)) for piece in _pieces(rng, answer)]
-        said.append(pb.ProcessingRequest(response_trailers=pb.HttpTrailers()))
-    return [message.SerializeToString() for message in said]
+        response_headers = pb.HttpHeaders(headers=_headers({":status": status, "content-type": content_type}))
+        envoy_messages.append(pb.ProcessingRequest(response_headers=response_headers))
+        envoy_messages += [
+            pb.ProcessingRequest(response_body=pb.HttpBody(body=piece)) for piece in _pieces(rng, response)
+        ]
+        envoy_messages.append(pb.ProcessingRequest(response_trailers=pb.HttpTrailers()))
+    return [message.SerializeToString() for message in envoy_messages]
 
 
 class Proxy:
-    """Feeds one connection. `honest` ones keep to HTTP/2 and gRPC; what they say in messages may be out of place."""
+    """Feeds one connection. A `conforming` proxy follows HTTP/2 and gRPC; its messages may still be out of order."""
 
-    def __init__(self, rng: Random, calls_of: Callable[[Connection], CallDispatcher], connection: Connection) -> None:
+    def __init__(
+        self, rng: Random, create_calls: Callable[[Connection], CallDispatcher], connection: Connection
+    ) -> None:
         self._rng = rng
         self.connection = connection
-        self.calls = calls_of(connection)
-        self.honest = rng.random() < 0.6
+        self.calls = create_calls(connection)
+        self.conforming = rng.random() < 0.6
         self.lost = False
         self.streams = 0
         self.messages = 0
         self._next_id = 1
-        self._left: dict[int, list[bytes]] = {}
-        """What is still to be sent of each request: frames."""
-        # A dishonest one may never open its windows.
-        window = {} if self.honest or rng.random() < 0.7 else {frames.Setting.INITIAL_WINDOW_SIZE: rng.choice((0, 7))}
-        greeting = frames.PREFACE + frames.settings_frame(window) + frames.frame(frames.SETTINGS, frames.ACK, 0)
-        self._unsent = greeting + frames.window_update(0, 1 << 30)
+        self._pending: dict[int, list[bytes]] = {}
+        """Frames of each request that are not sent yet."""
+        # A non-conforming proxy may never open its windows.
+        window = (
+            {} if self.conforming or rng.random() < 0.7 else {frames.Setting.INITIAL_WINDOW_SIZE: rng.choice((0, 7))}
+        )
+        preface = frames.PREFACE + frames.settings_frame(window) + frames.frame(frames.SETTINGS, frames.ACK, 0)
+        self._unsent = preface + frames.window_update(0, 1 << 30)
 
     def step(self, now_s: float) -> None:
-        """Begin or go on with a request, or do something strange."""
+        """Starts or continues a request, or does something unusual."""
         chance = self._rng.random()
         if chance < 0.3:
             self._begin()
         elif chance < 0.85:
-            self._go_on()
-        elif chance < 0.9 and self._left:
-            stream_id = self._rng.choice(list(self._left))
-            del self._left[stream_id]
+            self._continue()
+        elif chance < 0.9 and self._pending:
+            stream_id = self._rng.choice(list(self._pending))
+            del self._pending[stream_id]
             self._unsent += frames.rst_stream(stream_id, frames.ErrorCode.CANCEL)
         elif chance < 0.93:
             self._unsent += frames.frame(frames.PING, 0, 0, b"12345678")
-        elif not self.honest:
+        elif not self.conforming:
             self._misbehave()
         if self._rng.random() < 0.7:
             self.flush(now_s)
 
     def flush(self, now_s: float) -> None:
-        """One read of the picker's, cut where a socket may cut it."""
+        """Delivers the unsent bytes, split as a socket may split them."""
         data, self._unsent = self._unsent, b""
         for piece in _pieces(self._rng, data) if self._rng.random() < 0.1 else (data,):
             self.calls.receive(piece, now_s)
-        for kind, stream_id in _answered(self.connection.data_to_send()):
-            if kind == frames.RST_STREAM:
-                self._left.pop(stream_id, None)
+        for frame_type, stream_id in _sent_frames(self.connection.data_to_send()):
+            if frame_type == frames.RST_STREAM:
+                self._pending.pop(stream_id, None)
         if self.connection.closed:
             self.lose()
 
     def lose(self) -> None:
-        """The connection breaks."""
+        """Closes the connection."""
         self.lost = True
-        self._left.clear()
+        self._pending.clear()
         self.calls.lost()
 
     def _begin(self) -> None:
@@ -156,73 +162,75 @@ class Proxy:
             fields.append(("x-inference-pool", POOL))
         if rng.random() < 0.1:
             fields.append(("grpc-timeout", "30S"))
-        said = [b""] if health else messages(rng)
-        if not self.honest and rng.random() < 0.3:
-            rng.shuffle(said)
-        self.messages += len(said)
+        envoy_messages = [b""] if health else messages(rng)
+        if not self.conforming and rng.random() < 0.3:
+            rng.shuffle(envoy_messages)
+        self.messages += len(envoy_messages)
         if rng.random() < 0.3:
             fields.append(("traceparent", f"00-{rng.getrandbits(128):032x}-{rng.getrandbits(64):016x}-01"))
         block = (b"\x20" if rng.random() < 0.7 else b"") + encode_headers(fields)
         if rng.random() < 0.1:
             half = len(block) // 2
-            left = [
+            pending = [
                 frames.frame(frames.HEADERS, 0, stream_id, block[:half])
                 + frames.frame(frames.CONTINUATION, frames.END_HEADERS, stream_id, block[half:])
             ]
         else:
-            left = [frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, block)]
-        for message in said:
+            pending = [frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, block)]
+        for message in envoy_messages:
             data = framed(message)
             size = rng.choice((16_384, 16_384, 16_384, 4_000, 5))
             size = max(size, len(data) // 50)
             size = min(size, 16_384)
-            left += [frames.frame(frames.DATA, 0, stream_id, data[at : at + size]) for at in range(0, len(data), size)]
+            pending += [
+                frames.frame(frames.DATA, 0, stream_id, data[at : at + size]) for at in range(0, len(data), size)
+            ]
         if rng.random() < 0.8:
-            left.append(frames.frame(frames.DATA, frames.END_STREAM, stream_id))
-        self._left[stream_id] = left[1:]
-        self._unsent += left[0]
+            pending.append(frames.frame(frames.DATA, frames.END_STREAM, stream_id))
+        self._pending[stream_id] = pending[1:]
+        self._unsent += pending[0]
 
-    def _go_on(self) -> None:
-        if not self._left:
+    def _continue(self) -> None:
+        if not self._pending:
             return
-        stream_id = self._rng.choice(list(self._left))
-        left = self._left[stream_id]
-        count = self._rng.choice((1, 2, len(left)))
-        self._unsent += b"".join(left[:count])
-        del left[:count]
-        if not left:
-            del self._left[stream_id]
+        stream_id = self._rng.choice(list(self._pending))
+        pending = self._pending[stream_id]
+        count = self._rng.choice((1, 2, len(pending)))
+        self._unsent += b"".join(pending[:count])
+        del pending[:count]
+        if not pending:
+            del self._pending[stream_id]
 
     def _misbehave(self) -> None:
         rng = self._rng
         match rng.randrange(5):
             case 0 if self._unsent:
-                place = rng.randrange(len(self._unsent))
+                index = rng.randrange(len(self._unsent))
                 data = bytearray(self._unsent)
-                data[place] ^= 1 << rng.randrange(8)
+                data[index] ^= 1 << rng.randrange(8)
                 self._unsent = bytes(data)
             case 1:
-                kind, flags = rng.randrange(11), rng.randrange(256)
+                frame_type, flags = rng.randrange(11), rng.randrange(256)
                 self._unsent += frames.frame(
-                    kind, flags, rng.randrange(self._next_id + 4), rng.randbytes(rng.randrange(40))
+                    frame_type, flags, rng.randrange(self._next_id + 4), rng.randbytes(rng.randrange(40))
                 )
-            case 2 if self._left:
-                # A message begins that is never finished.
+            case 2 if self._pending:
+                # A message begins and is never completed.
                 self._unsent += frames.frame(
-                    frames.DATA, 0, rng.choice(list(self._left)), b"\0\0\x0f\xff\xff" + b"x" * 9_000
+                    frames.DATA, 0, rng.choice(list(self._pending)), b"\0\0\x0f\xff\xff" + b"x" * 9_000
                 )
-            case 3 if self._left:
-                left = rng.choice(list(self._left.values()))
-                left.insert(rng.randrange(len(left) + 1), rng.choice(left))
+            case 3 if self._pending:
+                pending = rng.choice(list(self._pending.values()))
+                pending.insert(rng.randrange(len(pending) + 1), rng.choice(pending))
             case _:
                 self._unsent += self._unsent[: rng.randrange(200)]
 
 
-def _answered(data: bytes) -> Iterator[tuple[int, int]]:
-    """Kind and stream of each frame of the picker's. Fails where they are not whole frames."""
+def _sent_frames(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields type and stream of each frame that the picker sent. Fails if the last frame is incomplete."""
     at = 0
     while at < len(data):
-        high, low, kind, _, stream_id = frames.read_header(data, at)
+        high, low, frame_type, _, stream_id = frames.read_header(data, at)
         at += frames.HEADER_BYTES + (high << 8 | low)
-        yield kind, stream_id
-    assert at == len(data), "the picker has written half a frame"
+        yield frame_type, stream_id
+    assert at == len(data), "the picker has written an incomplete frame"

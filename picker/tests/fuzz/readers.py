@@ -1,4 +1,4 @@
-"""Random bytes for what reads foreign bytes: recorded shapes, cut, doubled and with bytes changed."""
+"""Fuzzing of the parsers of external bytes: recorded inputs with parts cut, repeated or changed."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ NAMES = (b"g/ns/pool", b"ns/pool", b"inference.networking.k8s.io/default/a-b.c")
 
 
 def mangled(rng: Random, text: bytes) -> bytes:
-    """`text` with some of it cut out, said again, or changed."""
+    """Returns `text` with parts cut, repeated or changed."""
     for _ in range(rng.randrange(6)):
         at, size = rng.randrange(len(text) + 1), rng.choice((0, 1, 3, 40))
         match rng.randrange(4):
@@ -68,7 +68,7 @@ def mangled(rng: Random, text: bytes) -> bytes:
 
 
 def pages(rng: Random) -> None:
-    """One reader for several pages, as for one server."""
+    """Parses several pages with one reader, like those of one server."""
     reader = MetricsReader()
     for _ in range(20):
         with suppress(NoServerMetrics):
@@ -79,13 +79,13 @@ def pages(rng: Random) -> None:
 
 def bodies(rng: Random) -> None:
     for _ in range(20):
-        read_body(mangled(rng, rng.choice(BODIES)), rng.random() < 0.5)
+        read_body(mangled(rng, rng.choice(BODIES)), rng.random() < 0.5)  # must not raise
 
 
 def kv_events(rng: Random) -> None:
     for _ in range(20):
         with suppress(Unreadable):
-            read_batch(mangled(rng, rng.choice(EVENTS)))
+            read_batch(mangled(rng, rng.choice(EVENTS)))  # must raise only Unreadable
 
 
 def names(rng: Random) -> None:
@@ -99,22 +99,22 @@ def names(rng: Random) -> None:
 def proxy_messages(rng: Random) -> None:
     for message in messages(rng):
         with suppress(ProtocolViolation):
-            decode(mangled(rng, message), None)
+            decode(mangled(rng, message), None)  # must raise only ProtocolViolation
 
 
 def heads(rng: Random) -> None:
-    """One connection's header blocks."""
+    """Decodes the header blocks of one connection."""
     reader = HeaderReader(HeaderBlockCache())
     reader.dynamic_table_disabled()
-    good = encode_headers([(":method", "POST"), (":scheme", "http"), (":path", "/x"), ("a", "b" * 50)])
+    valid = encode_headers([(":method", "POST"), (":scheme", "http"), (":path", "/x"), ("a", "b" * 50)])
     with suppress(UndecodableHeaders, OversizedHeaders):
         for _ in range(20):
             with suppress(MalformedHeaders):
-                reader.request(mangled(rng, good))
+                reader.request(mangled(rng, valid))  # must raise only the errors named above
 
 
 def answers(rng: Random) -> None:
-    """The same answer in pieces and whole."""
+    """Rewrites a response in pieces and as a whole, and compares the results."""
     text = json.dumps(
         {"model": "served", "response": {"model": "served"}, "x": ["model", {"model": "served"}]}
     ).encode()

@@ -1,4 +1,4 @@
-"""A picker without sockets, used by proxies of all kinds while servers, members and clocks change."""
+"""A picker without sockets, used by several kinds of proxies while servers, pool members and the clock change."""
 
 from collections.abc import Callable, Mapping
 from random import Random
@@ -35,13 +35,13 @@ spec: {modelName: asked, criticality: %s, poolRef: {name: a}, targetModels: [{na
 """
 
 STEPS = 400
-"""Of one run: half a second of work, and long enough for queues to fill."""
+"""Steps of one run: half a second of work, and enough for queues to fill."""
 
 SILENCE_LIMIT_S = 600.0
 
 
 class World:
-    """All parts of a picker from HTTP/2 to the ledger, with a clock of their own."""
+    """All parts of a picker from HTTP/2 to the in-flight tracker, with a clock of their own."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -51,14 +51,14 @@ class World:
         self._director = Director(self.tracker, self._clock, Random(rng.random()), unknown_models=rng.random() < 0.5)
         self._endpoints = [endpoint(number) for number in range(rng.randrange(4))]
         self._members = len(self._endpoints)
-        self._soon: list[Callable[[], None]] = []
-        self.flow = FlowControl(self._director, self._clock, self._soon.append, Bounds(8, 1 << 18), 60.0)
+        self._callbacks: list[Callable[[], None]] = []
+        self.flow = FlowControl(self._director, self._clock, self._callbacks.append, Bounds(8, 1 << 18), 60.0)
         self.tracker.on_freed = self.flow.freed
         self._serve()
         self._health = Health(HEALTH_SERVICES)
         self._deadlines: Deadlines[Call] = Deadlines()
         self.load = ConnectionLimits(max_calls=60, max_held_bytes=1 << 18, max_calls_per_connection=40)
-        self._kept = HeaderBlockCache()
+        self._header_cache = HeaderBlockCache()
         queue = self.flow if rng.random() < 0.7 else None
         self._methods: Mapping[str, Method] = {
             PROCESS: process(lambda: Exchange(self._director, Limits(max_body_bytes=30_000), queue=queue)),
@@ -67,14 +67,14 @@ class World:
         self._proxies = [self._new_proxy() for _ in range(rng.randrange(1, 4))]
 
     def run(self, steps: int = STEPS) -> None:
-        """Use it, and check it after each step and at the end. Raises AssertionError."""
+        """Uses the picker, and checks it after each step and at the end. Raises AssertionError."""
         for _ in range(steps):
             self._step()
             self._check()
         for proxy in self._proxies:
             proxy.lose()
             self._count(proxy)
-        self._run_soon()
+        self._run_callbacks()
         self.flow.tick()
         self._check_empty()
 
@@ -82,10 +82,10 @@ class World:
         return self.now_s
 
     def _new_proxy(self) -> Proxy:
-        def calls_of(connection: Connection) -> CallDispatcher:
+        def create_calls(connection: Connection) -> CallDispatcher:
             return CallDispatcher(connection, self._methods, self._deadlines, lambda: None, self.load)
 
-        return Proxy(self._rng, calls_of, Connection(self._kept))
+        return Proxy(self._rng, create_calls, Connection(self._header_cache))
 
     def _step(self) -> None:
         rng = self._rng
@@ -109,7 +109,7 @@ class World:
         else:
             self._health.ready(rng.random() < 0.5)
         if rng.random() < 0.5:
-            self._run_soon()
+            self._run_callbacks()
 
     def _replace(self, number: int) -> None:
         proxy = self._proxies[number]
@@ -119,7 +119,9 @@ class World:
         self._proxies[number] = self._new_proxy()
 
     def _count(self, proxy: Proxy) -> None:
-        assert not proxy.connection.closed or proxy.calls.draining or not proxy.honest, "an honest proxy was cut off"
+        assert not proxy.connection.closed or proxy.calls.draining or not proxy.conforming, (
+            "a conforming proxy was disconnected"
+        )
         self.streams += proxy.streams
         self.messages += proxy.messages
 
@@ -131,25 +133,25 @@ class World:
             proxy.calls.end_silent(self.now_s, SILENCE_LIMIT_S)
         self.flow.tick()
 
-    def _run_soon(self) -> None:
-        soon, self._soon[:] = self._soon[:], []
-        for each in soon:
-            each()
+    def _run_callbacks(self) -> None:
+        callbacks, self._callbacks[:] = self._callbacks[:], []
+        for callback in callbacks:
+            callback()
 
     def _server_changes(self) -> None:
         rng = self._rng
         if not self._endpoints:
             return
-        where = rng.choice(self._endpoints)
+        chosen = rng.choice(self._endpoints)
         if rng.random() < 0.2:
-            # It has restarted: its counters begin at 0.
-            self.tracker.scraped(where, ServerMetrics(0, 0, 0.0, scraped_at_s=self.now_s))
+            # The server has restarted: its counters begin at 0.
+            self.tracker.scraped(chosen, ServerMetrics(0, 0, 0.0, scraped_at_s=self.now_s))
         elif rng.random() < 0.2:
-            where.unreachable_since_s = self.now_s if where.unreachable_since_s is None else None
+            chosen.unreachable_since_s = self.now_s if chosen.unreachable_since_s is None else None
         else:
             scrape(
                 self.tracker,
-                where,
+                chosen,
                 self.now_s,
                 first_tokens=rng.randrange(4),
                 seconds=rng.random(),
@@ -167,20 +169,20 @@ class World:
 
     def _serve(self) -> None:
         rng = self._rng
-        [each] = resources(pool("a")).pools.values()
+        [served_pool] = resources(pool("a")).pools.values()
         prefixes = PrefixIndex(BLOCK_TOKENS)
         scheduler = Scheduler(rng.choice(list(RoutingStrategy)), prefixes, Random(rng.random()))
         models: dict[str, InferenceModel] = {}
         if rng.random() < 0.7:
             [declared] = resources(MODEL % rng.choice(list(Criticality))).models
             models["asked"] = declared
-        served = ServedPool(each, models, self._endpoints, scheduler, prefixes)
+        served = ServedPool(served_pool, models, self._endpoints, scheduler, prefixes)
         self._director.serve([served], served.pool.name if rng.random() < 0.9 else None)
 
     def _check(self) -> None:
-        held = [sum(call.reader.held_bytes for call in proxy.calls.open) for proxy in self._proxies]
-        assert [proxy.calls.held_bytes for proxy in self._proxies] == held
-        assert self.load.held_bytes == sum(held) <= self.load.max_held_bytes + (1 << 15)
+        held_bytes = [sum(call.reader.held_bytes for call in proxy.calls.open) for proxy in self._proxies]
+        assert [proxy.calls.held_bytes for proxy in self._proxies] == held_bytes
+        assert self.load.held_bytes == sum(held_bytes) <= self.load.max_held_bytes + (1 << 15)
         assert self.load.calls == sum(len(proxy.calls) for proxy in self._proxies) <= self.load.max_calls
         total = self.tracker.total
         assert 0 <= total.requests <= self.load.calls
@@ -189,7 +191,7 @@ class World:
     def _check_empty(self) -> None:
         total = self.tracker.total
         assert (total.requests, total.prefill_tokens, total.decode_tokens) == (0, 0, 0)
-        assert all(each.in_flight.requests == 0 and not each.in_flight.models for each in self._endpoints)
+        assert all(member.in_flight.requests == 0 and not member.in_flight.models for member in self._endpoints)
         assert sum(waiting.requests + waiting.body_bytes for waiting in self.flow.waiting()) == 0
         assert (self.load.calls, self.load.held_bytes, len(self._deadlines)) == (0, 0, 0)
         assert self._health.watches == 0
