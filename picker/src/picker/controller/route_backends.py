@@ -1,4 +1,4 @@
-"""Reads the backends of an HTTPRoute's rule from the API server."""
+"""Reads the backends of HTTPRoute rules from the API server."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

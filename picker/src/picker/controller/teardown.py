@@ -120,7 +120,7 @@ class Teardown:
             return [f"resources that the API server does not list or delete: {reason}"]
 
     async def _delete_gateway(self) -> None:
-        """Raises InUseByOthers."""
+        """Deletes the Gateway if it exists. Raises InUseByOthers if other Gateways use the class."""
         gateways = [gateway async for gateway in self._listed(GATEWAY, "*")]
         of_class = [
             object_name(gateway) for gateway in gateways if gateway["spec"]["gatewayClassName"] == self.gateway_class

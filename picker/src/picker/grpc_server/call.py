@@ -35,9 +35,9 @@ class CallContext(Protocol):
 class Call(ABC):
     """One call of a method; a subclass handles the client's messages."""
 
-    __slots__ = ("answered", "begun", "context", "deadline_s", "due_s", "heard_s", "reader", "stream_id", "tick")
+    __slots__ = ("answered", "begun", "context", "deadline_s", "due_s", "last_data_s", "reader", "stream_id", "tick")
 
-    ends_in_silence = True
+    ends_when_silent = True
     """Whether the call ends when its client sends nothing for the listener's silence limit."""
 
     def __init__(self, context: CallContext, stream_id: int) -> None:
@@ -48,7 +48,7 @@ class Call(ABC):
         self.tick = 0
         self.begun = False
         """Whether the first message is complete."""
-        self.heard_s = 0.0
+        self.last_data_s = 0.0
         """When the client last sent part of a message; when the call began, until its first message is complete."""
         self.due_s: float | None = None
         """When the client's own timeout (`grpc-timeout`) ends the call; None without one."""

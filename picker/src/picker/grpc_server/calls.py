@@ -91,12 +91,12 @@ class CallDispatcher:
     def end_silent(self, now_s: float, limit_s: float) -> None:
         """Ends calls without a first message, and calls that have no deadline and were silent for `limit_s`. A periodic
         check costs less than a deadline for each call."""
-        begun_s, heard_s = now_s - FIRST_MESSAGE_TIMEOUT_S, now_s - limit_s
+        begun_before_s, data_before_s = now_s - FIRST_MESSAGE_TIMEOUT_S, now_s - limit_s
         silent = [
             call
             for call in self._calls.values()
-            if call.heard_s < (heard_s if call.begun else begun_s)
-            and (not call.begun or (call.ends_in_silence and call.deadline_s is None))
+            if call.last_data_s < (data_before_s if call.begun else begun_before_s)
+            and (not call.begun or (call.ends_when_silent and call.deadline_s is None))
         ]
         for call in silent:
             self.end(call, Status.OK if call.begun else Status.DEADLINE_EXCEEDED, "")
@@ -151,14 +151,14 @@ class CallDispatcher:
         self._calls[opened.stream_id] = call
         load.calls += 1
         self.began = True
-        call.heard_s = now_s
+        call.last_data_s = now_s
         if opened.ended:
             self._guarded(self._half_closed, call)
         elif call.due_s is not None:
             self._wait(call, None, now_s)
 
     def _begin(self, stream_id: int, headers: CallHeaders, now_s: float) -> Call:
-        """Raises RpcError."""
+        """Creates the call of a request; a NotGrpcCall for one that is not gRPC. Raises RpcError."""
         if not _is_grpc(headers):
             return NotGrpcCall(self, stream_id, 415)
         if headers.method != "POST":
@@ -188,7 +188,7 @@ class CallDispatcher:
                 if reader.held_bytes != held_bytes:
                     self._hold(reader.held_bytes - held_bytes)
             if call.begun:
-                call.heard_s = now_s
+                call.last_data_s = now_s
                 wait_s = call.deadline_s
                 if wait_s is not None or call.tick:
                     self._wait(call, wait_s, now_s)
@@ -223,7 +223,7 @@ class CallDispatcher:
             self._deadlines.set(call, at_s if call.due_s is None else min(at_s, call.due_s))
 
     def _guarded(self, step: Callable[..., None], call: Call, *arguments: object) -> None:
-        """Run `step` of `call`; the call, and nothing else, ends if that fails."""
+        """Runs `step` of `call`. If it fails, only this call ends."""
         try:
             step(call, *arguments)
         except RpcError as error:

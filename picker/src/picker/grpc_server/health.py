@@ -90,7 +90,7 @@ class _Watch(Call):
 
     __slots__ = ("_health", "_sent_status", "_service")
 
-    ends_in_silence = False
+    ends_when_silent = False
 
     def __init__(self, context: CallContext, stream_id: int, health: Health) -> None:
         super().__init__(context, stream_id)
@@ -125,7 +125,7 @@ class _Watch(Call):
 
 
 def _service(message: bytes) -> str:
-    """Raises RpcError."""
+    """Returns the service of a HealthCheckRequest. Raises RpcError."""
     try:
         return health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError:

@@ -167,7 +167,7 @@ class Extension:
         return PickerName(self.service(pool.picker.service), pool.picker.port) if pool.picker is not None else None
 
     def service(self, named: ObjectName) -> ObjectName:
-        """Resolves the Service that a pool names: SHARED_PICKER if the pool's namespace shares it."""
+        """Resolves the Service that a pool names: the shared picker for sharing namespaces."""
         shared = self._config.shared_picker
         if shared is None or named.name != shared.name or named.namespace not in self._config.sharing_namespaces:
             return named

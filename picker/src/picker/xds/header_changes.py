@@ -22,7 +22,7 @@ class HeaderValue(Protocol):
 
 
 class HeaderChanges(Protocol):
-    """A HTTPHeaderFilter of the Gateway API."""
+    """An HTTPHeaderFilter of the Gateway API."""
 
     @property
     def set(self) -> Sequence[HeaderValue]: ...

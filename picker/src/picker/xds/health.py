@@ -1,6 +1,6 @@
 """The gRPC health service of grpcio servers, by grpcio-health-checking."""
 # pyright: basic
-# grpcio-health-checking ships neither types nor stubs.
+# grpcio-health-checking has neither types nor stubs.
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc

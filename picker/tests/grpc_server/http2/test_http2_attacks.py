@@ -28,7 +28,7 @@ def test_rapid_reset_closes_the_connection() -> None:
     count = attempts_until_closed(
         RawClient(), lambda n: headers(2 * n + 1) + frames.rst_stream(2 * n + 1, ErrorCode.CANCEL), 5_000
     )
-    assert count == limits.CALM_RESETS + 1
+    assert count == limits.RESET_BUDGET + 1
 
 
 def test_made_you_reset_closes_the_connection() -> None:
@@ -36,7 +36,7 @@ def test_made_you_reset_closes_the_connection() -> None:
     count = attempts_until_closed(
         RawClient(), lambda n: headers(2 * n + 1) + frames.window_update(2 * n + 1, frames.MAX_WINDOW_BYTES), 5_000
     )
-    assert count == limits.CALM_RESETS + 1
+    assert count == limits.RESET_BUDGET + 1
 
 
 def test_resets_after_response_headers_are_not_limited() -> None:
@@ -51,10 +51,10 @@ def test_resets_after_response_headers_are_not_limited() -> None:
 
 
 def test_reset_budget_refills_with_time() -> None:
-    """CALM_RESETS_PER_S resets a second are allowed without end."""
+    """RESETS_PER_S resets a second are allowed without end."""
     client = RawClient()
     for count in range(5_000):
-        client.now_s = count / limits.CALM_RESETS_PER_S
+        client.now_s = count / limits.RESETS_PER_S
         client.send(headers(2 * count + 1) + frames.rst_stream(2 * count + 1, ErrorCode.CANCEL))
         client.received_frames()
     assert not client.connection.closed
@@ -63,7 +63,7 @@ def test_reset_budget_refills_with_time() -> None:
 @pytest.mark.parametrize(
     ("frame", "cost"),
     [
-        (frames.settings_frame({}), limits.CALM_SETTINGS),
+        (frames.settings_frame({}), limits.SETTINGS_COST),
         (frames.frame(frames.PING, 0, 0, bytes(8)), 1),
         (frames.frame(frames.PRIORITY, 0, 1, bytes(5)), 1),
         (data(1, b""), 1),
@@ -77,7 +77,7 @@ def test_flood_of_empty_frames_closes_the_connection(frame: bytes, cost: int) ->
     """CVE-2019-9512, -9515, -9513, -9518 and similar floods."""
     client = RawClient()
     client.request()
-    assert attempts_until_closed(client, lambda _: frame, 5_000) <= limits.CALM_FRAMES // cost + 1
+    assert attempts_until_closed(client, lambda _: frame, 5_000) <= limits.EMPTY_FRAME_BUDGET // cost + 1
 
 
 def test_keepalive_pings_are_not_limited() -> None:

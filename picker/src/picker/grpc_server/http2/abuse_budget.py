@@ -39,19 +39,19 @@ class AbuseBudget:
 
     def __init__(self) -> None:
         self.now_s = 0.0
-        self._frames = TokenBucket(limits.CALM_FRAMES, limits.CALM_FRAMES_PER_S)
-        self._resets = TokenBucket(limits.CALM_RESETS, limits.CALM_RESETS_PER_S)
+        self._frames = TokenBucket(limits.EMPTY_FRAME_BUDGET, limits.EMPTY_FRAMES_PER_S)
+        self._resets = TokenBucket(limits.RESET_BUDGET, limits.RESETS_PER_S)
 
     def useful(self, count: int) -> None:
         """Counts `count` frames of either side that carried something."""
-        self._frames.refund(limits.CALM_EARNED * count)
+        self._frames.refund(limits.EMPTY_FRAMES_REFUNDED * count)
 
     def empty_frame(self, cost: int = 1) -> None:
         """Counts a frame that carried nothing. Raises ConnectionFailure if there were too many."""
         if not self._frames.take(self.now_s, cost):
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without content (flood)")
 
-    def request_wasted(self) -> None:
+    def wasted_request(self) -> None:
         """Counts a request that was reset early or was malformed. Raises ConnectionFailure if there were too many."""
         if not self._resets.take(self.now_s):
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many stream resets (rapid reset)")

@@ -78,7 +78,7 @@ class Connection:
                 self._partial_frame = data[self._read(data, position, events) :]
             self._after_reading()
         except ConnectionFailure as failure:
-            self._fail(failure, events)
+            self._terminate(failure, events)
         return events
 
     def respond(self, stream_id: int, block: bytes) -> None:
@@ -160,7 +160,7 @@ class Connection:
                 else:
                     self._other(kind, data[start:end], flags, stream_id & frames.MAX_STREAM_ID, events)
             except StreamFailure as failure:
-                self._broken(failure, events)
+                self._reset_failed_stream(failure, events)
             if self.closed:
                 return size
         return position
@@ -297,7 +297,7 @@ class Connection:
         self._sending.close_stream(stream)
         self._close_if_done()
         if not stream.answered:
-            self._abuse.request_wasted()
+            self._abuse.wasted_request()
 
     def _window_update(self, payload: bytes, stream_id: int) -> None:
         self._abuse.empty_frame()
@@ -318,7 +318,7 @@ class Connection:
     def _settings(self, payload: bytes, flags: int, stream_id: int) -> None:
         if stream_id:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"SETTINGS on stream {stream_id}")
-        self._abuse.empty_frame(limits.CALM_SETTINGS)
+        self._abuse.empty_frame(limits.SETTINGS_COST)
         if flags & frames.ACK:
             if payload:
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a non-empty payload")
@@ -345,30 +345,30 @@ class Connection:
         if stream.ended_by_peer:
             self._open.pop(stream.stream_id, None)
         else:
-            self._drop(stream, ErrorCode.NO_ERROR)
+            self._reset(stream, ErrorCode.NO_ERROR)
         self._close_if_done()
 
-    def _drop(self, stream: Stream, code: ErrorCode) -> None:
+    def _reset(self, stream: Stream, code: ErrorCode) -> None:
         self._sending.close_stream(stream)
         self._sending.output.append(frames.rst_stream(stream.stream_id, code))
         self._streams.close_stream(stream.stream_id)
 
-    def _broken(self, failure: StreamFailure, events: list[Event]) -> None:
+    def _reset_failed_stream(self, failure: StreamFailure, events: list[Event]) -> None:
         stream_id = failure.stream_id
         if (stream := self._open.get(stream_id)) is not None:
-            self._drop(stream, failure.code)
+            self._reset(stream, failure.code)
             events.append(StreamReset(stream_id, failure.code))
         else:
             self._sending.output.append(frames.rst_stream(stream_id, failure.code))
             self._streams.close_stream(stream_id)
         self._close_if_done()
-        self._abuse.request_wasted()
+        self._abuse.wasted_request()
 
     def _close_if_done(self) -> None:
         if self._last_stream_id is not None and not self._open:
             self.closed = True
 
-    def _fail(self, failure: ConnectionFailure, events: list[Event]) -> None:
+    def _terminate(self, failure: ConnectionFailure, events: list[Event]) -> None:
         self.closed = True
         for stream in self._open.values():
             self._sending.close_stream(stream)

@@ -16,8 +16,8 @@ from picker.grpc_server.http2.header_fields import Field, FieldCache, MalformedH
 from picker.grpc_server.http2.limits import MAX_HEADER_BYTES
 
 CACHED_BLOCKS = 256
-"""Limit on cached blocks. A proxy sends one for each pool and kind of call. If tracing makes every block different, the
-cache costs this many blocks (at most 16 KiB each), and `FieldCache` reads them field by field."""
+"""Limit on cached blocks. A proxy sends one for each kind of call and its metadata. If tracing makes every block
+different, the cache costs this many blocks (at most 16 KiB each), and `FieldCache` reads them field by field."""
 
 _SIZE_UPDATE = re.compile(rb"\x20*[\x21-\x3f]")
 """A block that begins with a dynamic table size update to another size than 0 (RFC 7541, section 6.3)."""
