@@ -132,9 +132,6 @@ def test_stream_reset_ends_the_request() -> None:
     assert len(client.director.ends) == 1
 
 
-
-
-
 @pytest.mark.parametrize("draining", [False, True])
 def test_queued_request_is_answered_when_admitted(draining: bool) -> None:
     """The reply is written without received bytes. A draining server waits for it, then ends the call."""
