@@ -1,4 +1,4 @@
-"""What is left behind when a test has failed: enough to find out why without the cluster."""
+"""Collects artifacts of a failed test: enough to diagnose it without the cluster."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,28 +14,28 @@ KINDS = (
 )
 
 
-def leave(cluster: Cluster, folder: Path) -> None:
-    """Objects, events, logs, and Envoy's configuration."""
+def collect_artifacts(cluster: Cluster, folder: Path) -> None:
+    """Writes objects, events, logs and Envoy's configuration to `folder`. What cannot be read is left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    _keep(folder / "objects.txt", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "wide"))
-    _keep(folder / "objects.yaml", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "yaml"))
-    _keep(folder / "events.txt", lambda: cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp"))
+    _save(folder / "objects.txt", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "wide"))
+    _save(folder / "objects.yaml", lambda: cluster.kubectl("get", KINDS, "-A", "-o", "yaml"))
+    _save(folder / "events.txt", lambda: cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp"))
     for namespace in ("default", NAMESPACE):
         for name in _pods(cluster, namespace):
             logs = ("logs", "-n", namespace, name, "--all-containers", "--tail=2000")
-            _keep(folder / f"{name}.log", lambda logs=logs: cluster.kubectl(*logs))
+            _save(folder / f"{name}.log", lambda logs=logs: cluster.kubectl(*logs))
             if name.startswith("envoy-default-"):
-                _keep(folder / f"{name}.config.json", lambda name=name: _config_dump(cluster, name))
+                _save(folder / f"{name}.config.json", lambda name=name: _config_dump(cluster, name))
 
 
 def _pods(cluster: Cluster, namespace: str) -> list[str]:
-    """None where the API server does not answer: what is left behind must not hide why the test has failed."""
+    """Names of the pods. Empty if the API server fails: an error here must not hide the test's error."""
     with suppress(CommandFailed):
         return [pod["metadata"]["name"] for pod in cluster.items("pods", "-n", namespace)]
     return []
 
 
-def _keep(path: Path, text: Callable[[], str]) -> None:
+def _save(path: Path, text: Callable[[], str]) -> None:
     with suppress(CommandFailed, OSError, AssertionError, httpx.HTTPError):
         path.write_text(text())
 

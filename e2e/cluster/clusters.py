@@ -1,4 +1,4 @@
-"""A cluster to test on: one of our own that kind makes, or anybody's that a kubeconfig leads to."""
+"""The cluster to test on: one that kind creates, or an existing one that a kubeconfig names."""
 
 import json
 import shutil
@@ -15,42 +15,41 @@ from waits import until
 
 ROOT = Path(__file__).parents[2]
 NODE_PORTS = {8080: 30080, 8081: 30081}
-"""Port of the Gateway to the node's port; `ci/kind-values.yaml` of the chart says the same."""
-
+"""Port of the Gateway to the node's port. Equal to those in the chart's `ci/kind-values.yaml`."""
 
 _ETCD_IN_MEMORY = {"kind": "ClusterConfiguration", "etcd": {"local": {"dataDir": "/tmp/etcd"}}}
-"""The node's /tmp is memory. On a disk each write of the API server would wait behind the images that are loaded."""
+"""The node's /tmp is in memory. On a disk, the API server's writes would queue behind the loading of images."""
 
 
 class CommandFailed(Exception):
-    """A command that should have succeeded; the message has what it wrote."""
+    """A command failed or timed out. The message holds its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What tests do to a cluster they do as a person would: with kubectl and helm."""
+    """A cluster, used through kubectl and helm as an operator would."""
 
     kubeconfig: Path
     local_ports: Mapping[int, int] | None
-    """Port of the Gateway to the port on 127.0.0.1 that leads there; None where the Gateway has an address."""
+    """Port of the Gateway to the mapped port on 127.0.0.1. None where the Gateway has an address of its own."""
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
-        """The output. Raises CommandFailed."""
+        """Returns the output. Raises CommandFailed."""
         return self._run(["kubectl", *arguments], stdin, timeout_s)
 
     def helm(self, *arguments: str, timeout_s: float = 300) -> str:
-        """The output. Raises CommandFailed."""
+        """Returns the output. Raises CommandFailed."""
         return self._run(["helm", *arguments], None, timeout_s)
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        """`kubectl get ... -o json`."""
+        """Returns the result of `kubectl get ... -o json`. Raises CommandFailed."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def items(self, *arguments: str) -> list[dict[str, Any]]:
         return self.get(*arguments)["items"]
 
     def apply(self, objects: str | Sequence[Mapping[str, Any]]) -> None:
-        """YAML text, or objects."""
+        """Applies YAML text, or objects. Raises CommandFailed."""
         text = objects if isinstance(objects, str) else yaml.safe_dump_all(objects)
         self.kubectl("apply", "-f", "-", stdin=text)
 
@@ -61,7 +60,7 @@ class Cluster:
         )  # fmt: skip
 
     def pods(self, selector: str, namespace: str = "default") -> list[str]:
-        """Names of the running pods that are not on their way out."""
+        """Names of the running pods that are not being deleted."""
         return [
             pod["metadata"]["name"]
             for pod in self.items("pods", "-n", namespace, "-l", selector)
@@ -69,19 +68,19 @@ class Cluster:
         ]
 
     def wait_for_pods(self, count: int, selector: str, namespace: str = "default") -> None:
-        """Until there are `count`, those on their way out included: they serve until they are gone."""
+        """Waits until there are `count` pods. Pods being deleted count too: they serve until they are gone."""
         until(
             lambda: len(self.items("pods", "-n", namespace, "-l", selector)) == count,
             f"{count} pods with {selector} are there",
         )
 
     def pod_page(self, pod: str, port: int, path: str, namespace: str = "default") -> str:
-        """What a pod answers to GET, through the API server."""
+        """Returns a pod's response to GET, through the API server."""
         return self.kubectl("get", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}")
 
-    def answers(self) -> bool:
-        """Whether the API server says that it is ready."""
-        return _answers(self.kubeconfig)
+    def is_ready(self) -> bool:
+        """Whether the API server reports that it is ready."""
+        return _is_ready(self.kubeconfig)
 
     def _run(self, command: list[str], stdin: str | None, timeout_s: float) -> str:
         tool, *arguments = command
@@ -103,9 +102,11 @@ class Cluster:
 
 @contextmanager
 def kind_cluster(name: str, image: str, ports: Mapping[int, int], folder: Path, keep: bool) -> Iterator[Cluster]:
-    """A cluster whose node ports are mapped to `ports` (of the Gateway to local) on 127.0.0.1, deleted at the end
-    unless `keep`. One of the name that is there already is what a killed run has left, and deleted first; with `keep`
-    it is used as it is, if it answers."""
+    """Creates a kind cluster, and deletes it at the end unless `keep` is true.
+
+    `ports` maps the Gateway's ports to ports on 127.0.0.1. An existing cluster of this name is left over from a killed
+    run and is deleted first. With `keep` it is reused if its API server is ready. Raises CommandFailed.
+    """
     mappings = [
         {"containerPort": NODE_PORTS[port], "hostPort": local, "listenAddress": "127.0.0.1"}
         for port, local in ports.items()
@@ -126,13 +127,13 @@ def kind_cluster(name: str, image: str, ports: Mapping[int, int], folder: Path, 
             }
         )
     )
-    # pytest-kind would download tools of 2022 that it does not find.
+    # pytest-kind downloads releases from 2022 of tools that it does not find.
     tools = {tool: shutil.which(tool) for tool in ("kind", "kubectl", "helm", "docker")}
     if missing := [tool for tool, path in tools.items() if path is None]:
         raise CommandFailed(f"not on the PATH: {', '.join(missing)}")
     kubeconfig = folder / "kubeconfig"
     kind = KindCluster(name, kubeconfig, image, Path(str(tools["kind"])), Path(str(tools["kubectl"])))
-    if not (keep and _answers(kubeconfig)):
+    if not (keep and _is_ready(kubeconfig)):
         kind.delete()
     kind.create(config)
     try:
@@ -142,11 +143,11 @@ def kind_cluster(name: str, image: str, ports: Mapping[int, int], folder: Path, 
             kind.delete()
 
 
-def _answers(kubeconfig: Path) -> bool:
+def _is_ready(kubeconfig: Path) -> bool:
     if not kubeconfig.exists():
         return False
-    question = ["kubectl", f"--kubeconfig={kubeconfig}", "get", "--raw", "/readyz", "--request-timeout=10s"]
-    return subprocess.run(question, capture_output=True, check=False).returncode == 0
+    command = ["kubectl", f"--kubeconfig={kubeconfig}", "get", "--raw", "/readyz", "--request-timeout=10s"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def load_images(name: str, images: Sequence[str]) -> None:
@@ -154,7 +155,7 @@ def load_images(name: str, images: Sequence[str]) -> None:
 
 
 def build_image(folder: str, image: str) -> None:
-    """Raises CommandFailed."""
+    """Builds `image` from the Dockerfile of `folder`. Raises CommandFailed."""
     command = ["docker", "build", "--network", "host", "--quiet", "-f", f"{folder}/Dockerfile", "-t", image, "."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

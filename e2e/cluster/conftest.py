@@ -1,8 +1,8 @@
-"""One cluster and one release for all tests of this folder.
+"""One cluster and one release for all tests of this folder. `phases.py` holds the order of the tests.
 
-pytest e2e/cluster                              a kind cluster, deleted at the end
-pytest e2e/cluster --keep-cluster               left there, and used again by the next run
-pytest e2e/cluster --kubeconfig ~/.kube/config --helm-values gpus.yaml    a cluster of yours, its images as values say
+pytest e2e/cluster                              on a kind cluster, deleted at the end
+pytest e2e/cluster --keep-cluster               on a kind cluster, kept and reused by the next run
+pytest e2e/cluster --kubeconfig ~/.kube/config --helm-values gpus.yaml    on an existing cluster, images by the values
 """
 
 import time
@@ -15,7 +15,8 @@ import pytest
 from clusters import ROOT, Cluster, build_image, kind_cluster, load_images
 from e2e.processes import free_ports
 from extra_objects import MOCK
-from progress import say
+from phases import ORDER
+from progress import log_progress
 from releases import CHART, PICKED, PLAIN, Release, gateway_urls
 
 KIND_NAME = "inference-gateway-e2e"
@@ -25,44 +26,33 @@ IMAGES = {
     "vllm-mock": MOCK,
     "ci/benchmark": "registry-cn-hangzhou.ack.aliyuncs.com/dev/llm-benchmark:random-and-qa",
 }
-"""By their Dockerfiles' folders. The benchmark's is under the tutorial's name, which its manifest asks for."""
-ORDER = (
-    "test_install",
-    "test_requests",
-    "test_pools",
-    "test_conformance",
-    "test_statuses",
-    "test_access",
-    "test_security_examples",
-    "test_prometheus",
-    "test_failures",
-    "test_lifecycle",
-)
-"""Of the modules: what an installation has to do first comes first, and its end last."""
+"""Images by the folders of their Dockerfiles. The benchmark's has the name that the tutorial's manifest uses."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Besides those of pytest-kind: --keep-cluster, --kubeconfig, --kind-image, --cluster-name."""
+    """Adds to pytest-kind's options (--keep-cluster, --kubeconfig, --kind-image, --cluster-name)."""
     parser.getgroup("kind").addoption(
-        "--helm-values", action="append", default=[], help="values file for the chart; again for more"
+        "--helm-values", action="append", default=[], help="values file of the chart; may be repeated"
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the tests into the order of their phases. Within a module the order stays."""
     items.sort(key=lambda item: ORDER.index(item.path.stem))
     for item in items:
-        # Without the session's fixtures: building images and a cluster takes as long as it takes.
+        # The limit excludes the session's fixtures: the time to build images and a cluster is not bounded.
         item.add_marker(pytest.mark.timeout(480, func_only=True))
 
 
 @pytest.fixture(scope="session")
 def kind_node(pytestconfig: pytest.Config) -> str | None:
-    """The container of the kind cluster's only node; None for a cluster that `--kubeconfig` names."""
+    """The container of the kind cluster's only node. None for a cluster that `--kubeconfig` names."""
     return None if pytestconfig.getoption("--kubeconfig") is not None else f"{KIND_NAME}-control-plane"
 
 
 @pytest.fixture(scope="session")
 def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster of `--kubeconfig`, or a kind cluster with the project's images."""
     given: str | None = pytestconfig.getoption("--kubeconfig")
     if given is not None:
         yield Cluster(Path(given), None)
@@ -70,27 +60,27 @@ def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     keep = bool(pytestconfig.getoption("--keep-cluster"))
     folder = ROOT / ".pytest-kind" / KIND_NAME if keep else tmp_path_factory.mktemp("kind")
     folder.mkdir(parents=True, exist_ok=True)
-    say(pytestconfig, f"building {', '.join(IMAGES)}")
+    log_progress(pytestconfig, f"building {', '.join(IMAGES)}")
     builders = ThreadPoolExecutor()
     building = [builders.submit(build_image, name, image) for name, image in IMAGES.items()]
-    say(pytestconfig, f"making the kind cluster {KIND_NAME}")
+    log_progress(pytestconfig, f"creating the kind cluster {KIND_NAME}")
     plain, picked = (18080, 18081) if keep else free_ports(2)
     with kind_cluster(
         KIND_NAME, pytestconfig.getoption("--kind-image") or NODE_IMAGE, {PLAIN: plain, PICKED: picked}, folder, keep
     ) as made:
-        for each in building:
-            each.result()
-        say(pytestconfig, "loading the images")
+        for build in building:
+            build.result()
+        log_progress(pytestconfig, "loading the images")
         load_images(KIND_NAME, list(IMAGES.values()))
         yield made
 
 
 @pytest.fixture(scope="session")
 def release(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Release]:
-    """Installed by one command. Its last test uninstalls it."""
+    """The release, installed by one command. The last test uninstalls it."""
     files: list[str] = pytestconfig.getoption("--helm-values") or [str(CHART / "ci" / "kind-values.yaml")]
     installed = Release(cluster, [flag for file in files for flag in ("--values", file)])
-    say(pytestconfig, "helm install")
+    log_progress(pytestconfig, "helm install")
     if pytestconfig.getoption("--kubeconfig") is None:
         installed.restrict()
     began_s = time.monotonic()
@@ -98,19 +88,20 @@ def release(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Release]:
     with gateway_urls(cluster) as urls:
         installed.urls = urls
         installed.wait_until_serving(PICKED, 300)
-        installed.first_answer_s = time.monotonic() - began_s
-        say(pytestconfig, f"first answer on port {PICKED} after {installed.first_answer_s:.1f} s")
+        installed.first_response_s = time.monotonic() - began_s
+        log_progress(pytestconfig, f"first response on port {PICKED} after {installed.first_response_s:.1f} s")
         installed.wait_until_serving(PLAIN)
         yield installed
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Collects artifacts of a failed test in out/e2e, and adds their folder to its report."""
     report: pytest.TestReport = yield  # type: ignore[assignment, misc]
     if report.failed and isinstance(item, pytest.Function):
         cluster = item.funcargs.get("cluster") or getattr(item.funcargs.get("release"), "cluster", None)
         if isinstance(cluster, Cluster):
             folder = ROOT / "out" / "e2e" / item.name
-            artifacts.leave(cluster, folder)
-            report.sections.append(("left behind", str(folder)))
+            artifacts.collect_artifacts(cluster, folder)
+            report.sections.append(("artifacts", str(folder)))
     return report  # type: ignore[return-value]

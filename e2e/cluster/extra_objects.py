@@ -1,4 +1,4 @@
-"""Objects that tests add to a release: model servers of their own, pools, and routes to them."""
+"""Objects that tests add to a release: model servers, pools, and routes to them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ MOCK = "docker.io/inference-gateway/vllm-mock:0.1.0"
 Object = Mapping[str, Any]
 
 UNPRIVILEGED: Object = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""What the restricted profile wants of a container, which the namespaces enforce."""
+"""What the restricted Pod Security Standard requires of a container; the namespaces enforce it."""
 
 
 def model_servers(name: str, replicas: int = 1, *flags: str) -> Object:
-    """A Deployment of mocks labelled `app: NAME`."""
+    """A Deployment of mocks with the label `app: NAME`."""
     return deployment(name, [model_server("vllm", 8000, *flags)], replicas)
 
 
 def model_server(name: str, port: int, *flags: str) -> Object:
-    """A container."""
+    """A container that runs a mock. `flags`: further flags of `vllm-mock serve`."""
     arguments = ["serve", "/models/any", f"--port={port}", f"--served-model-name={MODEL}", "--tokenizer=approximate"]
     return {
         "name": name,
@@ -35,7 +35,7 @@ def model_server(name: str, port: int, *flags: str) -> Object:
 
 
 def deployment(name: str, containers: Sequence[Object], replicas: int = 1, **more: Any) -> Object:
-    """Of pods labelled `app: NAME`. `more`: of their spec."""
+    """A Deployment of pods with the label `app: NAME`. `more`: further fields of the pods' spec."""
     labels = {"app": name}
     pods = {
         "enableServiceLinks": False,
@@ -43,7 +43,7 @@ def deployment(name: str, containers: Sequence[Object], replicas: int = 1, **mor
         "securityContext": {
             "runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [{**each, "securityContext": UNPRIVILEGED} for each in containers],
+        "containers": [{**container, "securityContext": UNPRIVILEGED} for container in containers],
         **more,
     }  # fmt: skip
     return {
@@ -59,7 +59,7 @@ def deployment(name: str, containers: Sequence[Object], replicas: int = 1, **mor
 
 
 def pool(name: str, group: str = V1ALPHA2, picker: str = PICKER, **reference: Any) -> Object:
-    """A pool of the servers labelled `app: NAME`."""
+    """A pool of the servers with the label `app: NAME`. `reference`: further fields of its reference to the picker."""
     if group == V1:
         spec = {
             "selector": {"matchLabels": {"app": name}},
@@ -82,10 +82,12 @@ def pool(name: str, group: str = V1ALPHA2, picker: str = PICKER, **reference: An
 
 
 def route(name: str, *backends: Object, mark: str | None = None, rules_before: Sequence[Object] = ()) -> Object:
-    """For the requests that carry the header `x-test: NAME`, on the port of the pools. Its answers carry `x-route:
-    MARK` (or NAME): until it is there, the tutorial's own route answers."""
+    """A route for requests with the header `x-test: NAME`, on the pools' port.
+
+    Its responses carry `x-route: MARK` (default: NAME). Until the route is in force, the tutorial's own route responds.
+    """
     rule = {
-        # As long a path as the release's own route has: of two as long the one with more headers is taken.
+        # As long a path as in the release's own route: of two matches of equal length, the one with more headers wins.
         "matches": [
             {
                 "path": {"type": "PathPrefix", "value": "/v1/chat/completions"},
@@ -130,7 +132,7 @@ def model(name: str, of_pool: str, model_name: str, criticality: str, targets: M
 
 
 class Added:
-    """`with Added(cluster, ...)`: the objects are there, their Deployments ready, until the block ends."""
+    """`with Added(cluster, ...)`: applies the objects, waits for their Deployments, and deletes all at the end."""
 
     def __init__(self, cluster: Cluster, *objects: Object) -> None:
         self._cluster = cluster
@@ -138,13 +140,13 @@ class Added:
 
     def __enter__(self) -> None:
         self._cluster.apply(self._objects)
-        for each in self._objects:
-            if each["kind"] == "Deployment":
-                self._cluster.rolled_out(each["metadata"]["name"])
+        for added in self._objects:
+            if added["kind"] == "Deployment":
+                self._cluster.rolled_out(added["metadata"]["name"])
 
     def __exit__(self, *_: object) -> None:
-        for each in self._objects:
-            kind = each["kind"]
-            group = each["apiVersion"].rpartition("/")[0]
+        for added in self._objects:
+            kind = added["kind"]
+            group = added["apiVersion"].rpartition("/")[0]
             full = f"{kind.lower()}s.{group}" if group else kind
-            self._cluster.kubectl("delete", full, each["metadata"]["name"], "--ignore-not-found", "--wait=false")
+            self._cluster.kubectl("delete", full, added["metadata"]["name"], "--ignore-not-found", "--wait=false")

@@ -1,5 +1,7 @@
-"""What the conformance tests add: servers with two ranks and a door that speaks HTTP/2 only, and a picker that knows
-the protocol and nothing of this project."""
+"""Objects of the conformance tests: servers with two ranks, an HTTP/2-only proxy, and an independent picker.
+
+The picker implements the endpoint picker protocol and shares no code with this project.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,33 +10,35 @@ import yaml
 from extra_objects import V1, Object, deployment, model_server, pool
 
 RANKS = (8000, 8001)
-DOOR = 8002
+H2C_PORT = 8002
 PROTOCOL_PICKER = "protocol-picker"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
 def servers_with_ranks(name: str, proxy_image: str, replicas: int) -> Object:
-    """A server on each port of RANKS; on DOOR a proxy before the first that takes HTTP/2 without TLS, and no
-    HTTP/1.1."""
+    """A Deployment with a server on each port of RANKS, and a proxy to the first of them on H2C_PORT.
+
+    The proxy accepts HTTP/2 without TLS (h2c) and no HTTP/1.1.
+    """
     containers = [model_server(f"rank-{port}", port) for port in RANKS]
-    door = {
-        "name": "door",
+    h2c_proxy = {
+        "name": "h2c-proxy",
         "image": proxy_image,
-        "args": ["--config-yaml", yaml.safe_dump(_door(DOOR, RANKS[0])), "--concurrency", "1"],
-        "readinessProbe": {"tcpSocket": {"port": DOOR}, "periodSeconds": 1},
+        "args": ["--config-yaml", yaml.safe_dump(_h2c_proxy(H2C_PORT, RANKS[0])), "--concurrency", "1"],
+        "readinessProbe": {"tcpSocket": {"port": H2C_PORT}, "periodSeconds": 1},
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
     }
-    return deployment(name, [*containers, door], replicas)
+    return deployment(name, [*containers, h2c_proxy], replicas)
 
 
-def _door(port: int, to: int) -> Object:
+def _h2c_proxy(port: int, to: int) -> Object:
     def at(address: str, number: int) -> Object:
         return {"address": {"socket_address": {"address": address, "port_value": number}}}
 
     manager = {
         "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
         "codec_type": "HTTP2",
-        "stat_prefix": "door",
+        "stat_prefix": "h2c-proxy",
         "route_config": {
             "virtual_hosts": [
                 {
@@ -65,7 +69,7 @@ def _door(port: int, to: int) -> Object:
 
 
 def protocol_picker(image: str) -> Sequence[Object]:
-    """`protocol_picker.py` in a pod, and its Service as upstream's chart writes it. `image`: has its packages."""
+    """Objects that run `protocol_picker.py`, with its Service as in upstream's chart. `image` holds its packages."""
     metadata = {"name": PROTOCOL_PICKER, "namespace": "default"}
     container = {
         "name": "picker",
@@ -93,7 +97,7 @@ def protocol_picker(image: str) -> Sequence[Object]:
 def pool_with_ports(
     name: str, of: str, *ports: int, picker: str = PROTOCOL_PICKER, failure_mode: str = "FailClose", **spec: object
 ) -> Object:
-    """A v1 pool of the servers labelled `app: OF`."""
+    """A v1 pool of the servers with the label `app: OF`. `spec`: further fields of its spec."""
     made = pool(name, V1, picker, failureMode=failure_mode)
     selector = {"matchLabels": {"app": of}}
     target_ports = [{"number": port} for port in ports]

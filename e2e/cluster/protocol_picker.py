@@ -1,9 +1,11 @@
-"""A picker that knows the endpoint picker protocol and nothing of this project: it runs in a pod, on the picker's image
-for the sake of its packages. As upstream's does, it speaks TLS with a certificate that it has signed itself, answers a
-request's headers only when it has the body, and reads the answer, too.
+"""An endpoint picker that implements the protocol without code of this project. It runs in a pod.
 
-Whom it picks the client says, in the header `x-pick`: `ip:port`, several with commas. The header `x-served` of the
-answer tells who served, as the gateway has reported it."""
+The pod uses the picker's image for its packages. Like upstream's picker, it serves TLS with a self-signed certificate,
+responds to a request's headers only once it has the body, and reads the response, too.
+
+The client chooses the endpoint in the header `x-pick`: `ip:port`, several separated by commas. The response's header
+`x-served` names the endpoint that served, as the gateway reported it.
+"""
 
 import asyncio
 import datetime
@@ -31,30 +33,30 @@ from google.protobuf.struct_pb2 import Struct
 
 PICKED, SERVED = "x-gateway-destination-endpoint", "x-gateway-destination-endpoint-served"
 CHUNK = 62_000
-"""Bytes of a body that fit in a message."""
+"""Maximum bytes of a body in one message."""
 
 
 async def process(requests: AsyncIterator[ProcessingRequest], _: object) -> AsyncIterator[ProcessingResponse]:
-    wanted, body = "", b""
+    destination, body = "", b""
     async for request in requests:
         match request.WhichOneof("request"):
             case "request_headers":
-                headers = {each.key: each.raw_value.decode() for each in request.request_headers.headers.headers}
-                wanted = headers.get("x-pick", "")
+                headers = {header.key: header.raw_value.decode() for header in request.request_headers.headers.headers}
+                destination = headers.get("x-pick", "")
                 if request.request_headers.end_of_stream:
-                    yield picked(wanted)
+                    yield picked(destination)
             case "request_body":
                 body += request.request_body.body
                 if request.request_body.end_of_stream:
-                    yield picked(wanted)
+                    yield picked(destination)
                     for chunk in chunks(body):
                         yield ProcessingResponse(request_body=BodyResponse(response=chunk))
             case "response_headers":
-                told = request.metadata_context.filter_metadata["envoy.lb"]
-                served = told.fields[SERVED].string_value
+                reported = request.metadata_context.filter_metadata["envoy.lb"]
+                served = reported.fields[SERVED].string_value
                 yield ProcessingResponse(response_headers=HeadersResponse(response=with_header("x-served", served)))
             case "response_body":
-                for chunk in pieces(request.response_body):
+                for chunk in response_chunks(request.response_body):
                     yield ProcessingResponse(response_body=BodyResponse(response=chunk))
             case "request_trailers":
                 yield ProcessingResponse(request_trailers=TrailersResponse())
@@ -62,10 +64,10 @@ async def process(requests: AsyncIterator[ProcessingRequest], _: object) -> Asyn
                 yield ProcessingResponse(response_trailers=TrailersResponse())
 
 
-def picked(wanted: str) -> ProcessingResponse:
+def picked(destination: str) -> ProcessingResponse:
     metadata = Struct()
-    metadata.update({"envoy.lb": {PICKED: wanted}})
-    headers = HeadersResponse(response=with_header(PICKED, wanted))
+    metadata.update({"envoy.lb": {PICKED: destination}})
+    headers = HeadersResponse(response=with_header(PICKED, destination))
     headers.response.clear_route_cache = True
     return ProcessingResponse(request_headers=headers, dynamic_metadata=metadata)
 
@@ -80,7 +82,7 @@ def chunks(body: bytes) -> Iterator[CommonResponse]:
         yield streamed(body[start : start + CHUNK], start + CHUNK >= len(body))
 
 
-def pieces(body: HttpBody) -> Iterator[CommonResponse]:
+def response_chunks(body: HttpBody) -> Iterator[CommonResponse]:
     for chunk in chunks(body.body):
         chunk.body_mutation.streamed_response.end_of_stream &= body.end_of_stream
         yield chunk

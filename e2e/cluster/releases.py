@@ -1,4 +1,4 @@
-"""The chart, installed."""
+"""An installed release of the chart."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 from clusters import ROOT, Cluster, CommandFailed
-from waits import PATIENCE_S, until
+from waits import TIMEOUT_S, until
 
 CHART = ROOT / "charts" / "inference-gateway"
 NAME = "inference-gateway"
@@ -19,23 +19,23 @@ NAMESPACE = "envoy-gateway-system"
 MODEL = "/model/qwen"
 PLAIN, PICKED = 8080, 8081
 OF_ENVOY = ("-n", NAMESPACE, "-l", "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway")
-"""Flags of kubectl that select what Envoy Gateway has made for the Gateway."""
+"""Flags of kubectl that select the objects that Envoy Gateway created for the Gateway."""
 
 
 @dataclass(slots=True)
 class Release:
-    """What tests know of an installation: where it answers."""
+    """An installation: its cluster, its values and its URLs."""
 
     cluster: Cluster
     values: Sequence[str]
-    """Flags of helm that say how it was installed."""
+    """Flags of helm with the values of the installation."""
     urls: dict[int, str] = field(default_factory=dict[int, str])
-    """By the Gateway's port."""
-    first_answer_s: float | None = None
-    """From `helm install` to the first answer on PICKED."""
+    """URL by the Gateway's port."""
+    first_response_s: float | None = None
+    """Seconds from `helm install` to the first response on PICKED."""
 
     def restrict(self) -> None:
-        """Make the namespaces refuse pods outside the restricted Pod Security Standard."""
+        """Makes the namespaces reject pods outside the restricted Pod Security Standard."""
         with suppress(CommandFailed):
             self.cluster.kubectl("create", "namespace", NAMESPACE)
         for namespace in (NAMESPACE, "default"):
@@ -49,7 +49,7 @@ class Release:
         )  # fmt: skip
 
     def chat(self, port: int, content: str = "Hello", max_tokens: int = 3, **more: object) -> httpx.Response:
-        """One chat through a port of the Gateway."""
+        """Sends one chat to a port of the Gateway. Raises httpx.TransportError."""
         headers = {str(key): str(value) for key, value in dict(more.pop("headers", {})).items()}  # type: ignore[arg-type, call-overload]
         body = {
             "model": MODEL,
@@ -59,20 +59,20 @@ class Release:
         }
         return httpx.post(f"{self.urls[port]}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
-    def answers(self, port: int, **more: object) -> int:
-        """The status of one chat; 0 when nothing answers."""
+    def chat_status(self, port: int, **more: object) -> int:
+        """Returns the status of one chat, or 0 if the connection fails."""
         try:
             return self.chat(port, **more).status_code  # type: ignore[arg-type]
         except httpx.TransportError:
             return 0
 
-    def wait_until_serving(self, port: int, timeout_s: float = PATIENCE_S) -> None:
-        until(lambda: self.answers(port) == 200, f"port {port} answers", timeout_s)
+    def wait_until_serving(self, port: int, timeout_s: float = TIMEOUT_S) -> None:
+        until(lambda: self.chat_status(port) == 200, f"port {port} serves", timeout_s)
 
 
 @contextmanager
 def gateway_urls(cluster: Cluster) -> Iterator[dict[int, str]]:
-    """Where the Gateway's ports are: mapped by kind, at its own address, or forwarded."""
+    """URL by the Gateway's port: mapped by kind, at its own address, or forwarded."""
     if cluster.local_ports is not None:
         yield {port: f"http://127.0.0.1:{local}" for port, local in cluster.local_ports.items()}
         return
@@ -86,28 +86,30 @@ def gateway_urls(cluster: Cluster) -> Iterator[dict[int, str]]:
 
 
 def envoy_service(cluster: Cluster) -> dict[str, Any]:
-    """What Envoy Gateway made for the Gateway, once it has."""
+    """Waits for the Service that Envoy Gateway creates for the Gateway, and returns it."""
     [service] = until(lambda: cluster.items("services", *OF_ENVOY), "Envoy has a Service")
     return service
 
 
 @contextmanager
 def forwarded(kubeconfig: Path, target: str, namespace: str, ports: Sequence[int]) -> Iterator[dict[int, int]]:
-    """`kubectl port-forward` while it lasts: remote port to local port. It ends by itself when a pod resets a
-    connection."""
-    command = ["kubectl", f"--kubeconfig={kubeconfig}", "port-forward", "--address=127.0.0.1", "-n", namespace, target]
-    with NamedTemporaryFile("r") as said:
-        process = subprocess.Popen([*command, *(f":{port}" for port in ports)], stdout=said, stderr=subprocess.STDOUT)
+    """Runs `kubectl port-forward`: yields remote port to local port. kubectl exits when a pod resets a connection.
 
-        def local() -> list[int]:
-            text = Path(said.name).read_text()
+    Raises CommandFailed if kubectl exits before it forwards.
+    """
+    command = ["kubectl", f"--kubeconfig={kubeconfig}", "port-forward", "--address=127.0.0.1", "-n", namespace, target]
+    with NamedTemporaryFile("r") as output:
+        process = subprocess.Popen([*command, *(f":{port}" for port in ports)], stdout=output, stderr=subprocess.STDOUT)
+
+        def local_ports() -> list[int]:
+            text = Path(output.name).read_text()
             if process.poll() is not None:
                 raise CommandFailed(f"{' '.join(command)}\n{text}")
             found = re.findall(r"^Forwarding from 127\.0\.0\.1:(\d+) ", text, re.M)
             return [int(port) for port in found] if len(found) == len(ports) else []
 
         try:
-            yield dict(zip(ports, until(local, f"{target} is forwarded"), strict=True))
+            yield dict(zip(ports, until(local_ports, f"{target} is forwarded"), strict=True))
         finally:
             process.terminate()
             process.wait()

@@ -1,9 +1,9 @@
-"""What the service accounts may do: what they need, and nothing else."""
+"""Permissions of the service accounts: what they need, and nothing else."""
 
 from clusters import CommandFailed
 from releases import NAMESPACE, Release
 
-OF_EVERYBODY = {
+OF_ALL_ACCOUNTS = {
     "selfsubjectreviews.authentication.k8s.io",
     "selfsubjectaccessreviews.authorization.k8s.io",
     "selfsubjectrulesreviews.authorization.k8s.io",
@@ -16,14 +16,14 @@ INFERENCE = {
 
 
 def allowed(release: Release, account: str, namespace: str) -> dict[str, set[str]]:
-    """Verbs by resource, as `kubectl auth can-i --list` shows them, less what everybody may."""
+    """Verbs by resource, from `kubectl auth can-i --list`, without those that every account has."""
     listing = release.cluster.kubectl(
         "auth", "can-i", "--list", f"--as=system:serviceaccount:{namespace}:{account}", "-n", namespace
     )
     found: dict[str, set[str]] = {}
     for line in listing.splitlines()[1:]:
         resource, _, rest = line.partition(" ")
-        if resource.startswith("[") or not resource or resource in OF_EVERYBODY:
+        if resource.startswith("[") or not resource or resource in OF_ALL_ACCOUNTS:
             continue
         verbs = rest.rsplit("[", 1)[1].rstrip("]").split()
         found.setdefault(resource, set()).update(verbs)
@@ -40,13 +40,13 @@ def test_the_picker_reads_pools_and_pods_and_writes_nothing(release: Release) ->
 
 
 def test_the_extension_writes_statuses_its_lease_and_events(release: Release) -> None:
-    """And reads what decides them."""
+    """It also reads the objects that the statuses depend on."""
     may = allowed(release, "inference-gateway-extension", NAMESPACE)
     writes = {resource: verbs - {"get", "list", "watch"} for resource, verbs in may.items()}
     assert {resource: verbs for resource, verbs in writes.items() if verbs} == {
         "events": {"create"},
         "leases.coordination.k8s.io": {"update"},
-        # An annotation, after a renewal of certificates.
+        # It annotates routes after a renewal of certificates.
         "httproutes.gateway.networking.k8s.io": {"patch"},
         "secrets": {"patch"},
         **{f"{resource}/status": {"patch"} for resource in INFERENCE},
@@ -55,7 +55,7 @@ def test_the_extension_writes_statuses_its_lease_and_events(release: Release) ->
 
 
 def test_the_extension_reads_the_secrets_of_its_certificates_and_no_other(release: Release) -> None:
-    """By their names."""
+    """Access to Secrets is granted by name."""
 
     def may(verb: str, what: str, namespace: str) -> bool:
         account = f"--as=system:serviceaccount:{NAMESPACE}:inference-gateway-extension"
@@ -73,8 +73,8 @@ def test_the_extension_reads_the_secrets_of_its_certificates_and_no_other(releas
         assert not may(verb, what, namespace), (verb, what, namespace)
 
 
-def test_our_pods_run_as_nobody_on_a_read_only_root(release: Release) -> None:
-    """With no capability."""
+def test_our_pods_run_unprivileged_on_a_read_only_root(release: Release) -> None:
+    """The pods run as a non-root user and without capabilities."""
     for pod in release.cluster.items("pods", "-A", "-l", "app.kubernetes.io/part-of=inference-gateway"):
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
         for container in pod["spec"]["containers"]:

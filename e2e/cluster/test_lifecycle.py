@@ -1,4 +1,4 @@
-"""Upgrades, the tutorial's own files on a bare installation, and the end."""
+"""Upgrades, certificates, the tutorial's files on an installation without a Gateway, and uninstallation."""
 
 import base64
 import json
@@ -22,9 +22,9 @@ CLASS = "qwen-inference-gateway-class"
 
 
 def test_an_upgrade_fails_no_request(release: Release) -> None:
-    """With all that the picker has to offer switched on, which rolls it."""
+    """The upgrade enables every feature of the picker, which rolls its Deployment."""
     cluster = release.cluster
-    switched_on = (
+    features = (
         "picker.settings.log_level=debug",
         "picker.accessLog.enabled=true",
         "picker.flowControl.enabled=true",
@@ -32,31 +32,29 @@ def test_an_upgrade_fails_no_request(release: Release) -> None:
         "picker.autoscaling.enabled=true",
     )
     with Load(release.urls[PICKED]) as load:
-        release.install("--set", ",".join(switched_on))
+        release.install("--set", ",".join(features))
         cluster.rolled_out(PICKER)
         load.wait_for_answers(20)
     assert load.failures == 0, load.problems
     pods = cluster.pods("app.kubernetes.io/name=picker")
-    until(
-        lambda: any(_lines_of_requests(cluster.kubectl("logs", pod)) for pod in pods), "a picker has logged a request"
-    )
+    until(lambda: any(_access_log(cluster.kubectl("logs", pod)) for pod in pods), "a picker has logged a request")
     kinds = "hpa,networkpolicies"
-    told = {
+    created = {
         namespace: set(cluster.kubectl("get", kinds, "-n", namespace, "-o", "name").split())
         for namespace in ("default", NAMESPACE)
     }
-    assert told["default"] >= {
+    assert created["default"] >= {
         f"horizontalpodautoscaler.autoscaling/{PICKER}", f"networkpolicy.networking.k8s.io/{PICKER}",
     }  # fmt: skip
-    assert "networkpolicy.networking.k8s.io/inference-gateway-extension" in told[NAMESPACE]
+    assert "networkpolicy.networking.k8s.io/inference-gateway-extension" in created[NAMESPACE]
 
 
-def _lines_of_requests(log: str) -> list[str]:
+def _access_log(log: str) -> list[str]:
     return [line for line in log.splitlines() if '"decision_s"' in line]
 
 
-def test_tls_to_the_pickers_is_switched_under_traffic(release: Release) -> None:
-    """Off and on again; no request fails, and nothing else is restarted."""
+def test_switching_tls_to_the_pickers_fails_no_request(release: Release) -> None:
+    """TLS is disabled and enabled again under load."""
     release.install()
     release.cluster.rolled_out(PICKER)
     with Load(release.urls[PICKED]) as load:
@@ -67,8 +65,8 @@ def test_tls_to_the_pickers_is_switched_under_traffic(release: Release) -> None:
     assert load.failures == 0, load.problems
 
 
-def test_a_new_authority_takes_over_under_traffic(release: Release) -> None:
-    """Both are trusted meanwhile, and Envoy has the new one without a change of anything else."""
+def test_a_new_certificate_authority_fails_no_request(release: Release) -> None:
+    """Old and new authority are both trusted during the change. Envoy receives the new one without another change."""
     cluster = release.cluster
     remove_key = ("--type=merge", '-p={"data": {"ca.key": null}}')
     with Load(release.urls[PICKED]) as load:
@@ -82,25 +80,26 @@ def test_a_new_authority_takes_over_under_traffic(release: Release) -> None:
 
 
 def _trusted(release: Release, name: str, namespace: str) -> int:
+    """Number of trusted authorities in the Secret `NAME-tls`."""
     secret = release.cluster.get("secret", f"{name}-tls", "-n", namespace)["data"]
     return base64.b64decode(secret["ca.crt"]).count(b"BEGIN")
 
 
 def _trusted_by_envoy(release: Release) -> int:
-    """Authorities in Envoy's own configuration of the picker's cluster."""
+    """Number of trusted authorities in Envoy's configuration of the picker's cluster."""
     [pod] = release.cluster.pods(OF_ENVOY[-1], NAMESPACE)
     with forwarded(release.cluster.kubeconfig, f"pod/{pod}", NAMESPACE, [19000]) as ports:
         dump = httpx.get(f"http://127.0.0.1:{ports[19000]}/config_dump?resource=dynamic_active_clusters", timeout=10)
-    for each in dump.json()["configs"]:
-        if each["cluster"]["name"].startswith("inferencepicker/"):
-            [match] = each["cluster"]["transport_socket_matches"]
+    for config in dump.json()["configs"]:
+        if config["cluster"]["name"].startswith("inferencepicker/"):
+            [match] = config["cluster"]["transport_socket_matches"]
             context = match["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
             return base64.b64decode(context["trusted_ca"]["inline_bytes"]).count(b"BEGIN")
     return 0
 
 
-def test_a_stranger_gets_nothing_of_the_extension(release: Release) -> None:
-    """In plain text or without a certificate, where no network policy keeps it away."""
+def test_the_extension_rejects_clients_without_a_certificate(release: Release) -> None:
+    """Plaintext and TLS without a client certificate are rejected, without the help of a network policy."""
     pod = release.cluster.pods("app.kubernetes.io/name=extension", NAMESPACE)[0]
     secret = release.cluster.get("secret", f"{PICKER}-envoy-tls", "-n", NAMESPACE)["data"]
     trusting = grpc.ssl_channel_credentials(base64.b64decode(secret["ca.crt"]))
@@ -115,27 +114,27 @@ def test_a_stranger_gets_nothing_of_the_extension(release: Release) -> None:
             channel.close()
 
 
-def test_only_who_shows_envoys_certificate_is_served_by_the_picker(release: Release, tmp_path: Path) -> None:
-    """A client in plain text, without a certificate, or with one of another authority, is not."""
+def test_the_picker_serves_only_clients_with_envoys_certificate(release: Release, tmp_path: Path) -> None:
+    """It rejects plaintext, a missing certificate, and a certificate of another authority."""
     secret = release.cluster.get("secret", f"{PICKER}-envoy-tls", "-n", NAMESPACE)["data"]
     authority, certificate, key = (base64.b64decode(secret[name]) for name in ("ca.crt", "tls.crt", "tls.key"))
-    stranger = issue(new_authority(datetime.now(UTC)), "stranger", [], datetime.now(UTC))
-    pairs = {"own": certificate + key, "foreign": stranger.certificate + stranger.key, "none": b""}
-    spoken_to: dict[str, bool] = {}
+    foreign = issue(new_authority(datetime.now(UTC)), "stranger", [], datetime.now(UTC))
+    pairs = {"own": certificate + key, "foreign": foreign.certificate + foreign.key, "none": b""}
+    accepted: dict[str, bool] = {}
     for name, pair in pairs.items():
         (tmp_path / name).write_bytes(pair)
         context = ssl.create_default_context(cadata=authority.decode())
         context.set_alpn_protocols(["h2"])
         if pair:
             context.load_cert_chain(tmp_path / name)
-        spoken_to[name] = _is_spoken_to(release, context)
-    spoken_to["plain text"] = _is_spoken_to(release, None)
-    assert spoken_to == {"own": True, "foreign": False, "none": False, "plain text": False}
-    assert release.answers(PICKED) == 200
+        accepted[name] = _is_accepted(release, context)
+    accepted["plaintext"] = _is_accepted(release, None)
+    assert accepted == {"own": True, "foreign": False, "none": False, "plaintext": False}
+    assert release.chat_status(PICKED) == 200
 
 
-def _is_spoken_to(release: Release, context: ssl.SSLContext | None) -> bool:
-    """Whether the picker greets a client by HTTP/2. `context`: for TLS."""
+def _is_accepted(release: Release, context: ssl.SSLContext | None) -> bool:
+    """Whether the picker sends a client its HTTP/2 server preface. `context`: TLS; None is plaintext."""
     pod = release.cluster.pods("app.kubernetes.io/name=picker")[0]
     host = f"{PICKER}.default.svc.cluster.local"
     with (
@@ -143,29 +142,29 @@ def _is_spoken_to(release: Release, context: ssl.SSLContext | None) -> bool:
         socket.create_connection(("127.0.0.1", ports[9002]), timeout=30) as connection,
     ):
         try:
-            spoken = connection if context is None else context.wrap_socket(connection, server_hostname=host)
-            # With TLS 1.3 a client hears of its refusal only now.
-            spoken.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            # A server's first frame is short: its length begins so. A TLS alert does not.
-            return spoken.recv(9).startswith(b"\0\0")
+            stream = connection if context is None else context.wrap_socket(connection, server_hostname=host)
+            # With TLS 1.3 a client receives the rejection only after its handshake.
+            stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            # The first frame of a server is short: its length begins with two zero bytes. A TLS alert does not.
+            return stream.recv(9).startswith(b"\0\0")
         except (ssl.SSLError, ConnectionError):
             return False
 
 
-def test_the_tutorials_files_work_as_they_stand(release: Release) -> None:
-    """Applied with kubectl, unedited, on an installation that brings the gateway's component and model servers only."""
+def test_the_tutorials_files_work_unedited(release: Release) -> None:
+    """They are applied with kubectl to an installation without Gateway and pool."""
     cluster = release.cluster
     release.install("--set", "gateway.enabled=false", "--set", "pool.enabled=false")
-    # What the files make has the same names: what is applied to an object on its way out goes with it.
+    # The files' objects have the same names: an object that is applied while it is being deleted is deleted, too.
     selects_class = f"--field-selector=metadata.name={CLASS}"
-    until(lambda: not cluster.items("gatewayclasses", selects_class), "the release's GatewayClass is gone")
-    until(lambda: not cluster.items("services,pods", *OF_ENVOY), "the release's Envoy is gone")
+    until(lambda: not cluster.items("gatewayclasses", selects_class), "the release's GatewayClass is deleted")
+    until(lambda: not cluster.items("services,pods", *OF_ENVOY), "the release's Envoy is deleted")
     files = [TUTORIAL / "tutorial" / name for name in ("inference-pool.yaml", "inference-gateway.yaml")]
     for file in files:
         cluster.kubectl("apply", "-f", str(file))
     try:
         service = envoy_service(cluster)["metadata"]["name"]
-        # Its Deployment has the Service's name.
+        # Envoy's Deployment has the name of its Service.
         until(lambda: cluster.items("deployments", *OF_ENVOY), "Envoy has a Deployment")
         cluster.rolled_out(service, NAMESPACE)
         with forwarded(cluster.kubeconfig, f"service/{service}", NAMESPACE, (PLAIN, PICKED)) as ports:
@@ -178,9 +177,11 @@ def test_the_tutorials_files_work_as_they_stand(release: Release) -> None:
             cluster.kubectl("delete", "-f", str(file), "--ignore-not-found")
 
 
-def test_uninstalling_takes_no_controller_from_gateways_of_others(release: Release) -> None:
-    """A Gateway of the release's class that is not the release's: it is told by name, and nothing is removed. And the
-    release can be kept, as the operators' page says."""
+def test_uninstall_fails_while_other_gateways_use_the_class(release: Release) -> None:
+    """The error names a Gateway of the class that is not the release's, and nothing is removed.
+
+    The release can then be kept, as docs/operations.md describes.
+    """
     cluster = release.cluster
     release.install()
     release.wait_until_serving(PICKED)
@@ -196,33 +197,37 @@ def test_uninstalling_takes_no_controller_from_gateways_of_others(release: Relea
     with Added(cluster, other):
         with pytest.raises(CommandFailed, match=f"{NAME}-uninstall failed"):
             cluster.helm("uninstall", NAME, "--namespace", NAMESPACE)
-        told = cluster.kubectl("logs", f"job/{NAME}-uninstall", "-n", NAMESPACE)
-        assert f"GatewayClass {CLASS} is used by other Gateways" in told
-        assert "default/of-others" in told
-        assert release.answers(PICKED) == 200
+        log = cluster.kubectl("logs", f"job/{NAME}-uninstall", "-n", NAMESPACE)
+        assert f"GatewayClass {CLASS} is used by other Gateways" in log
+        assert "default/of-others" in log
+        assert release.chat_status(PICKED) == 200
     *_, newest = json.loads(cluster.helm("history", NAME, "--namespace", NAMESPACE, "--output", "json"))
     cluster.helm("rollback", NAME, str(newest["revision"]), "--namespace", NAMESPACE)
     release.install()
 
 
-def test_uninstalling_leaves_nothing(release: Release) -> None:
-    """Though the Gateway is there, and serves. But the definitions stay, which hold other people's objects, the
-    namespace, and what the hooks of Envoy Gateway's own chart made."""
+def test_uninstall_removes_everything(release: Release) -> None:
+    """Uninstalls while the Gateway serves.
+
+    What stays: the CRDs, which hold other users' objects, the namespace, and objects of the hooks of Envoy Gateway's
+    own chart.
+    """
     cluster = release.cluster
     release.install()
     release.wait_until_serving(PICKED)
-    until(lambda: _gateways(release) == ["qwen-inference-gateway"], "the Gateway of others is gone")
-    # Where Envoy Gateway is away the hook deletes the proxy itself, and may do so by this name only.
+    until(lambda: _gateways(release) == ["qwen-inference-gateway"], "the other Gateway is deleted")
+    # Without Envoy Gateway the hook deletes the proxy itself. Its role permits that by this name only.
     assert envoy_service(cluster)["metadata"]["name"] in cluster.helm("get", "hooks", NAME, "--namespace", NAMESPACE)
     cluster.helm("uninstall", NAME, "--namespace", NAMESPACE, "--wait", "--timeout", "240s")
-    until(lambda: _left(release) == [], "everything is gone", 180, 1)
+    until(lambda: _left(release) == [], "everything is deleted", 180, 1)
 
 
 def _gateways(release: Release) -> list[str]:
-    return [each["metadata"]["name"] for each in release.cluster.items("gateways", "-A")]
+    return [gateway["metadata"]["name"] for gateway in release.cluster.items("gateways", "-A")]
 
 
 def _left(release: Release) -> list[str]:
+    """Names of the release's objects that still exist."""
     kinds = (
         "deployments,jobs,services,serviceaccounts,roles,rolebindings,networkpolicies,hpa,pdb,gateways,httproutes,"
         f"inferencepools.{V1},inferencepools.{V1ALPHA2},inferencemodels"

@@ -1,4 +1,4 @@
-"""Pools beside the tutorial's: versions, weights, models, and what is missing."""
+"""Pools besides the tutorial's: API versions, weights, models, and missing objects."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,31 +24,34 @@ def served_by(release: Release, *fleets: str) -> dict[str, int]:
     return {fleet: sum(served(release.cluster, f"app={fleet}").values()) for fleet in fleets}
 
 
-def asks(release: Release, name: str, **more: object) -> int:
-    return release.answers(PICKED, headers={"x-test": name}, **more)
+def chat_status(release: Release, name: str, **more: object) -> int:
+    return release.chat_status(PICKED, headers={"x-test": name}, **more)
 
 
-def answers(release: Release, name: str, count: int) -> Counter[int]:
-    """How often each status came."""
+def chat_statuses(release: Release, name: str, count: int) -> Counter[int]:
+    """Number of responses by status, of `count` chats."""
     with ThreadPoolExecutor(8) as clients:
-        return Counter(clients.map(lambda _: asks(release, name), range(count)))
+        return Counter(clients.map(lambda _: chat_status(release, name), range(count)))
 
 
 def wait_for_route(release: Release, name: str, at_once: int = 8, **more: Any) -> None:
-    """Until it is the one that answers, not the tutorial's, and so often in a row that each of its pools, each picker
-    and each of Envoy's workers has had its turn: all of them hear of a new pool by themselves."""
+    """Waits until 24 responses in a row come from route `name` and not from the tutorial's.
 
-    def leads_somewhere() -> bool:
+    That many reach each of its pools, each picker and each of Envoy's workers: each of them learns of a new pool
+    separately.
+    """
+
+    def is_in_force() -> bool:
         answer = release.chat(PICKED, headers={"x-test": name}, **more)
         return answer.headers.get("x-route") == name and answer.status_code != 503
 
     with ThreadPoolExecutor(at_once) as clients:
-        until(lambda: all(clients.map(lambda _: leads_somewhere(), range(24))), f"route {name} answers every time")
+        until(lambda: all(clients.map(lambda _: is_in_force(), range(24))), f"route {name} responds every time")
 
 
 @pytest.mark.usefixtures("servers")
-def test_a_v1_pool_stands_beside_a_v1alpha2_pool_of_the_same_name(release: Release) -> None:
-    """Each by its own route, to the same servers."""
+def test_a_v1_and_a_v1alpha2_pool_of_the_same_name_both_serve(release: Release) -> None:
+    """Each has its own route. Both select the same servers."""
     objects = [
         pool("red", V1), pool("red", V1ALPHA2), route("new", to_pool("red", V1)), route("old", to_pool("red")),
     ]  # fmt: skip
@@ -56,26 +59,26 @@ def test_a_v1_pool_stands_beside_a_v1alpha2_pool_of_the_same_name(release: Relea
         for name in ("new", "old"):
             before = served_by(release, "red")["red"]
             wait_for_route(release, name)
-            assert asks(release, name) == 200
+            assert chat_status(release, name) == 200
             assert served_by(release, "red")["red"] > before
 
 
 @pytest.mark.usefixtures("servers")
-def test_a_port_in_the_reference_to_a_pool_means_nothing(release: Release) -> None:
-    """As the specification says."""
+def test_a_port_in_the_reference_to_a_pool_is_ignored(release: Release) -> None:
+    """The specification requires it: pools name their own ports."""
     with Added(release.cluster, pool("red", V1), route("port", to_pool("red", V1, port=1234))):
         wait_for_route(release, "port")
-        assert asks(release, "port") == 200
+        assert chat_status(release, "port") == 200
 
 
 @pytest.mark.usefixtures("servers")
 def test_two_pools_in_one_rule_share_by_weight(release: Release) -> None:
-    """1 to 3, each request to a server of the pool that it fell to. Of 160 there are 40, give or take 5.5."""
+    """Weights 1 and 3: of 160 requests, 40 are expected in the first pool, with a standard deviation of 5.5."""
     backends = to_pool("red", V1, weight=1), to_pool("blue", V1, weight=3)
     with Added(release.cluster, pool("red", V1), pool("blue", V1), route("split", *backends)):
         wait_for_route(release, "split")
         before = served_by(release, "red", "blue")
-        assert answers(release, "split", 160) == {200: 160}
+        assert chat_statuses(release, "split", 160) == {200: 160}
         after = served_by(release, "red", "blue")
         red, blue = after["red"] - before["red"], after["blue"] - before["blue"]
         assert red + blue == 160
@@ -84,7 +87,7 @@ def test_two_pools_in_one_rule_share_by_weight(release: Release) -> None:
 
 @pytest.mark.usefixtures("servers")
 def test_a_pool_and_a_service_in_one_rule_share_by_weight(release: Release) -> None:
-    """The Service's share does not ask the picker."""
+    """Requests to the Service do not pass the picker."""
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -95,7 +98,7 @@ def test_a_pool_and_a_service_in_one_rule_share_by_weight(release: Release) -> N
     with Added(release.cluster, service, pool("red", V1), route("mixed", *backends)):
         wait_for_route(release, "mixed")
         before = served_by(release, "red", "blue")
-        assert answers(release, "mixed", 40) == {200: 40}
+        assert chat_statuses(release, "mixed", 40) == {200: 40}
         after = served_by(release, "red", "blue")
         assert after["red"] > before["red"]
         assert after["blue"] > before["blue"]
@@ -103,7 +106,7 @@ def test_a_pool_and_a_service_in_one_rule_share_by_weight(release: Release) -> N
 
 @pytest.mark.usefixtures("servers")
 def test_targets_of_a_model_share_by_weight(release: Release) -> None:
-    """1 to 3, seen in the answers: the servers know the one and not the other."""
+    """Weights 1 and 3. The servers respond with 404 to the second target, which they do not serve."""
     split = model("split", "red", "chat", "Standard", {MODEL: 1, "unknown": 3})
     with Added(release.cluster, pool("red"), split, route("split-model", to_pool("red"))):
         wait_for_route(release, "split-model")
@@ -111,16 +114,19 @@ def test_targets_of_a_model_share_by_weight(release: Release) -> None:
             chats = clients.map(
                 lambda _: release.chat(PICKED, headers={"x-test": "split-model"}, model="chat"), range(160)
             )
-            told = list(chats)
-        counts = Counter(answer.status_code for answer in told)
-        assert counts[200] + counts[404] == 160, (counts, [each.text for each in told if each.status_code > 404][:1])
+            responses = list(chats)
+        counts = Counter(answer.status_code for answer in responses)
+        assert counts[200] + counts[404] == 160, (
+            counts,
+            [answer.text for answer in responses if answer.status_code > 404][:1],
+        )
         assert 16 <= counts[200] <= 64, counts
-        # The client's own name comes back.
-        assert {answer.json()["model"] for answer in told if answer.status_code == 200} == {"chat"}
+        # Responses carry the model name that the client sent.
+        assert {answer.json()["model"] for answer in responses if answer.status_code == 200} == {"chat"}
 
 
-def test_sheddable_requests_are_refused_when_the_servers_are_full_and_critical_ones_served(release: Release) -> None:
-    """A server that runs one sequence at a time, and a queue before it."""
+def test_a_saturated_pool_rejects_sheddable_and_serves_critical_requests(release: Release) -> None:
+    """The pool's server runs one sequence at a time and has a queue."""
     objects = [
         model_servers("full", 1, "--max-num-seqs=1"),
         pool("full"),
@@ -132,14 +138,16 @@ def test_sheddable_requests_are_refused_when_the_servers_are_full_and_critical_o
         wait_for_route(release, "full", at_once=1, model="cheap")
         headers = {"x-test": "full"}
         with Load(release.urls[PICKED], clients=12, max_tokens=30, model="dear", headers=headers) as load:
-            until(lambda: asks(release, "full", model="cheap") == 429, "a sheddable request is refused")
+            until(lambda: chat_status(release, "full", model="cheap") == 429, "a sheddable request is rejected")
         assert load.failures == 0, load.problems
 
 
 @pytest.mark.usefixtures("servers")
 def test_editing_a_route_under_load_fails_no_request(release: Release) -> None:
-    """A second pool beside the first, another in its place and a rule put before it, the first again. Envoy knows both
-    pools' endpoints from another route."""
+    """Three edits: add a second pool, replace the first one and insert a rule before it, restore the first one.
+
+    Another route keeps both pools' endpoints in Envoy.
+    """
     red, blue = to_pool("red", V1), to_pool("blue", V1)
     with Added(release.cluster, pool("red", V1), pool("blue", V1), route("kept", red, blue), route("edited", red)):
         wait_for_route(release, "kept")
@@ -156,7 +164,7 @@ def test_editing_a_route_under_load_fails_no_request(release: Release) -> None:
 
 
 def edit(release: Release, mark: str, edited: Object) -> None:
-    """Until it is in force."""
+    """Applies the edited route and waits until it is in force. `mark`: the edit's value of `x-route`."""
     release.cluster.apply([edited])
     name = edited["metadata"]["name"]
     until(
@@ -165,32 +173,34 @@ def edit(release: Release, mark: str, edited: Object) -> None:
     )
 
 
-def test_a_missing_pool_is_an_error_that_disturbs_nobody(release: Release) -> None:
-    """500 on its own route, and the route's status tells."""
+def test_a_missing_pool_affects_only_its_own_route(release: Release) -> None:
+    """The route responds with 500, and its status reports the missing pool."""
     with Added(release.cluster, route("missing", to_pool("nowhere"))):
-        until(lambda: asks(release, "missing") == 500, "the route answers 500")
-        assert release.answers(PICKED) == 200
-        told = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "BackendNotFound")}
-        until(lambda: _told_of_route(release, "missing") == told, f"the route's conditions are {told}")
+        until(lambda: chat_status(release, "missing") == 500, "the route responds with 500")
+        assert release.chat_status(PICKED) == 200
+        expected = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "BackendNotFound")}
+        until(lambda: _route_conditions(release, "missing") == expected, f"the route's conditions are {expected}")
 
 
-def _told_of_route(release: Release, name: str) -> dict[str, tuple[str, str]]:
-    """Status and reason by type."""
+def _route_conditions(release: Release, name: str) -> dict[str, tuple[str, str]]:
+    """Status and reason of the route's conditions, by type."""
     parents = release.cluster.get("httproute", name).get("status", {}).get("parents", [])
-    return {each["type"]: (each["status"], each["reason"]) for parent in parents for each in parent["conditions"]}
+    return {
+        condition["type"]: (condition["status"], condition["reason"])
+        for parent in parents
+        for condition in parent["conditions"]
+    }
 
 
 @pytest.mark.usefixtures("servers")
-@pytest.mark.parametrize(("mode", "answer"), [("FailClose", 503), ("FailOpen", 200)])
-def test_a_pool_whose_picker_does_not_exist_does_what_its_failure_mode_says(
-    release: Release, mode: str, answer: int
-) -> None:
-    """Its Service is what is missing; a server is there."""
+@pytest.mark.parametrize(("mode", "status"), [("FailClose", 503), ("FailOpen", 200)])
+def test_a_pool_without_its_picker_service_follows_its_failure_mode(release: Release, mode: str, status: int) -> None:
+    """The Service that the pool names does not exist. The pool has a server."""
     name = f"no-picker-{mode.lower()}"
-    gone = {**pool("red", V1, "nobody", failureMode=mode)}
+    gone = {**pool("red", V1, "no-such-picker", failureMode=mode)}
     gone["metadata"] = {"name": name, "namespace": "default"}
     with Added(release.cluster, gone, route(name, to_pool(name, V1))):
-        until(lambda: asks(release, name) == answer, f"the route answers {answer}")
-        if answer == 200:
+        until(lambda: chat_status(release, name) == status, f"the route responds with {status}")
+        if status == 200:
             wait_for_route(release, name)
-        assert release.answers(PICKED) == 200
+        assert release.chat_status(PICKED) == 200

@@ -1,4 +1,4 @@
-"""The tutorial's last third: Prometheus finds everybody by their annotations, and the benchmark runs where it says."""
+"""The tutorial's last part: Prometheus finds all pods by their annotations, and the benchmark runs in its pod."""
 
 import json
 import re
@@ -25,11 +25,11 @@ GW_IP = [
     "-o", "jsonpath={.items[0].spec.clusterIP}",
 ]  # fmt: skip
 EXPECTED = {"vllm:num_requests_running", "inference_pool_ready_pods", "envoy_http_downstream_rq_total"}
-"""A metric of each: model servers, pickers, proxies."""
+"""One metric of the model servers, one of the pickers and one of the proxies."""
 
 
 def documented_configuration() -> str:
-    """The scrape configuration that the docs show, with the rules that the chart ships."""
+    """The scrape configuration from docs/observability.md, with the rules that the chart ships."""
     page = (ROOT / "docs" / "observability.md").read_text()
     (text,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", page, re.DOTALL)
     return f"global: {{evaluation_interval: 1s}}\nrule_files: [/etc/prometheus/rules.yaml]\n{text}"
@@ -73,18 +73,19 @@ def prometheus_objects() -> Sequence[Object]:
 
 
 class Prometheus:
-    """One in the cluster, asked through the API server."""
+    """A Prometheus in the cluster, queried through the API server."""
 
     def __init__(self, release: Release) -> None:
         self._cluster = release.cluster
         (self._pod,) = release.cluster.pods("app=prometheus")
 
-    def asked(self, path: str) -> Any:
+    def get(self, path: str) -> Any:
+        """Returns the data of a response of the HTTP API v1."""
         return json.loads(self._cluster.pod_page(self._pod, 9090, f"/api/v1/{path}"))["data"]
 
     def names(self) -> set[str]:
-        """Of all metrics that there are."""
-        return set(self.asked("label/__name__/values"))
+        """Names of all metrics."""
+        return set(self.get("label/__name__/values"))
 
 
 @pytest.fixture
@@ -93,37 +94,37 @@ def prometheus(release: Release) -> Iterator[Prometheus]:
         yield Prometheus(release)
 
 
-def test_prometheus_finds_servers_pickers_and_proxies_as_the_docs_configure_it(
+def test_prometheus_scrapes_all_pods_with_the_documented_configuration(
     release: Release, prometheus: Prometheus
 ) -> None:
-    """All of each, none of them twice, and the rules have something to record."""
+    """Servers, pickers and proxies are scraped once each, and the recording rules produce series."""
     for port in (PLAIN, PICKED):
-        assert release.answers(port) == 200
+        assert release.chat_status(port) == 200
 
     def missing() -> set[str]:
         return EXPECTED - prometheus.names()
 
     until(lambda: not missing(), "servers, pickers and proxies are scraped")
-    targets = prometheus.asked("targets?state=active")["activeTargets"]
-    assert {each["health"] for each in targets} <= {"up", "unknown"}, [each["lastError"] for each in targets]
-    pods = [each["labels"]["pod"] for each in targets]
+    targets = prometheus.get("targets?state=active")["activeTargets"]
+    assert {target["health"] for target in targets} <= {"up", "unknown"}, [target["lastError"] for target in targets]
+    pods = [target["labels"]["pod"] for target in targets]
     for selector, namespace in (("app=qwen", "default"), ("app.kubernetes.io/name=picker", "default")):
         for pod in release.cluster.pods(selector, namespace):
             assert pods.count(pod) == 1, pod
-    until(lambda: "replica:vllm_kv_cache_usage:ratio" in prometheus.names(), "the rules record")
-    rules = [rule for group in prometheus.asked("rules")["groups"] for rule in group["rules"]]
+    until(lambda: "replica:vllm_kv_cache_usage:ratio" in prometheus.names(), "the rules produce series")
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert [rule["name"] for rule in rules if rule.get("lastError")] == []
 
 
 def test_the_tutorials_benchmark_runs_in_its_deployment(release: Release) -> None:
-    """Its manifest and its command as they are, but for the namespace, and the number and length of the requests."""
+    """The manifest and the command are unchanged, except for the namespace and the number and length of requests."""
     context = release.cluster.kubectl("config", "current-context").strip()
     if not context.startswith("kind-"):
-        pytest.skip("the image is under the tutorial's name on kind alone")
+        pytest.skip("only a kind cluster has the image under the tutorial's name")
     address = release.cluster.kubectl(*GW_IP)
-    less = {"1550": "50", "1800": "20", "3000": "20"}
-    words = [less.get(word, address if word == "$GW_IP" else word) for word in shlex.split(COMMAND)]
-    # Its pod runs as root, which the namespace of the other tests does not allow.
+    shortened = {"1550": "50", "1800": "20", "3000": "20"}
+    words = [shortened.get(word, address if word == "$GW_IP" else word) for word in shlex.split(COMMAND)]
+    # The tutorial's pod runs as root, which the namespace of the other tests does not allow.
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "benchmark"}}
     with Added(release.cluster, namespace):
         manifest = (MANIFESTS / "vllm-benchmark.yaml").read_text()

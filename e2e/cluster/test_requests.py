@@ -1,4 +1,4 @@
-"""What a client of the Gateway sees."""
+"""Requests of clients through both ports of the Gateway."""
 
 import json
 import re
@@ -17,7 +17,7 @@ STRATEGY = "inference.networking.x-k8s.io/routing-strategy"
 
 
 def served(cluster: Cluster, selector: str = "app=qwen", port: int = 8000) -> Mapping[str, int]:
-    """Requests that each pod has answered, by its own count."""
+    """Completed requests by pod, from the pods' own counters."""
     counts: dict[str, int] = {}
     for pod in cluster.pods(selector):
         page = cluster.pod_page(pod, port, "/metrics")
@@ -30,8 +30,8 @@ def answered_since(before: Mapping[str, int], now: Mapping[str, int]) -> list[in
 
 
 @pytest.mark.parametrize(("port", "city"), [(PLAIN, "San Francisco"), (PICKED, "Los Angeles")])
-def test_both_curls_of_the_tutorial(release: Release, port: int, city: str) -> None:
-    """The answer that its page shows."""
+def test_both_curls_of_the_tutorial_get_its_response(release: Release, port: int, city: str) -> None:
+    """The response has the shape that the tutorial shows."""
     answer = release.chat(port, f"Write as if you were a critic: {city}", max_tokens=100, temperature=0)
     assert answer.status_code == 200
     body = answer.json()
@@ -42,8 +42,8 @@ def test_both_curls_of_the_tutorial(release: Release, port: int, city: str) -> N
 
 
 @pytest.mark.parametrize("port", [PLAIN, PICKED])
-def test_an_answer_can_be_streamed(release: Release, port: int) -> None:
-    """Chunk by chunk, to the end."""
+def test_a_response_can_be_streamed(release: Release, port: int) -> None:
+    """The chunks arrive up to `[DONE]`."""
     body = {
         "model": MODEL,
         "stream": True,
@@ -57,15 +57,15 @@ def test_an_answer_can_be_streamed(release: Release, port: int) -> None:
 
 
 @pytest.mark.parametrize("port", [PLAIN, PICKED])
-def test_a_request_without_a_body_is_answered(release: Release, port: int) -> None:
-    """By any of the pool's servers."""
+def test_a_request_without_a_body_is_served(release: Release, port: int) -> None:
+    """Any of the pool's servers may respond."""
     models = httpx.get(f"{release.urls[port]}/v1/models", timeout=10).json()
     assert [model["id"] for model in models["data"]] == [MODEL]
 
 
 @pytest.mark.parametrize("port", [PLAIN, PICKED])
 def test_administrative_routes_of_the_servers_are_not_found(release: Release, port: int) -> None:
-    """Each of them would be answered by a server that is asked directly."""
+    """The servers themselves have each of these routes."""
     with httpx.Client(base_url=release.urls[port], timeout=10) as client:
         assert client.get("/health").status_code == 200
         for method, path in (
@@ -76,57 +76,59 @@ def test_administrative_routes_of_the_servers_are_not_found(release: Release, po
 
 
 def test_a_large_prompt_passes(release: Release) -> None:
-    """Beyond the 32 KiB that Envoy Gateway's listeners buffer. It is the server's to refuse: its context is shorter."""
-    assert release.answers(PICKED, content="word " * 60_000) == 400
+    """It exceeds the 32 KiB that Envoy Gateway's listeners buffer. The server rejects it: its context is shorter."""
+    assert release.chat_status(PICKED, content="word " * 60_000) == 400
 
 
 def test_requests_that_share_a_prefix_reach_one_pod(release: Release) -> None:
-    """With the annotation set to PREFIX_CACHE while traffic flows, and spread again with DEFAULT: the requests on 8081
-    reach the pods that the picker named. Of two the one that is asked knows who has which prefix."""
+    """Sets the annotation to PREFIX_CACHE under traffic, and back to DEFAULT, which spreads requests over both pods.
+
+    Only one of the two pickers is used by default, and it holds the prefix index.
+    """
     cluster = release.cluster
     document = "A long document that every question is about. " * 200
     cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=PREFIX_CACHE")
     try:
-        until(lambda: _strategy_followed(cluster, "PREFIX_CACHE"), "every picker follows PREFIX_CACHE")
+        until(lambda: _all_follow(cluster, "PREFIX_CACHE"), "every picker follows PREFIX_CACHE")
         release.chat(PICKED, document)
         before = served(cluster)
         for number in range(8):
-            assert release.answers(PICKED, content=f"{document} Question {number}?") == 200
+            assert release.chat_status(PICKED, content=f"{document} Question {number}?") == 200
         assert answered_since(before, served(cluster)) == [0, 8]
         cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=DEFAULT")
-        until(lambda: _strategy_followed(cluster, "DEFAULT"), "the picker follows DEFAULT")
+        until(lambda: _all_follow(cluster, "DEFAULT"), "the picker follows DEFAULT")
     finally:
         cluster.kubectl("annotate", "--overwrite", POOL, f"{STRATEGY}=DEFAULT")
-        # New ones have learned of neither server that it is slow: one answer of a busy start is enough for that.
+        # New pickers have no speed estimates: one response of a busy start can mark a server as slow.
         cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=0")
         cluster.wait_for_pods(0, "app.kubernetes.io/name=picker")
         cluster.kubectl("scale", f"deployment/{PICKER}", "--replicas=2")
         cluster.rolled_out(PICKER)
     release.wait_until_serving(PICKED)
     before = served(cluster)
-    # Several at once: of two servers that do nothing either is as good.
+    # Several requests at once: two idle servers have equal costs.
     with Load(release.urls[PICKED], clients=8) as load:
         load.wait_for_answers(40)
     assert load.failures == 0, load.problems
     assert min(answered_since(before, served(cluster))) > 0
 
 
-def test_a_client_cannot_pick_its_own_target(release: Release) -> None:
-    """The protocol's header is the picker's to set."""
-    assert release.answers(PICKED, headers={"x-gateway-destination-endpoint": "127.0.0.1:1"}) == 200
+def test_a_client_cannot_choose_its_endpoint(release: Release) -> None:
+    """A client's value of the protocol's header is ignored."""
+    assert release.chat_status(PICKED, headers={"x-gateway-destination-endpoint": "127.0.0.1:1"}) == 200
 
 
-def test_what_vllm_refuses_comes_through_as_it_is(release: Release) -> None:
-    """Status and body."""
-    plain, picked = (release.chat(port, model="nobody") for port in (PLAIN, PICKED))
+def test_an_error_response_of_vllm_passes_unchanged(release: Release) -> None:
+    """Status and body are equal on both ports."""
+    plain, picked = (release.chat(port, model="no-such-model") for port in (PLAIN, PICKED))
     assert plain.status_code == picked.status_code == 404
     assert plain.json() == picked.json()
 
 
-def _strategy_followed(cluster: Cluster, strategy: str) -> bool:
-    """Whether every picker has told that it changed to `strategy` last."""
+def _all_follow(cluster: Cluster, strategy: str) -> bool:
+    """Whether the last strategy change in every picker's log is to `strategy`."""
     for pod in cluster.pods("app.kubernetes.io/name=picker"):
-        told = re.findall(r"routing-strategy \w+ -> (\w+)", cluster.kubectl("logs", pod))
-        if (told or ["DEFAULT"])[-1] != strategy:
+        logged = re.findall(r"routing-strategy \w+ -> (\w+)", cluster.kubectl("logs", pod))
+        if (logged or ["DEFAULT"])[-1] != strategy:
             return False
     return True

@@ -1,4 +1,4 @@
-"""What the objects tell of themselves."""
+"""Statuses of pools, models, objectives and rewrites, and validation by the API server."""
 
 import json
 from collections.abc import Mapping
@@ -12,60 +12,66 @@ from waits import until
 
 
 def conditions(release: Release, name: str, group: str) -> Mapping[str, tuple[str, str]]:
-    """Status and reason by type, of the pool's only parent; empty where it has none."""
+    """Status and reason by type, of the pool's only parent. Empty if it has none."""
     status = release.cluster.get(f"inferencepools.{group}", name).get("status", {})
     entries = status.get("parents" if group == V1 else "parent") or []
-    return {each["type"]: (each["status"], each["reason"]) for entry in entries for each in entry["conditions"]}
+    return {
+        condition["type"]: (condition["status"], condition["reason"])
+        for entry in entries
+        for condition in entry["conditions"]
+    }
 
 
 BY_DEFAULT = {"RoutingStrategy": ("True", "DEFAULT")}
-"""Condition of a pool whose annotations name no strategy."""
+"""Condition of a pool without a strategy annotation."""
 
 
 @pytest.mark.parametrize("group", [V1, V1ALPHA2])
 def test_a_pool_is_accepted_while_a_route_refers_to_it(release: Release, group: str) -> None:
-    """The entry comes with the route and goes with it."""
+    """The status entry appears with the route and is removed with it."""
     with Added(release.cluster, pool("lonely", group)):
         with Added(release.cluster, route("lonely", to_pool("lonely", group))):
-            wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs"), **BY_DEFAULT}
-            until(lambda: conditions(release, "lonely", group) == wanted, "the pool is accepted")
-        until(lambda: not conditions(release, "lonely", group), "the pool has no parent any more")
+            expected = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("True", "ResolvedRefs"), **BY_DEFAULT}
+            until(lambda: conditions(release, "lonely", group) == expected, "the pool is accepted")
+        until(lambda: not conditions(release, "lonely", group), "the pool has no parent")
 
 
 @pytest.mark.parametrize("group", [V1, V1ALPHA2])
-def test_a_pool_whose_picker_is_missing_says_so(release: Release, group: str) -> None:
-    """ResolvedRefs is false; the pool is accepted nevertheless."""
-    with Added(release.cluster, pool("unpicked", group, "nobody"), route("unpicked", to_pool("unpicked", group))):
-        wanted = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "InvalidExtensionRef"), **BY_DEFAULT}
-        until(lambda: conditions(release, "unpicked", group) == wanted, "the missing Service is told")
+def test_a_pools_status_reports_a_missing_picker(release: Release, group: str) -> None:
+    """ResolvedRefs is false. The pool is still accepted."""
+    with Added(
+        release.cluster, pool("unpicked", group, "no-such-picker"), route("unpicked", to_pool("unpicked", group))
+    ):
+        expected = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "InvalidExtensionRef"), **BY_DEFAULT}
+        until(lambda: conditions(release, "unpicked", group) == expected, "the missing Service is reported")
 
 
 def test_a_pool_without_a_picker_is_not_accepted(release: Release) -> None:
-    """v1 allows to write none; this gateway needs one."""
+    """v1 permits a pool without a picker; this gateway requires one."""
     bare = json.loads(json.dumps(pool("bare", V1)))
     del bare["spec"]["endpointPickerRef"]
     with Added(release.cluster, bare, route("bare", to_pool("bare", V1))):
         until(
             lambda: conditions(release, "bare", V1).get("Accepted") == ("False", "EndpointPickerRefMissing"),
-            "the missing reference is told",
+            "the missing reference is reported",
         )
 
 
-def test_a_wrong_annotation_gets_an_event_and_changes_nothing(release: Release) -> None:
-    """An API server cannot check annotations."""
+def test_an_invalid_annotation_is_reported_and_ignored(release: Release) -> None:
+    """An event and a condition report it: the API server cannot validate annotations."""
     kind, name = "inferencepools.inference.networking.x-k8s.io", "vllm-qwen-pool"
     annotation = "inference.networking.x-k8s.io/routing-strategy"
     release.cluster.kubectl("annotate", kind, name, "--overwrite", f"{annotation}=FASTEST")
     try:
         until(
             lambda: "FASTEST" in release.cluster.kubectl("describe", kind, name).partition("Events:")[2],
-            "an event tells of the annotation",
+            "an event reports the annotation",
         )
         until(
             lambda: conditions(release, name, V1ALPHA2).get("RoutingStrategy") == ("False", "UnknownStrategy"),
-            "a condition says that the strategy is unknown",
+            "a condition reports the unknown strategy",
         )
-        assert release.answers(PICKED) == 200
+        assert release.chat_status(PICKED) == 200
     finally:
         release.cluster.kubectl("annotate", kind, name, f"{annotation}-")
 
@@ -78,14 +84,14 @@ def test_one_replica_writes_statuses(release: Release) -> None:
 
 
 def pool_with(group: str, **changes: Any) -> dict[str, Any]:
-    """A pool whose spec is right but for `changes`; None takes a field away."""
+    """A valid pool with `changes` of its spec. None removes a field."""
     made = json.loads(json.dumps(pool("probe", group)))
     made["spec"] = {key: value for key, value in {**made["spec"], **changes}.items() if value is not None}
     return made
 
 
 @pytest.mark.parametrize(
-    ("group", "changes", "told"),
+    ("group", "changes", "message"),
     [
         (V1, {"targetPorts": []}, "should have at least 1 items"),
         (V1, {"targetPorts": [{"number": n} for n in range(1, 10)]}, "must have at most 8 items"),
@@ -100,9 +106,9 @@ def pool_with(group: str, **changes: Any) -> dict[str, Any]:
         (V1ALPHA2, {"selector": {"app": "not a label"}}, "should match"),
     ],
 )
-def test_the_api_server_refuses(release: Release, group: str, changes: dict[str, Any], told: str) -> None:
-    """What upstream's definitions refuse, in words."""
-    with pytest.raises(CommandFailed, match=told):
+def test_the_api_server_rejects(release: Release, group: str, changes: dict[str, Any], message: str) -> None:
+    """The API server rejects what upstream's CRDs reject, with an error message."""
+    with pytest.raises(CommandFailed, match=message):
         release.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pool_with(group, **changes)))
 
 
@@ -119,41 +125,46 @@ def test_the_api_server_refuses(release: Release, group: str, changes: dict[str,
         (V1ALPHA2, {"extensionRef": {"group": "example.com", "kind": "Picker", "name": "picker"}}),
     ],
 )
-def test_the_api_server_takes(release: Release, group: str, changes: dict[str, Any]) -> None:
-    """What upstream's definitions take."""
+def test_the_api_server_accepts(release: Release, group: str, changes: dict[str, Any]) -> None:
+    """The API server accepts what upstream's CRDs accept."""
     release.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pool_with(group, **changes)))
 
 
-def test_a_model_says_whether_it_stands(release: Release) -> None:
-    """Of two objects for one name the older one does."""
+def test_of_two_models_with_one_name_the_older_is_accepted(release: Release) -> None:
+    """The younger one's condition Accepted is false."""
     twin = model("twin", "vllm-qwen-pool", "/model/qwen", "Standard", {"/model/qwen": 1})
     with Added(release.cluster, twin):
-        until(lambda: _accepted(release, "twin") == "False", "the younger is told that it does not")
-        until(lambda: _accepted(release, "inferencemodel-qwen") == "True", "the older is told that it does")
+        until(lambda: _accepted(release, "twin") == "False", "the younger one is not accepted")
+        until(lambda: _accepted(release, "inferencemodel-qwen") == "True", "the older one is accepted")
 
 
 @pytest.mark.parametrize("group", [V1ALPHA2, "llm-d.ai"])
-def test_objectives_and_rewrites_say_whether_they_stand(release: Release, group: str) -> None:
-    """Each of its group, and whether the pool is there that they mean."""
-    metadata = {"name": "told", "namespace": "default"}
+def test_objectives_and_rewrites_have_conditions(release: Release, group: str) -> None:
+    """In both API groups. ResolvedRefs reports whether their pool exists."""
+    metadata = {"name": "conditions", "namespace": "default"}
     reference = {"group": V1ALPHA2, "kind": "InferencePool", "name": "vllm-qwen-pool"}
     rules = [
         {"matches": [{"model": {"type": "Exact", "value": "short"}}], "targets": [{"modelRewrite": "/model/qwen"}]}
     ]
     objective = {"kind": "InferenceObjective", "spec": {"priority": 1, "poolRef": {**reference, "name": "nowhere"}}}
     rewrite = {"kind": "InferenceModelRewrite", "spec": {"poolRef": reference, "rules": rules}}
-    objects = [{"apiVersion": f"{group}/v1alpha2", "metadata": metadata, **each} for each in (objective, rewrite)]
+    objects = [{"apiVersion": f"{group}/v1alpha2", "metadata": metadata, **body} for body in (objective, rewrite)]
     with Added(release.cluster, *objects):
         for kind, resolved in (("inferenceobjectives", "False"), ("inferencemodelrewrites", "True")):
-            wanted = {"Accepted": "True", "ResolvedRefs": resolved}
-            until(lambda kind=kind, wanted=wanted: _said(release, f"{kind}.{group}") == wanted, f"{kind} say {wanted}")
+            expected = {"Accepted": "True", "ResolvedRefs": resolved}
+            until(
+                lambda kind=kind, expected=expected: _conditions(release, f"{kind}.{group}") == expected,
+                f"{kind} have the conditions {expected}",
+            )
 
 
-def _said(release: Release, kind: str) -> Mapping[str, str]:
-    status = release.cluster.get(kind, "told").get("status", {})
-    return {each["type"]: each["status"] for each in status.get("conditions", [])}
+def _conditions(release: Release, kind: str) -> Mapping[str, str]:
+    status = release.cluster.get(kind, "conditions").get("status", {})
+    return {condition["type"]: condition["status"] for condition in status.get("conditions", [])}
 
 
 def _accepted(release: Release, name: str) -> str | None:
     status = release.cluster.get("inferencemodel", name).get("status", {})
-    return next((each["status"] for each in status.get("conditions", []) if each["type"] == "Accepted"), None)
+    return next(
+        (condition["status"] for condition in status.get("conditions", []) if condition["type"] == "Accepted"), None
+    )

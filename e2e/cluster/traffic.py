@@ -1,4 +1,4 @@
-"""Requests that go on while something happens to what answers them."""
+"""Continuous load, for tests that change the cluster while requests run."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from waits import until
 
 @dataclass(slots=True)
 class Load:
-    """`with Load(url):` some clients chat one request after the other, streaming, until the block ends."""
+    """`with Load(url):` clients send streaming chats, each client one after the other, until the block ends."""
 
     url: str
     clients: int = 4
@@ -23,7 +23,7 @@ class Load:
     model: str = MODEL
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     outcomes: Counter[str] = field(default_factory=Counter[str])
-    """`ok`, a status, or the name of what went wrong."""
+    """Requests by outcome: `ok`, a status with the start of its body, `cut off`, or the name of the error."""
     problems: list[str] = field(default_factory=list[str])
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list[threading.Thread])
@@ -46,9 +46,9 @@ class Load:
         return self.outcomes.total() - self.outcomes["ok"]
 
     def wait_for_answers(self, count: int = 10) -> None:
-        """Until `count` more requests have been answered."""
-        wanted = self.outcomes["ok"] + count
-        until(lambda: self.outcomes["ok"] >= wanted, f"{count} more answers; problems: {self.problems[-3:]}")
+        """Waits until `count` more requests have succeeded."""
+        target = self.outcomes["ok"] + count
+        until(lambda: self.outcomes["ok"] >= target, f"{count} more requests succeed; problems: {self.problems[-3:]}")
 
     def _chat(self, client: int) -> None:
         with httpx.Client(timeout=60, headers=dict(self.headers)) as http:

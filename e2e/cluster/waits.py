@@ -1,4 +1,4 @@
-"""Waiting with a reason."""
+"""Waits for conditions, with a description for the error message."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,16 +7,19 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_d
 
 Seen = TypeVar("Seen")
 
-PATIENCE_S = 120
-"""Nothing here takes a tenth of it on a machine that does nothing else; two cores may have much else to do."""
+TIMEOUT_S = 120
+"""Measured: on an idle machine no wait takes a tenth of this. Two busy cores may take longer."""
 
 
 class NotYet(Exception):
-    """The condition does not hold."""
+    """The condition does not hold yet."""
 
 
-def until(holds: Callable[[], Seen], what: str, timeout_s: float = PATIENCE_S, interval_s: float = 0.1) -> Seen:
-    """What `holds` returns once that is true. Fails with `what` and what was seen last."""
+def until(holds: Callable[[], Seen], what: str, timeout_s: float = TIMEOUT_S, interval_s: float = 0.1) -> Seen:
+    """Waits until `holds` returns a true value, and returns it.
+
+    Raises AssertionError after `timeout_s`, with `what` and the last value.
+    """
     seen: object = None
     try:
         for attempt in Retrying(
@@ -29,4 +32,4 @@ def until(holds: Callable[[], Seen], what: str, timeout_s: float = PATIENCE_S, i
                 return seen  # type: ignore[return-value]
     except RetryError:
         pass
-    raise AssertionError(f"waited {timeout_s:g} s in vain until {what}; seen last: {seen!r}")
+    raise AssertionError(f"timeout after {timeout_s:g} s, waiting until: {what}; last value: {seen!r}")
