@@ -1,4 +1,4 @@
-"""What the chart renders, with no cluster. Skipped where helm, or the archive of Envoy Gateway's chart, is missing."""
+"""Manifests that the chart renders, without a cluster. Skipped without helm or the archive of Envoy Gateway's chart."""
 
 import json
 import shutil
@@ -27,23 +27,23 @@ pytestmark = pytest.mark.skipif(
 Objects = Mapping[tuple[str, str], dict[str, Any]]
 
 
-class Refused(Exception):
-    """Helm would not render; the message is its own."""
+class RenderFailed(Exception):
+    """Helm failed to render. The message is helm's output."""
 
 
 @cache
 def helm(*arguments: str) -> str:
     done = subprocess.run(["helm", *arguments, "--kube-version", "1.34.0"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Refused(done.stdout + done.stderr)
+        raise RenderFailed(done.stdout + done.stderr)
     return done.stdout
 
 
 def rendered(*arguments: str, namespace: str = "envoy-gateway-system") -> Objects:
-    """By kind and name."""
+    """Rendered manifests by kind and name. Raises RenderFailed."""
     text = helm("template", "inference-gateway", str(CHART), "--namespace", namespace, *arguments)
-    objects = [each for each in yaml.safe_load_all(text) if each]
-    return {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    objects = [document for document in yaml.safe_load_all(text) if document]
+    return {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in objects}
 
 
 def scenario(name: str) -> Objects:
@@ -51,25 +51,25 @@ def scenario(name: str) -> Objects:
 
 
 def tutorial(*files: str) -> list[dict[str, Any]]:
-    return [each for file in files for each in yaml.safe_load_all((TUTORIAL / file).read_text())]
+    return [document for file in files for document in yaml.safe_load_all((TUTORIAL / file).read_text())]
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "expected",
     tutorial("inference-gateway.yaml", "inference-pool.yaml", "vllm-benchmark.yaml"),
-    ids=lambda each: f"{each['kind']}-{each['metadata']['name']}",
+    ids=lambda manifest: f"{manifest['kind']}-{manifest['metadata']['name']}",
 )
-def test_with_every_path_open_the_objects_are_the_tutorials(wanted: dict[str, Any]) -> None:
-    """Name for name and field for field, the labels aside that the chart adds."""
-    found = scenario("tutorial-values")[wanted["kind"], wanted["metadata"]["name"]]
-    assert found["apiVersion"] == wanted["apiVersion"]
-    assert found["spec"] == wanted["spec"]
-    if wanted["kind"] != "GatewayClass":
-        assert found["metadata"]["namespace"] == wanted["metadata"].get("namespace", "default")
+def test_with_all_paths_open_the_objects_are_the_tutorials(expected: dict[str, Any]) -> None:
+    """Names and specs are equal. The chart adds labels."""
+    found = scenario("tutorial-values")[expected["kind"], expected["metadata"]["name"]]
+    assert found["apiVersion"] == expected["apiVersion"]
+    assert found["spec"] == expected["spec"]
+    if expected["kind"] != "GatewayClass":
+        assert found["metadata"]["namespace"] == expected["metadata"].get("namespace", "default")
 
 
-def test_the_service_of_the_model_servers_is_what_the_tutorials_route_means() -> None:
-    """`qwen`, port 8000, label app: qwen."""
+def test_the_model_servers_service_is_the_one_in_the_tutorials_route() -> None:
+    """Service `qwen`, port 8000, label app: qwen."""
     service = rendered()["Service", "qwen"]["spec"]
     assert service["selector"] == {"app": "qwen"}
     assert [port["port"] for port in service["ports"]] == [8000]
@@ -82,24 +82,24 @@ def test_the_service_of_the_model_servers_is_what_the_tutorials_route_means() ->
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_passes_lint_and_renders(name: str) -> None:
-    """Each values file in ci/ is an installation that somebody has."""
+    """Each values file in ci/ is a supported installation."""
     assert "0 chart(s) failed" in helm("lint", str(CHART), "--values", str(CHART / "ci" / f"{name}.yaml"))
     assert scenario(name)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_reference_to_a_name_of_ours_is_to_something_that_is_there(name: str) -> None:
-    """Service accounts and roles."""
+def test_references_to_accounts_and_roles_resolve(name: str) -> None:
+    """Every service account of a Deployment and every role of a binding is rendered."""
     objects = scenario(name)
-    for (kind, _), each in objects.items():
-        if kind == "Deployment" and (account := each["spec"]["template"]["spec"].get("serviceAccountName")):
+    for (kind, _), manifest in objects.items():
+        if kind == "Deployment" and (account := manifest["spec"]["template"]["spec"].get("serviceAccountName")):
             assert ("ServiceAccount", account) in objects
         if kind in ("RoleBinding", "ClusterRoleBinding"):
-            assert (each["roleRef"]["kind"], each["roleRef"]["name"]) in objects
+            assert (manifest["roleRef"]["kind"], manifest["roleRef"]["name"]) in objects
 
 
 def test_the_extensions_address_follows_the_namespace() -> None:
-    """Envoy Gateway is told a name without one and looks in its own; Envoy is told the whole."""
+    """Envoy Gateway gets a name without namespace, and resolves it in its own. Envoy gets the full name."""
     for namespace in ("envoy-gateway-system", "elsewhere"):
         objects = rendered(namespace=namespace)
         config = yaml.safe_load(objects["ConfigMap", "envoy-gateway-config"]["data"]["envoy-gateway.yaml"])
@@ -108,25 +108,25 @@ def test_the_extensions_address_follows_the_namespace() -> None:
         assert service["metadata"]["namespace"] == namespace
         assert address["port"] in [port["port"] for port in service["spec"]["ports"]]
         environment = objects["Deployment", address["hostname"]]["spec"]["template"]["spec"]["containers"][0]["env"]
-        target = next(each["value"] for each in environment if each["name"] == "PICKER_EDS_TARGET")
+        target = next(variable["value"] for variable in environment if variable["name"] == "PICKER_EDS_TARGET")
         assert target == f"inference-gateway-endpoints.{namespace}.svc.cluster.local:9004"
-        asked = objects["Service", "inference-gateway-endpoints"]
-        assert asked["metadata"]["namespace"] == namespace
-        assert asked["spec"]["selector"] == service["spec"]["selector"]
+        discovery = objects["Service", "inference-gateway-endpoints"]
+        assert discovery["metadata"]["namespace"] == namespace
+        assert discovery["spec"]["selector"] == service["spec"]["selector"]
 
 
-def test_the_extension_is_asked_at_its_pods_own_addresses() -> None:
-    """The address of a Service that the nodes do not know yet leads out of the cluster, to whoever answers there."""
+def test_the_extensions_service_is_headless() -> None:
+    """Until the nodes have a cluster IP's rules, a connection to it can leave the cluster and reach another host."""
     objects = rendered()
     service = objects["Service", "inference-gateway-extension"]["spec"]
     assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
-    # Proxies find a new pod at once, and without asking for a name again.
+    # Behind a cluster IP, proxies reach a new pod at once, without resolving a name again.
     assert "clusterIP" not in objects["Service", "inference-gateway-endpoints"]["spec"]
 
 
 @pytest.mark.parametrize("setting", ["picker.spread=true", "picker.autoscaling.enabled=true"])
-def test_more_than_one_picker_is_asked_where_one_may_be_too_few(setting: str) -> None:
-    """An autoscaler adds replicas because those that are asked have too much to do."""
+def test_all_pickers_are_used_with_spread_or_autoscaling(setting: str) -> None:
+    """An autoscaler adds replicas because the used ones are overloaded."""
 
     def annotations(objects: Objects) -> dict[str, str]:
         return objects["Service", "inference-gateway-ext-proc"]["metadata"].get("annotations", {})
@@ -136,13 +136,14 @@ def test_more_than_one_picker_is_asked_where_one_may_be_too_few(setting: str) ->
 
 
 def environment(objects: Objects, deployment: str) -> dict[str, str]:
+    """Variables with a literal value, of a Deployment's first container."""
     container = objects["Deployment", deployment]["spec"]["template"]["spec"]["containers"][0]
-    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 def test_values_are_settings_of_the_picker() -> None:
-    """Under the names that `picker serve --help` tells; whole numbers stay whole."""
-    told = environment(scenario("kitchen-sink-values"), "inference-gateway-ext-proc")
+    """Values are passed under the names of `picker serve --help`. Whole numbers stay whole."""
+    variables = environment(scenario("kitchen-sink-values"), "inference-gateway-ext-proc")
     assert {
         "PICKER_ACCESS_LOG": "-",
         "PICKER_TRACES_ENDPOINT": "http://collector.observability:4318/v1/traces",
@@ -154,34 +155,37 @@ def test_values_are_settings_of_the_picker() -> None:
         "PICKER_FLOW_CONTROL_MAX_BYTES": "16777216",
         "PICKER_MAX_BODY_BYTES": "33554432",
         "PICKER_TRUSTED_HEADERS": '["x-gateway-inference-fairness-id"]',
-    }.items() <= told.items()
+    }.items() <= variables.items()
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_picker_takes_its_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of every scenario: a setting that it does not know would keep it from starting."""
+def test_the_picker_accepts_its_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown setting would prevent it from starting."""
     objects = scenario(name)
     for deployment, settings in (
         ("inference-gateway-ext-proc", ServeSettings),
         ("inference-gateway-extension", GatewaySettings),
     ):
-        told = environment(objects, deployment)
-        own = {key: value.replace("$(POD_IP)", "10.0.0.1") for key, value in told.items() if key.startswith("PICKER_")}
+        own = {
+            key: value.replace("$(POD_IP)", "10.0.0.1")
+            for key, value in environment(objects, deployment).items()
+            if key.startswith("PICKER_")
+        }
         for key, value in own.items():
             monkeypatch.setenv(key, value)
         if settings is GatewaySettings:
             monkeypatch.setenv("PICKER_NAMESPACE", "system")
-        settings.read([], "picker")
+        settings.read([], "picker")  # must not raise
         for key in own:
             monkeypatch.delenv(key)
 
 
-def test_values_that_are_not_set_are_what_they_say() -> None:
-    """Who reads values.yaml reads the truth about what is not set."""
+def test_defaults_in_values_yaml_are_those_of_the_settings() -> None:
+    """values.yaml shows defaults of features that are disabled. The picker uses its own."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["picker"]
     fields = ServeSettings.model_fields
     flow = values["flowControl"]
-    told = {
+    shown = {
         "kept_decisions": values["keptDecisions"],
         "traces_sample_ratio": values["traces"]["sampleRatio"],
         "flow_control": flow["enabled"],
@@ -189,12 +193,12 @@ def test_values_that_are_not_set_are_what_they_say() -> None:
         "flow_control_max_requests": flow["maxRequests"],
         "flow_control_max_bytes": flow["maxBytes"],
     }
-    assert told == {name: fields[name].default for name in told}
+    assert shown == {name: fields[name].default for name in shown}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_policies_let_in_who_has_to_ask(name: str) -> None:
-    """Proxies the picker; Envoy Gateway and proxies the extension."""
+def test_policies_admit_the_needed_clients(name: str) -> None:
+    """Proxies connect to the picker. Envoy Gateway and proxies connect to the extension."""
     objects = scenario(name)
     for name, ports in (("inference-gateway-ext-proc", [9002]), ("inference-gateway-extension", [5005, 9004])):
         policy = objects["NetworkPolicy", name]["spec"]
@@ -204,8 +208,8 @@ def test_policies_let_in_who_has_to_ask(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_no_policy_lets_in_a_pod_for_its_labels_alone(name: str) -> None:
-    """Whoever makes a pod writes its labels; a namespace's name the API server writes."""
+def test_no_policy_admits_a_pod_by_its_labels_alone(name: str) -> None:
+    """A pod's creator chooses its labels. The API server sets the label with a namespace's name."""
     values = yaml.safe_load((CHART / "ci" / f"{name}.yaml").read_text()) or {}
     extra = values.get("picker", {}).get("networkPolicy", {}).get("extraClients", [])
     for policy in policies(scenario(name)):
@@ -224,7 +228,7 @@ def test_no_policy_lets_in_a_pod_for_its_labels_alone(name: str) -> None:
     ],
 )
 def test_policies_name_the_namespaces_of_the_proxies(settings: str, namespaces: set[str]) -> None:
-    """Envoy Gateway's own, and those of the Gateways in its mode GatewayNamespace."""
+    """Envoy Gateway's namespace, and the Gateways' namespaces for its mode GatewayNamespace."""
     for policy in policies(rendered("--set", settings)):
         for rule in policy["spec"]["ingress"]:
             if {9002, 9004} & {port["port"] for port in rule["ports"]}:
@@ -234,8 +238,8 @@ def test_policies_name_the_namespaces_of_the_proxies(settings: str, namespaces: 
                 assert found == namespaces
 
 
-def test_what_holds_the_authoritys_key_has_a_policy_wherever_tls_is() -> None:
-    """Whatever the values say of the policy itself."""
+def test_with_tls_the_extension_always_has_a_policy() -> None:
+    """It holds the authority's key, so its value for the policy is ignored."""
     objects = rendered("--set", "extension.networkPolicy.enabled=false")
     assert ("NetworkPolicy", "inference-gateway-extension") in objects
     off = "extension.networkPolicy.enabled=false,picker.tls.enabled=false"
@@ -243,14 +247,15 @@ def test_what_holds_the_authoritys_key_has_a_policy_wherever_tls_is() -> None:
 
 
 def policies(objects: Objects) -> list[dict[str, Any]]:
-    found = [each for (kind, _), each in objects.items() if kind == "NetworkPolicy"]
+    """Both NetworkPolicies."""
+    found = [manifest for (kind, _), manifest in objects.items() if kind == "NetworkPolicy"]
     assert len(found) == 2
     return found
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
-def test_a_port_of_the_service_marks_the_pickers_that_listen_by_tls(enabled: str) -> None:
-    """Both kinds are there while a rollout changes it. The Secrets are there in any case."""
+def test_a_port_of_the_service_marks_the_pickers_with_tls(enabled: str) -> None:
+    """During a rollout of the change both kinds of pods exist. The Secrets always exist."""
     objects = rendered("--set", f"picker.tls.enabled={enabled}")
     container = objects["Deployment", "inference-gateway-ext-proc"]["spec"]["template"]["spec"]["containers"][0]
     names = {port["name"] for port in container["ports"] if port["containerPort"] == 9002}
@@ -260,15 +265,15 @@ def test_a_port_of_the_service_marks_the_pickers_that_listen_by_tls(enabled: str
     assert ("Secret", "inference-gateway-ext-proc-envoy-tls") in objects
 
 
-def test_envoy_gateway_and_the_extension_show_each_other_certificates() -> None:
-    """Of Secrets that the release brings, and for which Envoy Gateway's pod waits."""
+def test_envoy_gateway_and_the_extension_use_mutual_tls() -> None:
+    """The Secrets are part of the release, and Envoy Gateway's pod waits for them."""
     objects = rendered()
     config = yaml.safe_load(objects["ConfigMap", "envoy-gateway-config"]["data"]["envoy-gateway.yaml"])
     tls = config["extensionManager"]["service"]["tls"]
     for reference in tls["certificateRef"], tls["clientCertificateRef"]:
         assert ("Secret", reference["name"]) in objects
     pod = objects["Deployment", "envoy-gateway"]["spec"]["template"]["spec"]
-    [volume] = [each for each in pod["volumes"] if each["name"] == "extension-client-tls"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "extension-client-tls"]
     assert volume["secret"]["secretName"] == tls["clientCertificateRef"]["name"]
     assert [item["key"] for item in volume["secret"]["items"]] == ["tls.crt"]
     assert "extension-client-tls" in [mount["name"] for mount in pod["containers"][0]["volumeMounts"]]
@@ -276,7 +281,7 @@ def test_envoy_gateway_and_the_extension_show_each_other_certificates() -> None:
 
 @pytest.mark.parametrize("port", ["qwen-backend", "qwen-backend-no-inference"])
 def test_a_model_servers_administrative_routes_are_closed(port: str) -> None:
-    """Only what is listed is a route; on both ports."""
+    """On both ports only the listed paths are routes."""
     [rule] = rendered()["HTTPRoute", port]["spec"]["rules"]
     prefixes = [match["path"]["value"] for match in rule["matches"]]
     assert {match["path"]["type"] for match in rule["matches"]} == {"PathPrefix"}
@@ -289,8 +294,8 @@ def test_a_model_servers_administrative_routes_are_closed(port: str) -> None:
         assert not [prefix for prefix in prefixes if path == prefix or path.startswith(f"{prefix}/")]
 
 
-def test_a_listener_has_tls_where_it_names_a_certificate() -> None:
-    """And the tutorial's protocol elsewhere."""
+def test_a_listener_with_a_certificate_has_tls() -> None:
+    """A listener without one has the tutorial's protocol."""
     secured = "gateway.listeners.llm.tls.certificateRefs[0].name=chat"
     http, llm = rendered("--set", secured)["Gateway", "qwen-inference-gateway"]["spec"]["listeners"]
     assert (http["protocol"], "tls" in http) == ("HTTP", False)
@@ -298,18 +303,18 @@ def test_a_listener_has_tls_where_it_names_a_certificate() -> None:
 
 
 def pods(objects: Objects) -> dict[str, dict[str, Any]]:
-    """Specs of all pods, by the names of what makes them."""
+    """Specs of all pods, by the names of their controllers."""
     found: dict[str, dict[str, Any]] = {}
-    for (kind, name), each in objects.items():
+    for (kind, name), manifest in objects.items():
         if kind == "Pod":
-            found[name] = each["spec"]
+            found[name] = manifest["spec"]
         elif kind in ("Deployment", "Job", "DaemonSet", "StatefulSet"):
-            found[name] = each["spec"]["template"]["spec"]
+            found[name] = manifest["spec"]["template"]["spec"]
     return found
 
 
 def unrestricted(pod: Mapping[str, Any]) -> set[str]:
-    """What the restricted Pod Security Standard does not allow of a pod."""
+    """Violations of the restricted Pod Security Standard by a pod's spec."""
     whole = pod.get("securityContext", {})
     problems: set[str] = set()
     for container in [*pod["containers"], *pod.get("initContainers", [])]:
@@ -323,7 +328,7 @@ def unrestricted(pod: Mapping[str, Any]) -> set[str]:
         capabilities = own.get("capabilities", {})
         if "ALL" not in capabilities.get("drop", []) or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
             problems.add("capabilities")
-    if any(pod.get(each) for each in ("hostNetwork", "hostPID", "hostIPC")):
+    if any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC")):
         problems.add("host")
     allowed = {
         "configMap",
@@ -341,12 +346,12 @@ def unrestricted(pod: Mapping[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_pods_are_what_the_restricted_profile_allows(name: str) -> None:
-    """All but the user of images that run as root, as the values say: vLLM's, and the tutorial's benchmark."""
+def test_pods_satisfy_the_restricted_profile(name: str) -> None:
+    """Exceptions are the images that run as root: vLLM's and the tutorial's benchmark."""
     for pod, spec in pods(scenario(name)).items():
         excused: set[str] = set()
         if spec["containers"][0].get("command", [""])[0] == "vllm":
-            # A volume of the host is the scenario's own.
+            # The scenario mounts a volume of the host.
             excused = {"user", "volumes"}
         if pod == "vllm-benchmark" and name == "tutorial-values":
             excused = {"user", "seccomp", "privileges", "capabilities"}
@@ -354,16 +359,16 @@ def test_pods_are_what_the_restricted_profile_allows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_pod_has_a_token_of_an_account_of_its_own_or_none(name: str) -> None:
-    """The default account's may become worth something."""
+def test_a_pod_has_its_own_service_account_or_no_token(name: str) -> None:
+    """The namespace's default account may be granted rights."""
     for pod, spec in pods(scenario(name)).items():
         if pod == "vllm-benchmark" and name == "tutorial-values":
             continue
         assert spec.get("serviceAccountName") or spec.get("automountServiceAccountToken") is False, pod
 
 
-def test_names_of_the_cluster_carry_the_releases_namespace() -> None:
-    """So that a release of the same name can be in another one. Envoy Gateway's own chart is not asked."""
+def test_names_of_cluster_scoped_objects_include_the_namespace() -> None:
+    """A release of the same name can then be in another namespace. Envoy Gateway's own chart is left out."""
     kinds = ("ClusterRole", "ClusterRoleBinding")
     one, other = (
         {key for key in rendered("--set", "gateway-helm.enabled=false", namespace=namespace) if key[0] in kinds}
@@ -373,8 +378,8 @@ def test_names_of_the_cluster_carry_the_releases_namespace() -> None:
     assert not one & other
 
 
-def test_numbers_of_replicas_can_be_left_to_others() -> None:
-    """Then `helm upgrade` does not set back what was scaled."""
+def test_replicas_of_null_write_no_number() -> None:
+    """`helm upgrade` then keeps the number that an autoscaler or kubectl set."""
     settings = "picker.replicas=null,vllm.replicas=null,extension.replicas=null"
     objects = rendered("--set", settings)
     for name in ("inference-gateway-ext-proc", "inference-gateway-extension", "qwen"):
@@ -382,8 +387,8 @@ def test_numbers_of_replicas_can_be_left_to_others() -> None:
         assert rendered()["Deployment", name]["spec"]["replicas"] == 2
 
 
-def test_the_largest_body_is_one_value_for_picker_and_extension() -> None:
-    """Envoy answers 413 by what the extension knows."""
+def test_picker_and_extension_have_the_same_maximum_body_size() -> None:
+    """The extension configures the limit at which Envoy responds with 413."""
     objects = rendered("--set", "picker.settings.max_body_bytes=33554432")
     for name in ("inference-gateway-ext-proc", "inference-gateway-extension"):
         assert environment(objects, name)["PICKER_MAX_BODY_BYTES"] == "33554432"
@@ -391,38 +396,38 @@ def test_the_largest_body_is_one_value_for_picker_and_extension() -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_container_has_each_variable_once(name: str) -> None:
-    """Of two Kubernetes takes the last, and says so to nobody who reads the first."""
+    """Of two entries with one name Kubernetes silently uses the last."""
     for pod, spec in pods(scenario(name)).items():
         for container in spec["containers"]:
-            names = [each["name"] for each in container.get("env", [])]
+            names = [variable["name"] for variable in container.get("env", [])]
             assert len(names) == len(set(names)), pod
 
 
 @pytest.mark.parametrize("deployment", ["inference-gateway-ext-proc", "inference-gateway-extension"])
-def test_the_cluster_reaches_metrics_and_health_alone(deployment: str) -> None:
-    """At the pod's address. The rest listens on loopback, as it does by default."""
-    told = environment(rendered(), deployment)
-    assert told["PICKER_METRICS_ADDRESS"] == "$(POD_IP):9090"
-    assert "PICKER_ADMIN_ADDRESS" not in told
+def test_only_metrics_and_health_listen_on_the_pods_address(deployment: str) -> None:
+    """The other admin pages listen on loopback, which is the default."""
+    variables = environment(rendered(), deployment)
+    assert variables["PICKER_METRICS_ADDRESS"] == "$(POD_IP):9090"
+    assert "PICKER_ADMIN_ADDRESS" not in variables
     assert ServeSettings.model_fields["admin_address"].default.startswith("127.0.0.1:")
     container = rendered()["Deployment", deployment]["spec"]["template"]["spec"]["containers"][0]
-    names = [each["name"] for each in container["env"]]
+    names = [variable["name"] for variable in container["env"]]
     assert names.index("POD_IP") < names.index("PICKER_METRICS_ADDRESS")
 
 
 def test_model_servers_are_evicted_one_by_one() -> None:
-    """By default: a model takes minutes to load."""
+    """This is the default, because a model takes minutes to load."""
     budget = rendered()["PodDisruptionBudget", "qwen"]["spec"]
     assert budget["maxUnavailable"] == 1
     assert budget["selector"]["matchLabels"] == {"app": "qwen"}
 
 
-def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag() -> None:
-    """For clusters that reach their own registry only."""
+def test_an_image_uses_the_releases_registry_and_its_digest() -> None:
+    """The registry overrides the image's, and the digest overrides the tag."""
     objects = scenario("kitchen-sink-values")
     images = {
-        name: each["spec"]["template"]["spec"]["containers"][0]["image"]
-        for (kind, name), each in objects.items()
+        name: manifest["spec"]["template"]["spec"]["containers"][0]["image"]
+        for (kind, name), manifest in objects.items()
         if kind == "Deployment"
     }
     assert all(image.startswith("registry.example.com/") for image in images.values()), images
@@ -430,8 +435,8 @@ def test_an_image_has_the_registry_of_the_release_and_its_digest_before_its_tag(
     assert images["qwen"].endswith(":v0.32.0")
 
 
-def test_the_presets_say_where_the_cards_are() -> None:
-    """A10 by the node's label in ACK, L20 by the pod's labels in ACS."""
+def test_the_presets_select_nodes_with_the_cards() -> None:
+    """A10 by the node's label in ACK. L20 by the pod's labels in ACS."""
     a10, l20 = (scenario(f"gpu-{card}-values")["Deployment", "qwen"]["spec"]["template"] for card in ("a10", "l20"))
     assert a10["spec"]["nodeSelector"] == {"aliyun.accelerator/nvidia_name": "NVIDIA-A10"}
     assert l20["metadata"]["labels"]["alibabacloud.com/gpu-model-series"] == "L20"
@@ -450,16 +455,19 @@ def test_the_presets_say_where_the_cards_are() -> None:
         (("--set", "gateway-helm.enabled=false,extension.envoyGatewayNamespace=shared"), ["shared", "default"]),
     ],
 )
-def test_before_a_release_goes_its_gateway_does(arguments: Sequence[str], namespaces: Sequence[str]) -> None:
-    """Looking for the proxy where Envoy Gateway may have put it. All that the Job needs comes and goes with it."""
+def test_a_pre_delete_hook_deletes_the_gateway(arguments: Sequence[str], namespaces: Sequence[str]) -> None:
+    """The Job looks for the proxy in each namespace where Envoy Gateway may have deployed it.
+
+    The objects that the Job needs are hooks, too.
+    """
     name = "inference-gateway-uninstall"
     objects = rendered(*arguments)
-    told = objects["Job", name]["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert told == [
+    command = objects["Job", name]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert command == [
         "teardown",
         f"--gateway={namespaces[-1]}/qwen-inference-gateway",
         "--gateway-class=qwen-inference-gateway-class",
-        *(f"--proxy-namespace={each}" for each in namespaces),
+        *(f"--proxy-namespace={namespace}" for namespace in namespaces),
     ]
     for kind in ("Job", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
         full = f"{name}-envoy-gateway-system" if kind.startswith("Cluster") else name
@@ -478,31 +486,31 @@ def test_before_a_release_goes_its_gateway_does(arguments: Sequence[str], namesp
         ),
     ],
 )
-def test_the_uninstall_hook_may_delete_one_gateway_and_its_proxy_only(gateway: str, proxy: str) -> None:
-    """By their names; Envoy Gateway calls a proxy by up to 48 letters of its Gateway and a hash of the whole."""
+def test_the_uninstall_hook_may_delete_only_its_gateway_and_proxy(gateway: str, proxy: str) -> None:
+    """By name. Envoy Gateway names a proxy by the first 48 characters of its Gateway and a hash of the whole."""
     role = rendered("--set", f"gateway.name={gateway}", namespace="default")["Role", "inference-gateway-uninstall"]
     names = {
         kind: rule["resourceNames"] for rule in role["rules"] if "delete" in rule["verbs"] for kind in rule["resources"]
     }
     assert names.pop("gateways") == [gateway]
-    assert {name for each in names.values() for name in each} == {proxy}
+    assert {name for kinds in names.values() for name in kinds} == {proxy}
     assert "deployments" in names
 
 
 @pytest.mark.parametrize("setting", ["gateway.uninstallHook=false", "gateway.enabled=false"])
-def test_a_release_can_go_without_its_hook(setting: str) -> None:
-    """And one that brings no Gateway has none to remove."""
+def test_the_uninstall_hook_can_be_disabled(setting: str) -> None:
+    """A release without a Gateway has no hook."""
     assert not [name for _, name in rendered("--set", setting) if name == "inference-gateway-uninstall"]
 
 
-def test_a_new_version_of_the_chart_rolls_no_model_server() -> None:
-    """A model takes minutes to load."""
+def test_a_new_version_of_the_chart_restarts_no_model_server() -> None:
+    """A model takes minutes to load. The pods' labels do not include the version."""
     labels = rendered()["Deployment", "qwen"]["spec"]["template"]["metadata"]["labels"]
     assert not {"helm.sh/chart", "app.kubernetes.io/version"} & labels.keys()
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("picker.replica=2", "additional properties 'replica' not allowed"),
         ("pool.routingStrategy=FASTEST", "/pool/routingStrategy"),
@@ -512,14 +520,14 @@ def test_a_new_version_of_the_chart_rolls_no_model_server() -> None:
         ("gateway.requestTimeout=forever", "/gateway/requestTimeout"),
     ],
 )
-def test_wrong_values_are_refused_by_name(setting: str, told: str) -> None:
-    """Before anything is installed."""
-    with pytest.raises(Refused, match=told):
+def test_an_invalid_value_is_rejected_by_name(setting: str, message: str) -> None:
+    """Helm rejects it before the installation, and the message names the value."""
+    with pytest.raises(RenderFailed, match=message):
         rendered("--set", setting)
 
 
 def test_every_value_is_described() -> None:
-    """In the schema, which knows exactly those of values.yaml, and the kitchen sink sets each of them."""
+    """Schema and values.yaml have the same values, and the kitchen-sink scenario sets each of them."""
     schema = yaml.safe_load((CHART / "values.schema.yaml").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     sink = yaml.safe_load((CHART / "ci" / "kitchen-sink-values.yaml").read_text())
@@ -530,8 +538,8 @@ def test_every_value_is_described() -> None:
         assert not unset, section
 
 
-def test_the_nightly_jobs_rights_are_those_of_what_it_installs() -> None:
-    """After a change of the chart: make nightly-access."""
+def test_the_nightly_jobs_role_matches_the_chart() -> None:
+    """`make nightly-access` writes it after a change of the chart."""
     manifests = ROOT / "ci" / "nightly" / "manifests"
     code = "import sys, nightly_access; sys.stdout.write(nightly_access.manifest())"
     text = subprocess.run(
@@ -541,8 +549,8 @@ def test_the_nightly_jobs_rights_are_those_of_what_it_installs() -> None:
     assert "'*'" not in text
 
 
-def test_the_json_schema_is_the_written_one() -> None:
-    """After an edit of values.schema.yaml: make chart-schema."""
+def test_the_json_schema_is_up_to_date() -> None:
+    """`make chart-schema` writes it after an edit of values.schema.yaml."""
     text = subprocess.run(
         [sys.executable, "-c", "import chart_schema; print(chart_schema.rendered(), end='')"],
         cwd=ROOT / "ci", capture_output=True, text=True, check=True,

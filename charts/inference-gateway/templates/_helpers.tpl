@@ -6,20 +6,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* On pods: nothing that a new version of the chart changes, or an upgrade would have every GPU load its model again. */}}
+{{/* Labels of pods. They do not change with the chart's version: an upgrade would restart every model server. */}}
 {{- define "inference-gateway.podLabels" -}}
 app.kubernetes.io/part-of: inference-gateway
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Labels by which a component's pods are found; (list . "component"). */}}
+{{/* Labels that select a component's pods. Argument: (list . "component"). */}}
 {{- define "inference-gateway.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ index . 1 }}
 app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- end }}
 
-{{/* An image by digest, or by tag, from the registry of the whole release where one is set; (list . image). */}}
+{{/* An image by digest, or else by tag. The release's registry overrides the image's. Argument: (list . image). */}}
 {{- define "inference-gateway.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
@@ -41,7 +41,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* What our own pods may do: nothing but run. */}}
+{{/* Security context of the project's own pods: unprivileged, as the restricted Pod Security Standard requires. */}}
 {{- define "inference-gateway.podSecurity" -}}
 securityContext:
   runAsNonRoot: true
@@ -60,7 +60,7 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{/* Where pods may run; the values of a component. */}}
+{{/* Scheduling constraints of pods. Argument: a component's values. */}}
 {{- define "inference-gateway.scheduling" -}}
 {{- with .nodeSelector }}
 nodeSelector:
@@ -83,19 +83,19 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Settings as environment variables: prefix and a map of snake_case names; (list "PICKER_" map). */}}
+{{/* Settings as environment variables. Argument: (list "PICKER_" map), a prefix and a map of snake_case names. */}}
 {{- define "inference-gateway.settings" -}}
 {{- $prefix := index . 0 -}}
 {{- range $name, $value := index . 1 }}
-{{- /* Helm knows whole numbers as floats, and would write 16777216 as 1.6777216e+07. */}}
+{{- /* Helm parses whole numbers as floats, and would write 16777216 as 1.6777216e+07. */}}
 {{- $is_whole := and (kindIs "float64" $value) (eq ($value | int64 | float64) $value) }}
 - name: {{ printf "%s%s" $prefix (upper $name) }}
   value: {{ if kindIs "slice" $value }}{{ toJson $value | quote }}{{ else }}{{ ternary ($value | int64) $value $is_whole | toString | quote }}{{ end }}
 {{- end }}
 {{- end }}
 
-{{/* Peers of a NetworkPolicy: the proxies that Envoy Gateway made. A label alone would let in whoever writes it on a pod; the
-namespaces are those where Envoy Gateway makes proxies. */}}
+{{/* Peers of a NetworkPolicy: Envoy Gateway's proxies, in the namespaces where it deploys them. A label alone would admit
+any pod that carries it. */}}
 {{- define "inference-gateway.proxies" -}}
 {{- range uniq (prepend .Values.extension.proxyNamespaces (.Values.extension.envoyGatewayNamespace | default .Release.Namespace)) }}
 - namespaceSelector:
@@ -107,12 +107,12 @@ namespaces are those where Envoy Gateway makes proxies. */}}
 {{- end }}
 {{- end }}
 
-{{/* Whether every path is open: then routes, policy and benchmark pod are the tutorial's, letter for letter. */}}
+{{/* Whether all paths are open. Routes, policy and benchmark pod are then the tutorial's, letter for letter. */}}
 {{- define "inference-gateway.isTutorial" -}}
 {{- if eq (toJson .Values.gateway.paths) (toJson (list "/")) }}true{{ end }}
 {{- end }}
 
-{{/* The pod's own address, for metricsAddress. */}}
+{{/* The pod's own address, used by metricsAddress. */}}
 {{- define "inference-gateway.podIp" -}}
 - name: POD_IP
   valueFrom:
@@ -120,8 +120,8 @@ namespaces are those where Envoy Gateway makes proxies. */}}
       fieldPath: status.podIP
 {{- end }}
 
-{{/* The cluster reads metrics and health at the pod's address. What else there is listens on the same port of loopback, where
-`kubectl port-forward` leads. */}}
+{{/* Metrics and health are served on the pod's address. The other admin pages are served on the same port of loopback, which
+`kubectl port-forward` reaches. */}}
 {{- define "inference-gateway.metricsAddress" -}}
 metrics_address: "$(POD_IP):9090"
 {{- end }}

@@ -1,9 +1,9 @@
-{{/* All names, in one place. Those of the workload are the tutorial's. */}}
+{{/* Names of all objects. Names of the workload are the tutorial's. */}}
 
 {{- define "names.extension" -}}inference-gateway-extension{{- end }}
 {{- define "names.endpointDiscovery" -}}inference-gateway-endpoints{{- end }}
 {{- define "names.picker" -}}inference-gateway-ext-proc{{- end }}
-{{/* Names of the cluster carry the release's namespace: a release of the same name may be in another one. */}}
+{{/* Names of cluster-scoped objects. They include the release's namespace: another namespace may have a release of this name. */}}
 {{- define "names.ofCluster" -}}{{ printf "%s-%s-%s" (index . 0).Release.Name (index . 1) (index . 0).Release.Namespace | trunc 253 | trimSuffix "-" }}{{- end }}
 {{- define "names.pickerClusterRole" -}}{{ include "names.ofCluster" (list . "picker") }}{{- end }}
 {{- define "names.extensionClusterRole" -}}{{ include "names.ofCluster" (list . "extension") }}{{- end }}
@@ -20,7 +20,7 @@
 {{- define "names.benchmark" -}}vllm-benchmark{{- end }}
 {{- define "names.dashboard" -}}{{ printf "%s-dashboard-%s" (index . 0).Release.Name (index . 1) | trunc 63 | trimSuffix "-" }}{{- end }}
 {{- define "names.rules" -}}{{ printf "%s-rules" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
-{{/* What Envoy Gateway calls all that it makes for the Gateway. */}}
+{{/* The name that Envoy Gateway gives to all objects of the Gateway's proxy. */}}
 {{- define "names.proxy" -}}
 {{- $gateway := printf "%s/%s" (include "names.workloadNamespace" .) (include "names.gateway" .) -}}
 envoy-{{ $gateway | replace "/" "-" | trunc 48 | trimSuffix "-" }}-{{ $gateway | sha256sum | trunc 8 }}

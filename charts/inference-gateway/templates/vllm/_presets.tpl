@@ -1,4 +1,4 @@
-{{/* What differs between the presets: where the pods go and what they take. Merged under the values of `vllm`. */}}
+{{/* A preset: node selection, resources and flags of its pods. The values of `vllm` override it. */}}
 {{- define "inference-gateway.vllmPreset" -}}
 {{- if eq .Values.vllm.preset "a10" }}
 nodeSelector:
@@ -19,7 +19,7 @@ podLabels:
   alibabacloud.com/compute-class: gpu
   alibabacloud.com/compute-qos: default
   alibabacloud.com/gpu-model-series: {{ .Values.vllm.gpuModelSeries }}
-# ACS gives what is asked for and no more: requests and limits are equal.
+# ACS grants exactly the requests: requests and limits have to be equal.
 resources:
   requests: {cpu: "8", memory: 32Gi, nvidia.com/gpu: "1"}
   limits: {cpu: "8", memory: 32Gi, nvidia.com/gpu: "1"}
