@@ -1,18 +1,23 @@
 """The bench's own load generator and servers, and the figures' arithmetic."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from types import ModuleType
 
 import pytest
 import pytest_asyncio
+from e2e.bench import bare_grpc_picker, constant_picker
 from e2e.bench.constant_picker import Connection, Picks
+from e2e.bench.environment import baseline_command
 from e2e.bench.figures import Figure, Measured, completion, cpu_s, streamed
 from e2e.bench.load import Load, post, run_load
 from e2e.bench.upstreams import Server, answer_to
+from e2e.processes import free_ports
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from picker.grpc_server.framing import MessageReader, framed
 from picker.grpc_server.http2 import frames
@@ -55,6 +60,26 @@ async def test_clients_that_pace_themselves_ask_no_faster(port: int) -> None:
 
     load = await run_load(port, request, clients=4, seconds=0.6, every_s=0.2)
     assert 4 <= len(load.latencies_s) == next(numbers) <= 4 * 4
+
+
+@pytest.mark.parametrize("module", [bare_grpc_picker, constant_picker], ids=["bare", "constant"])
+async def test_a_baseline_picker_starts_with_its_command(module: ModuleType) -> None:
+    """It accepts connections at its address."""
+    [port] = free_ports(1)
+    process = await asyncio.create_subprocess_exec(*baseline_command(module, f"127.0.0.1:{port}", ["10.0.0.1:8000"]))
+    try:
+        async with asyncio.timeout(30):
+            while process.returncode is None:
+                with contextlib.suppress(ConnectionError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        assert process.returncode is None
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def test_the_constant_picker_answers_two_messages_however_they_are_cut() -> None:

@@ -41,8 +41,8 @@ def test_two_pickers_that_are_told_are_less_wrong_than_two_that_estimate() -> No
     workload = Workload(
         "tenants", prefixes=80, prefix_words=900, turns=1, rate=5.0, pause_s=0.0, requests=1000, server_blocks=1500
     )
-    estimated, told = outcome(workload, "estimated"), outcome(workload, "told")
-    assert told.error < 0.7 * estimated.error, (told.error, estimated.error)
+    estimated, reported = outcome(workload, "estimated"), outcome(workload, "reported")
+    assert reported.error < 0.7 * estimated.error, (reported.error, estimated.error)
 
 
 @dataclass

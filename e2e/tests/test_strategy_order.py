@@ -44,7 +44,7 @@ def test_prompts_share_a_beginning_where_the_simulators_do() -> None:
 
 
 def test_a_load_that_cannot_be_sent_so_is_refused() -> None:
-    with pytest.raises(ValueError, match="random: wanted are single requests"):
+    with pytest.raises(ValueError, match="random: expected single requests"):
         workload_of(scenario("random", arrivals={"kind": "closed", "clients": 3}), 0, WORDS)
 
 

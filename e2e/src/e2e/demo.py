@@ -21,27 +21,27 @@ from rich.console import Console
 from e2e.demo_settings import DemoSettings, Load, read_settings
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet, NotReady, Ports, PortsTaken, ProcessFailed
 from e2e.processes import interruptible
-from e2e.smoke_commands import CurlFailed, as_typed, post_chat
+from e2e.smoke_commands import CurlFailed, curl_command, post_chat
 
 PLAIN, PICKED = "8080", "8081"
 
 
 @dataclass(frozen=True, slots=True)
-class _Cannot(Exception):
-    """The demo cannot go on; the message is for people."""
+class _DemoFailed(Exception):
+    """The demo cannot continue. `message` is shown to the user."""
 
     message: str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 0 when the demo has run whole, 1 when a part failed or could not start, 2 on wrong usage, 130 on Ctrl-C."""
+    """Exits 0 if the demo completed, 1 if a part failed or did not start, 2 on wrong usage, 130 on Ctrl-C."""
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 130, soft_wrap=True)
     command = _up if settings.command == "up" else _run
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(interruptible(command(settings, console)))
-    except (PortsTaken, ProcessFailed, NotReady, CurlFailed, httpx.TransportError, _Cannot) as error:
+    except (PortsTaken, ProcessFailed, NotReady, CurlFailed, httpx.TransportError, _DemoFailed) as error:
         console.print(f"[red]The demo stopped:[/red] {error}", markup=True)
         sys.exit(1)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -62,45 +62,45 @@ def _gateway(settings: DemoSettings) -> LocalGateway:
 async def _up(settings: DemoSettings, console: Console) -> None:
     console.print(_starting(settings))
     async with _gateway(settings) as gateway:
-        console.print(_what_to_type(gateway), markup=False)
-        told: set[str] = set()
+        console.print(_suggestions(gateway), markup=False)
+        reported: set[str] = set()
         while True:
             await asyncio.sleep(1)
-            # Model servers are there to be killed; without the gateway itself nothing is left to show.
+            # Users may kill model servers. Without the gateway itself the demo cannot continue.
             assert gateway.picker is not None
             gateway.picker.check()
-            for name in {mock.name for mock in gateway.mocks if not mock.running} - told:
-                console.print(f"{name} has ended; the others go on.")
-                told.add(name)
+            for name in {mock.name for mock in gateway.mocks if not mock.running} - reported:
+                console.print(f"{name} exited. The others keep running.")
+                reported.add(name)
 
 
-def _what_to_type(gateway: LocalGateway) -> str:
+def _suggestions(gateway: LocalGateway) -> str:
     pool = gateway.manifests / "inference-pool.yaml"
     annotation = r"annotations: {inference.networking.x-k8s.io\/routing-strategy: PREFIX_CACHE}"
     name = "  name: vllm-qwen-pool"
     return f"""
-The gateway is up. Port {PLAIN} is the plain Service, port {PICKED} goes through the endpoint picker.
+The gateway is up. Port {PLAIN} is the plain Service. Port {PICKED} uses the endpoint picker.
 
-Ask it:
-  {as_typed(int(PICKED), "Los Angeles")}
+Send a request:
+  {curl_command(int(PICKED), "Los Angeles")}
 
-Load it:
+Send load:
   .venv/bin/benchmark-serving --model {MODEL} --base-url {gateway.picked_url} --dataset-name random \\
     --random-input-len 190 --random-output-len 225 --num-prompts 1000 --max-concurrency 64
 
-Watch it:
+Observe it:
   .venv/bin/picker top {gateway.admin_url}
   tail -f {gateway.folder / "gateway.log"}
-  curl -X PUT -d debug {gateway.admin_url}/log-level      every decision in the log
+  curl -X PUT -d debug {gateway.admin_url}/log-level      logs every decision
 
-Change it, under load; the manifests are in {gateway.manifests}
+Change it under load. The manifests are in {gateway.manifests}
   sed -i '0,/{name}/s//{name}\\n  {annotation}/' {pool}
   sed -i 's/name: inference-gateway-ext-proc/&\\n    failureMode: FailOpen/' {pool}
   sed -i '/qwen-3/,$d' {gateway.endpoints_file}
 
-Break it:
+Kill a part:
   kill -9 {gateway.mocks[0].process.pid}                          a model server
-  pkill -9 -f 'picker serve'            the picker; it is started again, and a FailOpen pool is served meanwhile
+  pkill -9 -f 'picker serve'            the picker: it restarts, and a FailOpen pool is served meanwhile
 
 Ctrl-C stops everything."""
 
@@ -109,19 +109,19 @@ async def _run(settings: DemoSettings, console: Console) -> None:
     console.print(_starting(settings))
     async with _gateway(settings) as gateway:
         for port, city in ((PLAIN, "San Francisco"), (PICKED, "Los Angeles")):
-            console.print(f"\n[bold]$ {as_typed(int(port), city)}[/bold]")
+            console.print(f"\n[bold]$ {curl_command(int(port), city)}[/bold]")
             console.print(await post_chat(f"http://127.0.0.1:{port}", city), markup=False)
         tokenizer = find_tokenizer(MODEL, None)
         comparisons = [await _compare(load, settings, gateway, tokenizer, console) for load in settings.loads]
         gateway.check()
-        if failed := sum(each.failed_requests for each in comparisons if each.failed):
-            raise _Cannot(f"{failed} requests failed")
+        if failed := sum(comparison.failed_requests for comparison in comparisons if comparison.failed):
+            raise _DemoFailed(f"{failed} requests failed")
 
 
 async def _compare(
     load: Load, settings: DemoSettings, gateway: LocalGateway, tokenizer: Tokenizer, console: Console
 ) -> Comparison:
-    """Show both ports under `load`."""
+    """Compares both ports under `load`, prints the result and saves the plots."""
     plan = Plan(
         contenders=(
             Contender(f"port {PLAIN}", Target(gateway.plain_url, MODEL)),
@@ -135,23 +135,23 @@ async def _compare(
     )
     console.print(f"\n[bold]{load.about}[/bold]")
     console.print(
-        f"Through both ports, {plan.rounds} rounds in turns: {plan.workload(0).name}, {load.concurrency} at a time."
+        f"{plan.rounds} rounds, both ports in turn: {plan.workload(0).name}, {load.concurrency} requests at a time."
     )
-    with shown_progress(console) as told:
-        comparison = await compare(plan, told_of_comparison(told))
+    with shown_progress(console) as show_progress:
+        comparison = await compare(plan, told_of_comparison(show_progress))
     console.print(comparison_table(comparison))
     for sentence in conclusions(comparison):
         console.print(sentence)
     usage, latency = (settings.out / f"{load.name}-{what}.png" for what in ("kv-cache", "latency"))
     save_kv_usage(comparison, usage)
     save_png(latency_figure(comparison), latency)
-    console.print(f"Each replica's KV cache over time, both ports side by side: {usage}")
-    console.print(f"How long answers took: {latency}")
+    console.print(f"KV cache usage of each replica over time, by port: {usage}")
+    console.print(f"Latencies: {latency}")
     return comparison
 
 
 def _starting(settings: DemoSettings) -> str:
-    speed = f", time running {settings.time_scale:g} times as fast" if settings.time_scale != 1 else ""
+    speed = f", {settings.time_scale:g} times as fast" if settings.time_scale != 1 else ""
     return (
         f"Starting {settings.replicas} model servers with the speed of {settings.preset.upper()} cards{speed}, "
         "the picker, and Envoy ..."

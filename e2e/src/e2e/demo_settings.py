@@ -1,4 +1,4 @@
-"""What the demo can be told."""
+"""Settings of the demo."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -13,24 +13,26 @@ from benchmark.settings.values import whole
 from benchmark.tokens.tokenizer import Tokenizer
 from benchmark.workload import Workload
 
-ALIKE_PROMPTS = 480
-"""Of a round of prompts that begin alike, however short the demo: while one port has its two rounds, the other's
-connections are idle for well over the five seconds after which vLLM closes them. A plain route that asks just then
-loses requests."""
+SHARED_PREFIX_PROMPTS = 480
+"""Prompts of a round with shared prefixes, even in a short demo.
+
+While one port has its two rounds, the other port's connections have to be idle for well over five seconds. After that
+time vLLM closes them, and a request of a plain route at that moment fails.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent to both ports."""
+    """A load that both ports get."""
 
     name: str
-    """Of its pictures."""
+    """Prefix of the file names of its plots."""
     about: str
-    """For people."""
+    """Description for the user."""
     workload: Callable[[Tokenizer, int], Workload]
-    """By the seed of the round."""
+    """Returns the workload for a tokenizer and the seed of a round."""
     concurrency: int
-    """Requests at a time."""
+    """Maximum requests at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,63 +42,67 @@ class DemoSettings:
     preset: str
     time_scale: float
     kv_blocks: int
-    """Of each replica; 0: the card's own."""
+    """KV cache blocks of each replica. 0: as many as the card has."""
     out: Path
     loads: tuple[Load, ...]
     rounds: int
-    """Of each load, in which the ports take turns."""
+    """Rounds of each load. The ports take turns in each."""
 
 
 def read_settings(arguments: Sequence[str]) -> DemoSettings:
-    """Exits 2 with a word on wrong usage."""
+    """Parses command-line arguments. Exits 2 with a message on wrong usage."""
     parser = argparse.ArgumentParser(
         "gateway-demo",
         description="The tutorial's gateway on this machine: vLLM mocks, the picker and a real Envoy, without "
-        "Docker or Kubernetes. `run` shows both ports under the same load, `up` leaves the gateway running.",
+        "Docker or Kubernetes. `run` compares both ports under the same load, `up` keeps the gateway running.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("command", choices=("run", "up"))
     parser.add_argument("--replicas", type=whole(1), default=4, help="model servers")
-    parser.add_argument("--preset", choices=("a10", "l20"), default="a10", help="the card whose speed they have")
+    parser.add_argument("--preset", choices=("a10", "l20"), default="a10", help="card whose speed the servers simulate")
     parser.add_argument(
-        "--time-scale", type=float, default=4.0, help="how many times faster than on the card; what a laptop can stream"
+        "--time-scale", type=float, default=4.0, help="speed-up over the card, as far as a laptop can stream"
     )
     parser.add_argument(
         "--kv-blocks",
         type=int,
         default=640,
-        help="KV cache blocks of each replica, so that the small load fills as much of it as the tutorial's load fills "
-        "of a card; 0: the card's own",
+        help="KV cache blocks of each replica: the small load fills the same share as the tutorial's load fills of a "
+        "card; 0: as many as the card has",
     )
-    parser.add_argument("--prompts", type=whole(1), default=240, help="requests of a round of the tutorial's load")
+    parser.add_argument("--prompts", type=whole(1), default=240, help="requests per round of the tutorial's load")
     parser.add_argument(
-        "--concurrency", type=whole(1), default=64, help="requests at a time; of long prompts half as many"
+        "--concurrency", type=whole(1), default=64, help="requests at a time; half as many of long prompts"
     )
-    parser.add_argument("--rounds", type=whole(1), default=4, help="rounds, in which the ports take turns")
+    parser.add_argument("--rounds", type=whole(1), default=4, help="rounds of each load, with the ports in turn")
     parser.add_argument(
         "--input-tokens", type=whole(1), default=190, help="mean length of a prompt of the tutorial's load"
     )
-    parser.add_argument("--output-tokens", type=whole(1), default=225, help="mean length of an answer there")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the pictures")
-    parser.add_argument("--quick", action="store_true", help="two short rounds: does it run at all?")
+    parser.add_argument(
+        "--output-tokens", type=whole(1), default=225, help="mean length of a response of the tutorial's load"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the plots")
+    parser.add_argument("--quick", action="store_true", help="only two short rounds, as a smoke test")
     given = parser.parse_args(list(arguments))
     prompts, rounds = (96, 2) if given.quick else (given.prompts, given.rounds)
     tutorial = RandomLengths(
         prompts, prefix_tokens=10, input_tokens=given.input_tokens, output_tokens=given.output_tokens, range_ratio=0.2
     )
-    alike = SharedPrefix(ALIKE_PROMPTS, prefixes=20, prefix_tokens=1000, suffix_tokens=50, output_tokens=30)
+    shared_prefix = SharedPrefix(
+        SHARED_PREFIX_PROMPTS, prefixes=20, prefix_tokens=1000, suffix_tokens=50, output_tokens=30
+    )
     loads = (
         Load(
             "tutorial",
-            "The tutorial's load in small: equal servers, and prompts that share nothing.",
+            "The tutorial's load, scaled down: equal servers, and prompts without shared prefixes.",
             partial(random_workload, tutorial),
             given.concurrency,
         ),
         Load(
             "shared-prefixes",
-            "Twenty applications, each of whose prompts begin with long instructions of its own. A server has room for "
-            "half of these.",
-            partial(shared_prefix_workload, alike),
+            "Twenty applications: each one's prompts start with its own long instructions. A server's cache holds half "
+            "of these.",
+            partial(shared_prefix_workload, shared_prefix),
             max(1, given.concurrency // 2),
         ),
     )

@@ -1,4 +1,4 @@
-"""The whole gateway on this machine: vLLM mocks, the picker and Envoy, from the tutorial's manifests."""
+"""The complete gateway on this machine: vLLM mocks, the picker and Envoy, with the tutorial's manifests."""
 
 import asyncio
 import re
@@ -27,29 +27,29 @@ _START_TIMEOUT_S = 30.0
 
 
 class NotReady(Exception):
-    """A part does not answer yet."""
+    """A part does not serve yet."""
 
 
 class PortsTaken(Exception):
-    """Somebody else listens where the gateway would."""
+    """Another process listens on a port of the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
 class MockFleet:
-    """Model servers of one card to start: one process each, so that one can be killed."""
+    """Mocks of one card. Each is a process of its own, so that it can be killed."""
 
     replicas: int = 4
     preset: str = "a10"
     time_scale: float = 1.0
     arguments: tuple[str, ...] = ()
-    """More flags of `vllm-mock serve`."""
+    """Further flags of `vllm-mock serve`."""
     metrics_profiles: tuple[str, ...] = ("v1-current",)
-    """Whose names the replicas' metrics have, in turn."""
+    """Metrics profiles, which the replicas use in turn. A profile sets the names of the metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the parts listen, all on loopback."""
+    """Loopback ports of the parts."""
 
     plain: int
     picked: int
@@ -62,22 +62,24 @@ class Ports:
 
     @classmethod
     def free(cls, replicas: int) -> "Ports":
-        """Any that are free: several gateways fit on a machine."""
+        """Free ports: a machine can run several gateways."""
         plain, picked, ext_proc, health, xds, admin, envoy_admin, *mocks = free_ports(7 + replicas)
         return cls(plain, picked, ext_proc, health, xds, admin, envoy_admin, tuple(mocks))
 
     @classmethod
     def of_the_tutorial(cls, replicas: int) -> "Ports":
-        """8080 and 8081, and free ones inside. Raises PortsTaken."""
+        """8080 and 8081 for the Gateway, and free ports for the rest. Raises PortsTaken."""
         if busy := taken([PLAIN_PORT, PICKED_PORT]):
-            raise PortsTaken(f"port {' and '.join(map(str, busy))} taken: stop what listens there and try again")
+            raise PortsTaken(
+                f"port {' and '.join(map(str, busy))} in use: stop the process that listens there and try again"
+            )
         inside = cls.free(replicas)
         return cls(PLAIN_PORT, PICKED_PORT, *(getattr(inside, name) for name in list(cls.__slots__)[2:]))
 
 
 @dataclass(slots=True)
 class LocalGateway:
-    """Start with `async with`. Everything that was started is stopped on the way out, however one leaves."""
+    """`async with` starts all processes, and stops them at the end, also after an error."""
 
     fleets: Sequence[MockFleet] = (MockFleet(),)
     ports: Ports | None = None
@@ -88,7 +90,7 @@ class LocalGateway:
 
     @property
     def manifests(self) -> Path:
-        """The folder that the gateway watches: edit it while traffic flows."""
+        """The folder of manifests, which the gateway watches for changes."""
         return self.folder / "manifests"
 
     @property
@@ -142,7 +144,7 @@ class LocalGateway:
         await self.stop()
 
     def check(self) -> None:
-        """Raises ProcessFailed when a part has ended."""
+        """Raises ProcessFailed if a part has exited."""
         for child in [*self.mocks, self.picker]:
             if child is not None:
                 child.check()
@@ -153,16 +155,16 @@ class LocalGateway:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def write_manifests(self) -> None:
-        """The tutorial's files as they stand; only the listeners' ports follow `ports` where those are not its own."""
+        """Copies the tutorial's files. Only the ports of the listeners are replaced by those of `ports`."""
         self.manifests.mkdir()
         for source in [*sorted((MANIFESTS / "tutorial").glob("*.yaml")), MANIFESTS / "vllm-service.yaml"]:
             text = source.read_text()
-            for port, here in ((PLAIN_PORT, self._ports.plain), (PICKED_PORT, self._ports.picked)):
-                text = re.sub(rf"\bport: {port}\b", f"port: {here}", text)
+            for port, actual in ((PLAIN_PORT, self._ports.plain), (PICKED_PORT, self._ports.picked)):
+                text = re.sub(rf"\bport: {port}\b", f"port: {actual}", text)
             (self.manifests / source.name).write_text(text)
 
     def write_endpoints(self, without: Sequence[int] = ()) -> None:
-        """List the mocks in the endpoints file, except the numbers in `without`."""
+        """Writes the endpoints file with all mocks except the numbers in `without`."""
         servers = [
             {"name": f"qwen-{number}", "address": "127.0.0.1", "port": port, "labels": {"app": "qwen"}}
             for number, port in enumerate(self._ports.mocks)
@@ -171,14 +173,14 @@ class LocalGateway:
         self.endpoints_file.write_text(yaml.safe_dump({"endpoints": servers}, sort_keys=False))
 
     def edit(self, name: str, old: str, new: str) -> None:
-        """Change a manifest as a person would."""
+        """Replaces text in a manifest."""
         path = self.manifests / name
         text = path.read_text()
         assert old in text, f"{name} holds no {old!r}"
         path.write_text(text.replace(old, new))
 
     async def set_strategy(self, strategy: str) -> None:
-        """Annotate the pool of the picked port, and wait until the picker has followed. Raises NotReady."""
+        """Annotates the pool of the picked port, and waits until the picker uses the strategy. Raises NotReady."""
         path = self.manifests / "inference-pool.yaml"
         documents = list(yaml.safe_load_all(path.read_text()))
         for document in documents:
@@ -186,19 +188,19 @@ class LocalGateway:
                 document["metadata"]["annotations"] = {STRATEGY_ANNOTATION: strategy}
         path.write_text(yaml.safe_dump_all(documents, sort_keys=False))
         async with httpx.AsyncClient(timeout=2.0) as client:
-            async for attempt in _patiently():
+            async for attempt in _retrying():
                 with attempt:
                     pools = (await client.get(f"{self.admin_url}/pools")).json()
                     if strategy not in [pool["strategy"] for pool in pools if pool["pool"].endswith(POOL)]:
-                        raise NotReady(f"the picker does not follow the pool's annotation {strategy}")
+                        raise NotReady(f"the picker does not use the pool's strategy {strategy}")
 
     async def _start_mock(self, number: int) -> Child:
-        fleet, place = [(fleet, place) for fleet in self.fleets for place in range(fleet.replicas)][number]
+        fleet, index = [(fleet, index) for fleet in self.fleets for index in range(fleet.replicas)][number]
         command = [
             str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
             "--host", "127.0.0.1", "--port", str(self._ports.mocks[number]),
             "--preset", fleet.preset, "--time-scale", str(fleet.time_scale),
-            "--metrics-profile", fleet.metrics_profiles[place % len(fleet.metrics_profiles)], *fleet.arguments,
+            "--metrics-profile", fleet.metrics_profiles[index % len(fleet.metrics_profiles)], *fleet.arguments,
         ]  # fmt: skip
         return await Child.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
 
@@ -218,7 +220,7 @@ class LocalGateway:
         return await Child.start("picker standalone", command, self.folder / "gateway.log")
 
     async def wait_until_ready(self) -> None:
-        """Until every mock, the picker, and both ports answer. Raises ProcessFailed as soon as a part has ended."""
+        """Waits until mocks, picker and both ports serve. Raises ProcessFailed if a part exits, and NotReady."""
         async with httpx.AsyncClient(timeout=2.0) as client:
             for url in [
                 *(f"{mock}/health" for mock in self.mock_urls),
@@ -229,15 +231,15 @@ class LocalGateway:
                 await self._wait_for(client, url)
 
     async def _wait_for(self, client: httpx.AsyncClient, url: str) -> None:
-        async for attempt in _patiently():
+        async for attempt in _retrying():
             with attempt:
                 self.check()
                 answer = await client.get(url)
                 if answer.status_code != 200:
-                    raise NotReady(f"{url} answers {answer.status_code}")
+                    raise NotReady(f"{url} responds with {answer.status_code}")
 
 
-def _patiently() -> AsyncRetrying:
+def _retrying() -> AsyncRetrying:
     return AsyncRetrying(
         stop=stop_after_delay(_START_TIMEOUT_S),
         wait=wait_fixed(0.05),

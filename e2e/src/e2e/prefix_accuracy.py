@@ -1,8 +1,9 @@
-"""How well a picker knows what servers have cached: by its own estimate, and by the servers' KV events.
+"""Compares the accuracy of two prefix indexes: one that estimates the servers' caches, and one that uses KV events.
 
-Mock engines in virtual time publish events as they would over ZeroMQ, and each picker is the real one from a request's
-JSON to its pick. For every request the share of its prompt that the picker took for cached is set against what the
-engine found (`vllm:prefix_cache_hits_total` over `vllm:prefix_cache_queries_total`)."""
+Mock engines in virtual time publish the events that they would send over ZeroMQ. The pickers run the real code from a
+request's JSON to its pick. For each request the predicted cached share of its prompt is compared with the engine's
+(`vllm:prefix_cache_hits_total` over `vllm:prefix_cache_queries_total`).
+"""
 
 import asyncio
 import heapq
@@ -47,24 +48,26 @@ from vllm_mock.tokens.tokenizer import Turn
 SCRAPE_S = 0.2
 MODEL = "qwen"
 ANSWER_TOKENS = 150
-Knowledge = Literal["estimated", "told"]
+PrefixSource = Literal["estimated", "reported"]
+"""Estimated from the picker's own requests, or reported by KV events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Conversations of `turns` turns in Poisson arrivals; their system prompts are drawn by Zipf's law."""
+    """Conversations of `turns` turns with Poisson arrivals. Zipf's law draws their system prompts."""
 
     name: str
     prefixes: int
     prefix_words: int
     turns: int
     rate: float
-    """Turns a second."""
+    """Turns per second."""
     pause_s: float
+    """Mean time between a response and the next turn."""
     requests: int
     user_words: int = 60
     server_blocks: int = CARDS["a10"].num_gpu_blocks
-    """Of each server's KV cache."""
+    """Blocks of each server's KV cache."""
 
 
 WORKLOADS = (
@@ -76,12 +79,12 @@ WORKLOADS = (
 
 @dataclass(slots=True)
 class Outcome:
-    """Of a run, after its first quarter."""
+    """Measurements of a run, after its first quarter."""
 
     errors: list[float] = field(default_factory=list[float])
-    """For each request: how far the share of its prompt that was taken for cached is from that which was."""
+    """Absolute difference between the predicted and the actual cached share of the prompt, by request."""
     cached: float = 0.0
-    """Sum of the latter."""
+    """Sum of the actual cached shares."""
     ttfts_s: list[float] = field(default_factory=list[float])
 
     @property
@@ -102,49 +105,49 @@ class Outcome:
 
 
 def words(rng: Random, count: int) -> str:
-    """A text of so many."""
+    """A random text of `count` words."""
     return " ".join(rng.choice(SENTENCE[number % len(SENTENCE)]) for number in range(count))
 
 
 class _Text:
-    """Chat messages and their tokens."""
+    """Tokenizes chat messages and generates responses."""
 
     def __init__(self) -> None:
         self._tokenizer = QwenTokenizer()
         self._known: dict[str, list[int]] = {}
 
     def tokens(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        text = self._tokenizer.chat_prompt([Turn(each["role"], each["content"]) for each in messages])
+        text = self._tokenizer.chat_prompt([Turn(message["role"], message["content"]) for message in messages])
         if text not in self._known:
             self._known[text] = self._tokenizer.encode(text)
         return self._known[text]
 
     def answer_of(self, request: EngineRequest) -> str:
-        """What a model says to `request`."""
-        return self._tokenizer.decode([self._tokenizer.token(request, place) for place in range(request.max_tokens)])
+        """Text of the model's response to `request`."""
+        return self._tokenizer.decode([self._tokenizer.token(request, index) for index in range(request.max_tokens)])
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        """As `/tokenize` does."""
-        asked = json.loads(request.content)
-        tokens = self.tokens(asked["messages"])
+    def tokenize(self, request: httpx.Request) -> httpx.Response:
+        """Responds like a server's `/tokenize`."""
+        body = json.loads(request.content)
+        tokens = self.tokens(body["messages"])
         names = [self._tokenizer.name(token) for token in tokens]
         return httpx.Response(200, json={"count": len(tokens), "tokens": tokens, "token_strs": names})
 
 
 class _Picker:
-    """One replica of the picker, that shares nothing with the others."""
+    """One replica of the picker. Replicas share no state."""
 
-    def __init__(self, fleet: "_Fleet", knowledge: Knowledge, text: _Text, rng: Random) -> None:
+    def __init__(self, fleet: "_Fleet", source: PrefixSource, text: _Text, rng: Random) -> None:
         self.endpoints = [Endpoint(f"10.0.0.{number}:8000", f"qwen-{number}") for number in range(len(fleet.engines))]
-        self.held = ReportedBlocks()
-        self.prompts = TokenizeClient(httpx.MockTransport(text.answer))
+        self.reported = ReportedBlocks()
+        self.prompts = TokenizeClient(httpx.MockTransport(text.tokenize))
         prefixes: PrefixIndex
-        if knowledge == "told":
-            prefixes = KvEventIndex(BLOCK_TOKENS, self.held, self.endpoints)
+        if source == "reported":
+            prefixes = KvEventIndex(BLOCK_TOKENS, self.reported, self.endpoints)
             for number, endpoint in enumerate(self.endpoints):
-                self.held.follow(endpoint)
-                self.held.restart(endpoint, empty=True)
-                fleet.listeners[number].append(partial(self._told, endpoint))
+                self.reported.follow(endpoint)
+                self.reported.restart(endpoint, empty=True)
+                fleet.listeners[number].append(partial(self._on_event, endpoint))
         else:
             prefixes = PrefixIndex(BLOCK_TOKENS)
         name = PoolName("inference.networking.x-k8s.io", "default", "qwen")
@@ -154,8 +157,8 @@ class _Picker:
         self.director.serve([ServedPool(pool, {}, self.endpoints, scheduler, prefixes)], name)
         self.director.on_repeated = self.prompts.repeated
 
-    def _told(self, endpoint: Endpoint, payload: bytes) -> None:
-        self.held.apply(endpoint, read_batch(payload).events)
+    def _on_event(self, endpoint: Endpoint, payload: bytes) -> None:
+        self.reported.apply(endpoint, read_batch(payload).events)
 
     def scrape(self, engines: Sequence[Engine], now_s: float) -> None:
         for endpoint, engine in zip(self.endpoints, engines, strict=True):
@@ -172,7 +175,7 @@ class _Picker:
 
 
 class _Fleet:
-    """Engines and their clock."""
+    """The engines and their virtual clock."""
 
     def __init__(self, replicas: int, server_blocks: int) -> None:
         self.now_s = 0.0
@@ -200,8 +203,8 @@ class _Conversation:
 
 
 @dataclass(slots=True)
-class _UnderWay:
-    """A request on its engine."""
+class _Running:
+    """A request that its engine runs."""
 
     director: Director
     assigned: InFlightRequest
@@ -209,39 +212,40 @@ class _UnderWay:
     request: EngineRequest
     began_s: float
     counts: bool
+    """Whether its first token is still to be measured."""
 
 
 class _Run:
-    """One workload, through pickers of which each request meets one at random."""
+    """Runs one workload. Each request goes to a random picker."""
 
-    def __init__(self, workload: Workload, knowledge: Knowledge, replicas: int, pickers: int, seed: int) -> None:
+    def __init__(self, workload: Workload, source: PrefixSource, replicas: int, pickers: int, seed: int) -> None:
         self._workload = workload
         self._rng = Random(seed)
         self._text = _Text()
         self._fleet = _Fleet(replicas, workload.server_blocks)
         self._pickers = [
-            _Picker(self._fleet, knowledge, self._text, Random(seed + 1 + each)) for each in range(pickers)
+            _Picker(self._fleet, source, self._text, Random(seed + 1 + number)) for number in range(pickers)
         ]
         prefix_rng = Random(seed)
         self._prefixes = [words(prefix_rng, workload.prefix_words) for _ in range(workload.prefixes)]
         self._popularity = list(accumulate(1 / (rank + 1) for rank in range(workload.prefixes)))
-        self._coming: list[tuple[float, int, _Conversation]] = []
-        self._under_way: dict[str, _UnderWay] = {}
+        self._arrivals: list[tuple[float, int, _Conversation]] = []
+        self._running: dict[str, _Running] = {}
         self._sent = 0
         self._scrape_s = 0.0
         self.outcome = Outcome()
 
     async def run(self) -> Outcome:
-        asking = [asyncio.create_task(picker.prompts.run()) for picker in self._pickers]
+        tokenizing = [asyncio.create_task(picker.prompts.run()) for picker in self._pickers]
         self._begin_conversations()
-        while self._coming or self._under_way:
-            next_s = self._coming[0][0] if self._coming else self._scrape_s
+        while self._arrivals or self._running:
+            next_s = self._arrivals[0][0] if self._arrivals else self._scrape_s
             await self._advance(min(next_s, self._scrape_s))
-            while self._coming and self._coming[0][0] <= self._fleet.now_s:
-                self._send(heapq.heappop(self._coming)[2])
-        for each in asking:
-            each.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+            while self._arrivals and self._arrivals[0][0] <= self._fleet.now_s:
+                self._send(heapq.heappop(self._arrivals)[2])
+        for task in tokenizing:
+            task.cancel()
+        await asyncio.gather(*tokenizing, return_exceptions=True)
         return self.outcome
 
     def _begin_conversations(self) -> None:
@@ -249,16 +253,16 @@ class _Run:
         for _ in range(workload.requests // workload.turns):
             at_s += self._rng.expovariate(workload.rate / workload.turns)
             [prefix] = self._rng.choices(self._prefixes, cum_weights=self._popularity)
-            self._come(at_s, _Conversation([{"role": "system", "content": prefix}], workload.turns))
+            self._schedule(at_s, _Conversation([{"role": "system", "content": prefix}], workload.turns))
 
-    def _come(self, at_s: float, conversation: _Conversation) -> None:
-        heapq.heappush(self._coming, (at_s, self._rng.getrandbits(60), conversation))
+    def _schedule(self, at_s: float, conversation: _Conversation) -> None:
+        heapq.heappush(self._arrivals, (at_s, self._rng.getrandbits(60), conversation))
 
     async def _advance(self, until_s: float) -> None:
         self._fleet.now_s = until_s
         for engine in self._fleet.engines:
             for at_s, tokens in engine.advance_to(until_s, every_token=False):
-                self._heard(tokens, at_s)
+                self._on_tokens(tokens, at_s)
         for picker in self._pickers:
             await picker.prompts.drained()
         if until_s >= self._scrape_s:
@@ -266,22 +270,22 @@ class _Run:
             for picker in self._pickers:
                 picker.scrape(self._fleet.engines, until_s)
 
-    def _heard(self, tokens: NewTokens, at_s: float) -> None:
-        request = self._under_way[tokens.request_id]
+    def _on_tokens(self, tokens: NewTokens, at_s: float) -> None:
+        request = self._running[tokens.request_id]
         if request.counts:
             self._count(request, tokens.cached_tokens, at_s - request.began_s)
         request.counts = False
         if tokens.finish_reason is None:
             return
-        del self._under_way[tokens.request_id]
+        del self._running[tokens.request_id]
         request.director.ended(request.assigned)
         conversation = request.conversation
         conversation.turns_left -= 1
         if conversation.turns_left:
             conversation.messages.append({"role": "assistant", "content": self._text.answer_of(request.request)})
-            self._come(at_s + self._rng.expovariate(1 / self._workload.pause_s), conversation)
+            self._schedule(at_s + self._rng.expovariate(1 / self._workload.pause_s), conversation)
 
-    def _count(self, request: _UnderWay, cached_tokens: int, ttft_s: float) -> None:
+    def _count(self, request: _Running, cached_tokens: int, ttft_s: float) -> None:
         assigned = request.assigned
         predicted = assigned.ranking.cached_tokens / assigned.request.prompt_tokens
         cached = cached_tokens / len(request.request.prompt)
@@ -304,16 +308,16 @@ class _Run:
         prompt = tuple(self._text.tokens(conversation.messages))
         request = EngineRequest(request_id=str(self._sent), prompt=prompt, max_tokens=ANSWER_TOKENS, seed=self._sent)
         counts = self._sent > workload.requests // 4
-        self._under_way[request.request_id] = _UnderWay(
+        self._running[request.request_id] = _Running(
             picker.director, assigned, conversation, request, self._fleet.now_s, counts
         )
-        where = picker.endpoints.index(assigned.ranking.endpoints[0])
-        self._fleet.engines[where].submit(request, self._fleet.now_s)
+        server = picker.endpoints.index(assigned.ranking.endpoints[0])
+        self._fleet.engines[server].submit(request, self._fleet.now_s)
 
 
-def outcome(workload: Workload, knowledge: Knowledge, replicas: int = 4, pickers: int = 2, seed: int = 1) -> Outcome:
-    """What pickers that know so much make of `workload`."""
-    return asyncio.run(_Run(workload, knowledge, replicas, pickers, seed).run())
+def outcome(workload: Workload, source: PrefixSource, replicas: int = 4, pickers: int = 2, seed: int = 1) -> Outcome:
+    """Runs `workload` with pickers whose prefix index uses `source`."""
+    return asyncio.run(_Run(workload, source, replicas, pickers, seed).run())
 
 
 def main() -> None:
@@ -324,13 +328,13 @@ def main() -> None:
     with console.status("") as status:
         for workload in WORKLOADS:
             for pickers in (1, 2):
-                for knowledge in ("estimated", "told"):
-                    status.update(f"{workload.name}, {pickers} pickers, {knowledge}")
-                    found = outcome(workload, knowledge, pickers=pickers)
+                for source in ("estimated", "reported"):
+                    status.update(f"{workload.name}, {pickers} pickers, {source}")
+                    found = outcome(workload, source, pickers=pickers)
                     table.add_row(
                         workload.name,
                         str(pickers),
-                        {"estimated": "estimate", "told": "KV events"}[knowledge],
+                        {"estimated": "estimate", "reported": "KV events"}[source],
                         f"{100 * found.error:.1f}",
                         f"{found.hit_ratio:.1%}",
                         f"{found.ttft_s:.3f}",

@@ -1,1 +1,1 @@
-"""What the picker costs, measured through a real Envoy and told as ratios within one run."""
+"""Benchmark of the picker's cost through a real Envoy. Results are ratios within one run."""

@@ -1,7 +1,7 @@
-"""A minimal endpoint picker on grpc.aio: reads each message, and answers with the next of a few endpoints.
+"""A minimal endpoint picker on grpc.aio: it decodes each message and picks the endpoints in turn.
 
-`python -m e2e.bench.bare_grpc_picker ADDRESS ENDPOINT...`. It neither schedules nor reads bodies nor counts requests.
-What remains is the cost of the transport.
+`python -m e2e.bench.bare_grpc_picker ADDRESS ENDPOINT...`. It does not schedule, read bodies or count requests. What
+remains is the cost of the transport.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _MAX_MESSAGE_BYTES = 64 << 20
 
 class BareServer:
     def __init__(self, endpoints: list[str]) -> None:
-        picks = [Changes(set_headers=((DESTINATION, each),), destination=each) for each in endpoints]
+        picks = [Changes(set_headers=((DESTINATION, endpoint),), destination=endpoint) for endpoint in endpoints]
         self._to_headers = encode(HeadersReply(Phase.REQUEST))
         self._to_only_headers = itertools.cycle(encode(HeadersReply(Phase.REQUEST, pick)) for pick in picks)
         self._to_body = itertools.cycle(encode(BodyReply(Phase.REQUEST, pick)) for pick in picks)

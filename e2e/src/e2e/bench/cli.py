@@ -1,4 +1,4 @@
-"""`gateway-bench`: the picker's figures as a table."""
+"""The `gateway-bench` command: prints the picker's figures as a table."""
 
 import argparse
 import sys
@@ -11,12 +11,12 @@ from e2e.bench.figures import Figure, all_figures
 
 
 def main() -> None:
-    """Print the figures. Exits 1 when a request failed or a body did not pass; 0 otherwise, and with --check only if
-    every bound is met: on a machine that does other things beside, figures are not verdicts."""
+    """Print the figures. Exits 1 if a request failed or a body did not pass. With --check, exits 1 also if a bound is
+    not met. Without it a bound is no error: a machine with other load distorts the figures."""
     parser = argparse.ArgumentParser("gateway-bench", description=main.__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of load for each measurement (default 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each measurement (default 3)")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a bound is not met")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of load for each measurement (default 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default 3)")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a bound is not met")
     arguments = parser.parse_args()
     if sys.platform != "linux":
         parser.exit(2, "gateway-bench: reads CPU times from /proc, which only Linux has\n")

@@ -1,7 +1,8 @@
-"""The cheapest possible endpoint picker: it answers each message with constant bytes and reads none of them.
+"""The cheapest possible endpoint picker: it responds to each message with constant bytes and decodes none.
 
-`python -m e2e.bench.constant_picker ADDRESS ENDPOINT...`. It implements only the HTTP/2 that Envoy uses here:
-it decodes no header and keeps no window. What throughput remains is the cost of Envoy's own part."""
+`python -m e2e.bench.constant_picker ADDRESS ENDPOINT...`. It implements only the part of HTTP/2 that Envoy uses here:
+it decodes no header and tracks no send window. The throughput with it shows the cost of Envoy's own part.
+"""
 
 import asyncio
 import itertools
@@ -18,7 +19,7 @@ from picker.grpc_server.status import RESPONSE_HEADERS, Status, trailers
 from picker.protocol import DESTINATION
 
 _WINDOW_BYTES = 1 << 28
-_GREETING = frames.settings_frame(
+_SERVER_PREFACE = frames.settings_frame(
     {Setting.HEADER_TABLE_SIZE: 0, Setting.INITIAL_WINDOW_SIZE: _WINDOW_BYTES}
 ) + frames.window_update(0, _WINDOW_BYTES)
 _END = trailers(Status.OK)
@@ -26,10 +27,10 @@ _TO_HEADERS = framed(encode(HeadersReply(Phase.REQUEST)))
 
 
 class Picks:
-    """What a body, or a request without one, is answered: the endpoints in turn."""
+    """Constant replies to a request's body: the endpoints in turn."""
 
     def __init__(self, endpoints: list[str]) -> None:
-        picks = [Changes(set_headers=((DESTINATION, each),), destination=each) for each in endpoints]
+        picks = [Changes(set_headers=((DESTINATION, endpoint),), destination=endpoint) for endpoint in endpoints]
         self.with_body = itertools.cycle(framed(encode(BodyReply(Phase.REQUEST, pick))) for pick in picks)
 
 
@@ -37,21 +38,21 @@ class Connection(asyncio.Protocol):
     def __init__(self, picks: Picks) -> None:
         self._picks = picks
         self._rest = b""
-        self._prefaced = False
-        self._taken_bytes = 0
+        self._preface_received = False
+        self._consumed_bytes = 0
         self._missing: dict[int, int] = {}
-        """Bytes of the message that is under way, by stream."""
+        """Missing bytes of the current message, by stream."""
         self._answered: set[int] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(_GREETING)
+        self._transport.write(_SERVER_PREFACE)
 
     def data_received(self, data: bytes) -> None:
         data = self._rest + data
         position = 0
-        if not self._prefaced:
-            self._prefaced, position = True, len(frames.PREFACE)
+        if not self._preface_received:
+            self._preface_received, position = True, len(frames.PREFACE)
         output: list[bytes] = []
         while len(data) - position >= frames.HEADER_BYTES:
             high, low, kind, flags, stream_id = frames.read_header(data, position)
@@ -70,14 +71,14 @@ class Connection(asyncio.Protocol):
             elif kind in (frames.SETTINGS, frames.PING) and not flags & frames.ACK:
                 output.append(frames.frame(kind, frames.ACK, 0, data[start:end] if kind == frames.PING else b""))
         self._rest = data[position:]
-        if self._taken_bytes > _WINDOW_BYTES // 2:
-            output.append(frames.window_update(0, self._taken_bytes))
-            self._taken_bytes = 0
+        if self._consumed_bytes > _WINDOW_BYTES // 2:
+            output.append(frames.window_update(0, self._consumed_bytes))
+            self._consumed_bytes = 0
         if output:
             self._transport.write(b"".join(output))
 
     def _data(self, data: bytes, start: int, end: int, flags: int, stream_id: int, output: list[bytes]) -> None:
-        self._taken_bytes += end - start
+        self._consumed_bytes += end - start
         missing = self._missing.get(stream_id)
         if missing is None:
             return
@@ -85,9 +86,9 @@ class Connection(asyncio.Protocol):
             if not missing:
                 missing = int.from_bytes(data[start + 1 : start + PREFIX_BYTES])
                 start += PREFIX_BYTES
-            taken = min(missing, end - start)
-            start += taken
-            missing -= taken
+            consumed = min(missing, end - start)
+            start += consumed
+            missing -= consumed
             if not missing:
                 self._answer(stream_id, output)
         self._missing[stream_id] = missing
@@ -97,7 +98,7 @@ class Connection(asyncio.Protocol):
             self._answered.discard(stream_id)
 
     def _answer(self, stream_id: int, output: list[bytes]) -> None:
-        """The first message is the request's headers, the second its body."""
+        """Responds to a message: the first of a stream holds the request's headers, the second its body."""
         if stream_id in self._answered:
             output.append(frames.frame(frames.DATA, 0, stream_id, next(self._picks.with_body)))
             return

@@ -1,4 +1,4 @@
-"""The processes that the bench measures: cheap servers, the picker, two bare ones beside it, and an Envoy for each."""
+"""The processes that the bench measures: cheap servers, the picker, two baseline pickers, and an Envoy for each."""
 
 import shutil
 import sys
@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 from picker.commands.standalone.control_plane import ControlPlane
@@ -15,6 +16,7 @@ from picker.settings import ServeSettings, StandaloneSettings, flags
 from picker.sources.folder import FolderSource
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from e2e.bench import bare_grpc_picker, constant_picker
 from e2e.local_gateway import NotReady
 from e2e.processes import Child, free_ports
 
@@ -62,49 +64,49 @@ spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Where to send requests, and whose CPU to look at."""
+class Environment:
+    """Ports of the Envoys, and ids of the processes whose CPU time is measured."""
 
     plain: int
-    """Port that knows no picker."""
+    """Port of a route without a picker."""
     picked: int
-    """The same Envoy, asking the picker."""
+    """Port of the same Envoy with the picker."""
     bare: int
-    """Another Envoy, asking the bare picker."""
+    """Port of a second Envoy, with the bare gRPC picker."""
     constant: int
-    """A third one, asking the picker that answers constant bytes."""
+    """Port of a third Envoy, with the picker that responds with constant bytes."""
     picker_pid: int
     bare_pid: int
     envoy_pid: int
 
 
 @asynccontextmanager
-async def staged(replicas: int) -> AsyncGenerator[Stage]:
-    """Everything started, and stopped on the way out."""
+async def bench_environment(replicas: int) -> AsyncGenerator[Environment]:
+    """Starts all processes, and stops them at the end. Raises ProcessFailed or NotReady."""
     async with AsyncExitStack() as stack:
         folder = _temporary_folder(stack)
         servers = free_ports(replicas)
         await _start_servers(stack, folder, servers)
         of_picker = _settings(folder / "picked", servers, [])
         picker = await _start_picker(stack, folder, of_picker)
-        # The bare one's Envoy learns the endpoints from the picker as well.
+        # The Envoys of the baseline pickers get their endpoints from the picker, too.
         of_bare = _settings(folder / "bare", servers, [f"--xds-address={of_picker.settings.xds_address}"])
         of_constant = _settings(folder / "constant", servers, [f"--xds-address={of_picker.settings.xds_address}"])
         endpoints = [f"127.0.0.1:{port}" for port in servers]
-        bare = await _start_module(stack, folder, "bare", of_bare, endpoints)
-        await _start_module(stack, folder, "constant", of_constant, endpoints)
-        envoy, *_ = [await _start_envoy(stack, folder, each) for each in (of_picker, of_bare, of_constant)]
-        pids = (each.process.pid for each in (picker, bare, envoy))
-        stage = Stage(of_picker.plain, of_picker.picked, of_bare.picked, of_constant.picked, *pids)
-        # The constant one has no answer to a request without a body.
-        for port in (stage.plain, stage.picked, stage.bare, of_constant.plain):
-            await _answers(f"http://127.0.0.1:{port}/v1/models")
-        yield stage
+        bare = await _start_baseline(stack, folder, bare_grpc_picker, of_bare, endpoints)
+        await _start_baseline(stack, folder, constant_picker, of_constant, endpoints)
+        envoy, *_ = [await _start_envoy(stack, folder, gateway) for gateway in (of_picker, of_bare, of_constant)]
+        pids = (child.process.pid for child in (picker, bare, envoy))
+        environment = Environment(of_picker.plain, of_picker.picked, of_bare.picked, of_constant.picked, *pids)
+        # The constant picker does not support requests without a body.
+        for port in (environment.plain, environment.picked, environment.bare, of_constant.plain):
+            await _body_once_ready(f"http://127.0.0.1:{port}/v1/models")
+        yield environment
 
 
 @asynccontextmanager
 async def scraping(endpoints: int, interval_s: float) -> AsyncGenerator[int]:
-    """A picker that does nothing but scrape; its process id."""
+    """Starts a picker without requests, which only scrapes. Yields its process id."""
     async with AsyncExitStack() as stack:
         folder = _temporary_folder(stack)
         servers = free_ports(endpoints)
@@ -121,7 +123,7 @@ class _Gateway:
 
 
 def _settings(folder: Path, servers: Sequence[int], more: Sequence[str]) -> _Gateway:
-    """Of a gateway whose files are in `folder`, in front of loopback ports."""
+    """Settings of a gateway whose files are in `folder`, with servers on loopback ports."""
     plain, picked, *inside = free_ports(7)
     (folder / "m").mkdir(parents=True)
     (folder / "m" / "all.yaml").write_text(MANIFESTS.format(plain=plain, picked=picked))
@@ -134,32 +136,37 @@ def _settings(folder: Path, servers: Sequence[int], more: Sequence[str]) -> _Gat
 
 
 async def _start_servers(stack: AsyncExitStack, folder: Path, ports: Sequence[int]) -> None:
-    """They all show the metrics page of one vLLM mock that has just started."""
+    """Starts cheap servers. All serve the metrics page of a vLLM mock that has just started."""
     [mock] = free_ports(1)
     command = [str(Path(sys.executable).parent / "vllm-mock"), "serve", "--port", str(mock), "--host", "127.0.0.1"]
     child = await Child.start("vllm-mock", command, folder / "vllm-mock.log")
     try:
-        (folder / "metrics.txt").write_bytes(await _answers(f"http://127.0.0.1:{mock}/metrics", child))
+        (folder / "metrics.txt").write_bytes(await _body_once_ready(f"http://127.0.0.1:{mock}/metrics", child))
     finally:
         await child.stop()
     command = [sys.executable, "-m", "e2e.bench.upstreams", str(folder / "metrics.txt"), *map(str, ports)]
     servers = await _start(stack, folder, "servers", command)
-    await _answers(f"http://127.0.0.1:{ports[-1]}/metrics", servers)
+    await _body_once_ready(f"http://127.0.0.1:{ports[-1]}/metrics", servers)
 
 
 async def _start_picker(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
     command = [sys.executable, "-m", "picker", "serve", *flags(gateway.settings, ServeSettings)]
     picker = await _start(stack, folder, "picker", command)
-    await _answers(f"http://{gateway.settings.admin_address}/healthz", picker)
+    await _body_once_ready(f"http://{gateway.settings.admin_address}/healthz", picker)
     return picker
 
 
-async def _start_module(
-    stack: AsyncExitStack, folder: Path, name: str, gateway: _Gateway, endpoints: Sequence[str]
+async def _start_baseline(
+    stack: AsyncExitStack, folder: Path, module: ModuleType, gateway: _Gateway, endpoints: Sequence[str]
 ) -> Child:
-    """One of the bench's own pickers, in the place of `gateway`'s."""
-    command = [sys.executable, "-m", f"e2e.bench.{name}", gateway.settings.ext_proc_address, *endpoints]
-    return await _start(stack, folder, name, command)
+    """Starts a baseline picker at the address of `gateway`'s picker."""
+    command = baseline_command(module, gateway.settings.ext_proc_address, endpoints)
+    return await _start(stack, folder, module.__name__, command)
+
+
+def baseline_command(module: ModuleType, address: str, endpoints: Sequence[str]) -> list[str]:
+    """Command line of a baseline picker that listens at `address`."""
+    return [sys.executable, "-m", module.__name__, address, *endpoints]
 
 
 async def _start_envoy(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
@@ -183,8 +190,8 @@ def _temporary_folder(stack: AsyncExitStack) -> Path:
     return folder
 
 
-async def _answers(url: str, child: Child | None = None) -> bytes:
-    """What a GET is answered with, once that is a 200. Raises ProcessFailed when `child` ends instead."""
+async def _body_once_ready(url: str, child: Child | None = None) -> bytes:
+    """Waits until a GET returns 200, and returns its body. Raises ProcessFailed if `child` exits, and NotReady."""
     async with httpx.AsyncClient(timeout=2.0) as client:
         async for attempt in AsyncRetrying(
             stop=stop_after_delay(_START_TIMEOUT_S),
@@ -197,6 +204,6 @@ async def _answers(url: str, child: Child | None = None) -> bytes:
                     child.check()
                 answer = await client.get(url)
                 if answer.status_code != 200:
-                    raise NotReady(f"{url} answers {answer.status_code}")
+                    raise NotReady(f"{url} responds with {answer.status_code}")
                 return answer.content
     raise NotReady(url)

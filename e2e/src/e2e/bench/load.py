@@ -1,4 +1,4 @@
-"""A load generator that costs little: clients that ask the same thing over and over, each on its own connection."""
+"""A cheap load generator: clients that repeat one request, each on its own connection."""
 
 import asyncio
 import time
@@ -14,29 +14,29 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run of some seconds saw."""
+    """Result of a run."""
 
     latencies_s: tuple[float, ...]
-    """Of the requests answered with 200, in ascending order."""
+    """Latencies of the requests with status 200, in ascending order."""
     errors: int
     elapsed_s: float
     last_body: bytes
-    """Of the last answer with a Content-Length."""
+    """Body of the last response with a Content-Length."""
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Successful requests per second."""
         return len(self.latencies_s) / self.elapsed_s
 
     def percentile_s(self, share: float) -> float:
-        """0.5 is the median. NaN without requests."""
+        """Latency at a quantile; 0.5 is the median. NaN without requests."""
         if not self.latencies_s:
             return float("nan")
         return self.latencies_s[min(len(self.latencies_s) - 1, int(share * len(self.latencies_s)))]
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A request, ready to be sent."""
+    """The bytes of an HTTP/1.1 POST request."""
     return (
         f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode() + body
@@ -45,15 +45,18 @@ def post(path: str, body: bytes) -> bytes:
 async def run_load(
     port: int, request: bytes | Callable[[], bytes], clients: int, seconds: float, every_s: float = 0.0
 ) -> Load:
-    """Closed loop: `clients` connections to a loopback port, each sends `request`, or what it gives, again once it is
-    answered, but not before `every_s` have passed, and not after `seconds`. Each asks once at least."""
+    """Closed loop over `clients` connections to a loopback port.
+
+    Each client sends `request`, or the result of calling it, and repeats after the response. `every_s`: minimum time
+    between two requests of a client. No request starts after `seconds`, but each client sends at least one.
+    """
     loop = asyncio.get_running_loop()
     began_s = time.perf_counter()
     run = _Run(request if callable(request) else lambda: request, began_s + seconds, every_s)
     connections: list[tuple[asyncio.Transport, _Client]] = []
     for _ in range(clients):
         connections.append(await loop.create_connection(lambda: _Client(run), "127.0.0.1", port))
-        # Spread over the interval, rather than all at once.
+        # Spreads the clients over the interval.
         await asyncio.sleep(every_s / clients)
     await asyncio.gather(*(client.finished for _, client in connections))
     return Load(tuple(sorted(run.latencies_s)), run.errors, time.perf_counter() - began_s, run.last_body)
@@ -78,17 +81,17 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
-        self._asked_s = time.perf_counter()
+    def _send(self) -> None:
+        self._sent_s = time.perf_counter()
         self._transport.write(self._run.request())
 
-    def _ask_again(self) -> None:
+    def _send_again(self) -> None:
         if time.perf_counter() >= self._run.until_s:
             self._end()
         else:
-            self._ask()
+            self._send()
 
     def _end(self) -> None:
         if not self.finished.done():
@@ -109,15 +112,15 @@ class _Client(asyncio.Protocol):
                 return
             self._run.last_body = bytes(buffer[body_start:])
         if buffer.startswith(b"HTTP/1.1 200"):
-            self._run.latencies_s.append(time.perf_counter() - self._asked_s)
+            self._run.latencies_s.append(time.perf_counter() - self._sent_s)
         else:
             self._run.errors += 1
         buffer.clear()
-        wait_s = self._asked_s + self._run.every_s - time.perf_counter()
+        wait_s = self._sent_s + self._run.every_s - time.perf_counter()
         if wait_s > 0:
-            self._loop.call_later(wait_s, self._ask_again)
+            self._loop.call_later(wait_s, self._send_again)
         else:
-            self._ask_again()
+            self._send_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.finished.done():

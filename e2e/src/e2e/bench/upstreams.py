@@ -1,7 +1,7 @@
-"""Model servers that cost next to nothing: they answer at once, on many ports of one process.
+"""Model servers that cost next to nothing: they respond at once, on many ports of one process.
 
-`python -m e2e.bench.upstreams METRICS_FILE PORT...`. POST answers with the body's length and checksum, or under
-`/v1/chat/` with a stream of STREAM_CHUNKS server-sent events; GET /metrics with the content of METRICS_FILE.
+`python -m e2e.bench.upstreams METRICS_FILE PORT...`. POST returns the body's length and checksum, or under `/v1/chat/`
+a stream of STREAM_CHUNKS server-sent events. GET /metrics returns the content of METRICS_FILE.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import uvloop
 
 STREAM_CHUNKS = 200
 BURST = 10
-"""Chunks written before others have their turn. Fewer, and the bench measures this process."""
+"""Chunks written before the event loop runs other work. Judgement: with fewer, the bench measures this process."""
 
 _HEAD_END = b"\r\n\r\n"
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -24,12 +24,12 @@ _CHUNK = f"{len(_EVENT):x}\r\n".encode() + _EVENT + b"\r\n"
 
 
 def answer_to(body: bytes) -> bytes:
-    """The JSON that a server answers to `body`."""
+    """The JSON of a server's response to `body`."""
     return json.dumps({"bytes": len(body), "crc32": zlib.crc32(body)}).encode()
 
 
 class Server(asyncio.Protocol):
-    """One connection. Requests have a Content-Length or no body; Envoy sends one after the other."""
+    """One connection. Requests have a Content-Length or no body. Envoy does not pipeline them."""
 
     def __init__(self, metrics: bytes) -> None:
         self._metrics = metrics
@@ -74,7 +74,7 @@ class Server(asyncio.Protocol):
 
 
 def content_length(head: bytes) -> int:
-    """Of a message whose head is `head`, in lower case; 0 where it names none."""
+    """Content-Length of a message with the lower-case head `head`. 0 without one."""
     at = head.find(b"\r\ncontent-length:")
     return int(head[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
 

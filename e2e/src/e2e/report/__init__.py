@@ -1,1 +1,1 @@
-"""`make bench-report`: what the picker is worth, on this machine: both ports under the loads of the nightly job."""
+"""`make bench-report`: compares both ports on this machine, under the loads of the nightly job."""

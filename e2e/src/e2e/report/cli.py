@@ -33,8 +33,10 @@ _TITLE = "Plain Service and endpoint picker: four A10 and two L20, mocked"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 0 when every load ran and no aim was missed, 1 when requests failed, an aim was missed or a part could not
-    start, 2 on wrong usage, 130 on Ctrl-C."""
+    """Exits 0 if every load ran and no aim was missed, 2 on wrong usage, 130 on Ctrl-C.
+
+    Exits 1 if requests failed, an aim was missed, or a part did not start.
+    """
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
     try:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped.")
         sys.exit(130)
-    bad = [each for each in chapters if each.comparison.failed or any(aim.missed for aim in each.aims)]
+    bad = [chapter for chapter in chapters if chapter.comparison.failed or any(aim.missed for aim in chapter.aims)]
     sys.exit(1 if bad else 0)
 
 
@@ -65,15 +67,15 @@ async def _run(settings: ReportSettings, loads: Settings, console: Console) -> S
             chapter = await _compare(load, given, console)
             gateway.check()
             chapters.append(chapter)
-            _keep(chapter, settings.out / load.name)
+            _save(chapter, settings.out / load.name)
     report = settings.out / "report.html"
     save_report(report, chapters, _TITLE)
-    console.print(f"\nSaved {report}, and beside it the figures as JSON and the pictures as PNG")
+    console.print(f"\nSaved {report}, the figures as JSON and the plots as PNG")
     return chapters
 
 
 def flags(load: Load, gateway: LocalGateway, rounds: int) -> Sequence[str]:
-    """Of `benchmark-serving compare`."""
+    """Flags of `benchmark-serving compare`."""
     cards = [fleet.preset for fleet in gateway.fleets for _ in range(fleet.replicas)]
     replicas = {
         f"{mock.name} ({card})": url for mock, card, url in zip(gateway.mocks, cards, gateway.mock_urls, strict=True)
@@ -83,7 +85,7 @@ def flags(load: Load, gateway: LocalGateway, rounds: int) -> Sequence[str]:
 
 
 def _chosen(settings: ReportSettings, loads: Settings) -> Settings:
-    """Those that were asked for. Raises BadSettings."""
+    """The loads that `--only` selects. Raises BadSettings."""
     names = [load.name for load in loads.comparisons]
     if unknown := [name for name in settings.only if name not in names]:
         raise BadSettings(f"--only {', '.join(unknown)}: allowed are {', '.join(names)}")
@@ -93,8 +95,8 @@ def _chosen(settings: ReportSettings, loads: Settings) -> Settings:
 
 async def _compare(load: Load, given: CompareSettings, console: Console) -> Chapter:
     plan, _ = await plan_of(given)
-    with shown_progress(console) as told:
-        comparison = await compare(plan, told_of_comparison(told))
+    with shown_progress(console) as show_progress:
+        comparison = await compare(plan, told_of_comparison(show_progress))
     aims = list(judge_aims(comparison, given.aims))
     console.print(comparison_table(comparison))
     for sentence in (*conclusions(comparison), *(f"{aim.sentence}." for aim in aims)):
@@ -109,8 +111,8 @@ async def _compare(load: Load, given: CompareSettings, console: Console) -> Chap
     )
 
 
-def _keep(chapter: Chapter, stem: Path) -> None:
-    """The figures as JSON, the pictures as PNG."""
+def _save(chapter: Chapter, stem: Path) -> None:
+    """Saves the figures as JSON and the plots as PNG."""
     save_record(stem.with_suffix(".json"), chapter.record)
     last = chapter.comparison.rounds[-1]
     for name, figure in (

@@ -1,1 +1,1 @@
-"""`gateway-order`: do strategies stand in the same order through a real Envoy as in the simulator, load for load?"""
+"""`gateway-order`: compares the order of strategies through a real Envoy with their order in the simulator."""

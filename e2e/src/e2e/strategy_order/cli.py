@@ -23,22 +23,24 @@ from e2e.strategy_order.runs import STRATEGIES, Latency, RequestsFailed, gateway
 from e2e.strategy_order.verdict import CLOSE, Agreement, agreement
 
 TIME_SCALES: Mapping[str, float] = {"random": 3.0, "tenants": 2.5, "mixed-fleet": 3.0}
-"""By scenario: as fast as two cores stream its answers."""
+"""Speed-up by scenario. Judgement: the highest at which two cores stream its responses."""
 _WIDTH = 130
 _Figures = Mapping[str, Latency]
-"""By strategy."""
+"""Latency by strategy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 0 when no two strategies stand in opposite orders, 1 when some do or a part could not start, 2 on wrong
-    usage, 130 on Ctrl-C."""
+    """Exits 0 if no two strategies are in opposite orders, 2 on wrong usage, 130 on Ctrl-C.
+
+    Exits 1 if two strategies are in opposite orders, or a part did not start.
+    """
     parser = argparse.ArgumentParser(
         "gateway-order",
-        description="The picker's strategies under the same load in the simulator and, with mocks, through a real "
-        "Envoy: do they stand in the same order?",
+        description="Runs the picker's strategies under the same load in the simulator and, with mocks, through a real "
+        "Envoy. Reports whether their orders agree.",
     )
     parser.add_argument(
-        "--only", action="append", choices=tuple(TIME_SCALES), help="a scenario; again for more (default: all)"
+        "--only", action="append", choices=tuple(TIME_SCALES), help="scenario to run; may be repeated (default: all)"
     )
     given = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
@@ -55,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 async def _run(names: Sequence[str], console: Console) -> int:
-    """How many pairs stand in opposite orders."""
+    """Returns the number of pairs in opposite orders."""
     opposite = 0
     for name in names:
         scenario = _scenario(name)
         console.print(f"\n[bold]{name}[/bold]: {scenario.description}")
         in_simulator = {strategy.value: simulated(scenario, strategy) for strategy in STRATEGIES}
-        behind_envoy = await _measured(scenario, TIME_SCALES[name], console)
+        with_envoy = await _measured(scenario, TIME_SCALES[name], console)
         found = agreement(
-            *({strategy: each.p90_s for strategy, each in side.items()} for side in (in_simulator, behind_envoy))
+            *({strategy: latency.p90_s for strategy, latency in side.items()} for side in (in_simulator, with_envoy))
         )
-        console.print(_table(in_simulator, behind_envoy))
-        _tell(found, console)
+        console.print(_table(in_simulator, with_envoy))
+        _print_agreement(found, console)
         opposite += len(found.opposite)
     return opposite
 
@@ -80,11 +82,11 @@ async def _measured(scenario: Scenario, time_scale: float, console: Console) -> 
     workload = workload_of(scenario, 0, find_tokenizer(MODEL, None).words)
     figures: dict[str, Latency] = {}
     async with gateway_for(scenario, time_scale) as gateway:
-        with shown_progress(console) as told:
+        with shown_progress(console) as show_progress:
             for strategy in STRATEGIES:
 
                 def on_progress(progress: Progress, strategy: RoutingStrategy = strategy) -> None:
-                    told(f"{scenario.name}, {strategy.value}", progress.done, progress.total, progress.failed)
+                    show_progress(f"{scenario.name}, {strategy.value}", progress.done, progress.total, progress.failed)
 
                 figures[strategy.value] = await through_envoy(
                     gateway, scenario, workload, strategy, time_scale, on_progress
@@ -93,28 +95,28 @@ async def _measured(scenario: Scenario, time_scale: float, console: Console) -> 
     return figures
 
 
-def _table(in_simulator: _Figures, behind_envoy: _Figures) -> Table:
-    """Strategies in the simulator's order."""
+def _table(in_simulator: _Figures, with_envoy: _Figures) -> Table:
+    """Latencies and ranks on both sides, in the simulator's order."""
     table = Table(title="TTFT in the servers' seconds", title_justify="left")
     table.add_column("strategy")
     for side in ("simulator", "Envoy"):
-        for column in (f"{side}, p50", "p90", "place"):
+        for column in (f"{side}, p50", "p90", "rank"):
             table.add_column(column, justify="right")
-    places = [sorted(side, key=lambda name, side=side: side[name].p90_s) for side in (in_simulator, behind_envoy)]
-    for name in places[0]:
+    orders = [sorted(side, key=lambda name, side=side: side[name].p90_s) for side in (in_simulator, with_envoy)]
+    for name in orders[0]:
         cells = [name]
-        for side, order in zip((in_simulator, behind_envoy), places, strict=True):
+        for side, order in zip((in_simulator, with_envoy), orders, strict=True):
             cells += [f"{side[name].p50_s:.2f}", f"{side[name].p90_s:.2f}", str(order.index(name) + 1)]
         table.add_row(*cells)
     return table
 
 
-def _tell(found: Agreement, console: Console) -> None:
+def _print_agreement(found: Agreement, console: Console) -> None:
     pairs = len(found.same) + len(found.close) + len(found.opposite)
     console.print(
-        f"By p90, {len(found.same)} of {pairs} pairs stand in the same order on both sides, {len(found.close)} are "
-        f"less than {CLOSE - 1:.0%} apart on one of them, {len(found.opposite)} stand in opposite orders.",
+        f"By p90, {len(found.same)} of {pairs} pairs are in the same order on both sides. {len(found.close)} pairs are "
+        f"less than {CLOSE - 1:.0%} apart on a side. {len(found.opposite)} pairs are in opposite orders.",
         soft_wrap=True,
     )
     for better, worse in found.opposite:
-        console.print(f"  In the simulator {better} is better than {worse}, through Envoy worse.")
+        console.print(f"  {better} is better than {worse} in the simulator, and worse through Envoy.")

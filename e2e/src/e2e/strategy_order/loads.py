@@ -1,4 +1,4 @@
-"""A scenario of the simulator as requests with text."""
+"""Converts a scenario of the simulator into requests with text."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,15 @@ from simulator.workload.scenario import Generated, Poisson, Scenario
 
 
 def workload_of(scenario: Scenario, seed: int, words: Sequence[str]) -> Workload:
-    """The very prompts and answers that the simulator draws with this seed; `words` are one token each. Raises
-    ValueError for a scenario that is not single requests of a Poisson process."""
+    """Returns the prompts and responses that the simulator draws with this seed. `words`: texts of one token each.
+
+    Raises ValueError unless the scenario has single requests with Poisson arrivals.
+    """
     generated = scenario.workload
     if not isinstance(generated, Generated) or not isinstance(generated.arrivals, Poisson) or generated.turns:
-        raise ValueError(f"{scenario.name}: wanted are single requests of a Poisson process")
-    coming = sessions(generated, scenario.duration_s, random.Random(f"{seed} load"))
-    turns = [turn for session in coming for turn in session.turns]
+        raise ValueError(f"{scenario.name}: expected single requests with Poisson arrivals")
+    arriving = sessions(generated, scenario.duration_s, random.Random(f"{seed} load"))
+    turns = [turn for session in arriving for turn in session.turns]
     return Workload(
         scenario.name,
         tuple(
@@ -27,12 +29,12 @@ def workload_of(scenario: Scenario, seed: int, words: Sequence[str]) -> Workload
 
 
 def rate_per_s(scenario: Scenario, workload: Workload) -> float:
-    """At which the workload arrives within the scenario's time."""
+    """Requests per second at which the workload arrives within the scenario's duration."""
     return len(workload) / scenario.duration_s
 
 
 def _text(content: Content, tokens: int, words: Sequence[str]) -> str:
-    """Equal as far as the contents are."""
+    """Text of `content`: texts of two contents share a prefix as long as the contents do."""
     return "".join(_words(content, tokens, words))
 
 

@@ -1,4 +1,4 @@
-"""A scenario with a strategy, in the simulator and through Envoy."""
+"""Runs a scenario with a strategy, in the simulator and through Envoy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from e2e.local_gateway import MODEL, LocalGateway, MockFleet
 from e2e.strategy_order.loads import rate_per_s
 
 SEEDS = 3
-"""Loads of the simulator; Envoy gets the first of them."""
+"""Number of loads in the simulator. Envoy gets the first of them."""
 SCRAPE_S = 0.2
-"""Of the engines' time: the simulator's interval."""
+"""Scrape interval in the engines' seconds, as in the simulator."""
 STRATEGIES = (
     RoutingStrategy.ROUND_ROBIN,
     RoutingStrategy.LEAST_REQUEST,
@@ -30,29 +30,35 @@ STRATEGIES = (
 
 
 class RequestsFailed(Exception):
-    """A run that says nothing; the message is for people."""
+    """Requests failed, so the run has no result. The message is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Times to the first token, in seconds of the engines."""
+    """Times to the first token, in the engines' seconds."""
 
     p50_s: float
     p90_s: float
 
 
 def simulated(scenario: Scenario, strategy: RoutingStrategy) -> Latency:
-    """The mean over the loads."""
+    """Runs the scenario in the simulator, and returns the mean over the loads."""
     measures = [run_one(scenario, own(strategy), seed, Path()) for seed in range(SEEDS)]
     return Latency(
-        float(np.mean([each.ttft_p50_s for each in measures])), float(np.mean([each.ttft_p90_s for each in measures]))
+        float(np.mean([measure.ttft_p50_s for measure in measures])),
+        float(np.mean([measure.ttft_p90_s for measure in measures])),
     )
 
 
 def gateway_for(scenario: Scenario, time_scale: float) -> LocalGateway:
-    """The scenario's fleet as mocks, in a hurry; the picker looks at them as often as in the simulator."""
-    # The simulator's engines take prompts of any length.
-    fleets = [MockFleet(each.count, each.card, time_scale, ("--max-model-len=16384",)) for each in scenario.fleet]
+    """A gateway with the scenario's fleet as mocks, `time_scale` times as fast.
+
+    The picker scrapes as often as in the simulator, in the engines' time.
+    """
+    # The simulator's engines accept prompts of any length.
+    fleets = [
+        MockFleet(servers.count, servers.card, time_scale, ("--max-model-len=16384",)) for servers in scenario.fleet
+    ]
     return LocalGateway(fleets, picker_arguments=[f"--scrape-interval-s={SCRAPE_S / time_scale}"])
 
 
@@ -64,16 +70,16 @@ async def through_envoy(
     time_scale: float,
     on_progress: Callable[[Progress], None],
 ) -> Latency:
-    """Raises RequestsFailed."""
+    """Runs `workload` through Envoy. Raises RequestsFailed."""
     await gateway.set_strategy(strategy.value)
-    # What another strategy's run has left in the caches is of no use.
+    # Salted prompts do not hit cache blocks of another strategy's run.
     salted = workload.salted(strategy.value)
     pace = Pace(request_rate=rate_per_s(scenario, workload) * time_scale)
     result = await run_load(Target(gateway.picked_url, MODEL), salted, pace, on_progress=on_progress)
     if result.failed:
         raise RequestsFailed(f"{scenario.name}, {strategy.value}: {len(result.failed)} requests failed")
-    counted = [each for each in result.completed if each.arrived_s * time_scale >= scenario.warmup_s]
-    return _latency([each.ttft_s * time_scale for each in counted])
+    counted = [request for request in result.completed if request.arrived_s * time_scale >= scenario.warmup_s]
+    return _latency([request.ttft_s * time_scale for request in counted])
 
 
 def _latency(ttfts_s: Sequence[float]) -> Latency:

@@ -1,26 +1,26 @@
-"""Whether two orders of strategies are the same, as far as that can be told."""
+"""Compares two orders of strategies, with a tolerance for noise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 CLOSE = 1.25
-"""Two whose figures differ by less are not told apart: that is what a single run through Envoy scatters by."""
+"""Ratio of two figures below which their order is undecided. Measured: the spread of single runs through Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Pairs of strategies, the better one first in each."""
+    """Pairs of strategies, with the better one first."""
 
     same: tuple[tuple[str, str], ...]
     close: tuple[tuple[str, str], ...]
-    """Not told apart on one side, or on both."""
+    """Pairs closer than CLOSE on one side or both."""
     opposite: tuple[tuple[str, str], ...]
-    """Named as the simulator has them."""
+    """Pairs in the simulator's order."""
 
 
 def agreement(simulated: Mapping[str, float], measured: Mapping[str, float]) -> Agreement:
-    """Both by strategy; less is better."""
+    """Compares figures by strategy. Lower is better."""
     same: list[tuple[str, str]] = []
     close: list[tuple[str, str]] = []
     opposite: list[tuple[str, str]] = []
