@@ -18,7 +18,7 @@ def test_every_deployment_is_complete(release: Release) -> None:
     """The Deployments: pickers, extension servers, model servers and Envoy Gateway."""
     for namespace in ("default", NAMESPACE):
         for deployment in release.cluster.items("deployments", "-n", namespace):
-            release.cluster.rolled_out(deployment["metadata"]["name"], namespace)
+            release.cluster.rolled_out(deployment["metadata"]["name"], namespace)  # must not raise
 
 
 def test_no_container_of_ours_has_restarted(release: Release) -> None:

@@ -1,7 +1,6 @@
-"""Settings that have to be made before the first import of what they are for."""
+"""Environment variables that have to be set before grpc is imported."""
 
 import os
 
-# These tests start processes beside a gRPC server of their own; gRPC's fork handlers can take the child down before it
-# has become what it is to be.
+# These tests start processes while a gRPC server runs. gRPC's fork handlers can crash the child between fork and exec.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

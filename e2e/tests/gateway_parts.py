@@ -1,4 +1,4 @@
-"""A gateway for tests: upstreams and the picker in this process, a real Envoy beside it."""
+"""A gateway for tests: upstreams and the picker run in this process, and Envoy in its own."""
 
 import asyncio
 import shutil
@@ -29,7 +29,7 @@ Manifest = Mapping[str, Any]
 
 
 def pool(name: str, **spec: object) -> Manifest:
-    """A FailClose pool over the upstreams that carry `pool: name`; `strategy` is its annotation."""
+    """A pool of the upstreams with the label `pool: NAME`. `strategy`: its annotation. Default mode: FailClose."""
     strategy = spec.pop("strategy", "DEFAULT")
     failure_mode = spec.pop("failure_mode", "FailClose")
     return {
@@ -117,17 +117,19 @@ def route(name: str, listener: str, *rules: Mapping[str, object], hostnames: Seq
 
 @dataclass
 class GatewayParts:
-    """Start with `async with`. `upstreams` tells each pool's and Service's servers; `manifests` are all but the
-    Gateway, which has a listener for each of `listeners`."""
+    """`async with` starts all parts, and stops them at the end."""
 
     upstreams: Mapping[str, Sequence[Upstream]]
+    """Servers by the name of their pool or Service."""
     listeners: Sequence[str]
+    """Names of the Gateway's listeners."""
     manifests: Sequence[Manifest]
+    """All objects except the Gateway."""
     arguments: Sequence[str] = ()
-    """More flags of the picker."""
+    """Further flags of the picker."""
     amend_listeners: Callable[[str], str] = lambda text: text
-    """Changes Envoy's listeners, as JSON, before it starts."""
-    picker_apart: bool = False
+    """Changes Envoy's listeners, given as JSON, before Envoy starts."""
+    separate_picker: bool = False
     """Whether the picker is a process of its own (`picker_process`), so that it can be killed."""
     picker_process: Child | None = field(init=False, default=None)
     folder: Path = field(init=False)
@@ -154,18 +156,18 @@ class GatewayParts:
         self._stack.callback(shutil.rmtree, self.folder, True)
         for upstream in self.all_upstreams:
             await self._stack.enter_async_context(upstream)
-        *inside, self.ports = self._free_ports()
+        *internal, self.ports = self._free_ports()
         self.write(*self.manifests)
         self.write_endpoints()
-        self.settings = self._settings(inside)
-        if self.picker_apart:
+        self.settings = self._settings(internal)
+        if self.separate_picker:
             await self.start_picker()
             self._stack.push_async_callback(self._stop_picker_process)
         else:
             self.picker = self._new_picker()
             serving = asyncio.create_task(self.picker.run(self._stop))
             self._stack.push_async_callback(self._stop_picker, serving)
-            await until(lambda: serving.done() or self.picker.ready, "the picker is not ready")
+            await until(lambda: serving.done() or self.picker.ready, "the picker is ready")
             if serving.done():
                 await serving
         await self._start_envoy()
@@ -173,29 +175,29 @@ class GatewayParts:
 
     @property
     def all_upstreams(self) -> list[Upstream]:
-        return [each for several in self.upstreams.values() for each in several]
+        return [upstream for several in self.upstreams.values() for upstream in several]
 
     def url(self, listener: str, path: str = "/v1/completions") -> str:
         return f"http://127.0.0.1:{self.ports[listener]}{path}"
 
     def write(self, *manifests: Manifest) -> None:
-        """All objects but the Gateway, from now on."""
+        """Replaces all objects except the Gateway."""
         text = yaml.safe_dump_all([gateway(self.ports), *manifests])
         (self.folder / "m").mkdir(exist_ok=True)
         (self.folder / "m" / "all.yaml").write_text(text)
 
     def write_endpoints(self, *without: Upstream) -> None:
         servers = [
-            {"name": each.name, "address": each.host, "port": each.port, "labels": {"pool": name}}
+            {"name": upstream.name, "address": upstream.host, "port": upstream.port, "labels": {"pool": name}}
             for name, several in self.upstreams.items()
-            for each in several
-            if each not in without
+            for upstream in several
+            if upstream not in without
         ]
         (self.folder / "endpoints.yaml").write_text(yaml.safe_dump({"endpoints": servers}))
 
     async def nothing_in_flight(self) -> None:
-        """The picker has seen the end of everything."""
-        await until(lambda: self.picker.tracker.total.requests == 0, "the ledger is not at zero")
+        """Waits until the picker counts no in-flight request and no in-flight tokens."""
+        await until(lambda: self.picker.tracker.total.requests == 0, "no request is in flight")
         total = self.picker.tracker.total
         assert (total.prefill_tokens, total.decode_tokens) == (0, 0)
 
@@ -214,16 +216,16 @@ class GatewayParts:
         return Picker(ServeSettings.model_construct(**fields), self._source())
 
     async def start_picker(self) -> None:
-        """As a process, until it is ready."""
+        """Starts the picker as a process, and waits until it is ready."""
         command = [sys.executable, "-m", "picker", "serve", *flags(self.settings, ServeSettings)]
         process = self.picker_process = await Child.start("picker", command, {})
         async with asyncio.timeout(20):
             while await answer(f"http://{self.settings.admin_address}/healthz") is None:
-                assert process.process.returncode is None, "the picker has ended"
+                assert process.process.returncode is None, "the picker has exited"
                 await asyncio.sleep(0.02)
 
     async def kill_picker(self) -> None:
-        """As SIGKILL does."""
+        """Kills the picker's process with SIGKILL."""
         assert self.picker_process is not None
         self.picker_process.process.kill()
         await self.picker_process.process.wait()
@@ -232,8 +234,12 @@ class GatewayParts:
         assert self.picker_process is not None
         await self.picker_process.stop(5.0)
 
-    async def _stop_picker(self, serving: "asyncio.Task[None]") -> None:
+    def stop_picker(self) -> None:
+        """Starts the shutdown of a picker in this process."""
         self._stop.set()
+
+    async def _stop_picker(self, serving: "asyncio.Task[None]") -> None:
+        self.stop_picker()
         await serving
 
     def _source(self) -> FolderSource:
@@ -252,7 +258,7 @@ class GatewayParts:
         self._stack.push_async_callback(envoy.stop, 3.0)
         async with asyncio.timeout(20):
             while not await admin.is_ready():
-                assert envoy.process.returncode is None, "Envoy has ended"
+                assert envoy.process.returncode is None, "Envoy has exited"
                 await asyncio.sleep(0.02)
 
         async def follow() -> None:
@@ -264,7 +270,7 @@ class GatewayParts:
 
 
 async def metric(parts: GatewayParts, name: str, /, **labels: str) -> float:
-    """Of the picker, by its metrics page: the sum of the samples; 0 where there is none."""
+    """Sum of the samples of a metric on the picker's metrics page. 0 without samples."""
     page = await parts.client.get(f"http://{parts.settings.admin_address}/metrics")
     return sum(
         sample.value

@@ -1,4 +1,4 @@
-"""A model server that speaks HTTP/2 without TLS, and nothing else."""
+"""A model server that accepts only HTTP/2 without TLS (h2c)."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from upstream import Upstream
 
 @dataclass
 class H2cUpstream(Upstream):
-    """Answers with the body it was sent, under its name. See `upstream.Upstream`."""
+    """Responds with its name and the length of the request's body."""
 
     streams: int = 0
 
@@ -41,7 +41,7 @@ class _Connection(asyncio.Protocol):
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError:
-            # A scrape, in HTTP/1.1.
+            # The client is a scrape, which uses HTTP/1.1.
             self._transport.close()
             return
         for event in events:

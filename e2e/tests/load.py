@@ -1,4 +1,4 @@
-"""A few clients that ask over and over, and remember every answer."""
+"""Clients that send requests in a loop and record every response."""
 
 import asyncio
 from collections import Counter
@@ -12,21 +12,23 @@ import httpx
 @dataclass
 class Answers:
     statuses: list[int | str] = field(default_factory=list)
-    """Of every request; of one that failed, the error's name."""
+    """Status of every request, or the name of its error."""
     servers: list[str] = field(default_factory=list)
+    """Name of the server of every response with status 200."""
 
     @property
     def counts(self) -> Counter[int | str]:
         return Counter(self.statuses)
 
     async def more(self, count: int) -> None:
-        """Until `count` more requests have been answered."""
-        wanted = len(self.statuses) + count
+        """Waits until `count` more requests have completed. Raises TimeoutError after 20 seconds."""
+        target = len(self.statuses) + count
         async with asyncio.timeout(20):
-            while len(self.statuses) < wanted:  # noqa: ASYNC110 - the clients' own work
+            while len(self.statuses) < target:  # noqa: ASYNC110 - the clients set no event
                 await asyncio.sleep(0.005)
 
     def mark(self) -> int:
+        """Position for `servers_since`."""
         return len(self.servers)
 
     def servers_since(self, mark: int) -> set[str]:
@@ -35,11 +37,11 @@ class Answers:
 
 @asynccontextmanager
 async def load(urls: Sequence[str], clients: int = 8) -> AsyncIterator[Answers]:
-    """Requests to `urls` in turn, from when the first has been answered."""
+    """Sends requests until the block ends. Each client uses one of `urls`. Starts after one response per client."""
     answers = Answers()
     stop = asyncio.Event()
 
-    async def ask(client: httpx.AsyncClient, number: int) -> None:
+    async def send(client: httpx.AsyncClient, number: int) -> None:
         while not stop.is_set():
             try:
                 answer = await client.post(urls[number % len(urls)], content=b'{"model": "m", "prompt": "hi"}')
@@ -51,7 +53,7 @@ async def load(urls: Sequence[str], clients: int = 8) -> AsyncIterator[Answers]:
                 answers.servers.append(answer.json().get("served_by", ""))
 
     async with httpx.AsyncClient(timeout=20.0) as client:
-        tasks = [asyncio.create_task(ask(client, number)) for number in range(clients)]
+        tasks = [asyncio.create_task(send(client, number)) for number in range(clients)]
         await answers.more(clients)
         try:
             yield answers

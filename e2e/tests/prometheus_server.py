@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes a gateway on this machine, and evaluates the project's rules."""
+"""A Prometheus process that scrapes a gateway on this machine and evaluates the project's rules."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ INTERVAL_S = 1
 
 @asynccontextmanager
 async def prometheus(gateway: LocalGateway) -> AsyncIterator[str]:
-    """Its URL, from when it is ready."""
+    """Starts Prometheus and waits until it is ready. Yields its URL."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     folder = gateway.folder / "prometheus"
@@ -43,14 +43,14 @@ async def prometheus(gateway: LocalGateway) -> AsyncIterator[str]:
                 except httpx.TransportError:
                     return False
 
-            await eventually(ready, "Prometheus is not ready", 20.0)
+            await eventually(ready, "Prometheus is ready", 20.0)
         yield url
     finally:
         await child.stop()
 
 
 def _config(gateway: LocalGateway) -> Mapping[str, object]:
-    """Servers have the labels that discovery on Kubernetes gives them."""
+    """Scrape configuration. Targets have the labels that discovery on Kubernetes adds."""
     mocks = [_target(url, f"qwen-{number}") for number, url in enumerate(gateway.mock_urls)]
     return {
         "global": {"scrape_interval": f"{INTERVAL_S}s", "evaluation_interval": f"{INTERVAL_S}s"},

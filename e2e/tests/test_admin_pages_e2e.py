@@ -1,4 +1,4 @@
-"""What the picker tells of requests that came through a real Envoy: metrics, decisions, access log, traces."""
+"""Metrics, decisions, access log and traces of requests through a real Envoy."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def traced(listeners: str) -> str:
-    """Envoy's listeners, their requests traced to the collector."""
+    """Envoy's listeners, with traces of all requests sent to the collector."""
     found = json.loads(listeners)
     for listener in found["resources"]:
         for chain in listener["filter_chains"]:
@@ -61,20 +61,20 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         yield parts
 
 
-async def ask(gateway: GatewayParts, name: str = "m", **headers: str) -> str:
-    """The request's id, as the client knows it."""
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    answer = await gateway.client.post(gateway.url("main"), json={"model": name, "prompt": "hi " * 200}, headers=named)
+async def send(gateway: GatewayParts, name: str = "m", **headers: str) -> str:
+    """Sends a request. Returns the request id in its response."""
+    sent = {key.replace("_", "-"): value for key, value in headers.items()}
+    answer = await gateway.client.post(gateway.url("main"), json={"model": name, "prompt": "hi " * 200}, headers=sent)
     assert answer.status_code == 200
     await gateway.nothing_in_flight()
     return answer.headers["x-request-id"]
 
 
-async def test_the_metrics_move_with_the_requests(gateway: GatewayParts) -> None:
+async def test_requests_are_counted_in_the_metrics(gateway: GatewayParts) -> None:
     names = ("inference_objective_request_total", "inference_model_request_duration_seconds_count")
     before = [await metric(gateway, name, model_name="moving") for name in names]
     for _ in range(3):
-        await ask(gateway, "moving")
+        await send(gateway, "moving")
     assert [await metric(gateway, name, model_name="moving") for name in names] == [count + 3 for count in before]
     assert await metric(gateway, "inference_objective_running_requests") == 0
     assert await metric(gateway, "inference_gateway_endpoint_metrics_age_seconds", pool="default/a") < 5.0
@@ -82,25 +82,25 @@ async def test_the_metrics_move_with_the_requests(gateway: GatewayParts) -> None
     assert await metric(gateway, "inference_pool_ready_pods", name="a") == 2
 
 
-async def test_an_answer_that_passes_the_picker_is_timed_and_its_status_known(gateway: GatewayParts) -> None:
-    """Where a model is renamed."""
+async def test_first_byte_and_status_of_a_rewritten_response_are_recorded(gateway: GatewayParts) -> None:
+    """A response passes the picker if it rewrites the model."""
     before = await metric(gateway, "inference_gateway_time_to_first_byte_seconds_count")
-    request_id = await ask(gateway, "renamed")
+    request_id = await send(gateway, "renamed")
     assert await metric(gateway, "inference_gateway_time_to_first_byte_seconds_count") == before + 1
     [decision] = (await gateway.client.get(_decisions(gateway, request_id))).json()
     assert (decision["target_model"], decision["status"], decision["outcome"]) == ("target", 200, "ended")
 
 
-async def test_a_request_that_is_no_json_counts_as_an_error_of_its_pool(gateway: GatewayParts) -> None:
+async def test_a_request_without_json_is_counted_as_an_error_of_its_pool(gateway: GatewayParts) -> None:
     answer = await gateway.client.post(gateway.url("main"), content=b"{")
     assert answer.status_code == 400
     assert await metric(gateway, "inference_gateway_rejections_total", pool="default/a", reason="body-not-json") == 1
     assert await metric(gateway, "inference_objective_request_error_total", error_code="BadRequest") == 1
 
 
-async def test_the_answers_request_id_finds_the_decision(gateway: GatewayParts) -> None:
-    """As a person would type it."""
-    request_id = await ask(gateway)
+async def test_explain_finds_the_decision_by_the_responses_request_id(gateway: GatewayParts) -> None:
+    """`picker explain` prints the decision."""
+    request_id = await send(gateway)
     command = [
         sys.executable,
         "-m",
@@ -117,26 +117,26 @@ async def test_the_answers_request_id_finds_the_decision(gateway: GatewayParts) 
     assert "of 2" in out.decode()
 
 
-async def test_every_request_has_its_line_in_the_access_log(gateway: GatewayParts) -> None:
-    request_id = await ask(gateway, "logged")
+async def test_a_request_has_a_line_in_the_access_log(gateway: GatewayParts) -> None:
+    request_id = await send(gateway, "logged")
     path = Path(gateway.settings.access_log or "")
-    await until(lambda: path.exists() and request_id in path.read_text(), "the request is not in the access log")
-    [line] = [json.loads(each) for each in path.read_text().splitlines() if request_id in each]
+    await until(lambda: path.exists() and request_id in path.read_text(), "the request is in the access log")
+    [line] = [json.loads(entry) for entry in path.read_text().splitlines() if request_id in entry]
     assert (line["model"], line["pool"], line["path"]) == ("logged", "default/a", "/v1/completions")
     assert line["endpoint"] in {upstream.address for upstream in gateway.upstreams["a"]}
     assert line["duration_s"] > 0
 
 
-async def test_envoys_spans_the_pickers_and_the_servers_are_one_trace(gateway: GatewayParts) -> None:
-    """The picker's is a child of one of Envoy's, and the server is handed the same trace."""
+async def test_spans_of_envoy_and_picker_are_in_one_trace(gateway: GatewayParts) -> None:
+    """The picker's span is a child of one of Envoy's. The server gets the trace id, too."""
     collector = gateway.upstreams["collector"][0]
 
     async def both() -> bool:
-        # Envoy sends its spans in handfuls.
-        await ask(gateway, traceparent=f"00-{TRACE}-b7ad6b7169203331-01")
+        # Envoy exports spans in batches.
+        await send(gateway, traceparent=f"00-{TRACE}-b7ad6b7169203331-01")
         return {"envoy", "endpoint-picker"} <= _spans(collector).keys()
 
-    await eventually(both, "the spans of one are missing", timeout_s=30.0)
+    await eventually(both, "both have exported spans", timeout_s=30.0)
     served = gateway.upstreams["a"][0].received + gateway.upstreams["a"][1].received
     assert any(TRACE in request.headers.get("traceparent", "") for request in served)
 
@@ -145,15 +145,19 @@ async def test_envoys_spans_the_pickers_and_the_servers_are_one_trace(gateway: G
         ids = {span.span_id for span in spans["envoy"]}
         return any(span.parent_span_id in ids and span.trace_id.hex() == TRACE for span in spans["endpoint-picker"])
 
-    await until(joined, "no span of the picker is a child of one of Envoy's")
+    await until(joined, "a span of the picker is a child of one of Envoy's")
 
 
 def _spans(collector: Upstream) -> dict[str, list[Span]]:
-    """By service."""
+    """Exported spans by service name."""
     found: dict[str, list[Span]] = {}
     for request in collector.received:
         for resource in ExportTraceServiceRequest.FromString(request.body).resource_spans:
-            [service] = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
+            [service] = [
+                attribute.value.string_value
+                for attribute in resource.resource.attributes
+                if attribute.key == "service.name"
+            ]
             found.setdefault(service, []).extend(span for scope in resource.scope_spans for span in scope.spans)
     return found
 

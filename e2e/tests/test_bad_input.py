@@ -1,4 +1,4 @@
-"""What bad input gets, through a real Envoy: each case has its answer, and nothing stays in flight after it."""
+"""Responses to invalid input, through a real Envoy. No request stays in flight after any case."""
 
 import asyncio
 import gzip
@@ -43,12 +43,12 @@ async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
 
 
 async def post(gateway: GatewayParts, body: bytes, listener: str = "main", **headers: str) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await gateway.client.post(gateway.url(listener), content=body, headers=named)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await gateway.client.post(gateway.url(listener), content=body, headers=sent)
 
 
 def reason(answer: httpx.Response) -> str:
-    """Why, as the header and OpenAI's error body both say it."""
+    """Reason of a rejection. Header and error body have to agree."""
     code = answer.json()["error"]["code"]
     assert answer.headers["x-inference-gateway-reason"] == code
     return code
@@ -66,13 +66,13 @@ def reason(answer: httpx.Response) -> str:
         (b'{"model": "%s"}' % (b"m" * 257), "model-too-long"),
     ],
 )
-async def test_a_body_that_names_no_model_is_a_400(gateway: GatewayParts, body: bytes, code: str) -> None:
+async def test_a_body_without_a_valid_model_gets_400(gateway: GatewayParts, body: bytes, code: str) -> None:
     answer = await post(gateway, body)
     assert (answer.status_code, reason(answer)) == (400, code)
 
 
-async def test_a_post_without_a_body_is_the_servers_to_answer(gateway: GatewayParts) -> None:
-    """Cancelling a response has none, for one."""
+async def test_a_post_without_a_body_is_passed_on(gateway: GatewayParts) -> None:
+    """One example is the cancellation of a response."""
 
     async def nothing() -> AsyncIterator[bytes]:
         for _ in ():
@@ -84,13 +84,13 @@ async def test_a_post_without_a_body_is_the_servers_to_answer(gateway: GatewayPa
     assert [(answer.status_code, answer.json()["path"]) for answer in (declared, chunked)] == [(200, path)] * 2
 
 
-async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(gateway: GatewayParts) -> None:
+async def test_a_body_over_the_limit_gets_413_with_the_limit(gateway: GatewayParts) -> None:
     answer = await post(gateway, b" " * (LIMIT_BYTES + 1))
     assert (answer.status_code, reason(answer)) == (413, "body-too-large")
     assert str(LIMIT_BYTES) in answer.text
 
 
-async def test_a_chunked_body_over_the_limit_is_a_413_too(gateway: GatewayParts) -> None:
+async def test_a_chunked_body_over_the_limit_gets_413(gateway: GatewayParts) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b" " * (LIMIT_BYTES // 20)
@@ -99,7 +99,7 @@ async def test_a_chunked_body_over_the_limit_is_a_413_too(gateway: GatewayParts)
     assert answer.status_code == 413
 
 
-async def test_a_chunked_body_is_read_and_passed_on_whole(gateway: GatewayParts) -> None:
+async def test_a_chunked_body_is_passed_on_complete(gateway: GatewayParts) -> None:
     body = json.dumps({"model": "m", "prompt": "x" * 100_000}).encode()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -110,35 +110,35 @@ async def test_a_chunked_body_is_read_and_passed_on_whole(gateway: GatewayParts)
     assert (answer.status_code, answer.content) == (200, body)
 
 
-async def test_a_compressed_body_is_refused_in_words(gateway: GatewayParts) -> None:
+async def test_a_compressed_body_gets_415_with_its_encoding(gateway: GatewayParts) -> None:
     answer = await post(gateway, gzip.compress(b'{"model": "m"}'), content_encoding="gzip")
     assert (answer.status_code, reason(answer)) == (415, "body-encoded")
     assert "gzip" in answer.text
 
 
-async def test_a_model_that_no_object_declares_is_passed_on(gateway: GatewayParts) -> None:
-    answer = await post(gateway, b'{"model": "unheard-of"}')
-    assert (answer.status_code, answer.json()["model"]) == (200, "unheard-of")
+async def test_an_undeclared_model_is_passed_on(gateway: GatewayParts) -> None:
+    answer = await post(gateway, b'{"model": "undeclared"}')
+    assert (answer.status_code, answer.json()["model"]) == (200, "undeclared")
 
 
-async def test_a_sheddable_request_to_busy_servers_is_a_429_and_a_critical_one_is_served(gateway: GatewayParts) -> None:
+async def test_a_saturated_pool_rejects_sheddable_and_serves_critical_requests(gateway: GatewayParts) -> None:
     for upstream in gateway.all_upstreams:
         upstream.metrics = BUSY
     await until(
         lambda: all((state.queue_depth or 0) >= 50 for state in gateway.picker.endpoint_states()),
-        "the scrapes do not show the queues",
+        "the scrapes show the queues",
     )
     shed = await post(gateway, b'{"model": "sheddable"}')
     assert (shed.status_code, reason(shed), shed.headers["retry-after"]) == (429, "saturated", "1")
     assert (await post(gateway, b'{"model": "critical"}')).status_code == 200
 
 
-async def test_a_pool_without_servers_is_a_503(gateway: GatewayParts) -> None:
+async def test_a_pool_without_servers_responds_with_503(gateway: GatewayParts) -> None:
     answer = await post(gateway, b'{"model": "m"}', listener="empty")
     assert (answer.status_code, reason(answer)) == (503, "no-ready-endpoints")
 
 
-async def test_an_error_in_the_picker_is_a_500_and_the_next_request_is_served(
+async def test_after_an_internal_error_the_next_request_is_served(
     gateway: GatewayParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -151,17 +151,17 @@ async def test_an_error_in_the_picker_is_a_500_and_the_next_request_is_served(
     assert (await post(gateway, b'{"model": "m"}')).status_code == 200
 
 
-async def test_a_get_goes_to_any_server(gateway: GatewayParts) -> None:
+async def test_a_get_is_passed_on(gateway: GatewayParts) -> None:
     answer = await gateway.client.get(gateway.url("main", "/v1/models"))
     assert (answer.status_code, answer.json()["path"]) == (200, "/v1/models")
 
 
-async def test_a_path_of_the_servers_own_needs_no_json(gateway: GatewayParts) -> None:
+async def test_a_path_without_a_model_needs_no_json(gateway: GatewayParts) -> None:
     answer = await gateway.client.post(gateway.url("main", "/tokenize"), content=b"\xff", headers={"x-behave": "echo"})
     assert (answer.status_code, answer.content) == (200, b"\xff")
 
 
-async def test_a_client_cannot_choose_its_server(gateway: GatewayParts) -> None:
+async def test_a_client_cannot_choose_its_endpoint(gateway: GatewayParts) -> None:
     chosen = gateway.all_upstreams[0]
     headers = {
         "x-gateway-destination-endpoint": "127.0.0.1:1",
@@ -173,13 +173,15 @@ async def test_a_client_cannot_choose_its_server(gateway: GatewayParts) -> None:
         assert answer.status_code == 200
     received = [request for upstream in gateway.all_upstreams for request in upstream.received]
     assert len(received) == 40
-    assert not any("x-gateway-destination-endpoint-subset" in each.headers for each in received)
-    assert not any("x-gateway-destination-endpoint-served" in each.headers for each in received)
-    everyone = {upstream.address for upstream in gateway.all_upstreams}
-    assert all(set(each.headers["x-gateway-destination-endpoint"].split(",")) == everyone for each in received)
+    assert not any("x-gateway-destination-endpoint-subset" in request.headers for request in received)
+    assert not any("x-gateway-destination-endpoint-served" in request.headers for request in received)
+    all_addresses = {upstream.address for upstream in gateway.all_upstreams}
+    assert all(
+        set(request.headers["x-gateway-destination-endpoint"].split(",")) == all_addresses for request in received
+    )
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(gateway: GatewayParts) -> None:
+async def test_a_disconnect_within_the_request_body_sends_no_request(gateway: GatewayParts) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.ports["main"])
     writer.write(b'POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"model": ')
     await writer.drain()
@@ -187,15 +189,15 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_beh
     assert not any(upstream.received for upstream in gateway.all_upstreams)
 
 
-async def test_a_client_that_leaves_before_its_answer_frees_the_server(gateway: GatewayParts) -> None:
-    await _leave(gateway, "wait")
+async def test_a_disconnect_before_the_response_frees_the_endpoint(gateway: GatewayParts) -> None:
+    await _assert_disconnect_frees_endpoint(gateway, "wait")
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_answer_frees_the_server(gateway: GatewayParts) -> None:
-    await _leave(gateway, "hold")
+async def test_a_disconnect_within_the_response_frees_the_endpoint(gateway: GatewayParts) -> None:
+    await _assert_disconnect_frees_endpoint(gateway, "hold")
 
 
-async def _leave(gateway: GatewayParts, behave: str) -> None:
+async def _assert_disconnect_frees_endpoint(gateway: GatewayParts, behave: str) -> None:
     body = b'{"model": "m"}'
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.ports["main"])
     writer.write(
@@ -203,7 +205,9 @@ async def _leave(gateway: GatewayParts, behave: str) -> None:
         % (behave.encode(), len(body), body)
     )
     await writer.drain()
-    await until(lambda: any(upstream.waiting.is_set() for upstream in gateway.all_upstreams), "no server is asked")
+    await until(lambda: any(upstream.waiting.is_set() for upstream in gateway.all_upstreams), "a server has a request")
     assert gateway.picker.tracker.total.requests == 1
     writer.transport.abort()
-    await until(lambda: any(upstream.left.is_set() for upstream in gateway.all_upstreams), "no server is freed")
+    await until(
+        lambda: any(upstream.left.is_set() for upstream in gateway.all_upstreams), "the server sees the disconnect"
+    )

@@ -1,4 +1,4 @@
-"""The bench's own load generator and servers, and the figures' arithmetic."""
+"""The bench's load generator, servers, baseline pickers and arithmetic."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ async def port() -> AsyncIterator[int]:
     server.close()
 
 
-async def test_every_answer_is_counted_and_the_last_one_kept(port: int) -> None:
+async def test_all_responses_are_counted_and_the_last_body_is_kept(port: int) -> None:
     body = b'{"model": "m"}' * 10_000
     load = await run_load(port, post("/v1/completions", body), clients=4, seconds=0.2)
     assert len(load.latencies_s) > 4
@@ -38,20 +38,20 @@ async def test_every_answer_is_counted_and_the_last_one_kept(port: int) -> None:
     assert load.last_body == answer_to(body)
 
 
-async def test_each_client_asks_once_however_long_connecting_takes(port: int) -> None:
-    """A busy machine may need longer for that than the load was to last."""
+async def test_each_client_sends_at_least_one_request(port: int) -> None:
+    """On a busy machine connecting may take longer than the load lasts."""
     load = await run_load(port, post("/v1/completions", b"{}"), clients=3, seconds=0.0)
     assert (len(load.latencies_s), load.errors) == (3, 0)
 
 
-async def test_an_answer_ends_with_its_last_chunk(port: int) -> None:
+async def test_a_chunked_response_ends_with_its_last_chunk(port: int) -> None:
     load = await run_load(port, streamed(), clients=2, seconds=0.2)
     assert len(load.latencies_s) > 2
     assert load.errors == 0
 
 
-async def test_clients_that_pace_themselves_ask_no_faster(port: int) -> None:
-    """Each its first request, and one more for each interval."""
+async def test_clients_keep_their_interval(port: int) -> None:
+    """Each client sends one request at the start and at most one per interval."""
     numbers = itertools.count()
 
     def request() -> bytes:
@@ -82,14 +82,14 @@ async def test_a_baseline_picker_starts_with_its_command(module: ModuleType) -> 
         await process.wait()
 
 
-async def test_the_constant_picker_answers_two_messages_however_they_are_cut() -> None:
-    """The second one is the pick."""
-    greeting = frames.PREFACE + frames.settings_frame({})
+async def test_the_constant_picker_responds_to_split_messages() -> None:
+    """The second reply is the pick."""
+    preface = frames.PREFACE + frames.settings_frame({})
     head = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, b"\x83")
     messages = framed(b"\x12" * 300) + framed(b"\x22" * 70_000)
     pieces = [messages[at : at + 9_000] for at in range(0, len(messages), 9_000)]
     data = [frames.frame(frames.DATA, 0, 1, piece) for piece in pieces]
-    sent = greeting + head + b"".join(data) + frames.frame(frames.DATA, frames.END_STREAM, 1)
+    sent = preface + head + b"".join(data) + frames.frame(frames.DATA, frames.END_STREAM, 1)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(Picks(["10.0.0.1:8000"])), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
@@ -116,7 +116,7 @@ async def test_the_constant_picker_answers_two_messages_however_they_are_cut() -
     assert b"10.0.0.1:8000" in replies[1]
 
 
-async def test_what_is_not_a_200_and_a_connection_that_is_cut_are_errors() -> None:
+async def test_other_statuses_and_closed_connections_are_errors() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
@@ -129,7 +129,7 @@ async def test_what_is_not_a_200_and_a_connection_that_is_cut_are_errors() -> No
     assert (load.latencies_s, load.errors) == ((), 2)
 
 
-def test_a_request_has_the_size_that_is_asked_for() -> None:
+def test_a_request_has_the_requested_size() -> None:
     for size in (2_000, 220_000):
         assert abs(len(completion(size)) - size) < 200
 
@@ -144,7 +144,7 @@ def test_percentiles_and_ratios() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
-def test_cpu_time_is_that_of_the_process() -> None:
+def test_cpu_time_is_measured() -> None:
     before_s, until_s = cpu_s(os.getpid()), time.process_time() + 0.1
     while time.process_time() < until_s:
         pass

@@ -1,4 +1,4 @@
-"""What passes through the gateway arrives as it was sent: large bodies, odd JSON, renamed models, HTTP/2 servers."""
+"""Bodies and headers pass the gateway unchanged: large bodies, unusual JSON, rewritten models, HTTP/2 servers."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,21 +18,21 @@ MIB = 1 << 20
 async def running() -> AsyncIterator[GatewayParts]:
     manifests = [
         pool("main"),
-        pool("renaming"),
+        pool("rewriting"),
         pool_v1("h2c", "kubernetes.io/h2c"),
-        model("asked/for", "renaming", served=1),
+        model("requested/model", "rewriting", served=1),
         service("main"),
         route("main", "main", {"backendRefs": [to_pool("main")]}),
         route("plain", "plain", {"backendRefs": [to_service("main")]}),
-        route("renaming", "renaming", {"backendRefs": [to_pool("renaming")]}),
+        route("rewriting", "rewriting", {"backendRefs": [to_pool("rewriting")]}),
         route("h2c", "h2c", {"backendRefs": [to_pool("h2c", group="inference.networking.k8s.io")]}),
     ]
     upstreams = {
         "main": [Upstream("a"), Upstream("b")],
-        "renaming": [Upstream("c")],
+        "rewriting": [Upstream("c")],
         "h2c": [H2cUpstream("d")],
     }
-    async with GatewayParts(upstreams, ["main", "plain", "renaming", "h2c"], manifests) as parts:
+    async with GatewayParts(upstreams, ["main", "plain", "rewriting", "h2c"], manifests) as parts:
         yield parts
 
 
@@ -51,7 +51,7 @@ async def echoed(gateway: GatewayParts, body: bytes, listener: str = "main") -> 
 
 
 @pytest.mark.parametrize("size", [MIB, 5 * MIB, 15 * MIB])
-async def test_a_body_of_many_mib_passes_whole(gateway: GatewayParts, size: int) -> None:
+async def test_a_large_body_passes_complete(gateway: GatewayParts, size: int) -> None:
     start = b'{"model": "m", "prompt": "'
     body = start + b"x" * (size - len(start) - 2) + b'"}'
     assert await echoed(gateway, body) == body
@@ -66,38 +66,40 @@ async def test_a_body_of_many_mib_passes_whole(gateway: GatewayParts, size: int)
     ],
     ids=["beyond 2**53", "beyond a double, keys unsorted", "escapes and spaces"],
 )
-async def test_no_byte_of_a_body_changes(gateway: GatewayParts, body: bytes) -> None:
+async def test_a_body_passes_unchanged(gateway: GatewayParts, body: bytes) -> None:
     assert await echoed(gateway, body) == body
 
 
-async def test_a_renamed_model_changes_those_bytes_alone(gateway: GatewayParts) -> None:
-    body = b'{"seed": 9007199254740993, "model": "asked/for", "prompt": "asked/for"}'
-    await gateway.client.post(gateway.url("renaming"), content=body)
-    [received] = gateway.upstreams["renaming"][0].received
-    assert received.body == b'{"seed": 9007199254740993, "model": "served", "prompt": "asked/for"}'
+async def test_rewriting_a_model_changes_only_its_bytes(gateway: GatewayParts) -> None:
+    body = b'{"seed": 9007199254740993, "model": "requested/model", "prompt": "requested/model"}'
+    await gateway.client.post(gateway.url("rewriting"), content=body)
+    [received] = gateway.upstreams["rewriting"][0].received
+    assert received.body == b'{"seed": 9007199254740993, "model": "served", "prompt": "requested/model"}'
 
 
-async def test_an_answer_names_the_model_that_was_asked_for(gateway: GatewayParts) -> None:
-    answer = await gateway.client.post(gateway.url("renaming"), content=b'{"model": "asked/for"}')
-    assert answer.json()["model"] == "asked/for"
+async def test_a_response_has_the_requested_models_name(gateway: GatewayParts) -> None:
+    answer = await gateway.client.post(gateway.url("rewriting"), content=b'{"model": "requested/model"}')
+    assert answer.json()["model"] == "requested/model"
     assert "content-length" not in answer.headers or int(answer.headers["content-length"]) == len(answer.content)
 
 
-async def test_a_stream_names_the_model_that_was_asked_for_even_where_chunks_split_it(gateway: GatewayParts) -> None:
+async def test_a_model_name_split_between_chunks_is_rewritten(gateway: GatewayParts) -> None:
     headers = {"x-behave": "stream"}
-    answer = await gateway.client.post(gateway.url("renaming"), content=b'{"model": "asked/for"}', headers=headers)
+    answer = await gateway.client.post(
+        gateway.url("rewriting"), content=b'{"model": "requested/model"}', headers=headers
+    )
     events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
-    assert events == [{"model": "asked/for", "n": n} for n in range(3)]
+    assert events == [{"model": "requested/model", "n": n} for n in range(3)]
 
 
-async def test_an_answer_to_another_model_of_a_renaming_pool_is_left_alone(gateway: GatewayParts) -> None:
-    answer = await gateway.client.post(gateway.url("renaming"), content=b'{"model": "served"}')
+async def test_a_response_for_an_undeclared_model_is_unchanged(gateway: GatewayParts) -> None:
+    answer = await gateway.client.post(gateway.url("rewriting"), content=b'{"model": "served"}')
     assert answer.json()["model"] == "served"
-    body = b'{"model": "asked/for"}'
-    assert await echoed(gateway, body, "renaming") == b'{"model": "served"}'
+    body = b'{"model": "requested/model"}'
+    assert await echoed(gateway, body, "rewriting") == b'{"model": "served"}'
 
 
-async def test_a_stream_passes_as_it_was_sent(gateway: GatewayParts) -> None:
+async def test_a_stream_passes_unchanged(gateway: GatewayParts) -> None:
     body = b'{"model": "m"}'
     through = await gateway.client.post(gateway.url("main"), content=body, headers={"x-behave": "stream"})
     direct = await gateway.client.post(
@@ -107,9 +109,7 @@ async def test_a_stream_passes_as_it_was_sent(gateway: GatewayParts) -> None:
 
 
 @pytest.mark.parametrize("listener", ["main", "plain"])
-async def test_headers_pass_both_ways_and_only_what_the_protocols_need_is_added(
-    gateway: GatewayParts, listener: str
-) -> None:
+async def test_headers_pass_and_only_those_of_the_protocols_are_added(gateway: GatewayParts, listener: str) -> None:
     sent = {"authorization": "Bearer x", "x-request-id": "mine", "user-agent": "me", "accept": "a/b"}
     answer = await gateway.client.post(gateway.url(listener), content=b'{"model": "m"}', headers=sent)
     assert set(answer.headers) == {"content-type", "content-length", "date", "x-request-id"}
@@ -121,13 +121,13 @@ async def test_headers_pass_both_ways_and_only_what_the_protocols_need_is_added(
     assert added == {"x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address"} | picked
 
 
-async def test_a_pool_of_http2_servers_is_spoken_to_in_http2(gateway: GatewayParts) -> None:
+async def test_a_pool_of_http2_servers_gets_http2(gateway: GatewayParts) -> None:
     body = json.dumps({"model": "m", "prompt": "x" * 200_000}).encode()
     answer = await gateway.client.post(gateway.url("h2c"), content=body)
     assert answer.json() == {"served_by": "d", "bytes": len(body)}
 
 
-async def test_the_plain_port_does_not_ask_the_picker(gateway: GatewayParts) -> None:
+async def test_the_plain_port_does_not_use_the_picker(gateway: GatewayParts) -> None:
     assert await echoed(gateway, b"not json", "plain") == b"not json"
     names = {(await gateway.client.get(gateway.url("plain", "/v1/models"))).json()["served_by"] for _ in range(20)}
     assert names == {"a", "b"}

@@ -1,4 +1,4 @@
-"""Model servers that die, leave and come back, and edits, while requests are on their way, through a real Envoy."""
+"""Endpoints that are killed, removed or added again, and edits, under load through a real Envoy."""
 
 import asyncio
 import json
@@ -28,69 +28,70 @@ async def gateway() -> AsyncIterator[GatewayParts]:
         await parts.nothing_in_flight()
 
 
-async def ask(gateway: GatewayParts, behave: str = "") -> httpx.Response:
+async def send(gateway: GatewayParts, behave: str = "") -> httpx.Response:
     return await gateway.client.post(gateway.url("main"), content=BODY, headers={"x-behave": behave})
 
 
 async def waiting_requests(gateway: GatewayParts, count: int) -> "list[asyncio.Task[httpx.Response]]":
-    """Requests of which every server has some, and none has begun to answer."""
-    asked = [asyncio.create_task(ask(gateway, "wait")) for _ in range(count)]
-    await until(lambda: sum(len(each.received) for each in gateway.all_upstreams) == count, "requests are on the way")
-    return asked
+    """Sends requests that wait in the servers. Each server gets some."""
+    requests = [asyncio.create_task(send(gateway, "wait")) for _ in range(count)]
+    await until(
+        lambda: sum(len(upstream.received) for upstream in gateway.all_upstreams) == count,
+        "all requests have reached a server",
+    )
+    return requests
 
 
-async def test_requests_that_a_dying_server_had_not_begun_to_answer_are_answered_by_others(
-    gateway: GatewayParts,
-) -> None:
-    asked = await waiting_requests(gateway, 12)
+async def test_waiting_requests_of_a_killed_server_are_retried(gateway: GatewayParts) -> None:
+    """Other servers serve the requests to which the killed server had not responded."""
+    requests = await waiting_requests(gateway, 12)
     dying, *others = gateway.all_upstreams
     assert len(dying.received) == 4
-    for each in others:
-        each.released.set()
+    for other in others:
+        other.released.set()
     dying.die()
-    answers = await asyncio.gather(*asked)
+    answers = await asyncio.gather(*requests)
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["served_by"] for answer in answers} == {"b", "c"}
 
 
-async def test_an_answer_that_has_begun_ends_with_its_server_and_is_not_asked_for_again(gateway: GatewayParts) -> None:
+async def test_a_started_response_fails_with_its_server_and_is_not_retried(gateway: GatewayParts) -> None:
     async with gateway.client.stream("POST", gateway.url("main"), content=BODY, headers={"x-behave": "hold"}) as stream:
-        [serving] = [each for each in gateway.all_upstreams if each.received]
+        [serving] = [upstream for upstream in gateway.all_upstreams if upstream.received]
         serving.die()
         with pytest.raises(httpx.HTTPError):
             await stream.aread()
-    assert sum(len(each.received) for each in gateway.all_upstreams) == 1
+    assert sum(len(upstream.received) for upstream in gateway.all_upstreams) == 1
 
 
-async def test_a_request_that_its_servers_cut_reaches_two_of_them(gateway: GatewayParts) -> None:
-    """One request that ends each server's process must not end all of them."""
-    answer = await ask(gateway, "reset")
+async def test_a_request_that_resets_its_connections_reaches_two_servers(gateway: GatewayParts) -> None:
+    """Retries are limited: a request that crashes servers must not crash all of them."""
+    answer = await send(gateway, "reset")
     assert answer.status_code == 503
-    assert sorted(len(each.received) for each in gateway.all_upstreams) == [0, 1, 1]
+    assert sorted(len(upstream.received) for upstream in gateway.all_upstreams) == [0, 1, 1]
 
 
-async def test_a_server_whose_machine_is_gone_holds_a_request_up_for_no_longer_than_connecting_may_take(
-    gateway: GatewayParts,
-) -> None:
+async def test_an_unreachable_server_delays_requests_by_the_connect_timeout(gateway: GatewayParts) -> None:
+    """A server whose machine is unreachable neither accepts nor refuses a connection."""
     with silent_port() as port:
-        gone = Upstream("gone", port=port)
-        gateway.upstreams = {"main": [*gateway.upstreams["main"], gone]}
+        unreachable = Upstream("unreachable", port=port)
+        gateway.upstreams = {"main": [*gateway.upstreams["main"], unreachable]}
         gateway.write_endpoints()
-        await until(lambda: len(list(gateway.picker.endpoint_states())) == 4, "the picker has not followed")
-        asked = await asyncio.gather(*(_timed(ask(gateway)) for _ in range(12)))
-        assert {answer.status_code for answer, _ in asked} == {200}
-        assert all(took_s < 5.0 for _, took_s in asked)
-        assert any(took_s > 0.4 for _, took_s in asked), "none was sent there first"
+        await until(lambda: len(list(gateway.picker.endpoint_states())) == 4, "the picker has four endpoints")
+        results = await asyncio.gather(*(_timed(send(gateway)) for _ in range(12)))
+        assert {answer.status_code for answer, _ in results} == {200}
+        assert all(took_s < 5.0 for _, took_s in results)
+        assert any(took_s > 0.4 for _, took_s in results), "no request was first sent to the unreachable server"
 
 
-async def _timed(asking: Awaitable[httpx.Response]) -> tuple[httpx.Response, float]:
+async def _timed(sending: Awaitable[httpx.Response]) -> tuple[httpx.Response, float]:
     began_s = time.monotonic()
-    return await asking, time.monotonic() - began_s
+    return await sending, time.monotonic() - began_s
 
 
 @contextmanager
 def silent_port() -> Generator[int]:
-    """A port that takes no more connections and refuses none either, as a machine that is gone: its queue is full."""
+    """A port that neither accepts nor refuses connections, like an unreachable machine: its accept queue is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
         address = listener.getsockname()
         for _ in range(4):
@@ -100,56 +101,59 @@ def silent_port() -> Generator[int]:
         yield address[1]
 
 
-async def test_under_load_a_killed_server_costs_no_client_an_error_and_gets_requests_again_once_it_is_back(
-    gateway: GatewayParts,
-) -> None:
+async def test_a_killed_server_causes_no_error_and_is_used_after_its_restart(gateway: GatewayParts) -> None:
+    """The server is killed and restarted under load."""
     async with load([gateway.url("main")]) as answers:
-        gone = gateway.all_upstreams[0]
-        gone.die()
+        killed = gateway.all_upstreams[0]
+        killed.die()
         await until(
-            lambda: any(each.refuses_connections for each in gateway.picker.endpoint_states()), "the scrapes see it"
+            lambda: any(state.refuses_connections for state in gateway.picker.endpoint_states()),
+            "the scrapes are refused",
         )
         since = answers.mark()
         await answers.more(100)
         assert answers.servers_since(since) <= {"b", "c"}
-        async with Upstream("a", port=gone.port):
-            await until(lambda: "a" in answers.servers_since(since), "the server that is back is used")
+        async with Upstream("a", port=killed.port):
+            await until(lambda: "a" in answers.servers_since(since), "the restarted server is used")
     assert answers.counts.keys() == {200}
 
 
-async def test_under_load_a_server_that_leaves_the_endpoints_file_gets_no_more_requests_and_ends_its_streams_in_peace(
-    gateway: GatewayParts,
-) -> None:
+async def test_a_removed_endpoint_gets_no_requests_and_completes_its_streams(gateway: GatewayParts) -> None:
+    """The endpoint is removed from the endpoints file under load."""
     async with gateway.client.stream("POST", gateway.url("main"), content=BODY, headers={"x-behave": "hold"}) as stream:
-        [leaving] = [each for each in gateway.all_upstreams if each.received]
+        [removed] = [upstream for upstream in gateway.all_upstreams if upstream.received]
         async with load([gateway.url("main")]) as answers:
-            gateway.write_endpoints(leaving)
-            await until(lambda: len(list(gateway.picker.endpoint_states())) == 2, "the picker has not followed")
+            gateway.write_endpoints(removed)
+            await until(lambda: len(list(gateway.picker.endpoint_states())) == 2, "the picker has two endpoints")
             since = answers.mark() + 8
             await answers.more(100)
-            assert leaving.name not in answers.servers_since(since)
-        leaving.released.set()
+            assert removed.name not in answers.servers_since(since)
+        removed.released.set()
         text = (await stream.aread()).decode()
     assert text.count("data: ") == 3
     assert answers.counts.keys() == {200}
 
 
-async def test_under_load_an_edited_strategy_takes_effect_and_is_told_in_the_log(gateway: GatewayParts) -> None:
+async def test_an_edited_strategy_is_logged_and_fails_no_request(gateway: GatewayParts) -> None:
+    """The pool's annotation is edited under load."""
     with capture_logs() as logs:
         async with load([gateway.url("main")]) as answers:
             gateway.write(pool("main", strategy="PREFIX_CACHE"), *gateway.manifests[1:])
-            wanted = f"InferencePool {V1ALPHA2}/default/main: routing-strategy DEFAULT -> PREFIX_CACHE"
-            await until(lambda: any(each.get("change") == wanted for each in logs), f"no line says {wanted}", 5.0)
+            change = f"InferencePool {V1ALPHA2}/default/main: routing-strategy DEFAULT -> PREFIX_CACHE"
+            await until(
+                lambda: any(entry.get("change") == change for entry in logs), f"the log has the change: {change}", 5.0
+            )
             await answers.more(50)
     assert answers.counts.keys() == {200}
 
 
-async def test_under_load_a_wrong_edit_is_told_and_changes_nothing(gateway: GatewayParts) -> None:
+async def test_an_invalid_edit_is_logged_and_ignored(gateway: GatewayParts) -> None:
+    """A manifest is edited under load."""
     manifests = gateway.folder / "m" / "all.yaml"
     with capture_logs() as logs:
         async with load([gateway.url("main")]) as answers:
             manifests.write_text(manifests.read_text().replace("targetPortNumber: 8000", "targetPortNumber: eight"))
-            await until(lambda: any(each["event"] == "source.invalid" for each in logs), "the mistake is not told")
+            await until(lambda: any(entry["event"] == "source.invalid" for entry in logs), "the error is logged")
             await answers.more(50)
     assert answers.counts.keys() == {200}
-    assert any("targetPortNumber" in json.dumps(each) for each in logs)
+    assert any("targetPortNumber" in json.dumps(entry) for entry in logs)

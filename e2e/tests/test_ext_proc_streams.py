@@ -1,4 +1,4 @@
-"""The picker's gRPC server against clients that are not an Envoy in good health."""
+"""The picker's gRPC server with clients that violate the ext_proc protocol or are not Envoy."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -30,18 +30,18 @@ async def running() -> AsyncIterator[GatewayParts]:
 async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
     yield running
     await running.nothing_in_flight()
-    # Whatever came before, the next client is served.
+    # The next client is served after every case.
     assert destination((await talk(running, headers("GET", end=True)))[0])
 
 
 def headers(
     method: str = "POST", *, end: bool = False, mode: str = "BUFFERED", subset: str | list[str] | None = None
 ) -> pb.ProcessingRequest:
-    named = {":method": method, ":path": "/v1/completions"}
+    fields = {":method": method, ":path": "/v1/completions"}
     request = pb.ProcessingRequest(
         request_headers=pb.HttpHeaders(
             headers=base_pb2.HeaderMap(
-                headers=[base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in named.items()]
+                headers=[base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in fields.items()]
             ),
             end_of_stream=end,
         ),
@@ -64,7 +64,7 @@ def destination(response: pb.ProcessingResponse) -> str:
 async def talk(
     gateway: GatewayParts, *messages: pb.ProcessingRequest | bytes, metadata: Sequence[tuple[str, str]] = POOL
 ) -> list[pb.ProcessingResponse]:
-    """Send all `messages`, and read to the end. Raises grpc.aio.AioRpcError."""
+    """Sends all `messages`, and reads the replies to the end. Raises grpc.aio.AioRpcError."""
     async with grpc.aio.insecure_channel(gateway.settings.ext_proc_address, options=OPTIONS) as channel:
         process = channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")
 
@@ -91,7 +91,7 @@ async def talk(
     ids=["no protobuf", "empty", "body first", "headers twice", "headers after the body", "response first",
          "response before the body", "body after its end"],
 )  # fmt: skip
-async def test_what_the_protocol_does_not_allow_ends_the_stream(
+async def test_a_protocol_violation_ends_the_stream(
     gateway: GatewayParts, messages: list[pb.ProcessingRequest | bytes]
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -99,16 +99,16 @@ async def test_what_the_protocol_does_not_allow_ends_the_stream(
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_an_end_of_the_body_said_twice_is_ignored(gateway: GatewayParts) -> None:
+async def test_a_repeated_end_of_the_body_is_ignored(gateway: GatewayParts) -> None:
     answers = await talk(gateway, headers(mode="FULL_DUPLEX_STREAMED"), body(), body(b""))
-    assert [each.WhichOneof("response") for each in answers] == ["request_headers", "request_body"]
+    assert [answer.WhichOneof("response") for answer in answers] == ["request_headers", "request_body"]
 
 
-async def test_a_stream_that_ends_before_its_body_is_forgotten(gateway: GatewayParts) -> None:
+async def test_a_stream_that_ends_before_its_body_is_closed(gateway: GatewayParts) -> None:
     assert len(await talk(gateway, headers())) == 1
 
 
-async def test_a_body_of_fifteen_mib_in_one_message_is_taken(gateway: GatewayParts) -> None:
+async def test_a_body_of_fifteen_mib_in_one_message_is_accepted(gateway: GatewayParts) -> None:
     data = b'{"model": "m", "prompt": "' + b"x" * (15 << 20) + b'"}'
     answers = await talk(gateway, headers(), body(data))
     assert destination(answers[1])
@@ -121,25 +121,25 @@ async def test_a_subset_hint_limits_the_choice(gateway: GatewayParts) -> None:
         assert destination(answer) == only
 
 
-async def test_an_empty_subset_is_a_503(gateway: GatewayParts) -> None:
+async def test_an_empty_subset_gets_503(gateway: GatewayParts) -> None:
     for hint in ([], ["10.0.0.1:1"]):
         [answer] = await talk(gateway, headers("GET", end=True, subset=hint))
         assert answer.immediate_response.status.code == 503
         assert b"subset-empty" in answer.immediate_response.body
 
 
-async def test_a_gateway_that_names_no_pool_means_the_only_routed_one(gateway: GatewayParts) -> None:
+async def test_without_a_pool_name_the_only_routed_pool_is_used(gateway: GatewayParts) -> None:
     [answer] = await talk(gateway, headers("GET", end=True), metadata=())
     assert destination(answer)
 
 
-async def test_a_pool_that_the_picker_does_not_know_is_a_503(gateway: GatewayParts) -> None:
+async def test_an_unknown_pool_gets_503(gateway: GatewayParts) -> None:
     [answer] = await talk(gateway, headers("GET", end=True), metadata=(("x-inference-pool", "a/b/c"),))
     assert answer.immediate_response.status.code == 503
     assert b"pool-unknown" in answer.immediate_response.body
 
 
-async def test_health_is_told_on_both_ports(gateway: GatewayParts) -> None:
+async def test_health_is_served_on_both_ports(gateway: GatewayParts) -> None:
     for address in (gateway.settings.ext_proc_address, gateway.settings.health_address):
         async with grpc.aio.insecure_channel(address) as channel:
             check = channel.unary_unary(

@@ -1,4 +1,4 @@
-"""What the picker hears of first tokens, from vLLM mocks' metrics alone, behind a real Envoy."""
+"""Prefill tracking and TTFT prediction from the metrics of vLLM mocks, behind a real Envoy."""
 
 import asyncio
 from contextlib import suppress
@@ -8,18 +8,19 @@ import pytest
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet
 from waiting import eventually
 
-ASKS = {"x-inference-gateway-predict-ttft": "1"}
+PREDICT = {"x-inference-gateway-predict-ttft": "1"}
 PREDICTED = "x-inference-gateway-predicted-ttft-ms"
 PROMPT = "word " * 2000
 
 
 def completion(number: int, **more: object) -> dict[str, object]:
-    """Each with a prompt of its own."""
+    """A request whose prompt depends on `number`."""
     return {"model": MODEL, "prompt": f"{number} {PROMPT}", "max_tokens": 2, **more}
 
 
 @pytest.mark.timeout(120)
-async def test_prompts_are_known_to_be_computed_while_their_answers_run_and_times_are_foretold() -> None:
+async def test_finished_prefills_are_tracked_and_ttft_is_predicted() -> None:
+    """A prompt stops counting as pending prefill while its response still runs. Later responses carry a prediction."""
     async with (
         LocalGateway([MockFleet(replicas=1, time_scale=0.2)], picker_arguments=["--predict-ttft"]) as gateway,
         httpx.AsyncClient(timeout=60.0) as client,
@@ -30,35 +31,35 @@ async def test_prompts_are_known_to_be_computed_while_their_answers_run_and_time
             [state] = (await client.get(f"{gateway.admin_url}/endpoints")).json()
             return state["in_flight_requests"], state["in_flight_prefill_tokens"]
 
-        async def long_answer() -> None:
+        async def long_response() -> None:
             body = completion(0, max_tokens=4000, stream=True, ignore_eos=True)
             async with client.stream("POST", url, json=body) as answer:
                 async for _ in answer.aiter_bytes():
                     pass
 
-        first = await client.post(url, json=completion(1), headers=ASKS)
+        first = await client.post(url, json=completion(1), headers=PREDICT)
         assert first.status_code == 200
-        assert PREDICTED not in first.headers, "nothing is known yet"
+        assert PREDICTED not in first.headers, "no prediction without data"
 
-        answering = asyncio.create_task(long_answer())
+        responding = asyncio.create_task(long_response())
 
         async def computed() -> bool:
             return await in_flight() == (1, 0)
 
-        await eventually(computed, "the prompt weighs on though its answer runs", 30.0)
-        assert not answering.done()
-        answering.cancel()
+        await eventually(computed, "the prompt of the running response is no longer pending", 30.0)
+        assert not responding.done()
+        responding.cancel()
         with suppress(asyncio.CancelledError):
-            await answering
+            await responding
 
-        foretold: list[float] = []
+        predicted: list[float] = []
 
-        async def is_foretold() -> bool:
-            answer = await client.post(url, json=completion(2 + len(foretold)), headers=ASKS)
+        async def is_predicted() -> bool:
+            answer = await client.post(url, json=completion(2 + len(predicted)), headers=PREDICT)
             assert answer.status_code == 200
-            foretold.extend(float(each) for name, each in answer.headers.items() if name == PREDICTED)
-            return bool(foretold)
+            predicted.extend(float(value) for name, value in answer.headers.items() if name == PREDICTED)
+            return bool(predicted)
 
-        await eventually(is_foretold, "no time is foretold", 30.0)
-        # Two thousand tokens at 0.2 ms each, a fifth of that by the scale, and what goes on besides on a busy machine.
-        assert 20 < foretold[0] < 10_000
+        await eventually(is_predicted, "a response has a prediction", 30.0)
+        # 2000 tokens take 0.2 ms each in the engine's time. The bounds allow for the time scale and for a busy machine.
+        assert 20 < predicted[0] < 10_000

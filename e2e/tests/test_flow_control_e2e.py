@@ -1,4 +1,4 @@
-"""Requests that the picker holds while the servers are full, through a real Envoy."""
+"""The picker's queue for a saturated pool, through a real Envoy."""
 
 import asyncio
 import re
@@ -15,26 +15,29 @@ from waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Ten seconds until it begins with another: enough to hold every request, and too little to turn Standard ones away.
+# With 20 waiting requests a new one starts after about ten seconds: it is queued, but a Standard one is not rejected.
 FULL = METRICS.replace(b'waiting{model_name="m"} 0', b'waiting{model_name="m"} 20')
 TIME_LIMIT_S = 2.0
-MOST = 3
+MAX_REQUESTS = 3
 ARGUMENTS = (
     "--flow-control",
     "--trusted-headers=x-gateway-inference-fairness-id",
     f"--flow-control-time-limit-s={TIME_LIMIT_S}",
-    f"--flow-control-max-requests={MOST}",
+    f"--flow-control-max-requests={MAX_REQUESTS}",
     "--scrape-interval-s=0.05",
 )
 MANIFESTS = [
     pool("main"),
-    *(model(each.lower(), "main", each.value, **{f"{each.lower()}-v2": 1}) for each in Criticality),
+    *(
+        model(criticality.lower(), "main", criticality.value, **{f"{criticality.lower()}-v2": 1})
+        for criticality in Criticality
+    ),
     route("main", "main", {"backendRefs": [to_pool("main")]}),
 ]
 
 
-def impatient(listeners: str) -> str:
-    """Envoy would give up long before the picker does, if it were not asked for patience."""
+def with_short_message_timeout(listeners: str) -> str:
+    """Sets a message timeout far below the time in the queue: the picker has to extend it."""
     changed, count = re.subn(r'"message_timeout": "5s"', '"message_timeout": "0.300s"', listeners)
     assert count == 1
     return changed
@@ -43,7 +46,7 @@ def impatient(listeners: str) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["buffered", "full duplex"])
 async def running(request: pytest.FixtureRequest) -> AsyncIterator[GatewayParts]:
     def amended(listeners: str) -> str:
-        return impatient(in_full_duplex(listeners) if request.param == "full duplex" else listeners)
+        return with_short_message_timeout(in_full_duplex(listeners) if request.param == "full duplex" else listeners)
 
     parts = GatewayParts({"main": [Upstream("a")]}, ["main"], MANIFESTS, ARGUMENTS, amended)
     async with parts:
@@ -52,52 +55,53 @@ async def running(request: pytest.FixtureRequest) -> AsyncIterator[GatewayParts]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
-    """Its only server is full."""
+    """The gateway, with its only server saturated."""
     [upstream] = running.all_upstreams
     upstream.reset()
-    await _becomes(running, FULL)
+    await _set_metrics(running, FULL)
     yield running
-    await until(lambda: held(running) == 0, "something is still held")
+    await until(lambda: queued(running) == 0, "the queue is empty")
     await running.nothing_in_flight()
 
 
-async def _becomes(gateway: GatewayParts, metrics: bytes) -> None:
-    """Until the picker knows."""
+async def _set_metrics(gateway: GatewayParts, metrics: bytes) -> None:
+    """Sets the servers' metrics, and waits until the picker has scraped them."""
     for upstream in gateway.all_upstreams:
         upstream.metrics = metrics
     depth = 20 if metrics is FULL else 0
 
-    def seen() -> bool:
-        return all(endpoint.queue_depth == depth for endpoint in gateway.picker.endpoint_states())
+    def scraped() -> bool:
+        return all(state.queue_depth == depth for state in gateway.picker.endpoint_states())
 
-    await until(seen, "the picker does not see it")
+    await until(scraped, "the picker has scraped them")
 
 
-def held(gateway: GatewayParts) -> int:
+def queued(gateway: GatewayParts) -> int:
+    """Number of queued requests."""
     assert gateway.picker.flow_control is not None
-    return sum(each.requests for each in gateway.picker.flow_control.waiting())
+    return sum(queue.requests for queue in gateway.picker.flow_control.waiting())
 
 
-async def ask(gateway: GatewayParts, criticality: str, flow: str = "") -> "asyncio.Task[httpx.Response]":
-    """A request that is held, as one of a client's."""
-    before = held(gateway)
+async def enqueue(gateway: GatewayParts, criticality: str, flow: str = "") -> "asyncio.Task[httpx.Response]":
+    """Sends a request, and waits until it is queued or has a response. `flow`: id of the client."""
+    before = queued(gateway)
     headers = {"x-gateway-inference-fairness-id": flow} if flow else {}
     content = b'{"model": "%s", "prompt": "hello"}' % criticality.lower().encode()
-    asked = asyncio.create_task(gateway.client.post(gateway.url("main"), content=content, headers=headers))
-    await until(lambda: asked.done() or held(gateway) == before + 1, "it is not held")
-    return asked
+    request = asyncio.create_task(gateway.client.post(gateway.url("main"), content=content, headers=headers))
+    await until(lambda: request.done() or queued(gateway) == before + 1, "the request is queued")
+    return request
 
 
-async def test_the_most_critical_go_first_and_clients_take_turns(gateway: GatewayParts) -> None:
-    """All held, and all served in the end, their models renamed as ever."""
+async def test_queued_requests_are_released_by_criticality(gateway: GatewayParts) -> None:
+    """All requests are queued and then served, with their models rewritten."""
     before = len(gateway.picker.observability.decisions)
-    asked = [
-        await ask(gateway, criticality, flow)
+    requests = [
+        await enqueue(gateway, criticality, flow)
         for criticality, flow in (("Sheddable", "a"), ("Standard", "a"), ("Standard", "a"), ("Standard", "b"))
     ]
-    asked.append(await ask(gateway, "Critical"))
-    await _becomes(gateway, METRICS)
-    answers = await asyncio.gather(*asked)
+    requests.append(await enqueue(gateway, "Critical"))
+    await _set_metrics(gateway, METRICS)
+    answers = await asyncio.gather(*requests)
     assert {answer.status_code for answer in answers} == {200}
     assert [answer.json()["model"] for answer in answers] == ["sheddable", *["standard"] * 3, "critical"]
     decisions = list(gateway.picker.observability.decisions)[: -before or None]
@@ -106,10 +110,10 @@ async def test_the_most_critical_go_first_and_clients_take_turns(gateway: Gatewa
     assert len(gateway.all_upstreams[0].received) == 5
 
 
-async def test_what_has_waited_to_its_end_is_answered_in_words(gateway: GatewayParts) -> None:
-    """By the picker, not by an Envoy that has lost patience."""
+async def test_a_request_over_the_time_limit_gets_503(gateway: GatewayParts) -> None:
+    """The response is the picker's. Envoy's message timeout has not expired."""
     began_s = asyncio.get_running_loop().time()
-    answer = await (await ask(gateway, "Standard"))
+    answer = await (await enqueue(gateway, "Standard"))
     waited_s = asyncio.get_running_loop().time() - began_s
     assert (answer.status_code, answer.headers["x-inference-gateway-reason"]) == (503, "queue-timeout")
     assert answer.json()["error"]["message"] == (
@@ -119,55 +123,57 @@ async def test_what_has_waited_to_its_end_is_answered_in_words(gateway: GatewayP
     assert gateway.all_upstreams[0].received == []
 
 
-async def test_a_critical_one_goes_on_when_its_time_is_over(gateway: GatewayParts) -> None:
-    """It waits at the server then."""
-    answer = await (await ask(gateway, "Critical"))
+async def test_a_critical_request_over_the_time_limit_is_sent_on(gateway: GatewayParts) -> None:
+    """It then waits in the server's queue."""
+    answer = await (await enqueue(gateway, "Critical"))
     assert answer.status_code == 200
 
 
-async def test_more_than_may_wait_are_turned_away_at_once(gateway: GatewayParts) -> None:
-    """Those that wait already are not."""
-    asked = [await ask(gateway, "Sheddable") for _ in range(MOST)]
-    answer = await (await ask(gateway, "Sheddable"))
+async def test_a_request_to_a_full_queue_is_rejected_at_once(gateway: GatewayParts) -> None:
+    """Requests that are already queued stay."""
+    requests = [await enqueue(gateway, "Sheddable") for _ in range(MAX_REQUESTS)]
+    answer = await (await enqueue(gateway, "Sheddable"))
     assert (answer.status_code, answer.headers["x-inference-gateway-reason"]) == (429, "queue-full")
-    await _becomes(gateway, METRICS)
-    assert {each.status_code for each in await asyncio.gather(*asked)} == {200}
+    await _set_metrics(gateway, METRICS)
+    assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
 
 
-async def test_a_client_that_leaves_while_it_is_held_leaves_no_trace(gateway: GatewayParts) -> None:
-    """Its request never reaches a server, and its place is free."""
-    asked = await ask(gateway, "Standard")
-    asked.cancel()
-    await until(lambda: held(gateway) == 0, "it is still held")
-    await _becomes(gateway, METRICS)
+async def test_a_disconnect_while_queued_removes_the_request(gateway: GatewayParts) -> None:
+    """The request does not reach a server, and its place in the queue is free."""
+    request = await enqueue(gateway, "Standard")
+    request.cancel()
+    await until(lambda: queued(gateway) == 0, "the queue is empty")
+    await _set_metrics(gateway, METRICS)
     assert (await gateway.client.post(gateway.url("main"), content=b'{"model": "standard"}')).status_code == 200
     assert len(gateway.all_upstreams[0].received) == 1
 
 
-async def test_metrics_tell_what_is_held(gateway: GatewayParts) -> None:
-    """By criticality."""
-    asked = [await ask(gateway, "Standard") for _ in range(2)]
+async def test_metrics_report_queued_requests(gateway: GatewayParts) -> None:
+    """There is one series per criticality."""
+    requests = [await enqueue(gateway, "Standard") for _ in range(2)]
     metrics = await gateway.client.get(f"http://{gateway.settings.admin_address}/metrics")
     lines = metrics.text.splitlines()
     assert 'inference_gateway_held_requests{criticality="Standard",pool="default/main"} 2.0' in lines
     assert 'inference_gateway_held_requests{criticality="Sheddable",pool="default/main"} 0.0' in lines
-    await _becomes(gateway, METRICS)
-    assert {each.status_code for each in await asyncio.gather(*asked)} == {200}
+    await _set_metrics(gateway, METRICS)
+    assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
 
 
-async def test_what_generates_nothing_is_not_held(gateway: GatewayParts) -> None:
-    """A list of models costs the servers nothing."""
+async def test_a_request_that_generates_nothing_is_not_queued(gateway: GatewayParts) -> None:
+    """A list of models needs no capacity."""
     assert (await gateway.client.get(gateway.url("main", "/v1/models"))).status_code == 200
 
 
-async def test_a_picker_that_stops_decides_what_it_holds(gateway: GatewayParts) -> None:
-    """As it would have without holding it: Standard ones go on, Sheddable ones are asked to come again. The picker that
-    stops is another than that of the other tests."""
-    parts = GatewayParts({"main": [Upstream("a")]}, ["main"], MANIFESTS, ARGUMENTS, impatient)
+async def test_a_stopping_picker_releases_its_queue(gateway: GatewayParts) -> None:
+    """It decides as without a queue: Standard requests are sent on, and Sheddable ones are rejected.
+
+    This test stops a picker of its own.
+    """
+    parts = GatewayParts({"main": [Upstream("a")]}, ["main"], MANIFESTS, ARGUMENTS, with_short_message_timeout)
     async with parts:
-        await _becomes(parts, FULL)
-        standard, sheddable = await ask(parts, "Standard"), await ask(parts, "Sheddable")
-        parts._stop.set()
+        await _set_metrics(parts, FULL)
+        standard, sheddable = await enqueue(parts, "Standard"), await enqueue(parts, "Sheddable")
+        parts.stop_picker()
         answers = [await standard, await sheddable]
     assert [answer.status_code for answer in answers] == [200, 429]
     assert answers[1].headers["x-inference-gateway-reason"] == "saturated"

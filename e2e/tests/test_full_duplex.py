@@ -1,4 +1,4 @@
-"""The picker behind a gateway that streams bodies through it in full duplex, as other gateways do, by a real Envoy."""
+"""Bodies streamed through the picker in full duplex (FULL_DUPLEX_STREAMED), as other gateways do, with a real Envoy."""
 
 import json
 import re
@@ -22,7 +22,7 @@ DUPLEX = {
 
 
 def in_full_duplex(listeners: str) -> str:
-    """Every mode that is not the default stands in the text already; the others are put beside it."""
+    """Replaces the processing mode of Envoy's ext_proc filter."""
     modes = ", ".join(f'"{name}": "{mode}"' for name, mode in DUPLEX.items())
     changed, count = re.subn(
         r'"processing_mode": \{[^}]*\}', f'"processing_mode": {{"request_header_mode": "SEND", {modes}}}', listeners
@@ -35,7 +35,7 @@ def in_full_duplex(listeners: str) -> str:
 async def running() -> AsyncIterator[GatewayParts]:
     manifests = [
         pool("main"),
-        model("asked/for", "main", served=1),
+        model("requested/model", "main", served=1),
         route("main", "main", {"backendRefs": [to_pool("main")]}),
     ]
     upstreams = {"main": [Upstream("a"), Upstream("b")]}
@@ -52,14 +52,14 @@ async def gateway(running: GatewayParts) -> AsyncIterator[GatewayParts]:
 
 
 @pytest.mark.parametrize("size", [100, 62_000, 130_000, MIB, 5 * MIB, 15 * MIB])
-async def test_a_body_passes_whole(gateway: GatewayParts, size: int) -> None:
+async def test_a_body_passes_complete(gateway: GatewayParts, size: int) -> None:
     start = b'{"model": "m", "prompt": "'
     body = start + b"x" * (size - len(start) - 2) + b'"}'
     answer = await gateway.client.post(gateway.url("main"), content=body, headers={"x-behave": "echo"})
     assert (answer.status_code, answer.content == body) == (200, True)
 
 
-async def test_a_chunked_body_passes_whole(gateway: GatewayParts) -> None:
+async def test_a_chunked_body_passes_complete(gateway: GatewayParts) -> None:
     body = json.dumps({"model": "m", "prompt": "x" * 300_000}).encode()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -70,19 +70,21 @@ async def test_a_chunked_body_passes_whole(gateway: GatewayParts) -> None:
     assert (answer.status_code, answer.content == body) == (200, True)
 
 
-async def test_a_renamed_model_is_named_as_asked_in_the_answer(gateway: GatewayParts) -> None:
-    body = b'{"model": "asked/for"}'
-    assert (await gateway.client.post(gateway.url("main"), content=body)).json()["model"] == "asked/for"
+async def test_a_response_has_the_requested_models_name(gateway: GatewayParts) -> None:
+    body = b'{"model": "requested/model"}'
+    assert (await gateway.client.post(gateway.url("main"), content=body)).json()["model"] == "requested/model"
     answer = await gateway.client.post(gateway.url("main"), content=body, headers={"x-behave": "stream"})
     events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
-    assert events == [{"model": "asked/for", "n": n} for n in range(3)]
-    assert {each.body for upstream in gateway.all_upstreams for each in upstream.received} == {b'{"model": "served"}'}
+    assert events == [{"model": "requested/model", "n": n} for n in range(3)]
+    assert {request.body for upstream in gateway.all_upstreams for request in upstream.received} == {
+        b'{"model": "served"}'
+    }
 
 
-async def test_a_get_is_picked_for(gateway: GatewayParts) -> None:
+async def test_a_get_is_served(gateway: GatewayParts) -> None:
     assert (await gateway.client.get(gateway.url("main", "/v1/models"))).status_code == 200
 
 
-async def test_a_bad_body_is_refused_in_words(gateway: GatewayParts) -> None:
+async def test_an_invalid_body_gets_an_error_with_a_code(gateway: GatewayParts) -> None:
     answer = await gateway.client.post(gateway.url("main"), content=b"hello")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "body-not-json")

@@ -1,4 +1,4 @@
-"""Pickers that follow KV events know what servers have cached; those that estimate do not."""
+"""Accuracy of the prefix index with KV events, compared with the estimated one."""
 
 import asyncio
 import json
@@ -29,15 +29,15 @@ from waiting import until
 
 REPLICAS = 2
 BLOCKS = 400
-"""Of each server's cache: 6,400 tokens."""
+"""KV cache blocks of each server: 6,400 tokens."""
 PREFIXES, PREFIX_WORDS = 16, 500
-"""Some 8,500 tokens together: more than one server's cache, and less than both."""
+"""About 8,500 tokens in total: more than one server's cache holds, and less than both."""
 PATH = "/v1/chat/completions"
 
 
 @pytest.mark.timeout(240)
-def test_two_pickers_that_are_told_are_less_wrong_than_two_that_estimate() -> None:
-    """In virtual time, with more system prompts than all caches hold."""
+def test_kv_events_make_two_pickers_more_accurate_in_virtual_time() -> None:
+    """There are more system prompts than all caches hold."""
     workload = Workload(
         "tenants", prefixes=80, prefix_words=900, turns=1, rate=5.0, pause_s=0.0, requests=1000, server_blocks=1500
     )
@@ -47,16 +47,16 @@ def test_two_pickers_that_are_told_are_less_wrong_than_two_that_estimate() -> No
 
 @dataclass
 class Fleet:
-    """Mock servers as processes, and two pickers that share nothing."""
+    """Mock servers as processes, and two pickers without shared state."""
 
     ports: Sequence[int]
     pickers: Sequence[Picker]
     client: httpx.AsyncClient
 
     async def errors(self, rng: Random, requests: int) -> list[float]:
-        """For each request how far the share of its prompt that was taken for cached is from what was."""
-        texts = Random(1)
-        prefixes = [words(texts, PREFIX_WORDS) for _ in range(PREFIXES)]
+        """Absolute difference between the predicted and the actual cached share of the prompt, by request."""
+        prefix_rng = Random(1)
+        prefixes = [words(prefix_rng, PREFIX_WORDS) for _ in range(PREFIXES)]
         return [await self._error(rng, rng.choice(prefixes)) for _ in range(requests)]
 
     async def _error(self, rng: Random, prefix: str) -> float:
@@ -72,7 +72,7 @@ class Fleet:
         headers = {"content-type": "application/json"}
         answer = await self.client.post(f"http://{address}{PATH}", content=body, headers=headers)
         assert answer.status_code == 200, answer.text
-        queried, hit = (after - then for after, then in zip(await self._hits(address), before, strict=True))
+        queried, hit = (after - earlier for after, earlier in zip(await self._hits(address), before, strict=True))
         director.ended(request)
         return abs(request.ranking.cached_tokens / request.request.prompt_tokens - hit / queried)
 
@@ -87,7 +87,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(folder: Path, *more: str) -> AsyncIterator[Fleet]:
-    """`more`: settings of the pickers."""
+    """Starts the mocks and both pickers. `more`: further settings of the pickers."""
     ports, event_ports, replay_ports = free_ports(REPLICAS), free_ports(REPLICAS), free_ports(REPLICAS)
     (folder / "m").mkdir(parents=True)
     (folder / "m" / "pool.yaml").write_text(yaml.safe_dump(pool("qwen", strategy="PREFIX_CACHE")))
@@ -120,7 +120,7 @@ async def fleet(folder: Path, *more: str) -> AsyncIterator[Fleet]:
             ]
             server = await Child.start(f"mock {number}", command, folder / f"mock-{number}.log")
             stack.push_async_callback(server.stop)
-            await until(lambda up=folder / f"mock-{number}.log": "serving" in up.read_text(), "no mock", 30)
+            await until(lambda up=folder / f"mock-{number}.log": "serving" in up.read_text(), "the mock serves", 30)
         pickers = [await stack.enter_async_context(picker(folder, *more)) for _ in range(2)]
         yield Fleet(ports, pickers, client)
 
@@ -135,7 +135,7 @@ async def picker(folder: Path, *more: str) -> AsyncIterator[Picker]:
     made, stop = Picker(settings, FolderSource(folder / "m", folder / "endpoints.yaml")), asyncio.Event()
     serving = asyncio.create_task(made.run(stop))
     try:
-        await until(lambda: made.ready or serving.done(), "the picker is not ready")
+        await until(lambda: made.ready or serving.done(), "the picker is ready")
         yield made
     finally:
         stop.set()
@@ -144,11 +144,13 @@ async def picker(folder: Path, *more: str) -> AsyncIterator[Picker]:
 
 @pytest.mark.bench
 @pytest.mark.timeout(240)
-async def test_servers_that_tell_are_known_better_than_those_that_do_not(tmp_path: Path) -> None:
-    """Over ZeroMQ and HTTP, against the servers' own counters, with two pickers. A measurement in real time: what is
-    learned beside the requests comes as soon as the machine lets it."""
-    async with fleet(tmp_path / "estimated") as guessing:
-        estimated = await guessing.errors(Random(2), 100)
-    async with fleet(tmp_path / "told", "--kv-events-port=5557") as knowing:
-        told = await knowing.errors(Random(2), 100)
-    assert fmean(told[50:]) < 0.65 * fmean(estimated[50:]), (fmean(told[50:]), fmean(estimated[50:]))
+async def test_kv_events_make_two_pickers_more_accurate_over_zeromq(tmp_path: Path) -> None:
+    """Compares predictions with the servers' own counters, in real time.
+
+    Events and tokenization run beside the requests, so the result depends on the machine's load.
+    """
+    async with fleet(tmp_path / "estimated") as estimating:
+        estimated = await estimating.errors(Random(2), 100)
+    async with fleet(tmp_path / "reported", "--kv-events-port=5557") as reporting:
+        reported = await reporting.errors(Random(2), 100)
+    assert fmean(reported[50:]) < 0.65 * fmean(estimated[50:]), (fmean(reported[50:]), fmean(estimated[50:]))

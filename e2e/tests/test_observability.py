@@ -1,4 +1,4 @@
-"""Dashboards and rules against a real Prometheus and a loaded gateway whose servers are of every generation of vLLM."""
+"""Dashboards and rules with a real Prometheus, on a loaded gateway whose mocks have metrics of all vLLM versions."""
 
 import asyncio
 import math
@@ -46,14 +46,14 @@ spec:
   poolRef: {name: vllm-qwen-pool}
   targetModels: [{name: /model/qwen, weight: 1}]
 """
-"""The picker sees the answers' headers where it has renamed the model."""
+"""A model with a rewrite: Envoy sends the response headers of its requests to the picker."""
 SCRAPES = 8
-"""Before anything is asked."""
+"""Minimum scrapes of each target before the tests start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A gateway under load, and who watches it."""
+    """A gateway under load, and the Prometheus that scrapes it."""
 
     gateway: LocalGateway
     prometheus: Prometheus
@@ -69,20 +69,20 @@ async def watched() -> AsyncIterator[Watched]:
         LocalGateway([fleet], picker_arguments=["--flow-control"]) as gateway,
         load(gateway),
         prometheus(gateway) as url,
-        Prometheus(url) as asked,
+        Prometheus(url) as client,
     ):
         (gateway.manifests / "renamed.yaml").write_text(RENAMED)
-        found = Watched(gateway, asked)
-        await eventually(lambda: scraped(found), f"not everybody has been scraped {SCRAPES} times", 30.0)
+        found = Watched(gateway, client)
+        await eventually(lambda: scraped(found), f"every target has been scraped {SCRAPES} times", 30.0)
         yield found
 
 
 @asynccontextmanager
 async def load(gateway: LocalGateway) -> AsyncIterator[None]:
-    """Requests through both ports without an end, some to an adapter and some that are turned away."""
+    """Sends requests through both ports until the block ends, some to an adapter and some invalid."""
     async with httpx.AsyncClient(timeout=60.0, limits=httpx.Limits(max_connections=None)) as client:
 
-        async def ask(number: int) -> None:
+        async def send(number: int) -> None:
             url, model = ((gateway.plain_url, MODEL), (gateway.picked_url, MODEL), (gateway.picked_url, "chat"))[
                 number % 3
             ]
@@ -90,45 +90,48 @@ async def load(gateway: LocalGateway) -> AsyncIterator[None]:
                 body = {"model": model, "prompt": f"{number} " * 100, "max_tokens": 40}
                 await client.post(f"{url}/v1/completions", json=body)
 
-        async def ask_for_adapter() -> None:
+        async def use_adapter() -> None:
             while True:
                 for url in gateway.mock_urls:
                     await client.post(f"{url}/v1/completions", json={"model": "sql", "prompt": "a", "max_tokens": 30})
 
-        async def ask_wrongly() -> None:
+        async def send_invalid() -> None:
             while True:
                 await client.post(f"{gateway.picked_url}/v1/completions", content=b"no JSON")
-                await asyncio.sleep(0.5)  # a pace; nobody waits for it
+                await asyncio.sleep(0.5)  # the interval between invalid requests
 
-        clients = [asyncio.create_task(each) for each in (*map(ask, range(CLIENTS)), ask_for_adapter(), ask_wrongly())]
+        clients = [
+            asyncio.create_task(coroutine) for coroutine in (*map(send, range(CLIENTS)), use_adapter(), send_invalid())
+        ]
         try:
             yield
         finally:
-            for each in clients:
-                each.cancel()
+            for task in clients:
+                task.cancel()
             results = await asyncio.gather(*clients, return_exceptions=True)
             assert all(isinstance(result, asyncio.CancelledError) for result in results), results
 
 
 async def scraped(watched: Watched) -> bool:
-    """Whether every target has been, often enough."""
+    """Whether every target has been scraped SCRAPES times."""
     span = Span(time.time(), time.time(), 1.0)
     counts = await watched.prometheus.over("sum_over_time(up[5m])", span, 1.0)
-    return len(counts) == len(PROFILES) + 2 and all(each.values[-1] >= SCRAPES for each in counts)
+    return len(counts) == len(PROFILES) + 2 and all(count.values[-1] >= SCRAPES for count in counts)
 
 
 async def values_of(watched: Watched, expression: str) -> list[float]:
+    """Values of a query over the last intervals."""
     span = Span(time.time() - 4 * INTERVAL_S, time.time(), 1.0)
     series = await watched.prometheus.over(expression, span, SHORTEST_WINDOW_S)
-    return [value for each in series for value in each.values]
+    return [value for one in series for value in one.values]
 
 
 WITH_TLS = {"inference_gateway_certificate_expiry_seconds"}
-"""Exposed where certificates are in use; `test_certificate_expiry` has the name."""
+"""Metrics that are exposed only with certificates. `test_certificate_expiry` tests them."""
 
 
-async def test_every_metric_that_is_read_is_exposed_by_somebody(watched: Watched) -> None:
-    """By a server of some generation, the picker, or Envoy."""
+async def test_every_metric_in_use_is_exposed(watched: Watched) -> None:
+    """A mock of some version, the picker or Envoy exposes it."""
     gateway = watched.gateway
     pages = [
         *(f"{url}/metrics" for url in gateway.mock_urls),
@@ -145,28 +148,31 @@ async def test_every_metric_that_is_read_is_exposed_by_somebody(watched: Watched
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
 async def test_every_query_of_a_panel_has_values(watched: Watched, panel: Panel) -> None:
+    """The wait raises if a query has no values."""
     for query in panel.queries:
 
         async def has_values(expression: str = query.expression) -> bool:
             return any(not math.isnan(value) for value in await values_of(watched, expression))
 
-        await eventually(has_values, f"no values: {query.expression}", 15.0)
+        await eventually(has_values, f"the query has values: {query.expression}", 15.0)
 
 
 @pytest.mark.parametrize("rule", RECORDINGS, ids=lambda rule: rule.name)
 async def test_every_recording_has_values(watched: Watched, rule: Recording) -> None:
+    """The wait raises if the rule records no values."""
+
     async def recorded() -> bool:
         return any(not math.isnan(value) for value in await values_of(watched, rule.name))
 
-    await eventually(recorded, f"nothing is recorded: {rule.expression}", 15.0)
+    await eventually(recorded, f"the rule records values: {rule.expression}", 15.0)
 
 
-async def test_replicas_of_every_generation_are_seen_as_one_service(watched: Watched) -> None:
-    """A rolling update of vLLM leaves no hole in the dashboard."""
+async def test_replicas_of_all_vllm_versions_are_in_one_service(watched: Watched) -> None:
+    """A rolling update of vLLM leaves no gap in the dashboard."""
     usage = next(rule for rule in RECORDINGS if rule.name == "replica:vllm_kv_cache_usage:ratio")
     now = Span(time.time(), time.time(), 1.0)
     series = await watched.prometheus.over(usage.name, now, 1.0)
-    assert {each.labels["pod"] for each in series} == {f"qwen-{number}" for number in range(len(PROFILES))}
+    assert {one.labels["pod"] for one in series} == {f"qwen-{number}" for number in range(len(PROFILES))}
 
 
 async def test_a_dashboard_is_drawn_with_a_line_in_every_panel(watched: Watched, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A picker that is killed or stopped while requests are on their way, through a real Envoy."""
+"""Requests whose picker is killed, stopped or hangs, through a real Envoy."""
 
 import asyncio
 import signal
@@ -26,7 +26,7 @@ async def running() -> AsyncIterator[GatewayParts]:
         route("close", "close", {"backendRefs": [to_pool("close")]}),
     ]
     upstreams = {"open": [Upstream("a"), Upstream("b")], "close": [Upstream("c"), Upstream("d")]}
-    async with GatewayParts(upstreams, ["open", "close"], manifests, picker_apart=True) as parts:
+    async with GatewayParts(upstreams, ["open", "close"], manifests, separate_picker=True) as parts:
         yield parts
 
 
@@ -43,12 +43,11 @@ async def _serves(gateway: GatewayParts, listener: str) -> None:
     async def serves() -> bool:
         return (await gateway.client.post(gateway.url(listener), content=BODY)).status_code == 200
 
-    await eventually(serves, f"{listener} does not serve")
+    await eventually(serves, f"{listener} serves")
 
 
-async def test_without_its_picker_a_fail_open_pool_goes_on_and_a_fail_close_pool_answers_503(
-    gateway: GatewayParts,
-) -> None:
+async def test_without_a_picker_the_pools_failure_mode_applies(gateway: GatewayParts) -> None:
+    """A FailOpen pool keeps serving. A FailClose pool responds with 503."""
     async with load([gateway.url("open")]) as answers:
         await gateway.kill_picker()
         since = answers.mark()
@@ -59,7 +58,7 @@ async def test_without_its_picker_a_fail_open_pool_goes_on_and_a_fail_close_pool
     assert closed.status_code == 503
 
 
-async def test_without_the_picker_a_client_still_cannot_choose_its_server(gateway: GatewayParts) -> None:
+async def test_without_a_picker_a_client_cannot_choose_its_endpoint(gateway: GatewayParts) -> None:
     await gateway.kill_picker()
     chosen = gateway.upstreams["close"][0].address
     headers = {"x-gateway-destination-endpoint": chosen}
@@ -69,7 +68,7 @@ async def test_without_the_picker_a_client_still_cannot_choose_its_server(gatewa
 
 
 @pytest.mark.parametrize("listener", ["open", "close"])
-async def test_answers_that_are_on_their_way_outlive_the_picker(gateway: GatewayParts, listener: str) -> None:
+async def test_a_running_response_survives_its_picker(gateway: GatewayParts, listener: str) -> None:
     headers = {"x-behave": "hold"}
     async with gateway.client.stream("POST", gateway.url(listener), content=BODY, headers=headers) as stream:
         await gateway.kill_picker()
@@ -79,34 +78,40 @@ async def test_answers_that_are_on_their_way_outlive_the_picker(gateway: Gateway
 
 
 @pytest.mark.parametrize("listener", ["open", "close"])
-async def test_requests_that_wait_for_their_answer_outlive_the_picker(gateway: GatewayParts, listener: str) -> None:
-    asked = asyncio.create_task(gateway.client.post(gateway.url(listener), content=BODY, headers={"x-behave": "wait"}))
-    await until(lambda: any(each.waiting.is_set() for each in gateway.all_upstreams), "no server is asked")
+async def test_a_waiting_request_survives_its_picker(gateway: GatewayParts, listener: str) -> None:
+    response = asyncio.create_task(
+        gateway.client.post(gateway.url(listener), content=BODY, headers={"x-behave": "wait"})
+    )
+    await until(
+        lambda: any(upstream.waiting.is_set() for upstream in gateway.all_upstreams), "a server has the request"
+    )
     await gateway.kill_picker()
     for upstream in gateway.all_upstreams:
         upstream.released.set()
-    assert (await asked).status_code == 200
+    assert (await response).status_code == 200
 
 
-async def test_a_picker_that_is_stopped_in_order_loses_nothing(gateway: GatewayParts) -> None:
+async def test_a_graceful_stop_of_the_picker_fails_no_request(gateway: GatewayParts) -> None:
     body = b'{"model": "m", "prompt": "hello"}'
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ports["close"])
     writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body[:10])
     waiting = asyncio.create_task(gateway.client.post(gateway.url("close"), content=BODY, headers={"x-behave": "wait"}))
-    await until(lambda: any(each.waiting.is_set() for each in gateway.all_upstreams), "no server is asked")
+    await until(
+        lambda: any(upstream.waiting.is_set() for upstream in gateway.all_upstreams), "a server has the request"
+    )
     assert gateway.picker_process is not None
     gateway.picker_process.process.terminate()
     for upstream in gateway.all_upstreams:
         upstream.released.set()
     assert (await waiting).status_code == 200
-    # Its body comes while the picker drains, and it is still picked for.
+    # The body arrives while the picker drains, and the request still gets its pick.
     writer.write(body[10:])
     assert b" 200 OK" in await reader.readline()
     writer.close()
     assert await gateway.picker_process.process.wait() == 0
 
 
-async def test_a_picker_that_hangs_holds_a_request_up_for_its_message_timeout(gateway: GatewayParts) -> None:
+async def test_a_hanging_picker_delays_requests_by_the_message_timeout(gateway: GatewayParts) -> None:
     assert gateway.picker_process is not None
     gateway.picker_process.process.send_signal(signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""`make bench-report`, small: a load through both ports, and what it leaves."""
+"""`make bench-report` with small loads, and the files that it writes."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ comparisons:
 
 
 @pytest.mark.timeout(120)
-async def test_each_load_is_a_chapter_of_one_page_with_figures_and_pictures_beside_it(tmp_path: Path) -> None:
+async def test_each_load_has_a_chapter_figures_and_plots(tmp_path: Path) -> None:
     (tmp_path / "loads.yaml").write_text(LOADS)
     command = Path(sys.executable).with_name("gateway-report")
     process = await asyncio.create_subprocess_exec(
@@ -28,17 +28,17 @@ async def test_each_load_is_a_chapter_of_one_page_with_figures_and_pictures_besi
     printed, _ = await process.communicate()
     assert process.returncode == 0, printed.decode()
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    pictures = [f"{load}-{what}.png" for load in ("random", "shared") for what in ("kv-cache", "latency", "throughput")]
-    assert names == sorted(["report.html", "random.json", "shared.json", *pictures])
+    plots = [f"{load}-{what}.png" for load in ("random", "shared") for what in ("kv-cache", "latency", "throughput")]
+    assert names == sorted(["report.html", "random.json", "shared.json", *plots])
     record = json.loads((tmp_path / "out" / "shared.json").read_text())
-    assert [each["name"] for each in record["contenders"]] == ["port 8080", "port 8081"]
+    assert [contender["name"] for contender in record["contenders"]] == ["port 8080", "port 8081"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<section") == 2
     assert "KV cache spread (std) (%)" in page
 
 
-def test_the_servers_are_those_of_the_night_on_kind() -> None:
-    """So that both reports are of the same."""
+def test_the_servers_are_those_of_the_nightly_job_on_kind() -> None:
+    """The two reports are then comparable."""
     values = yaml.safe_load((KIND / "values.yaml").read_text())["vllm"]
     deployment = yaml.safe_load((KIND / "l20.yaml").read_text())["spec"]
     (container,) = deployment["template"]["spec"]["containers"]
@@ -49,11 +49,11 @@ def test_the_servers_are_those_of_the_night_on_kind() -> None:
     ]
 
 
-async def test_wrong_usage_is_a_word(tmp_path: Path) -> None:
+async def test_wrong_usage_exits_2_with_a_message(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("gateway-report")
     process = await asyncio.create_subprocess_exec(
         command, "--only", "nothing", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    _, told = await process.communicate()
+    _, errors = await process.communicate()
     assert process.returncode == 2
-    assert b"nothing: allowed are default, prefix-cache" in told
+    assert b"nothing: allowed are default, prefix-cache" in errors

@@ -1,4 +1,4 @@
-"""HTTPRoutes through a real Envoy: which rule wins, where its requests go, and that an edit changes it at once."""
+"""HTTPRoutes through a real Envoy: precedence of rules, backends, filters, and edits without restart."""
 
 import asyncio
 from collections import Counter
@@ -59,7 +59,7 @@ async def gateway() -> AsyncIterator[GatewayParts]:
         yield parts
 
 
-async def ask(gateway: GatewayParts, listener: str, path: str = "/v1/completions", **more: object) -> httpx.Response:
+async def send(gateway: GatewayParts, listener: str, path: str = "/v1/completions", **more: object) -> httpx.Response:
     arguments: dict[str, object] = {"method": "POST", "content": b'{"model": "m"}', **more}
     return await gateway.client.request(url=gateway.url(listener, path), **arguments)  # pyright: ignore[reportArgumentType]
 
@@ -78,48 +78,51 @@ async def ask(gateway: GatewayParts, listener: str, path: str = "/v1/completions
     ],
 )
 async def test_the_most_specific_path_wins(gateway: GatewayParts, path: str, server: str) -> None:
-    answer = await ask(gateway, "main", path)
+    answer = await send(gateway, "main", path)
     assert (answer.status_code, answer.json()["served_by"]) == (200, server)
 
 
-async def test_headers_decide_between_equal_paths_and_a_method_before_them(gateway: GatewayParts) -> None:
+async def test_a_method_then_headers_decide_between_equal_paths(gateway: GatewayParts) -> None:
+    """A match with a method precedes a match with headers."""
     blue = {"x-team": "blue"}
-    assert (await ask(gateway, "main", "/tokenize", headers=blue)).json()["served_by"] == "b"
-    assert (await ask(gateway, "main", "/tokenize", headers=blue, method="PUT")).json()["served_by"] == "c"
-    assert (await ask(gateway, "main", "/tokenize", headers={"x-team": "red"})).json()["served_by"] == "a"
+    assert (await send(gateway, "main", "/tokenize", headers=blue)).json()["served_by"] == "b"
+    assert (await send(gateway, "main", "/tokenize", headers=blue, method="PUT")).json()["served_by"] == "c"
+    assert (await send(gateway, "main", "/tokenize", headers={"x-team": "red"})).json()["served_by"] == "a"
 
 
-async def test_two_pools_in_a_rule_share_by_weight_and_each_is_picked_in_by_its_own_name(gateway: GatewayParts) -> None:
-    counts = Counter([(await ask(gateway, "split")).json()["served_by"] for _ in range(120)])
+async def test_two_pools_in_a_rule_share_by_weight(gateway: GatewayParts) -> None:
+    """Each request is scheduled in the pool that Envoy chose."""
+    counts = Counter([(await send(gateway, "split")).json()["served_by"] for _ in range(120)])
     assert counts.keys() == {"a", "b"}
     assert 65 < counts["a"] < 112, "about three quarters"
 
 
-async def test_a_missing_backend_among_others_answers_its_share_with_500(gateway: GatewayParts) -> None:
-    answers = [await ask(gateway, "mixed") for _ in range(60)]
+async def test_a_missing_backends_share_gets_500(gateway: GatewayParts) -> None:
+    answers = [await send(gateway, "mixed") for _ in range(60)]
     served = {answer.json()["served_by"] for answer in answers if answer.status_code == 200}
     assert served == {"a", "b"}
     assert {answer.status_code for answer in answers} == {200, 500}
 
 
-async def test_a_route_to_nothing_is_a_500_that_names_what_is_missing(gateway: GatewayParts) -> None:
-    answer = await ask(gateway, "missing")
+async def test_a_route_without_backends_gets_500_with_the_missing_names(gateway: GatewayParts) -> None:
+    answer = await send(gateway, "missing")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
     assert "InferencePool default/nowhere" in answer.json()["error"]["message"]
 
 
-async def test_the_most_specific_host_name_wins_and_an_unknown_one_is_a_404(gateway: GatewayParts) -> None:
+async def test_the_most_specific_host_name_wins(gateway: GatewayParts) -> None:
+    """An unknown host name gets 404."""
     statuses: dict[str, object] = {}
     for host in ("a.example.com", "a.example.com:1234", "b.example.com", "example.com"):
-        answer = await ask(gateway, "hosts", headers={"host": host})
+        answer = await send(gateway, "hosts", headers={"host": host})
         statuses[host] = answer.json()["served_by"] if answer.status_code == 200 else answer.status_code
     assert statuses == {"a.example.com": "a", "a.example.com:1234": "a", "b.example.com": "b", "example.com": 404}
 
 
-async def test_header_filters_change_the_request_and_the_answer(gateway: GatewayParts) -> None:
+async def test_header_filters_change_request_and_response(gateway: GatewayParts) -> None:
     [upstream] = gateway.upstreams["a"]
     upstream.reset()
-    answer = await ask(gateway, "headers", headers={"x-set": "0", "x-add": "1", "x-gone": "1"})
+    answer = await send(gateway, "headers", headers={"x-set": "0", "x-add": "1", "x-gone": "1"})
     [received] = upstream.received
     assert received.headers["x-set"] == "1"
     assert received.headers["x-add"] in ("2", "1,2")
@@ -127,15 +130,15 @@ async def test_header_filters_change_the_request_and_the_answer(gateway: Gateway
     assert answer.headers["x-by"] == "gw"
 
 
-async def test_a_request_timeout_holds_and_without_one_an_answer_takes_its_time(gateway: GatewayParts) -> None:
+async def test_a_request_timeout_gets_504(gateway: GatewayParts) -> None:
     [upstream] = gateway.upstreams["a"]
     upstream.reset()
-    answer = await ask(gateway, "timed", headers={"x-behave": "wait"})
+    answer = await send(gateway, "timed", headers={"x-behave": "wait"})
     assert answer.status_code == 504
     await gateway.nothing_in_flight()
 
 
-async def test_an_edited_route_takes_effect_with_no_restart_and_drops_no_stream(gateway: GatewayParts) -> None:
+async def test_an_edited_route_takes_effect_and_drops_no_stream(gateway: GatewayParts) -> None:
     for name in "abc":
         gateway.upstreams[name][0].reset()
     [a] = gateway.upstreams["a"]
@@ -144,15 +147,17 @@ async def test_an_edited_route_takes_effect_with_no_restart_and_drops_no_stream(
         "POST", gateway.url("headers"), content=b'{"model": "m"}', headers=holding
     ) as stream:
         await a.waiting.wait()
-        others = [each for each in gateway.manifests if each["metadata"]["name"] not in ("headers", "missing")]
+        others = [
+            manifest for manifest in gateway.manifests if manifest["metadata"]["name"] not in ("headers", "missing")
+        ]
         new = route("new", "missing", {"backendRefs": [to_service("c")]})
         gateway.write(*others, route("headers", "headers", {"backendRefs": [to_pool("b")]}), new)
 
         async with asyncio.timeout(5.0):
-            while (await ask(gateway, "headers")).json()["served_by"] != "b":
+            while (await send(gateway, "headers")).json()["served_by"] != "b":
                 pass
-            while (answer := await ask(gateway, "missing")).status_code != 200:
-                assert answer.status_code == 500, "on the way only the old answer"
+            while (answer := await send(gateway, "missing")).status_code != 200:
+                assert answer.status_code == 500, "until the edit is in force, only the old response"
         assert answer.json()["served_by"] == "c"
         a.released.set()
         text = "".join([part async for part in stream.aiter_text()])

@@ -1,4 +1,4 @@
-"""Of most answers the picker hears nothing but the end; it sees how they begin where that is of use."""
+"""Sampling of response headers: for most responses the picker sees only the end of the stream."""
 
 from collections.abc import AsyncIterator
 
@@ -19,37 +19,37 @@ async def gateway() -> AsyncIterator[GatewayParts]:
         yield parts
 
 
-async def seen(gateway: GatewayParts) -> float:
-    """Answers whose beginning was timed."""
+async def sampled(gateway: GatewayParts) -> float:
+    """Number of responses whose first byte was timed."""
     return await metric(gateway, "inference_gateway_time_to_first_byte_seconds_count")
 
 
-async def ask(gateway: GatewayParts, times: int, behave: str = "") -> None:
+async def send(gateway: GatewayParts, times: int, behave: str = "") -> None:
     for _ in range(times):
         await gateway.client.post(gateway.url("main"), json=BODY, headers={"x-behave": behave})
     await gateway.nothing_in_flight()
 
 
-async def test_a_request_is_in_flight_until_its_unseen_answer_has_ended(gateway: GatewayParts) -> None:
-    """An event stream that has begun, and goes on."""
+async def test_a_request_is_in_flight_until_its_unsampled_response_ends(gateway: GatewayParts) -> None:
+    """The response is an event stream that has started."""
     [upstream] = gateway.all_upstreams
-    before = await seen(gateway)
+    before = await sampled(gateway)
     for _ in range(10):
         upstream.reset()
         async with gateway.client.stream(
             "POST", gateway.url("main"), json=BODY, headers={"x-behave": "hold"}
         ) as answer:
-            pieces = answer.aiter_raw()
-            await anext(pieces)
+            chunks = answer.aiter_raw()
+            await anext(chunks)
             assert gateway.picker.tracker.total.requests == 1
             upstream.released.set()
-            async for _ in pieces:
+            async for _ in chunks:
                 pass
         await gateway.nothing_in_flight()
-    assert await seen(gateway) < before + 10
+    assert await sampled(gateway) < before + 10
 
 
-async def test_a_client_that_leaves_an_unseen_answer_is_no_longer_in_flight(gateway: GatewayParts) -> None:
+async def test_a_disconnect_within_an_unsampled_response_ends_the_request(gateway: GatewayParts) -> None:
     [upstream] = gateway.all_upstreams
     for _ in range(5):
         upstream.reset()
@@ -61,18 +61,18 @@ async def test_a_client_that_leaves_an_unseen_answer_is_no_longer_in_flight(gate
         await gateway.nothing_in_flight()
 
 
-async def test_after_a_failure_every_answer_is_seen(gateway: GatewayParts) -> None:
-    """The first of them is among the few that are seen anyhow; here it comes within some tens."""
-    before = await seen(gateway)
-    await ask(gateway, 16)
-    assert await seen(gateway) < before + 16
+async def test_after_a_failure_all_responses_are_sampled(gateway: GatewayParts) -> None:
+    """The first failure has to be among the sampled responses. That takes some tens of requests here."""
+    before = await sampled(gateway)
+    await send(gateway, 16)
+    assert await sampled(gateway) < before + 16
     errors = "inference_objective_request_error_total"
     for _ in range(300):
-        await ask(gateway, 1, "fail")
+        await send(gateway, 1, "fail")
         if await metric(gateway, errors):
             break
     else:
-        pytest.fail("no failure was ever seen")
-    before = await seen(gateway)
-    await ask(gateway, 16)
-    assert await seen(gateway) == before + 16
+        pytest.fail("no failure was sampled")
+    before = await sampled(gateway)
+    await send(gateway, 16)
+    assert await sampled(gateway) == before + 16

@@ -1,4 +1,4 @@
-"""`picker standalone` as a user starts it: three processes that come, go and are started again as they should."""
+"""`picker standalone` as a process: start, stop and restart of its children, edits, and startup errors."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ class Standalone:
     def __init__(self, folder: Path, upstream: Upstream) -> None:
         self.folder = folder
         self.upstream = upstream
-        self.plain, self.picked, self.admin, *self._inside = free_ports(7)
+        self.plain, self.picked, self.admin, *self._internal = free_ports(7)
         self.log = folder / "gateway.log"
         (folder / "m").mkdir()
         for source in [*sorted((MANIFESTS / "tutorial").glob("*.yaml")), MANIFESTS / "vllm-service.yaml"]:
@@ -37,7 +37,7 @@ class Standalone:
 
     async def start(self, *more: str) -> Child:
         names = ("ext-proc", "health", "xds", "envoy-admin")
-        addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, self._inside, strict=True)]
+        addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, self._internal, strict=True)]
         given = [f"--manifests={self.folder / 'm'}", f"--endpoints={self.folder / 'endpoints.yaml'}", *addresses]
         command = [sys.executable, "-m", "picker", "standalone", *given, f"--admin-address=127.0.0.1:{self.admin}"]
         return await Child.start("standalone", [*command, "--listen-ip=127.0.0.1", *more], self.log)
@@ -50,13 +50,15 @@ class Standalone:
                 return None
 
     async def serves(self) -> None:
+        """Waits until both ports serve."""
+
         async def both() -> bool:
             return (await self.status(self.plain), await self.status(self.picked)) == (200, 200)
 
-        await eventually(both, "both ports do not serve", 30.0)
+        await eventually(both, "both ports serve", 30.0)
 
     def pid(self, name: str) -> int:
-        """Of the newest process that the log tells of under that name."""
+        """The last process id that the log has under this name."""
         return int(re.findall(rf"{name}=(\d+)", self.log.read_text())[-1])
 
 
@@ -66,7 +68,9 @@ async def running(folder: Path) -> AsyncIterator[tuple[Standalone, Child]]:
         gateway = Standalone(folder, upstream)
         child = await gateway.start()
         try:
-            await until(lambda: not child.running or "gateway.ready" in gateway.log.read_text(), "not ready", 30.0)
+            await until(
+                lambda: not child.running or "gateway.ready" in gateway.log.read_text(), "the gateway is ready", 30.0
+            )
             child.check()
             await gateway.serves()
             yield gateway, child
@@ -79,12 +83,12 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A process whose parent has gone may wait to be reaped.
+    # A process whose parent has exited may be a zombie until it is reaped.
     state = Path(f"/proc/{pid}/stat")
     return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-async def test_sigterm_stops_all_three_processes_and_frees_their_ports(tmp_path: Path) -> None:
+async def test_sigterm_stops_all_processes_and_frees_their_ports(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, child):
         pids = [gateway.pid("picker_pid"), gateway.pid("envoy_pid")]
         child.process.terminate()
@@ -93,19 +97,19 @@ async def test_sigterm_stops_all_three_processes_and_frees_their_ports(tmp_path:
         assert (await gateway.status(gateway.plain), await gateway.status(gateway.picked)) == (None, None)
 
 
-async def test_a_killed_picker_is_started_again_while_envoy_stays(tmp_path: Path) -> None:
+async def test_a_killed_picker_is_restarted_and_envoy_keeps_running(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, child):
         envoy = gateway.pid("envoy_pid")
         os.kill(gateway.pid("picker_pid"), signal.SIGKILL)
         assert await gateway.status(gateway.plain) == 200
-        await until(lambda: "picker.restarted" in gateway.log.read_text(), "the picker is not started again")
+        await until(lambda: "picker.restarted" in gateway.log.read_text(), "the picker is restarted")
         await gateway.serves()
         assert child.running
         assert gateway.pid("envoy_pid") == envoy
         assert "killed by SIGKILL" in gateway.log.read_text()
 
 
-async def test_when_envoy_dies_that_is_said_and_everything_ends(tmp_path: Path) -> None:
+async def test_after_envoy_is_killed_the_command_logs_it_and_exits(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, child):
         picker = gateway.pid("picker_pid")
         os.kill(gateway.pid("envoy_pid"), signal.SIGKILL)
@@ -114,15 +118,15 @@ async def test_when_envoy_dies_that_is_said_and_everything_ends(tmp_path: Path) 
         assert not alive(picker)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's end")
-async def test_when_the_command_itself_is_killed_nothing_is_left_behind(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals children when their parent exits")
+async def test_after_the_command_is_killed_its_children_exit(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, child):
         pids = [gateway.pid("picker_pid"), gateway.pid("envoy_pid")]
         child.process.kill()
-        await until(lambda: not any(map(alive, pids)), "children outlive their parent")
+        await until(lambda: not any(map(alive, pids)), "all children have exited")
 
 
-async def test_a_listener_edited_in_is_served_and_one_edited_out_is_not(tmp_path: Path) -> None:
+async def test_an_edited_listener_moves_to_its_new_port(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, _):
         [new] = free_ports(1)
         file = gateway.folder / "m" / "inference-gateway.yaml"
@@ -131,12 +135,12 @@ async def test_a_listener_edited_in_is_served_and_one_edited_out_is_not(tmp_path
         async def moved() -> bool:
             return (await gateway.status(new), await gateway.status(gateway.plain)) == (200, None)
 
-        await eventually(moved, "the listener has not moved")
+        await eventually(moved, "the listener has moved")
         assert await gateway.status(gateway.picked) == 200
 
 
 async def failed(child: Child) -> str:
-    """What a command that could not start said, in its last lines."""
+    """Waits until the command fails to start. Returns its log, which has no traceback."""
     async with asyncio.timeout(30):
         status = await child.process.wait()
     assert status == 1, child.last_lines()
@@ -145,7 +149,7 @@ async def failed(child: Child) -> str:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--envoy=/nowhere/envoy"], "--envoy /nowhere/envoy: not an executable file"),
         (["--endpoints=/nowhere/endpoints.yaml"], "/nowhere/endpoints.yaml: cannot be read"),
@@ -153,23 +157,23 @@ async def failed(child: Child) -> str:
     ],
     ids=["no Envoy", "no endpoints file", "no manifests"],
 )
-async def test_what_is_missing_is_said_in_a_line(tmp_path: Path, flags: list[str], said: str) -> None:
+async def test_a_missing_file_is_reported_in_a_line(tmp_path: Path, flags: list[str], message: str) -> None:
     gateway = Standalone(tmp_path, Upstream("a", port=1))
-    assert said in await failed(await gateway.start(*flags))
+    assert message in await failed(await gateway.start(*flags))
 
 
 @pytest.mark.parametrize(
     ("which", "purpose"),
     [("picked", "listener default/qwen-inference-gateway/llm-gw"), ("admin", "--admin-address")],
 )
-async def test_a_port_that_is_taken_is_named(tmp_path: Path, which: str, purpose: str) -> None:
+async def test_a_port_in_use_is_reported(tmp_path: Path, which: str, purpose: str) -> None:
     gateway = Standalone(tmp_path, Upstream("a", port=1))
     with socket.create_server(("127.0.0.1", getattr(gateway, which))):
-        said = await failed(await gateway.start())
-    assert f"{purpose}: cannot listen on 127.0.0.1:{getattr(gateway, which)}: Address already in use" in said
+        message = await failed(await gateway.start())
+    assert f"{purpose}: cannot listen on 127.0.0.1:{getattr(gateway, which)}: Address already in use" in message
 
 
-async def test_an_object_that_is_wrong_is_named(tmp_path: Path) -> None:
+async def test_an_invalid_object_is_reported(tmp_path: Path) -> None:
     gateway = Standalone(tmp_path, Upstream("a", port=1))
     file = gateway.folder / "m" / "inference-pool.yaml"
     file.write_text(file.read_text().replace("targetPortNumber: 8000", "targetPortNumber: 0"))

@@ -1,4 +1,4 @@
-"""`gateway-order`: the same load for simulator and Envoy, and what may be said of two orders."""
+"""`gateway-order`: equal loads for simulator and Envoy, and the comparison of two orders."""
 
 from pathlib import Path
 
@@ -14,19 +14,19 @@ WORDS = ("a ", "b ", "c ")
 
 
 def scenario(name: str, **workload: object) -> Scenario:
-    """With changes to its workload."""
+    """A scenario of `gateway-order`, with changes of its workload."""
     read = read_scenario(SCENARIOS / f"{name}.yaml").model_dump()
     read["workload"] |= workload
     return Scenario.model_validate(read)
 
 
-def test_there_is_a_scenario_for_each_name() -> None:
+def test_each_scenario_has_a_time_scale() -> None:
     assert {path.stem for path in SCENARIOS.iterdir()} == TIME_SCALES.keys()
 
 
 @pytest.mark.parametrize("name", TIME_SCALES)
-def test_a_scenarios_prompts_are_as_long_as_the_simulator_has_them(name: str) -> None:
-    """By the tokenizer of the mocks, too."""
+def test_prompts_have_the_simulators_lengths(name: str) -> None:
+    """The mocks' tokenizer counts the same tokens."""
     tokenizer = find_tokenizer("/model/qwen", None)
     work = workload_of(scenario(name), 0, tokenizer.words)
     assert work == workload_of(scenario(name), 0, tokenizer.words)
@@ -34,7 +34,7 @@ def test_a_scenarios_prompts_are_as_long_as_the_simulator_has_them(name: str) ->
         assert tokenizer.count(prompt.text) == prompt.tokens
 
 
-def test_prompts_share_a_beginning_where_the_simulators_do() -> None:
+def test_prompts_share_prefixes_as_in_the_simulator() -> None:
     work = workload_of(
         scenario("tenants", prefixes={"count": 5, "tokens": {"kind": "fixed", "value": 500}, "zipf": 0.0}), 0, WORDS
     )
@@ -43,13 +43,13 @@ def test_prompts_share_a_beginning_where_the_simulators_do() -> None:
     assert len({prompt.text for prompt in work}) == len(work)
 
 
-def test_a_load_that_cannot_be_sent_so_is_refused() -> None:
+def test_an_unsupported_load_is_rejected() -> None:
     with pytest.raises(ValueError, match="random: expected single requests"):
         workload_of(scenario("random", arrivals={"kind": "closed", "clients": 3}), 0, WORDS)
 
 
-def test_pairs_that_are_close_on_one_side_are_in_no_order() -> None:
-    """a and b are alike behind Envoy; c and d have changed places there."""
+def test_the_order_of_a_close_pair_is_undecided() -> None:
+    """a and b are close through Envoy. c and d are in opposite orders."""
     found = agreement({"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}, {"a": 1.1, "b": 1.0, "c": 9.0, "d": 4.0})
     assert found.close == (("a", "b"),)
     assert found.opposite == (("c", "d"),)

@@ -1,4 +1,4 @@
-"""The tutorial's gateway as it stands: its manifests, vLLM mocks as processes, both ports."""
+"""The tutorial's gateway: its manifests, with vLLM mocks as processes, and both ports."""
 
 import asyncio
 from collections import Counter
@@ -11,8 +11,8 @@ from waiting import eventually, until
 CHAT = {"model": MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
 
 
-async def ask(client: httpx.AsyncClient, url: str) -> int | str:
-    """The status, or the name of what went wrong."""
+async def send(client: httpx.AsyncClient, url: str) -> int | str:
+    """Returns the status, or the name of the error."""
     try:
         return (await client.post(f"{url}/v1/chat/completions", json=CHAT)).status_code
     except httpx.HTTPError as error:
@@ -20,20 +20,21 @@ async def ask(client: httpx.AsyncClient, url: str) -> int | str:
 
 
 @pytest.mark.timeout(120)
-async def test_both_ports_answer_and_a_killed_server_costs_the_picked_one_nothing() -> None:
+async def test_both_ports_serve_and_a_killed_server_fails_no_picked_request() -> None:
+    """Edits of the strategy and of the endpoints take effect under the same load."""
     async with LocalGateway([MockFleet(replicas=3)]) as gateway, httpx.AsyncClient(timeout=30.0) as client:
-        assert [await ask(client, url) for url in (gateway.plain_url, gateway.picked_url)] == [200, 200]
+        assert [await send(client, url) for url in (gateway.plain_url, gateway.picked_url)] == [200, 200]
         statuses: list[int | str] = []
         stop = asyncio.Event()
 
         async def load() -> None:
             while not stop.is_set():
-                statuses.append(await ask(client, gateway.picked_url))
+                statuses.append(await send(client, gateway.picked_url))
 
         clients = [asyncio.create_task(load()) for _ in range(6)]
-        await until(lambda: len(statuses) >= 12, "no load", 30.0)
+        await until(lambda: len(statuses) >= 12, "requests are served", 30.0)
         gateway.mocks[0].process.kill()
-        await until(lambda: len(statuses) >= 60, "no load after the kill", 30.0)
+        await until(lambda: len(statuses) >= 60, "requests are served after the kill", 30.0)
         await _edit_is_followed(client, gateway)
         stop.set()
         await asyncio.gather(*clients)
@@ -41,14 +42,14 @@ async def test_both_ports_answer_and_a_killed_server_costs_the_picked_one_nothin
 
 
 async def _edit_is_followed(client: httpx.AsyncClient, gateway: LocalGateway) -> None:
-    """By the picker's own word, with no restart."""
+    """Edits strategy and endpoints, and waits until the picker has logged or reports the change."""
     gateway.edit("inference-pool-strategy.yaml", '"DEFAULT"', '"ROUND_ROBIN"')
     log = gateway.folder / "gateway.log"
-    await until(lambda: "routing-strategy DEFAULT -> ROUND_ROBIN" in log.read_text(), "the edit is not followed")
+    await until(lambda: "routing-strategy DEFAULT -> ROUND_ROBIN" in log.read_text(), "the new strategy is logged")
     gateway.write_endpoints(without=[0])
 
-    async def gone() -> bool:
+    async def removed() -> bool:
         states = (await client.get(f"{gateway.admin_url}/endpoints")).json()
         return len(states) == 2
 
-    await eventually(gone, "the server that left is still known")
+    await eventually(removed, "the removed server is not reported")

@@ -1,4 +1,4 @@
-"""Handshakes to a pool's servers, through a real Envoy in both body modes."""
+"""WebSocket upgrades to a pool's servers, through a real Envoy in both body modes."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Realtime(Upstream):
-    """Agrees to a WebSocket and sends back what it gets."""
+    """A server that accepts WebSocket upgrades and echoes what it receives."""
 
     async def _answer(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if request.headers.get("upgrade") != "websocket":
@@ -34,11 +34,11 @@ def allowing_upgrades(listeners: str) -> str:
             found = cast("dict[str, Any]", value)
             if "http_filters" in found:
                 found["upgrade_configs"] = [{"upgrade_type": "websocket"}]
-            for each in list(found.values()):
-                walk(each)
+            for child in list(found.values()):
+                walk(child)
         elif isinstance(value, list):
-            for each in cast("list[object]", value):
-                walk(each)
+            for child in cast("list[object]", value):
+                walk(child)
 
     walk(document)
     return json.dumps(document)
@@ -55,8 +55,8 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[GatewayParts]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_handshake_is_answered_at_once_and_bytes_go_both_ways(gateway: GatewayParts, method: str) -> None:
-    """While the tunnel lasts it is in flight, and no longer."""
+async def test_an_upgraded_connection_passes_bytes_both_ways(gateway: GatewayParts, method: str) -> None:
+    """The request is in flight until the connection closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.ports["main"])
     writer.write(
         f"{method} /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
@@ -73,6 +73,6 @@ async def test_a_handshake_is_answered_at_once_and_bytes_go_both_ways(gateway: G
     await gateway.nothing_in_flight()
 
 
-async def test_other_requests_are_served_beside_it(gateway: GatewayParts) -> None:
+async def test_other_requests_are_served_with_upgrades_enabled(gateway: GatewayParts) -> None:
     answer = await gateway.client.post(gateway.url("main"), content=b'{"model": "m"}')
     assert answer.status_code == 200

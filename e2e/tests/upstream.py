@@ -1,13 +1,13 @@
-"""A model server that does what a test tells it to, byte for byte, and remembers what it was sent.
+"""A scripted model server, which records its requests.
 
-A request's header `x-behave` says how to answer:
-    (none)      a JSON object that names the server, the model and the path
+The request's header `x-behave` chooses the response:
+    (none)      a JSON object with the server's name, the model and the path
     echo        the request's body, as octets
-    stream      three server-sent events that name the model, split in the middle of the name
-    hold        the head and the first piece of an event stream, the rest when `released` is set
-    fail        an error of the server's, 500
-    reset       nothing: the connection is cut once the request is in
-    wait        nothing until `released` is set, then as without the header
+    stream      three server-sent events with the model, split into two chunks in the middle of its name
+    hold        as `stream`, but the second chunk only after `released` is set
+    fail        status 500
+    reset       none: the connection is reset after the request is read
+    wait        as without the header, but only after `released` is set
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Received:
 
 @dataclass
 class Upstream:
-    """Start with `async with`."""
+    """`async with` starts and stops the server."""
 
     name: str
     host: str = "127.0.0.1"
@@ -41,9 +41,9 @@ class Upstream:
     metrics: bytes = METRICS
     released: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a request has come that waits for `released`."""
+    """Set when a request waits for `released`."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a client has gone before its answer had ended."""
+    """Set when a client disconnects before its response is complete."""
     _server: asyncio.Server | None = None
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -60,14 +60,14 @@ class Upstream:
         self.die()
 
     def die(self) -> None:
-        """As a process that is killed: nobody listens any more, and every connection is cut."""
+        """Stops listening and resets all connections, like a killed process."""
         if self._server is not None:
             self._server.close()
         for writer in self._connections:
             writer.transport.abort()
 
     def reset(self) -> None:
-        """Forget what was."""
+        """Clears the recorded requests and the events, and restores the default metrics."""
         self.received.clear()
         for event in (self.released, self.waiting, self.left):
             event.clear()
@@ -99,7 +99,7 @@ class Upstream:
         if behave == "echo":
             writer.write(_answer(request.body, "application/octet-stream"))
         elif behave == "fail":
-            writer.write(_answer(b"out of order", "text/plain", status="500 Internal Server Error"))
+            writer.write(_answer(b"broken", "text/plain", status="500 Internal Server Error"))
         elif behave in ("stream", "hold"):
             await self._stream(request, reader, writer, hold=behave == "hold")
         else:
@@ -123,21 +123,21 @@ class Upstream:
         writer.write(_chunk(text[middle:]) + _chunk(b""))
 
     async def _released_or_left(self, reader: asyncio.StreamReader) -> None:
-        """Raises ConnectionError when the client goes first."""
+        """Waits for `released`. Raises ConnectionError if the client disconnects first."""
         released = asyncio.ensure_future(self.released.wait())
-        gone = asyncio.ensure_future(reader.read(1))
-        done, pending = await asyncio.wait((released, gone), return_when=asyncio.FIRST_COMPLETED)
+        disconnected = asyncio.ensure_future(reader.read(1))
+        done, pending = await asyncio.wait((released, disconnected), return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
-        # A read that is cancelled and not yet over would refuse the next one, and with it the connection.
+        # The next read fails while a cancelled read is still pending.
         if pending:
             await asyncio.wait(pending)
-        if gone in done and released not in done:
+        if disconnected in done and released not in done:
             raise ConnectionResetError
 
 
 async def _read(reader: asyncio.StreamReader) -> Received | None:
-    """The next request; None when the client has closed in peace."""
+    """Reads the next request. None if the client closed the connection."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:

@@ -1,4 +1,4 @@
-"""Waiting for conditions, with a word when they do not come true."""
+"""Waits for conditions, with a description for the error message."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,19 +7,19 @@ _POLL_S = 0.01
 
 
 async def until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
-    """Wait until `condition` holds; fails with `what` when it does not."""
+    """Waits until `condition` holds. Raises AssertionError with `what` after `timeout_s`."""
 
-    async def look() -> bool:
+    async def holds() -> bool:
         return condition()
 
-    await eventually(look, what, timeout_s)
+    await eventually(holds, what, timeout_s)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 10.0) -> None:
-    """`until`, for a condition that has to be asked for."""
+    """As `until`, for an asynchronous condition."""
     try:
         async with asyncio.timeout(timeout_s):
             while not await condition():  # noqa: ASYNC110 - the states of other processes have no event
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        raise AssertionError(f"after {timeout_s:g} s: {what}") from None
+        raise AssertionError(f"timeout after {timeout_s:g} s, waiting until: {what}") from None
