@@ -1,7 +1,7 @@
 """An endpoint picker that implements the protocol without code of this project. It runs in a pod.
 
-The pod uses the picker's image for its packages. Like upstream's picker, it serves TLS with a self-signed certificate,
-responds to a request's headers only once it has the body, and reads the response, too.
+The pod uses the picker's image for its packages. Like upstream's picker, it serves TLS with a self-signed certificate.
+It responds to the request headers only after it has the body. It reads the response, too.
 
 The client chooses the endpoint in the header `x-pick`: `ip:port`, several separated by commas. The response's header
 `x-served` names the endpoint that served, as the gateway reported it.
