@@ -17,7 +17,7 @@ help: ## what you can type
 	@.venv/bin/python -m pip install --quiet uv
 
 # A stamp, so that a second `make demo` starts at once.
-.venv/installed: uv.lock pyproject.toml */pyproject.toml ci/*/pyproject.toml | $(filter .venv/bin/uv,$(UV))
+.venv/installed: uv.lock pyproject.toml */pyproject.toml */*/pyproject.toml | $(filter .venv/bin/uv,$(UV))
 	@echo "Installing into .venv ..."
 	@$(UV) sync --quiet --frozen --inexact --all-packages
 	@# xds-protos brings older copies of files of opentelemetry-proto: the latter has to come last.
@@ -55,8 +55,9 @@ audit: install ## known holes of the locked packages, by the Python advisory dat
 	@$(UV) tool run --from pip-audit==2.9.0 pip-audit --disable-pip --require-hashes -r out/audit-requirements.txt
 
 images: ## the images that the chart names: picker and vllm-mock; needs docker
-	@docker build $(PYTHON_BASE) -f picker/Dockerfile -t inference-gateway/picker:$(VERSION) .
-	@docker build $(PYTHON_BASE) -f vllm-mock/Dockerfile -t inference-gateway/vllm-mock:$(VERSION) .
+	@for package in picker vllm-mock; do \
+	  docker build $(PYTHON_BASE) -f ci/Dockerfile --target $$package --build-arg PACKAGE=$$package -t inference-gateway/$$package:$(VERSION) . || exit 1; \
+	done
 
 fuzz: install ## random use of the picker, SECONDS=60; SEED and TARGET repeat what a failure prints
 	@PYTHONPATH=picker/tests $(RUN) python -m fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 CHART = Path("charts/inference-gateway/Chart.yaml")
 VERSION = r"(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)"
 _CHART_LINES = (rf"^(?:version|appVersion): {VERSION}$", rf"^  - name: crds\n    version: {VERSION}$")
-_PACKAGES = ("picker", "vllm-mock", "e2e", "benchmark", "nightly", "observability", "simulator")
+_PACKAGES = ("picker", "command-settings", "vllm-mock", "e2e", "benchmark", "nightly", "observability", "simulator")
 _LOCKED = rf'^name = "(?:inference-gateway-workspace|{"|".join(_PACKAGES)})"\nversion = "{VERSION}"$'
 _IMAGES = rf"inference-gateway/(?:picker|vllm-mock|benchmark|nightly|\$1|\$image):{VERSION}"
 _IMAGE_FILES = ("README.md", "docs/*.md", "ci/nightly/**/*", "e2e/**/*.py", "e2e/**/*.yaml", "charts/**/*.yaml")
@@ -26,7 +26,7 @@ def source() -> str:
 
 def places() -> list[tuple[Path, str]]:
     """Files that hold the version, each with a pattern whose first group is the version."""
-    projects = [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROOT.glob("ci/*/pyproject.toml")]
+    projects = [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROOT.glob("*/*/pyproject.toml")]
     images = sorted({file for pattern in _IMAGE_FILES for file in ROOT.glob(pattern) if file.is_file()})
     return [
         *((ROOT / CHART, line) for line in _CHART_LINES),

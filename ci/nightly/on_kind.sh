@@ -29,10 +29,10 @@ say "building ${images[*]}"
 install -m 755 "$(readlink -f "$(command -v helm)")" "$folder/helm"
 printf 'FROM scratch\nCOPY helm /usr/bin/helm\n' >"$folder/Dockerfile"
 docker build --quiet -t inference-gateway/helm:local "$folder" >/dev/null
-build() { docker build --quiet --network host "${@:2}" -t "inference-gateway/$1:0.1.0" . >/dev/null; }
-build picker -f picker/Dockerfile
-build vllm-mock -f vllm-mock/Dockerfile
-build nightly -f ci/nightly/Dockerfile --build-arg HELM_IMAGE=inference-gateway/helm:local
+for image in "${images[@]}"; do
+  docker build --quiet --network host -f ci/Dockerfile --target "$image" --build-arg PACKAGE="$image" \
+    --build-arg HELM_IMAGE=inference-gateway/helm:local -t "inference-gateway/$image:0.1.0" . >/dev/null
+done
 
 if kind get clusters 2>/dev/null | grep -qx "$cluster"; then
   kind export kubeconfig --quiet --name "$cluster"

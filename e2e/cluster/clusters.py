@@ -154,9 +154,12 @@ def load_images(name: str, images: Sequence[str]) -> None:
     subprocess.run(["kind", "load", "docker-image", "--name", name, *images], check=True, capture_output=True)
 
 
-def build_image(folder: str, image: str) -> None:
-    """Builds `image` from the Dockerfile of `folder`. Raises CommandFailed."""
-    command = ["docker", "build", "--network", "host", "--quiet", "-f", f"{folder}/Dockerfile", "-t", image, "."]
+def build_image(package: str, image: str) -> None:
+    """Builds the image of a workspace package. Raises CommandFailed."""
+    command = [
+        "docker", "build", "--network", "host", "--quiet", "-f", "ci/Dockerfile",
+        "--target", package, "--build-arg", f"PACKAGE={package}", "-t", image, ".",
+    ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -24,9 +24,9 @@ NODE_IMAGE = "kindest/node:v1.34.4"
 IMAGES = {
     "picker": "docker.io/inference-gateway/picker:0.1.0",
     "vllm-mock": MOCK,
-    "ci/benchmark": "registry-cn-hangzhou.ack.aliyuncs.com/dev/llm-benchmark:random-and-qa",
+    "benchmark": "registry-cn-hangzhou.ack.aliyuncs.com/dev/llm-benchmark:random-and-qa",
 }
-"""Images by the folders of their Dockerfiles. The benchmark's has the name that the tutorial's manifest uses."""
+"""Images by package. The benchmark's has the name that the tutorial's manifest uses."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
