@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from picker.settings import InvalidSettings, ServeSettings, StandaloneSettings, flags
+from command_settings import InvalidSettings
+from picker.settings import ServeSettings, StandaloneSettings, flags
 
 GIVEN = ("--manifests=m", "--endpoints=e.yaml")
 

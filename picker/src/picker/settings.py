@@ -1,22 +1,12 @@
 """Every setting of the picker: one schema, read from flags, environment and a YAML file; the first that says wins."""
 
-import argparse
-import os
-from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
-import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from command_settings import CommandSettings
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from picker.addresses import every_ip
 
@@ -24,10 +14,6 @@ ENV_PREFIX = "PICKER_"
 
 MAX_HOLD_S = 290.0
 """Envoy waits no more than 300 s for a pick (`gateway.ext_proc_filter.MAX_MESSAGE_TIMEOUT_S`)."""
-
-
-class InvalidSettings(Exception):
-    """Settings that cannot be used; the message has a line for each problem."""
 
 
 def _address(value: str) -> str:
@@ -44,57 +30,19 @@ def _address(value: str) -> str:
 ListenAddress = Annotated[str, AfterValidator(_address)]
 
 
-class CommandSettings(BaseSettings):
+class DaemonSettings(CommandSettings):
     """What every long-running command takes."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        extra="forbid",
-        frozen=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
 
-    config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",  # One line a change of state; a line a request is debug.
         description="Least severe lines to log",
     )
     log_format: Literal["json", "text"] = Field("text", description="json for machines, text for people")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The YAML file comes in as init values: it is the weakest source.
-        return env_settings, init_settings
 
-    @classmethod
-    def read(cls, arguments: Sequence[str], program: str) -> Self:
-        """Settings from `arguments` (flags), the environment, and the YAML file that either names.
-
-        Raises InvalidSettings. `--help` prints and exits as argparse does."""
-        _refuse_unknown_environment(cls)
-        try:
-            cli = CliSettingsSource[Self](
-                cls, cli_prog_name=program, cli_parse_args=list(arguments), cli_show_env_vars=True
-            )
-            # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
-            return cls(_cli_settings_source=cli, **_yaml_values(arguments))  # pyright: ignore[reportCallIssue]
-        except ValidationError as error:
-            raise InvalidSettings("\n".join(_sentence(each) for each in error.errors())) from None
-        except SettingsError as error:
-            raise InvalidSettings(str(error)) from None
-
-
-class CommonSettings(CommandSettings):
+class CommonSettings(DaemonSettings):
     """What every command that picks takes."""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -273,7 +221,7 @@ class ServeSettings(CommonSettings):
         return self
 
 
-class GatewaySettings(CommandSettings):
+class GatewaySettings(DaemonSettings):
     """What Envoy Gateway asks to serve InferencePools: its extension, the pools' endpoints, the pools' statuses."""
 
     extension_address: ListenAddress = Field("[::]:5005", description="Where Envoy Gateway asks")
@@ -340,42 +288,3 @@ def _flag(name: str, value: object) -> list[str]:
     if isinstance(value, list):
         return [f"--{name}={each}" for each in cast(list[object], value)]
     return [f"--{name}={value}"]
-
-
-def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings in the file named by `--config` or PICKER_CONFIG. Raises InvalidSettings."""
-    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    only_config.add_argument("--config", default=os.environ.get(f"{ENV_PREFIX}CONFIG"))
-    path = only_config.parse_known_args(list(arguments))[0].config
-    if path is None:
-        return {}
-    try:
-        values: object = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InvalidSettings(f"config {path}: {error}") from None
-    if not isinstance(values, dict):
-        raise InvalidSettings(f"config {path}: found {type(values).__name__}; allowed is a mapping of settings")
-    return {str(key): value for key, value in cast(dict[object, Any], values).items()}
-
-
-def _refuse_unknown_environment(settings: type[BaseSettings]) -> None:
-    """A misspelt variable would otherwise do nothing, silently."""
-    known = {ENV_PREFIX + name.upper() for name in settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
-    if unknown:
-        raise InvalidSettings(
-            "\n".join(f"environment {name}: not a setting; allowed are {', '.join(sorted(known))}" for name in unknown)
-        )
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """One validation error as `setting: what is wrong`."""
-    if not error["loc"]:
-        return error["msg"].removeprefix("Value error, ")  # Of several settings, which it names itself.
-    setting = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        flag = "--" + setting.replace("_", "-")
-        return f"{setting}: missing; give {flag}, {ENV_PREFIX}{setting.upper()} or a line in --config"
-    if error["type"] == "extra_forbidden":
-        return f"{setting}: not a setting"
-    return f"{setting}: {error['msg'].removeprefix('Value error, ')}; found {error['input']!r}"

@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from command_settings import InvalidSettings
 from picker.commands import serve
 from picker.observability.setup import ExtraMissing
-from picker.settings import InvalidSettings, ServeSettings
+from picker.settings import ServeSettings
 
 
 def test_without_the_setting_the_mode_is_not_imported() -> None:

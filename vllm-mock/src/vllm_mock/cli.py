@@ -5,9 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 import uvloop
+from command_settings import InvalidSettings
 
 from vllm_mock.api.running import PortTaken
-from vllm_mock.settings import FitSettings, InvalidSettings, ServeSettings, VerifySettings
+from vllm_mock.settings import FitSettings, ServeSettings, VerifySettings
 from vllm_mock.tokens.folder import InvalidTokenizer
 
 _COLUMNS = 160

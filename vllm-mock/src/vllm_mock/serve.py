@@ -4,6 +4,8 @@ import asyncio
 import os
 import sys
 
+from command_settings import InvalidSettings
+
 from vllm_mock.api.api_server import ApiServer
 from vllm_mock.api.running import Listener, listen, serve_until_signal
 from vllm_mock.engine.core import Engine
@@ -19,7 +21,7 @@ from vllm_mock.generation.request_body import LoadLoraBody
 from vllm_mock.kv_events.config import InvalidKvEventsConfig
 from vllm_mock.kv_events.publishing import KvEvents, kv_events
 from vllm_mock.metrics.engine_metrics import EngineMetrics
-from vllm_mock.settings import InvalidSettings, ServeSettings
+from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.choose import choose_tokenizer
 from vllm_mock.tokens.tokenizer import Tokenizer
 

@@ -1,75 +1,29 @@
 """Every setting of the mock: one schema, read from flags, environment and a YAML file; the first that says wins."""
 
-import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from command_settings import CommandSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 ENV_PREFIX = "VLLM_MOCK_"
 _SEVERAL = ("--served-model-name", "--api-key", "--lora-modules", "--files")
 """Flags that take several values after one name, as vLLM's do."""
 
 
-class InvalidSettings(Exception):
-    """Settings that cannot be used; the message has a line for each problem."""
+class Settings(CommandSettings):
+    """Base of each command's settings."""
 
-
-class Settings(BaseSettings):
-    """Reads them."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        extra="forbid",
-        frozen=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
 
     first_word: ClassVar[str]
     """The setting that may be given as the first argument, with no flag before it."""
-    config: Path | None = Field(None, description="YAML file with any of these settings, keys in snake_case")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The YAML file comes in as init values: it is the weakest source.
-        return env_settings, init_settings
 
     @classmethod
     def read(cls, arguments: Sequence[str], program: str) -> Self:
-        """Settings from `arguments` (flags), the environment, and the YAML file that either names.
-
-        Raises InvalidSettings. `--help` prints and exits as argparse does."""
-        _refuse_unknown_environment(cls)
-        flags = _spread(arguments, cls.first_word)
-        try:
-            cli = CliSettingsSource[Self](cls, cli_prog_name=program, cli_parse_args=flags, cli_show_env_vars=True)
-            # pydantic's synthesised signature hides the source that BaseSettings.__init__ takes.
-            return cls(_cli_settings_source=cli, **_yaml_values(flags))  # pyright: ignore[reportCallIssue]
-        except ValidationError as error:
-            raise InvalidSettings("\n".join(_sentence(each) for each in error.errors())) from None
-        except SettingsError as error:
-            raise InvalidSettings(str(error)) from None
+        return super().read(_spread(arguments, cls.first_word), program)
 
 
 class ServeSettings(Settings):
@@ -198,40 +152,3 @@ def _spread(arguments: Sequence[str], first: str) -> list[str]:
         else:
             flags.append(argument)
     return flags
-
-
-def _yaml_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings in the file named by `--config` or VLLM_MOCK_CONFIG. Raises InvalidSettings."""
-    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    only_config.add_argument("--config", default=os.environ.get(f"{ENV_PREFIX}CONFIG"))
-    path = only_config.parse_known_args(list(arguments))[0].config
-    if path is None:
-        return {}
-    try:
-        values: object = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InvalidSettings(f"config {path}: {error}") from None
-    if not isinstance(values, dict):
-        raise InvalidSettings(f"config {path}: found {type(values).__name__}; allowed is a mapping of settings")
-    return {str(key): value for key, value in cast(dict[object, Any], values).items()}
-
-
-def _refuse_unknown_environment(settings: type[BaseSettings]) -> None:
-    """A misspelt variable would otherwise do nothing, silently."""
-    known = {ENV_PREFIX + name.upper() for name in settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
-    if unknown:
-        raise InvalidSettings(
-            "\n".join(f"environment {name}: not a setting; allowed are {', '.join(sorted(known))}" for name in unknown)
-        )
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """One validation error as `setting: what is wrong`."""
-    setting = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        flag = "--" + setting.replace("_", "-")
-        return f"{setting}: missing; give {flag}, {ENV_PREFIX}{setting.upper()} or a line in --config"
-    if error["type"] == "extra_forbidden":
-        return f"{setting}: not a setting"
-    return f"{setting}: {error['msg'].removeprefix('Value error, ')}; found {error['input']!r}"

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from command_settings import InvalidSettings
 from recordings import FOLDER
 from vllm_mock.cli import main
-from vllm_mock.settings import InvalidSettings, ServeSettings
+from vllm_mock.settings import ServeSettings
 
 
 def read(*arguments: str) -> ServeSettings:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from command_settings import InvalidSettings
 
 from picker.cli_error import CliError
 from picker.printable import printable
 from picker.resources.problems import InvalidManifests
 from picker.resources.validate import validate_files
-from picker.settings import GatewaySettings, InvalidSettings, ServeSettings, StandaloneSettings
+from picker.settings import GatewaySettings, ServeSettings, StandaloneSettings
 
 _USAGE = """picker COMMAND [flags]
 

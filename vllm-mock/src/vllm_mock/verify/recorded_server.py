@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from command_settings import InvalidSettings
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from vllm_mock.engine.messages import EngineConfig
-from vllm_mock.settings import InvalidSettings, ServeSettings
+from vllm_mock.settings import ServeSettings
 
 FILE = "server.yaml"
 Flags = dict[str, Any]
