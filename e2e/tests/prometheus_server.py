@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import yaml
 from e2e.local_gateway import LocalGateway
-from e2e.processes import Child, free_ports
+from e2e.processes import LoggedChild, free_ports
 from waiting import eventually
 
 RULES = Path(__file__).parents[2] / "charts" / "inference-gateway" / "files" / "alerts" / "inference-gateway.rules.yaml"
@@ -23,7 +23,7 @@ async def prometheus(gateway: LocalGateway) -> AsyncIterator[str]:
     folder.mkdir()
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump(_config(gateway)))
-    child = await Child.start(
+    child = await LoggedChild.start(
         "prometheus",
         [
             "prometheus",

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from e2e.prefix_accuracy import Workload, outcome, words
-from e2e.processes import Child, free_ports
+from e2e.processes import LoggedChild, free_ports
 from gateway_parts import pool
 from picker.commands.serve import Picker
 from picker.endpoints.prefix_cache.kv_events.subscriber import PORT_LABEL, REPLAY_PORT_LABEL
@@ -118,7 +118,7 @@ async def fleet(folder: Path, *more: str) -> AsyncIterator[Fleet]:
                 *("--served-model-name=qwen", "--tokenizer=approximate", "--step-floor-s=0.001"),
                 *(f"--num-gpu-blocks-override={BLOCKS}", f"--kv-events-config={json.dumps(events)}"),
             ]
-            server = await Child.start(f"mock {number}", command, folder / f"mock-{number}.log")
+            server = await LoggedChild.start(f"mock {number}", command, folder / f"mock-{number}.log")
             stack.push_async_callback(server.stop)
             await until(lambda up=folder / f"mock-{number}.log": "serving" in up.read_text(), "the mock serves", 30)
         pickers = [await stack.enter_async_context(picker(folder, *more)) for _ in range(2)]

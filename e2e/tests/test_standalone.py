@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from e2e.local_gateway import MANIFESTS
-from e2e.processes import Child, free_ports
+from e2e.processes import LoggedChild, free_ports
 from upstream import Upstream
 from waiting import eventually, until
 
@@ -35,12 +35,12 @@ class Standalone:
         server = f"{{name: a, address: 127.0.0.1, port: {upstream.port}, labels: {{app: qwen}}}}"
         (folder / "endpoints.yaml").write_text(f"endpoints:\n- {server}\n")
 
-    async def start(self, *more: str) -> Child:
+    async def start(self, *more: str) -> LoggedChild:
         names = ("ext-proc", "health", "xds", "envoy-admin")
         addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, self._internal, strict=True)]
         given = [f"--manifests={self.folder / 'm'}", f"--endpoints={self.folder / 'endpoints.yaml'}", *addresses]
         command = [sys.executable, "-m", "picker", "standalone", *given, f"--admin-address=127.0.0.1:{self.admin}"]
-        return await Child.start("standalone", [*command, "--listen-ip=127.0.0.1", *more], self.log)
+        return await LoggedChild.start("standalone", [*command, "--listen-ip=127.0.0.1", *more], self.log)
 
     async def status(self, port: int) -> int | None:
         async with httpx.AsyncClient(timeout=5.0) as client:
@@ -63,7 +63,7 @@ class Standalone:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[tuple[Standalone, Child]]:
+async def running(folder: Path) -> AsyncIterator[tuple[Standalone, LoggedChild]]:
     async with Upstream("a") as upstream:
         gateway = Standalone(folder, upstream)
         child = await gateway.start()
@@ -139,7 +139,7 @@ async def test_an_edited_listener_moves_to_its_new_port(tmp_path: Path) -> None:
         assert await gateway.status(gateway.picked) == 200
 
 
-async def failed(child: Child) -> str:
+async def failed(child: LoggedChild) -> str:
     """Waits until the command fails to start. Returns its log, which has no traceback."""
     async with asyncio.timeout(30):
         status = await child.process.wait()

@@ -16,7 +16,7 @@ import yaml
 from picker.resources.pool_wire import STRATEGY_ANNOTATION
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from e2e.processes import Child, ProcessFailed, free_ports, taken
+from e2e.processes import LoggedChild, ProcessFailed, free_ports, taken
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 MODEL = "/model/qwen"
@@ -85,8 +85,8 @@ class LocalGateway:
     ports: Ports | None = None
     picker_arguments: Sequence[str] = ()
     folder: Path = field(init=False)
-    mocks: list[Child] = field(init=False, default_factory=list)
-    picker: Child | None = field(init=False, default=None)
+    mocks: list[LoggedChild] = field(init=False, default_factory=list)
+    picker: LoggedChild | None = field(init=False, default=None)
 
     @property
     def manifests(self) -> Path:
@@ -194,7 +194,7 @@ class LocalGateway:
                     if strategy not in [pool["strategy"] for pool in pools if pool["pool"].endswith(POOL)]:
                         raise NotReady(f"the picker does not use the pool's strategy {strategy}")
 
-    async def _start_mock(self, number: int) -> Child:
+    async def _start_mock(self, number: int) -> LoggedChild:
         fleet, index = [(fleet, index) for fleet in self.fleets for index in range(fleet.replicas)][number]
         command = [
             str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
@@ -202,12 +202,9 @@ class LocalGateway:
             "--preset", fleet.preset, "--time-scale", str(fleet.time_scale),
             "--metrics-profile", fleet.metrics_profiles[index % len(fleet.metrics_profiles)], *fleet.arguments,
         ]  # fmt: skip
-        return await Child.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
+        return await LoggedChild.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
 
-    async def restart_mock(self, number: int) -> None:
-        self.mocks[number] = await self._start_mock(number)
-
-    async def _start_picker(self) -> Child:
+    async def _start_picker(self) -> LoggedChild:
         ports = self._ports
         command = [
             str(_BIN / "picker"), "standalone",
@@ -217,7 +214,7 @@ class LocalGateway:
             "--envoy-admin-address", f"127.0.0.1:{ports.envoy_admin}", "--listen-ip", "127.0.0.1",
             "--work-dir", str(self.folder / "envoy"), *self.picker_arguments,
         ]  # fmt: skip
-        return await Child.start("picker standalone", command, self.folder / "gateway.log")
+        return await LoggedChild.start("picker standalone", command, self.folder / "gateway.log")
 
     async def wait_until_ready(self) -> None:
         """Waits until mocks, picker and both ports serve. Raises ProcessFailed if a part exits, and NotReady."""

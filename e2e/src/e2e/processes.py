@@ -1,22 +1,23 @@
-"""Child processes that never outlive who started them, with their output in files."""
+"""Child processes that end with their parent, with their output in files; free ports; SIGTERM."""
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import random
 import signal
 import socket
-import sys
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from picker.commands.standalone.children import Child, how_it_ended
+
 Result = TypeVar("Result")
-_PR_SET_PDEATHSIG = 1
+_STOP_GRACE_S = 5.0
+"""Judgement: every command here ends within a second of SIGTERM."""
 _SELDOM_USED_PORTS = (10_000, 30_000)
 _MOST_HELD = 200
 _held_ports: deque[socket.socket] = deque()
@@ -26,36 +27,26 @@ class ProcessFailed(Exception):
     """A child ended that should not have; the message ends with the last lines it wrote."""
 
 
-def _die_with_parent() -> None:
-    """Linux ends a child with its parent, even when that is killed. Elsewhere Ctrl-C and `stop` have to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 @dataclass(frozen=True, slots=True)
-class Child:
-    """A running command."""
+class LoggedChild:
+    """A child process whose output goes to a file."""
 
-    name: str
-    process: Process
+    child: Child
     log: Path
 
     @classmethod
-    async def start(
-        cls, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
-    ) -> "Child":
-        """Start `command`; both its outputs go to `log`. It does not see Ctrl-C: who started it stops it in order."""
+    async def start(cls, name: str, command: Sequence[str], log: Path) -> "LoggedChild":
+        """Starts `command`, and appends both its outputs to `log`."""
         with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
-        return cls(name, process, log)
+            return cls(await Child.start(name, command, os.environ, output), log)
+
+    @property
+    def name(self) -> str:
+        return self.child.name
+
+    @property
+    def process(self) -> Process:
+        return self.child.process
 
     @property
     def running(self) -> bool:
@@ -65,19 +56,12 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def check(self) -> None:
-        """Raises ProcessFailed when it has ended."""
-        if not self.running:
-            raise ProcessFailed(f"{self.name} ended with status {self.process.returncode}:\n{self.last_lines()}")
+        """Raises ProcessFailed if it has ended."""
+        if (status := self.process.returncode) is not None:
+            raise ProcessFailed(f"{self.name} {how_it_ended(status)}:\n{self.last_lines()}")
 
-    async def stop(self, timeout_s: float = 5.0) -> None:
-        """SIGTERM, then SIGKILL to whatever is left of its session."""
-        if self.running:
-            self.process.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.process.wait(), timeout_s)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        await self.process.wait()
+    async def stop(self) -> None:
+        await self.child.stop(_STOP_GRACE_S)
 
 
 def free_ports(count: int) -> list[int]:

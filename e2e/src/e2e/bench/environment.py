@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from e2e.bench import bare_grpc_picker, constant_picker
 from e2e.local_gateway import NotReady
-from e2e.processes import Child, free_ports
+from e2e.processes import LoggedChild, free_ports
 
 _START_TIMEOUT_S = 30.0
 
@@ -139,7 +139,7 @@ async def _start_servers(stack: AsyncExitStack, folder: Path, ports: Sequence[in
     """Starts cheap servers. All serve the metrics page of a vLLM mock that has just started."""
     [mock] = free_ports(1)
     command = [str(Path(sys.executable).parent / "vllm-mock"), "serve", "--port", str(mock), "--host", "127.0.0.1"]
-    child = await Child.start("vllm-mock", command, folder / "vllm-mock.log")
+    child = await LoggedChild.start("vllm-mock", command, folder / "vllm-mock.log")
     try:
         (folder / "metrics.txt").write_bytes(await _body_once_ready(f"http://127.0.0.1:{mock}/metrics", child))
     finally:
@@ -149,7 +149,7 @@ async def _start_servers(stack: AsyncExitStack, folder: Path, ports: Sequence[in
     await _body_once_ready(f"http://127.0.0.1:{ports[-1]}/metrics", servers)
 
 
-async def _start_picker(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
+async def _start_picker(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> LoggedChild:
     command = [sys.executable, "-m", "picker", "serve", *flags(gateway.settings, ServeSettings)]
     picker = await _start(stack, folder, "picker", command)
     await _body_once_ready(f"http://{gateway.settings.admin_address}/healthz", picker)
@@ -158,7 +158,7 @@ async def _start_picker(stack: AsyncExitStack, folder: Path, gateway: _Gateway) 
 
 async def _start_baseline(
     stack: AsyncExitStack, folder: Path, module: ModuleType, gateway: _Gateway, endpoints: Sequence[str]
-) -> Child:
+) -> LoggedChild:
     """Starts a baseline picker at the address of `gateway`'s picker."""
     command = baseline_command(module, gateway.settings.ext_proc_address, endpoints)
     return await _start(stack, folder, module.__name__, command)
@@ -169,7 +169,7 @@ def baseline_command(module: ModuleType, address: str, endpoints: Sequence[str])
     return [sys.executable, "-m", module.__name__, address, *endpoints]
 
 
-async def _start_envoy(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> Child:
+async def _start_envoy(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -> LoggedChild:
     settings = gateway.settings
     admin = EnvoyAdmin(settings.envoy_admin_address)
     control_plane = ControlPlane(settings, folder / f"envoy-{gateway.picked}", admin)
@@ -178,8 +178,8 @@ async def _start_envoy(stack: AsyncExitStack, folder: Path, gateway: _Gateway) -
     return await _start(stack, folder, "envoy", command)
 
 
-async def _start(stack: AsyncExitStack, folder: Path, name: str, command: Sequence[str]) -> Child:
-    child = await Child.start(name, command, folder / f"{name}.log")
+async def _start(stack: AsyncExitStack, folder: Path, name: str, command: Sequence[str]) -> LoggedChild:
+    child = await LoggedChild.start(name, command, folder / f"{name}.log")
     stack.push_async_callback(child.stop)
     return child
 
@@ -190,7 +190,7 @@ def _temporary_folder(stack: AsyncExitStack) -> Path:
     return folder
 
 
-async def _body_once_ready(url: str, child: Child | None = None) -> bytes:
+async def _body_once_ready(url: str, child: LoggedChild | None = None) -> bytes:
     """Waits until a GET returns 200, and returns its body. Raises ProcessFailed if `child` exits, and NotReady."""
     async with httpx.AsyncClient(timeout=2.0) as client:
         async for attempt in AsyncRetrying(

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1
 
@@ -20,33 +22,39 @@ def _end_with_parent() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A running command that writes where its parent writes."""
+    """A running command."""
 
     name: str
     process: Process
 
     @classmethod
-    async def start(cls, name: str, command: Sequence[str], environment: Mapping[str, str]) -> "Child":
-        """Raises OSError when the command cannot be run. The child does not see Ctrl-C: its parent stops it, in
-        order."""
+    async def start(
+        cls, name: str, command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
+    ) -> "Child":
+        """Start `command`. Its standard output and error go to `output`, or to its parent's if that is None.
+
+        Raises OSError if the command cannot be run. The child has a session of its own, so that Ctrl-C does not reach
+        it: its parent stops it, in order."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            env=environment,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),  # uvloop takes no other mapping.
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
         return cls(name, process)
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL after `grace_s`. One that has ended already is left in peace."""
+        """Sends SIGTERM, and SIGKILL to its session after `grace_s`. Does nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
             try:
                 async with asyncio.timeout(grace_s):
                     await self.process.wait()
             except TimeoutError:
-                self.process.kill()
+                os.killpg(self.process.pid, signal.SIGKILL)
         await self.process.wait()
 
 
