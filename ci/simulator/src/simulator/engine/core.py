@@ -87,7 +87,6 @@ class Engine:
             uncomputed_tokens=uncomputed,
             context_tokens=sum(lengths) + sum(each.length for each in queued),
             steps_until_it_fits=steps,
-            mean_steps_left=sum(steps_left for steps_left, _ in left) / len(left) if left else 0.0,
             loras=frozenset(each.request.lora for each in self._running if each.request.lora is not None),
         )
 

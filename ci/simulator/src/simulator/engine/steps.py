@@ -150,7 +150,5 @@ class Inside:
     """Held now, and by those that wait once they run."""
     steps_until_it_fits: int
     """Until enough sequences have ended for the prompt in question and all that wait to have their blocks."""
-    mean_steps_left: float
-    """Of the running ones."""
     loras: frozenset[str]
     """Adapters that run."""
