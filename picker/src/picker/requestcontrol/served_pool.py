@@ -15,13 +15,6 @@ from picker.resources.inference import (
 )
 from picker.scheduling.scheduler import Scheduler
 
-_CRITICALITY_OF_SIGN: Mapping[int, Criticality] = {
-    -1: Criticality.SHEDDABLE,
-    0: Criticality.STANDARD,
-    1: Criticality.CRITICAL,
-}
-"""By the sign of an objective's priority: below 0 may be shed, above 0 must not (GAIE's InferenceObjective)."""
-
 NO_REWRITES = ModelRewrites({}, ())
 
 
@@ -68,6 +61,6 @@ class ServedPool:
         """By the objective that a request names, if the pool has it; else by the request's model."""
         named = self.objectives.get(objective) if objective is not None else None
         if named is not None:
-            return _CRITICALITY_OF_SIGN[(named.priority > 0) - (named.priority < 0)]
+            return Criticality.of_priority(named.priority)
         declared = self.models.get(model) if model is not None else None
         return declared.criticality if declared is not None else Criticality.STANDARD
