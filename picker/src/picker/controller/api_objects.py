@@ -1,5 +1,10 @@
-"""The objects that a controller reads, as far as it reads them. Unlike the wire types of `resources` they refuse
-nothing: an HTTPRoute that uses all of the Gateway API is none of our business beyond these fields."""
+"""Objects of the Kubernetes API that the controller reads, with only the fields that it reads.
+
+They are not the wire types of `resources`, which have the same names. Those validate what users write for one machine:
+they reject unknown fields and every value that the gateway does not serve, with file and line. These read objects that
+the API server has validated and that other controllers may serve. A TLS listener, a RequestMirror filter or a status is
+valid here, and must not make a route of a pool unreadable. Types for writing statuses are in `resources.status_wire`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
