@@ -33,9 +33,8 @@ OWN: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("batch", "jobs"): WRITES,
     # Definitions come with the chart and stay.
     ("apiextensions.k8s.io", "customresourcedefinitions"): ("create", "get", "list", "watch"),
-    # Pools are annotated with a strategy; classes and Gateways are removed by hand where Envoy Gateway is away.
+    # The finalizers of the run's class are removed where the uninstall hook has not done so.
     ("gateway.networking.k8s.io", "gatewayclasses"): WRITES,
-    ("gateway.networking.k8s.io", "gateways"): WRITES,
     # A night's policies of admission come with the definitions of the Gateway API.
     ("admissionregistration.k8s.io", "validatingadmissionpolicies"): ("create", "get", "list", "watch"),
     ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"): ("create", "get", "list", "watch"),

@@ -25,9 +25,6 @@ class FakeCluster:
     def __init__(self) -> None:
         self.namespaces = {"default"}
         self.calls: list[str] = []
-        self.held = True
-        self.holds_on = False
-        """Whether Envoy Gateway holds its class even when its Gateway has gone: it is dead."""
 
     def has_namespace(self, name: str) -> bool:
         return name in self.namespaces
@@ -49,15 +46,8 @@ class FakeCluster:
     def delete_outside(self, webhook: str, cluster_role: str) -> None:
         self.calls.append(f"delete {webhook} {cluster_role}")
 
-    def delete_gateway(self, namespace: str, name: str) -> None:
-        self.calls.append(f"delete gateway {namespace}/{name}")
-        self.held = self.holds_on
-
-    def is_held(self, _gateway_class: str) -> bool:
-        return self.held
-
-    def let_go(self, gateway_class: str) -> None:
-        self.calls.append(f"let go {gateway_class}")
+    def remove_class_finalizers(self, gateway_class: str) -> None:
+        self.calls.append(f"remove finalizers of class {gateway_class}")
 
     def annotate_pool(self, _namespace: str, name: str, key: str, value: str) -> None:
         self.calls.append(f"annotate {name} {key.rpartition('/')[2]}={value}")
@@ -153,7 +143,7 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
 
 
 REMOVED = [
-    "delete gateway night/qwen-inference-gateway",
+    "remove finalizers of class night",
     "delete namespace night",
     "delete envoy-gateway-topology-injector.night night-gateway-helm-certgen:night",
 ]
@@ -255,12 +245,20 @@ def test_what_an_interrupted_night_has_left_is_removed_first(night: Night) -> No
     assert night.commands[:2] == ["helm uninstall", "helm upgrade"]
 
 
-def test_a_class_that_a_dead_envoy_gateway_holds_is_let_go(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it would stay for ever, and the next night's could not be made."""
-    monkeypatch.setattr(release, "_LET_GO_TIMEOUT_S", 0.0)
-    night.cluster.holds_on = True
+def test_a_release_whose_uninstall_hook_fails_is_removed_without_it(night: Night) -> None:
+    """Otherwise its class would remain, and the next run could not create it."""
+    night.fails_at("helm", "uninstall")
     assert night.run() == 0
-    assert "let go night" in night.cluster.calls
+    assert night.called[-2:] == [
+        ["helm", "uninstall", "night", "--namespace", "night", "--ignore-not-found"],
+        ["helm", "uninstall", "night", "--namespace", "night", "--ignore-not-found", "--no-hooks"],
+    ]
+    assert night.cluster.calls[-len(REMOVED) :] == REMOVED
+
+
+def test_the_uninstall_hook_runs_when_it_can(night: Night) -> None:
+    night.run()
+    assert night.called[-1] == ["helm", "uninstall", "night", "--namespace", "night", "--ignore-not-found"]
 
 
 def test_the_release_touches_no_other_gateway_of_the_cluster(night: Night) -> None:

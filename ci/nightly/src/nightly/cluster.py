@@ -11,7 +11,6 @@ from typing import Any
 from kubernetes import client, config, utils
 from kubernetes.client.exceptions import ApiException
 
-_GATEWAYS = ("gateway.networking.k8s.io", "v1", "gateways")
 _GATEWAY_CLASSES = ("gateway.networking.k8s.io", "v1", "gatewayclasses")
 _POOLS = ("inference.networking.x-k8s.io", "v1alpha2", "inferencepools")
 
@@ -58,21 +57,8 @@ class Cluster:
         with _absent_is_fine():
             self._roles.delete_cluster_role(cluster_role)
 
-    def delete_gateway(self, namespace: str, name: str) -> None:
-        group, version, plural = _GATEWAYS
-        with _absent_is_fine():
-            self._objects.delete_namespaced_custom_object(group, version, namespace, plural, name)
-
-    def is_held(self, gateway_class: str) -> bool:
-        """Whether Envoy Gateway keeps a GatewayClass from going, as it does while it has Gateways of the class."""
-        group, version, plural = _GATEWAY_CLASSES
-        with _absent_is_fine():
-            found = self._objects.get_cluster_custom_object(group, version, plural, gateway_class)
-            return bool(found["metadata"].get("finalizers"))
-        return False
-
-    def let_go(self, gateway_class: str) -> None:
-        """In Envoy Gateway's place, where that is no more."""
+    def remove_class_finalizers(self, gateway_class: str) -> None:
+        """Lets a deleted GatewayClass go. Does nothing if there is none."""
         group, version, plural = _GATEWAY_CLASSES
         with _absent_is_fine():
             self._objects.patch_cluster_custom_object(

@@ -21,7 +21,6 @@ PORTS = (8080, 8081)
 """The plain route, and the route through the pool."""
 _POLL_S = 1.0
 _HELM_TIMEOUT_S = 600
-_LET_GO_TIMEOUT_S = 60
 _GONE_TIMEOUT_S = 600
 _ANSWER_TIMEOUT_S = 300
 
@@ -134,13 +133,13 @@ def remove(settings: Settings, cluster: Cluster) -> None:
     """The release, its namespace, and what the hooks of Envoy Gateway's chart have made outside it. Definitions stay:
     others may use them. Raises NightFailed when the namespace does not go."""
     name = settings.namespace
-    # The Gateway first, or Envoy Gateway is gone before it has let go of the class.
-    cluster.delete_gateway(name, GATEWAY)
-    try:
-        _eventually(lambda: not cluster.is_held(name), "Envoy Gateway does not let go of its class", _LET_GO_TIMEOUT_S)
-    except NightFailed:
-        cluster.let_go(name)
-    subprocess.run(["helm", "uninstall", name, "--namespace", name, "--ignore-not-found"], check=False)
+    # The chart's pre-delete hook runs `picker teardown`: it deletes the Gateway and frees its class.
+    uninstall = ["helm", "uninstall", name, "--namespace", name, "--ignore-not-found"]
+    if subprocess.run(uninstall, check=False).returncode:
+        # The hook's Job cannot run, for example because its image cannot be pulled.
+        subprocess.run([*uninstall, "--no-hooks"], check=False)
+    # Without the hook, the deleted class waits for an Envoy Gateway that is deleted too. No other release uses it.
+    cluster.remove_class_finalizers(name)
     cluster.delete_namespace(name)
     cluster.delete_outside(
         webhook=f"envoy-gateway-topology-injector.{name}", cluster_role=f"{name}-gateway-helm-certgen:{name}"
