@@ -6,7 +6,7 @@ from no_starvation_traffic import OURS, Traffic
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.load.speed import MOST_MOVED, CompletionRate, SpeedEstimate
 from picker.resources.inference import RoutingStrategy
-from picker.scheduling.terms.lora import FULL_TOKENS, LOAD_TOKENS, MAX_REMEMBERED, REMEMBERED_S, LoraAffinity
+from picker.scheduling.terms.lora import FULL_TOKENS, LOAD_TOKENS, MAX_SENT_ADAPTERS, SENT_ADAPTER_TTL_S, LoraAffinity
 
 
 @OURS
@@ -81,7 +81,7 @@ def test_an_adapter_that_was_sent_lately_counts_as_loaded() -> None:
     here.metrics = there.metrics = ServerMetrics(0, 0, 0.0, max_loras=2)
     affinity.observe([here, there], 300.0)
     assert affinity.tokens("a", [here, there]) == [0.0, LOAD_TOKENS]
-    affinity.observe([here, there], 301.0 + REMEMBERED_S)
+    affinity.observe([here, there], 301.0 + SENT_ADAPTER_TTL_S)
     assert affinity.tokens("a", [here, there]) is None
 
 
@@ -99,6 +99,6 @@ def test_names_of_adapters_go_with_the_scrape_that_named_them() -> None:
         where.in_flight.models = {f"a{number}": 1}
         affinity.observe([where], float(number))
     assert affinity.tokens("a0", [where]) is None
-    assert len(affinity.known_adapters) <= MAX_REMEMBERED + 3
+    assert len(affinity.known_adapters) <= MAX_SENT_ADAPTERS + 3
     affinity.observe([], 1000.0)
     assert not affinity.known_adapters

@@ -7,7 +7,7 @@ from fleet import endpoint, request, scheduler
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Ranking
-from picker.scheduling.scheduler import ALL_LOOKED_AT, FALLBACKS
+from picker.scheduling.scheduler import FULL_SCAN_LIMIT, FALLBACKS
 from picker.scheduling.terms.hash_ring import HashRing
 from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
 
@@ -16,17 +16,17 @@ def test_pickers_agree_on_homes_whatever_the_order_of_their_endpoints() -> None:
     """Each has objects of its own for the same addresses."""
     mine, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
     for key in range(200):
-        assert HashRing().of(key, mine).address == HashRing().of(key, theirs).address
+        assert HashRing().preferred_endpoint(key, mine).address == HashRing().preferred_endpoint(key, theirs).address
 
 
 def test_homes_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
     """Only those that were at home there."""
     fleet = [endpoint(i) for i in range(8)]
     homes = HashRing()
-    before = {key: homes.of(key, fleet) for key in range(2000)}
+    before = {key: homes.preferred_endpoint(key, fleet) for key in range(2000)}
     shares = [sum(home is each for home in before.values()) for each in fleet]
     assert min(shares) > 100
-    after = {key: homes.of(key, fleet[1:]) for key in range(2000)}
+    after = {key: homes.preferred_endpoint(key, fleet[1:]) for key in range(2000)}
     assert all(after[key] is home for key, home in before.items() if home is not fleet[0])
 
 
@@ -44,7 +44,7 @@ def test_a_large_pool_is_balanced_though_no_pick_looks_at_all_of_it() -> None:
 
 def test_a_large_pool_finds_the_one_endpoint_that_has_the_prefix() -> None:
     """Every time, with either strategy."""
-    fleet = [endpoint(i) for i in range(ALL_LOOKED_AT * 4)]
+    fleet = [endpoint(i) for i in range(FULL_SCAN_LIMIT * 4)]
     for strategy in (RoutingStrategy.DEFAULT, RoutingStrategy.PREFIX_CACHE):
         deciding = scheduler(strategy)
         deciding.seen(fleet[77], (1, 2, 3))

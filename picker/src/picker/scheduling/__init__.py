@@ -1,2 +1,4 @@
-"""The decision: which endpoints shall serve a request. Pure: no I/O, no clock, no globals, so that a simulator can
-run it."""
+"""Ranks the endpoints of a pool for a request.
+
+Pure: no I/O, no clock and no globals, so the simulator runs the same code.
+"""

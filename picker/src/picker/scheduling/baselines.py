@@ -1,4 +1,4 @@
-"""What ordinary load balancers do, to be compared with."""
+"""Strategies of ordinary load balancers, as a comparison for DEFAULT."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from picker.scheduling.request import InferenceRequest
 
 
 class RandomChoice:
-    """Any endpoint: the scheduler draws among equals."""
+    """Any endpoint: all costs are equal, and the scheduler orders equal costs at random."""
 
     def required_candidates(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint]

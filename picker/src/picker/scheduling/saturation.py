@@ -1,4 +1,4 @@
-"""Who is turned away when the servers are full."""
+"""Decides which requests are rejected when the servers are full."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,29 +10,32 @@ from picker.resources.inference import Criticality
 
 @dataclass(frozen=True, slots=True)
 class SaturationLimit:
-    """An endpoint has room for requests of a criticality below both."""
+    """An endpoint has capacity for requests of a criticality while it is below both limits."""
 
     wait_s: float
-    """Predicted."""
+    """Predicted wait."""
     kv_cache_usage: float
+    """0 to 1."""
 
 
 SATURATION_LIMITS: Mapping[Criticality, SaturationLimit] = {
-    # Where requests wait, one more delays all that matter more, and a server whose cache is this full soon lets them
-    # wait: what runs there still grows.
+    # With a queue, one more request delays all the more critical ones. A cache this full soon causes a queue, because
+    # the running requests still grow.
     Criticality.SHEDDABLE: SaturationLimit(wait_s=0.3, kv_cache_usage=0.8),
-    # A minute: what is asked by people is asked in vain by then. A benchmark that overloads a fleet waits less.
+    # Judgement: an interactive client has given up after one minute. A benchmark that overloads a fleet waits less.
     Criticality.STANDARD: SaturationLimit(wait_s=60.0, kv_cache_usage=inf),
 }
-"""Critical is never turned away while an endpoint is ready."""
+"""Critical requests are never rejected while an endpoint is ready."""
 
 STALE_AFTER_S = 5.0
-"""Metrics older than this say nothing about the queue now, and nobody is turned away on their account."""
+"""Metrics older than this do not show the present queue. No request is rejected because of them."""
 
 
 def predicted_wait_s(endpoint: Endpoint, now_s: float) -> float:
-    """How long a request would wait before the server begins with it: until the prompts ahead are computed, or until as
-    many requests have ended as wait for room, whichever is longer. 0 where nothing is known."""
+    """How long a request would wait until the server starts its prefill. 0 if nothing is known.
+
+    The longer of two waits: until the prompts ahead are computed, and until as many requests have ended as are queued.
+    """
     pace = endpoint.pace.seconds_per_token
     wait_s = endpoint.in_flight.prefill_tokens * pace if pace is not None else 0.0
     metrics = endpoint.metrics
@@ -43,21 +46,21 @@ def predicted_wait_s(endpoint: Endpoint, now_s: float) -> float:
 
 
 def shed(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
-    """Whether no endpoint has room for a request of this criticality."""
-    room = SATURATION_LIMITS.get(criticality)
-    if room is None:
+    """Whether no endpoint has capacity for a request of this criticality."""
+    limit = SATURATION_LIMITS.get(criticality)
+    if limit is None:
         return False
-    for endpoint in endpoints:  # noqa: SIM110 - a generator costs more than the look at the first endpoint
-        if has_capacity(room, endpoint, now_s):
+    for endpoint in endpoints:  # noqa: SIM110 - a generator costs more than the check of the first endpoint
+        if has_capacity(limit, endpoint, now_s):
             return False
     return True
 
 
-def has_capacity(room: SaturationLimit, endpoint: Endpoint, now_s: float) -> bool:
-    """Whether `endpoint` has this much; one of which nothing is known has."""
-    if predicted_wait_s(endpoint, now_s) > room.wait_s:
+def has_capacity(limit: SaturationLimit, endpoint: Endpoint, now_s: float) -> bool:
+    """Whether `endpoint` is below `limit`. An endpoint of which nothing is known is."""
+    if predicted_wait_s(endpoint, now_s) > limit.wait_s:
         return False
     metrics = endpoint.metrics
     if metrics is None or now_s - metrics.scraped_at_s > STALE_AFTER_S:
         return True
-    return metrics.kv_cache_usage < room.kv_cache_usage
+    return metrics.kv_cache_usage < limit.kv_cache_usage

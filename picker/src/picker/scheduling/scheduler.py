@@ -1,4 +1,4 @@
-"""One pool's scheduler: from a request and the endpoints as they are now to an ordered list, or a refusal."""
+"""The scheduler of one pool: ranks the endpoints for a request, or rejects it."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,20 +12,21 @@ from picker.scheduling.saturation import shed
 from picker.scheduling.strategies import STRATEGIES
 
 FALLBACKS = 3
-"""Endpoints named after the best one. Envoy tries them in order when the first does not answer; three dead in a row is
-an outage that a fourth would not mend, and the list travels with every request."""
+"""Endpoints named after the best one. Envoy tries them in order when the first does not answer. Judgement: three that
+fail in a row are an outage that a fourth would not mend. The list is sent with every request."""
 
+FULL_SCAN_LIMIT = 64
+"""A pool of at most so many endpoints is not sampled."""
 
-ALL_LOOKED_AT = 64
-"""Endpoints of a pool that is small enough to look at every one."""
+SAMPLE_SIZE = 32
+"""Endpoints drawn from a larger pool."""
 
-SAMPLED = 32
-MOST_HOLDERS = 8
-"""Drawn from a larger pool, and added for their cache."""
+MAX_CACHE_HOLDERS = 8
+"""Endpoints added to the sample because they hold most of the prompt."""
 
 
 class Scheduler:
-    """Decides for one pool. Deterministic for a seeded `rng`; keeps what its strategy remembers and nothing else."""
+    """Decides for one pool. Deterministic for a seeded `rng`. Its only state is that of its strategy."""
 
     def __init__(self, strategy: RoutingStrategy, prefixes: PrefixIndex, rng: Random) -> None:
         self.strategy = strategy
@@ -34,7 +35,7 @@ class Scheduler:
         self._rng = rng
 
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
-        """Rank `endpoints` (the ready ones of the pool) for `request`. `now_s` is on the clock of the scrapes."""
+        """Rank `endpoints`, the ready ones of the pool, for `request`. `now_s` is on the clock of the scrapes."""
         endpoints = allowed(endpoints, request.subset)
         if not endpoints and request.subset is not None:
             return Rejection(RejectReason.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
@@ -55,43 +56,45 @@ class Scheduler:
     def _candidates(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], required_candidates: Sequence[Endpoint] | None
     ) -> Sequence[Endpoint]:
-        """All endpoints of a small pool. Of a large one a sample, those that hold most of the prompt, and those that
-        the strategy must see: the best of some thirty drawn at random is hardly worse than the best of all, and looking
-        at all would take longer than a request should wait for its pick."""
+        """All endpoints of a small pool. Of a larger one a sample, the holders of most of the prompt, and
+        `required_candidates`.
+
+        The best of some thirty endpoints drawn at random is hardly worse than the best of all. The cost of all of them
+        takes longer than a request should wait for its pick.
+        """
         count = len(endpoints)
-        if count <= ALL_LOOKED_AT or required_candidates is None:
+        if count <= FULL_SCAN_LIMIT or required_candidates is None:
             return endpoints
-        start, stride = int(self._rng.random() * count), 1 + int(self._rng.random() * (count // SAMPLED))
-        sampled = [endpoints[(start + index * stride) % count] for index in range(SAMPLED)]
+        start, stride = int(self._rng.random() * count), 1 + int(self._rng.random() * (count // SAMPLE_SIZE))
+        sampled = [endpoints[(start + index * stride) % count] for index in range(SAMPLE_SIZE)]
         drawn = [endpoint for endpoint in sampled if endpoint.unreachable_since_s is None]
         if not drawn:
             return endpoints
-        holders = allowed(self._prefixes.holders(request.blocks, MOST_HOLDERS), request.subset)
+        holders = allowed(self._prefixes.holders(request.blocks, MAX_CACHE_HOLDERS), request.subset)
         return list(dict.fromkeys([*drawn, *holders, *required_candidates]))
 
     def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:
-        """For each endpoint the prompt tokens it is thought to have cached: the matched share of the prompt's
-        blocks."""
+        """Estimated cached prompt tokens of each endpoint: the matched share of the prompt's blocks."""
         if not request.blocks:
             return [0] * len(endpoints)
         matches = self._prefixes.matches(request.blocks, endpoints)
         if not any(matches):
             return matches
         tokens, count = request.prompt_tokens, len(request.blocks)
-        # Endpoints are many, and what they hold of a prompt is one of few lengths.
+        # There are many endpoints, but few different match lengths.
         cached = {blocks: blocks * tokens // count for blocks in set(matches)}
         return list(map(cached.__getitem__, matches))
 
     def _ranked(self, costs: Sequence[float], endpoints: Sequence[Endpoint], cached: Sequence[int]) -> Ranking:
-        """Cheapest first, equals by lot, endpoints that refuse connections after all others."""
+        """Cheapest first, equal costs in random order, endpoints that refuse connections last."""
         order: Sequence[int] = range(len(costs))
         if len(set(costs)) < len(costs):
-            # Sorting is stable: those of equal cost stay as they were drawn.
-            lot = self._rng.random
-            order = sorted(order, key=[lot() for _ in order].__getitem__)
+            # Sorting is stable: equal costs stay in the random order.
+            draw = self._rng.random
+            order = sorted(order, key=[draw() for _ in order].__getitem__)
         order = sorted(order, key=costs.__getitem__)
         best = order[: 1 + FALLBACKS]
-        # A list, for a generator costs more than the look at all four.
+        # A list: a generator costs more than the check of all four.
         if [index for index in best if endpoints[index].unreachable_since_s is not None]:
             order.sort(key=lambda index: endpoints[index].unreachable_since_s is not None)
             best = order[: 1 + FALLBACKS]

@@ -1,5 +1,8 @@
-"""The routing strategies by name. A strategy gives the cost of a request on each endpoint; the scheduler takes the
-cheapest. To add one: write its class, name it in `resources.inference.RoutingStrategy` and in `STRATEGIES`."""
+"""The routing strategies by name.
+
+A strategy returns the cost of a request on each endpoint, and the scheduler takes the cheapest. To add one, write its
+class and add its name to `resources.inference.RoutingStrategy` and to `STRATEGIES`.
+"""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""What a strategy is."""
+"""The interface of a routing strategy."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,12 +8,12 @@ from picker.scheduling.request import InferenceRequest
 
 
 class Strategy(Protocol):
-    """One way to choose among endpoints. May remember its own choices, nothing else."""
+    """Computes what a request costs on each endpoint. May keep state of its own."""
 
     def required_candidates(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint]
     ) -> Sequence[Endpoint] | None:
-        """Endpoints of the whole pool that must be looked at when there are too many to look at all; None: all must."""
+        """Endpoints that must be among the candidates when a pool is sampled. None: the pool must not be sampled."""
         ...
 
     def costs(
@@ -24,9 +24,10 @@ class Strategy(Protocol):
         required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
-        """What `request` would cost on each of `endpoints`; the lowest is best, equal ones are drawn by lot.
+        """The cost of `request` on each of `endpoints`, which is never empty. The lowest cost is best.
 
-        `cached_tokens[i]` prompt tokens are thought to be in the prefix cache of `endpoints[i]`. `endpoints` is never
-        empty; `required_candidates` is what the method of that name said; `now_s` is on the clock of the scrapes.
+        Equal costs are ordered at random. `cached_tokens[i]` is an estimate of the prompt tokens in the prefix cache
+        of `endpoints[i]`. `required_candidates` is the result of the method of that name. `now_s` is on the clock of
+        the scrapes.
         """
         ...

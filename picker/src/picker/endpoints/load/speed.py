@@ -81,7 +81,7 @@ class SpeedEstimate:
             work_tokens, seconds = share * work_tokens, share * seconds
         return work_tokens, seconds
 
-    def learned(self, now_s: float) -> tuple[float, float]:
+    def decayed_totals(self, now_s: float) -> tuple[float, float]:
         """Seconds and tokens, as much as they still count."""
         freshness = self._freshness(now_s)
         return freshness * self._seconds, freshness * self._tokens

@@ -1,7 +1,9 @@
-"""What pickers of one pool can do for each other without a word between them: send what belongs together to one place.
+"""Prefix affinity across the picker replicas of a pool, without communication.
 
-What another picker has sent, and where, nobody tells; half of what is cached was sent by it. But each prompt has a
-home, the same one for all pickers, and what goes there is found there again by whoever has the next turn."""
+No replica knows which prompts the others sent to which endpoint, although those are much of what is cached. Consistent
+hashing maps equal prefixes to the same preferred endpoint in every replica. A prompt sent there finds the cache of its
+earlier turns, whichever replica picks.
+"""
 
 from collections.abc import Sequence
 
@@ -9,53 +11,55 @@ from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.terms.hash_ring import HashRing
 
-MEMORY = 0.98
-"""Of what is learned here: the last 50 prompts count, and the last 50 looks."""
+DECAY = 0.98
+"""Of each running mean, per value: the last 50 prompts and the last 50 observations count."""
 
-LEAST_SHARE = 0.03
-"""Of the requests on the servers, to come past this picker. With less it knows better itself what is cached."""
+MIN_FOREIGN_SHARE = 0.03
+"""Share of the servers' requests from elsewhere from which affinity is used. Below it this picker's own prefix index
+is the better estimate of what is cached."""
 
 PREFIX_BLOCKS = 16
-"""Of a prompt that continues no conversation, these first blocks say where it belongs: 1024 tokens, a system prompt."""
+"""The first blocks that key a prompt which continues no conversation: 1024 tokens, the length of a system prompt."""
 
 OWN_CACHE_CONFIDENCE = 0.3
-"""Of what this picker has sent elsewhere than home: it takes room that others do not know of, and what they send there
-drives it out."""
+"""Factor of cached tokens on other endpoints than the preferred one. Prompts of other replicas, which do not know of
+these tokens, evict them."""
 
-LEAST_REPEATS = 0.3
-"""Of the prompts, to begin like one before. Where fewer do, one with a new beginning belongs nowhere."""
+MIN_REPEAT_SHARE = 0.3
+"""Share of prompts with known first blocks. Below it, a prompt with new first blocks has no preferred endpoint's
+cache."""
 
 MISS_PENALTY = 1.1
-"""Times its tokens that a miss costs, as it makes two places of one."""
+"""Factor of the tokens that are not cached. A miss puts the same prefix into two caches."""
 
 
 class CrossPickerAffinity:
-    """Learns from a pool's requests what homes are worth."""
+    """Estimates from a pool's requests how much the preferred endpoint has cached for a prompt."""
 
     def __init__(self) -> None:
-        self._homes = HashRing()
-        self._others = 0.0
-        """Share of the requests on the servers that came past this picker."""
+        self._ring = HashRing()
+        self._foreign_share = 0.0
+        """Share of the requests on the servers that this picker did not send."""
         self._repeats = 0.8
-        """Share of the prompts whose first blocks had been seen before. The first ones are taken for such."""
+        """Share of the prompts whose first blocks were known already. Starts high, as if most were."""
         self._continues = 1.0
         """Share of the chats that continue a conversation."""
 
     def observe(self, endpoints: Sequence[Endpoint], requests: Sequence[int]) -> None:
-        """Learn from how many `requests` are on each of `endpoints`."""
+        """Update the share of foreign requests. `requests[i]` requests are on `endpoints[i]`."""
         total = sum(requests)
         if total:
-            mine = sum([endpoint.in_flight.requests for endpoint in endpoints])
-            self._others = MEMORY * self._others + (1 - MEMORY) * (1 - mine / total)
+            own = sum([endpoint.in_flight.requests for endpoint in endpoints])
+            self._foreign_share = DECAY * self._foreign_share + (1 - DECAY) * (1 - own / total)
 
     def preferred_endpoint(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-        """Where `request` belongs; None where it does not matter."""
-        if not request.blocks or self._others < LEAST_SHARE:
+        """The endpoint that every replica prefers for `request`. None where affinity has no use."""
+        if not request.blocks or self._foreign_share < MIN_FOREIGN_SHARE:
             return None
         key = request.conversation
         if key is None or not (request.continues or self._continues > 0.5):
             key = request.blocks[min(len(request.blocks), PREFIX_BLOCKS) - 1]
-        return self._homes.of(key, endpoints)
+        return self._ring.preferred_endpoint(key, endpoints)
 
     def uncached_tokens(
         self,
@@ -64,7 +68,8 @@ class CrossPickerAffinity:
         cached_tokens: Sequence[int],
         preferred_endpoint: Endpoint,
     ) -> Sequence[float]:
-        """Prompt tokens that each endpoint would have to compute, `preferred_endpoint` as others have left it."""
+        """Estimated prompt tokens that each endpoint has to compute. At `preferred_endpoint` the estimate includes
+        what other replicas have sent there."""
         tokens, known = request.prompt_tokens, max(cached_tokens)
         expected = known + (tokens - known) * self._sent_before(request, known)
         return [
@@ -77,15 +82,17 @@ class CrossPickerAffinity:
         ]
 
     def _sent_before(self, request: InferenceRequest, known_tokens: int) -> float:
-        """The share of what this picker does not know of a prompt that others are taken to have sent home. Squared: the
-        less often that is so, the less it is worth going there for."""
+        """Estimated share of the unknown part of a prompt that other replicas have sent to the preferred endpoint.
+
+        Squared: a preferred endpoint is worth the less, the less often it holds the prompt.
+        """
         if request.conversation is not None:
-            self._continues = MEMORY * self._continues + (1 - MEMORY) * request.continues
+            self._continues = DECAY * self._continues + (1 - DECAY) * request.continues
             if request.continues:
                 return 1.0
             if self._continues > 0.5:
                 return self._continues**2
         blocks = len(request.blocks)
         seen = known_tokens >= request.prompt_tokens * min(blocks, PREFIX_BLOCKS) // blocks
-        self._repeats = MEMORY * self._repeats + (1 - MEMORY) * seen
-        return 0.0 if seen or self._repeats < LEAST_REPEATS else self._repeats**2
+        self._repeats = DECAY * self._repeats + (1 - DECAY) * seen
+        return 0.0 if seen or self._repeats < MIN_REPEAT_SHARE else self._repeats**2

@@ -1,4 +1,4 @@
-"""Where a prompt belongs, as all replicas of the picker see it without a word between them: consistent hashing."""
+"""Consistent hashing: maps a key to the same endpoint in all replicas of the picker."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,18 +10,21 @@ from picker.endpoints.endpoint import Endpoint
 
 VIRTUAL_NODES = 40
 """On the ring, for each endpoint. The endpoints' shares differ by some 15 %; load decides before that matters."""
+"""Points of each endpoint on the ring. The endpoints' shares differ by some 15 %. Load outweighs such differences."""
 
 
 class HashRing:
     """A ring of the endpoints last asked about. When one comes or goes, only its own share of the keys moves."""
+
+    """A ring of the endpoints of the last lookup. If one joins or leaves, only its own share of the keys moves."""
 
     def __init__(self) -> None:
         self._endpoints: list[Endpoint] = []
         self._points: list[int] = []
         self._owners: list[Endpoint] = []
 
-    def of(self, key: int, endpoints: Sequence[Endpoint]) -> Endpoint:
-        """The home of `key`, any integer, among `endpoints`, at least one. Their order does not matter."""
+    def preferred_endpoint(self, key: int, endpoints: Sequence[Endpoint]) -> Endpoint:
+        """The endpoint of `key` among `endpoints`, which must not be empty. Their order does not matter."""
         if self._endpoints != list(endpoints):
             self._build(endpoints)
         point = xxh3_64_intdigest(b"", key & _64_BITS)
