@@ -4,7 +4,7 @@ import pytest
 from fleet import endpoint
 from no_starvation_traffic import OURS, Traffic
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
-from picker.endpoints.load.speed import MOST_MOVED, CompletionRate, SpeedEstimate
+from picker.endpoints.load.speed import MAX_DEVIATION, CompletionRate, SpeedEstimate
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.terms.lora import FULL_TOKENS, LOAD_TOKENS, MAX_SENT_ADAPTERS, SENT_ADAPTER_TTL_S, LoraAffinity
 
@@ -52,7 +52,7 @@ def test_one_answer_moves_a_pace_by_a_bounded_factor(work_tokens: float, seconds
     pace.learn(work_tokens, seconds, 0.0)
     assert before is not None
     assert pace.seconds_per_token is not None
-    assert 1 / 1.25 < pace.seconds_per_token / before < 1 + MOST_MOVED / 100
+    assert 1 / 1.25 < pace.seconds_per_token / before < 1 + MAX_DEVIATION / 100
 
 
 def test_one_long_gap_moves_the_rate_of_ends_by_a_bounded_factor() -> None:

@@ -7,7 +7,7 @@ from fleet import endpoint, request, scheduler
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Ranking
-from picker.scheduling.scheduler import FULL_SCAN_LIMIT, FALLBACKS
+from picker.scheduling.scheduler import FALLBACKS, FULL_SCAN_LIMIT
 from picker.scheduling.terms.hash_ring import HashRing
 from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
 

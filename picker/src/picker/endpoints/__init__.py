@@ -1,1 +1,1 @@
-"""What we know of the model servers: what they report, and what we ourselves have in flight there."""
+"""The picker's state of the model servers: the metrics that they report, and the requests in flight there."""

@@ -1,7 +1,8 @@
-"""Which endpoints the pools have, and which addresses the Services, by the newest inventory.
+"""The endpoints of the pools and the addresses of the Services, by the newest inventory.
 
-Both are known to Envoy by a name of theirs, under which it asks for their addresses (EDS `service_name`):
-`str(PoolName)` of a pool, `service/NAMESPACE/NAME/PORT` of a port of a Service."""
+Envoy requests the addresses of either by an EDS `service_name`: `str(PoolName)` of a pool, and
+`service/NAMESPACE/NAME/PORT` of a port of a Service.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,20 +23,24 @@ def service_key(service: ObjectName, port: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MembershipChange:
-    """What an inventory changed. An endpoint of several pools joins with the first and leaves with the last of them."""
+    """The difference between two inventories. An endpoint of several pools joins with the first of them, and leaves
+    with the last."""
 
     joined: tuple[Endpoint, ...]
     left: tuple[Endpoint, ...]
     readdressed: frozenset[str]
-    """EDS service names whose addresses are others now, those that came or went among them."""
+    """EDS service names whose addresses have changed, new and removed names included."""
 
 
 class Datastore:
-    """The endpoints of all pools. An endpoint lives on from inventory to inventory, with its metrics and what is in
-    flight there, as long as some pool has the same model server at the same address; pools share it."""
+    """The endpoints of all pools.
+
+    An endpoint is kept, with its metrics and in-flight requests, as long as a pool has the same model server at the
+    same address. Pools share it.
+    """
 
     def __init__(self) -> None:
-        self._endpoints: Mapping[_Place, Endpoint] = {}
+        self._endpoints: Mapping[_EndpointKey, Endpoint] = {}
         self._pools: dict[PoolName, list[Endpoint]] = {}
         self._addresses: Mapping[str, tuple[str, ...]] = {}
         self._listeners: list[Callable[[MembershipChange], None]] = []
@@ -47,11 +52,11 @@ class Datastore:
         return len(self._endpoints)
 
     def of_pool(self, pool: PoolName) -> Sequence[Endpoint]:
-        """The endpoints of a pool, kept up to date in place while the pool exists; empty for an unknown one."""
+        """The endpoints of a pool, updated in place while the pool exists. Empty for an unknown pool."""
         return self._pools.get(pool, [])
 
     def addresses(self, service_name: str) -> tuple[str, ...] | None:
-        """The addresses behind an EDS service name; None when no pool or Service has it."""
+        """The addresses of an EDS service name. None if no pool and no Service has it."""
         return self._addresses.get(service_name)
 
     def listen(self, listener: Callable[[MembershipChange], None]) -> None:
@@ -59,32 +64,30 @@ class Datastore:
         self._listeners.append(listener)
 
     def update(self, inventory: Inventory) -> MembershipChange:
-        """Follow `inventory`; the listeners hear of it if anything has changed."""
+        """Apply `inventory`. Calls the listeners if anything has changed."""
         servers: defaultdict[str, list[ModelServer]] = defaultdict(list)
         for server in inventory.servers:
             servers[server.namespace].append(server)
-        places = {
-            name: _places_of_pool(pool, servers[name.namespace]) for name, pool in inventory.resources.pools.items()
-        }
+        keys = {name: _pool_keys(pool, servers[name.namespace]) for name, pool in inventory.resources.pools.items()}
         before, addresses_before = self._endpoints, self._addresses
         self._endpoints = {
-            place: before.get(place) or Endpoint(place.address, place.server, labels)
-            for of_pool in places.values()
-            for place, labels in of_pool.items()
+            key: before.get(key) or Endpoint(key.address, key.server, labels)
+            for of_pool in keys.values()
+            for key, labels in of_pool.items()
         }
-        for name in self._pools.keys() - places.keys():
+        for name in self._pools.keys() - keys.keys():
             self._pools.pop(name).clear()
-        for name, of_pool in places.items():
-            self._pools.setdefault(name, [])[:] = [self._endpoints[place] for place in of_pool]
-            for place, labels in of_pool.items():
-                self._endpoints[place].labels = labels
+        for name, of_pool in keys.items():
+            self._pools.setdefault(name, [])[:] = [self._endpoints[key] for key in of_pool]
+            for key, labels in of_pool.items():
+                self._endpoints[key].labels = labels
         self._addresses = {
-            **{str(name): tuple(place.address for place in of_pool) for name, of_pool in places.items()},
+            **{str(name): tuple(key.address for key in of_pool) for name, of_pool in keys.items()},
             **dict(_service_addresses(inventory)),
         }
         change = MembershipChange(
-            joined=tuple(endpoint for place, endpoint in self._endpoints.items() if place not in before),
-            left=tuple(endpoint for place, endpoint in before.items() if place not in self._endpoints),
+            joined=tuple(endpoint for key, endpoint in self._endpoints.items() if key not in before),
+            left=tuple(endpoint for key, endpoint in before.items() if key not in self._endpoints),
             readdressed=frozenset(
                 name
                 for name in addresses_before.keys() | self._addresses.keys()
@@ -98,27 +101,27 @@ class Datastore:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What makes an endpoint the same one: another server at the same address has other caches and other load."""
+class _EndpointKey:
+    """The identity of an endpoint. Another server at the same address has other caches and another load."""
 
     address: str
     namespace: str
     server: str
 
 
-def _places_of_pool(pool: InferencePool, servers: Iterable[ModelServer]) -> Mapping[_Place, Mapping[str, str]]:
-    """A pool's places and the labels there. Of two servers that claim one address the first has it."""
+def _pool_keys(pool: InferencePool, servers: Iterable[ModelServer]) -> Mapping[_EndpointKey, Mapping[str, str]]:
+    """A pool's endpoint keys with their labels. If two servers have one address, the first is used."""
     own_port = len(pool.target_ports) == 1
-    by_address: dict[str, tuple[_Place, Mapping[str, str]]] = {}
+    by_address: dict[str, tuple[_EndpointKey, Mapping[str, str]]] = {}
     for server in _selected(servers, pool.name.namespace, pool.selector):
         for port in pool.target_ports:
             address = join_address(server.address, server.port if own_port and server.port is not None else port)
-            by_address.setdefault(address, (_Place(address, server.namespace, server.name), server.labels))
+            by_address.setdefault(address, (_EndpointKey(address, server.namespace, server.name), server.labels))
     return dict(by_address.values())
 
 
 def _service_addresses(inventory: Inventory) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The addresses behind each port of each Service. A Service without a selector has none that we know of."""
+    """The addresses of each port of each Service. A Service without a selector has no known addresses."""
     for service in inventory.resources.services:
         servers = list(_selected(inventory.servers, service.name.namespace, service.spec.selector))
         for port in service.spec.ports:
@@ -130,8 +133,10 @@ def _service_addresses(inventory: Inventory) -> Iterator[tuple[str, tuple[str, .
 
 
 def _target_port(service: Service, port: ServicePort, server: ModelServer) -> int | None:
-    """Where `server` serves a port of a Service. None for a port that is known by name only: no source tells the names
-    of the servers' ports, and only a server with a port of its own needs none."""
+    """The port at which `server` serves a port of a Service. None for a target port that is a name.
+
+    No source has the names of the servers' ports. A server with a port of its own needs no name.
+    """
     target = port.target_port if port.target_port is not None else port.port
     if server.port is not None and (len(service.spec.ports) == 1 or isinstance(target, str)):
         return server.port
@@ -139,10 +144,10 @@ def _target_port(service: Service, port: ServicePort, server: ModelServer) -> in
 
 
 def _selected(servers: Iterable[ModelServer], namespace: str, selector: Mapping[str, str]) -> Iterator[ModelServer]:
-    """The servers of a namespace that carry all labels of a selector; none for an empty selector."""
+    """The servers of a namespace that have all labels of a selector. None of them for an empty selector."""
     if not selector:
         return
-    wanted = selector.items()
+    required = selector.items()
     for server in servers:
-        if server.namespace == namespace and wanted <= server.labels.items():
+        if server.namespace == namespace and required <= server.labels.items():
             yield server

@@ -1,6 +1,8 @@
-"""An endpoint and what is known of it. The objects live as long as the endpoint and are changed in place: metrics by
-the scraper, loads by the ledger. A decision reads them between two awaits, so it sees one consistent state without a
-copy."""
+"""An endpoint and its state.
+
+The objects exist as long as the endpoint, and are changed in place: metrics by the scraper, loads by the in-flight
+tracker. A decision reads them between two awaits, so it sees one consistent state without a copy.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,53 +15,51 @@ from picker.endpoints.load.speed import CompletionRate, SpeedEstimate
 from picker.endpoints.metrics.credibility import Credibility
 
 NEARLY_FULL = 0.9
-"""KV cache usage from which a server soon queues or preempts."""
+"""KV cache usage from which a server soon queues or preempts. Judgement."""
 
 FAILURE_WEIGHT = 0.1
-"""Of one answer in an endpoint's share of failures: the last ten or so count."""
+"""Weight of one response in an endpoint's error rate: about the last ten count."""
 
 FAILURE_HALF_LIFE_S = 3.0
-"""Of that share. A server that failed ten times is asked again after some seconds; one that goes on failing gets about
-one request in this time."""
+"""Half-life of that rate. A server that has failed ten times gets requests again after some seconds. A server that
+still fails gets about one request in this time."""
 
-LEAST_FAILING = 0.01
-"""A smaller share counts as none: a tenth more than the cost of the best would still keep all of a light load away."""
+MIN_ERROR_RATE = 0.01
+"""A lower rate counts as 0. A cost that is a tenth higher than the best would still keep all of a light load away."""
 
 
 class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
-    """What one scrape of a model server said, and what decisions make of it: worked out once a scrape rather than for
-    every request."""
+    """The content of one scrape of a model server, and values derived from it once per scrape."""
 
     queue_depth: int
-    """Requests waiting there."""
+    """Requests that wait on the server."""
     running: int
     kv_cache_usage: float
     """0 to 1."""
     active_loras: frozenset[str] = frozenset()
     waiting_loras: frozenset[str] = frozenset()
     max_loras: int = 0
-    """0: the server runs without LoRA, or did not tell."""
+    """0: the server runs without LoRA, or does not report it."""
     block_size_tokens: int | None = None
     kv_blocks: int | None = None
     scraped_at_s: float = 0.0
     """On the monotonic clock of the process."""
     progress: PrefillCounters | None = None
-    """None where the server does not tell it."""
+    """None if the server does not report the counters."""
     generation_tokens: float | None = None
-    """Generated since its start (`generation_tokens_total`); None where the server does not tell."""
+    """Generated since the server's start (`generation_tokens_total`). None if the server does not report it."""
     stalled: bool = False
-    """Whether the load was taken off: see `credibility`."""
+    """Whether `credibility` has replaced the reported load by 0."""
     in_flight_at_scrape: int = 0
-    """Requests that this picker had in flight there at the moment of the scrape: what the server counts beyond them
-    came past this picker."""
+    """This picker's requests in flight there at the time of the scrape."""
     cache_tokens: int = 0
-    """Derived: what the KV cache holds; 0 where the server did not tell."""
+    """Derived: capacity of the KV cache. 0 if the server does not report it."""
     foreign_requests: int = 0
-    """Derived: requests there that came past this picker (another replica of it, the plain port). The scrape counted
-    this picker's of its time too, so only what it saw beyond them is meant."""
+    """Derived: requests there that this picker did not send (another replica of it, or the plain port). The scrape
+    counts the picker's own requests too, so these are the requests beyond `in_flight_at_scrape`."""
     queues: bool = False
-    """Derived: whether the server waits for room, or soon will: then the time to a first token tells of that, and not
-    of the work ahead."""
+    """Derived: whether requests wait for room, or soon will. The time to a first token then shows the queue, and not
+    the work ahead."""
 
     def __post_init__(self) -> None:
         if self.kv_blocks and self.block_size_tokens:
@@ -70,53 +70,52 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class InFlight:
-    """What this picker has sent to an endpoint and not seen the end of."""
+    """What this picker has sent to an endpoint and has not seen the end of."""
 
     requests: int = 0
     """As model servers count them: each sequence of a request (`n`, lists of prompts) is one."""
     prefill_tokens: int = 0
-    """Prompt tokens of those requests, less what the prefix cache is thought to hold, and what is computed."""
+    """Prompt tokens of those requests, less the tokens that are computed or estimated to be in the prefix cache."""
     decode_tokens: int = 0
     """Tokens that those requests are expected to generate."""
     models: dict[str, int] = field(default_factory=dict[str, int])
-    """Those requests by the model that they ask for, adapters' names included; none that is 0."""
+    """Those requests by their model, names of adapters included. Holds no zero counts."""
 
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One `ip:port` of a pool. Compared by identity: an endpoint that left and came back is a new one."""
+    """One `ip:port` of a pool. Compared by identity: an endpoint that left and joined again is a new one."""
 
     address: str
-    """`ip:port`, an IPv6 address in brackets: the form of the picker protocol."""
+    """`ip:port`, an IPv6 address in brackets: the form of the endpoint picker protocol."""
     server: str
     """Name of the model server."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     metrics: ServerMetrics | None = None
-    """The newest scrape, however old; None when none has succeeded."""
+    """The newest scrape, however old. None if none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
     prefills: PrefillTracker = field(default_factory=PrefillTracker)
     foreign_prefill_tokens: int = 0
-    """To be computed there for requests that came past this picker, as far as the newest scrape shows."""
+    """Pending prefill of requests that this picker did not send, as far as the newest scrape shows it."""
     pace: SpeedEstimate = field(default_factory=SpeedEstimate)
     credibility: Credibility = field(default_factory=Credibility)
     drain: CompletionRate = field(default_factory=CompletionRate)
     failing: float = 0.0
-    """Share of its newest answers that were errors of the server's (5xx) or never came, 0 to 1, as of
-    `failing_at_s`."""
+    """Error rate of its newest responses as of `failing_at_s`, 0 to 1: 5xx, and responses that never arrived."""
     failing_at_s: float | None = None
-    """None after a failure, until the next call of `fade_failures` says what time it is."""
+    """None after a failure, until the next call of `fade_failures` sets the time."""
     unreachable_since_s: float | None = None
-    """Since when connections to it are refused (monotonic); None when it answers, however badly. Such an endpoint is
-    ranked after the others."""
+    """Since when it refuses connections (monotonic). None while it accepts them, whatever it answers. Such an endpoint
+    is ranked after the others."""
 
     def answer_counted(self, *, failed: bool) -> None:
-        """Count one answer in `failing`."""
+        """Count one response in `failing`."""
         self.failing += FAILURE_WEIGHT * (failed - self.failing)
         if failed:
             self.failing_at_s = None
 
     def fade_failures(self, now_s: float) -> None:
-        """Let `failing` age up to `now_s`. Called at each scrape and by strategies, any number of them."""
+        """Decay `failing` to `now_s`. Called at each scrape and by strategies; may be called at any rate."""
         if not self.failing:
             return
         since_s = self.failing_at_s
@@ -125,5 +124,5 @@ class Endpoint:
         elif now_s > since_s:
             self.failing_at_s = now_s
             self.failing *= 0.5 ** ((now_s - since_s) / FAILURE_HALF_LIFE_S)
-            if self.failing < LEAST_FAILING:
+            if self.failing < MIN_ERROR_RATE:
                 self.failing = 0.0

@@ -87,7 +87,7 @@ def test_a_page_is_asked_for_on_connecting_and_then_when_told() -> None:
     assert not line.connection.idle
     line.answer(by_length(b"one"))
     assert line.connection.idle
-    line.connection.ask()
+    line.connection.send_request()
     line.answer(by_length(b"two"))
     assert line.reader.pages == [b"one", b"two"]
     assert line.transport.written == [REQUEST, REQUEST]
@@ -175,7 +175,7 @@ def test_a_connection_that_was_closed_while_idle_has_gone_stale() -> None:
     line = Line()
     assert not line.connection.went_stale
     line.answer(by_length())
-    line.connection.ask()
+    line.connection.send_request()
     assert line.connection.went_stale
     line.answer(b"HTTP/1.1 200")
     assert not line.connection.went_stale

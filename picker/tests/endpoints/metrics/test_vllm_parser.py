@@ -17,7 +17,7 @@ from picker.endpoints.metrics.vllm_parser import (
     FIRST_TOKENS,
     KV_CACHE_USAGE,
     LORA_INFO,
-    LORAS_LOOKED_FOR,
+    LORA_SEARCH_INTERVAL,
     MAX_LINE_BYTES,
     MAX_LORAS,
     MAX_SERIES,
@@ -493,8 +493,8 @@ def test_adapters_of_a_server_that_had_none_are_seen_soon() -> None:
     page = generate_text(engines_of(1))
     reader.read(page)
     with_loras = page + b'vllm:lora_requests_info{max_lora="2",running_lora_adapters="a",waiting_lora_adapters=""} 1\n'
-    pages = [reader.read(with_loras).max_loras for _ in range(2 * LORAS_LOOKED_FOR)]
-    assert pages == [0] * (LORAS_LOOKED_FOR - 1) + [2] * (LORAS_LOOKED_FOR + 1)
+    pages = [reader.read(with_loras).max_loras for _ in range(2 * LORA_SEARCH_INTERVAL)]
+    assert pages == [0] * (LORA_SEARCH_INTERVAL - 1) + [2] * (LORA_SEARCH_INTERVAL + 1)
 
 
 def engines_of(count: int) -> CollectorRegistry:

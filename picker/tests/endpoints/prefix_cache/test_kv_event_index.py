@@ -178,7 +178,7 @@ def test_names_are_bounded_and_those_not_used_for_longest_go_first() -> None:
     held.follow(A)
     held.restart(A, empty=True)
     fleet = Fleet()
-    fleet.index = KvEventIndex(TEXT_TOKENS, fleet.held, [A, B], max_names=10)
+    fleet.index = KvEventIndex(TEXT_TOKENS, fleet.held, [A, B], max_mapped=10)
     first, second, third = (1,) * 5, (2,) * 5, (3,) * 5
     for prompt in (first, second, third):
         fleet.stores(A, prompt)

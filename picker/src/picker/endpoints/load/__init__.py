@@ -1,1 +1,1 @@
-"""Load of an endpoint: prefill work that is pending there, and its speed."""
+"""Load of an endpoint: its pending prefill work, and its speed."""

@@ -1,1 +1,1 @@
-"""Scrapes of `/metrics`: connection, parser, and how far a page is believed."""
+"""Scrapes of `/metrics`: connection, parser, and checks against the picker's own counts."""

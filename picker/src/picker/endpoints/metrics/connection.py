@@ -1,4 +1,4 @@
-"""One keep-alive connection to a model server's `/metrics`: a request out, a page in, and again."""
+"""One keep-alive connection to a model server's `/metrics`."""
 
 import asyncio
 from enum import StrEnum
@@ -10,32 +10,32 @@ import structlog
 log = structlog.get_logger(__name__)
 
 MAX_HEAD_BYTES = 64 << 10
-"""Of an answer's headers and chunk sizes; servers send some 200 bytes."""
+"""Limit on a response's headers and chunk sizes. Servers send some 200 bytes."""
 
 OK = 200
 _FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class ScrapeFailure(StrEnum):
-    """Why a scrape brought no metrics."""
+    """Why a scrape has no metrics."""
 
     REFUSED = "refused"
-    """Nobody listens there."""
+    """No process listens at the port."""
     UNREACHABLE = "unreachable"
     """No connection for another reason."""
     TIMEOUT = "timeout"
     CLOSED = "closed"
-    """The server closed the connection before its answer was complete."""
+    """The server closed the connection before its response was complete."""
     STATUS = "status"
-    """Another status than 200. Redirects are not followed: the metrics wanted are this endpoint's."""
+    """Another status than 200. Redirects are not followed: they lead to another server's metrics."""
     TOO_LARGE = "too-large"
     NOT_HTTP = "not-http"
     NOT_METRICS = "not-metrics"
-    """A page without any of the metrics needed."""
+    """A page without any of the required metrics."""
 
 
 class PageReader(Protocol):
-    """Who gets what a connection brings: for each request a page or a failure, or nothing if the reader closes the
+    """Receives the results of a connection: a page or a failure for each request, or nothing if the reader closes the
     connection first."""
 
     def connected(self) -> None: ...
@@ -43,22 +43,24 @@ class PageReader(Protocol):
     def page_read(self, page: bytes) -> None: ...
 
     def page_failed(self, failure: ScrapeFailure, detail: str) -> None:
-        """No page came, and the connection is closed. `detail` is for people."""
+        """No page was read, and the connection is closed. `detail` is text for logs."""
         ...
 
 
 class ScrapeConnection(asyncio.Protocol):
-    """Asks for a page once connected, and then for one at a time. Reads every framing of HTTP/1.1: by length,
-    chunked, and up to the connection's end."""
+    """Requests a page once connected, and then one at a time.
+
+    Reads each framing of HTTP/1.1: by length, chunked, and until the connection closes.
+    """
 
     def __init__(self, reader: PageReader, request: bytes, max_page_bytes: int) -> None:
-        """`request`: a whole GET request, sent for each page."""
+        """`request`: a complete GET request, sent for each page."""
         self._reader = reader
         self._request = request
         self._max_bytes = max_page_bytes + MAX_HEAD_BYTES
         self._transport: asyncio.WriteTransport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._asked = False
+        self._awaiting = False
         self._pages = 0
         self._received_bytes = 0
         self._status = 0
@@ -67,26 +69,26 @@ class ScrapeConnection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether a page can be asked for."""
-        return self._transport is not None and not self._asked
+        """Whether a page can be requested."""
+        return self._transport is not None and not self._awaiting
 
     @property
     def went_stale(self) -> bool:
-        """Whether this connection has brought pages and nothing of the one asked for. If it fails then, the server has
-        only closed an idle connection, and another one may be tried."""
+        """Whether this connection has read pages, but nothing of the current one. If it fails then, the server has
+        closed an idle connection, and another connection may be tried."""
         return self._pages > 0 and self._received_bytes == 0
 
-    def ask(self) -> None:
+    def send_request(self) -> None:
         """Send the request. Only while `idle`."""
         assert self._transport is not None
-        self._asked = True
+        self._awaiting = True
         self._received_bytes = 0
         self._status = 0
         self._transport.write(self._request)
 
     def close(self) -> None:
-        """Close at once, and say nothing more to the reader."""
-        self._asked = False
+        """Close at once, without a report to the reader."""
+        self._awaiting = False
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -98,23 +100,23 @@ class ScrapeConnection(asyncio.Protocol):
     def _complete(self) -> None:
         page = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
-        self._asked = False
+        self._awaiting = False
         self._pages += 1
         if not self._parser.should_keep_alive():
             self.close()
         self._reader.page_read(page)
 
-    # What the transport calls.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
         self._reader.connected()
-        self.ask()
+        self.send_request()
 
     def data_received(self, data: bytes) -> None:
         self._received_bytes += len(data)
-        if not self._asked:
-            # An answer that nobody asked for, such as the 408 of a server that tires of an idle connection.
+        if not self._awaiting:
+            # A response without a request, such as the 408 with which a server closes an idle connection.
             self.close()
         elif self._received_bytes > self._max_bytes:
             self._fail(ScrapeFailure.TOO_LARGE, f"more than {self._max_bytes} bytes")
@@ -125,32 +127,32 @@ class ScrapeConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
-            # Raised by what is called below, after it has ended the scrape or before.
+            # Raised by one of the callbacks below, which may have reported the end of the scrape or not.
             log.exception("scrape.failed", exc_info=error)
             self.close()
             self._reader.page_failed(ScrapeFailure.NOT_HTTP, f"{type(error).__name__}: {error.__context__ or error}")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self._asked:
+            if self._awaiting:
                 self._fail(ScrapeFailure.NOT_HTTP, str(error))
             else:
                 self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if not self._asked:
+        if not self._awaiting:
             return
         if exc is None and self._status == OK and not self._framed:
             self._complete()
         else:
-            self._fail(ScrapeFailure.CLOSED, str(exc or "before the answer was complete"))
+            self._fail(ScrapeFailure.CLOSED, str(exc or "before the response was complete"))
 
-    # What the parser calls.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
         self._framed = False
         self._parts = []
-        if not self._asked:
-            # Two answers to one question: the next one could not be told from this.
+        if not self._awaiting:
+            # Two responses to one request: the next response could not be assigned to its request.
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -159,13 +161,13 @@ class ScrapeConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
-        if self._asked and self._status > OK:
+        if self._awaiting and self._status > OK:
             self._fail(ScrapeFailure.STATUS, f"HTTP status {self._status}")
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        # Informational answers (1xx) precede the one awaited.
-        if self._asked and self._status == OK:
+        # Informational responses (1xx) precede the final one.
+        if self._awaiting and self._status == OK:
             self._complete()

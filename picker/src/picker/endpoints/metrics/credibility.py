@@ -1,8 +1,9 @@
-"""How far a server's word is believed: against what this picker has in flight there, and against its own counters.
+"""Checks the load that a server reports against this picker's in-flight requests and against the server's counters.
 
-A server that reports less than the ledger knows would draw the whole load of its pool, and one whose gauges stand still
-at a load that is gone would get none, for only a request would move them (vLLM writes its gauges when its engine makes
-a step)."""
+A server that reports less than the picker has in flight there would attract all load of its pool. A server whose gauges
+keep the values of a load that has ended would get no requests, and only a request would update them (vLLM writes its
+gauges when its engine makes a step).
+"""
 
 from math import inf
 from typing import TYPE_CHECKING
@@ -16,29 +17,28 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MISSING_AFTER_S = 3.0
-"""Requests count as missing when each scrape of this time missed them. A page is as old as the server's last step,
-which takes a second at most, and a server counts a request only once its prompt is tokenized."""
+"""Requests count as missing if each scrape of this time missed them. A page is as old as the server's last step, which
+takes a second at most. A server counts a request only after its prompt is tokenized."""
 
 MISSING_SLACK = 4
-"""Generating requests that may be on their way, beside as many as the server reports."""
+"""Generating requests that may be on their way, in addition to as many as the server reports."""
 
 CONTRADICTED_AFTER_S = 10.0
-"""From then on it is logged and shown: `inference_gateway_endpoint_contradicts_ledger`."""
+"""From then on the contradiction is logged and exported: `inference_gateway_endpoint_contradicts_ledger`."""
 
 STALLED_S = 15.0
-"""A load that a server reports while none of its counters moves and this picker has nothing there is believed for this
-long: the prefill of a prompt of 75,000 tokens on an A10, during which no counter moves either."""
+"""How long a reported load is accepted while none of the server's counters moves and this picker has no request there.
+The prefill of a prompt of 75,000 tokens on an A10 takes so long, and moves no counter."""
 
 STALLED_BLIND_S = 60.0
 """The same for a server without these counters: its gauges must not move either."""
 
 PROVEN_AFTER = 10
-"""Answers over which generated tokens are compared with requests: as many as the share of failures counts."""
+"""Responses after which generated tokens are compared with requests: as many as the error rate counts."""
 
 
 class Credibility:
-    """What this picker knows beside the word of one server. Changed by the ledger; the counts are of requests that
-    generate."""
+    """This picker's own counts for one server. Changed by the in-flight tracker. Counts generating requests only."""
 
     __slots__ = ("_generated", "_least_missing", "_missing_since_s", "_stalled_since_s", "begun", "contradicted",
                  "ended", "generating", "missing")  # fmt: skip
@@ -47,26 +47,26 @@ class Credibility:
         self.generating = 0
         """In flight."""
         self.begun = 0
-        """Of those, sent since the newest scrape."""
+        """Those sent since the newest scrape."""
         self.ended = 0
-        """With an answer that was no error, since generated tokens were last compared."""
+        """Ended with a response that was no error, since the last comparison of generated tokens."""
         self.missing = 0
-        """In flight for longer than MISSING_AFTER_S, and not in what the server reports to run or wait."""
+        """In flight for longer than MISSING_AFTER_S, and not among the reported running and waiting requests."""
         self.contradicted = False
-        """For longer than CONTRADICTED_AFTER_S."""
+        """Requests are missing for longer than CONTRADICTED_AFTER_S."""
         self._generated = 0.0
         self._least_missing = inf
         self._missing_since_s: float | None = None
         self._stalled_since_s: float | None = None
 
     def scraped(self, endpoint: "Endpoint", metrics: "ServerMetrics") -> "ServerMetrics":
-        """What to believe of a new scrape of `endpoint`, whose `metrics` are still those of the scrape before."""
+        """The metrics to use for a new scrape of `endpoint`, whose `metrics` are still those of the last scrape."""
         self._compare(endpoint, metrics)
         self.begun = 0
         before = endpoint.metrics
         if before is None:
             return metrics
-        self._prove(endpoint, before, metrics)
+        self._check_generated(endpoint, before, metrics)
         return self._without_stalled(endpoint, before, metrics)
 
     def _compare(self, endpoint: "Endpoint", metrics: "ServerMetrics") -> None:
@@ -95,19 +95,21 @@ class Credibility:
                 waiting=metrics.queue_depth,
             )
 
-    def _prove(self, endpoint: "Endpoint", before: "ServerMetrics", metrics: "ServerMetrics") -> None:
-        """Count answers without tokens as failures: errors inside a 200 are seen by this only, and a server that fails
-        quickly must not look fast."""
+    def _check_generated(self, endpoint: "Endpoint", before: "ServerMetrics", metrics: "ServerMetrics") -> None:
+        """Count responses without tokens as failures.
+
+        Nothing else shows errors inside a 200, and a server that fails quickly must not look fast.
+        """
         if metrics.generation_tokens is None or before.generation_tokens is None:
             self.ended = 0
             return
-        made = metrics.generation_tokens - before.generation_tokens
-        if made < 0:
+        generated = metrics.generation_tokens - before.generation_tokens
+        if generated < 0:
             self.ended, self._generated = 0, 0.0
             return
-        self._generated += made
+        self._generated += generated
         if self.ended >= PROVEN_AFTER:
-            # Clients that leave before the first token leave none either, so half of them may.
+            # Half of the responses may be without tokens: clients may disconnect before the first one.
             if 2 * self._generated < self.ended:
                 for _ in range(min(PROVEN_AFTER, int(self.ended - self._generated))):
                     endpoint.answer_counted(failed=True)
@@ -132,7 +134,7 @@ class Credibility:
 
 
 def _moved(before: "ServerMetrics", metrics: "ServerMetrics") -> bool:
-    """Whether the server has done anything between two scrapes."""
+    """Whether the server has done any work between two scrapes."""
     if before.progress != metrics.progress or before.generation_tokens != metrics.generation_tokens:
         return True
     return not before.stalled and (before.running, before.queue_depth) != (metrics.running, metrics.queue_depth)

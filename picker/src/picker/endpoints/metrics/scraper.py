@@ -1,5 +1,8 @@
-"""Reads the metrics of all endpoints, over and over: `endpoint.metrics` is never older than the interval while its
-server answers, or a second where it has nothing to do, and its age tells when it does not."""
+"""Reads the metrics of all endpoints periodically.
+
+While a server answers, `endpoint.metrics` is not older than the interval, or a second for an idle server. If a scrape
+fails the old metrics stay. Compare `scraped_at_s` with the clock to see their age.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -20,68 +23,69 @@ log = structlog.get_logger(__name__)
 PATH = "/metrics"
 
 JITTER = 0.1
-"""Share of the interval by which turns vary either way, so that endpoints that joined together part, and several
-pickers do not ask a server at the same moments."""
+"""Share of the interval by which scrapes vary either way, so that endpoints that joined together, and several pickers,
+do not scrape at the same moments."""
 
-AT_REST_INTERVALS = 5
-"""Of a server that has nothing to do only every fifth scrape is made: nothing happens there that this picker does not
-know at once, but for what comes past it. Large fleets stand idle for long."""
+IDLE_INTERVALS = 5
+"""An idle server is scraped every fifth interval. This picker sees its own requests at once, so a scrape can only show
+requests from elsewhere. Large fleets are idle for long times."""
 
-AT_REST_MOST_S = 1.0
-"""But one a second at least, unless the interval itself is longer."""
+IDLE_MAX_INTERVAL_S = 1.0
+"""Upper limit on the time between scrapes of an idle server, unless the interval itself is longer."""
 
 BATCH_SHARE = 0.1
-"""Share of the interval by which a turn may come early to go along with another. Waking up for one scrape costs more
-than the scrape; several share it."""
+"""Share of the interval by which a scrape may be early to join a batch. To wake up for one scrape costs more than the
+scrape. A batch shares that cost."""
 
 BATCH_ENDPOINTS = 8
-"""At most in one batch: their pages come back together, and hold up for that long what else the process does."""
+"""Limit on a batch: its pages arrive together and block other work of the process for that long."""
 
-SHORTEST_S = 0.01
-"""Interval and timeout that can be set: below it a process would do nothing else."""
+MIN_SETTING_S = 0.01
+"""Lower limit on the interval and the timeout: below it a process would do nothing else."""
 
-FAILURES_TO_MENTION = 2
-"""In a row, before a log line says that an endpoint's metrics have stopped: one alone changes no decision."""
+FAILURES_BEFORE_LOG = 2
+"""Failures in a row before the log reports that an endpoint's metrics have stopped. A single one changes no
+decision."""
 
 
 def rests(metrics: ServerMetrics, in_flight: int) -> bool:
-    """Whether a server has nothing to do, by its own word and by what this picker has `in_flight` there."""
+    """Whether a server is idle: neither its metrics nor this picker's `in_flight` count show a request."""
     return not (metrics.running or metrics.queue_depth or in_flight)
 
 
 def at_rest_s(interval_s: float) -> float:
-    """Between two scrapes of a server that rests."""
-    return max(interval_s, min(AT_REST_INTERVALS * interval_s, AT_REST_MOST_S))
+    """Time between two scrapes of an idle server."""
+    return max(interval_s, min(IDLE_INTERVALS * interval_s, IDLE_MAX_INTERVAL_S))
 
 
 @dataclass(frozen=True, slots=True)
 class ScrapeSettings:
-    """How often and how patiently to scrape."""
+    """Intervals, timeouts and limits of scrapes."""
 
     interval_s: float
-    """Between the starts of two scrapes of an endpoint. The ledger tells at once what this picker sends; scrapes add
-    what comes past it and how far the servers are."""
+    """Between the starts of two scrapes of an endpoint. The in-flight tracker counts this picker's requests at once.
+    Scrapes add requests from elsewhere, and the servers' progress."""
     timeout_s: float
     """From the connection attempt to the last byte."""
     retry_after_s: float = 1.0
-    """After a failure, if the interval is shorter: connecting costs more than scraping, and dead endpoints stay dead
-    for a while."""
+    """After a failure, if the interval is shorter: a connection costs more than a scrape, and endpoints that fail often
+    continue to fail for a while."""
     max_page_bytes: int = 1 << 20
-    """Twenty times a usual page of 42 KiB, so with room for 20 engines. Reading a page of this size takes at most some
-    10 ms of the event loop, whatever it holds."""
+    """Twenty times a usual page of 42 KiB, so enough for 20 engines. A page of this size, whatever its content, takes
+    at most some 10 ms of the event loop."""
 
     def __post_init__(self) -> None:
         for name in ("interval_s", "timeout_s"):
-            if getattr(self, name) < SHORTEST_S:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {SHORTEST_S} s")
+            if getattr(self, name) < MIN_SETTING_S:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {MIN_SETTING_S} s")
 
 
 Observer = Callable[[Endpoint, ScrapeFailure | None], None]
-"""Told of each scrape's end, after the endpoint has been changed; None is success."""
+"""Called at the end of each scrape, after the endpoint has been changed. None means success."""
 
 
 class Scraper:
-    """Scrapes the endpoints it is given, in the event loop it is made in. One timer serves them all."""
+    """Scrapes its endpoints in the event loop in which it was created. One timer serves all of them."""
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class Scraper:
         rng: Random,
         observer: Observer = lambda endpoint, failure: None,
     ) -> None:
-        """`tracker` gets the metrics; `rng` draws the jitter."""
+        """`tracker` receives the metrics. `rng` draws the jitter."""
         self.settings = settings
         self.tracker = tracker
         self.loop = asyncio.get_running_loop()
@@ -98,14 +102,14 @@ class Scraper:
         self._rng = rng
         self._targets: dict[Endpoint, _Target] = {}
         self._turns: list[tuple[float, int, _Target]] = []
-        """A heap of each target's next turn; the number keeps entries of the same time comparable."""
+        """A heap of the next turn of each target. The number keeps entries of the same time comparable."""
         self._entries = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at_s = 0.0
+        self._timer_due_s = 0.0
 
     def add(self, endpoint: Endpoint) -> None:
-        """Scrape `endpoint` from now on; the first time within the interval. Once added, adding it again does
-        nothing."""
+        """Start to scrape `endpoint`, the first time within the interval. No-op for an endpoint that was added
+        before."""
         if endpoint in self._targets:
             return
         target = self._targets[endpoint] = _Target(self, endpoint)
@@ -113,7 +117,7 @@ class Scraper:
         self._arm()
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Scrape `endpoint` no more; what it has of metrics stays."""
+        """Stop to scrape `endpoint`. Its metrics stay."""
         target = self._targets.pop(endpoint, None)
         if target is not None:
             target.stop()
@@ -128,7 +132,7 @@ class Scraper:
             self._timer = None
 
     def jittered_s(self, interval_s: float) -> float:
-        """Until an endpoint's next scrape."""
+        """Time until an endpoint's next scrape."""
         return interval_s * (1.0 + JITTER * (2.0 * self._rng.random() - 1.0))
 
     def _schedule(self, target: "_Target", due_s: float) -> None:
@@ -136,19 +140,19 @@ class Scraper:
         heappush(self._turns, (due_s, self._entries, target))
 
     def _arm(self) -> None:
-        """Have the timer ring for the first turn."""
+        """Set the timer for the first turn."""
         if not self._turns:
             return
         due_s = self._turns[0][0]
         if self._timer is not None:
-            if self._rings_at_s <= due_s:
+            if self._timer_due_s <= due_s:
                 return
             self._timer.cancel()
-        self._rings_at_s = due_s
-        self._timer = self.loop.call_at(due_s, self._ring)
+        self._timer_due_s = due_s
+        self._timer = self.loop.call_at(due_s, self._on_timer)
 
-    def _ring(self) -> None:
-        """Give a turn to each target that is due."""
+    def _on_timer(self) -> None:
+        """Run the turn of each target that is due."""
         self._timer = None
         now_s = self.loop.time()
         soon_s = now_s + self.settings.interval_s * BATCH_SHARE
@@ -183,19 +187,19 @@ class _Target:
         self._fault_logged = False
 
     def turn(self, now_s: float, soon_s: float) -> float:
-        """Give up a scrape that is late at `now_s`, or begin one that is due before `soon_s`. The time of the next
+        """Fail a scrape that is late at `now_s`, or start one that is due before `soon_s`. Returns the time of the next
         turn."""
         if self._scraping and self._deadline_s <= now_s:
             self._drop_connection()
-            self._failed(ScrapeFailure.TIMEOUT, f"no answer in {self._scraper.settings.timeout_s:g} s")
+            self._failed(ScrapeFailure.TIMEOUT, f"no response in {self._scraper.settings.timeout_s:g} s")
         elif not self._scraping and self._due_s <= soon_s:
             self._scraping = True
             self._deadline_s = now_s + self._scraper.settings.timeout_s
             self._due_s = now_s + self._scraper.jittered_s(self._scraper.settings.interval_s)
-            self._ask()
+            self._request_page()
         if not self._scraping:
             return self._due_s
-        # A server that answers later than the interval is looked at once an interval until it has.
+        # A server that answers later than the interval is checked once per interval.
         next_s = self._due_s if self._due_s > soon_s else now_s + self._scraper.settings.interval_s
         return min(next_s, self._deadline_s)
 
@@ -209,28 +213,28 @@ class _Target:
     def page_read(self, page: bytes) -> None:
         endpoint, now_s = self._endpoint, self._scraper.loop.time()
         try:
-            # What is in flight is counted now rather than when the page was asked for: a server that answers late
-            # writes its page late.
+            # In-flight requests are counted now, and not when the page was requested: a server that answers late writes
+            # its page late.
             metrics = self._reader.read(page, now_s, endpoint.in_flight.requests)
             self._scraper.tracker.scraped(endpoint, metrics)
         except NoServerMetrics as error:
             self._failed(ScrapeFailure.NOT_METRICS, str(error))
             return
-        except Exception as error:  # noqa: BLE001 - one server's page must not end the scrapes, nor pass for a timeout
+        except Exception as error:  # noqa: BLE001 - one server's page must not end the scrapes or count as a timeout
             self._broken(error)
             return
         self._scraping = False
         if rests(metrics, endpoint.in_flight.requests):
             resting_s = self._scraper.jittered_s(at_rest_s(self._scraper.settings.interval_s))
             self._due_s = max(self._due_s, now_s + resting_s)
-        if self._failures >= FAILURES_TO_MENTION:
+        if self._failures >= FAILURES_BEFORE_LOG:
             log.info("endpoint.metrics_resumed", endpoint=endpoint.address, server=endpoint.server)
         self._failures = 0
         self._scraper.observer(endpoint, None)
 
     def _broken(self, error: Exception) -> None:
-        """A page that the picker fails on, by a fault of its own: counted as `not-metrics`, and logged once with its
-        traceback."""
+        """Handle a page on which the picker raises: a fault of the picker. Counted as `not-metrics`, and logged once
+        with its traceback."""
         if not self._fault_logged:
             self._fault_logged = True
             log.error("endpoint.metrics_unread", endpoint=self._endpoint.address, exc_info=error)
@@ -240,13 +244,13 @@ class _Target:
         stale = failure is ScrapeFailure.CLOSED and self._connection is not None and self._connection.went_stale
         self._connection = None
         if stale:
-            self._ask()
+            self._request_page()
         else:
             self._failed(failure, detail)
 
-    def _ask(self) -> None:
+    def _request_page(self) -> None:
         if self._connection is not None and self._connection.idle:
-            self._connection.ask()
+            self._connection.send_request()
             return
         self._connection = ScrapeConnection(self, self._request, self._scraper.settings.max_page_bytes)
         self._connecting = self._scraper.loop.create_task(self._connect(self._connection))
@@ -259,7 +263,7 @@ class _Target:
                 self._endpoint.unreachable_since_s = self._scraper.loop.time()
             self._failed(ScrapeFailure.REFUSED, str(error))
         except (OSError, ValueError) as error:
-            # ValueError: a host that is neither an address nor a name (UnicodeError of its encoding).
+            # ValueError: a host that is neither an address nor a name (the UnicodeError of its encoding).
             self._failed(ScrapeFailure.UNREACHABLE, str(error))
 
     def _drop_connection(self) -> None:
@@ -270,12 +274,12 @@ class _Target:
         self._connecting = self._connection = None
 
     def _failed(self, failure: ScrapeFailure, detail: str) -> None:
-        """A scrape ended without metrics. Those of before stay, and their age tells."""
+        """Handle a scrape without metrics. The previous metrics stay."""
         settings, endpoint = self._scraper.settings, self._endpoint
         self._scraping = False
         self._due_s = max(self._due_s, self._scraper.loop.time() + settings.retry_after_s)
         self._failures += 1
-        if self._failures == FAILURES_TO_MENTION:
+        if self._failures == FAILURES_BEFORE_LOG:
             log.warning(
                 "endpoint.metrics_stopped",
                 endpoint=endpoint.address,

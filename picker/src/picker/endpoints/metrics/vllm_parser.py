@@ -1,11 +1,11 @@
-"""What a vLLM server's `/metrics` page says about its load, without reading the rest of the page.
+"""Parses the load of a vLLM server from its `/metrics` page, without reading the rest of the page.
 
-A page has some 480 lines, of which ten matter; they are found by their names. The text format
+A page has some 480 lines, and ten of them matter. They are found by their names. The text format
 (https://prometheus.io/docs/instrumenting/exposition_formats/) makes all series of a metric one uninterrupted group with
-its comments before it, so the reading of a metric ends with the next comment. The lines needed are written alike in
-OpenMetrics, which is read too.
+its comments before it, so a metric ends at the next comment. The relevant lines are the same in OpenMetrics, which is
+parsed too.
 
-Metrics have changed their names over vLLM's releases; the newest name that a page has is the one believed.
+Metrics have changed their names over vLLM's releases. Of several names on a page, the newest is used.
 """
 
 import math
@@ -23,54 +23,54 @@ RUNNING = b"vllm:num_requests_running"
 KV_CACHE_USAGE = (b"vllm:kv_cache_usage_perc", b"vllm:gpu_cache_usage_perc")
 """Newest first: `kv_` since 0.9.2, `gpu_` until 0.10.2 (both in between)."""
 FIRST_TOKEN = b"vllm:time_to_first_token_seconds_"
-"""What the series of a histogram begin with. All of one engine's stand before the next engine's."""
+"""Common prefix of the histogram's series. All series of one engine precede those of the next engine."""
 FIRST_TOKENS, FIRST_TOKEN_S = FIRST_TOKEN + b"count", FIRST_TOKEN + b"sum"
 PROMPT_TOKENS = b"vllm:prompt_tokens_total"
 GENERATION_TOKENS = b"vllm:generation_tokens_total"
 PREFIX_QUERIES = (b"vllm:prefix_cache_queries_total", b"vllm:gpu_prefix_cache_queries_total")
 PREFIX_HITS = (b"vllm:prefix_cache_hits_total", b"vllm:gpu_prefix_cache_hits_total")
-"""Newest first: `gpu_` in the first releases of the V1 engine; V0 had a rate only."""
+"""Newest first: `gpu_` in the first releases of the V1 engine. V0 had a rate only."""
 LORA_INFO = b"vllm:lora_requests_info"
 CACHE_CONFIG = b"vllm:cache_config_info"
 
 NEAR_BYTES = 512
-"""How far from where a metric stood on the page before it is looked for first: numbers before it get longer or shorter
-by a few digits at a time."""
+"""Distance from a metric's previous position within which it is searched first: the numbers before it change their
+length by a few digits at a time."""
 
-LORAS_LOOKED_FOR = 8
-"""A server whose page does not know the word is looked at for adapters once in so many pages: it would have to be
-started anew to have them, and finding nothing is a quarter of what reading a page takes."""
+LORA_SEARCH_INTERVAL = 8
+"""Pages per search for adapters, for a server whose page does not have their metric. The server would have to restart
+to have adapters, and an unsuccessful search is a quarter of the time of reading a page."""
 
-MAX_REMEMBERED_BYTES = 64 << 10
-"""Of one metric on the page before. The longest of a usual page has 2 KiB."""
+MAX_KNOWN_BYTES = 64 << 10
+"""Limit on the text kept of one metric. The longest of a usual page has 2 KiB."""
 
 KEY_BYTES = 64
-"""Of a remembered text these first bytes are searched for near its old place; the rest is compared once. A search costs
-at most this times the searched bytes: 70,000 comparisons."""
+"""Bytes of a kept text that are searched near its previous position. The rest is compared once. A search costs at most
+this times the searched bytes: 70,000 comparisons."""
 
 MAX_LINE_BYTES = 16 << 10
 """A series with a longer line is skipped. The longest line of a recorded page has 2 KiB (`cache_config_info`)."""
 
 MAX_SERIES = 4096
-"""Occurrences of metric names looked at on one page; later ones are skipped. 1 MiB holds 48,000 of them, at a
-microsecond each. A usual page needs 12, a server with a thousand label sets of adapters 1,012."""
+"""Limit on the examined occurrences of metric names on one page. Later ones are skipped. 1 MiB has room for 48,000, at
+a microsecond each. A usual page needs 12, a server with a thousand label sets of adapters 1,012."""
 
 MAX_LABEL_BYTES = 32 << 10
-"""Of all label sets that are parsed on one page: 20 engines with the longest recorded set. Later sets are skipped."""
+"""Limit on the label sets parsed of one page: 20 engines with the longest recorded set. Later sets are skipped."""
 
 MAX_INDENT_BYTES = 16
-"""Blanks before a name; the format allows them and no known exporter writes them."""
+"""Limit on blanks before a name. The format allows them, and no known exporter writes them."""
 
 MAX_NUMBER_BYTES = 64
-"""A longer value is no number. The longest that Python's `repr` of a float makes has 24."""
+"""A longer value is not a number. The longest `repr` of a Python float has 24."""
 
 MAX_LORAS = 1000
 MAX_LORA_CHARACTERS = 256
-"""Adapters that one page may name, and the length of a name: vLLM's own `--max-cpu-loras` is far below a thousand, and
-a model name that requests may use has at most 256 characters. Others are skipped."""
+"""Limits on the adapters of one page and on the length of a name. Others are skipped. vLLM's own `--max-cpu-loras` is
+far below a thousand, and a model name of a request has at most 256 characters."""
 
 _SERIES = re.compile(
-    # [ {LABELS} ] VALUE, after the name. Possessive throughout, and only matched at a name on a line of its own.
+    # [ {LABELS} ] VALUE, after the name. Possessive throughout, and only matched after a name at the start of a line.
     rb"""[ \t]*+(?:\{([^"}\n]*+(?:"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"[^"}\n]*+)*+)\})?[ \t]*+([^ \t\r\n{]++)"""
 )
 _LABEL = re.compile(
@@ -80,55 +80,55 @@ _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _NEWLINE = ord("\n")
 _COMMENT = ord("#")
 _LARGEST_COUNT = float(1 << 53)
-"""No server has more requests or blocks; a float beyond it is no count."""
+"""No server has more requests or blocks. A larger float does not count exactly."""
 
 
 class NoServerMetrics(ValueError):
-    """The page holds neither queue, nor running requests, nor KV cache usage: it is no vLLM server's."""
+    """The page has neither the queue, nor the running requests, nor the KV cache usage: it is not a vLLM server's."""
 
 
 _Series = tuple[bytes, float]
-"""A line of a metric: what stands between its braces, and its value, which is a finite number."""
+"""A line of a metric: the text between its braces, and its value, which is a finite number."""
 
 
-class _Place(msgspec.Struct, gc=False):
-    """Where a metric stood on a page, and what of it does not change."""
+class _KnownMetric(msgspec.Struct, gc=False):
+    """The position of a metric on the previous page, and the parts of its text that do not change."""
 
     at: int
     texts: Sequence[bytes]
-    """What stands before each of its values, and after the last. The first one stands on no page twice: it is a series
-    with its labels, or the comment before a metric and its first series."""
+    """The text before each of its values, and after the last. The first text occurs once on a page: it is a series with
+    its labels, or the comment before a metric and its first series."""
     labels: Sequence[bytes]
-    """Of its series."""
+    """Those of its series."""
 
 
 class MetricsReader:
-    """Reads the pages of one server. From one to the next little but numbers changes: a metric is looked for near where
-    it stood, and taken from there if all about it is as it was. Otherwise the whole page is looked through.
+    """Reads the pages of one server.
 
-    The cost is linear in the page, whatever it holds. What is remembered of a metric is at most twice
-    MAX_REMEMBERED_BYTES."""
+    Little but numbers changes from one page to the next. A metric is searched near its previous position, and its
+    values are read there if the text around them is the same. Otherwise the whole page is searched.
+
+    The cost is linear in the page, whatever its content. The text kept of a metric is at most twice MAX_KNOWN_BYTES.
+    """
 
     def __init__(self) -> None:
-        self._places: dict[bytes, _Place] = {}
-        self._pages_without_loras = 0
-        """That come before they are looked for again."""
-        self._looks_left = 0
-        """Of MAX_SERIES, on the page that is read now."""
+        self._known: dict[bytes, _KnownMetric] = {}
+        self._pages_until_lora_search = 0
+        self._series_left = 0
+        """Of MAX_SERIES, on the current page."""
         self._parsed: dict[bytes, Mapping[str, str]] = {}
-        """Labels of the page before by their text, so that those that do not change are parsed once."""
+        """Labels of the previous page by their text, so that unchanged labels are parsed once."""
 
     def read(self, page: bytes, scraped_at_s: float = 0.0, in_flight_at_scrape: int = 0) -> ServerMetrics:
-        """Read a page; the last two arguments go into the result as they are.
+        """Parse a page. The last two arguments are copied into the result.
 
-        A server with several engines (data parallelism) is read as one of their total size: queues, running requests
-        and blocks are summed, and KV cache usage is the mean, for its engines are alike and the server itself balances
-        between them. A value that is no finite number is as good as absent, and of the three loads an absent one counts
-        as 0.
+        A server with several engines (data parallelism) is read as one of their total size. Queues, running requests
+        and blocks are summed. KV cache usage is the mean, because the engines are alike and the server balances them.
+        A value that is not a finite number counts as absent. Of the three loads, an absent one counts as 0.
 
-        Raises NoServerMetrics when all three are absent. Raises nothing else, whatever the bytes.
+        Raises NoServerMetrics if all three are absent. Raises nothing else, whatever the bytes.
         """
-        self._looks_left = MAX_SERIES
+        self._series_left = MAX_SERIES
         waiting = self._values(page, WAITING)
         running = self._values(page, RUNNING)
         usage = self._values(page, KV_CACHE_USAGE[0]) or self._values(page, KV_CACHE_USAGE[1])
@@ -141,7 +141,7 @@ class MetricsReader:
         return ServerMetrics(
             queue_depth=_count(waiting),
             running=_count(running),
-            kv_cache_usage=math.fsum([min(1.0, max(0.0, each)) for each in usage]) / len(usage) if usage else 0.0,
+            kv_cache_usage=math.fsum([min(1.0, max(0.0, value)) for value in usage]) / len(usage) if usage else 0.0,
             active_loras=active_loras,
             waiting_loras=waiting_loras,
             max_loras=max_loras,
@@ -154,16 +154,16 @@ class MetricsReader:
         )
 
     def _lora_series(self, page: bytes) -> Sequence[_Series]:
-        if self._pages_without_loras:
-            self._pages_without_loras -= 1
+        if self._pages_until_lora_search:
+            self._pages_until_lora_search -= 1
             return ()
         series = self._series(page, LORA_INFO)
         if not series and page.find(LORA_INFO) < 0:
-            self._pages_without_loras = LORAS_LOOKED_FOR - 1
+            self._pages_until_lora_search = LORA_SEARCH_INTERVAL - 1
         return series
 
     def _labels_of(self, texts: Sequence[bytes]) -> list[Mapping[str, str]]:
-        """The labels in each of `texts`; none for what exceeds MAX_LABEL_BYTES in all."""
+        """The labels in each of `texts`. Empty for texts beyond MAX_LABEL_BYTES in total."""
         before, self._parsed = self._parsed, {}
         left = MAX_LABEL_BYTES
         found: list[Mapping[str, str]] = []
@@ -180,7 +180,7 @@ class MetricsReader:
         return found
 
     def _progress(self, page: bytes) -> PrefillCounters | None:
-        """The counters that move at first tokens; None where one of those is missing."""
+        """The counters that move at first tokens. None if one of them is missing."""
         first_tokens, first_token_s = self._first_tokens(page)
         prompt_tokens = _total(self._values(page, PROMPT_TOKENS))
         if first_tokens is None or first_token_s is None or prompt_tokens is None:
@@ -193,63 +193,63 @@ class MetricsReader:
         return PrefillCounters(first_tokens, first_token_s, prompt_tokens)
 
     def _first_tokens(self, page: bytes) -> tuple[float | None, float | None]:
-        """How many first tokens are out, and the sum of their times."""
-        kept = self._as_before(page, FIRST_TOKEN)
-        if kept is not None and not self._follows_engines(page):
-            return _total(kept[:1]), _total(kept[1:])
+        """The number of first tokens, and the sum of their times."""
+        values = self._read_known(page, FIRST_TOKEN)
+        if values is not None and not self._follows_engines(page):
+            return _total(values[:1]), _total(values[1:])
         begin = self._first(page, FIRST_TOKENS)
         first_tokens, first_token_s = (self._group(page, name, begin) for name in (FIRST_TOKENS, FIRST_TOKEN_S))
         if len(first_tokens) == len(first_token_s) == 1:
-            self._remember(page, FIRST_TOKEN, begin, (*first_tokens, *first_token_s))
+            self._keep(page, FIRST_TOKEN, begin, (*first_tokens, *first_token_s))
         return _total(_finite(first_tokens)), _total(_finite(first_token_s))
 
     def _follows_engines(self, page: bytes) -> bool:
-        """Whether another engine's first tokens stand before those that are remembered."""
-        at = self._places[FIRST_TOKEN].at
+        """Whether another engine's first tokens precede the known ones."""
+        at = self._known[FIRST_TOKEN].at
         return page.find(FIRST_TOKENS, max(0, page.rfind(b"\n#", 0, at)), at) >= 0
 
     def _values(self, page: bytes, name: bytes) -> Sequence[float]:
         """The finite values of a metric's series."""
-        kept = self._as_before(page, name)
-        return kept if kept is not None else _finite(self._looked_up(page, name))
+        values = self._read_known(page, name)
+        return values if values is not None else _finite(self._search(page, name))
 
     def _series(self, page: bytes, name: bytes) -> Sequence[_Series]:
-        kept = self._as_before(page, name)
-        if kept is not None:
-            return list(zip(self._places[name].labels, kept, strict=True))
-        group = self._looked_up(page, name)
+        values = self._read_known(page, name)
+        if values is not None:
+            return list(zip(self._known[name].labels, values, strict=True))
+        group = self._search(page, name)
         return [(series[1] or b"", value) for series in group if (value := _number(series[2])) is not None]
 
-    def _looked_up(self, page: bytes, name: bytes) -> Sequence[re.Match[bytes]]:
-        """The series of a metric, wherever it stands."""
+    def _search(self, page: bytes, name: bytes) -> Sequence[re.Match[bytes]]:
+        """The series of a metric, at any position of the page."""
         begin = self._first(page, name)
         group = self._group(page, name, begin)
         comment = page.rfind(b"\n", 0, max(0, begin - 1)) + 1
         if group and page[comment] == _COMMENT:
-            self._remember(page, name, comment, group)
+            self._keep(page, name, comment, group)
         return group
 
-    def _remember(self, page: bytes, name: bytes, at: int, group: Sequence[re.Match[bytes]]) -> None:
-        """The page from `at` on, unless something else than a comment comes after the last value."""
-        if group[-1].end(2) - at > MAX_REMEMBERED_BYTES:
+    def _keep(self, page: bytes, name: bytes, at: int, group: Sequence[re.Match[bytes]]) -> None:
+        """Keep the text from `at` on, unless the last value is followed by something else than a comment."""
+        if group[-1].end(2) - at > MAX_KNOWN_BYTES:
             return
         ends = [series.end(2) for series in group]
         starts = [series.start(2) for series in group]
         texts = [page[end:start] for end, start in zip((at, *ends), (*starts, ends[-1] + 2), strict=True)]
         if texts[-1] == b"\n#":
-            self._places[name] = _Place(at, texts, [series[1] or b"" for series in group])
+            self._known[name] = _KnownMetric(at, texts, [series[1] or b"" for series in group])
 
-    def _as_before(self, page: bytes, name: bytes) -> Sequence[float] | None:
-        """The values of a metric that is remembered; None where something else stands there now."""
-        place = self._places.get(name)
-        if place is None:
+    def _read_known(self, page: bytes, name: bytes) -> Sequence[float] | None:
+        """The values of a known metric. None if the text around them has changed."""
+        known = self._known.get(name)
+        if known is None:
             return None
-        text, *others = place.texts
+        text, *others = known.texts
         key = text[:KEY_BYTES]
-        at = page.find(key, max(0, place.at - NEAR_BYTES), place.at + len(key) + NEAR_BYTES)
+        at = page.find(key, max(0, known.at - NEAR_BYTES), known.at + len(key) + NEAR_BYTES)
         if at < 0 or not page.startswith(text, at):
             return None
-        place.at = at
+        known.at = at
         values: list[float] = []
         for following in others:
             start = at + len(text)
@@ -262,11 +262,11 @@ class MetricsReader:
         return values
 
     def _first(self, page: bytes, name: bytes) -> int:
-        """Where the first series of that name begins; -1 where there is none."""
+        """The position of the first series of that name. -1 if there is none."""
         at = page.find(name)
         while at >= 0:
-            self._looks_left -= 1
-            if self._looks_left < 0:
+            self._series_left -= 1
+            if self._series_left < 0:
                 return -1
             if _is_series(page, at, name):
                 return at
@@ -274,7 +274,7 @@ class MetricsReader:
         return -1
 
     def _group(self, page: bytes, name: bytes, begin: int) -> Sequence[re.Match[bytes]]:
-        """The series of that name from `begin` to the next comment, each as what follows the name: labels and value."""
+        """The series of that name from `begin` to the next comment. A match starts after the name: labels and value."""
         if begin < 0:
             return ()
         end = page.find(b"\n#", begin)
@@ -282,8 +282,8 @@ class MetricsReader:
         found: list[re.Match[bytes]] = []
         at = begin
         while at >= 0:
-            self._looks_left -= 1
-            if self._looks_left < 0:
+            self._series_left -= 1
+            if self._series_left < 0:
                 break
             after = at + len(name)
             if _is_series(page, at, name):
@@ -299,8 +299,10 @@ class MetricsReader:
 
 
 def _is_series(page: bytes, at: int, name: bytes) -> bool:
-    """Whether the name that stands at `at` is all of a name (`vllm:num_requests_waiting_by_reason` is another one), and
-    nothing but a few blanks precedes on the line: it is not in a comment and not inside a label's value."""
+    """Whether the name at `at` is a complete name at the start of a line, but for a few blanks.
+
+    `vllm:num_requests_waiting_by_reason` is another name. A name in a comment or in a label's value is no series.
+    """
     end = at + len(name)
     if page[end : end + 1] not in (b"{", b" ", b"\t"):
         return False
@@ -315,19 +317,19 @@ def _finite(group: Sequence[re.Match[bytes]]) -> Sequence[float]:
 
 
 def _total(values: Sequence[float]) -> float | None:
-    """A counter over all engines; None where the server has none."""
+    """The sum of a counter over all engines. None without values."""
     return math.fsum(map(_bounded, values)) if values else None
 
 
 def _number(text: bytes) -> float | None:
-    """A finite number; None for NaN, infinities and what is no number."""
+    """A finite number. None for NaN, infinities and other text."""
     if len(text) > MAX_NUMBER_BYTES:
         return None
     try:
         value = float(text)
     except ValueError:
         return None
-    # Python reads 1_000 as a number, the text format does not.
+    # Python parses 1_000 as a number. The text format does not allow it.
     return value if math.isfinite(value) and b"_" not in text else None
 
 
@@ -336,29 +338,29 @@ def _bounded(value: float) -> float:
 
 
 def _count(values: Sequence[float]) -> int:
-    """Values summed to a whole number of things, at least 0."""
+    """The sum of the values, rounded, at least 0."""
     return round(_bounded(math.fsum(map(_bounded, values))))
 
 
 def _newest(group: Sequence[_Series]) -> Sequence[bytes]:
-    """The labels with the greatest value, which is the time of the last change; old ones stay on the page."""
+    """The labels with the greatest value, which is the time of the last change. Old ones stay on the page."""
     newest = max(group, key=itemgetter(1), default=(b"", 0.0))[0]
     return (newest,) if newest else ()
 
 
 _Loras = tuple[frozenset[str], frozenset[str], int]
-"""Running and waiting adapters, and how many fit."""
+"""Running and waiting adapters, and how many may run at once."""
 
 _NO_LORAS: _Loras = frozenset(), frozenset(), 0
 
 
 def _loras(labels: Mapping[str, str]) -> _Loras:
-    running, waiting = (_names(labels.get(f"{each}_lora_adapters", "")) for each in ("running", "waiting"))
-    return running, waiting, min(_MOST_AT_ONCE, _whole(labels.get("max_lora", "")) or 0)
+    running, waiting = (_names(labels.get(f"{state}_lora_adapters", "")) for state in ("running", "waiting"))
+    return running, waiting, min(_MAX_CONCURRENT_LORAS, _whole(labels.get("max_lora", "")) or 0)
 
 
-_MOST_AT_ONCE = 10_000
-"""Adapters that a server runs at once: a float that is multiplied with it stays a sane cost."""
+_MAX_CONCURRENT_LORAS = 10_000
+"""Limit on the adapters that a server runs at once, so that a cost multiplied with it stays finite."""
 
 
 def _names(joined: str) -> frozenset[str]:
@@ -366,26 +368,26 @@ def _names(joined: str) -> frozenset[str]:
     return frozenset(names if len(names) <= MAX_LORAS else sorted(names)[:MAX_LORAS])
 
 
-def _cache_size(labels: Sequence[Mapping[str, str]]) -> tuple[int | None, int | None]:
-    """Block size in tokens and number of blocks; None for what the server does not tell."""
+def _cache_size(label_sets: Sequence[Mapping[str, str]]) -> tuple[int | None, int | None]:
+    """Block size in tokens and number of blocks. None for a value that the server does not report."""
     block_size: int | None = None
     blocks: int | None = None
-    for each in labels:
-        block_size = _whole(each.get("block_size", "")) or block_size
-        more = _whole(each.get("num_gpu_blocks", ""))
+    for labels in label_sets:
+        block_size = _whole(labels.get("block_size", "")) or block_size
+        more = _whole(labels.get("num_gpu_blocks", ""))
         if more:
             blocks = (blocks or 0) + more
     return block_size, blocks
 
 
 def _whole(text: str) -> int | None:
-    """A positive whole number; None for anything else, `None` among them, which is what vLLM writes for not known."""
+    """A positive whole number. None for other text, such as `None`, which vLLM writes for an unknown value."""
     return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def _labels(text: bytes) -> Mapping[str, str]:
-    """Label names and values, escapes resolved, up to the first that is not well formed. Bytes that are not UTF-8 are
-    replaced."""
+    """Label names and values without escapes, up to the first label that is not well formed. Bytes that are not UTF-8
+    are replaced."""
     labels: dict[str, str] = {}
     at = 0
     while (label := _LABEL.match(text, at)) is not None:

@@ -1,1 +1,1 @@
-"""Which endpoint holds which prefix: estimated from requests, or by KV events."""
+"""Which endpoint holds which prefix: estimated from requests, or read from KV events."""

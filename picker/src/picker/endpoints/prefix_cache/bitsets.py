@@ -1,4 +1,4 @@
-"""Sets of endpoints as the bits of a number, for indexes that say of each block who holds it."""
+"""Sets of endpoints as the bits of an integer, for indexes from blocks to endpoints."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
@@ -7,7 +7,7 @@ from picker.endpoints.endpoint import Endpoint
 
 
 class EndpointBitset:
-    """Which endpoint has which bit."""
+    """Assigns bits to endpoints."""
 
     __slots__ = ("_endpoints",)
 
@@ -15,11 +15,11 @@ class EndpointBitset:
         self._endpoints: list[Endpoint | None] = []
 
     def __len__(self) -> int:
-        """Bits that are or were taken."""
+        """Number of bits that are or were in use."""
         return len(self._endpoints)
 
     def take(self, endpoint: Endpoint) -> int:
-        """A bit for `endpoint`, as a mask: one that was freed if there is any."""
+        """Assign a bit to `endpoint`, a freed one if there is any. Returns its mask."""
         if None in self._endpoints:
             slot = self._endpoints.index(None)
             self._endpoints[slot] = endpoint
@@ -29,26 +29,28 @@ class EndpointBitset:
         return 1 << slot
 
     def free(self, bit: int) -> None:
-        """Its endpoint is gone, and out of all sets."""
+        """Free the bit of an endpoint that has left and is in no set."""
         self._endpoints[bit.bit_length() - 1] = None
 
     def of(self, mask: int) -> Iterator[Endpoint | None]:
-        """The endpoints of a set; None for bits that are free."""
-        # The mask's binary digits, lowest first, as bytes 0 and 1: they select its endpoints.
+        """The endpoints of a set. None for free bits."""
+        # The mask's binary digits, lowest first, as bytes 0 and 1: they select the endpoints.
         return compress(self._endpoints, bin(mask)[:1:-1].encode().translate(_DIGIT_VALUES))
 
 
 def tiers(blocks: Sequence[int], holders_of: Callable[[int, int], int]) -> Iterator[tuple[int, int]]:
-    """Who holds a beginning of a chain of blocks, as sets of those that hold equally many, fewest first, with how many.
+    """Partitions the endpoints that hold a prefix of a chain of blocks: (set, number of blocks that each holds), lowest
+    number first.
 
-    `holders_of(block, 0)` is the set that holds a block. An endpoint that holds a block holds those before it, so where
-    the set changes is found by bisection."""
+    `holders_of(block, 0)` is the set of endpoints that hold a block. An endpoint that holds a block holds all blocks
+    before it, so bisection finds where the set changes.
+    """
     if not blocks:
         return
     mask = holders_of(blocks[0], 0)
     count, depth = len(blocks), 0
     while mask:
-        # Up to `depth` all of `mask` hold the chain, from `end` on not all.
+        # All of `mask` hold the chain up to `depth`. Not all of them hold it from `end` on.
         depth, end, deeper = depth + 1, count, 0
         while depth < end:
             middle = (depth + end) // 2

@@ -1,9 +1,10 @@
-"""Which endpoint has which prompt prefix in its cache, as far as this picker's own picks tell.
+"""Estimates which endpoint has which prompt prefix in its cache, from this picker's own picks.
 
-A prompt is cut into blocks of equal size, and each full block is named by a hash of itself and all before it: equal
-hashes mean equal prefixes. What an endpoint was sent it is taken to hold, up to its capacity and least recently used
-out first, as the servers do it themselves. They cache what they generate too, in the same memory, so this is an
-estimate."""
+A prompt is cut into blocks of equal size. Each full block is identified by a hash of itself and all blocks before it,
+so equal hashes mean equal prefixes. An endpoint is assumed to hold what it was sent, up to its capacity, with the least
+recently used blocks evicted first, as the servers do. Servers also cache what they generate, in the same memory, so
+this is an estimate.
+"""
 
 from bisect import bisect_left
 from collections import OrderedDict
@@ -18,35 +19,37 @@ from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.bitsets import EndpointBitset, tiers
 
 DEFAULT_CAPACITY_BLOCKS = 4096
-"""For a server that does not tell its own: 262,144 tokens at 64 a block, between what a 7B model leaves on a 24 GB card
-(77k) and on a 48 GB card (454k)."""
+"""For a server that does not report its capacity: 262,144 tokens at 64 a block. A 7B model leaves 77k on a 24 GB card
+and 454k on a 48 GB card."""
 
 MAX_CAPACITY_BLOCKS = 32_768
-"""However much a server says to hold, 2 million tokens at 64 a block are remembered of it: the bound on memory, at some
-200 bytes a block."""
+"""Limit per server, whatever capacity it reports: 2 million tokens at 64 a block. Bounds the memory, at some 200 bytes
+a block."""
 
 FINE_BLOCKS = 128
+"""The first blocks of a prompt, of which each is stored."""
+
 COARSE_STRIDE = 8
-"""Of a prompt's blocks the first ones are remembered each, and after them the last of every so many, standing for them
-all. A hash names all that came before it, so nothing is confused; at 64 tokens a block, what a long prompt shares is
-known to one part in 16, at a third of the cost."""
+"""After these, one of so many blocks is stored and represents them all. A hash identifies everything before it, so no
+prefixes are confused. At 64 tokens a block, the shared part of a long prompt is known to one part in 16, at a third of
+the cost."""
 
 
 def block_hashes(
     seed: bytes, prompt: bytes | bytearray | memoryview, block_bytes: int, max_blocks: int
 ) -> tuple[int, ...]:
-    """Hashes of the first `max_blocks` full blocks of `prompt`, first block first; a block that is not full is left
-    out.
+    """Hashes of the first `max_blocks` full blocks of `prompt`, first block first. A partial block is left out.
 
-    Two prompts share the hash at an index if and only if (but for collisions of 64 bits) they share `seed` and all
-    bytes up to that block's end. `prompt` is any contiguous buffer of bytes."""
+    Two prompts have the same hash at an index if and only if they have the same `seed` and the same bytes up to that
+    block's end, except for collisions of 64 bits. `prompt` is any contiguous buffer of bytes.
+    """
     blocks = min(len(prompt) // block_bytes, max_blocks)
     if blocks <= 0:
         return ()
     digest = xxh3_64_intdigest(seed)
-    cut = _cutter(block_bytes).iter_unpack(memoryview(prompt)[: blocks * block_bytes])
-    # Each hash seeds the next one, which is what chains them.
-    return tuple([digest := xxh3_64_intdigest(block, digest) for (block,) in cut])
+    blocks_of = _cutter(block_bytes).iter_unpack(memoryview(prompt)[: blocks * block_bytes])
+    # Each hash is the seed of the next one.
+    return tuple([digest := xxh3_64_intdigest(block, digest) for (block,) in blocks_of])
 
 
 @lru_cache(maxsize=8)
@@ -55,9 +58,12 @@ def _cutter(block_bytes: int) -> Struct:
 
 
 class _LruBlocks:
-    """What one endpoint is taken to hold, the least recently used block first, and how many blocks each stands for. A
-    block is always younger than those that follow it in a prompt, so they are dropped before it, and what is held of a
-    prompt is always a beginning of it."""
+    """The blocks that one endpoint is assumed to hold, least recently used first, each with the number of blocks that
+    it represents.
+
+    A block is always more recent than its successors in a prompt, so they are evicted before it. The held blocks of a
+    prompt are therefore always a prefix of it.
+    """
 
     __slots__ = ("bit", "blocks", "size")
 
@@ -69,20 +75,23 @@ class _LruBlocks:
 
 
 class SentPrompt(msgspec.Struct):
-    """A prompt on its way to an endpoint, until its request has left there."""
+    """A prompt on its way to an endpoint, until its request ends there."""
 
     endpoint: Endpoint
     expected: Sequence[int]
-    """Blocks of tokens that are as good as held there meanwhile."""
+    """Token blocks that count as held there meanwhile."""
     unnamed: int | None
-    """The last of the prompt's blocks that has come before and whose tokens are not known."""
+    """The last block of the prompt that was sent before and is not mapped to tokens."""
     on_end: Callable[[], None] | None = None
-    """Called once, when the request has left."""
+    """Called once, at the end of the request."""
 
 
 class PrefixIndex:
-    """Blocks by endpoint, and endpoints by block: the latter as sets of bits, so that a look-up touches only endpoints
-    that hold something, and grows with the logarithm of the prompt."""
+    """Blocks by endpoint, and endpoints by block.
+
+    The latter are bitsets, so a lookup touches only endpoints that hold something. Its cost grows with the logarithm of
+    the prompt's length.
+    """
 
     def __init__(
         self,
@@ -90,7 +99,7 @@ class PrefixIndex:
         default_capacity_blocks: int = DEFAULT_CAPACITY_BLOCKS,
         max_capacity_blocks: int = MAX_CAPACITY_BLOCKS,
     ) -> None:
-        """`block_tokens`: tokens that a hashed block stands for, to translate the cache sizes that servers report."""
+        """`block_tokens`: tokens of a hashed block, to convert the cache sizes that servers report."""
         self._block_tokens = block_tokens
         self._default_capacity_blocks = default_capacity_blocks
         self._max_capacity_blocks = max_capacity_blocks
@@ -99,31 +108,31 @@ class PrefixIndex:
         self._holders: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """Distinct blocks remembered of any endpoint."""
+        """Number of distinct blocks of all endpoints."""
         return len(self._holders)
 
     def capacity_blocks(self, endpoint: Endpoint) -> int:
-        """Blocks that `endpoint` can hold: the size of its KV cache where its metrics tell it."""
+        """Blocks that `endpoint` can hold: the size of its KV cache if its metrics report it."""
         metrics = endpoint.metrics
         if metrics is None or not metrics.cache_tokens:
             return self._default_capacity_blocks
         return min(self._max_capacity_blocks, metrics.cache_tokens // self._block_tokens)
 
     def record(self, endpoint: Endpoint, hashes: Sequence[int]) -> None:
-        """`endpoint` is sent a prompt of these blocks (from `block_hashes`) and will hold them. What exceeds its
-        capacity is dropped."""
+        """Record that `endpoint` is sent a prompt of these blocks (from `block_hashes`) and will hold them. Evicts
+        blocks beyond its capacity."""
         holding = self._holdings.get(endpoint) or self._admit(endpoint)
         capacity = self.capacity_blocks(endpoint)
-        marks = sampled_hashes(hashes[:capacity])
-        if len(marks) > FINE_BLOCKS:
-            self._touch(holding, marks[FINE_BLOCKS:], COARSE_STRIDE)
-            marks = marks[:FINE_BLOCKS]
-        self._touch(holding, marks, 1)
+        sampled = sampled_hashes(hashes[:capacity])
+        if len(sampled) > FINE_BLOCKS:
+            self._touch(holding, sampled[FINE_BLOCKS:], COARSE_STRIDE)
+            sampled = sampled[:FINE_BLOCKS]
+        self._touch(holding, sampled, 1)
         if holding.size > capacity:
             self._shrink(holding, capacity)
 
     def cached_blocks(self, endpoint: Endpoint, hashes: Sequence[int]) -> int:
-        """How many of a prompt's blocks, from the first on, `endpoint` is known to hold."""
+        """Length in blocks of the prompt's prefix that `endpoint` holds."""
         holding = self._holdings.get(endpoint)
         if holding is None:
             return 0
@@ -131,40 +140,40 @@ class PrefixIndex:
         return depth_of(bisect_left(sampled_hashes(hashes), True, key=lambda block: block not in blocks))
 
     def matches(self, hashes: Sequence[int], endpoints: Sequence[Endpoint]) -> Sequence[int]:
-        """For each of `endpoints` how many of a prompt's blocks, from the first on, it is known to hold."""
+        """Length in blocks of the prompt's prefix that each of `endpoints` holds."""
         found: dict[Endpoint | None, int] = {}
-        for mask, marks in tiers(sampled_hashes(hashes), self._holders.get):
-            found.update(dict.fromkeys(self._bits.of(mask), depth_of(marks)))
+        for mask, depth in tiers(sampled_hashes(hashes), self._holders.get):
+            found.update(dict.fromkeys(self._bits.of(mask), depth_of(depth)))
         if not found:
             return [0] * len(endpoints)
-        depth = found.get
-        return [depth(endpoint, 0) for endpoint in endpoints]
+        depths = found.get
+        return [depths(endpoint, 0) for endpoint in endpoints]
 
     def holders(self, hashes: Sequence[int], most: int) -> list[Endpoint]:
-        """The endpoints that hold the most of a prompt, at most `most` of them, most first."""
+        """At most `most` endpoints that hold a prefix of a prompt, longest prefix first."""
         found: list[Endpoint] = []
         for mask, _ in reversed(list(tiers(sampled_hashes(hashes), self._holders.get))):
             found += [endpoint for endpoint in self._bits.of(mask) if endpoint is not None][: most - len(found)]
         return found
 
     def reported_blocks(self, endpoint: Endpoint) -> int | None:
-        """Blocks of tokens that `endpoint` itself says to hold; None where it is not listened to."""
+        """Number of token blocks that `endpoint` reports to hold. None without a subscription to its KV events."""
         return None
 
     def fully_reported(self, endpoint: Endpoint) -> bool:
-        """Whether those are all that it holds."""
+        """Whether those are all blocks that it holds."""
         return False
 
     def sent(self, endpoint: Endpoint, hashes: Sequence[int]) -> SentPrompt | None:
-        """As `record`. What is returned is to be given to `ended`."""
+        """As `record`. Pass the result to `ended`."""
         self.record(endpoint, hashes)
         return None
 
     def ended(self, sent: SentPrompt) -> None:
-        """The request has left its endpoint, served or not."""
+        """The request has ended at its endpoint, served or not."""
 
     def forget(self, endpoint: Endpoint) -> None:
-        """`endpoint` is gone, or has lost its cache."""
+        """Remove `endpoint`, which has left or has lost its cache."""
         holding = self._holdings.pop(endpoint, None)
         if holding is None:
             return
@@ -175,25 +184,25 @@ class PrefixIndex:
         holding = self._holdings[endpoint] = _LruBlocks(self._bits.take(endpoint))
         return holding
 
-    def _touch(self, holding: _LruBlocks, marks: Sequence[int], stands_for: int) -> None:
-        """Have `holding` hold `marks`, the first of them as the youngest."""
+    def _touch(self, holding: _LruBlocks, sampled: Sequence[int], represented: int) -> None:
+        """Make `sampled` the most recent blocks of `holding`, the first one as the most recent."""
         blocks, bit, holders = holding.blocks, holding.bit, self._holders
-        holders_of, rejuvenate = holders.get, blocks.move_to_end
+        holders_of, make_recent = holders.get, blocks.move_to_end
         held = len(blocks)
-        for block in reversed(marks):
+        for block in reversed(sampled):
             if block in blocks:
-                rejuvenate(block)
+                make_recent(block)
             else:
-                blocks[block] = stands_for
+                blocks[block] = represented
                 holders[block] = holders_of(block, 0) | bit
-        holding.size += stands_for * (len(blocks) - held)
+        holding.size += represented * (len(blocks) - held)
 
     def _shrink(self, holding: _LruBlocks, capacity: int) -> None:
-        """Drop the oldest blocks until the others fit."""
+        """Evict the least recent blocks until the others fit."""
         size, drop, bit, holders = holding.size, holding.blocks.popitem, holding.bit, self._holders
         while size > capacity:
-            block, stands_for = drop(last=False)
-            size -= stands_for
+            block, represented = drop(last=False)
+            size -= represented
             mask = holders[block]
             if mask == bit:
                 del holders[block]
@@ -203,12 +212,12 @@ class PrefixIndex:
 
 
 def sampled_hashes(hashes: Sequence[int]) -> Sequence[int]:
-    """Those of a prompt's blocks that are remembered; see FINE_BLOCKS."""
+    """The hashes of a prompt that are stored; see FINE_BLOCKS and COARSE_STRIDE."""
     if len(hashes) <= FINE_BLOCKS:
         return hashes
     return (*hashes[:FINE_BLOCKS], *hashes[FINE_BLOCKS + COARSE_STRIDE - 1 :: COARSE_STRIDE])
 
 
-def depth_of(marks: int) -> int:
-    """How many blocks a prompt's first `marks` remembered ones stand for."""
-    return marks if marks <= FINE_BLOCKS else FINE_BLOCKS + COARSE_STRIDE * (marks - FINE_BLOCKS)
+def depth_of(sampled: int) -> int:
+    """Number of blocks that a prompt's first `sampled` stored hashes represent."""
+    return sampled if sampled <= FINE_BLOCKS else FINE_BLOCKS + COARSE_STRIDE * (sampled - FINE_BLOCKS)

@@ -1,1 +1,1 @@
-"""What model servers themselves say of their prefix caches: vLLM's KV events, over ZeroMQ."""
+"""vLLM's KV events over ZeroMQ: model servers report the blocks in their prefix caches."""

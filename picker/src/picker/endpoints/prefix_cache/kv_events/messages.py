@@ -1,8 +1,8 @@
-"""KV events as vLLM publishes them, in all the forms that it has had.
+"""vLLM's KV events, in all forms that it has published them in.
 
-A batch is an array: [unix seconds, events, data-parallel rank]. Its events are maps with a `type` since vLLM 0.24, and
-arrays that begin with the type before, to which fields were added at the end. Hashes are integers, or bytes where
-`VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0`. What is not known is passed over: fields, and kinds of events.
+A batch is an array: [unix seconds, events, data-parallel rank]. Since vLLM 0.24 its events are maps with a `type`.
+Older ones are arrays that begin with the type, to which fields were appended over time. Hashes are integers, or bytes
+with `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0`. Unknown fields and unknown kinds of events are skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 EngineHash = int | bytes
-"""A server's own name of a block and all before it. Servers need not agree on it: vLLM seeds it by process."""
+"""A server's identifier of a block and all blocks before it. Servers may differ in it: vLLM seeds it per process."""
 
 
 class Unreadable(Exception):
@@ -19,28 +19,28 @@ class Unreadable(Exception):
 
 
 class BlockStored(msgspec.Struct, tag=True, gc=False):
-    """Full blocks of one sequence, following each other, can be found in the cache from now on."""
+    """Full consecutive blocks of one sequence are in the cache from now on."""
 
     block_hashes: Sequence[EngineHash]
     parent_block_hash: EngineHash | None
     token_ids: Sequence[int]
-    """Of all the blocks."""
+    """Those of all the blocks."""
     block_size: int
     """Tokens."""
     lora_id: int | None = None
     medium: str | None = None
-    """Where they are: `GPU`, or a tier behind it. Servers before 0.10 do not tell."""
+    """Where the blocks are: `GPU`, or a lower tier. Servers before 0.10 do not report it."""
     lora_name: str | None = None
-    """Servers before 0.13 do not tell."""
+    """Servers before 0.13 do not report it."""
     extra_keys: object = None
-    """For each block what went into its hash beside tokens: adapter, salt, images; None for nothing."""
+    """The parts of each block's hash beside its tokens: adapter, salt, images. None for no part."""
     group_idx: int | None = None
-    """Hybrid models have several kinds of layers, and blocks for each."""
+    """Hybrid models have several kinds of layers, with blocks for each."""
     kv_cache_spec_kind: str | None = None
 
     @property
     def is_text(self) -> bool:
-        """Whether tokens and adapter are all that names these blocks."""
+        """Whether the blocks are identified by their tokens and adapter alone."""
         if self.lora_id is not None and self.lora_name is None:
             return False
         keys = self.extra_keys
@@ -56,7 +56,7 @@ class BlockStored(msgspec.Struct, tag=True, gc=False):
 
 
 class BlockRemoved(msgspec.Struct, tag=True, gc=False):
-    """Blocks were reused for something else."""
+    """Blocks were evicted."""
 
     block_hashes: Sequence[EngineHash]
     medium: str | None = None
@@ -71,10 +71,10 @@ Event = BlockStored | BlockRemoved | AllBlocksCleared
 
 
 class Batch(msgspec.Struct, array_like=True, gc=False):
-    """What a step of a server changed."""
+    """The changes of one step of a server."""
 
     ts: float
-    """By the server's clock, in unix seconds."""
+    """Time of the server's clock, in unix seconds."""
     events: Sequence[Event]
 
 
@@ -130,13 +130,13 @@ _raw_batch = msgspec.msgpack.Decoder(_RawBatch)
 _map = msgspec.msgpack.Decoder(Event)
 _array: msgspec.msgpack.Decoder[_Array] = msgspec.msgpack.Decoder(_Array)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the decoders raise: also for strings that are no UTF-8, and for arrays nested without end."""
+"""Errors of the decoders, those for strings that are not UTF-8 and for too deep nesting included."""
 
 _KNOWN = ("BlockStored", "BlockRemoved", "AllBlocksCleared")
 
 
 def read_batch(payload: bytes) -> Batch:
-    """Raises Unreadable."""
+    """Decode a batch. Raises Unreadable."""
     try:
         return _batch.decode(payload)
     except _UNREADABLE:
@@ -144,16 +144,16 @@ def read_batch(payload: bytes) -> Batch:
 
 
 def _by_event(payload: bytes) -> Batch:
-    """A batch that is not all of the newest form."""
+    """Decode a batch in which not all events have the newest form. Raises Unreadable."""
     try:
         raw = _raw_batch.decode(payload)
-        return Batch(raw.ts, [event for each in raw.events if (event := _event(each)) is not None])
+        return Batch(raw.ts, [event for item in raw.events if (event := _event(item)) is not None])
     except _UNREADABLE as error:
         raise Unreadable(str(error)) from None
 
 
 def _event(raw: msgspec.Raw) -> Event | None:
-    """None for an event of a kind that is not known. Raises msgspec.DecodeError."""
+    """Decode an event. None for an unknown kind. Raises msgspec.DecodeError."""
     try:
         return _array.decode(raw).event()
     except msgspec.ValidationError:

@@ -1,7 +1,8 @@
-"""Which blocks of tokens the endpoints hold, by their own word.
+"""Which token blocks the endpoints hold, as their KV events report.
 
-Servers need not agree on how they hash (vLLM seeds its hashes by process), so blocks get names of ours here, made of
-the tokens that an event tells: a hash of a block's tokens and all before them."""
+Servers may hash differently (vLLM seeds its hashes per process). A block is therefore identified here by a hash of its
+tokens and all tokens before it, which the events contain.
+"""
 
 from array import array
 from collections.abc import Iterable, Sequence, Set
@@ -19,27 +20,27 @@ from picker.endpoints.prefix_cache.kv_events.messages import (
 )
 
 MAX_BLOCKS = 131_072
-"""Hashes and blocks followed of one endpoint: 2 million tokens at 16 a block, the bound on memory. Of a
-larger cache the blocks stored beyond it are not known."""
+"""Limit on the hashes and blocks of one endpoint: 2 million tokens at 16 a block. Bounds the memory. Blocks that a
+larger cache stores beyond it are not tracked."""
 
 MAX_BLOCKS_OF_BATCH = 32_768
-"""Stored or removed by one batch: half a million tokens at 16 a block, which no step of a server computes. Applying
-them takes some 20 ms."""
+"""Limit on the blocks stored or removed by one batch: half a million tokens at 16 a block, which no step of a server
+computes. To apply them takes some 20 ms."""
 
 MAX_HASH_BYTES = 64
-"""Of an engine's hash; vLLM's have 32 at most (SHA-256)."""
+"""Limit on the length of an engine's hash. vLLM's have at most 32 (SHA-256)."""
 
 FOLLOWED_KINDS = (None, "full_attention", "mla_attention", "sink_full_attention")
-"""Of a hybrid model's layers those that keep whole prefixes: the others' blocks come and go with a window."""
+"""The layers of a hybrid model that keep whole prefixes. Other layers evict blocks outside of a window."""
 
 
 def chain_root(block_size: int, lora: str | None) -> int:
-    """What the chain of a sequence starts from. Adapters share no blocks, and sizes do not compare."""
+    """The start of a sequence's hash chain. Adapters share no blocks, and blocks of different sizes do not compare."""
     return xxh3_64_intdigest(f"{block_size}\0{lora or ''}".encode())
 
 
 def token_chain(tokens: Sequence[int], block_size: int, parent: int) -> list[int]:
-    """Our names of the full blocks of `tokens` that follow `parent`. Raises ValueError when one is no token."""
+    """Hashes of the full blocks of `tokens` that follow `parent`. Raises ValueError for a token id out of range."""
     try:
         data = memoryview(array("q", tokens)).cast("B")
     except (OverflowError, TypeError) as error:
@@ -53,7 +54,7 @@ def token_chain(tokens: Sequence[int], block_size: int, parent: int) -> list[int
 
 
 class _Cache:
-    """What is known of one endpoint's cache."""
+    """The state of one endpoint's cache."""
 
     __slots__ = ("bit", "block_size", "complete", "expected", "group", "names", "stored")
 
@@ -64,45 +65,45 @@ class _Cache:
         self.group: int | None = None
         self.names: dict[EngineHash, int] = {}
         self.stored: dict[int, int] = {}
-        """Copies of each block. Two requests that compute the same at the same time leave two."""
+        """Copies of each block. Two requests that compute the same block at the same time leave two."""
         self.expected: dict[int, int] = {}
-        """Requests under way there that need the block."""
+        """Number of requests there that need the block."""
 
 
 class ReportedBlocks:
-    """Of all endpoints that are followed: every block they tell of, and none that they do not."""
+    """The reported blocks of all followed endpoints."""
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
-        """`max_blocks`: followed of one endpoint."""
+        """`max_blocks`: limit per endpoint."""
         self._max_blocks = max_blocks
         self._bits = EndpointBitset()
         self._caches: dict[Endpoint, _Cache] = {}
         self._holders: dict[int, int] = {}
-        self._knowing: dict[int, Set[Endpoint]] = {}
-        """By block size; empty after a change."""
+        self._complete: dict[int, Set[Endpoint]] = {}
+        """Result of `all_known` by block size. Empty after a change."""
 
     def __len__(self) -> int:
-        """Distinct blocks known of any endpoint."""
+        """Number of distinct blocks of all endpoints."""
         return len(self._holders)
 
     def follow(self, endpoint: Endpoint) -> None:
-        """Have a place for what `endpoint` tells."""
+        """Start to track the blocks of `endpoint`."""
         if endpoint not in self._caches:
             self._caches[endpoint] = _Cache(self._bits.take(endpoint))
-            self._knowing.clear()
+            self._complete.clear()
 
     def forget(self, endpoint: Endpoint) -> None:
-        """`endpoint` is gone."""
+        """Remove `endpoint`, which has left its pools."""
         cache = self._caches.pop(endpoint, None)
         if cache is None:
             return
         for name in cache.stored.keys() | cache.expected.keys():
             self._drop(cache, name)
         self._bits.free(cache.bit)
-        self._knowing.clear()
+        self._complete.clear()
 
     def restart(self, endpoint: Endpoint, *, empty: bool) -> None:
-        """What was known of `endpoint` holds no more: its cache is `empty`, or nobody knows what is in it."""
+        """Drop the reported blocks of `endpoint`. Its cache is `empty`, or its content is unknown."""
         cache = self._caches[endpoint]
         for name in cache.stored.keys() - cache.expected.keys():
             self._drop(cache, name)
@@ -110,36 +111,36 @@ class ReportedBlocks:
         cache.stored.clear()
         cache.complete = empty
         cache.group = cache.block_size = None
-        self._knowing.clear()
+        self._complete.clear()
 
     def block_size(self, endpoint: Endpoint) -> int | None:
-        """Tokens a block there; None where it has told of none."""
+        """Tokens per block there. None if it has reported no block."""
         cache = self._caches.get(endpoint)
         return cache.block_size if cache is not None else None
 
     def stored_blocks(self, endpoint: Endpoint) -> int | None:
-        """How many are known there; None where nothing is followed."""
+        """Number of blocks reported there. None for an endpoint that is not followed."""
         cache = self._caches.get(endpoint)
         return len(cache.stored) if cache is not None else None
 
     def knows_all(self, endpoint: Endpoint) -> bool:
-        """Whether what is not known to be there is not there."""
+        """Whether all blocks that it holds are known."""
         cache = self._caches.get(endpoint)
         return cache is not None and cache.complete
 
     def all_known(self, block_size: int) -> Set[Endpoint]:
-        """The endpoints of which all is known, of blocks of this size. Those that hold none are among them."""
-        if block_size not in self._knowing:
-            self._knowing[block_size] = {
+        """The endpoints of which all blocks of this size are known, empty caches included."""
+        if block_size not in self._complete:
+            self._complete[block_size] = {
                 endpoint
                 for endpoint, cache in self._caches.items()
                 if cache.complete and cache.block_size in (None, block_size)
             }
-        return self._knowing[block_size]
+        return self._complete[block_size]
 
     def apply(self, endpoint: Endpoint, events: Iterable[Event]) -> bool:
-        """Follow `events`, in their order; whether they say that the cache was emptied. Raises ValueError when they
-        make no sense."""
+        """Apply `events` in their order. Returns whether one of them cleared the cache. Raises ValueError for events
+        that contradict each other or exceed a limit."""
         cache, cleared = self._caches[endpoint], False
         left = MAX_BLOCKS_OF_BATCH
         for event in events:
@@ -159,21 +160,24 @@ class ReportedBlocks:
         return cleared
 
     def depths(self, chain: Sequence[int]) -> dict[Endpoint | None, int]:
-        """For each endpoint that holds a beginning of `chain` of how many blocks."""
+        """The number of blocks of the prefix of `chain` that each endpoint holds, for those that hold any."""
         found: dict[Endpoint | None, int] = {}
         for mask, depth in tiers(chain, self._holders.get):
             found.update(dict.fromkeys(self._bits.of(mask), depth))
         return found
 
     def depth(self, endpoint: Endpoint, chain: Sequence[int]) -> int:
-        """How many blocks of the beginning of `chain` are stored there; none that is only expected counts."""
+        """Number of blocks of the prefix of `chain` that are stored there. Blocks that are only expected do not
+        count."""
         cache = self._caches.get(endpoint)
         stored = cache.stored if cache is not None else {}
         return next((number for number, name in enumerate(chain) if name not in stored), len(chain))
 
     def expect(self, endpoint: Endpoint, names: Iterable[int]) -> None:
-        """A request that needs these blocks is on its way to `endpoint`, or runs there: they are as good as held, and
-        none of them is reused before it ends. Once it has, `settle` them."""
+        """Count blocks as held while a request that needs them is on its way to `endpoint` or runs there.
+
+        None of them is evicted before the request ends. Call `settle` at its end.
+        """
         cache = self._caches.get(endpoint)
         if cache is None:
             return
@@ -185,7 +189,7 @@ class ReportedBlocks:
                 self._add(cache, name)
 
     def settle(self, endpoint: Endpoint, names: Iterable[int]) -> None:
-        """The end of what was expected."""
+        """Undo `expect` at the end of the request."""
         cache = self._caches.get(endpoint)
         if cache is None:
             return
@@ -208,30 +212,30 @@ class ReportedBlocks:
             )
         if not cache.names:
             cache.group, cache.block_size = event.group_idx, event.block_size
-            self._knowing.clear()
+            self._complete.clear()
         elif event.group_idx != cache.group:
             return
         names = cache.names
         if event.parent_block_hash is None:
             parent = chain_root(event.block_size, event.lora_name)
         elif (parent := names.get(event.parent_block_hash)) is None:
-            # Of a sequence that began before we followed, or beyond what we do.
+            # The sequence began before the subscription, or with blocks beyond the limit.
             return
         if len(names) + len(event.block_hashes) > self._max_blocks:
             cache.complete = False
-            self._knowing.clear()
+            self._complete.clear()
             return
         stored, expected = cache.stored, cache.expected
-        ours = token_chain(event.token_ids, event.block_size, parent)
-        for engine_hash, name in zip(event.block_hashes, ours, strict=True):
+        chain = token_chain(event.token_ids, event.block_size, parent)
+        for engine_hash, name in zip(event.block_hashes, chain, strict=True):
             known = names.get(engine_hash)
             if known is None:
                 if isinstance(engine_hash, bytes) and len(engine_hash) > MAX_HASH_BYTES:
                     raise ValueError(f"a hash of {len(engine_hash)} bytes")
                 names[engine_hash] = name
             elif known != name:
-                # What was stored under it would never be removed.
-                raise ValueError("one hash of two different blocks")
+                # The block that was stored under it would never be removed.
+                raise ValueError("one hash for two different blocks")
             count = stored.get(name, 0)
             stored[name] = count + 1
             if not count and name not in expected:
@@ -245,7 +249,7 @@ class ReportedBlocks:
                 continue
             count = stored.get(name, 0) - 1
             if count < 0:
-                raise ValueError("two hashes of one block, which was removed by the other")
+                raise ValueError("two hashes for one block, which the other one has removed")
             if count:
                 stored[name] = count
                 continue

@@ -1,4 +1,4 @@
-"""Who is followed, and where: one subscription for each endpoint whose server publishes KV events."""
+"""Maintains one subscription for each endpoint whose server publishes KV events."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,20 +14,20 @@ log = structlog.get_logger(__name__)
 
 PORT_LABEL = "inference-gateway/kv-events-port"
 REPLAY_PORT_LABEL = "inference-gateway/kv-events-replay-port"
-"""Of a model server that publishes elsewhere than the others. A value that is no port says that it does not publish."""
+"""Labels of a model server with ports of its own. A value that is not a port means that it does not publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class KvEventPorts:
-    """Where servers publish, unless their labels say otherwise."""
+    """Ports at which servers publish, unless their labels give others."""
 
     events: int
     replay: int | None
-    """None: what is missed cannot be asked for."""
+    """None: missed batches cannot be requested."""
 
 
 class KvEventSubscriber:
-    """Follows the endpoints it is given, in the event loop it is used in."""
+    """Follows its endpoints, in the event loop in which it is used."""
 
     def __init__(self, ports: KvEventPorts, held: ReportedBlocks, emptied: Callable[[Endpoint], None]) -> None:
         """`emptied`: see `Subscription`."""
@@ -38,8 +38,11 @@ class KvEventSubscriber:
         self._ranks: dict[tuple[str, str], list[Endpoint | None]] = {}
 
     def add(self, endpoint: Endpoint) -> None:
-        """Follow `endpoint` from now on, if it publishes. Of a server with several ports each is a rank of its own,
-        numbered in the order in which they are added: vLLM moves the event ports of data-parallel ranks by the rank."""
+        """Follow `endpoint` from now on, if it publishes.
+
+        Each port of a server with several is a rank, numbered in the order in which they are added. vLLM offsets the
+        event ports of data-parallel ranks by the rank.
+        """
         if endpoint in self._tasks:
             return
         rank = self._rank(endpoint)
@@ -59,7 +62,7 @@ class KvEventSubscriber:
         task.add_done_callback(lambda done: self._failed(endpoint, done))
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Follow `endpoint` no more, and forget what it told."""
+        """Stop to follow `endpoint`, and drop its reported blocks."""
         ranks = self._ranks.get(_server(endpoint), [])
         if endpoint in ranks:
             ranks[ranks.index(endpoint)] = None
@@ -71,7 +74,7 @@ class KvEventSubscriber:
             self.held.forget(endpoint)
 
     async def close(self) -> None:
-        """Remove all endpoints, and be done with their sockets."""
+        """Remove all endpoints and close their sockets."""
         tasks = list(self._tasks.values())
         for endpoint in list(self._tasks):
             self.remove(endpoint)
@@ -87,7 +90,7 @@ class KvEventSubscriber:
         return free
 
     def _failed(self, endpoint: Endpoint, task: asyncio.Task[None]) -> None:
-        """A failure that nobody has thought of: the endpoint is chosen as if it had never told anything."""
+        """Handle an unexpected failure: log it, and treat the endpoint as one that has reported nothing."""
         if task.cancelled() or task.exception() is None:
             return
         log.error("kv_events.failed", endpoint=endpoint.address, exc_info=task.exception())

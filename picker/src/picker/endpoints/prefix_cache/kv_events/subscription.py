@@ -1,7 +1,8 @@
-"""Follows one server's events through all that can happen to them: lost batches, restarts, a picker that comes late.
+"""Subscribes to one server's KV events, and handles lost batches, restarts, and a subscription after the first batch.
 
-Batches are numbered from 0 in a server's life. What is missed is asked for at the replay address, if there is one: the
-server keeps its newest batches (10,000 unless told otherwise)."""
+Batches are numbered from 0 within a server's lifetime. Missed batches are requested at the replay address, if there is
+one. The server keeps its newest batches (10,000 by default).
+"""
 
 import asyncio
 import time
@@ -21,41 +22,41 @@ from picker.endpoints.prefix_cache.kv_events.reported_blocks import ReportedBloc
 log = structlog.get_logger(__name__)
 
 REPLAY_TIMEOUT_S = 5.0
-"""Between two batches of a replay. vLLM looks for requests ten times a second at least."""
+"""Between two batches of a replay. vLLM checks for requests at least ten times a second."""
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""Of one part of a message: 100,000 tokens with their hashes, six times the largest step of a usual server. ZeroMQ
-closes the connection of a peer that sends more."""
+"""Limit on one part of a message: 100,000 tokens with their hashes, six times the largest step of a usual server.
+ZeroMQ closes the connection of a peer that sends more."""
 
 MAX_WAITING = 128
-"""Batches received and not yet read, 128 MiB at most: a second of a busy server. When more wait, ZeroMQ stops reading
-the connection, and the server's own queue holds them (100,000 unless configured)."""
+"""Limit on batches received and not read, 128 MiB at most: a second of a busy server. At the limit ZeroMQ stops reading
+the connection, and the server's own queue holds the rest (100,000 by default)."""
 
 MAX_WAITING_REPLAYED = 256
-"""The same for a replay, whose sender discards what does not fit."""
+"""The same for a replay. Its sender discards batches beyond it."""
 
-AT_ONCE = 32
-"""Batches looked at before other work has its turn: some milliseconds."""
+MAX_BATCHES_PER_TURN = 32
+"""Limit on the batches applied before other tasks run: some milliseconds."""
 
 TURN_S = 0.002
-"""After this much work on batches other work has its turn, however few they were."""
+"""Limit on the time spent on batches before other tasks run."""
 
 REST_SHARE = 4.0
-"""The pause after that much work, as a share of it: one server's flood takes at most a fifth of the event loop."""
+"""The pause after that time, as a multiple of it: one server's flood takes at most a fifth of the event loop."""
 
-GIVEN_UP_MS = 5_000
-"""Without a connection for this long, it is made with a new socket: ZeroMQ gives up the address of a peer that sent
-more than MAX_MESSAGE_BYTES. Others it reconnects within RECONNECT_MAX_MS."""
+RECONNECT_TIMEOUT_MS = 5_000
+"""After this time without a connection a new socket is used. ZeroMQ does not reconnect to a peer that sent more than
+MAX_MESSAGE_BYTES. It reconnects to others within RECONNECT_MAX_MS."""
 
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2_000
 HEARTBEAT_MS = 10_000
-"""A peer that does not answer three of them is taken for gone, and connected to anew: a pod's address may just stop to
+"""A peer that does not answer three of them counts as gone and is reconnected. A pod's address may just stop to
 answer."""
 
 
 class Subscription:
-    """Keeps `held` in step with what an endpoint tells. `run` it once, as a task; cancel it to stop."""
+    """Updates `held` from an endpoint's events. `run` it once, as a task. Cancel the task to stop it."""
 
     def __init__(
         self,
@@ -65,20 +66,20 @@ class Subscription:
         replay_address: str | None,
         emptied: Callable[[Endpoint], None],
     ) -> None:
-        """Addresses are ZeroMQ's (`tcp://10.0.0.7:5557`). `emptied` is called when the server says that its cache holds
-        nothing any more: it was reset, or is another process."""
+        """Addresses are ZeroMQ's (`tcp://10.0.0.7:5557`). `emptied` is called when the server's cache has become empty:
+        it was reset, or the server is another process."""
         self._endpoint = endpoint
         self._held = held
         self._events_address = events_address
         self._replay_address = replay_address
         self._emptied = emptied
         self._next = 0
-        """The number of the batch that is expected next."""
+        """Number of the next expected batch."""
         self._newest_s = 0.0
-        """When the last batch applied was made, by the server's clock."""
-        self._told = False
+        """Time of the last applied batch, by the server's clock."""
+        self._error_logged = False
         self._worked_s = 0.0
-        """On batches since the last rest."""
+        """Time spent on batches since the last pause."""
 
     async def run(self) -> None:
         self._held.follow(self._endpoint)
@@ -86,9 +87,9 @@ class Subscription:
             await self._follow()
 
     async def _follow(self) -> None:
-        """Follow over one socket until its connection has been lost for GIVEN_UP_MS."""
+        """Follow over one socket until its connection has been lost for RECONNECT_TIMEOUT_MS."""
         events = zmq.asyncio.Context.instance().socket(zmq.SUB)
-        _patient(events)
+        _configure(events)
         events.rcvhwm = MAX_WAITING
         events.maxmsgsize = MAX_MESSAGE_BYTES
         connections = events.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
@@ -100,7 +101,7 @@ class Subscription:
         lost = False
         try:
             while True:
-                ready = dict(await poller.poll(GIVEN_UP_MS if lost else -1))
+                ready = dict(await poller.poll(RECONNECT_TIMEOUT_MS if lost else -1))
                 if lost and not ready:
                     return
                 if connections in ready:
@@ -109,33 +110,33 @@ class Subscription:
                     if not lost:
                         await self._connected()
                 with suppress(zmq.Again):
-                    for _ in range(AT_ONCE):
+                    for _ in range(MAX_BATCHES_PER_TURN):
                         await self._receive(await events.recv_multipart(zmq.NOBLOCK))
                         if self._worked_s >= TURN_S:
                             break
-                await self._rest()
+                await self._pause()
         finally:
             events.disable_monitor()
             connections.close(linger=0)
             events.close(linger=0)
 
     async def _connected(self) -> None:
-        """To a server that is new, was away, or is another one in its place."""
+        """Handle a new connection: to a new server, to one that was away, or to one that replaces it."""
         if self._replay_address is not None:
             await self._catch_up(self._replay_address)
         elif self._next:
-            # What it did meanwhile nobody can tell.
+            # The events in between are lost.
             self._held.restart(self._endpoint, empty=False)
 
     async def _receive(self, frames: Sequence[bytes]) -> None:
-        """A message of topic, number, batch."""
+        """Handle a message: topic, number, batch."""
         if len(frames) != 3 or len(frames[1]) != 8:
             return
         number = int.from_bytes(frames[1], "big")
         batch = self._read(number, frames[2])
         if number < self._next:
             if batch is not None and batch.ts <= self._newest_s:
-                return  # A replay has brought it before.
+                return  # A replay has delivered it already.
             self._restarted()
         if number > self._next and self._replay_address is not None:
             await self._catch_up(self._replay_address)
@@ -143,7 +144,7 @@ class Subscription:
             self._apply(number, batch)
 
     async def _catch_up(self, address: str) -> None:
-        """Ask for the batches that are missing, from the first one on if the server is another process now."""
+        """Request the missing batches, from the first one on if the server is another process now."""
         try:
             if not await self._replay(address):
                 self._restarted()
@@ -153,27 +154,29 @@ class Subscription:
             self._held.restart(self._endpoint, empty=False)
 
     async def _replay(self, address: str) -> bool:
-        """Apply what is missing; False, and nothing applied, if it is another process: the last batch that we have is
-        asked for again, and only the same process has the same. Raises TimeoutError."""
+        """Apply the missing batches. Returns False, and applies none, if the server is another process.
+
+        The last applied batch is requested as well: only the same process has the same one. Raises TimeoutError.
+        """
         last = self._next - 1
         same = last < 0
-        asking = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-        _patient(asking)
-        asking.rcvhwm = MAX_WAITING_REPLAYED
-        asking.maxmsgsize = MAX_MESSAGE_BYTES
-        asking.connect(address)
+        socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        _configure(socket)
+        socket.rcvhwm = MAX_WAITING_REPLAYED
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
+        socket.connect(address)
         try:
-            await _send(asking, max(0, last))
+            await _send(socket, max(0, last))
             while True:
-                await self._rest()  # A replay is long, and all of it may be there already.
-                # [nothing, number, batch], in newer servers with the topic before the number; an empty batch ends it.
+                await self._pause()  # A replay is long, and all of it may have arrived already.
+                # [empty, number, batch]. Newer servers add the topic before the number. An empty batch ends the replay.
                 async with asyncio.timeout(REPLAY_TIMEOUT_S):
-                    frames = await asking.recv_multipart()
+                    frames = await socket.recv_multipart()
                 if len(frames) < 2 or not frames[-1]:
                     return same
                 numbered, payload = frames[-2:]
                 if len(numbered) != 8:
-                    self._complain(last, f"a batch number of {len(numbered)} bytes")
+                    self._log_unreadable(last, f"a batch number of {len(numbered)} bytes")
                     return same
                 number = int.from_bytes(numbered, "big")
                 batch = self._read(number, payload)
@@ -183,36 +186,36 @@ class Subscription:
                         return False
                 elif number >= self._next:
                     if not same:
-                        # It keeps the last one no more, so whether it is the same cannot be told.
+                        # The server has discarded the last one, so whether it is the same process is unknown.
                         self._held.restart(self._endpoint, empty=False)
                         same = True
                     self._apply(number, batch)
         finally:
-            asking.close(linger=0)
+            socket.close(linger=0)
 
-    async def _rest(self) -> None:
-        """Let other work have its turn, the longer the more work this one was."""
+    async def _pause(self) -> None:
+        """Let other tasks run, for a time in proportion to the time spent on batches."""
         worked_s, self._worked_s = self._worked_s, 0.0
         await asyncio.sleep(REST_SHARE * worked_s if worked_s >= TURN_S else 0)
 
     def _read(self, number: int, payload: bytes) -> Batch | None:
-        """None for one that cannot be read."""
+        """Decode a batch. None for one that cannot be decoded."""
         begun_s = time.perf_counter()
         try:
             return read_batch(payload)
         except Unreadable as error:
-            self._complain(number, str(error))
+            self._log_unreadable(number, str(error))
             return None
         finally:
             self._worked_s += time.perf_counter() - begun_s
 
     def _apply(self, number: int, batch: Batch | None) -> None:
-        """Take over a batch; if some are missing before it, what was known is worth nothing."""
+        """Apply a batch. Drops all earlier state if batches before it are missing."""
         begun_s = time.perf_counter()
-        self._take_over(number, batch)
+        self._apply_untimed(number, batch)
         self._worked_s += time.perf_counter() - begun_s
 
-    def _take_over(self, number: int, batch: Batch | None) -> None:
+    def _apply_untimed(self, number: int, batch: Batch | None) -> None:
         endpoint, held = self._endpoint, self._held
         if number == 0:
             held.restart(endpoint, empty=True)
@@ -229,24 +232,24 @@ class Subscription:
             if held.apply(endpoint, batch.events):
                 self._emptied(endpoint)
         except ValueError as error:
-            self._complain(number, str(error))
+            self._log_unreadable(number, str(error))
             held.restart(endpoint, empty=False)
 
     def _restarted(self) -> None:
-        """The numbers begin anew: another process, with nothing in its cache before its first batch."""
+        """Handle numbers that start again: another process, whose cache is empty before its first batch."""
         log.info("kv_events.restarted", endpoint=self._endpoint.address)
         self._next, self._newest_s = 0, 0.0
         self._held.restart(self._endpoint, empty=False)
         self._emptied(self._endpoint)
 
-    def _complain(self, number: int, problem: str) -> None:
-        """Once: what cannot be read will come again and again."""
-        if not self._told:
-            self._told = True
+    def _log_unreadable(self, number: int, problem: str) -> None:
+        """Logged once: the same problem will recur with each batch."""
+        if not self._error_logged:
+            self._error_logged = True
             log.error("kv_events.unreadable", endpoint=self._endpoint.address, batch=number, problem=shorten(problem))
 
 
-def _patient(socket: zmq.asyncio.Socket) -> None:
+def _configure(socket: zmq.asyncio.Socket) -> None:
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
     socket.heartbeat_ivl = HEARTBEAT_MS
@@ -254,5 +257,5 @@ def _patient(socket: zmq.asyncio.Socket) -> None:
     socket.ipv6 = True
 
 
-async def _send(asking: zmq.asyncio.Socket, number: int) -> None:
-    await asking.send_multipart((b"", number.to_bytes(8, "big")))  # pyright: ignore[reportUnknownMemberType]
+async def _send(socket: zmq.asyncio.Socket, number: int) -> None:
+    await socket.send_multipart((b"", number.to_bytes(8, "big")))  # pyright: ignore[reportUnknownMemberType]
