@@ -101,7 +101,7 @@ def test_what_refers_to_nothing_is_told_with_the_likely_mistake(texts: tuple[str
 def test_an_object_that_stands_twice_is_told_with_the_other_place() -> None:
     """The later one is used."""
     [warning] = warnings(POOL, POOL)
-    assert warning.startswith("1.yaml:1: InferencePool default/vllm-qwen-pool: stands in 0.yaml:1 too")
+    assert warning.startswith("1.yaml:1: InferencePool default/vllm-qwen-pool: duplicate of 0.yaml:1")
 
 
 def test_pools_of_both_groups_may_share_a_name() -> None:
@@ -114,20 +114,21 @@ def test_a_second_declaration_of_a_model_is_told() -> None:
     second = MODEL.replace("name: inferencemodel-qwen", "name: z")
     [warning] = warnings(POOL, MODEL, second)
     assert "InferenceModel default/z" in warning
-    assert "'/model/qwen' is already declared by default/inferencemodel-qwen, which is older and stands" in warning
+    assert "'/model/qwen' is already declared by default/inferencemodel-qwen, which is older and is used" in warning
 
 
 def test_a_rewrite_rule_that_is_never_used_is_told() -> None:
     """With the rule that is used instead."""
     [warning] = warnings(POOL_V1, REWRITE, REWRITE.replace("name: canary", "name: late"))
-    assert "default/late: spec.rules[0]: never used for 'qwen': spec.rules[0] of default/canary goes first" in warning
+    message = "never used for 'qwen': spec.rules[0] of default/canary takes precedence"
+    assert f"default/late: spec.rules[0]: {message}" in warning
 
 
 def test_a_second_rule_for_all_models_is_told() -> None:
     """Nothing is left for it."""
     rules = "  rules:\n  - targets: [{modelRewrite: a}]\n  - targets: [{modelRewrite: b}]\n"
     [warning] = warnings(POOL_V1, REWRITE.split("  rules:")[0] + rules)
-    assert "spec.rules[1]: never used for all other models: spec.rules[0] of default/canary goes first" in warning
+    assert "spec.rules[1]: never used for all other models: spec.rules[0] of default/canary takes precedence" in warning
 
 
 def test_fields_that_have_no_effect_here_are_told() -> None:

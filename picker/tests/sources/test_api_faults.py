@@ -200,7 +200,7 @@ async def test_a_watch_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyP
         server.events.put_nowait(None)
 
 
-@pytest.mark.parametrize("limit", ["MAX_LINE_BYTES", "MAX_ANSWER_BYTES"])
+@pytest.mark.parametrize("limit", ["MAX_LINE_BYTES", "MAX_RESPONSE_BYTES"])
 async def test_answers_are_bounded_in_bytes(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, limit, 2000)
     async with api_server() as (server, config):

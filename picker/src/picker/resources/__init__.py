@@ -1,1 +1,1 @@
-"""What users write: the Kubernetes objects that a gateway and its pools are made of, parsed, checked and typed."""
+"""The Kubernetes objects of a gateway and its pools: parsed, validated and typed."""

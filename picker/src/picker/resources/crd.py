@@ -1,8 +1,10 @@
-"""CustomResourceDefinitions of the inference objects, made from their wire types.
+"""CustomResourceDefinitions of the inference objects, generated from their wire types.
 
-An API server and the picker differ on purpose in a few places, which `Definition.schema` names field by field: what the
-inference extension's own definitions let through is let through here, and then told in the object's status; what they
-refuse is refused at once. `python -m picker.resources.crd FOLDER` writes the files that the chart installs."""
+The definitions differ from the picker's own validation in a few fields, which `Definition.schema` lists. The API server
+accepts what the inference extension's definitions accept, and the picker then reports it in the object's status. The
+API server rejects what those definitions reject. `python -m picker.resources.crd FOLDER` writes the files that the
+chart installs.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,7 @@ Schema = dict[str, Any]
 _GROUP: Schema = {"maxLength": 253, "pattern": r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"}
 _KIND: Schema = {"minLength": 1, "maxLength": 63, "pattern": "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$"}
 _ANY_REFERENCE: Schema = {"enum": None}
-"""Drops the picker's own choice of kinds: a reference that cannot be followed is told in the status."""
+"""Drops the picker's own list of kinds: a reference that cannot be resolved is reported in the status."""
 _NO_DEFAULT: Schema = {"default": None}
 _LABEL_VALUE: Schema = {
     "additionalProperties": {
@@ -46,7 +48,7 @@ def _rule(rule: str, message: str) -> Schema:
 
 
 def _reference(path: str) -> dict[str, Schema]:
-    """What an API server lets through of the reference at `path`."""
+    """The schema of the reference at `path`."""
     return {
         f"{path}.group": _GROUP | _ANY_REFERENCE,
         f"{path}.kind": _KIND | _ANY_REFERENCE,
@@ -56,7 +58,7 @@ def _reference(path: str) -> dict[str, Schema]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What `kubectl get` shows."""
+    """A column of `kubectl get`."""
 
     name: str
     path: str
@@ -78,7 +80,7 @@ class Definition:
     status: type[StatusWire]
     columns: Sequence[Column]
     schema: Mapping[str, Schema] = field(default_factory=dict[str, Schema])
-    """Keys to set (None: to drop) in the schema of a field of the spec, by its path; `[]` means a list's items."""
+    """Keys to set (None: to drop) in the schema of a field of the spec, by its path. `[]` means a list's items."""
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -152,7 +154,7 @@ DEFINITIONS: Sequence[Definition] = (
             | _rule("self.all(p1, self.exists_one(p2, p1.number == p2.number))", "port number must be unique"),
             "selector.matchLabels": _LABEL_VALUE | {"minProperties": None},
         },
-        # Groups under k8s.io are the Kubernetes project's to approve: this is its approval of the API.
+        # Groups under k8s.io need an approval of the Kubernetes project: this is the approval of this API.
         annotations={
             "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api-inference-extension/pull/1173"
         },
@@ -255,19 +257,20 @@ def crd(definition: Definition) -> Schema:
 
 
 def _structural(model: type[BaseModel], mode: Any) -> Schema:
-    """pydantic's schema of `model` without what a structural schema must not have: references, alternatives, titles."""
+    """pydantic's schema of `model` without references, alternatives and titles, which a structural schema must not
+    have."""
     whole = model.model_json_schema(by_alias=True, mode=mode)
     return cast(Schema, _flat(whole, whole.get("$defs", {})))
 
 
 def _flat(node: Any, definitions: Schema) -> Any:
     if isinstance(node, list):
-        return [_flat(each, definitions) for each in cast(list[Any], node)]
+        return [_flat(item, definitions) for item in cast(list[Any], node)]
     if not isinstance(node, dict):
         return node
     schema = dict(cast(Schema, node))
     if alternatives := schema.pop("anyOf", None):
-        [only] = [each for each in alternatives if each.get("type") != "null"]
+        [only] = [option for option in alternatives if option.get("type") != "null"]
         schema = only | {key: value for key, value in schema.items() if value is not None}
     if reference := schema.pop("$ref", None):
         referred = definitions[reference.removeprefix("#/$defs/")]
@@ -278,11 +281,11 @@ def _flat(node: Any, definitions: Schema) -> Any:
         del schema["additionalProperties"]
     if schema.get("type") == "integer":
         schema["format"] = "int64" if "maximum" not in schema else "int32"
-    # A default of an empty object or list says nothing that its absence does not.
+    # The default of an empty object or list means the same as its absence.
     drop = {"$defs", "title"} | ({"default"} if schema.get("default", 0) in (None, [], {}) else set[str]())
     flat = {key: _flat(value, definitions) for key, value in schema.items() if key not in drop | {"properties"}}
     if "properties" in schema:
-        flat["properties"] = {name: _flat(each, definitions) for name, each in schema["properties"].items()}
+        flat["properties"] = {name: _flat(field, definitions) for name, field in schema["properties"].items()}
     return flat
 
 
@@ -304,7 +307,7 @@ def _change(schema: Schema, changes: Schema) -> None:
 
 
 def write(folder: Path) -> None:
-    """A file a definition, named by it."""
+    """Write one file per definition, with the definition's name."""
     folder.mkdir(parents=True, exist_ok=True)
     for definition in DEFINITIONS:
         text = yaml.safe_dump(crd(definition), sort_keys=False, width=120)

@@ -15,7 +15,7 @@ class PolicyTarget(Wire):
 
 
 class HTTPTimeout(Wire):
-    not_served: ClassVar = frozenset({"maxStreamDuration"})
+    unsupported_fields: ClassVar = frozenset({"maxStreamDuration"})
 
     request_timeout: Seconds | None = None
     connection_idle_timeout: Seconds | None = None
@@ -32,7 +32,7 @@ class PolicyTimeout(Wire):
 
 
 class BackendTrafficPolicySpec(Wire):
-    not_served: ClassVar = frozenset(
+    unsupported_fields: ClassVar = frozenset(
         {
             "circuitBreaker", "compression", "compressor", "connection", "dns", "faultInjection", "healthCheck",
             "http2", "httpUpgrade", "loadBalancer", "mergeType", "proxyProtocol", "rateLimit", "requestBuffer",

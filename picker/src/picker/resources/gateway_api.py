@@ -1,8 +1,8 @@
 """GatewayClass, Gateway and HTTPRoute (gateway.networking.k8s.io), as far as the gateway on one machine serves them.
 
-Defaults are those of the API (https://gateway-api.sigs.k8s.io/reference/spec/). A field of the API that is not served
-is told in a warning; a value that would send traffic elsewhere than the object says (a protocol, a filter, a kind of
-backend that is not served) is refused.
+Defaults are those of the API (https://gateway-api.sigs.k8s.io/reference/spec/). A field of the API without effect here
+causes a warning. A value that would send traffic elsewhere than the object says is rejected: an unsupported protocol,
+filter or kind of backend.
 """
 
 import re
@@ -34,15 +34,15 @@ def _hostname(value: str) -> str:
     return value
 
 
-def _not_served(*values: str) -> BeforeValidator:
-    """Refuses `values`, which are right in the API, in words that say so."""
+def _unsupported(*values: str) -> BeforeValidator:
+    """Rejects `values`, which are valid in the API, with a message that they are not supported here."""
 
-    def refuse(value: object) -> object:
+    def reject(value: object) -> object:
         if value in values:
             raise ValueError("the gateway on one machine does not serve it")
         return value
 
-    return BeforeValidator(refuse)
+    return BeforeValidator(reject)
 
 
 HeaderName = Annotated[str, AfterValidator(_header_name)]
@@ -50,7 +50,7 @@ Hostname = Annotated[str, AfterValidator(_hostname)]
 
 
 class GatewayClassSpec(Wire):
-    not_served: ClassVar = frozenset({"parametersRef"})
+    unsupported_fields: ClassVar = frozenset({"parametersRef"})
 
     controller_name: str
     description: str = ""
@@ -62,29 +62,29 @@ class GatewayClass(Object):
 
 
 class RouteNamespaces(Wire):
-    not_served: ClassVar = frozenset({"selector"})
+    unsupported_fields: ClassVar = frozenset({"selector"})
 
-    from_: Annotated[Literal["All", "Same"], _not_served("Selector", "None")] = Field("Same", validation_alias="from")
+    from_: Annotated[Literal["All", "Same"], _unsupported("Selector", "None")] = Field("Same", validation_alias="from")
 
 
 class AllowedRoutes(Wire):
-    not_served: ClassVar = frozenset({"kinds"})
+    unsupported_fields: ClassVar = frozenset({"kinds"})
 
     namespaces: RouteNamespaces = RouteNamespaces(from_="Same")
 
 
 class Listener(Wire):
-    not_served: ClassVar = frozenset({"tls"})
+    unsupported_fields: ClassVar = frozenset({"tls"})
 
     name: str
     port: Port
-    protocol: Annotated[Literal["HTTP"], _not_served("HTTPS", "TLS", "TCP", "UDP")]
+    protocol: Annotated[Literal["HTTP"], _unsupported("HTTPS", "TLS", "TCP", "UDP")]
     hostname: Hostname | None = None
     allowed_routes: AllowedRoutes = AllowedRoutes()
 
 
 class GatewaySpec(Wire):
-    not_served: ClassVar = frozenset({"addresses", "allowedListeners", "backendTLS", "infrastructure", "tls"})
+    unsupported_fields: ClassVar = frozenset({"addresses", "allowedListeners", "backendTLS", "infrastructure", "tls"})
 
     gateway_class_name: str
     listeners: tuple[Listener, ...] = Field(min_length=1, max_length=64)
@@ -105,7 +105,7 @@ class ParentRef(Wire):
 
 
 def _check_expression(value: str) -> None:
-    """Raises ValueError on an expression that Envoy rejects, and with it the whole route configuration."""
+    """Raises ValueError for an expression because of which Envoy would reject the whole route configuration."""
     if problem := expression_problem(value):
         raise ValueError(f"value: found {shorten(value)!r}; allowed is a regular expression of RE2, but {problem}")
 
@@ -128,7 +128,7 @@ class PathMatch(Wire):
 
 
 class NamedMatch(Wire):
-    """A header or a query parameter."""
+    """A match of a header or a query parameter."""
 
     type: Literal["Exact", "RegularExpression"] = "Exact"
     name: HeaderName
@@ -149,7 +149,7 @@ class RouteMatch(Wire):
 
 
 class BackendRef(Wire):
-    not_served: ClassVar = frozenset({"filters"})
+    unsupported_fields: ClassVar = frozenset({"filters"})
 
     group: str = ""
     kind: Literal["Service", "InferencePool"] = "Service"
@@ -183,11 +183,11 @@ class RouteFilter(Wire):
     not_read: ClassVar = frozenset(
         {"cors", "extensionRef", "externalAuth", "requestMirror", "requestRedirect", "urlRewrite"}
     )
-    """Of types that are refused."""
+    """Fields of filter types that are rejected."""
 
     type: Annotated[
         Literal["RequestHeaderModifier", "ResponseHeaderModifier"],
-        _not_served("CORS", "ExtensionRef", "ExternalAuth", "RequestMirror", "RequestRedirect", "URLRewrite"),
+        _unsupported("CORS", "ExtensionRef", "ExternalAuth", "RequestMirror", "RequestRedirect", "URLRewrite"),
     ]
     request_header_modifier: HeaderChanges = HeaderChanges()
     response_header_modifier: HeaderChanges = HeaderChanges()
@@ -199,7 +199,7 @@ class RouteTimeouts(Wire):
 
 
 class RouteRule(Wire):
-    not_served: ClassVar = frozenset({"retry", "sessionPersistence"})
+    unsupported_fields: ClassVar = frozenset({"retry", "sessionPersistence"})
 
     name: str | None = None
     matches: tuple[RouteMatch, ...] = (RouteMatch(),)
@@ -209,7 +209,7 @@ class RouteRule(Wire):
 
 
 class HTTPRouteSpec(Wire):
-    not_served: ClassVar = frozenset({"useDefaultGateways"})
+    unsupported_fields: ClassVar = frozenset({"useDefaultGateways"})
 
     parent_refs: tuple[ParentRef, ...] = ()
     hostnames: tuple[Hostname, ...] = ()
@@ -221,5 +221,5 @@ class HTTPRoute(Object):
     spec: HTTPRouteSpec
 
     def parent(self, ref: ParentRef) -> ObjectName:
-        """The Gateway that a parent reference of this route means."""
+        """The Gateway that a parent reference of this route names."""
         return ObjectName(ref.namespace or self.metadata.namespace, ref.name)

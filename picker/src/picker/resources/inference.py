@@ -1,4 +1,4 @@
-"""The inference objects as the rest of the picker sees them, whichever API version they were written in."""
+"""The inference objects in the form that the picker uses, independent of their API version."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from picker.resources.names import ObjectName, PoolName
 
 
 class FailureMode(StrEnum):
-    """What Envoy does with a request when the picker cannot be reached."""
+    """Envoy's treatment of a request when the picker cannot be reached."""
 
     FAIL_OPEN = "FailOpen"
     FAIL_CLOSE = "FailClose"
 
 
 class AppProtocol(StrEnum):
-    """What the model servers speak."""
+    """The protocol of the model servers."""
 
     HTTP = "http"
     H2C = "kubernetes.io/h2c"
@@ -33,7 +33,7 @@ class RoutingStrategy(StrEnum):
 
 
 class Criticality(StrEnum):
-    """How much a request matters when there is not room for all. Unset means Standard."""
+    """Which requests are rejected first when there is no capacity for all. Unset means Standard."""
 
     CRITICAL = "Critical"
     STANDARD = "Standard"
@@ -41,8 +41,10 @@ class Criticality(StrEnum):
 
     @classmethod
     def of_priority(cls, priority: int) -> "Criticality":
-        """What an InferenceObjective's priority means: below 0 it may be shed, and 0 is that of requests without an
-        objective."""
+        """The criticality of an InferenceObjective's priority: below 0 Sheddable, 0 Standard, above it Critical.
+
+        0 is also the priority of requests without an objective.
+        """
         if priority < 0:
             return cls.SHEDDABLE
         return cls.STANDARD if priority == 0 else cls.CRITICAL
@@ -59,13 +61,13 @@ class PickerRef:
 
 @dataclass(frozen=True, slots=True)
 class InferencePool:
-    """Model servers that are interchangeable, and how to choose among them."""
+    """Interchangeable model servers, and the strategy that chooses among them."""
 
     name: PoolName
     selector: Mapping[str, str]
-    """Labels that a model server must carry; never empty."""
+    """Labels that a model server must have. Never empty."""
     target_ports: tuple[int, ...]
-    """1 to 8 of them, unique; each is an endpoint of its own on every server."""
+    """1 to 8 unique ports. Each is a separate endpoint on every server."""
     picker: PickerRef | None
     app_protocol: AppProtocol
     strategy: RoutingStrategy
@@ -73,7 +75,7 @@ class InferencePool:
 
 @dataclass(frozen=True, slots=True)
 class TargetModel:
-    """A model as the servers call it, and its share of the requests."""
+    """A model's name on the servers, and its share of the requests."""
 
     name: str
     weight: int
@@ -81,7 +83,7 @@ class TargetModel:
 
 @dataclass(frozen=True, slots=True)
 class InferenceModel:
-    """A model as clients call it: how critical its requests are and which models of the servers answer them."""
+    """A model name of clients: the criticality of its requests, and the servers' models that serve it."""
 
     name: ObjectName
     pool: PoolName
@@ -90,48 +92,49 @@ class InferenceModel:
     targets: tuple[TargetModel, ...]
     """Never empty: a model without targets is served under its own name."""
     created: datetime | None
-    """Of two objects for the same model of a pool the older one wins."""
+    """Of two objects for the same model of a pool the older one is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceObjective:
-    """How much the requests matter that name it in their header `x-gateway-inference-objective`."""
+    """The priority of requests that name it in the header `x-gateway-inference-objective`."""
 
     name: ObjectName
     pool: PoolName
     priority: int
-    """The higher, the sooner served. Below 0: shed when there is not room for all."""
+    """Requests of higher priority are served first. Below 0 they are shed when there is no capacity for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class RewriteRule:
-    """Which models of the servers answer for a model that clients ask for."""
+    """Maps models that clients request to models of the servers."""
 
     models: tuple[str, ...]
-    """The names that clients use; empty means every name that no rule lists."""
+    """Names that clients use. Empty means all names that no rule lists."""
     targets: tuple[TargetModel, ...]
     """Empty: the models keep their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceModelRewrite:
-    """Rules that give the models of a pool other names on the servers, or split them."""
+    """Rules that map the models of a pool to other names on the servers, or split them."""
 
     name: ObjectName
     pool: PoolName
     rules: tuple[RewriteRule, ...]
     created: datetime | None
-    """Of two rules for the same model of a pool that of the older object wins, and in one object the first."""
+    """Of two rules for the same model of a pool that of the older object is used. Within an object the first is
+    used."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRewrites:
-    """All rewrite rules of a pool, brought into one."""
+    """All rewrite rules of a pool, merged."""
 
     by_model: Mapping[str, tuple[TargetModel, ...]]
     others: tuple[TargetModel, ...]
-    """For models that have no entry; empty: they keep their names."""
+    """For models without an entry. Empty: they keep their names."""
 
     def targets(self, model: str) -> tuple[TargetModel, ...]:
-        """What serves `model`; empty when it keeps its name."""
+        """The targets of `model`. Empty if it keeps its name."""
         return self.by_model.get(model, self.others)

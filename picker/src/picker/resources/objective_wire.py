@@ -1,7 +1,7 @@
-"""InferenceObjective and InferenceModelRewrite as they are written, and what they become.
+"""Wire types of InferenceObjective and InferenceModelRewrite, and their conversion.
 
-They took over the jobs of InferenceModel in the v1 API. Rules and defaults are those of their CRDs
-(https://llm-d.ai/docs/api-reference/inferencemodelrewrite); the older group `inference.networking.x-k8s.io` has the
+In the v1 API they replace InferenceModel. Rules and defaults are those of their CRDs
+(https://llm-d.ai/docs/api-reference/inferencemodelrewrite). The older group `inference.networking.x-k8s.io` has the
 same two kinds.
 """
 
@@ -15,13 +15,14 @@ from picker.resources.pool_wire import MAX_WEIGHT
 from picker.resources.wire import DnsName, Metadata, Object, Wire
 
 MAX_LISTED = 256
-"""Rules, matches or targets of one object. Judgement: etcd's 1.5 MiB take no more of them with long names."""
+"""Limit on the rules, matches or targets of one object. Judgement: etcd's 1.5 MiB has no room for more with long
+names."""
 
 ModelName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 class PoolRefV1(Wire):
-    """A pool in the referrer's namespace: a v1 pool, unlike an InferenceModel's, unless the group says otherwise."""
+    """A pool in the referrer's namespace: a v1 pool, unlike an InferenceModel's, unless the group is another one."""
 
     group: Literal["inference.networking.k8s.io", "inference.networking.x-k8s.io"] = POOL_GROUP_V1
     kind: Literal["InferencePool"] = "InferencePool"

@@ -1,4 +1,4 @@
-"""All that users wrote, at one moment."""
+"""All objects of users, at one moment."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ AnyObject = (
     | BackendTrafficPolicy
 )
 _Aged = TypeVar("_Aged", InferenceModel, InferenceModelRewrite)
-_AT_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +49,38 @@ class Resources:
 
     @classmethod
     def of(cls, objects: Iterable[AnyObject]) -> "Resources":
-        """Sort `objects` by kind and name. Of two with one name the later stands."""
-        by_name = {(type(each).__name__, str(each.name)): each for each in objects}
+        """Sort `objects` by kind and name. Of two with the same name the later one is used."""
+        by_name = {(type(item).__name__, str(item.name)): item for item in objects}
         ordered = [by_name[key] for key in sorted(by_name)]
         return cls(
-            pools={each.name: each for each in ordered if isinstance(each, InferencePool)},
-            models=tuple(each for each in ordered if isinstance(each, InferenceModel)),
-            objectives=tuple(each for each in ordered if isinstance(each, InferenceObjective)),
-            rewrites=tuple(each for each in ordered if isinstance(each, InferenceModelRewrite)),
-            gateway_classes=tuple(each for each in ordered if isinstance(each, GatewayClass)),
-            gateways=tuple(each for each in ordered if isinstance(each, Gateway)),
-            http_routes=tuple(each for each in ordered if isinstance(each, HTTPRoute)),
-            services=tuple(each for each in ordered if isinstance(each, Service)),
-            traffic_policies=tuple(each for each in ordered if isinstance(each, BackendTrafficPolicy)),
+            pools={item.name: item for item in ordered if isinstance(item, InferencePool)},
+            models=tuple(item for item in ordered if isinstance(item, InferenceModel)),
+            objectives=tuple(item for item in ordered if isinstance(item, InferenceObjective)),
+            rewrites=tuple(item for item in ordered if isinstance(item, InferenceModelRewrite)),
+            gateway_classes=tuple(item for item in ordered if isinstance(item, GatewayClass)),
+            gateways=tuple(item for item in ordered if isinstance(item, Gateway)),
+            http_routes=tuple(item for item in ordered if isinstance(item, HTTPRoute)),
+            services=tuple(item for item in ordered if isinstance(item, Service)),
+            traffic_policies=tuple(item for item in ordered if isinstance(item, BackendTrafficPolicy)),
         )
 
     def models_of(self, pool: PoolName) -> Mapping[str, InferenceModel]:
-        """The models of a pool by the name that clients use. Of two objects for one name the older wins, as
-        upstream."""
+        """The models of a pool by the name that clients use. Of two objects for one name the older one is used, as in
+        the inference extension."""
         oldest_last = reversed(_oldest_first([model for model in self.models if model.pool == pool]))
         return {model.model_name: model for model in oldest_last}
 
     def objectives_of(self, pool: PoolName) -> Mapping[str, InferenceObjective]:
         """The objectives of a pool by the name that requests give."""
-        return {each.name.name: each for each in self.objectives if each.pool == pool}
+        return {objective.name.name: objective for objective in self.objectives if objective.pool == pool}
 
     def rewrites_in_order(self, pool: PoolName) -> Sequence[InferenceModelRewrite]:
-        """The rewrite objects of a pool, the one that goes first first."""
-        return _oldest_first([each for each in self.rewrites if each.pool == pool])
+        """The rewrite objects of a pool in order of precedence."""
+        return _oldest_first([rewrite for rewrite in self.rewrites if rewrite.pool == pool])
 
     def rewrites_of(self, pool: PoolName) -> ModelRewrites:
-        """The rewrite rules of a pool. A rule that lists a model goes before those for every model, then the older
-        object goes first, then the rule that is written first, as upstream."""
+        """The rewrite rules of a pool. A rule that lists a model precedes rules for all models. Then the older object
+        precedes, then the earlier rule, as in the inference extension."""
         by_model: dict[str, tuple[TargetModel, ...]] = {}
         others: tuple[TargetModel, ...] | None = None
         for rewrite in self.rewrites_in_order(pool):
@@ -92,7 +92,7 @@ class Resources:
         return ModelRewrites(by_model, others or ())
 
     def routed_pools(self) -> frozenset[PoolName]:
-        """Pools that some route leads to."""
+        """Pools that are a backend of a route."""
         return frozenset(
             PoolName(ref.group, ref.namespace or route.metadata.namespace, ref.name)
             for route in self.http_routes
@@ -103,4 +103,4 @@ class Resources:
 
 
 def _oldest_first(objects: Sequence[_Aged]) -> list[_Aged]:
-    return sorted(objects, key=lambda each: (each.created or _AT_FIRST, each.name))
+    return sorted(objects, key=lambda item: (item.created or _OLDEST, item.name))

@@ -1,4 +1,4 @@
-"""YAML text to typed objects, or to everything that is wrong with it."""
+"""Parses YAML text to typed objects, or to all problems in it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GR
 from picker.resources.objective_wire import InferenceModelRewriteV1Alpha2, InferenceObjectiveV1Alpha2
 from picker.resources.objects import AnyObject
 from picker.resources.pool_wire import InferenceModelV1Alpha2, InferencePoolV1, InferencePoolV1Alpha2
-from picker.resources.problems import Location, Problem, field_path, mistakes, unserved_fields
+from picker.resources.problems import Location, Problem, field_path, unsupported_locations, validation_errors
 from picker.resources.services import Service
 from picker.resources.wire import Object
 from picker.resources.yaml_documents import Document, documents
@@ -35,13 +35,13 @@ KINDS: Mapping[str, Mapping[str, type[Object]]] = {
     "Service": {"v1": Service},
     "BackendTrafficPolicy": {"gateway.envoyproxy.io/v1alpha1": BackendTrafficPolicy},
 }
-"""The wire form of every kind that is read, by kind and apiVersion."""
+"""The wire type of each kind that is read, by kind and apiVersion."""
 
 MAX_PROBLEMS = 100
-"""Of one object in a report. Judgement: more than are mended at once."""
+"""Limit on the reported problems of one object. Judgement: users correct fewer at once."""
 
 MAX_TITLE = 512
-"""Characters. A kind, a namespace and a name of the API fit."""
+"""Characters. The longest kind, namespace and name of the API fit."""
 
 CLUSTER_SCOPED = ("GatewayClass",)
 """Kinds whose objects have no namespace."""
@@ -49,7 +49,7 @@ CLUSTER_SCOPED = ("GatewayClass",)
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """An object and where it was written."""
+    """An object and its position."""
 
     file: str
     line: int
@@ -57,31 +57,31 @@ class Parsed:
     """`InferencePool default/vllm-qwen-pool`"""
     object: AnyObject
     warnings: tuple[Problem, ...] = ()
-    """What it says that has no effect."""
+    """Fields of the object that have no effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An object of a kind that is not the gateway's: a Deployment, say."""
+    """An object of a kind that the gateway does not read, for example a Deployment."""
 
     file: str
     title: str
 
 
 def parse(text: str, file: str) -> list[Parsed | Skipped | Problem]:
-    """Everything in `text`, in its order. Never raises."""
+    """All results for `text`, in its order. Never raises."""
     results: list[Parsed | Skipped | Problem] = []
     for document in documents(text, file):
         if isinstance(document, Problem):
             results.append(document)
         else:
-            for each in _items(document):
-                results += _parse_document(each)
+            for item in _items(document):
+                results += _parse_document(item)
     return results
 
 
 def _items(document: Document) -> Sequence[Document]:
-    """The objects in a document: those of a List, which is what `kubectl get -o yaml` writes, or the one it is."""
+    """The objects in a document: those of a List, which `kubectl get -o yaml` writes, or the document itself."""
     value = document.value
     if isinstance(value, dict):
         fields = cast(dict[str, object], value)
@@ -102,7 +102,7 @@ def _parse_document(document: Document) -> list[Parsed | Skipped | Problem]:
         missing = "kind" if isinstance(version, str) else "apiVersion"
         return [_problem(document, None, (missing,), "missing or not text; every object needs apiVersion and kind")]
     if kind == "List":
-        return [_problem(document, "List", (), "a List stands in a List; only objects may")]
+        return [_problem(document, "List", (), "nested List: a List may only contain objects")]
     title = shorten(printable(f"{kind} {_name_of(fields)}"), MAX_TITLE)
     versions = KINDS.get(kind)
     if versions is None:
@@ -119,20 +119,20 @@ def _validate(document: Document, title: str, wire: type[Object]) -> list[Parsed
         read = wire.model_validate(document.value)
         object_ = typed(read)
     except ValidationError as error:
-        found = mistakes(error, wire)
+        found = validation_errors(error, wire)
         problems = [_problem(document, title, location, message) for location, message in found[:MAX_PROBLEMS]]
         if len(found) > MAX_PROBLEMS:
             problems.append(_problem(document, title, (), f"and {len(found) - MAX_PROBLEMS} more problems"))
         return [*problems]
     warnings = tuple(
         _problem(document, title, location, "has no effect: the gateway on one machine does not serve it")
-        for location in unserved_fields(wire, document.value)
+        for location in unsupported_locations(wire, document.value)
     )
     return [Parsed(document.file, document.line_of(()), title, object_, warnings)]
 
 
 def typed(read: Object) -> AnyObject:
-    """The object as the rest of the picker sees it. Raises ValueError where the wire form promises too much."""
+    """The object in the picker's form. Raises ValueError if the wire type accepts what that form does not."""
     if isinstance(read, InferencePoolV1Alpha2 | InferencePoolV1):
         return read.pool()
     if isinstance(read, InferenceModelV1Alpha2):

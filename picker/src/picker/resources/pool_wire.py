@@ -1,6 +1,6 @@
-"""InferencePool (v1alpha2 and v1) and InferenceModel (v1alpha2) as they are written, and what they become.
+"""Wire types of InferencePool (v1alpha2 and v1) and InferenceModel (v1alpha2), and their conversion.
 
-Rules and defaults are those of the Gateway API inference extension's CRDs; the routing-strategy annotation is ACK's.
+Rules and defaults are those of the Gateway API inference extension's CRDs. The routing-strategy annotation is ACK's.
 """
 
 from typing import Annotated, Literal, Self
@@ -22,14 +22,14 @@ from picker.resources.wire import DnsName, Labels, Metadata, Object, Port, Wire
 
 STRATEGY_ANNOTATION = "inference.networking.x-k8s.io/routing-strategy"
 PICKER_PORT = 9002
-"""Of a picker's Service that a pool names without a port."""
+"""Port of the picker's Service if a pool names none."""
 
 MAX_TARGET_MODELS = 10
 MAX_WEIGHT = 1_000_000
 
 
 class PoolAnnotations(Wire):
-    """The one that is ours, among those of others."""
+    """The annotation that is read. Others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -44,7 +44,7 @@ Selector = Annotated[Labels, Field(min_length=1, max_length=64)]
 
 
 class ExtensionRef(Wire):
-    """Of v1alpha2: the picker's Service."""
+    """The picker's Service (v1alpha2)."""
 
     group: Literal[""] = ""
     kind: Literal["Service"] = "Service"
@@ -86,7 +86,7 @@ class PickerPort(Wire):
 
 
 class EndpointPickerRef(Wire):
-    """Of v1: the picker's Service."""
+    """The picker's Service (v1)."""
 
     group: Literal[""] = ""
     kind: Literal["Service"] = "Service"

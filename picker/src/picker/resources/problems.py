@@ -1,4 +1,4 @@
-"""What is wrong with what users wrote, said so that they can mend it."""
+"""Problems in users' objects: where they are, what was found and what is allowed."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from picker.resources.wire import Wire
 Location = tuple[int | str, ...]
 
 SHOWN_CHARACTERS = 80
-"""Of a value that is wrong; enough to find it."""
+"""Limit on the quoted part of an invalid value: enough to find it."""
 
 _TYPES = {
     "int_type": "a whole number, without quotes",
@@ -28,17 +28,17 @@ _TYPES = {
     "model_attributes_type": "a mapping",
     "tuple_type": "a list",
 }
-"""What pydantic's type errors mean in YAML's words."""
+"""Pydantic's type errors in the words of YAML."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, in one place."""
+    """One problem at one position."""
 
     file: str
     line: int | None
     object: str | None
-    """`InferencePool default/vllm-qwen-pool`; None where the file cannot be read that far."""
+    """`InferencePool default/vllm-qwen-pool`. None if the file cannot be parsed that far."""
     field: str | None
     """`spec.targetModels[0].weight`"""
     message: str
@@ -52,7 +52,7 @@ class Problem:
 
 
 class InvalidManifests(Exception):
-    """Manifests that cannot be used; the message has a line for each problem."""
+    """Manifests that cannot be used. The message has a line for each problem."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -60,7 +60,7 @@ class InvalidManifests(Exception):
 
 
 def unreadable(file: Path, error: OSError | UnicodeDecodeError) -> Problem:
-    """A file that cannot be read as text."""
+    """The problem of a file that cannot be read as text."""
     if isinstance(error, UnicodeDecodeError):
         reason = f"it is not UTF-8 (byte {error.start + 1})"
     else:
@@ -69,35 +69,35 @@ def unreadable(file: Path, error: OSError | UnicodeDecodeError) -> Problem:
 
 
 def field_path(location: Location) -> str:
-    """`("spec", "targetModels", 0, "weight")` as people write it; a key that has dots itself stands in brackets."""
+    """`("spec", "targetModels", 0, "weight")` as a path. A key that contains dots is in brackets."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) or "." in part else f".{part}"
     return shorten(printable(path.removeprefix(".")))
 
 
-def mistakes(error: ValidationError, model: type[Wire]) -> list[tuple[Location, str]]:
-    """Each thing that is wrong, once: of a required field under a misspelt name only the name is told."""
+def validation_errors(error: ValidationError, model: type[Wire]) -> list[tuple[Location, str]]:
+    """Each error once, with its location. A required field under a misspelt name counts as one error."""
     errors = error.errors()
-    meant = {(*each["loc"][:-1], _near(each, model)) for each in errors if each["type"] == "extra_forbidden"}
+    meant = {(*item["loc"][:-1], _near(item, model)) for item in errors if item["type"] == "extra_forbidden"}
     return [
-        (each["loc"], sentence(each, model)) for each in errors if each["type"] != "missing" or each["loc"] not in meant
+        (item["loc"], sentence(item, model)) for item in errors if item["type"] != "missing" or item["loc"] not in meant
     ]
 
 
 def _near(error: ErrorDetails, model: type[Wire]) -> str | None:
-    """The field that an unknown one may have been meant to be."""
+    """The field whose name is closest to that of an unknown field. None if none is close."""
     return next(
         iter(difflib.get_close_matches(str(error["loc"][-1]), _fields_at(model, error["loc"][:-1]), 1, 0.5)), None
     )
 
 
 def sentence(error: ErrorDetails, model: type[Wire]) -> str:
-    """What a validation error means to who wrote the field."""
+    """The text of a validation error: what was found and what is allowed."""
     context, found = error.get("ctx", {}), error["input"]
     shown = _shown(found)
-    if wanted := _TYPES.get(error["type"]):
-        return f"found {shown}; allowed is {wanted}"
+    if allowed_type := _TYPES.get(error["type"]):
+        return f"found {shown}; allowed is {allowed_type}"
     match error["type"]:
         case "missing":
             return "missing; it is required"
@@ -125,28 +125,28 @@ def sentence(error: ErrorDetails, model: type[Wire]) -> str:
             return f"found {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def unserved_fields(model: type[Wire], value: object, at: Location = ()) -> Iterator[Location]:
-    """Where the object `value`, which is right, says something that has no effect here."""
+def unsupported_locations(model: type[Wire], value: object, at: Location = ()) -> Iterator[Location]:
+    """Locations in the valid object `value` of fields that have no effect here."""
     if isinstance(value, list | tuple):
-        for index, each in enumerate(cast("Sequence[object]", value)):
-            yield from unserved_fields(model, each, (*at, index))
+        for index, item in enumerate(cast("Sequence[object]", value)):
+            yield from unsupported_locations(model, item, (*at, index))
     elif isinstance(value, Mapping):
         fields = dict(_named(model))
-        for name, each in cast("Mapping[str, object]", value).items():
-            if name in model.not_served:
+        for name, item in cast("Mapping[str, object]", value).items():
+            if name in model.unsupported_fields:
                 yield (*at, name)
             elif name in fields and (inner := _model_in(fields[name].annotation)) is not None:
-                yield from unserved_fields(inner, each, (*at, name))
+                yield from unsupported_locations(inner, item, (*at, name))
 
 
 def _shown(found: object) -> str:
-    """A value as it stands in a sentence, cut where it is long."""
+    """The quoted value, shortened if it is long."""
     text = repr(found)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _fields_at(model: type[Wire], location: Location) -> list[str]:
-    """The names that the fields of the object at `location` may have, as they are written."""
+    """The field names that are allowed in the object at `location`."""
     for part in location:
         if isinstance(part, str):
             inner = next((_model_in(field.annotation) for name, field in _named(model) if name == part), None)
@@ -157,7 +157,7 @@ def _fields_at(model: type[Wire], location: Location) -> list[str]:
 
 
 def _named(model: type[Wire]) -> list[tuple[str, FieldInfo]]:
-    """The fields of a model by the names they are written with."""
+    """The fields of a model by their names in YAML."""
     return [
         (field.validation_alias if isinstance(field.validation_alias, str) else name, field)
         for name, field in model.model_fields.items()
@@ -165,7 +165,7 @@ def _named(model: type[Wire]) -> list[tuple[str, FieldInfo]]:
 
 
 def _model_in(annotation: object) -> type[Wire] | None:
-    """The model in `Model`, `Model | None`, `tuple[Model, ...]`, `Annotated[Model, ...]`."""
+    """The model in `Model`, `Model | None`, `tuple[Model, ...]`, `Annotated[Model, ...]`. None without a model."""
     if isinstance(annotation, type) and issubclass(annotation, Wire):
         return annotation
-    return next((found for each in get_args(annotation) if (found := _model_in(each)) is not None), None)
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument)) is not None), None)

@@ -1,4 +1,4 @@
-"""Whether the objects fit together. On Kubernetes these are conditions in a status; here they are warnings."""
+"""Checks the references between objects. On Kubernetes they are conditions in a status. Here they are warnings."""
 
 import difflib
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -11,63 +11,63 @@ from picker.resources.objects import Resources
 from picker.resources.parse import Parsed
 from picker.resources.problems import Problem
 
-Place = tuple[ObjectName, int]
-"""An InferenceModelRewrite and one of its rules, by its index."""
+_RuleRef = tuple[ObjectName, int]
+"""An InferenceModelRewrite and the index of one of its rules."""
 
 MAX_COMPARED = 100
-"""Names that a name is compared with for a guess at what was meant. Judgement: more cost seconds in all."""
+"""Limit on the names compared to suggest a correction. Judgement: more would cost seconds in total."""
 
 
 def reference_warnings(parsed: Sequence[Parsed]) -> list[Problem]:
-    """What has no effect, what refers to nothing, and what stands twice."""
-    resources = Resources.of(each.object for each in parsed)
+    """Warnings for fields without effect, for references to missing objects, and for duplicates."""
+    resources = Resources.of(item.object for item in parsed)
     known = _Known(resources)
     warnings: list[Problem] = []
     seen: dict[str, Parsed] = {}
-    for each in parsed:
-        key = f"{type(each.object).__name__} {each.object.name}"
+    for item in parsed:
+        key = f"{type(item.object).__name__} {item.object.name}"
         if key in seen:
-            message = f"stands in {seen[key].file}:{seen[key].line} too; this one is used"
-            warnings.append(Problem(each.file, each.line, each.title, None, message))
-        seen[key] = each
-        warnings += each.warnings
+            message = f"duplicate of {seen[key].file}:{seen[key].line}; this one is used"
+            warnings.append(Problem(item.file, item.line, item.title, None, message))
+        seen[key] = item
+        warnings += item.warnings
         warnings += (
-            Problem(each.file, each.line, each.title, field, message) for field, message in _dangling(each, known)
+            Problem(item.file, item.line, item.title, field, message) for field, message in _dangling(item, known)
         )
     return warnings
 
 
 class _Known:
-    """The objects by what others call them, so that many objects cost their sum."""
+    """The objects by the names in references. Indexed, so the cost is linear in the number of objects."""
 
     def __init__(self, resources: Resources) -> None:
         self.pools = resources.pools
-        self.gateways = {each.name: each for each in resources.gateways}
-        self.http_routes = {each.name for each in resources.http_routes}
-        self.services = {each.name: each for each in resources.services}
+        self.gateways = {gateway.name: gateway for gateway in resources.gateways}
+        self.http_routes = {route.name for route in resources.http_routes}
+        self.services = {service.name: service for service in resources.services}
         self._resources = resources
         self._models: dict[PoolName, Mapping[str, InferenceModel]] = {}
-        self._rules: dict[PoolName, Mapping[str | None, Place]] = {}
+        self._rules: dict[PoolName, Mapping[str | None, _RuleRef]] = {}
 
     def models_of(self, pool: PoolName) -> Mapping[str, InferenceModel]:
         if pool not in self._models:
             self._models[pool] = self._resources.models_of(pool)
         return self._models[pool]
 
-    def rules_of(self, pool: PoolName) -> Mapping[str | None, Place]:
-        """The object and the rule that is used for a model; of None for all models that no rule lists."""
+    def rules_of(self, pool: PoolName) -> Mapping[str | None, _RuleRef]:
+        """The object and the rule that are used for a model. The key None is for all models that no rule lists."""
         if pool not in self._rules:
-            first: dict[str | None, Place] = {}
-            for each in self._resources.rewrites_in_order(pool):
-                for index, rule in enumerate(each.rules):
+            first: dict[str | None, _RuleRef] = {}
+            for rewrite in self._resources.rewrites_in_order(pool):
+                for index, rule in enumerate(rewrite.rules):
                     for model in rule.models or (None,):
-                        first.setdefault(model, (each.name, index))
+                        first.setdefault(model, (rewrite.name, index))
             self._rules[pool] = first
         return self._rules[pool]
 
 
-def _dangling(each: Parsed, known: _Known) -> Iterator[tuple[str, str]]:
-    match each.object:
+def _dangling(parsed: Parsed, known: _Known) -> Iterator[tuple[str, str]]:
+    match parsed.object:
         case InferenceModel() as model:
             yield from _model_warnings(model, known)
         case InferenceObjective() as objective:
@@ -88,7 +88,7 @@ def _model_warnings(model: InferenceModel, known: _Known) -> Iterator[tuple[str,
         yield "spec.poolRef", _no_pool(model.pool, known)
     winner = known.models_of(model.pool).get(model.model_name)
     if winner is not None and winner.name != model.name:
-        yield "spec.modelName", f"{model.model_name!r} is already declared by {winner.name}, which is older and stands"
+        yield "spec.modelName", f"{model.model_name!r} is already declared by {winner.name}, which is older and is used"
 
 
 def _rewrite_warnings(rewrite: InferenceModelRewrite, known: _Known) -> Iterator[tuple[str, str]]:
@@ -101,7 +101,7 @@ def _rewrite_warnings(rewrite: InferenceModelRewrite, known: _Known) -> Iterator
             name, first = used[model]
             if model in own or (name, first) != (rewrite.name, index):
                 what = repr(model) if model is not None else "all other models"
-                yield f"spec.rules[{index}]", f"never used for {what}: spec.rules[{first}] of {name} goes first"
+                yield f"spec.rules[{index}]", f"never used for {what}: spec.rules[{first}] of {name} takes precedence"
             own.add(model)
 
 
@@ -156,12 +156,12 @@ def _backend_missing(route: HTTPRoute, backend: BackendRef, known: _Known) -> st
 
 
 def _no_pool(pool: PoolName, known: _Known) -> str:
-    """The usual mistakes: the group of the other API version, or none."""
+    """The message for a missing pool, with a hint for common mistakes: the other API version's group, or no group."""
     message = f"there is no InferencePool {pool.namespace}/{pool.name} in the group {pool.group or '(none)'}"
     for group in (POOL_GROUP_V1, POOL_GROUP_V1ALPHA2):
         if PoolName(group, pool.namespace, pool.name) in known.pools:
             return f"{message}; there is one in {group}: set group to it"
     if len(known.pools) > MAX_COMPARED:
         return message
-    near = difflib.get_close_matches(pool.name, [each.name for each in known.pools], n=1)
+    near = difflib.get_close_matches(pool.name, [name.name for name in known.pools], n=1)
     return f"{message}; did you mean {near[0]}?" if near else message

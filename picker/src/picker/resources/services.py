@@ -1,4 +1,4 @@
-"""Service (core API), as far as finding its model servers needs it."""
+"""Service (core API): the fields that are needed to find its model servers."""
 
 from typing import ClassVar, Literal
 
@@ -17,7 +17,7 @@ class ServicePort(Wire):
 
 
 class ServiceSpec(Wire):
-    """A gateway goes to the servers behind a Service; the rest is how others reach it."""
+    """The gateway connects to the servers behind a Service directly, so other fields are not read."""
 
     not_read: ClassVar = frozenset(
         {
@@ -30,7 +30,7 @@ class ServiceSpec(Wire):
 
     selector: dict[str, str] = Field(default_factory=dict[str, str])
     ports: tuple[ServicePort, ...] = ()
-    """None for a headless Service or an ExternalName."""
+    """Empty for a headless Service or an ExternalName."""
 
 
 class Service(Object):

@@ -1,4 +1,4 @@
-"""The status that is written to inference objects, as it is written."""
+"""Wire types of the statuses of inference objects."""
 
 from typing import Annotated, Literal
 
@@ -8,11 +8,11 @@ from pydantic.alias_generators import to_camel
 from picker.resources.gateway_api import GROUP
 
 MAX_MESSAGE = 32_768
-"""Characters of a condition's message, as in every Kubernetes API."""
+"""Limit on the characters of a condition's message, as in every Kubernetes API."""
 
 
 BoundedText = Annotated[str, Field(max_length=1024)]
-"""Of an ObjectReference, whose fields have no bound of their own in the Kubernetes API."""
+"""A field of an ObjectReference. The Kubernetes API does not limit it."""
 
 
 class StatusWire(BaseModel):
@@ -22,7 +22,7 @@ class StatusWire(BaseModel):
 
 
 class Condition(StatusWire):
-    """One aspect of an object's state, as every Kubernetes API tells it."""
+    """One aspect of an object's state, in the form of every Kubernetes API."""
 
     type: Annotated[str, Field(max_length=316)]
     status: Literal["True", "False", "Unknown"]
@@ -42,7 +42,7 @@ Conditions = Annotated[
 
 
 class ParentReference(StatusWire):
-    """The Gateway that a v1 status speaks of."""
+    """The Gateway of a v1 status."""
 
     group: Annotated[str, Field(max_length=253)] = GROUP
     kind: Annotated[str, Field(min_length=1, max_length=63)] = "Gateway"
@@ -51,7 +51,7 @@ class ParentReference(StatusWire):
 
 
 class ParentStatus(StatusWire):
-    """What one Gateway makes of a v1 pool."""
+    """The status of a v1 pool at one Gateway."""
 
     parent_ref: ParentReference
     controller_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
@@ -65,7 +65,7 @@ class InferencePoolStatusV1(StatusWire):
 
 
 class ObjectReference(StatusWire):
-    """The Gateway that a v1alpha2 status speaks of: a reference of the core API."""
+    """The Gateway of a v1alpha2 status: a reference of the core API."""
 
     api_version: BoundedText | None = None
     field_path: BoundedText | None = None
@@ -77,7 +77,7 @@ class ObjectReference(StatusWire):
 
 
 class ParentStatusV1Alpha2(StatusWire):
-    """What one Gateway makes of a v1alpha2 pool."""
+    """The status of a v1alpha2 pool at one Gateway."""
 
     parent_ref: Annotated[ObjectReference, Field(json_schema_extra={"x-kubernetes-map-type": "atomic"})]
     conditions: Conditions = ()
@@ -88,6 +88,6 @@ class InferencePoolStatusV1Alpha2(StatusWire):
 
 
 class ConditionsStatus(StatusWire):
-    """Of the objects that are about models."""
+    """The status of an object that describes models."""
 
     conditions: Conditions = ()

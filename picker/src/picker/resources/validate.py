@@ -1,4 +1,4 @@
-"""Read files and folders of manifests and report on every object: what `picker validate` shows."""
+"""Reads files and folders of manifests and reports on every object: the output of `picker validate`."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was read, in the order of the files."""
+    """The results in the order of the files."""
 
     results: tuple[Parsed | Skipped | Problem, ...]
     warnings: tuple[Problem, ...]
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        return tuple(each for each in self.results if isinstance(each, Problem))
+        return tuple(result for result in self.results if isinstance(result, Problem))
 
     def lines(self) -> Iterator[str]:
-        """A line for each object and problem, and one that counts them."""
-        for each in self.results:
-            match each:
+        """A line for each object and problem, and one with their numbers."""
+        for result in self.results:
+            match result:
                 case Parsed():
-                    yield f"ok       {each.title}  ({printable(each.file)})"
+                    yield f"ok       {result.title}  ({printable(result.file)})"
                 case Skipped():
-                    yield f"skipped  {each.title}  ({printable(each.file)}; not an object of the gateway)"
+                    yield f"skipped  {result.title}  ({printable(result.file)}; not an object of the gateway)"
                 case Problem():
-                    yield f"error    {each}"
+                    yield f"error    {result}"
         for warning in self.warnings:
             yield f"warning  {warning}"
-        good = sum(isinstance(each, Parsed) for each in self.results)
+        good = sum(isinstance(result, Parsed) for result in self.results)
         counts = ((good, "object", " ok"), (len(self.problems), "error", ""), (len(self.warnings), "warning", ""))
         yield ", ".join(f"{count} {what}{'' if count == 1 else 's'}{more}" for count, what, more in counts)
 
 
 def manifest_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The YAML files among `paths`, folders walked, in a stable order. What is hidden is left out, folders too: a
-    ConfigMap's volume keeps its files in one and links to them."""
+    """The YAML files among `paths` and in their folders, in a stable order. Hidden files and folders are left out: a
+    ConfigMap's volume has its files in a hidden folder, and links to them."""
     for path in paths:
         if path.is_dir():
             yield from sorted(
@@ -58,7 +58,7 @@ def manifest_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def read_manifest(file: Path) -> list[Parsed | Skipped | Problem]:
-    """Parse one file; a file that cannot be read is a problem like any other."""
+    """Parse one file. A file that cannot be read yields a problem."""
     try:
         text = read_bounded(file)
     except (OSError, UnicodeDecodeError) as error:
@@ -67,6 +67,6 @@ def read_manifest(file: Path) -> list[Parsed | Skipped | Problem]:
 
 
 def validate_files(paths: Iterable[Path]) -> Report:
-    """Read everything under `paths`."""
-    results = [each for file in manifest_files(paths) for each in read_manifest(file)]
-    return Report(tuple(results), tuple(reference_warnings([each for each in results if isinstance(each, Parsed)])))
+    """Read all manifests under `paths`."""
+    results = [result for file in manifest_files(paths) for result in read_manifest(file)]
+    return Report(tuple(results), tuple(reference_warnings([item for item in results if isinstance(item, Parsed)])))

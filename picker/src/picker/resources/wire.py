@@ -1,4 +1,4 @@
-"""What all objects have in common as they are written: pydantic models of the wire form, camelCase outside."""
+"""Common parts of all objects: pydantic models of the wire form, with names in camelCase."""
 
 import re
 from collections.abc import Mapping
@@ -27,17 +27,18 @@ _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 class Wire(BaseModel):
-    """A part of an object. Unknown fields are refused; a source whose objects an API server has checked already
-    parses with `extra="ignore"`. A field that is null is not there, as everywhere in Kubernetes."""
+    """A part of an object. Unknown fields are rejected. A source whose objects an API server has validated parses with
+    `extra="ignore"`. A field that is null counts as absent, as everywhere in Kubernetes."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=AliasGenerator(validation_alias=to_camel), populate_by_name=True
     )
 
-    not_served: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the API that may be written and have no effect here: a warning, where an unknown field is an error."""
+    unsupported_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the API that are allowed and have no effect here. They cause a warning; an unknown field is an
+    error."""
     not_read: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are others' affair: not even a warning."""
+    """Fields that are not read and cause no warning."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,12 +46,12 @@ class Wire(BaseModel):
         if not isinstance(value, Mapping):
             return value
         fields = cast("Mapping[str, object]", value)
-        left_out = cls.not_served | cls.not_read
+        left_out = cls.unsupported_fields | cls.not_read
         known = [field.validation_alias for field in cls.model_fields.values()]
         return {
-            name: each
-            for name, each in fields.items()
-            if name not in left_out and (each is not None or name not in known)
+            name: field
+            for name, field in fields.items()
+            if name not in left_out and (field is not None or name not in known)
         }
 
 
@@ -101,7 +102,7 @@ Time = Annotated[datetime, BeforeValidator(_time)]
 
 
 class Metadata(Wire):
-    """`metadata`: what a person writes, and whatever else an API server has added."""
+    """`metadata`: the fields that users write. Those that an API server adds are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -111,7 +112,7 @@ class Metadata(Wire):
 
 
 class Object(Wire):
-    """An object. Its status is the cluster's to write."""
+    """An object. Its status is not read: the cluster writes it."""
 
     not_read: ClassVar = frozenset({"status"})
 

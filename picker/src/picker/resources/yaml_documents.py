@@ -1,4 +1,4 @@
-"""YAML text to documents that remember where each field stood."""
+"""Parses YAML text to documents with the line of each field."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from picker.resources.problems import Location, Problem
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a file: its plain value, and the nodes that it was read from."""
+    """One document of a file: its plain value, and the node that it was constructed from."""
 
     file: str
     value: object
     node: yaml.Node
 
     def line_of(self, location: Location) -> int:
-        """The line (from 1) of the field at `location`, or of the innermost one around it that is there."""
+        """The line (from 1) of the field at `location`, or of the innermost existing field around it."""
         node = self.node
         line = node.start_mark.line
         for part in location:
@@ -30,7 +30,7 @@ class Document:
         return line + 1
 
     def items(self, key: str) -> "Sequence[Document]":
-        """The entries of the list at `key`, which must be one, each as a document that knows its own lines."""
+        """The entries of the list at `key`, which must be a list, each as a document with its own lines."""
         values = cast("Mapping[str, Sequence[object]]", self.value)[key]
         found = _child(self.node, key)
         assert found is not None
@@ -48,7 +48,7 @@ def _child(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML forbids it, PyYAML takes the last, and people meant both."""
+    """Rejects duplicate keys. YAML forbids them, and PyYAML would use the last one silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# A timestamp is text in every object here; as a date it would be of the wrong type.
+# A timestamp is text in all objects here. As a date it would have the wrong type.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -70,19 +70,20 @@ _Loader.yaml_implicit_resolvers = {
 
 
 MAX_NUMBER_CHARACTERS = 64
-"""Of a number as it is written; those of the API have at most 20. Longer ones cost time, and Python prints none."""
+"""Limit on the characters of a number. Those of the API have at most 20. Longer ones cost time, and Python does not
+print them."""
 
 MAX_ALIASED_NODES = 10_000
-"""What the aliases of a document may repeat. Judgement: people repeat labels and containers."""
+"""Limit on the values that the aliases of a document repeat. Judgement: users repeat labels and containers."""
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 _NOT_CONSTRUCTED = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What PyYAML raises for values that are not what their tag says."""
+"""Errors that PyYAML raises for values that do not match their tag."""
 
 
 def documents(text: str, file: str) -> Iterator[Document | Problem]:
-    """The documents of `text` that are not empty; after a problem nothing more is read."""
+    """The documents of `text` that are not empty. Nothing is read after a problem."""
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:
@@ -104,16 +105,16 @@ def documents(text: str, file: str) -> Iterator[Document | Problem]:
 
 
 def _check(document: yaml.Node) -> None:
-    """Raises ConstructorError for a document that is far larger with its aliases written out, and for text and numbers
-    that Python cannot write."""
-    # By identity: how many nodes there are below, written out. None while they are counted.
+    """Raises ConstructorError for a document that is much larger with its aliases expanded, and for text and numbers
+    that Python cannot encode."""
+    # By identity: the number of nodes in a node's expanded subtree. None while it is being counted.
     sizes: dict[int, int | None] = {}
 
     def size(node: yaml.Node) -> int:
         if id(node) in sizes:
             known = sizes[id(node)]
             if known is None:
-                raise _error(node, "aliases make the document hold itself")
+                raise _error(node, "an alias refers to a node that contains it")
             return known
         sizes[id(node)] = None
         if isinstance(node, yaml.ScalarNode):
@@ -140,7 +141,7 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
     try:
         node.value.encode()
     except UnicodeEncodeError:
-        raise _error(node, "a text holds half of a character") from None
+        raise _error(node, "text with an unpaired surrogate") from None
 
 
 def _error(node: yaml.Node, problem: str) -> yaml.YAMLError:

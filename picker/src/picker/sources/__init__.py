@@ -1,1 +1,1 @@
-"""Where the objects and the model servers come from. Every source yields the same thing: inventories."""
+"""Sources of the objects and the model servers. Each source yields inventories."""

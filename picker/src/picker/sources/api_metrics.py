@@ -1,4 +1,4 @@
-"""Metrics of following the API server: failures by kind, and the age of each copy."""
+"""Metrics of reading from the API server: failures by kind, and the age of the informers' caches."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -11,54 +11,56 @@ from prometheus_client.registry import Collector
 PREFIX = "inference_gateway_"
 
 
-class Copied(Protocol):
-    """A copy of the objects of one kind."""
+class Aged(Protocol):
+    """An informer's cache of the objects of one kind."""
 
     @property
     def kind_name(self) -> str: ...
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the API server confirmed the copy; None before its first list."""
+        """Seconds since the API server confirmed the cache. None before its first list."""
         ...
 
 
 class ApiMetrics(Collector):
-    """Counts failures, and reports the age of the oldest copy of each kind."""
+    """Counts failures, and reports the age of the oldest cache of each kind."""
 
     def __init__(self) -> None:
         self._errors = Counter(
             PREFIX + "api_errors",
-            "Answers of the API server that could not be used, objects that could not be read or written",
+            "Unusable responses of the API server, and objects that could not be read or written",
             ("resource", "reason"),
             registry=None,
         )
-        self._copies: WeakSet[Copied] = WeakSet()
+        self._informers: WeakSet[Aged] = WeakSet()
 
-    def follow(self, copy: Copied) -> None:
-        """Report the age of `copy` as long as it lives."""
-        self._copies.add(copy)
+    def follow(self, informer: Aged) -> None:
+        """Report the age of `informer` as long as it exists."""
+        self._informers.add(informer)
 
     def failed(self, resource: str, reason: str) -> None:
         """`resource` and `reason` come from the code, never from an object."""
         self._errors.labels(resource, reason).inc()
 
     def error_count(self, resource: str) -> float:
-        """Failures of a kind so far, of all reasons."""
+        """Failures of a kind so far, for all reasons."""
         samples = (sample for metric in self._errors.collect() for sample in metric.samples)
         return sum(
-            each.value for each in samples if each.name.endswith("_total") and each.labels["resource"] == resource
+            sample.value
+            for sample in samples
+            if sample.name.endswith("_total") and sample.labels["resource"] == resource
         )
 
     def collect(self) -> Iterator[Metric]:
         yield from self._errors.collect()
         ages: dict[str, float] = {}
-        for copy in self._copies:
-            if copy.age_s is not None:
-                ages[copy.kind_name] = max(ages.get(copy.kind_name, 0.0), copy.age_s)
+        for informer in self._informers:
+            if informer.age_s is not None:
+                ages[informer.kind_name] = max(ages.get(informer.kind_name, 0.0), informer.age_s)
         family = GaugeMetricFamily(
             PREFIX + "api_cache_age_seconds",
-            "Since the API server last confirmed the oldest copy of a kind",
+            "Seconds since the API server last confirmed the oldest cache of a kind",
             labels=("resource",),
         )
         for name in sorted(ages):
@@ -67,4 +69,4 @@ class ApiMetrics(Collector):
 
 
 API_METRICS = ApiMetrics()
-"""Of this process. Register it where the process shows its metrics."""
+"""The instance of this process. Register it with the registry of the process."""

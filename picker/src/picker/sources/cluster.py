@@ -1,4 +1,4 @@
-"""A Kubernetes cluster: the inference objects and the pods that the pools select."""
+"""Reads a Kubernetes cluster: the inference objects, and the pods that the pools select."""
 
 import asyncio
 from collections import defaultdict
@@ -25,23 +25,23 @@ INFERENCE_KINDS = ("InferencePool", "InferenceModel", "InferenceObjective", "Inf
 POD: Resource = resource("", "v1", "Pod")
 
 SETTLE_S = 0.02
-"""Changes come in handfuls (a rollout, a list); they are looked at once, and a change still takes effect at once."""
+"""Changes come in groups (a rollout, a list). A group is read once. The delay is short enough not to be noticed."""
 
 MAX_LOGGED = 10
-"""Problems of one object in the log. Judgement: more than are mended at once."""
+"""Limit on the logged problems of one object. Judgement: users correct fewer at once."""
 
 log = structlog.get_logger(__name__)
 
 
 class ClusterSource:
-    """See `inventory.Source`. An object that the API server accepted and that is wrong nevertheless keeps what it last
-    said rightly."""
+    """See `inventory.Source`. An object that the API server accepts and that is invalid here keeps its last valid
+    state."""
 
     def __init__(
         self, client: AsyncClient, namespace: str = "*", serves: Callable[[InferencePool], bool] = lambda _: True
     ) -> None:
-        """`namespace`: the only one to look at; `*` is all. `serves`: whether a pool is followed; the pods of the
-        others are not read."""
+        """`namespace`: the only one to read; `*` is all. `serves`: whether a pool is followed. Pods of other pools are
+        not read."""
         self._client = client
         self._namespace = namespace
         self._changed = asyncio.Event()
@@ -54,24 +54,26 @@ class ClusterSource:
         self._objects = [Informer(client, kind, reader.keep, namespace) for kind, reader in self._readers]
         self._serves = serves
         self._pods: dict[str, tuple[Informer[ModelServer], asyncio.Task[None]]] = {}
-        """By namespace: one watch for all its pools."""
+        """By namespace: one watch for all pools of a namespace."""
 
     @property
     def refused(self) -> int:
         return sum(reader.refused for _, reader in self._readers)
 
     async def inventories(self) -> AsyncIterator[Inventory]:
-        following = [self._following(copy) for copy in self._objects]
+        following = [self._start(informer) for informer in self._objects]
         current: Inventory | None = None
         try:
-            for copy in self._objects:
-                await copy.listed.wait()
+            for informer in self._objects:
+                await informer.listed.wait()
             while True:
                 self._changed.clear()
                 for failed in self._failed:
                     failed.result()
-                objects = [each for copy in self._objects for each in copy.objects.values() if self._is_followed(each)]
-                pools = [each for each in objects if isinstance(each, InferencePool) and each.selector]
+                objects = [
+                    item for informer in self._objects for item in informer.objects.values() if self._is_followed(item)
+                ]
+                pools = [item for item in objects if isinstance(item, InferencePool) and item.selector]
                 self._follow_pods({pool.name.namespace for pool in pools})
                 await self._pods_listed()
                 new = Inventory(Resources.of(objects), self._servers(pools))
@@ -92,65 +94,71 @@ class ClusterSource:
         return not isinstance(object_, InferencePool) or self._serves(object_)
 
     def _follow_pods(self, namespaces: Set[str]) -> None:
-        """Follow the pods of these namespaces now, and of no others."""
-        for gone in self._pods.keys() - namespaces:
-            self._pods.pop(gone)[1].cancel()
+        """Follow the pods of these namespaces, and stop to follow those of others."""
+        for removed in self._pods.keys() - namespaces:
+            self._pods.pop(removed)[1].cancel()
         for namespace in namespaces - self._pods.keys():
-            copy = Informer(self._client, POD, ready_server, namespace)
-            self._pods[namespace] = copy, self._following(copy)
+            informer = Informer(self._client, POD, ready_server, namespace)
+            self._pods[namespace] = informer, self._start(informer)
 
-    def _following(self, copy: Informer[Any]) -> asyncio.Task[None]:
-        """Follows for ever; a failure that nobody has thought of ends the source, rather than leave it half deaf."""
+    def _start(self, informer: Informer[Any]) -> asyncio.Task[None]:
+        """Start `informer`, which runs until cancelled. An unexpected failure ends the source: it must not continue
+        with a part of the objects."""
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled():
                 self._failed.append(task)
-                copy.listed.set()
+                informer.listed.set()
                 self._changed.set()
 
-        task = asyncio.create_task(copy.follow(self._changed.set))
+        task = asyncio.create_task(informer.follow(self._changed.set))
         task.add_done_callback(ended)
         return task
 
     async def _pods_listed(self) -> None:
-        """Wait for the pods of a new selection, or a pool whose selector has changed would have none for a moment. One
-        that cannot be listed holds the others up no longer than this."""
+        """Wait for the pods of a new selection, at most `LIST_S`.
+
+        Without the wait a pool whose selector has changed would have no pods for a moment.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(LIST_S):
-                for copy, _ in self._pods.values():
-                    await copy.listed.wait()
+                for informer, _ in self._pods.values():
+                    await informer.listed.wait()
 
     def _servers(self, pools: Iterable[InferencePool]) -> tuple[ModelServer, ...]:
-        """The pods that some pool selects, by name."""
-        # By one label of each selector, so that many pools with many pods cost their sum.
+        """The pods that any pool selects, by name."""
+        # Indexed by one label of each selector, so the cost of many pools and many pods is their sum.
         selectors: defaultdict[tuple[str, tuple[str, str]], list[ItemsView[str, str]]] = defaultdict(list)
         for pool in pools:
             selectors[pool.name.namespace, min(pool.selector.items())].append(pool.selector.items())
         found: dict[ObjectName, ModelServer] = {}
-        for namespace, (copy, _) in self._pods.items():
-            for name, server in copy.objects.items():
+        for namespace, (informer, _) in self._pods.items():
+            for name, server in informer.objects.items():
                 labels = server.labels.items()
-                if any(wanted <= labels for label in labels for wanted in selectors.get((namespace, label), ())):
+                if any(selector <= labels for label in labels for selector in selectors.get((namespace, label), ())):
                     found[name] = server
         return tuple(found[name] for name in sorted(found))
 
 
 class ObjectReader:
-    """Reads the objects of one kind and version."""
+    """Decodes the objects of one kind and version."""
 
     def __init__(self, wire: type[Object]) -> None:
         self._wire = wire
         self.refused = 0
-        """Times that an object was wrong."""
+        """Number of times that an object was invalid."""
 
     def keep(self, object_: Json, before: AnyObject | None) -> AnyObject | None:
-        """The object, or what it said before if it is wrong now. A pool that was never right but for its annotations is
-        served as if it had none: requests matter more than how they are spread."""
+        """The decoded object, or `before` if it is invalid.
+
+        A pool that was never valid, and is valid without its annotations, is used without them. Its requests matter
+        more than its routing strategy.
+        """
         metadata = object_["metadata"]
         try:
             return typed(self._wire.model_validate(object_, extra="ignore"))
         except ValidationError as error:
-            problems = [f"{field_path(each['loc'])}: {sentence(each, self._wire)}" for each in error.errors()]
+            problems = [f"{field_path(item['loc'])}: {sentence(item, self._wire)}" for item in error.errors()]
         except ValueError as error:
             problems = [str(error)]
         self.refused += 1
@@ -170,14 +178,14 @@ class ObjectReader:
 
 
 def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer | None:
-    """The pod as a model server; None while it is not to be sent requests: not ready, without an address, on its way
-    out."""
+    """The pod as a model server. None for a pod that must get no requests: not ready, without an address, or
+    terminating."""
     metadata, status = pod["metadata"], cast(Json, pod.get("status") or {})
     address = status.get("podIP")
     if not address or "deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"):
         return None
     conditions = cast(list[Mapping[str, str]], status.get("conditions") or [])
-    if not any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
+    if not any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions):
         return None
     labels = cast(Mapping[str, str], metadata.get("labels") or {})
     return ModelServer(metadata["name"], metadata["namespace"], address, None, labels)

@@ -1,4 +1,4 @@
-"""What is different between two inventories, in words."""
+"""Describes the differences between two inventories."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from picker.sources.inventory import Inventory
 
 
 def changes(before: Inventory, after: Inventory) -> Iterator[str]:
-    """A line for each object and model server that came, went or changed."""
+    """A line for each object and model server that was added, removed or changed."""
     yield from _object_changes(_by_title(before.resources), _by_title(after.resources))
     servers_before = {f"{server.namespace}/{server.name}": server for server in before.servers}
     servers_after = {f"{server.namespace}/{server.name}": server for server in after.servers}
@@ -50,4 +50,4 @@ def _by_title(resources: Resources) -> dict[str, AnyObject]:
         *resources.services,
         *resources.traffic_policies,
     ]
-    return {f"{type(each).__name__} {each.name}": each for each in objects}
+    return {f"{type(item).__name__} {item.name}": item for item in objects}

@@ -1,4 +1,4 @@
-"""The endpoints file: where the model servers are, when there is no Kubernetes to ask.
+"""The endpoints file: the model servers of a gateway without Kubernetes.
 
 endpoints:
 - name: qwen-0
@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationError
 
 from picker.resources.manifest_files import read_bounded
-from picker.resources.problems import Location, Problem, field_path, mistakes, unreadable
+from picker.resources.problems import Location, Problem, field_path, unreadable, validation_errors
 from picker.resources.wire import DnsName, Labels, Port, Wire
 from picker.resources.yaml_documents import Document, documents
 from picker.sources.inventory import ModelServer
@@ -42,9 +42,9 @@ class EndpointsFile(Wire):
 
 
 def parse_endpoints(text: str, file: str) -> tuple[ModelServer, ...] | list[Problem]:
-    """The model servers in `text`, or everything that is wrong with it. Never raises."""
+    """The model servers in `text`, or all problems in it. Never raises."""
     read = list(documents(text, file))
-    if problems := [each for each in read if isinstance(each, Problem)]:
+    if problems := [result for result in read if isinstance(result, Problem)]:
         return problems
     if len(read) != 1:
         return [Problem(file, None, None, None, f"found {len(read)} documents; allowed is one with `endpoints:`")]
@@ -55,7 +55,7 @@ def parse_endpoints(text: str, file: str) -> tuple[ModelServer, ...] | list[Prob
     except ValidationError as error:
         return [
             Problem(file, document.line_of(location), None, field_path(location) or None, message)
-            for location, message in mistakes(error, EndpointsFile)
+            for location, message in validation_errors(error, EndpointsFile)
         ]
     return _unique(lines, document)
 
@@ -63,27 +63,27 @@ def parse_endpoints(text: str, file: str) -> tuple[ModelServer, ...] | list[Prob
 def _unique(lines: tuple[EndpointLine, ...], document: Document) -> tuple[ModelServer, ...] | list[Problem]:
     problems: list[Problem] = []
     names: set[tuple[str, str]] = set()
-    places: set[tuple[str, int | None]] = set()
+    addresses: set[tuple[str, int | None]] = set()
     for index, line in enumerate(lines):
         if (line.namespace, line.name) in names:
-            problems.append(_twice(document, ("endpoints", index, "name"), repr(line.name)))
-        elif (line.address, line.port) in places:
+            problems.append(_duplicate(document, ("endpoints", index, "name"), repr(line.name)))
+        elif (line.address, line.port) in addresses:
             where = line.address if line.port is None else f"{line.address}:{line.port}"
-            problems.append(_twice(document, ("endpoints", index, "address"), where))
+            problems.append(_duplicate(document, ("endpoints", index, "address"), where))
         names.add((line.namespace, line.name))
-        places.add((line.address, line.port))
+        addresses.add((line.address, line.port))
     return problems or tuple(
         ModelServer(line.name, line.namespace, line.address, line.port, line.labels) for line in lines
     )
 
 
-def _twice(document: Document, location: Location, what: str) -> Problem:
+def _duplicate(document: Document, location: Location, what: str) -> Problem:
     message = f"found {what} a second time"
     return Problem(document.file, document.line_of(location), None, field_path(location), message)
 
 
 def read_endpoints(file: Path) -> tuple[ModelServer, ...] | list[Problem]:
-    """Parse `file`; one that cannot be read is a problem like any other."""
+    """Parse `file`. A file that cannot be read yields a problem."""
     try:
         return parse_endpoints(read_bounded(file), str(file))
     except (OSError, UnicodeDecodeError) as error:

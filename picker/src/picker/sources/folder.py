@@ -1,4 +1,4 @@
-"""A folder of manifests and an endpoints file, watched."""
+"""Reads a folder of manifests and an endpoints file, and watches both."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
@@ -19,28 +19,28 @@ from picker.sources.endpoints_file import read_endpoints
 from picker.sources.inventory import Inventory, ModelServer
 
 RETRY_S = 1.0
-"""Between two watches of which the first has failed."""
+"""Pause after a failed watch."""
 
 MAX_LOGGED = 100
-"""Problems of one look at the files in the log. Judgement: more than are mended at once."""
+"""Limit on the problems logged for one read of the files. Judgement: users correct fewer at once."""
 
 log = structlog.get_logger(__name__)
 
 DEBOUNCE_MS = 50
-"""An editor's save is a handful of file events; they are read once, and an edit still takes effect at once."""
+"""An editor's save is several file events. They are handled at once, and the edit still takes effect quickly."""
 
-LOOK_AGAIN_MS = 500
-"""After the watch has begun: an edit that came between the first look and the watch was not announced."""
+REREAD_MS = 500
+"""Delay of a second read after the start of a watch: the watch does not report an edit before its start."""
 
 
 class FolderSource:
-    """See `inventory.Source`. A file that is wrong keeps what it last said rightly, the other files go on changing: one
-    person's mistake does not hold up another's edit."""
+    """See `inventory.Source`. An invalid file keeps its last valid objects, and other files continue to be applied. So
+    one user's error does not block another user's edit."""
 
     def __init__(self, folder: Path, endpoints_file: Path) -> None:
         self._folder = folder
         self._endpoints_file = endpoints_file
-        self._good: dict[Path, list[Parsed]] = {}
+        self._valid: dict[Path, list[Parsed]] = {}
         self._servers: tuple[ModelServer, ...] = ()
         self._problems: set[str] = set()
         self._warnings: set[str] = set()
@@ -51,15 +51,15 @@ class FolderSource:
         return self._refused
 
     async def inventories(self) -> AsyncIterator[Inventory]:
-        """Raises InvalidManifests when the folder is wrong from the start."""
+        """See `inventory.Source`. Raises InvalidManifests if the folder is invalid at the start."""
         if problems := self._read():
             raise InvalidManifests(problems)
         current = self._inventory()
         yield current
-        async with aclosing(self._changes()) as looks:
-            async for _ in looks:
-                # In a thread: requests are answered while files are read.
-                self._tell_problems(await asyncio.to_thread(self._read))
+        async with aclosing(self._changes()) as events:
+            async for _ in events:
+                # In a thread: requests are served while files are read.
+                self._log_problems(await asyncio.to_thread(self._read))
                 new = await asyncio.to_thread(self._inventory)
                 if new != current:
                     for line in changes(current, new):
@@ -68,23 +68,23 @@ class FolderSource:
                     yield current
 
     async def _changes(self) -> AsyncGenerator[None]:
-        """Whenever the files have to be read again. A watch that fails is begun again, and so is one of a folder in
-        whose place is another."""
+        """Yields whenever the files must be read again. Restarts a watch that has failed, or whose folder was
+        replaced."""
         failed = ""
         while True:
-            watched = self._watched()
+            watched = self._watched_folders()
             try:
-                looked_again = False
+                read_again = False
                 async with aclosing(self._watch()) as watch:
                     async for events in watch:
-                        if watched != self._watched():
+                        if watched != self._watched_folders():
                             break
-                        if not events and looked_again:
+                        if not events and read_again:
                             continue
-                        looked_again = True
+                        read_again = True
                         yield
             except (OSError, RuntimeError, ExceptionGroup) as error:
-                # watchfiles raises its errors in groups. It cannot read names of files that are not UTF-8, for one.
+                # watchfiles raises errors in groups, for example for file names that are not UTF-8.
                 if repr(error) != failed:
                     failed = repr(error)
                     log.warning("source.watch_failed", reason=shorten(failed))
@@ -97,13 +97,13 @@ class FolderSource:
             self._endpoints_file.parent,
             debounce=DEBOUNCE_MS,
             step=DEBOUNCE_MS,
-            rust_timeout=LOOK_AGAIN_MS,
+            rust_timeout=REREAD_MS,
             yield_on_timeout=True,
             recursive=True,
         )
 
-    def _watched(self) -> Sequence[tuple[int, int] | None]:
-        """What the watched folders are now; None for one that is gone."""
+    def _watched_folders(self) -> Sequence[tuple[int, int] | None]:
+        """The identities of the watched folders. None for a missing one."""
 
         def identity(folder: Path) -> tuple[int, int] | None:
             try:
@@ -115,21 +115,21 @@ class FolderSource:
         return [identity(folder) for folder in (self._folder, self._endpoints_file.parent)]
 
     def _read(self) -> Sequence[Problem]:
-        """Take in every file that is right; return what is wrong with the others."""
+        """Apply all valid files. Returns the problems of the others."""
         problems: list[Problem] = []
         if not self._folder.is_dir():
             return [Problem(str(self._folder), None, None, None, "is not a folder")]
         files = list(manifest_files([self._folder]))
-        for gone in self._good.keys() - set(files):
-            del self._good[gone]
+        for removed in self._valid.keys() - set(files):
+            del self._valid[removed]
         for file in files:
             if file.resolve() == self._endpoints_file.resolve():
                 continue
             results = read_manifest(file)
-            wrong = [each for each in results if isinstance(each, Problem)]
+            wrong = [result for result in results if isinstance(result, Problem)]
             problems += wrong
             if not wrong:
-                self._good[file] = [each for each in results if isinstance(each, Parsed)]
+                self._valid[file] = [result for result in results if isinstance(result, Parsed)]
         servers = read_endpoints(self._endpoints_file)
         if isinstance(servers, list):
             problems += servers
@@ -138,22 +138,22 @@ class FolderSource:
         return problems
 
     def _inventory(self) -> Inventory:
-        parsed = [each for file in sorted(self._good) for each in self._good[file]]
-        self._tell_warnings(reference_warnings(parsed))
-        objects: list[AnyObject] = [each.object for each in parsed]
+        parsed = [item for file in sorted(self._valid) for item in self._valid[file]]
+        self._log_warnings(reference_warnings(parsed))
+        objects: list[AnyObject] = [item.object for item in parsed]
         return Inventory(Resources.of(objects), self._servers)
 
-    def _tell_problems(self, problems: Sequence[Problem]) -> None:
-        """A problem is told when it appears, not at every look at the folder."""
+    def _log_problems(self, problems: Sequence[Problem]) -> None:
+        """Log a problem when it appears, and not again with each read."""
         lines = {str(problem) for problem in problems}
         self._refused += bool(lines - self._problems)
         for line in sorted(lines - self._problems)[:MAX_LOGGED]:
-            log.error("source.invalid", problem=line, kept="the last good state of this file")
+            log.error("source.invalid", problem=line, kept="the last valid state of this file")
         if self._problems and not lines:
             log.info("source.valid")
         self._problems = lines
 
-    def _tell_warnings(self, warnings: Sequence[Problem]) -> None:
+    def _log_warnings(self, warnings: Sequence[Problem]) -> None:
         lines = {str(warning) for warning in warnings}
         for line in sorted(lines - self._warnings)[:MAX_LOGGED]:
             log.warning("source.warning", problem=line)

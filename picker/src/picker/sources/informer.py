@@ -1,7 +1,8 @@
-"""Keeps a copy of the objects of one kind that an API server has: list once, then follow the changes.
+"""Keeps a cache of an API server's objects of one kind: lists them once, then watches the changes.
 
-What is known stays known, whatever the API server answers.
-https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes"""
+Cached objects are kept whatever the API server answers.
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
 
 import asyncio
 import random
@@ -31,31 +32,31 @@ from picker.sources.kubernetes_client import (
 )
 
 RETRY_BASE_S, RETRY_MAX_S = 0.1, 10.0
-"""Between two attempts to reach the API server; it is back within seconds of a restart."""
+"""Pause between two attempts to reach the API server. It is available within seconds of a restart."""
 
 ABSENT_RETRY_S = 10.0
-"""A kind that the API server does not serve may be installed later."""
+"""Pause for a kind that the API server does not serve: it may be installed later."""
 
 LIST_S = 1.0
-"""Longer than an API server that answers takes to list a pool's pods, or a Service."""
+"""Upper limit on the time in which a responsive API server lists a pool's pods, or a Service."""
 
 LIST_DEADLINE_S = 60.0
-"""Of a whole list. API servers end requests other than watches after 60 s (`--request-timeout`)."""
+"""Limit on a whole list. API servers end requests other than watches after 60 s (`--request-timeout`)."""
 
 PAGE_OBJECTS = 500
-"""Of one answer to a list; client-go's default."""
+"""Limit on one page of a list. The default of client-go."""
 
 WATCH_S = 290
-"""Seconds after which a watch is asked for again; API servers end them after 5 to 10 minutes by themselves."""
+"""Seconds after which a watch is requested again. API servers end watches after 5 to 10 minutes themselves."""
 
 WATCH_GRACE_S = 30.0
-"""A watch that has not ended so long after `WATCH_S` is given up: the API server does not keep time, or hangs."""
+"""A watch that has not ended so long after `WATCH_S` is cancelled: the API server ignores the timeout, or hangs."""
 
 MAX_OBJECTS = 10_000
-"""Kept of one namespace. Judgement: more than any fleet has, and one tenant cannot fill the memory."""
+"""Limit on the objects of one namespace. Judgement: no fleet has more, and one tenant cannot fill the memory."""
 
 UNREADABLE = (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, RecursionError, NotReadyError)
-"""What reading JSON of an unexpected shape raises."""
+"""Errors of reading JSON of an unexpected form."""
 
 Json = Mapping[str, Any]
 Kept = TypeVar("Kept")
@@ -63,15 +64,16 @@ Kept = TypeVar("Kept")
 log = structlog.get_logger(__name__)
 
 
-class UnreadableAnswer(Exception):
-    """The API server, or what is in front of it, answered something that its API does not have."""
+class UnreadableResponse(Exception):
+    """A response of the API server, or of a proxy before it, that is not of the API's form."""
 
 
 class Informer(Generic[Kept]):
-    """The objects of one kind in one namespace (or all, `*`), as far as labels or a name select them, by name.
+    """The objects of one kind in one namespace (or all, `*`), selected by labels or a name, by object name.
 
-    `keep` returns what is kept of an object. It gets what was kept of its predecessor, too; None discards the object.
-    An object that it cannot read keeps its predecessor."""
+    `keep` returns the value to cache for an object, given the cached value of its predecessor. None discards the
+    object. If it raises one of UNREADABLE, the predecessor's value is kept.
+    """
 
     def __init__(
         self,
@@ -84,9 +86,9 @@ class Informer(Generic[Kept]):
     ) -> None:
         self._kept: dict[ObjectName, Kept] = {}
         self.objects: Mapping[ObjectName, Kept] = self._kept
-        """Changed in place."""
+        """Updated in place."""
         self.listed = asyncio.Event()
-        """Set once the objects are known, or the API server has refused to list them."""
+        """Set after the first list, also if the API server has refused it."""
         self.kind_name = kind.__name__
         self._client = client
         self._kind = kind
@@ -97,20 +99,20 @@ class Informer(Generic[Kept]):
         self._version: str | None = None
         self._confirmed_at_s: float | None = None
         self._sizes: Counter[str] = Counter()
-        """Objects kept, by namespace."""
+        """Number of cached objects by namespace."""
         self._reported: str | None = None
         self._unread: set[ObjectName] = set()
         API_METRICS.follow(self)
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the API server confirmed the copy; None before its first list."""
+        """Seconds since the API server confirmed the cache. None before its first list."""
         if self._confirmed_at_s is None:
             return None
         return time.monotonic() - self._confirmed_at_s
 
     async def follow(self, changed: Callable[[], None]) -> None:
-        """Keep `objects` up to date until cancelled; `changed` is called after each change. Raises nothing."""
+        """Keep `objects` up to date until cancelled. Calls `changed` after each change. Raises nothing."""
         backoff, expired = Backoff(), False
         while True:
             try:
@@ -119,9 +121,9 @@ class Informer(Generic[Kept]):
                 if await self._watch(changed):
                     backoff.reset()
                     expired = False
-            except (httpx2.HTTPError, OSError, UnreadableAnswer) as error:
+            except (httpx2.HTTPError, OSError, UnreadableResponse) as error:
                 code = status_code(error) if isinstance(error, httpx2.HTTPError) else None
-                if code == HTTPStatus.GONE or isinstance(error, UnreadableAnswer):
+                if code == HTTPStatus.GONE or isinstance(error, UnreadableResponse):
                     self._version = None
                 if code == HTTPStatus.GONE and not expired:
                     expired = True
@@ -133,7 +135,7 @@ class Informer(Generic[Kept]):
                     await asyncio.sleep(ABSENT_RETRY_S * random.uniform(0.5, 1.0))
                     continue
             except Exception:
-                # `changed` failed. This loop is all that keeps the copy up to date, so it lists again.
+                # `changed` has failed. Nothing else updates the cache, so this lists again.
                 self._version = None
                 API_METRICS.failed(self.kind_name, "internal")
                 log.exception("kubernetes.follow_failed", kind=self.kind_name)
@@ -147,11 +149,11 @@ class Informer(Generic[Kept]):
         sizes: Counter[str] = Counter()
         async with asyncio.timeout(LIST_DEADLINE_S):
             try:
-                async for each in listing:
-                    self._take(found, sizes, cast(Json, each))
+                async for item in listing:
+                    self._take(found, sizes, cast(Json, item))
                 version = _version(listing.resourceVersion)
             except UNREADABLE as error:
-                raise UnreadableAnswer(f"list: {_first_line(error)}") from error
+                raise UnreadableResponse(f"list: {_first_line(error)}") from error
         self._kept.clear()
         self._kept.update(found)
         self._sizes, self._version = sizes, version
@@ -161,7 +163,7 @@ class Informer(Generic[Kept]):
         changed()
 
     async def _watch(self, changed: Callable[[], None]) -> bool:
-        """Follow one watch to its end. Whether it brought anything, or lasted."""
+        """Follow one watch to its end. Returns whether it had events or lasted longer than `RETRY_MAX_S`."""
         events = self._client.watch(  # pyright: ignore[reportUnknownMemberType]
             self._kind,
             namespace=self._namespace,
@@ -171,10 +173,10 @@ class Informer(Generic[Kept]):
             server_timeout=WATCH_S,
         )
         loop = asyncio.get_running_loop()
-        began_s, brought = loop.time(), False
+        began_s, has_events = loop.time(), False
         async with asyncio.timeout(WATCH_S + WATCH_GRACE_S), aclosing(cast(Any, events)) as stream:
             async for event, object_, version in _read(stream):
-                brought = True
+                has_events = True
                 self._confirm()
                 if event == "DELETED":
                     self._discard(object_name(object_))
@@ -184,24 +186,24 @@ class Informer(Generic[Kept]):
                     changed()
                 self._version = version
         self._confirm()
-        return brought or loop.time() - began_s > RETRY_MAX_S
+        return has_events or loop.time() - began_s > RETRY_MAX_S
 
     def _take(self, kept: dict[ObjectName, Kept], sizes: Counter[str], object_: Json) -> None:
         name = object_name(object_)
         before = self._kept.get(name)
         try:
-            keeping = self._keep(object_, before)
+            value = self._keep(object_, before)
             self._unread.discard(name)
         except UNREADABLE as error:
-            keeping = before
+            value = before
             self._report_object(name, error)
-        if keeping is None:
+        if value is None:
             if kept.pop(name, None) is not None:
                 sizes[name.namespace] -= 1
         elif name in kept:
-            kept[name] = keeping
+            kept[name] = value
         elif sizes[name.namespace] < MAX_OBJECTS:
-            kept[name] = keeping
+            kept[name] = value
             sizes[name.namespace] += 1
         else:
             self._report_object(name, ValueError(f"the namespace has more than {MAX_OBJECTS} objects of the kind"))
@@ -212,7 +214,8 @@ class Informer(Generic[Kept]):
             self._sizes[name.namespace] -= 1
 
     async def _refused(self, code: int | None, changed: Callable[[], None]) -> None:
-        """A kind that was never listed has no objects; one that was listed has none once discovery says so."""
+        """Handle a refused list: a kind that was never listed has no objects. One that was listed has none if discovery
+        does not list it."""
         self._version = None
         if self._confirmed_at_s is None and not self.listed.is_set():
             self.listed.set()
@@ -230,7 +233,7 @@ class Informer(Generic[Kept]):
             log.info("kubernetes.reachable", kind=self.kind_name)
 
     def _report(self, error: Exception) -> None:
-        """Count each failure; log the first, and each of another reason."""
+        """Count each failure. Log the first one, and each with another reason."""
         reason = reason_of(error)
         API_METRICS.failed(self.kind_name, reason)
         if reason != self._reported:
@@ -246,7 +249,7 @@ class Informer(Generic[Kept]):
 
 
 async def _read(events: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[tuple[str, Json, str]]:
-    """Event, object and version of each line of a watch. Raises UnreadableAnswer."""
+    """Event, object and version of each line of a watch. Raises UnreadableResponse."""
     while True:
         try:
             event, object_ = await anext(events)
@@ -256,12 +259,12 @@ async def _read(events: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[tuple[s
         except StopAsyncIteration:
             return
         except UNREADABLE as error:
-            raise UnreadableAnswer(f"watch: {_first_line(error)}") from error
+            raise UnreadableResponse(f"watch: {_first_line(error)}") from error
         yield event, object_, version
 
 
 def _version(found: object) -> str:
-    """Raises ValueError for what no resourceVersion can be."""
+    """The resourceVersion. Raises ValueError for anything that cannot be one."""
     if not isinstance(found, str) or not found or len(found) > 253:
         raise ValueError("no resourceVersion")
     return found
@@ -272,8 +275,8 @@ def _first_line(error: Exception) -> str:
 
 
 class Backoff:
-    """Pauses between attempts that fail: doubled each time, and jittered, so that a restarted API server does not meet
-    all its clients at once."""
+    """Pauses between failed attempts. Each is twice the previous one, with jitter, so that clients do not all connect
+    to a restarted API server at once."""
 
     def __init__(self, base_s: float = RETRY_BASE_S, max_s: float = RETRY_MAX_S) -> None:
         self._base_s, self._max_s = base_s, max_s
@@ -288,7 +291,7 @@ class Backoff:
 
 
 def object_name(object_: Json) -> ObjectName:
-    """An object's; one that is in no namespace has an empty one. Raises one of UNREADABLE."""
+    """The name of an object. The namespace of a cluster-scoped object is empty. Raises one of UNREADABLE."""
     metadata = object_["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
     if not isinstance(namespace, str) or not isinstance(name, str):

@@ -1,4 +1,4 @@
-"""The state of the world as a source sees it at one moment."""
+"""The objects and model servers that a source reads at one moment."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,26 +10,26 @@ from picker.resources.objects import Resources
 
 @dataclass(frozen=True, slots=True)
 class ModelServer:
-    """A process that serves models: a pod, or a line of the endpoints file."""
+    """A process that serves models: a pod, or an entry of the endpoints file."""
 
     name: str
     namespace: str
     address: str
     """An IP address, without a port."""
     port: int | None
-    """Overrides the pool's and the Service's target ports (several servers on one machine); None on Kubernetes."""
+    """Overrides the target ports of pools and Services (several servers on one machine). None on Kubernetes."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All objects and all model servers that are ready to be sent requests."""
+    """All objects, and all ready model servers."""
 
     resources: Resources
     servers: tuple[ModelServer, ...]
 
     def of_pools(self, serves: Callable[[InferencePool], bool]) -> "Inventory":
-        """The same with only the pools that `serves` accepts."""
+        """This inventory with only the pools that `serves` accepts."""
         pools = {name: pool for name, pool in self.resources.pools.items() if serves(pool)}
         if len(pools) == len(self.resources.pools):
             return self
@@ -37,14 +37,13 @@ class Inventory:
 
 
 class Source(Protocol):
-    """Anything that can tell the inventory now and each time it changes."""
+    """Yields the current inventory and one for each change."""
 
     @property
     def refused(self) -> int:
-        """How many changes were wrong and have not been taken over."""
+        """Number of changes that were invalid and are not applied."""
         ...
 
     def inventories(self) -> AsyncIterator[Inventory]:
-        """The current inventory first, then one for each change. What is wrong with a change is logged, and not
-        yielded."""
+        """The current inventory first, then one for each change. An invalid change is logged and not applied."""
         ...

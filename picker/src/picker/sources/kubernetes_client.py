@@ -1,4 +1,4 @@
-"""The client of the Kubernetes API server: its answers are bounded before they are read."""
+"""The client of the Kubernetes API server. It limits the size of responses."""
 
 import logging
 import socket
@@ -19,36 +19,38 @@ from lightkube.generic_resource import (
 
 Resource = type[GenericNamespacedResource]
 
-MAX_ANSWER_BYTES = 64 << 20
-"""Of one answer, watches excepted. A page of 500 pods of 20 KB each has 10 MB; etcd takes objects of up to 1.5 MiB."""
+MAX_RESPONSE_BYTES = 64 << 20
+"""Limit on one response, watches excepted. A page of 500 pods of 20 KB each has 10 MB. etcd's limit on an object is 1.5
+MiB."""
 
 MAX_LINE_BYTES = 8 << 20
-"""Of one event of a watch. It holds one object: at most 1.5 MiB in etcd, where some are more compact than as JSON."""
+"""Limit on one event of a watch. It has one object: at most 1.5 MiB in etcd, where some are more compact than as
+JSON."""
 
-REQUEST_S = 10.0
-"""Of silence of the API server, watches excepted; lightkube's default."""
+REQUEST_TIMEOUT_S = 10.0
+"""Limit on the API server's silence, watches excepted. The default of lightkube."""
 
 
 def resource(group: str, version: str, kind: str) -> Resource:
-    """The kind as lightkube wants it; objects come as plain JSON."""
+    """The kind as lightkube's resource type. Its objects are plain JSON."""
     return create_namespaced_resource(group, version, kind, kind.lower() + "s")
 
 
 class _BoundedBody(httpx2.AsyncByteStream):
-    """The body of an answer; reading raises RemoteProtocolError where it is longer than allowed."""
+    """The body of a response. Iteration raises RemoteProtocolError if it is longer than allowed."""
 
     def __init__(self, body: httpx2.AsyncByteStream, is_watch: bool) -> None:
         self._body = body
         self._is_watch = is_watch
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size, limit = 0, MAX_LINE_BYTES if self._is_watch else MAX_ANSWER_BYTES
+        size, limit = 0, MAX_LINE_BYTES if self._is_watch else MAX_RESPONSE_BYTES
         async for piece in self._body:
             first, last = (piece.find(b"\n"), piece.rfind(b"\n")) if self._is_watch else (-1, -1)
             longest = size + (len(piece) if first < 0 else first)
             size = longest if last < 0 else len(piece) - last - 1
             if longest > limit:
-                raise httpx2.RemoteProtocolError(f"the API server's answer has more than {limit} bytes")
+                raise httpx2.RemoteProtocolError(f"the API server's response has more than {limit} bytes")
             yield piece
 
     async def aclose(self) -> None:
@@ -56,10 +58,11 @@ class _BoundedBody(httpx2.AsyncByteStream):
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
-    """Adds bookmarks to watches, bounds to answers, and a content type to errors that lack one.
+    """Adds bookmarks to watches, limits to responses, and a content type to errors that lack one.
 
-    Bookmarks keep the version to resume from fresh where little changes. lightkube expects a content type, which errors
-    of load balancers may lack. Answers are not compressed, so that their size is known as they come."""
+    Bookmarks keep the resourceVersion to resume from recent where little changes. lightkube expects a content type,
+    which errors of load balancers may lack. Responses are not compressed, so their size is known as they arrive.
+    """
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         is_watch = "watch" in request.url.params
@@ -70,16 +73,18 @@ class _Transport(httpx2.AsyncHTTPTransport):
         response.headers.setdefault("content-type", "text/plain")
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
-            raise httpx2.RemoteProtocolError("the API server's answer is compressed, which was not asked for")
+            raise httpx2.RemoteProtocolError("the API server's response is compressed, which was not requested")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _BoundedBody(response.stream, is_watch)
         return response
 
 
 def kubernetes_client(config: SingleConfig | None = None) -> AsyncClient:
-    """Of the cluster that this runs in, or of KUBECONFIG, or of `~/.kube/config`, unless `config` says. Raises
-    lightkube's ConfigError."""
-    # httpx logs each request at the level at which the picker logs each change.
+    """A client of `config`, by default of the cluster that this runs in, of KUBECONFIG, or of `~/.kube/config`.
+
+    Raises lightkube's ConfigError.
+    """
+    # httpx logs each request at INFO, the level at which the picker logs changes.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     config = config or KubeConfig.from_env().get()
     assert config is not None
@@ -87,7 +92,7 @@ def kubernetes_client(config: SingleConfig | None = None) -> AsyncClient:
 
 
 def _transport(config: SingleConfig) -> _Transport:
-    # A watch is silent between its bookmarks: the kernel notices first that the other end has gone.
+    # A watch is silent between its bookmarks, so the kernel checks whether the peer is still there.
     keepalive = [
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
@@ -130,25 +135,26 @@ class _KindList(msgspec.Struct, frozen=True):
 
 
 async def is_absent(client: AsyncClient, kind: Resource) -> bool:
-    """Whether the API server's discovery says that it does not serve `kind`.
+    """Whether the API server's discovery reports that it does not serve `kind`.
 
-    False where discovery does not answer, or answers something else: a load balancer's 404 is no evidence.
-    https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api"""
+    False if discovery fails or has an unexpected form: a load balancer's 404 is no evidence.
+    https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
+    """
     api = kind._api_info  # pyright: ignore[reportPrivateUsage]
     group_version = f"{api.resource.group}/{api.resource.version}"
     if not api.resource.group:
         return False  # The core group is always served.
     config = client.config
     transport = _transport(config)
-    # The annotation has synchronous transports only; lightkube's own asynchronous client passes an asynchronous one.
-    parameters = client_adapter.ConnectionParams(httpx2.Timeout(REQUEST_S), transport=cast(Any, transport))
+    # The annotation allows synchronous transports only. lightkube's own asynchronous client passes an asynchronous one.
+    parameters = client_adapter.ConnectionParams(httpx2.Timeout(REQUEST_TIMEOUT_S), transport=cast(Any, transport))
     try:
         async with client_adapter.AsyncClient(config, parameters) as discovery:
             groups = msgspec.json.decode((await _ok(discovery, "/apis")).content, type=_GroupList)
-            if group_version not in {each.group_version for group in groups.groups for each in group.versions}:
+            if group_version not in {version.group_version for group in groups.groups for version in group.versions}:
                 return True
             kinds = msgspec.json.decode((await _ok(discovery, f"/apis/{group_version}")).content, type=_KindList)
-            return api.plural not in {each.name for each in kinds.resources}
+            return api.plural not in {resource.name for resource in kinds.resources}
     except (httpx2.HTTPError, OSError, msgspec.MsgspecError):
         return False
 
@@ -159,14 +165,14 @@ async def _ok(client: httpx2.AsyncClient, path: str) -> httpx2.Response:
 
 
 def status_code(error: httpx2.HTTPError) -> int | None:
-    """The HTTP status that an API server answered with; None when it did not answer."""
+    """The HTTP status of the API server's response. None without a response."""
     if isinstance(error, ApiError):
         return error.status.code
     return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
 
 
 def reason_of(error: Exception) -> str:
-    """A label for a failure of the API server: an HTTP status, `unreachable`, `timeout` or `unreadable`."""
+    """The metric label of a failure: an HTTP status, `unreachable`, `timeout` or `unreadable`."""
     match error:
         case TimeoutError() | httpx2.TimeoutException():
             return "timeout"

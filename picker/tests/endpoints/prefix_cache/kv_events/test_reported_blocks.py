@@ -180,14 +180,14 @@ def test_one_hash_of_two_blocks_makes_no_sense() -> None:
     """Blocks stored under a hash that is used again would never be removed."""
     index = ReportedBlocks(max_blocks=10)
     index.follow(A)
-    with pytest.raises(ValueError, match="one hash of two"):
+    with pytest.raises(ValueError, match="one hash for two"):
         index.apply(A, [store([10], [number, number]) for number in range(100)])
     assert index.stored_blocks(A) == 1
 
 
 def test_a_block_removed_by_two_hashes_makes_no_sense() -> None:
     index = held()
-    with pytest.raises(ValueError, match="two hashes of one block"):
+    with pytest.raises(ValueError, match="two hashes for one block"):
         index.apply(A, [store([10], [1, 2]), store([11], [1, 2]), BlockRemoved([10, 10, 11])])
 
 
