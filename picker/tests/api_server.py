@@ -34,7 +34,7 @@ class ApiServer:
     version: int = 1
     events: "asyncio.Queue[Json | None]" = field(default_factory=lambda: asyncio.Queue())
     """None ends the watch, and so does an ERROR."""
-    asked: list[str] = field(default_factory=list[str])
+    requested: list[str] = field(default_factory=list[str])
     """`list`, or `watch VERSION`."""
     raw: bytes | None = None
     """Sent in place of the next watch's events, which then ends."""
@@ -46,9 +46,9 @@ class ApiServer:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         watching = "watch" in request.query
-        asked = f"watch {request.query.get('resourceVersion')}" if watching else "list"
-        self.asked.append(asked)
-        if (refusal := self.refuse(asked)) is not None:
+        requested = f"watch {request.query.get('resourceVersion')}" if watching else "list"
+        self.requested.append(requested)
+        if (refusal := self.refuse(requested)) is not None:
             return refusal
         if not watching:
             listing = {"kind": "ThingList", "metadata": {"resourceVersion": str(self.version)}, "items": self.objects}

@@ -19,8 +19,8 @@ def free_port() -> int:
     """On loopback, outside the range from which Linux gives ports to outgoing connections."""
     while True:
         port = random.randrange(10_000, 30_000)
-        with socket.socket() as asked, suppress(OSError):
-            asked.bind(("127.0.0.1", port))
+        with socket.socket() as requested, suppress(OSError):
+            requested.bind(("127.0.0.1", port))
             return port
 
 
@@ -61,8 +61,10 @@ class EventServer:
         self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.linger = 0
+        # A ROUTER discards messages beyond its limit, the end of a replay included.
+        self._router.sndhwm = 100_000
         self._replaying: asyncio.Task[None] | None = None
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         """Numbers from which on batches were asked for."""
 
     async def subscribed(self) -> None:
@@ -91,9 +93,9 @@ class EventServer:
     async def _replay(self) -> None:
         while True:
             client, _, start = await self._router.recv_multipart()
-            self.asked.append(int.from_bytes(start, "big"))
+            self.requested.append(int.from_bytes(start, "big"))
             for number, payload in self._batches:
-                if number >= self.asked[-1]:
+                if number >= self.requested[-1]:
                     await self._router.send_multipart((client, b"", b"kv@test", number.to_bytes(8, "big"), payload))
             await self._router.send_multipart((client, b"", b"", (-1).to_bytes(8, "big", signed=True), b""))
 

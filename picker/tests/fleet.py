@@ -67,15 +67,15 @@ def scrape(
         before.prefix_queries + looked_up_tokens,
         before.prefix_hits,
     )
-    mine = where.in_flight.requests
+    own = where.in_flight.requests
     tracker.scraped(
         where,
         ServerMetrics(
             queue_depth,
-            mine + others - queue_depth,
+            own + others - queue_depth,
             0.0,
             scraped_at_s=now_s,
-            in_flight_at_scrape=mine,
+            in_flight_at_scrape=own,
             progress=progress,
         ),
     )

@@ -43,7 +43,7 @@ def inventory(objects: Sequence[AnyObject], *servers: ModelServer) -> Inventory:
 
 
 def addresses(endpoints: Datastore, name: PoolName = QWEN) -> list[str]:
-    return [each.address for each in endpoints.of_pool(name)]
+    return [item.address for item in endpoints.of_pool(name)]
 
 
 A, B = server("a", "10.0.0.1"), server("b", "10.0.0.2")
@@ -75,7 +75,7 @@ def test_an_endpoint_lives_on_while_its_server_does() -> None:
     change = endpoints.update(inventory([pool()], server("a", "10.0.0.1", app="qwen", tier="new"), B))
     assert endpoints.of_pool(QWEN)[0] is endpoint
     assert (endpoint.in_flight.requests, endpoint.labels["tier"]) == (3, "new")
-    assert [each.address for each in change.joined] == ["10.0.0.2:8000"]
+    assert [item.address for item in change.joined] == ["10.0.0.2:8000"]
 
 
 def test_an_endpoint_that_comes_back_is_a_new_one() -> None:
@@ -97,7 +97,7 @@ def test_another_server_at_the_same_address_is_a_new_endpoint() -> None:
     [before] = endpoints
     change = endpoints.update(inventory([pool()], server("c", "10.0.0.1")))
     assert change.left == (before,)
-    assert [each.server for each in change.joined] == ["c"]
+    assert [item.server for item in change.joined] == ["c"]
     assert change.readdressed == frozenset()
 
 
@@ -120,7 +120,7 @@ def test_each_target_port_is_an_endpoint() -> None:
     endpoints = Datastore()
     endpoints.update(inventory([pool(ports=(8000, 8001))], A))
     assert addresses(endpoints) == ["10.0.0.1:8000", "10.0.0.1:8001"]
-    assert [each.server for each in endpoints] == ["a", "a"]
+    assert [item.server for item in endpoints] == ["a", "a"]
 
 
 def test_a_server_with_a_port_of_its_own_is_there() -> None:
@@ -137,7 +137,7 @@ def test_of_two_servers_that_claim_an_address_the_first_has_it() -> None:
     """Envoy could not tell them apart."""
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A, server("z", "10.0.0.1")))
-    assert [each.server for each in endpoints] == ["a"]
+    assert [item.server for item in endpoints] == ["a"]
 
 
 def test_an_ipv6_address_stands_in_brackets() -> None:
@@ -205,13 +205,13 @@ def test_a_sequence_of_a_pool_stays_the_same_object() -> None:
 
 def test_listeners_hear_of_changes_and_only_of_them() -> None:
     """An inventory that says the same again is no news."""
-    heard: list[MembershipChange] = []
+    changes: list[MembershipChange] = []
     endpoints = Datastore()
-    endpoints.listen(heard.append)
+    endpoints.listen(changes.append)
     endpoints.update(inventory([pool()], A))
     endpoints.update(inventory([pool()], server("a", "10.0.0.1", app="qwen", more="x")))
     endpoints.update(inventory([pool()]))
-    assert [(len(each.joined), len(each.left), sorted(each.readdressed)) for each in heard] == [
+    assert [(len(item.joined), len(item.left), sorted(item.readdressed)) for item in changes] == [
         (1, 0, [str(QWEN)]),
         (0, 1, [str(QWEN)]),
     ]
@@ -220,7 +220,7 @@ def test_listeners_hear_of_changes_and_only_of_them() -> None:
 places = st.tuples(st.sampled_from("abc"), st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1"]))
 pool_names = st.sampled_from([PoolName(GROUP, "default", name) for name in ("p", "q")])
 inventories = st.builds(
-    lambda names, found: inventory([pool(name) for name in names], *(server(*each) for each in found)),
+    lambda names, found: inventory([pool(name) for name in names], *(server(*item) for item in found)),
     st.sets(pool_names),
     st.lists(places, max_size=4),
 )
@@ -240,6 +240,6 @@ def test_the_changes_add_up_to_the_endpoints(steps: list[Inventory]) -> None:
         assert followed == set(endpoints)
         for name in change.readdressed:
             addresses_known[name] = endpoints.addresses(name)
-        for name in (PoolName(GROUP, "default", each) for each in ("p", "q")):
+        for name in (PoolName(GROUP, "default", item) for item in ("p", "q")):
             assert endpoints.addresses(str(name)) == addresses_known.get(str(name))
-            assert [each.address for each in endpoints.of_pool(name)] == list(endpoints.addresses(str(name)) or ())
+            assert [item.address for item in endpoints.of_pool(name)] == list(endpoints.addresses(str(name)) or ())

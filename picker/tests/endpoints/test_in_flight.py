@@ -46,12 +46,12 @@ def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, s
 
     for index, (number, step) in enumerate(steps):
         take(number, step, 0.1 * index)
-        for counts in (*(each.in_flight for each in fleet), tracker.total):
+        for counts in (*(item.in_flight for item in fleet), tracker.total):
             assert min(counts.requests, counts.prefill_tokens, counts.decode_tokens, *counts.models.values(), 0) == 0
-        assert sum(each.in_flight.prefill_tokens for each in fleet) == tracker.total.prefill_tokens
+        assert sum(item.in_flight.prefill_tokens for item in fleet) == tracker.total.prefill_tokens
     for counted in requests:
         counted.uncount(3.0)
-    assert [each.in_flight for each in fleet] == [InFlight(), InFlight()]
+    assert [item.in_flight for item in fleet] == [InFlight(), InFlight()]
     assert tracker.total == InFlight()
 
 
@@ -102,7 +102,7 @@ def test_what_chance_explains_is_hardly_slowness(scatter: float) -> None:
         for _ in range(150):
             pace.learn(2000, 0.4 * max(0.1, chance.gauss(1.0, scatter)), 0.0)
         slowdowns.append(pace.slowdown_vs(0.0002, 0.0))
-    assert sum(each == 1.0 for each in slowdowns) >= 180
+    assert sum(item == 1.0 for item in slowdowns) >= 180
     assert 0.75 < min(slowdowns) <= max(slowdowns) < 1.25
 
 

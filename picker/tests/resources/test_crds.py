@@ -19,9 +19,9 @@ def schema(definition: Definition) -> dict[str, Any]:
 def nodes(node: Any) -> list[dict[str, Any]]:
     """Every object in a schema, itself included."""
     if isinstance(node, list):
-        return [found for each in node for found in nodes(each)]
+        return [found for item in node for found in nodes(item)]
     if isinstance(node, dict):
-        return [node, *(found for each in node.values() for found in nodes(each))]
+        return [node, *(found for item in node.values() for found in nodes(item))]
     return []
 
 
@@ -34,10 +34,10 @@ def test_the_chart_installs_what_the_wire_types_say() -> None:
 def test_every_inference_kind_that_is_read_has_a_definition() -> None:
     """In every group and version."""
     read = {(kind, version) for kind in KINDS if kind.startswith("Inference") for version in KINDS[kind]}
-    assert {(each.kind, f"{each.group}/{each.version}") for each in DEFINITIONS} == read
+    assert {(item.kind, f"{item.group}/{item.version}") for item in DEFINITIONS} == read
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda item: item.name)
 def test_a_schema_is_structural(definition: Definition) -> None:
     """An API server takes no references, no alternatives, and no closed objects."""
     forbidden = {"$ref", "$defs", "anyOf", "oneOf", "const", "title"}
@@ -47,7 +47,7 @@ def test_a_schema_is_structural(definition: Definition) -> None:
             assert node.get("additionalProperties") is not False
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda item: item.name)
 def test_every_string_list_and_map_is_bounded(definition: Definition) -> None:
     """An object of a tenant cannot be larger than what its readers are made for."""
     of_object = schema(definition)["properties"]
@@ -63,7 +63,7 @@ def test_every_string_list_and_map_is_bounded(definition: Definition) -> None:
                 pass
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: each.name)
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda item: item.name)
 def test_status_is_a_subresource_and_the_table_tells_the_age(definition: Definition) -> None:
     """A status is written by the controller alone."""
     [version] = crd(definition)["spec"]["versions"]

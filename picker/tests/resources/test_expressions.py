@@ -41,11 +41,11 @@ EXPRESSIONS = st.one_of(st.text(max_size=12), st.lists(PIECES, max_size=8).map("
 
 
 def envoy_takes(folder: Path, expression: str) -> bool:
-    made = bootstrap_pb2.Bootstrap()
-    made.layered_runtime.CopyFrom(bootstrap("127.0.0.1", 1, folder).layered_runtime)
-    made.static_resources.listeners.append(_listener(expression))
+    created = bootstrap_pb2.Bootstrap()
+    created.layered_runtime.CopyFrom(bootstrap("127.0.0.1", 1, folder).layered_runtime)
+    created.static_resources.listeners.append(_listener(expression))
     path = folder / "bootstrap.json"
-    path.write_text(MessageToJson(made))
+    path.write_text(MessageToJson(created))
     command = [envoy_binary(None), "--mode", "validate", "--log-level", "off", "--config-path", path]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -57,11 +57,11 @@ def _listener(expression: str) -> listener_pb2.Listener:
     route = host.routes.add()
     route.match.safe_regex.regex = expression
     route.direct_response.status = 200
-    made = listener_pb2.Listener(name="l")
-    made.address.socket_address.address = "127.0.0.1"
-    made.address.socket_address.port_value = 1
-    made.filter_chains.add().filters.add(name="hcm", typed_config=pack_any(manager))
-    return made
+    created = listener_pb2.Listener(name="l")
+    created.address.socket_address.address = "127.0.0.1"
+    created.address.socket_address.port_value = 1
+    created.filter_chains.add().filters.add(name="hcm", typed_config=pack_any(manager))
+    return created
 
 
 @pytest.mark.parametrize("expression", REJECTED)
@@ -102,7 +102,7 @@ def test_a_route_with_a_rejected_expression_matches_nothing(place: str) -> None:
             route.match.query_parameters.add(name="x").string_match.safe_regex.regex = "(?=a)"
         case _:
             route.route.regex_rewrite.pattern.regex = "(?=a)"
-    made, problems = without_rejected_expressions(route)
+    created, problems = without_rejected_expressions(route)
     assert len(problems) == 1
-    assert made.match.safe_regex.regex == NEVER
-    assert without_rejected_expressions(made) == (made, ())
+    assert created.match.safe_regex.regex == NEVER
+    assert without_rejected_expressions(created) == (created, ())

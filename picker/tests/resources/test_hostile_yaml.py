@@ -36,7 +36,7 @@ def nested_merges(levels: int) -> str:
 
 
 def route_of_aliases(width: int) -> str:
-    many = {each: ", ".join([f"*{each}"] * width) for each in "rmh"}
+    many = {item: ", ".join([f"*{item}"] * width) for item in "rmh"}
     return (
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\nspec:\n  rules: "
         f"[&r {{matches: [&m {{headers: [&h {{name: 1, value: 2}}, {many['h']}]}}, {many['m']}]}}, {many['r']}]\n"
@@ -67,7 +67,7 @@ NOT_TAKEN = {
 def shown(text: str) -> list[str]:
     """What `picker validate` prints of `text`."""
     results = parse(text, "file")
-    warnings = reference_warnings([each for each in results if isinstance(each, Parsed)])
+    warnings = reference_warnings([item for item in results if isinstance(item, Parsed)])
     lines = list(Report(tuple(results), tuple(warnings)).lines())
     for line in lines:
         line.encode()
@@ -90,7 +90,7 @@ def test_a_value_that_cannot_be_read_is_a_problem(kind: str) -> None:
 def test_aliases_as_people_use_them_are_read() -> None:
     text = POOL + "spec: {selector: {matchLabels: &labels {app: a}}, targetPorts: [{number: 1}]}\n"
     other = text.replace("name: a", "name: b").replace("&labels {app: a}", "{<<: {app: b}}")
-    assert all(isinstance(each, Parsed) for each in parse(f"{text}---\n{other}", "file"))
+    assert all(isinstance(item, Parsed) for item in parse(f"{text}---\n{other}", "file"))
 
 
 @given(
@@ -126,7 +126,7 @@ def models(count: int) -> str:
 
 def test_references_of_many_models_cost_their_sum() -> None:
     def cost_s(count: int) -> float:
-        parsed = [each for each in parse(models(count), "file") if isinstance(each, Parsed)]
+        parsed = [item for item in parse(models(count), "file") if isinstance(item, Parsed)]
         times: list[float] = []
         for _ in range(3):
             began_s = time.perf_counter()

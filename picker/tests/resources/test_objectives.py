@@ -22,12 +22,12 @@ LEGACY_GROUP = "inference.networking.x-k8s.io/v1alpha2"
 
 def the_objects(text: str) -> list[AnyObject]:
     parsed = parse(text, "f.yaml")
-    assert all(isinstance(each, Parsed) for each in parsed), parsed
-    return [each.object for each in parsed if isinstance(each, Parsed)]
+    assert all(isinstance(item, Parsed) for item in parsed), parsed
+    return [item.object for item in parsed if isinstance(item, Parsed)]
 
 
 def rewritten(*texts: str) -> Resources:
-    return Resources.of(each for text in texts for each in the_objects(text))
+    return Resources.of(item for text in texts for item in the_objects(text))
 
 
 def generic(text: str, model: str) -> str:
@@ -93,7 +93,7 @@ def test_a_target_without_weight_has_weight_1() -> None:
 def test_what_is_wrong_is_named(good: str, old: str, new: str, said: str) -> None:
     """Field, found, allowed."""
     assert old in good
-    found = [str(each) for each in parse(good.replace(old, new), "f.yaml") if isinstance(each, Problem)]
+    found = [str(item) for item in parse(good.replace(old, new), "f.yaml") if isinstance(item, Problem)]
     assert said in "\n".join(found)
 
 
@@ -136,11 +136,11 @@ names = st.sampled_from(["a", "b", "c"])
     st.lists(st.tuples(st.lists(names, max_size=2), names), max_size=5),
     names,
 )
-def test_the_first_rule_of_an_object_that_matches_is_used(rules: list[tuple[list[str], str]], asked: str) -> None:
+def test_the_first_rule_of_an_object_that_matches_is_used(rules: list[tuple[list[str], str]], requested: str) -> None:
     """Rules for listed models first, then rules for all; the same by a plain search."""
     written = tuple(RewriteRule(tuple(models), (TargetModel(to, 1),)) for models, to in rules)
     rewrite = InferenceModelRewrite(ObjectName("default", "r"), POOL, written, None)
-    listed = [to for models, to in rules if asked in models]
+    listed = [to for models, to in rules if requested in models]
     general = [to for models, to in rules if not models]
-    found = Resources.of([rewrite]).rewrites_of(POOL).targets(asked)
+    found = Resources.of([rewrite]).rewrites_of(POOL).targets(requested)
     assert [target.name for target in found] == (listed + general)[:1]

@@ -26,7 +26,7 @@ from picker.resources.wire import duration_s
 
 
 def problems(text: str) -> list[str]:
-    return [str(each) for each in parse(text, "f.yaml") if isinstance(each, Problem)]
+    return [str(item) for item in parse(text, "f.yaml") if isinstance(item, Problem)]
 
 
 def the_object(text: str) -> object:
@@ -39,12 +39,12 @@ def test_the_tutorials_files_are_right_as_they_stand() -> None:
     """Every object of the gateway is read, the Deployment is left alone."""
     report = validate_files([TUTORIAL])
     assert report.problems == ()
-    kinds = [type(each.object).__name__ for each in report.results if isinstance(each, Parsed)]
+    kinds = [type(item.object).__name__ for item in report.results if isinstance(item, Parsed)]
     assert sorted(kinds) == [
         "BackendTrafficPolicy", "Gateway", "GatewayClass", "HTTPRoute", "HTTPRoute",
         "InferenceModel", "InferencePool", "InferencePool",
     ]  # fmt: skip
-    assert [each.title for each in report.results if isinstance(each, Skipped)] == ["Deployment default/vllm-benchmark"]
+    assert [item.title for item in report.results if isinstance(item, Skipped)] == ["Deployment default/vllm-benchmark"]
 
 
 def test_both_versions_of_a_pool_become_the_same_pool() -> None:
@@ -222,7 +222,7 @@ def test_what_an_api_server_adds_is_read_over() -> None:
 @given(st.text(max_size=400))
 def test_any_text_is_read_or_refused_with_a_word(text: str) -> None:
     """Nothing is raised."""
-    assert all(isinstance(each, Parsed | Skipped | Problem) for each in parse(text, "f.yaml"))
+    assert all(isinstance(item, Parsed | Skipped | Problem) for item in parse(text, "f.yaml"))
 
 
 @given(st.data())
@@ -232,7 +232,7 @@ def test_a_manifest_with_any_value_anywhere_is_read_or_refused_with_a_word(data:
     index = data.draw(st.integers(0, len(lines) - 1))
     value = data.draw(st.sampled_from(["3", "'x'", "[1]", "{a: b}", "null", "true", "1e999", "2020-01-01", "&a [*a]"]))
     lines[index] = f"{lines[index].split(':')[0]}: {value}"
-    assert all(isinstance(each, Parsed | Problem | Skipped) for each in parse("\n".join(lines), "f.yaml"))
+    assert all(isinstance(item, Parsed | Problem | Skipped) for item in parse("\n".join(lines), "f.yaml"))
 
 
 @given(st.integers(0, 99_999), st.integers(0, 59), st.integers(0, 59))
@@ -271,7 +271,7 @@ def test_a_list_in_a_list_is_refused() -> None:
 def test_a_list_with_anything_in_it_is_read_or_refused_with_a_word(items: str) -> None:
     """Nothing is raised."""
     found = parse(f"apiVersion: v1\nkind: List\n{items}", "f.yaml")
-    assert all(isinstance(each, Problem) for each in found)
+    assert all(isinstance(item, Problem) for item in found)
     assert bool(found) == (items != "items: []\n")
 
 

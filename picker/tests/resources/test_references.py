@@ -52,9 +52,9 @@ spec:
 
 
 def warnings(*texts: str) -> list[str]:
-    parsed = [each for index, text in enumerate(texts) for each in parse(text, f"{index}.yaml")]
-    assert all(isinstance(each, Parsed) for each in parsed), parsed
-    return [str(each) for each in reference_warnings([each for each in parsed if isinstance(each, Parsed)])]
+    parsed = [item for index, text in enumerate(texts) for item in parse(text, f"{index}.yaml")]
+    assert all(isinstance(item, Parsed) for item in parsed), parsed
+    return [str(item) for item in reference_warnings([item for item in parsed if isinstance(item, Parsed)])]
 
 
 def test_objects_that_fit_together_have_no_warnings() -> None:

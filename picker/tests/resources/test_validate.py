@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_like_any_other(tmp_path: Path) 
     """Not there, or not text."""
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     problems = validate_files([tmp_path / "none.yaml", tmp_path / "binary.yaml"]).problems
-    assert [str(each) for each in problems] == [
+    assert [str(item) for item in problems] == [
         f"{tmp_path}/none.yaml: cannot be read: No such file or directory",
         f"{tmp_path}/binary.yaml: cannot be read: it is not UTF-8 (byte 1)",
     ]

@@ -66,9 +66,9 @@ def test_one_long_gap_moves_the_rate_of_ends_by_a_bounded_factor() -> None:
 
 
 def adapters(number: int, *active: str) -> Endpoint:
-    made = endpoint(number)
-    made.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset(active), max_loras=2)
-    return made
+    created = endpoint(number)
+    created.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset(active), max_loras=2)
+    return created
 
 
 def test_an_adapter_that_was_sent_lately_counts_as_loaded() -> None:

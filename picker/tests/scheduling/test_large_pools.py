@@ -14,9 +14,9 @@ from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
 
 def test_pickers_agree_on_homes_whatever_the_order_of_their_endpoints() -> None:
     """Each has objects of its own for the same addresses."""
-    mine, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
+    own, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
     for key in range(200):
-        assert HashRing().preferred_endpoint(key, mine).address == HashRing().preferred_endpoint(key, theirs).address
+        assert HashRing().preferred_endpoint(key, own).address == HashRing().preferred_endpoint(key, theirs).address
 
 
 def test_homes_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
@@ -24,7 +24,7 @@ def test_homes_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
     fleet = [endpoint(i) for i in range(8)]
     homes = HashRing()
     before = {key: homes.preferred_endpoint(key, fleet) for key in range(2000)}
-    shares = [sum(home is each for home in before.values()) for each in fleet]
+    shares = [sum(home is item for home in before.values()) for item in fleet]
     assert min(shares) > 100
     after = {key: homes.preferred_endpoint(key, fleet[1:]) for key in range(2000)}
     assert all(after[key] is home for key, home in before.items() if home is not fleet[0])
@@ -39,7 +39,7 @@ def test_a_large_pool_is_balanced_though_no_pick_looks_at_all_of_it() -> None:
         assert isinstance(ranking, Ranking)
         assert len(ranking.endpoints) == 1 + FALLBACKS
         ranking.endpoints[0].in_flight.requests += 1
-    assert max(each.in_flight.requests for each in fleet) <= 11
+    assert max(item.in_flight.requests for item in fleet) <= 11
 
 
 def test_a_large_pool_finds_the_one_endpoint_that_has_the_prefix() -> None:
@@ -55,9 +55,9 @@ def test_a_large_pool_finds_the_one_endpoint_that_has_the_prefix() -> None:
 
 
 def adapters(number: int, *active: str, max_loras: int = 2) -> Endpoint:
-    made = endpoint(number)
-    made.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset(active), max_loras=max_loras)
-    return made
+    created = endpoint(number)
+    created.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset(active), max_loras=max_loras)
+    return created
 
 
 def lora_costs(model: str, *fleet: Endpoint) -> Sequence[float] | None:

@@ -17,8 +17,8 @@ def learn(where: Endpoint, times_as_slow: float) -> None:
 def test_a_slow_endpoint_that_has_recovered_gets_its_share_again(strategy: RoutingStrategy) -> None:
     """The longer it is not heard of the better it looks, so it is tried again, and each good answer helps."""
     fleet = [endpoint(number) for number in range(4)]
-    for each in fleet:
-        learn(each, 10.0 if each is fleet[0] else 1.0)
+    for item in fleet:
+        learn(item, 10.0 if item is fleet[0] else 1.0)
     traffic = Traffic(strategy, fleet)
     picks: list[bool] = []
     for _ in range(4000):

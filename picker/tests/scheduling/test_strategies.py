@@ -37,7 +37,7 @@ def test_default_does_not_herd_between_two_scrapes() -> None:
         chosen = first(deciding.schedule(request(), fleet, 0))
         chosen.in_flight.requests += 1
         chosen.in_flight.prefill_tokens += 1000
-    assert [each.in_flight.requests for each in fleet] == [5, 5, 5, 5]
+    assert [item.in_flight.requests for item in fleet] == [5, 5, 5, 5]
 
 
 def test_default_avoids_a_server_that_queues() -> None:
@@ -152,7 +152,7 @@ def test_prefix_cache_spreads_a_hot_prefix() -> None:
         chosen = first(deciding.schedule(request(blocks=(1, 2, 3)), fleet, 0))
         chosen.in_flight.requests += 1
         deciding.seen(chosen, (1, 2, 3))
-    counts = sorted(each.in_flight.requests for each in fleet)
+    counts = sorted(item.in_flight.requests for item in fleet)
     assert sum(counts) == 100
     assert counts[-1] <= 1.25 * 25 + 5
 
@@ -269,7 +269,7 @@ def test_any_state_gives_an_ordered_list_without_repeats_or_a_named_refusal(
     if isinstance(decision, Ranking):
         assert 1 <= len(decision.endpoints) <= min(len(fleet), 1 + FALLBACKS)
         assert len(set(map(id, decision.endpoints))) == len(decision.endpoints)
-        assert all(any(chosen is each for each in fleet) for chosen in decision.endpoints)
+        assert all(any(chosen is item for item in fleet) for chosen in decision.endpoints)
         assert decision.cached_tokens <= max(tokens, 0)
     else:
         assert decision.reason in (RejectReason.NO_READY_ENDPOINTS, RejectReason.SATURATED)
@@ -283,4 +283,4 @@ def test_the_order_in_which_endpoints_are_listed_does_not_matter(fleet: list[End
     shuffler.shuffle(shuffled)
     costs = scheduler().costs(request(), fleet)
     again = scheduler().costs(request(), shuffled)
-    assert [again[shuffled.index(each)] for each in fleet] == list(costs)
+    assert [again[shuffled.index(item)] for item in fleet] == list(costs)

@@ -23,8 +23,8 @@ def test_the_order_of_the_list_does_not_change_the_ranking(
     shuffled = fleet[:]
     shuffler.shuffle(shuffled)
     rankings = [scheduler(strategy).schedule(request(), listed, 0) for listed in (fleet, shuffled)]
-    assert all(isinstance(each, Ranking) for each in rankings)
-    first, second = (each.endpoints for each in rankings if isinstance(each, Ranking))
+    assert all(isinstance(item, Ranking) for item in rankings)
+    first, second = (item.endpoints for item in rankings if isinstance(item, Ranking))
     assert first == second
 
 

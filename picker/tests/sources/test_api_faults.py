@@ -95,23 +95,23 @@ class Followed:
 
 
 @pytest.fixture(params=["list", "watch"])
-def asked(request: pytest.FixtureRequest) -> str:
+def requested(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.mark.parametrize("fault", ANSWERS)
-async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, asked: str) -> None:
+async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, requested: str) -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
         followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
         task = asyncio.create_task(followed.copy.follow(followed.changed.set))
         await asyncio.wait_for(followed.copy.listed.wait(), 5)
         refusals = iter([ANSWERS[fault]()])
-        server.refuse = lambda what: next(refusals, None) if what.startswith(asked) else None
+        server.refuse = lambda what: next(refusals, None) if what.startswith(requested) else None
         server.objects, server.version = [thing("a", 1, size=1), thing("b", 50, size=2)], 50
         # A version that is too old makes the copy list; the end of the watch makes it watch.
         expired = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old", "status": "Failure"}
-        server.events.put_nowait({"type": "ERROR", "object": expired} if asked == "list" else None)
+        server.events.put_nowait({"type": "ERROR", "object": expired} if requested == "list" else None)
         server.tell("ADDED", thing("b", 51, size=2))
         await followed.until(lambda: "b" in followed.seen)
         assert followed.seen == {"a": 1, "b": 2}
@@ -149,7 +149,7 @@ async def test_an_object_that_cannot_be_read_keeps_its_predecessor_alone() -> No
         server.tell("ADDED", thing("b", 3, size=3))
         await followed.until(lambda: "b" in followed.seen)
         assert followed.seen == {"a": 1, "b": 3}
-        assert server.asked == ["list", "watch 1"]
+        assert server.requested == ["list", "watch 1"]
         task.cancel()
         server.events.put_nowait(None)
 
@@ -179,11 +179,11 @@ async def test_expired_versions_in_a_row_are_listed_with_growing_pauses() -> Non
         server.objects = [thing("a", 1, size=1)]
         copy = Informer(kubernetes_client(config), THING, size_of)
         gone = status(410, "Expired")
-        server.refuse = lambda asked: gone() if asked.startswith("watch") else None
+        server.refuse = lambda requested: gone() if requested.startswith("watch") else None
         task = asyncio.create_task(copy.follow(lambda: None))
         await asyncio.wait_for(copy.listed.wait(), 5)
         await asyncio.wait({task}, timeout=1.0)
-        assert len(server.asked) <= 14
+        assert len(server.requested) <= 14
         task.cancel()
 
 
@@ -194,7 +194,7 @@ async def test_a_watch_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyP
         server.objects = [thing("a", 1, size=1)]
         copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))
-        await eventually(lambda: server.asked.count("watch 1") >= 2)
+        await eventually(lambda: server.requested.count("watch 1") >= 2)
         assert len(copy.objects) == 1
         task.cancel()
         server.events.put_nowait(None)
@@ -233,7 +233,7 @@ async def test_a_kind_is_empty_once_discovery_does_not_serve_it() -> None:
         not_found = status(404, "NotFound")
         server.refuse = lambda _: not_found()
         server.events.put_nowait(None)
-        await eventually(lambda: len(group.asked) >= 2)
+        await eventually(lambda: len(group.requested) >= 2)
         assert len(copy.objects) == 1
         kinds["resources"] = []
         await eventually(lambda: not copy.objects)
@@ -244,8 +244,8 @@ async def test_a_namespace_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(informer, "MAX_OBJECTS", 2)
     async with api_server() as (server, config):
         many = [thing(f"t{number}", 1, size=1) for number in range(4)]
-        for each in many:
-            each["metadata"]["namespace"] = "mallory"
+        for item in many:
+            item["metadata"]["namespace"] = "mallory"
         server.objects = [*many, thing("a", 1, size=1)]
         copy = Informer(kubernetes_client(config), THING, size_of)
         task = asyncio.create_task(copy.follow(lambda: None))

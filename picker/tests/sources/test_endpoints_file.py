@@ -98,4 +98,4 @@ def test_a_file_that_cannot_be_read_is_a_problem_like_any_other(tmp_path: Path) 
 def test_any_text_is_read_or_refused_with_a_word(text: str) -> None:
     """Nothing is raised."""
     found = parse_endpoints(text, "e.yaml")
-    assert isinstance(found, tuple) or all(isinstance(each, Problem) for each in found)
+    assert isinstance(found, tuple) or all(isinstance(item, Problem) for item in found)

@@ -141,8 +141,8 @@ async def test_a_problem_is_told_when_it_appears_and_not_again(watched: Watched)
         await edited(watched, watched.model, MODEL.replace("Critical", "Standard"))
         await edited(watched, watched.model, MODEL.replace("Critical", "Sheddable"))
         await edited(watched, watched.pool, POOL.replace("8000", "8001"))
-    told = [line["event"] for line in logs if line["event"] in ("source.invalid", "source.valid")]
-    assert told == ["source.invalid", "source.valid"]
+    reported = [line["event"] for line in logs if line["event"] in ("source.invalid", "source.valid")]
+    assert reported == ["source.invalid", "source.valid"]
 
 
 async def test_a_configmaps_volume_is_read_once(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_a_configmaps_volume_is_read_once(tmp_path: Path) -> None:
         (volume / "..new").symlink_to("..2")
         (volume / "..new").rename(volume / "..data")
         second = await watched.next()
-    ports = [[pool.target_ports for pool in each.resources.pools.values()] for each in (first, second)]
+    ports = [[pool.target_ports for pool in item.resources.pools.values()] for item in (first, second)]
     assert ports == [[(8000,)], [(8001,)]]
     assert not any(line["event"] == "source.warning" for line in logs)
     await watched.source.aclose()  # type: ignore[attr-defined]

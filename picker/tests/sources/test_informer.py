@@ -41,10 +41,10 @@ def size_of(object_: Json, before: int | None) -> int | None:
 async def followed() -> AsyncIterator[Followed]:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
-        made = Followed(server, Informer(kubernetes_client(config), THING, size_of))
-        task = asyncio.create_task(made.copy.follow(made.changed.set))
-        await asyncio.wait_for(made.copy.listed.wait(), 5)
-        yield made
+        created = Followed(server, Informer(kubernetes_client(config), THING, size_of))
+        task = asyncio.create_task(created.copy.follow(created.changed.set))
+        await asyncio.wait_for(created.copy.listed.wait(), 5)
+        yield created
         task.cancel()
         server.events.put_nowait(None)
 
@@ -75,7 +75,7 @@ async def test_a_watch_that_ends_is_resumed_where_it_was(followed: Followed) -> 
     followed.server.events.put_nowait(None)
     followed.server.tell("ADDED", thing("b", 42, size=2))
     await followed.until(lambda: "b" in followed.seen)
-    assert followed.server.asked == ["list", "watch 1", "watch 41"]
+    assert followed.server.requested == ["list", "watch 1", "watch 41"]
 
 
 async def test_a_version_that_is_too_old_is_listed_anew(followed: Followed) -> None:
@@ -86,7 +86,7 @@ async def test_a_version_that_is_too_old_is_listed_anew(followed: Followed) -> N
     await followed.until(lambda: followed.seen == {"c": 5})
     followed.server.tell("ADDED", thing("d", 51, size=1))
     await followed.until(lambda: "d" in followed.seen)
-    assert followed.server.asked == ["list", "watch 1", "list", "watch 50"]
+    assert followed.server.requested == ["list", "watch 1", "list", "watch 50"]
 
 
 async def test_a_server_that_is_away_is_asked_again(followed: Followed) -> None:
@@ -96,7 +96,7 @@ async def test_a_server_that_is_away_is_asked_again(followed: Followed) -> None:
     followed.server.events.put_nowait(None)
     followed.server.tell("ADDED", thing("b", 2, size=2))
     await followed.until(lambda: followed.seen == {"a": 1, "b": 2})
-    assert followed.server.asked == ["list", "watch 1", "watch 1", "watch 1", "watch 1"]
+    assert followed.server.requested == ["list", "watch 1", "watch 1", "watch 1", "watch 1"]
 
 
 async def test_a_kind_that_is_not_served_has_no_objects() -> None:

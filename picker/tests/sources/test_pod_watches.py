@@ -40,7 +40,7 @@ async def test_many_pools_of_a_namespace_share_one_watch_and_others_open_none() 
         inventory = await asyncio.wait_for(anext(source.inventories()), 10)
         assert [server.name for server in inventory.servers] == ["selected"]
         assert {name.namespace for name in inventory.resources.pools} == {"team"}
-        assert team.asked.count("list") == 1
-        assert mallory.asked == []
+        assert team.requested.count("list") == 1
+        assert mallory.requested == []
         for server in (pools, team, mallory):
             server.events.put_nowait(None)

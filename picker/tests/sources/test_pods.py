@@ -15,9 +15,9 @@ READY = {
 
 def pod(**status: Any) -> dict[str, Any]:
     """READY, its status changed."""
-    made = json.loads(json.dumps(READY))
-    made["status"] = {key: value for key, value in {**made["status"], **status}.items() if value is not None}
-    return made
+    created = json.loads(json.dumps(READY))
+    created["status"] = {key: value for key, value in {**created["status"], **status}.items() if value is not None}
+    return created
 
 
 def test_a_ready_pod_is_a_model_server() -> None:

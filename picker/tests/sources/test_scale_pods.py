@@ -70,7 +70,7 @@ async def watching(folder: Path) -> AsyncGenerator[int]:
     async with api_servers(*PATHS) as (servers, config):
         servers[0].objects = [pool(number) for number in range(POOLS)]
         for number, server in enumerate(servers[1:]):
-            server.objects = [pod(number, each) for each in range(PODS_OF_EACH)]
+            server.objects = [pod(number, item) for item in range(PODS_OF_EACH)]
         kubeconfig = folder / "kubeconfig"
         named = {"name": "test"}
         kubeconfig.write_text(
@@ -122,9 +122,9 @@ def let_go(servers: list[ApiServer]) -> None:
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
     return ports
 
 

@@ -21,7 +21,7 @@ def server(tracker: InFlightTracker) -> Endpoint:
 def sent(
     tracker: InFlightTracker, where: Endpoint, *at_s: float, tokens: int = 1000, work: float = 0.0
 ) -> list[CountedRequest]:
-    return [begin(tracker, where, tokens, 100, work, each) for each in at_s]
+    return [begin(tracker, where, tokens, 100, work, item) for item in at_s]
 
 
 def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> None:

@@ -79,24 +79,24 @@ def test_a_server_that_says_it_is_idle_gets_about_its_share(lie: str) -> None:
     for step in range(3000):
         now_s = 0.05 * step
         if step % 4 == 0:
-            for each in fleet:
-                there = each.in_flight.requests
+            for item in fleet:
+                there = item.in_flight.requests
                 honest = {
                     "running": min(there, 40),
                     "queue_depth": max(0, there - 40),
                     "kv_cache_usage": min(1.0, there / 50),
                 }
-                says: dict[str, object] = {} if each is liar else dict(honest)
-                if each is liar and lie == "idle and without a cache":
+                says: dict[str, object] = {} if item is liar else dict(honest)
+                if item is liar and lie == "idle and without a cache":
                     says = {"kv_blocks": None, "block_size_tokens": None}
-                scrapes(tracker, each, now_s, INTERVAL_S / 2, **says)
-        for each in fleet:
-            each.pace.learn(2000, 0.02 if each is liar and lie == "idle and fast" else 0.4, now_s)
-        made = schedule(request(tokens=1000), fleet, scheduler, prefixes, tracker, now_s)
-        assert isinstance(made, InFlightRequest)
-        picks.append(made.endpoint is liar)
-        made.prompt_computed()
-        sent.append(made)
+                scrapes(tracker, item, now_s, INTERVAL_S / 2, **says)
+        for item in fleet:
+            item.pace.learn(2000, 0.02 if item is liar and lie == "idle and fast" else 0.4, now_s)
+        created = schedule(request(tokens=1000), fleet, scheduler, prefixes, tracker, now_s)
+        assert isinstance(created, InFlightRequest)
+        picks.append(created.endpoint is liar)
+        created.prompt_computed()
+        sent.append(created)
         if len(sent) > 250:
             sent.pop(rng.randrange(len(sent))).end(now_s)
     assert sum(picks[1500:]) / 1500 < 0.35

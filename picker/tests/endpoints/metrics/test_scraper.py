@@ -92,10 +92,10 @@ class Network:
 
 @pytest.fixture
 async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    made = Network()
-    connect: Callable[..., Awaitable[None]] = made.connect
+    created = Network()
+    connect: Callable[..., Awaitable[None]] = created.connect
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", connect)
-    return made
+    return created
 
 
 async def test_an_endpoint_is_scraped_within_the_first_interval_and_once_in_each(network: Network) -> None:
@@ -289,9 +289,9 @@ async def test_a_closed_scraper_asks_nobody(network: Network) -> None:
     network.endpoint(1, server)
     await asyncio.sleep(2)
     network.scraper.close()
-    asked = len(server.asked_at_s)
+    requested = len(server.asked_at_s)
     await asyncio.sleep(5)
-    assert len(server.asked_at_s) == asked
+    assert len(server.asked_at_s) == requested
 
 
 async def test_it_is_told_once_that_metrics_stop_and_once_that_they_resume(network: Network) -> None:

@@ -68,20 +68,20 @@ class Watched:
 
 @pytest.fixture
 async def watched() -> AsyncIterator[Watched]:
-    made = Watched()
-    yield made
-    made.scraper.close()
+    created = Watched()
+    yield created
+    created.scraper.close()
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ModelServer]:
-    made = ModelServer(request.param)
+    created = ModelServer(request.param)
     try:
-        await made.start()
+        await created.start()
     except OSError:
         pytest.skip(f"no loopback address {request.param} here")
-    yield made
-    await made.kill()
+    yield created
+    await created.kill()
 
 
 def endpoint(server: ModelServer) -> Endpoint:

@@ -205,7 +205,7 @@ FRAGMENTS = [
     b"vllm:time_to_first_token_seconds_sum",
     b'{max_lora="2",running_lora_adapters="',
     b'{block_size="16",num_gpu_blocks="',
-    *[bytes([each]) for each in b' \n\t"{}\\,=#'],
+    *[bytes([item]) for item in b' \n\t"{}\\,=#'],
     b"vllm:kv_cache_usage_perc 1e308\nvllm:kv_cache_usage_perc 1e308\n",
     b"vllm:prompt_tokens_total 1e308\nvllm:prompt_tokens_total 1e308\n",
     *[b"-0", b"1e-320", b"-1e308", b"1", b"1e308", b"1e999", b"-", b"NaN", b"\xff\xfe", b"\xc2\xb2", b"9" * 400],
@@ -379,7 +379,7 @@ def by_the_library(page: str) -> ServerMetrics:
         return [sample.value for sample in named(name) if math.isfinite(sample.value)]
 
     def names(joined: str) -> frozenset[str]:
-        return frozenset(each.strip() for each in joined.split(",") if each.strip())
+        return frozenset(item.strip() for item in joined.split(",") if item.strip())
 
     def total(values: Iterable[float]) -> int:
         return int(sum(values))

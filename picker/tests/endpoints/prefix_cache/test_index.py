@@ -20,9 +20,9 @@ def blocks(text: str) -> tuple[int, ...]:
 
 
 def sized(kv_blocks: int | None, block_size_tokens: int | None = 16) -> Endpoint:
-    made = endpoint(1)
-    made.metrics = ServerMetrics(0, 0, 0.0, kv_blocks=kv_blocks, block_size_tokens=block_size_tokens)
-    return made
+    created = endpoint(1)
+    created.metrics = ServerMetrics(0, 0, 0.0, kv_blocks=kv_blocks, block_size_tokens=block_size_tokens)
+    return created
 
 
 class NaiveCache:
@@ -95,15 +95,15 @@ class PrefixIndexAgainstTheModel(RuleBasedStateMachine):
     @rule(text=texts)
     def is_asked(self, text: str) -> None:
         expected = [model.held(text) for model in self.models]
-        asked = blocks(text)
-        assert list(self.index.matches(asked, self.fleet)) == expected
-        assert [self.index.cached_blocks(each, asked) for each in self.fleet] == expected
-        holding = [each for each, depth in zip(self.fleet, expected, strict=True) if depth]
-        found = self.index.holders(asked, 3)
+        requested = blocks(text)
+        assert list(self.index.matches(requested, self.fleet)) == expected
+        assert [self.index.cached_blocks(item, requested) for item in self.fleet] == expected
+        holding = [item for item, depth in zip(self.fleet, expected, strict=True) if depth]
+        found = self.index.holders(requested, 3)
         assert set(map(id, found)) == set(map(id, holding))
-        depths = [expected[self.fleet.index(each)] for each in found]
+        depths = [expected[self.fleet.index(item)] for item in found]
         assert depths == sorted(depths, reverse=True)
-        assert self.index.holders(asked, 1) == found[:1]
+        assert self.index.holders(requested, 1) == found[:1]
 
     @invariant()
     def remembers_no_more_than_the_endpoints_hold(self) -> None:
@@ -122,8 +122,8 @@ def test_hashes_that_no_prompt_could_have_break_nothing(sequences: list[list[int
         index.record(fleet[number % 2], hashes)
         assert all(0 <= depth <= len(hashes) for depth in index.matches(hashes, fleet))
         assert len(index) <= 2 * capacity
-    for each in fleet:
-        index.forget(each)
+    for item in fleet:
+        index.forget(item)
     assert len(index) == 0
 
 

@@ -33,9 +33,9 @@ class Fleet:
     def __init__(self, *followed: Endpoint) -> None:
         self.held = ReportedBlocks()
         self.index = KvEventIndex(TEXT_TOKENS, self.held, [A, B])
-        for each in followed or (A, B):
-            self.held.follow(each)
-            self.held.restart(each, empty=True)
+        for item in followed or (A, B):
+            self.held.follow(item)
+            self.held.restart(item, empty=True)
 
     def stores(self, where: Endpoint, blocks: Sequence[int], lora: str | None = None) -> None:
         """`where` has computed a prompt."""

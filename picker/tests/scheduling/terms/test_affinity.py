@@ -88,7 +88,7 @@ def test_a_home_that_is_busy_is_left(strategy: RoutingStrategy) -> None:
     picker = Picker(strategy, 1)
     warm(picker)
     preferred_endpoint = picker.send(turn(7, 3))
-    [busy] = [each for each in picker.fleet if each.address == preferred_endpoint]
+    [busy] = [item for item in picker.fleet if item.address == preferred_endpoint]
     busy.in_flight.prefill_tokens += 100_000
     assert picker.send(turn(7, 4)) != preferred_endpoint
 

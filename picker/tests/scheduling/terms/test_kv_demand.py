@@ -18,14 +18,14 @@ def server(running: int, usage: float, *, prompt_tokens: float = 0.0) -> Endpoin
 
 
 def metrics(usage: float) -> ServerMetrics:
-    told = server(1, usage).metrics
-    assert told is not None
-    return told
+    reported = server(1, usage).metrics
+    assert reported is not None
+    return reported
 
 
-def seen(*looks: tuple[float, Endpoint]) -> KvDemand:
+def seen(*observations: tuple[float, Endpoint]) -> KvDemand:
     held = KvDemand()
-    for at_s, endpoint in looks:
+    for at_s, endpoint in observations:
         held.observe([endpoint], at_s)
     return held
 

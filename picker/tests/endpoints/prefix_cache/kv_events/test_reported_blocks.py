@@ -29,9 +29,9 @@ def store(hashes: Sequence[int | bytes], tokens: Sequence[int], parent: int | No
 
 def held(*followed: Any) -> ReportedBlocks:
     index = ReportedBlocks()
-    for each in followed or (A, B):
-        index.follow(each)
-        index.restart(each, empty=True)
+    for item in followed or (A, B):
+        index.follow(item)
+        index.restart(item, empty=True)
     return index
 
 

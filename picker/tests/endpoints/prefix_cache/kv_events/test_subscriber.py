@@ -43,19 +43,19 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Endpoint, str, str | Non
 
 @asynccontextmanager
 async def following(replay: int | None = None) -> AsyncIterator[KvEventSubscriber]:
-    made = KvEventSubscriber(KvEventPorts(5557, replay), ReportedBlocks(), lambda _: None)
+    created = KvEventSubscriber(KvEventPorts(5557, replay), ReportedBlocks(), lambda _: None)
     try:
-        yield made
+        yield created
     finally:
-        await made.close()
+        await created.close()
 
 
 async def test_servers_publish_at_the_port_of_the_setting(seen: list[object]) -> None:
     one, other = server(), server("qwen-1", 8001)
-    async with following(replay=6000) as made:
-        made.add(one)
-        made.add(other)
-        made.add(one)
+    async with following(replay=6000) as created:
+        created.add(one)
+        created.add(other)
+        created.add(one)
     assert seen == [
         (one, "tcp://127.0.0.1:5557", "tcp://127.0.0.1:6000"),
         (other, "tcp://127.0.0.1:5557", "tcp://127.0.0.1:6000"),
@@ -66,10 +66,10 @@ async def test_labels_say_where_a_server_differs(seen: list[object]) -> None:
     elsewhere = server("a", labels={PORT_LABEL: "7000", REPLAY_PORT_LABEL: "7001"})
     without_replay = server("b", labels={REPLAY_PORT_LABEL: "none"})
     silent = server("c", labels={PORT_LABEL: "none"})
-    async with following(replay=6000) as made:
-        for each in (elsewhere, without_replay, silent):
-            made.add(each)
-        made.remove(silent)
+    async with following(replay=6000) as created:
+        for item in (elsewhere, without_replay, silent):
+            created.add(item)
+        created.remove(silent)
     assert seen == [
         (elsewhere, "tcp://127.0.0.1:7000", "tcp://127.0.0.1:7001"),
         (without_replay, "tcp://127.0.0.1:5557", None),
@@ -78,11 +78,11 @@ async def test_labels_say_where_a_server_differs(seen: list[object]) -> None:
 
 async def test_each_port_of_a_server_is_a_rank_with_event_ports_of_its_own(seen: list[object]) -> None:
     ranks = [server(port=8000 + number) for number in range(3)]
-    async with following(replay=6000) as made:
-        for each in ranks:
-            made.add(each)
-        made.remove(ranks[1])
-        made.add(back := server(port=8001))
+    async with following(replay=6000) as created:
+        for item in ranks:
+            created.add(item)
+        created.remove(ranks[1])
+        created.add(back := server(port=8001))
     assert [(where, events) for where, events, _ in addresses] == [
         (ranks[0], "tcp://127.0.0.1:5557"),
         (ranks[1], "tcp://127.0.0.1:5558"),
@@ -93,27 +93,27 @@ async def test_each_port_of_a_server_is_a_rank_with_event_ports_of_its_own(seen:
 
 async def test_ipv6_addresses_keep_their_brackets(seen: list[object]) -> None:
     where = Endpoint("[fd00::7]:8000", "qwen-0")
-    async with following() as made:
-        made.add(where)
+    async with following() as created:
+        created.add(where)
     assert seen == [(where, "tcp://[fd00::7]:5557", None)]
 
 
 async def test_an_endpoint_that_leaves_is_forgotten_and_one_that_comes_is_followed() -> None:
     port, held = free_port(), ReportedBlocks()
-    made = KvEventSubscriber(KvEventPorts(port, None), held, lambda _: None)
+    created = KvEventSubscriber(KvEventPorts(port, None), held, lambda _: None)
     where, back = server(), server()
     async with EventServer(port, None) as publishing:
-        made.add(where)
+        created.add(where)
         await publishing.subscribed()
         await publishing.publish(stored(1))
         await until(lambda: held.stored_blocks(where) == 1)
-        made.remove(where)
+        created.remove(where)
         assert (len(held), held.stored_blocks(where)) == (0, None)
-        made.add(back)
+        created.add(back)
         await publishing.subscribed()
         await publishing.publish(stored(2))
         await until(lambda: held.stored_blocks(back) == 1)
-        await made.close()
+        await created.close()
         assert len(held) == 0
 
 
@@ -126,8 +126,8 @@ async def test_a_failure_nobody_has_thought_of_leaves_the_endpoint_to_the_estima
 
     monkeypatch.setattr(subscriber, "Subscription", Failing)
     held, where = ReportedBlocks(), server()
-    made = KvEventSubscriber(KvEventPorts(5557, None), held, lambda _: None)
+    created = KvEventSubscriber(KvEventPorts(5557, None), held, lambda _: None)
     held.follow(where)
-    made.add(where)
+    created.add(where)
     await until(lambda: held.stored_blocks(where) is None)
-    await made.close()
+    await created.close()

@@ -46,8 +46,8 @@ class Followed:
     async def following(self, replay: bool = True) -> AsyncIterator[None]:
         events = f"tcp://127.0.0.1:{self.port}"
         again = f"tcp://127.0.0.1:{self.replay_port}" if replay else None
-        made = Subscription(SERVER, self.held, events, again, self.emptied.append)
-        async with running(asyncio.create_task(made.run())):
+        created = Subscription(SERVER, self.held, events, again, self.emptied.append)
+        async with running(asyncio.create_task(created.run())):
             yield
 
     def server(self, replay: bool = True, kept: int = 10_000) -> EventServer:
@@ -78,7 +78,7 @@ async def test_a_picker_that_comes_late_asks_for_all_that_is_kept() -> None:
             server.lose(stored(number))
         async with followed.following():
             await followed.knows(0, 1, 2, 3, 4, complete=True)
-            assert server.asked == [0]
+            assert server.requested == [0]
 
 
 async def test_without_the_first_batches_what_is_told_counts_and_the_rest_is_not_known() -> None:
