@@ -1,4 +1,4 @@
-"""A small API server on loopback: lists and watches of a few kinds, and whatever a test wants to go wrong."""
+"""A small API server on loopback: lists and watches of a few kinds, with faults that a test injects."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ THINGS = "/apis/example.com/v1/things"
 
 @dataclass(slots=True)
 class ApiServer:
-    """One kind. `objects` is what a list says; `events` go to the watch that is open, or to the next."""
+    """The server of one kind. `objects` is the content of a list; `events` go to the open watch, or to the next one."""
 
     objects: list[Json] = field(default_factory=list[Json])
     version: int = 1
@@ -39,9 +39,9 @@ class ApiServer:
     raw: bytes | None = None
     """Sent in place of the next watch's events, which then ends."""
     refuse: Callable[[str], web.Response | None] = field(default=lambda _: None)
-    """Answers in place of the server, by what was asked."""
+    """Replaces the server's response to a request."""
 
-    def tell(self, event: str, object_: Json) -> None:
+    def send_event(self, event: str, object_: Json) -> None:
         self.events.put_nowait({"type": event, "object": object_})
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -69,7 +69,7 @@ class ApiServer:
 
 @asynccontextmanager
 async def api_server() -> AsyncIterator[tuple[ApiServer, SingleConfig]]:
-    """The server of the things, and how a client finds it."""
+    """The server of the things, and a client's configuration for it."""
     async with api_servers(THINGS) as ([server], config):
         yield server, config
 
@@ -78,7 +78,7 @@ async def api_server() -> AsyncIterator[tuple[ApiServer, SingleConfig]]:
 async def api_servers(
     *paths: str, patched: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
 ) -> AsyncIterator[tuple[list[ApiServer], SingleConfig]]:
-    """One for each path, and how a client finds them. `patched` answers what is written to the statuses of objects."""
+    """A server per path, and a client's configuration for them. `patched` handles writes of statuses."""
     servers = [ApiServer() for _ in paths]
     app = web.Application()
     for path, server in zip(paths, servers, strict=True):

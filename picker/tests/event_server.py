@@ -1,4 +1,4 @@
-"""A server that publishes KV events, for tests to drive: over real sockets, on loopback."""
+"""A server that publishes KV events under the control of a test, over real sockets on loopback."""
 
 import asyncio
 import errno
@@ -16,7 +16,7 @@ SIZE = 2
 
 
 def free_port() -> int:
-    """On loopback, outside the range from which Linux gives ports to outgoing connections."""
+    """A port on loopback, outside the range of Linux's ports for outgoing connections."""
     while True:
         port = random.randrange(10_000, 30_000)
         with socket.socket() as requested, suppress(OSError):
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def stored(number: int, parent: int | None = None) -> dict[str, Any]:
-    """A block of the token `number` twice, which the server calls by that number too."""
+    """A block of the token `number` twice. The server's hash of it is that number."""
     return {
         "type": "BlockStored",
         "block_hashes": [number],
@@ -46,7 +46,7 @@ CLEARED = {"type": "AllBlocksCleared"}
 
 
 class EventServer:
-    """One life of a server. `lose` numbers a batch that no subscriber gets."""
+    """One process of a server. `lose` numbers a batch that no subscriber receives."""
 
     def __init__(self, port: int, replay_port: int | None, kept: int = 10_000) -> None:
         self._ports = port, replay_port
@@ -57,7 +57,7 @@ class EventServer:
         self._pub = self._context.socket(zmq.XPUB)
         self._pub.linger = 0
         self._pub.sndhwm = 100_000
-        # Tell of each subscriber, also of one that comes while another is there.
+        # Report each subscriber, also a second one.
         self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.linger = 0
@@ -65,13 +65,13 @@ class EventServer:
         self._router.sndhwm = 100_000
         self._replaying: asyncio.Task[None] | None = None
         self.requested: list[int] = []
-        """Numbers from which on batches were asked for."""
+        """First batch numbers of the requested replays."""
 
     async def subscribed(self) -> None:
-        """Wait for a subscriber: what is published before it is lost to it."""
+        """Wait for a subscriber, which receives no earlier batches."""
         async with asyncio.timeout(20):
             while await self._pub.recv() != b"\x01":
-                pass  # One that has left.
+                pass  # An unsubscription.
 
     async def publish(self, *events: dict[str, Any]) -> None:
         await self._pub.send_multipart((b"kv@test", *self._next(events)))
@@ -80,7 +80,7 @@ class EventServer:
         self._next(events)
 
     async def send(self, *frames: bytes) -> None:
-        """Whatever it be."""
+        """Send any frames."""
         await self._pub.send_multipart(frames)
 
     def _next(self, events: tuple[dict[str, Any], ...]) -> tuple[bytes, bytes]:
@@ -116,7 +116,7 @@ class EventServer:
 
 
 async def _bind(socket: zmq.asyncio.Socket, port: int) -> None:
-    """A socket closed before it may hold the port a little longer: its thread does that."""
+    """Retries while the thread of a closed socket still holds the port."""
 
     def bound() -> bool:
         try:
@@ -132,7 +132,7 @@ async def _bind(socket: zmq.asyncio.Socket, port: int) -> None:
 
 @asynccontextmanager
 async def running(task: asyncio.Task[None]) -> AsyncIterator[None]:
-    """Until the end of the block, where it must not have failed."""
+    """Run `task` until the end of the block. It must not have ended by then."""
     try:
         yield
         assert not task.done(), task.exception()
@@ -143,5 +143,5 @@ async def running(task: asyncio.Task[None]) -> AsyncIterator[None]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 -- what sets it is the code under test
+        while not condition():  # noqa: ASYNC110 -- the code under test has no event for it
             await asyncio.sleep(0.005)

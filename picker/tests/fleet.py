@@ -26,7 +26,7 @@ def endpoint(
     refused: bool = False,
     scraped: bool = True,
 ) -> Endpoint:
-    """One endpoint; `tokens` are prefill tokens in flight, blocks are of 16, the scrape is of second 0."""
+    """An endpoint with `tokens` prefill tokens in flight, blocks of 16 tokens, and a scrape at second 0."""
     metrics = ServerMetrics(
         queue_depth=queue_depth,
         running=running,
@@ -57,8 +57,8 @@ def scrape(
     others: int = 0,
     queue_depth: int = 0,
 ) -> None:
-    """A scrape of `where`, which has done so much since the one before; `seconds` is the sum of the times to its first
-    tokens. `others` requests there came past this picker, and all that it has are running but for the queue."""
+    """Scrape `where`, which has done so much since the last scrape. `seconds` is the sum of its times to first token.
+    `others` foreign requests are there. All requests run, except for those in the queue."""
     before = where.metrics.progress if where.metrics is not None and where.metrics.progress is not None else ZERO
     progress = PrefillCounters(
         before.first_tokens + first_tokens,
@@ -113,7 +113,7 @@ def request(
 
 
 class SeenScheduler(Scheduler):
-    """A scheduler whose prefix index and costs a test can reach."""
+    """A scheduler whose prefix index and costs are accessible to tests."""
 
     def seen(self, where: Endpoint, blocks: tuple[int, ...]) -> None:
         self._prefixes.record(where, blocks)

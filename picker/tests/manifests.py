@@ -1,4 +1,4 @@
-"""Manifests to break."""
+"""Valid manifests, for tests that change them."""
 
 from pathlib import Path
 

@@ -15,10 +15,10 @@ OURS = pytest.mark.parametrize("strategy", [RoutingStrategy.DEFAULT, RoutingStra
 
 
 class Traffic:
-    """Requests for one pool, all with the same prompt, each of which ends when more are in flight than are wanted."""
+    """Requests for one pool, all with the same prompt. A test ends the oldest ones."""
 
     def __init__(self, strategy: RoutingStrategy, fleet: list[Endpoint], *, blocks: int = 15) -> None:
-        """`blocks`: of the prompt, which are cached where it was; 0: each prompt is new."""
+        """`blocks`: those of the prompt, which are cached where it was sent. 0: each prompt is new."""
         self.fleet = fleet
         self.now_s = 0.0
         self._blocks = blocks
@@ -28,7 +28,7 @@ class Traffic:
         self._open: list[InFlightRequest] = []
 
     def send(self) -> Endpoint:
-        """One more request, and where it went."""
+        """Send one more request. Returns its endpoint."""
         self.now_s += 0.1
         what = request(tokens=1000, blocks=tuple(range(self._blocks)))
         sent = schedule(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self.now_s)

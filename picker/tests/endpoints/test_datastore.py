@@ -1,4 +1,4 @@
-"""Which endpoints the pools have and which addresses the Services, from inventory to inventory."""
+"""The endpoints of pools and the addresses of Services through changes of the inventory."""
 
 from collections.abc import Sequence
 
@@ -49,8 +49,8 @@ def addresses(endpoints: Datastore, name: PoolName = QWEN) -> list[str]:
 A, B = server("a", "10.0.0.1"), server("b", "10.0.0.2")
 
 
-def test_a_pool_has_the_servers_that_carry_its_labels() -> None:
-    """All of its labels, in its namespace; more labels do not matter."""
+def test_a_pool_has_the_servers_with_its_labels() -> None:
+    """With all of its labels, in its namespace. More labels do not matter."""
     endpoints = Datastore()
     endpoints.update(
         inventory(
@@ -65,8 +65,8 @@ def test_a_pool_has_the_servers_that_carry_its_labels() -> None:
     assert endpoints.addresses(str(QWEN)) == ("10.0.0.1:8000",)
 
 
-def test_an_endpoint_lives_on_while_its_server_does() -> None:
-    """With its metrics and what is in flight there; its labels follow."""
+def test_an_endpoint_is_kept_while_its_server_exists() -> None:
+    """With its metrics and in-flight requests. Its labels are updated."""
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     [endpoint] = endpoints
@@ -78,8 +78,8 @@ def test_an_endpoint_lives_on_while_its_server_does() -> None:
     assert [item.address for item in change.joined] == ["10.0.0.2:8000"]
 
 
-def test_an_endpoint_that_comes_back_is_a_new_one() -> None:
-    """Its caches are empty and its requests are gone."""
+def test_an_endpoint_that_joins_again_is_a_new_one() -> None:
+    """Its caches are empty and its requests have ended."""
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     [before] = endpoints
@@ -91,7 +91,7 @@ def test_an_endpoint_that_comes_back_is_a_new_one() -> None:
 
 
 def test_another_server_at_the_same_address_is_a_new_endpoint() -> None:
-    """An address is used again soon after a pod has gone; it did not change for Envoy."""
+    """Addresses are used again soon after a pod has left. The address is the same for Envoy."""
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     [before] = endpoints
@@ -102,7 +102,7 @@ def test_another_server_at_the_same_address_is_a_new_endpoint() -> None:
 
 
 def test_pools_share_endpoints() -> None:
-    """One server in two pools has one load, joins with the first and leaves with the last."""
+    """A server in two pools has one load, joins with the first pool and leaves with the last."""
     other = PoolName(GROUP, "default", "other")
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
@@ -123,8 +123,8 @@ def test_each_target_port_is_an_endpoint() -> None:
     assert [item.server for item in endpoints] == ["a", "a"]
 
 
-def test_a_server_with_a_port_of_its_own_is_there() -> None:
-    """Several servers on one machine; where a pool has several ports, they are the pool's."""
+def test_a_servers_own_port_is_used() -> None:
+    """For several servers on one machine. A pool with several ports uses its own."""
     first, second = server("a", "127.0.0.1", 9001), server("b", "127.0.0.1", 9002)
     endpoints = Datastore()
     endpoints.update(inventory([pool()], first, second))
@@ -133,15 +133,15 @@ def test_a_server_with_a_port_of_its_own_is_there() -> None:
     assert addresses(endpoints) == ["127.0.0.1:1", "127.0.0.1:2"]
 
 
-def test_of_two_servers_that_claim_an_address_the_first_has_it() -> None:
-    """Envoy could not tell them apart."""
+def test_of_two_servers_with_one_address_the_first_is_used() -> None:
+    """Envoy cannot distinguish them."""
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A, server("z", "10.0.0.1")))
     assert [item.server for item in endpoints] == ["a"]
 
 
-def test_an_ipv6_address_stands_in_brackets() -> None:
-    """In pools and Services."""
+def test_an_ipv6_address_is_in_brackets() -> None:
+    """For pools and for Services."""
     endpoints = Datastore()
     endpoints.update(inventory([pool(), service([{"port": 80}])], server("six", "fd00::1")))
     assert addresses(endpoints) == ["[fd00::1]:8000"]
@@ -156,10 +156,10 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
         ({"port": 80, "targetPort": "http"}, 80, (), ("127.0.0.1:9001",)),
     ],
 )
-def test_a_service_port_leads_to_its_target_port(
+def test_a_service_port_has_the_addresses_of_its_target_port(
     port: dict[str, object], number: int, of_a_pod: tuple[str, ...], of_a_process: tuple[str, ...]
 ) -> None:
-    """Unless the server has a port of its own; a name tells nothing without one."""
+    """Unless the server has a port of its own. A port name has no number otherwise."""
     key = service_key(ObjectName("default", "qwen"), number)
     endpoints = Datastore()
     endpoints.update(inventory([service([port])], A))
@@ -169,7 +169,7 @@ def test_a_service_port_leads_to_its_target_port(
 
 
 def test_each_port_of_a_service_has_its_addresses() -> None:
-    """A server's own port stands for none of several numbers."""
+    """A server's own port does not replace one of several ports."""
     endpoints = Datastore()
     ports: list[dict[str, object]] = [{"port": 80, "targetPort": 8000}, {"port": 9090}]
     endpoints.update(inventory([service(ports)], A, server("p", "127.0.0.1", 9001)))
@@ -179,8 +179,8 @@ def test_each_port_of_a_service_has_its_addresses() -> None:
     assert endpoints.addresses(service_key(name, 1)) is None
 
 
-def test_a_service_without_a_selector_has_no_addresses_that_we_know_of() -> None:
-    """Somebody else fills them in. Its servers are no endpoints of a pool."""
+def test_a_service_without_a_selector_has_no_known_addresses() -> None:
+    """They are set by another controller. Its servers are not endpoints of a pool."""
     endpoints = Datastore()
     without = Service.model_validate(
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "qwen"}, "spec": {"ports": [{"port": 80}]}}
@@ -191,7 +191,7 @@ def test_a_service_without_a_selector_has_no_addresses_that_we_know_of() -> None
 
 
 def test_a_sequence_of_a_pool_stays_the_same_object() -> None:
-    """Who decides holds on to it; it empties when the pool goes."""
+    """The scheduler keeps it. It becomes empty when the pool is removed."""
     endpoints = Datastore()
     endpoints.update(inventory([pool()], A))
     sequence = endpoints.of_pool(QWEN)
@@ -203,8 +203,8 @@ def test_a_sequence_of_a_pool_stays_the_same_object() -> None:
     assert endpoints.addresses(str(QWEN)) is None
 
 
-def test_listeners_hear_of_changes_and_only_of_them() -> None:
-    """An inventory that says the same again is no news."""
+def test_listeners_are_called_for_changes_only() -> None:
+    """An equal inventory is no change."""
     changes: list[MembershipChange] = []
     endpoints = Datastore()
     endpoints.listen(changes.append)
@@ -228,7 +228,7 @@ inventories = st.builds(
 
 @given(st.lists(inventories, max_size=6))
 def test_the_changes_add_up_to_the_endpoints(steps: list[Inventory]) -> None:
-    """Whatever comes after whatever: who follows the changes knows the same as who asks."""
+    """For any sequence of inventories the sum of the changes equals the current state."""
     endpoints = Datastore()
     followed: set[object] = set()
     addresses_known: dict[str, tuple[str, ...] | None] = {}

@@ -1,4 +1,4 @@
-"""What is in flight, and how fast it is done."""
+"""Counts of in-flight requests, and estimates of speed."""
 
 from random import Random
 
@@ -15,7 +15,7 @@ STEPS = ("scrape", "expect", "headers", "end", "move")
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(STEPS)), max_size=40), st.integers(0, 3))
 def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, str]], others: int) -> None:
-    """Whatever comes, in any order and any number of times, and whatever the scrapes count."""
+    """For any order and number of steps, and whatever the scrapes count."""
     tracker, fleet = InFlightTracker(), [endpoint(1), endpoint(2)]
     fleet[0].pace.learn(1000, 0.5, 0.0)
     requests = [
@@ -72,7 +72,7 @@ def test_negative_tokens_are_refused() -> None:
         begin(InFlightTracker(), endpoint(1), -1, 0)
 
 
-def test_a_slow_endpoint_is_told_from_the_others_after_a_few_answers() -> None:
+def test_a_slow_endpoint_is_detected_after_a_few_responses() -> None:
     """Half as fast counts as nearly twice as slow."""
     slow = SpeedEstimate()
     for _ in range(30):
@@ -80,22 +80,21 @@ def test_a_slow_endpoint_is_told_from_the_others_after_a_few_answers() -> None:
     assert 1.7 < slow.slowdown_vs(0.0002, 0.0) < 2.0
 
 
-def test_one_slow_answer_is_no_slow_endpoint() -> None:
+def test_one_slow_response_makes_no_slow_endpoint() -> None:
     """It may have waited for something."""
     pace = SpeedEstimate()
     pace.learn(1000, 0.4, 0.0)
     assert pace.slowdown_vs(0.0002, 0.0) < 1.3
 
 
-def test_an_endpoint_that_has_answered_nothing_is_like_the_others() -> None:
-    """Neither avoided nor sought."""
+def test_an_endpoint_without_responses_has_no_slowness() -> None:
+    """It is neither avoided nor preferred."""
     assert SpeedEstimate().slowdown_vs(0.0002, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("scatter", [0.1, 0.3, 1.0])
-def test_what_chance_explains_is_hardly_slowness(scatter: float) -> None:
-    """First tokens of equal cards differ, on a shared machine by as much as they take: endpoints of one kind are nearly
-    always alike, and never far from it."""
+def test_differences_within_chance_are_hardly_slowness(scatter: float) -> None:
+    """First tokens of equal cards scatter, on a shared machine by as much as they take."""
     chance, slowdowns = Random(1), list[float]()
     for _ in range(200):
         pace = SpeedEstimate()
@@ -106,7 +105,7 @@ def test_what_chance_explains_is_hardly_slowness(scatter: float) -> None:
     assert 0.75 < min(slowdowns) <= max(slowdowns) < 1.25
 
 
-def test_a_difference_that_is_steady_counts_however_small() -> None:
+def test_a_steady_difference_counts_even_if_small() -> None:
     """A card that always takes a fifth more is another card."""
     pace = SpeedEstimate()
     for number in range(200):
@@ -114,8 +113,8 @@ def test_a_difference_that_is_steady_counts_however_small() -> None:
     assert 1.15 < pace.slowdown_vs(0.0002, 0.0) < 1.2
 
 
-def test_a_pace_that_is_old_says_little_either_way() -> None:
-    """Who was slow is tried again, and who was fast is not overrun for it."""
+def test_an_old_estimate_has_little_weight() -> None:
+    """A slow endpoint is tried again, and a fast one is not overrun."""
     slow, fast = SpeedEstimate(), SpeedEstimate()
     for _ in range(200):
         slow.learn(2000, 1.6, 0.0)
@@ -125,8 +124,8 @@ def test_a_pace_that_is_old_says_little_either_way() -> None:
     assert fast_now < fast.slowdown_vs(0.0002, 60.0) < fast.slowdown_vs(0.0002, 300.0) == 1.0
 
 
-def test_the_rate_of_ends_is_learned_while_there_is_something_to_do() -> None:
-    """An idle hour says nothing."""
+def test_the_completion_rate_is_estimated_while_requests_are_there() -> None:
+    """An idle hour does not count."""
     tracker, only = InFlightTracker(), endpoint(1)
     before_s = only.drain.interval_s
     begin(tracker, only, 10, 10, 0.0, 0.0).uncount(1.0)

@@ -1,4 +1,4 @@
-"""The chart's CustomResourceDefinitions are the picker's wire types, and nothing else."""
+"""The chart's CustomResourceDefinitions equal the picker's wire types."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def schema(definition: Definition) -> dict[str, Any]:
 
 
 def nodes(node: Any) -> list[dict[str, Any]]:
-    """Every object in a schema, itself included."""
+    """All objects in a schema, itself included."""
     if isinstance(node, list):
         return [found for item in node for found in nodes(item)]
     if isinstance(node, dict):
@@ -25,13 +25,13 @@ def nodes(node: Any) -> list[dict[str, Any]]:
     return []
 
 
-def test_the_chart_installs_what_the_wire_types_say() -> None:
-    """After a change of the types: make crds."""
+def test_the_chart_installs_the_generated_definitions() -> None:
+    """After a change of the types run `make crds`."""
     installed = {path.name: yaml.safe_load(path.read_text()) for path in CHART.glob("*.yaml")}
     assert installed == {f"{definition.name}.yaml": crd(definition) for definition in DEFINITIONS}
 
 
-def test_every_inference_kind_that_is_read_has_a_definition() -> None:
+def test_every_inference_kind_has_a_definition() -> None:
     """In every group and version."""
     read = {(kind, version) for kind in KINDS if kind.startswith("Inference") for version in KINDS[kind]}
     assert {(item.kind, f"{item.group}/{item.version}") for item in DEFINITIONS} == read
@@ -39,7 +39,7 @@ def test_every_inference_kind_that_is_read_has_a_definition() -> None:
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda item: item.name)
 def test_a_schema_is_structural(definition: Definition) -> None:
-    """An API server takes no references, no alternatives, and no closed objects."""
+    """An API server accepts no references, no alternatives, and no closed objects."""
     forbidden = {"$ref", "$defs", "anyOf", "oneOf", "const", "title"}
     for node in nodes(schema(definition)):
         if "type" in node and not isinstance(node["type"], dict):
@@ -49,7 +49,7 @@ def test_a_schema_is_structural(definition: Definition) -> None:
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda item: item.name)
 def test_every_string_list_and_map_is_bounded(definition: Definition) -> None:
-    """An object of a tenant cannot be larger than what its readers are made for."""
+    """The object of a tenant cannot exceed the limits of its readers."""
     of_object = schema(definition)["properties"]
     for node in nodes([of_object["spec"], of_object["status"]]):
         match node.get("type"):
@@ -64,14 +64,14 @@ def test_every_string_list_and_map_is_bounded(definition: Definition) -> None:
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda item: item.name)
-def test_status_is_a_subresource_and_the_table_tells_the_age(definition: Definition) -> None:
-    """A status is written by the controller alone."""
+def test_status_is_a_subresource_and_the_table_has_the_age(definition: Definition) -> None:
+    """Only the controller writes statuses."""
     [version] = crd(definition)["spec"]["versions"]
     assert version["subresources"] == {"status": {}}
     assert version["additionalPrinterColumns"][-1]["name"] == "Age"
 
 
 def test_names_in_tables_are_unique() -> None:
-    """A short name that two kinds share would mean one of them."""
+    """A short name of two kinds would be ambiguous."""
     names = [definition.short_name for definition in DEFINITIONS]
     assert len(set(names)) == len(names)

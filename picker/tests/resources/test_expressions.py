@@ -1,4 +1,4 @@
-"""Expressions are judged as Envoy judges them."""
+"""Regular expressions are validated as Envoy validates them."""
 
 import subprocess
 from pathlib import Path
@@ -40,7 +40,7 @@ PIECES = st.sampled_from(
 EXPRESSIONS = st.one_of(st.text(max_size=12), st.lists(PIECES, max_size=8).map("".join))
 
 
-def envoy_takes(folder: Path, expression: str) -> bool:
+def envoy_accepts(folder: Path, expression: str) -> bool:
     created = bootstrap_pb2.Bootstrap()
     created.layered_runtime.CopyFrom(bootstrap("127.0.0.1", 1, folder).layered_runtime)
     created.static_resources.listeners.append(_listener(expression))
@@ -67,22 +67,22 @@ def _listener(expression: str) -> listener_pb2.Listener:
 @pytest.mark.parametrize("expression", REJECTED)
 def test_what_envoy_rejects_is_a_problem(expression: str, tmp_path: Path) -> None:
     assert expression_problem(expression)
-    assert not envoy_takes(tmp_path, expression)
+    assert not envoy_accepts(tmp_path, expression)
 
 
 @pytest.mark.parametrize("expression", TAKEN)
-def test_what_envoy_takes_is_none(expression: str, tmp_path: Path) -> None:
+def test_an_expression_that_envoy_accepts_is_no_problem(expression: str, tmp_path: Path) -> None:
     assert expression_problem(expression) is None
-    assert envoy_takes(tmp_path, expression)
+    assert envoy_accepts(tmp_path, expression)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EXPRESSIONS)
-def test_envoy_takes_every_expression_without_a_problem(tmp_path: Path, expression: str) -> None:
-    assert envoy_takes(tmp_path, expression) == (expression_problem(expression) is None)
+def test_envoy_accepts_every_expression_without_a_problem(tmp_path: Path, expression: str) -> None:
+    assert envoy_accepts(tmp_path, expression) == (expression_problem(expression) is None)
 
 
-def test_a_route_without_rejected_expressions_stays_as_it_is() -> None:
+def test_a_route_without_rejected_expressions_is_unchanged() -> None:
     route = route_components_pb2.Route()
     route.match.safe_regex.regex = "/v1/.*"
     assert without_rejected_expressions(route) == (route, ())

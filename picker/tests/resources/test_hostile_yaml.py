@@ -1,4 +1,4 @@
-"""YAML that is small to write and large to read, or that no constructor takes."""
+"""YAML that is small in bytes and large in values, or that PyYAML cannot construct."""
 
 import os
 import time
@@ -65,7 +65,7 @@ NOT_TAKEN = {
 
 
 def shown(text: str) -> list[str]:
-    """What `picker validate` prints of `text`."""
+    """The output of `picker validate` for `text`."""
     results = parse(text, "file")
     warnings = reference_warnings([item for item in results if isinstance(item, Parsed)])
     lines = list(Report(tuple(results), tuple(warnings)).lines())
@@ -87,7 +87,7 @@ def test_a_value_that_cannot_be_read_is_a_problem(kind: str) -> None:
     assert isinstance(parse_endpoints(NOT_TAKEN[kind], "file"), list)
 
 
-def test_aliases_as_people_use_them_are_read() -> None:
+def test_usual_aliases_are_read() -> None:
     text = POOL + "spec: {selector: {matchLabels: &labels {app: a}}, targetPorts: [{number: 1}]}\n"
     other = text.replace("name: a", "name: b").replace("&labels {app: a}", "{<<: {app: b}}")
     assert all(isinstance(item, Parsed) for item in parse(f"{text}---\n{other}", "file"))
@@ -103,7 +103,7 @@ def test_any_value_with_any_tag_is_read_or_a_problem(tag: str, value: str) -> No
     shown(pool_of_name(f"!!{tag} {value}"))
 
 
-def test_names_of_objects_move_no_cursor_and_are_cut() -> None:
+def test_names_of_objects_are_printable_and_shortened() -> None:
     [line, _counts] = shown(f'apiVersion: v1\nkind: Deployment\nmetadata: {{name: "\\e[2J{"x" * 10_000}"}}\n')
     assert "\x1b" not in line
     assert len(line) < 600
@@ -124,7 +124,7 @@ def models(count: int) -> str:
     )
 
 
-def test_references_of_many_models_cost_their_sum() -> None:
+def test_the_cost_of_references_of_many_models_is_linear() -> None:
     def cost_s(count: int) -> float:
         parsed = [item for item in parse(models(count), "file") if isinstance(item, Parsed)]
         times: list[float] = []
@@ -137,7 +137,7 @@ def test_references_of_many_models_cost_their_sum() -> None:
     assert cost_s(1200) < 8 * cost_s(300)
 
 
-def test_a_file_is_read_up_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 100)
     file = tmp_path / "large.yaml"
     file.write_text("#" * 101)

@@ -1,4 +1,4 @@
-"""InferenceObjective and InferenceModelRewrite: what they say, and which of several rules is used."""
+"""InferenceObjective and InferenceModelRewrite: their content, and which of several rules is used."""
 
 import pytest
 from hypothesis import given
@@ -31,20 +31,20 @@ def rewritten(*texts: str) -> Resources:
 
 
 def generic(text: str, model: str) -> str:
-    """A rule for every model."""
+    """A rule for all models."""
     lines = text.split("  rules:")[0]
     return f"{lines}  rules:\n  - targets: [{{modelRewrite: {model}}}]\n"
 
 
 @pytest.mark.parametrize("version", ["llm-d.ai/v1alpha2", LEGACY_GROUP])
 def test_an_objective_is_read_from_either_group(version: str) -> None:
-    """Its pool is a v1 pool unless it says otherwise."""
+    """Its pool is a v1 pool unless the group is another one."""
     [objective] = the_objects(OBJECTIVE.replace("llm-d.ai/v1alpha2", version))
     assert objective == InferenceObjective(ObjectName("default", "batch"), POOL, -10)
 
 
 def test_an_objective_without_priority_has_0() -> None:
-    """As requests without an objective have."""
+    """Like requests without an objective."""
     [objective] = the_objects(OBJECTIVE.replace("  priority: -10\n", ""))
     assert isinstance(objective, InferenceObjective)
     assert objective.priority == 0
@@ -55,7 +55,7 @@ def test_an_objective_without_priority_has_0() -> None:
     [(-1, Criticality.SHEDDABLE), (0, Criticality.STANDARD), (1, Criticality.CRITICAL)],
 )
 def test_a_priority_below_0_is_sheddable(priority: int, criticality: Criticality) -> None:
-    """And above 0 it is critical."""
+    """Above 0 it is critical."""
     assert Criticality.of_priority(priority) is criticality
 
 
@@ -90,15 +90,15 @@ def test_a_target_without_weight_has_weight_1() -> None:
         (REWRITE, "modelRewrite: qwen-v1", "model: qwen-v1", "did you mean modelRewrite?"),
     ],
 )
-def test_what_is_wrong_is_named(good: str, old: str, new: str, said: str) -> None:
+def test_an_error_names_field_value_and_allowed_values(good: str, old: str, new: str, said: str) -> None:
     """Field, found, allowed."""
     assert old in good
     found = [str(item) for item in parse(good.replace(old, new), "f.yaml") if isinstance(item, Problem)]
     assert said in "\n".join(found)
 
 
-def test_a_rule_that_lists_a_model_goes_before_one_for_all() -> None:
-    """Even before that of an older object."""
+def test_a_rule_that_lists_a_model_precedes_one_for_all() -> None:
+    """Also one of an older object."""
     older = generic(REWRITE, "base").replace("name: canary", "name: old\n  creationTimestamp: 2020-01-01T00:00:00Z")
     rewrites = rewritten(REWRITE, older).rewrites_of(POOL)
     assert [target.name for target in rewrites.targets("qwen")] == ["qwen-v1", "qwen-v2"]
@@ -123,7 +123,7 @@ def test_a_model_without_a_rule_keeps_its_name() -> None:
 
 
 def test_objectives_are_found_by_the_name_that_requests_give() -> None:
-    """In the pool that they refer to, and only there."""
+    """Only in the pool that they refer to."""
     resources = rewritten(OBJECTIVE)
     assert resources.objectives_of(POOL)["batch"].priority == -10
     assert resources.objectives_of(PoolName("inference.networking.x-k8s.io", "default", "vllm-qwen-pool")) == {}
@@ -137,7 +137,7 @@ names = st.sampled_from(["a", "b", "c"])
     names,
 )
 def test_the_first_rule_of_an_object_that_matches_is_used(rules: list[tuple[list[str], str]], requested: str) -> None:
-    """Rules for listed models first, then rules for all; the same by a plain search."""
+    """Rules for listed models precede rules for all. The expected result is from a plain search."""
     written = tuple(RewriteRule(tuple(models), (TargetModel(to, 1),)) for models, to in rules)
     rewrite = InferenceModelRewrite(ObjectName("default", "r"), POOL, written, None)
     listed = [to for models, to in rules if requested in models]

@@ -1,4 +1,4 @@
-"""Manifests become typed objects with the API's defaults, or every problem they have is named."""
+"""Manifests become typed objects with the API's defaults, or all their problems are reported."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,8 +35,8 @@ def the_object(text: str) -> object:
     return parsed.object
 
 
-def test_the_tutorials_files_are_right_as_they_stand() -> None:
-    """Every object of the gateway is read, the Deployment is left alone."""
+def test_the_tutorials_files_are_valid() -> None:
+    """Every object of the gateway is read, and the Deployment is skipped."""
     report = validate_files([TUTORIAL])
     assert report.problems == ()
     kinds = [type(item.object).__name__ for item in report.results if isinstance(item, Parsed)]
@@ -48,7 +48,7 @@ def test_the_tutorials_files_are_right_as_they_stand() -> None:
 
 
 def test_both_versions_of_a_pool_become_the_same_pool() -> None:
-    """But for the API group, which is part of its identity."""
+    """Except for the API group, which is part of its identity."""
     old, new = the_object(POOL), the_object(POOL_V1)
     assert isinstance(old, InferencePool)
     assert isinstance(new, InferencePool)
@@ -84,8 +84,8 @@ def test_a_route_has_the_apis_defaults() -> None:
     assert rule.timeouts.request == 10.0
 
 
-def test_of_two_models_of_one_name_the_older_stands() -> None:
-    """As upstream decides."""
+def test_of_two_models_of_one_name_the_older_is_used() -> None:
+    """As in the inference extension."""
     old = MODEL.replace("name: inferencemodel-qwen", "name: b\n  creationTimestamp: 2025-01-01T00:00:00Z")
     new = MODEL.replace("name: inferencemodel-qwen", "name: a\n  creationTimestamp: 2025-06-01T00:00:00Z")
     models = [the_object(old), the_object(new)]
@@ -188,10 +188,8 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("good", "old", "new", "said"), BROKEN)
-def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
-    good: str, old: str, new: str, said: list[str]
-) -> None:
-    """The file, the line, the object and the field stand in the sentence."""
+def test_an_error_names_place_value_and_allowed_values(good: str, old: str, new: str, said: list[str]) -> None:
+    """The message contains the file, the line, the object and the field."""
     assert old in good
     found = problems(good.replace(old, new, 1))
     assert found, "nothing was found wrong"
@@ -201,33 +199,33 @@ def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
         assert part in text
 
 
-def test_all_problems_are_told_at_once() -> None:
-    """Not one a run."""
+def test_all_problems_are_reported_at_once() -> None:
+    """In one run."""
     text = POOL.replace("8000", "0").replace("app: qwen", "app: -q") + "---\n" + MODEL.replace("100", "0")
     assert len(problems(text)) == 3
 
 
 def test_empty_documents_are_nothing() -> None:
-    """A file of comments and separators is right."""
+    """A file of comments and separators is valid."""
     assert parse("---\n# nothing\n---\n---\n", "f.yaml") == []
 
 
-def test_what_an_api_server_adds_is_read_over() -> None:
-    """`kubectl get -o yaml` gives files that can be used."""
+def test_fields_that_an_api_server_adds_are_ignored() -> None:
+    """The output of `kubectl get -o yaml` can be used."""
     added = "metadata:\n  uid: x\n  resourceVersion: '1'\n  managedFields: [{manager: kubectl}]\n"
     text = POOL.replace("metadata:\n", added) + "status: {parent: []}\n"
     assert isinstance(the_object(text), InferencePool)
 
 
 @given(st.text(max_size=400))
-def test_any_text_is_read_or_refused_with_a_word(text: str) -> None:
+def test_any_text_is_read_or_a_problem(text: str) -> None:
     """Nothing is raised."""
     assert all(isinstance(item, Parsed | Skipped | Problem) for item in parse(text, "f.yaml"))
 
 
 @given(st.data())
-def test_a_manifest_with_any_value_anywhere_is_read_or_refused_with_a_word(data: st.DataObject) -> None:
-    """Nothing is raised, whatever a field holds."""
+def test_a_manifest_with_any_value_anywhere_is_read_or_a_problem(data: st.DataObject) -> None:
+    """Nothing is raised, whatever the value of a field."""
     lines = data.draw(st.sampled_from([POOL, POOL_V1, MODEL, ROUTE])).splitlines()
     index = data.draw(st.integers(0, len(lines) - 1))
     value = data.draw(st.sampled_from(["3", "'x'", "[1]", "{a: b}", "null", "true", "1e999", "2020-01-01", "&a [*a]"]))
@@ -242,7 +240,7 @@ def test_durations_are_sums_of_their_parts(hours: int, minutes: int, seconds: in
 
 
 def test_the_items_of_a_list_are_read() -> None:
-    """`kubectl get -o yaml` writes a List when it prints several objects; a problem is told with its own line."""
+    """`kubectl get -o yaml` writes a List for several objects. A problem has its own line."""
     items = "".join(f"- {text.replace(chr(10), chr(10) + '  ').rstrip()}\n" for text in (POOL, MODEL))
     text = f"apiVersion: v1\nkind: List\nitems:\n{items}metadata:\n  resourceVersion: ''\n"
     pool, model = parse(text, "f.yaml")
@@ -256,49 +254,49 @@ def test_the_items_of_a_list_are_read() -> None:
     ]
 
 
-def test_a_list_that_holds_itself_is_refused() -> None:
+def test_a_list_that_contains_itself_is_rejected() -> None:
     """YAML's aliases make it possible."""
     [problem] = problems("kind: List\napiVersion: v1\nitems:\n- &a {kind: List, apiVersion: v1, items: [*a]}\n")
     assert "refers to a node that contains it" in problem
 
 
-def test_a_list_in_a_list_is_refused() -> None:
+def test_a_list_in_a_list_is_rejected() -> None:
     [problem] = problems("kind: List\napiVersion: v1\nitems:\n- {kind: List, apiVersion: v1, items: []}\n")
     assert "nested List" in problem
 
 
 @pytest.mark.parametrize("items", ["", "items: []\n", "items: {}\n", "items: [3]\n", "items: [null]\n"])
-def test_a_list_with_anything_in_it_is_read_or_refused_with_a_word(items: str) -> None:
+def test_a_list_with_any_content_is_read_or_a_problem(items: str) -> None:
     """Nothing is raised."""
     found = parse(f"apiVersion: v1\nkind: List\n{items}", "f.yaml")
     assert all(isinstance(item, Problem) for item in found)
     assert bool(found) == (items != "items: []\n")
 
 
-def test_a_field_that_is_null_is_not_there() -> None:
-    """As the API server reads it: `labels:` with nothing behind it is common."""
+def test_a_field_that_is_null_is_absent() -> None:
+    """As for the API server: `labels:` without a value is common."""
     text = POOL.replace("metadata:\n", "metadata:\n  labels:\n  annotations: null\n  creationTimestamp: null\n")
     assert the_object(text) == the_object(POOL)
     [problem] = problems(POOL.replace("targetPortNumber: 8000", "targetPortNumber:"))
     assert "spec.targetPortNumber: missing" in problem
 
 
-def test_an_unknown_field_that_is_null_is_refused_all_the_same() -> None:
-    """It may be a misspelt one that is optional."""
+def test_an_unknown_field_that_is_null_is_rejected() -> None:
+    """It may be a misspelt optional field."""
     [problem] = problems(POOL.replace("    name: inference", "    failuremode:\n    name: inference"))
     assert "did you mean failureMode?" in problem
 
 
 @pytest.mark.parametrize("written", ["2025-01-01T00:00:00Z", "2025-01-01", "2025-01-01T00:00:00"])
 def test_a_time_without_a_zone_is_utc(written: str) -> None:
-    """So that any two can be compared."""
+    """Any two times can be compared."""
     model = the_object(MODEL.replace("metadata:\n", f"metadata:\n  creationTimestamp: {written}\n"))
     assert isinstance(model, InferenceModel)
     assert model.created == datetime(2025, 1, 1, tzinfo=UTC)
 
 
-def test_a_time_that_is_none_is_named() -> None:
-    """With an example."""
+def test_an_invalid_time_is_reported_with_an_example() -> None:
+    """The message has an example of a valid time."""
     [problem] = problems(POOL.replace("metadata:\n", "metadata:\n  creationTimestamp: yesterday\n"))
     assert "metadata.creationTimestamp: found 'yesterday'; allowed are times such as 2025-01-31T12:00:00Z" in problem
 
@@ -331,28 +329,28 @@ status: {loadBalancer: {}}
     ],
 )
 def test_any_service_of_a_cluster_is_read_without_a_warning(text: str) -> None:
-    """How others reach it is not the gateway's affair."""
+    """Its other fields are not relevant to the gateway."""
     [parsed] = parse(text, "f.yaml")
     assert isinstance(parsed, Parsed)
     assert parsed.warnings == ()
 
 
-def test_a_misspelt_field_of_a_service_is_refused() -> None:
-    """It would select nothing, silently."""
+def test_a_misspelt_field_of_a_service_is_rejected() -> None:
+    """Otherwise it would select nothing without a message."""
     [problem] = problems(SERVICE_FROM_A_CLUSTER.replace("selector", "selctor"))
     assert "did you mean selector?" in problem
 
 
 @pytest.mark.parametrize("hostname", ["example.com", "*.example.com", "a-b.c", "1.2.3.4"])
-def test_a_host_name_may_have_a_star_for_its_first_label(hostname: str) -> None:
-    """And nothing else of a pattern."""
+def test_a_host_name_may_have_a_wildcard_as_first_label(hostname: str) -> None:
+    """No other patterns."""
     route = the_object(ROUTE.replace("  rules:", f"  hostnames: ['{hostname}']\n  rules:"))
     assert isinstance(route, HTTPRoute)
     assert route.spec.hostnames == (hostname,)
 
 
 @pytest.mark.parametrize("expression", ["/v[0-9]+/.*", "(?i)a", "(?:a|b)", "(?P<n>a)"])
-def test_expressions_of_re2_are_taken(expression: str) -> None:
+def test_expressions_of_re2_are_accepted(expression: str) -> None:
     """Groups, flags and classes."""
     text = ROUTE.replace("  - backendRefs:", MATCH.format(f"path: {{type: RegularExpression, value: '{expression}'}}"))
     assert isinstance(the_object(text), HTTPRoute)

@@ -1,4 +1,4 @@
-"""Objects that do not fit together, said in words that lead to the mistake."""
+"""References to missing or duplicate objects are reported."""
 
 import pytest
 from manifests import MODEL, OBJECTIVE, POOL, POOL_V1, REWRITE, ROUTE
@@ -57,7 +57,7 @@ def warnings(*texts: str) -> list[str]:
     return [str(item) for item in reference_warnings([item for item in parsed if isinstance(item, Parsed)])]
 
 
-def test_objects_that_fit_together_have_no_warnings() -> None:
+def test_consistent_objects_have_no_warnings() -> None:
     """A pool, its model, a Service, a gateway, routes to both and a policy."""
     routes = (ROUTE, POOL_ROUTE.replace("name: qwen-backend", "name: other"))
     assert warnings(POOL, MODEL, SERVICE, GATEWAY, *routes, POLICY) == []
@@ -92,13 +92,13 @@ def test_objects_that_fit_together_have_no_warnings() -> None:
         ((POLICY.replace("kind: Gateway", "kind: GRPCRoute"),), "has no effect on GRPCRoute"),
     ],
 )
-def test_what_refers_to_nothing_is_told_with_the_likely_mistake(texts: tuple[str, ...], said: str) -> None:
-    """One warning, at the field that refers."""
+def test_a_reference_to_nothing_is_reported_with_the_likely_mistake(texts: tuple[str, ...], said: str) -> None:
+    """One warning, at the referring field."""
     [warning] = warnings(*texts)
     assert said in warning
 
 
-def test_an_object_that_stands_twice_is_told_with_the_other_place() -> None:
+def test_a_duplicate_is_reported_with_the_other_place() -> None:
     """The later one is used."""
     [warning] = warnings(POOL, POOL)
     assert warning.startswith("1.yaml:1: InferencePool default/vllm-qwen-pool: duplicate of 0.yaml:1")
@@ -109,30 +109,30 @@ def test_pools_of_both_groups_may_share_a_name() -> None:
     assert warnings(POOL, POOL_V1) == []
 
 
-def test_a_second_declaration_of_a_model_is_told() -> None:
-    """The older one stands."""
+def test_a_second_declaration_of_a_model_is_reported() -> None:
+    """The older one is used."""
     second = MODEL.replace("name: inferencemodel-qwen", "name: z")
     [warning] = warnings(POOL, MODEL, second)
     assert "InferenceModel default/z" in warning
     assert "'/model/qwen' is already declared by default/inferencemodel-qwen, which is older and is used" in warning
 
 
-def test_a_rewrite_rule_that_is_never_used_is_told() -> None:
+def test_a_rewrite_rule_that_is_never_used_is_reported() -> None:
     """With the rule that is used instead."""
     [warning] = warnings(POOL_V1, REWRITE, REWRITE.replace("name: canary", "name: late"))
     message = "never used for 'qwen': spec.rules[0] of default/canary takes precedence"
     assert f"default/late: spec.rules[0]: {message}" in warning
 
 
-def test_a_second_rule_for_all_models_is_told() -> None:
-    """Nothing is left for it."""
+def test_a_second_rule_for_all_models_is_reported() -> None:
+    """It is never used."""
     rules = "  rules:\n  - targets: [{modelRewrite: a}]\n  - targets: [{modelRewrite: b}]\n"
     [warning] = warnings(POOL_V1, REWRITE.split("  rules:")[0] + rules)
     assert "spec.rules[1]: never used for all other models: spec.rules[0] of default/canary takes precedence" in warning
 
 
-def test_fields_that_have_no_effect_here_are_told() -> None:
-    """A route from a cluster is right, and what is not served of it is named."""
+def test_fields_without_effect_are_reported() -> None:
+    """A route from a cluster is valid, and its unsupported fields are named."""
     more = "timeouts:\n      request: 10s\n    retry:\n      attempts: 2\n    sessionPersistence: {type: Cookie}\n"
     found = warnings(ROUTE.replace("timeouts:\n      request: 10s\n", more), GATEWAY, SERVICE)
     assert [warning.split(": ", 2)[2] for warning in found] == [

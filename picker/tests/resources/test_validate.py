@@ -1,4 +1,4 @@
-"""What `picker validate` prints of the tutorial's files, as they stand and broken in ten usual ways."""
+"""The output of `picker validate` for the tutorial's files, unchanged and broken in ten usual ways."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ def lines(report: Report, folder: Path) -> list[str]:
 
 
 def test_the_tutorials_files_are_reported_object_by_object() -> None:
-    """What is read, what is left alone, and the one Service that the reader makes with the model servers."""
+    """The objects that are read, those that are skipped, and the Service that the reader creates with the model
+    servers."""
     assert lines(validate_files([TUTORIAL]), TUTORIAL) == [
         "ok       GatewayClass qwen-inference-gateway-class  (inference-gateway.yaml)",
         "ok       Gateway default/qwen-inference-gateway  (inference-gateway.yaml)",
@@ -97,7 +98,7 @@ def test_each_broken_copy_is_reported_in_one_sentence(file: str, old: str, new: 
 
 
 def test_files_and_folders_may_be_mixed(tmp_path: Path) -> None:
-    """Folders are walked; hidden files and other suffixes are left out."""
+    """Folders are walked. Hidden files and other suffixes are left out."""
     (tmp_path / "deep").mkdir()
     for name in ("deep/a.yml", ".hidden.yaml", "notes.txt"):
         (tmp_path / name).write_text("kind: 3\n")
@@ -106,8 +107,8 @@ def test_files_and_folders_may_be_mixed(tmp_path: Path) -> None:
     assert "2 objects ok, 1 error, 0 warnings" in list(report.lines())
 
 
-def test_a_file_that_cannot_be_read_is_a_problem_like_any_other(tmp_path: Path) -> None:
-    """Not there, or not text."""
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    """A missing file, or one that is not text."""
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     problems = validate_files([tmp_path / "none.yaml", tmp_path / "binary.yaml"]).problems
     assert [str(item) for item in problems] == [

@@ -1,4 +1,4 @@
-"""What keeps traffic away from an endpoint ages: once it is well again it gets its share, whatever the load."""
+"""Observations against an endpoint decay: after it has recovered it gets its share, at any load."""
 
 import pytest
 from fleet import endpoint
@@ -12,7 +12,7 @@ from picker.scheduling.terms.lora import FULL_TOKENS, LOAD_TOKENS, MAX_SENT_ADAP
 @OURS
 @pytest.mark.parametrize("in_flight", [0, 1, 3])
 def test_an_endpoint_that_failed_gets_its_share_within_20_s(strategy: RoutingStrategy, in_flight: int) -> None:
-    """With one client as well: nothing but the failures then speaks for the other endpoint."""
+    """Also with one client, when only the failures favour the other endpoint."""
     broken, well = endpoint(1), endpoint(2)
     traffic = Traffic(strategy, [broken, well], blocks=0)
     for _ in range(12):
@@ -24,8 +24,8 @@ def test_an_endpoint_that_failed_gets_its_share_within_20_s(strategy: RoutingStr
 
 
 @OURS
-def test_an_endpoint_that_goes_on_failing_is_asked_seldom(strategy: RoutingStrategy) -> None:
-    """At ten requests a second, less than one of these."""
+def test_an_endpoint_that_still_fails_gets_few_requests(strategy: RoutingStrategy) -> None:
+    """Of ten requests a second, less than one."""
     broken, well = endpoint(1), endpoint(2)
     traffic = Traffic(strategy, [broken, well], blocks=0)
     picks: list[bool] = []
@@ -43,8 +43,8 @@ def _send(traffic: Traffic, left: int) -> Endpoint:
 
 
 @pytest.mark.parametrize(("work_tokens", "seconds"), [(500_000.0, 0.4), (2000.0, 4000.0), (2000.0, 0.0)])
-def test_one_answer_moves_a_pace_by_a_bounded_factor(work_tokens: float, seconds: float) -> None:
-    """A picture's bytes that were taken for text, or an answer that hung."""
+def test_one_response_changes_a_speed_by_a_bounded_factor(work_tokens: float, seconds: float) -> None:
+    """A picture's bytes that were counted as text, or a response that hung."""
     pace = SpeedEstimate()
     for _ in range(300):
         pace.learn(2000, 0.4, 0.0)
@@ -55,8 +55,8 @@ def test_one_answer_moves_a_pace_by_a_bounded_factor(work_tokens: float, seconds
     assert 1 / 1.25 < pace.seconds_per_token / before < 1 + MAX_DEVIATION / 100
 
 
-def test_one_long_gap_moves_the_rate_of_ends_by_a_bounded_factor() -> None:
-    """A single answer of an hour must not turn everybody else away."""
+def test_one_long_gap_changes_the_completion_rate_by_a_bounded_factor() -> None:
+    """A single response of an hour must not cause the rejection of others."""
     drain = CompletionRate()
     for number in range(200):
         drain.ended(0.5 * number, left=1)
@@ -71,8 +71,8 @@ def adapters(number: int, *active: str) -> Endpoint:
     return created
 
 
-def test_an_adapter_that_was_sent_lately_counts_as_loaded() -> None:
-    """Servers name those with requests in flight only."""
+def test_an_adapter_that_was_sent_recently_counts_as_loaded() -> None:
+    """Servers report only adapters with requests in flight."""
     affinity, (here, there) = LoraAffinity(), (adapters(1, "a"), adapters(2))
     here.in_flight.models["a"] = 1
     affinity.observe([here, there], 0.0)
@@ -85,14 +85,14 @@ def test_an_adapter_that_was_sent_lately_counts_as_loaded() -> None:
     assert affinity.tokens("a", [here, there]) is None
 
 
-def test_a_server_full_of_adapters_by_its_word_is_full_for_as_long_as_it_says() -> None:
+def test_a_server_that_reports_all_adapter_slots_used_is_full() -> None:
     affinity, fleet = LoraAffinity(), [adapters(1, "a", "b"), adapters(2, "c")]
     affinity.observe(fleet, 0.0)
     assert affinity.tokens("c", fleet) == [FULL_TOKENS, 0.0]
 
 
-def test_names_of_adapters_go_with_the_scrape_that_named_them() -> None:
-    """A server may name others at each scrape, and one that leaves takes its names along."""
+def test_adapter_names_are_dropped_with_the_scrape_that_reported_them() -> None:
+    """A server may report others at each scrape. The names of an endpoint that leaves are dropped."""
     affinity, where = LoraAffinity(), adapters(1)
     for number in range(300):
         where.metrics = ServerMetrics(0, 1, 0.1, active_loras=frozenset({f"a{number}", "b"}), max_loras=9999)

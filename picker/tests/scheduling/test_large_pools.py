@@ -1,4 +1,4 @@
-"""Homes, adapters and pools too large to look at every endpoint."""
+"""Preferred endpoints, adapters, and pools that are sampled."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,25 +12,25 @@ from picker.scheduling.terms.hash_ring import HashRing
 from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
 
 
-def test_pickers_agree_on_homes_whatever_the_order_of_their_endpoints() -> None:
-    """Each has objects of its own for the same addresses."""
+def test_pickers_agree_on_preferred_endpoints_in_any_order() -> None:
+    """Each has its own objects for the same addresses."""
     own, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
     for key in range(200):
         assert HashRing().preferred_endpoint(key, own).address == HashRing().preferred_endpoint(key, theirs).address
 
 
-def test_homes_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
-    """Only those that were at home there."""
+def test_keys_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
+    """Only the keys of that endpoint move."""
     fleet = [endpoint(i) for i in range(8)]
-    homes = HashRing()
-    before = {key: homes.preferred_endpoint(key, fleet) for key in range(2000)}
-    shares = [sum(home is item for home in before.values()) for item in fleet]
+    ring = HashRing()
+    before = {key: ring.preferred_endpoint(key, fleet) for key in range(2000)}
+    shares = [sum(owner is item for owner in before.values()) for item in fleet]
     assert min(shares) > 100
-    after = {key: homes.preferred_endpoint(key, fleet[1:]) for key in range(2000)}
-    assert all(after[key] is home for key, home in before.items() if home is not fleet[0])
+    after = {key: ring.preferred_endpoint(key, fleet[1:]) for key in range(2000)}
+    assert all(after[key] is owner for key, owner in before.items() if owner is not fleet[0])
 
 
-def test_a_large_pool_is_balanced_though_no_pick_looks_at_all_of_it() -> None:
+def test_a_large_pool_is_balanced_by_sampling() -> None:
     """The most loaded of 500 has little more than the mean of 8."""
     fleet = [endpoint(i) for i in range(500)]
     deciding = scheduler(rng=Random(3))
@@ -66,21 +66,21 @@ def lora_costs(model: str, *fleet: Endpoint) -> Sequence[float] | None:
     return affinity.tokens(model, fleet)
 
 
-def test_an_adapter_goes_where_it_runs_then_where_there_is_room() -> None:
-    """And last to a server that is full of others."""
+def test_an_adapter_goes_where_it_runs_then_where_a_slot_is_free() -> None:
+    """Last to a server that is full of others."""
     costs = lora_costs("a", adapters(1, "a", "b"), adapters(2, "c"), adapters(3, "c", "d"))
     assert costs is not None
     assert costs[0] == 0 < costs[1] < costs[2] == FULL_TOKENS
 
 
-def test_an_adapter_sent_since_the_scrape_takes_its_place_at_once() -> None:
-    """Two more would not fit."""
-    filling, knows = adapters(1, "a"), adapters(2, "b", "c")
+def test_an_adapter_sent_since_the_scrape_uses_a_slot_at_once() -> None:
+    """The server has no slot for another one."""
+    filling, full = adapters(1, "a"), adapters(2, "b", "c")
     filling.in_flight.models["b"] = 1
-    costs = lora_costs("c", filling, knows)
+    costs = lora_costs("c", filling, full)
     assert costs == [FULL_TOKENS, 0]
 
 
 def test_a_name_that_is_no_adapter_prefers_no_server() -> None:
-    """The base model runs everywhere."""
+    """The base model runs on all servers."""
     assert lora_costs("base", adapters(1, "a"), adapters(2)) is None

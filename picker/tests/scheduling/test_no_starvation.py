@@ -1,4 +1,4 @@
-"""Nobody is forgotten: endpoints that can work get work, and one that was slow is tried again."""
+"""No endpoint starves: a slow one is tried again, and gets its share after it has recovered."""
 
 from fleet import endpoint
 from no_starvation_traffic import OURS, Traffic
@@ -15,7 +15,7 @@ def learn(where: Endpoint, times_as_slow: float) -> None:
 
 @OURS
 def test_a_slow_endpoint_that_has_recovered_gets_its_share_again(strategy: RoutingStrategy) -> None:
-    """The longer it is not heard of the better it looks, so it is tried again, and each good answer helps."""
+    """Its slowness decays without responses, so it is tried again, and each fast response helps."""
     fleet = [endpoint(number) for number in range(4)]
     for item in fleet:
         learn(item, 10.0 if item is fleet[0] else 1.0)

@@ -1,4 +1,4 @@
-"""What each strategy prefers."""
+"""The preferences of each strategy."""
 
 from random import Random
 
@@ -23,14 +23,14 @@ def test_default_takes_the_endpoint_with_the_fewest_tokens_in_flight() -> None:
     assert first(scheduler().schedule(request(), [heavy, light], 0)) is light
 
 
-def test_default_sees_what_came_past_this_picker() -> None:
-    """A scrape that counts more than was in flight at its moment tells of other clients."""
+def test_default_counts_foreign_requests() -> None:
+    """A scrape that counts more than was in flight at its time shows requests of other clients."""
     shared, own = endpoint(1, running=20), endpoint(2, requests=3, running=3, in_flight_at_scrape=3)
     assert first(scheduler().schedule(request(), [shared, own], 0)) is own
 
 
-def test_default_does_not_herd_between_two_scrapes() -> None:
-    """What was sent since the scrape is in the ledger: twenty requests spread over four equal endpoints."""
+def test_default_spreads_requests_between_two_scrapes() -> None:
+    """In-flight requests count at once: twenty requests spread over four equal endpoints."""
     fleet = [endpoint(i, running=0) for i in range(4)]
     deciding = scheduler()
     for _ in range(20):
@@ -40,16 +40,15 @@ def test_default_does_not_herd_between_two_scrapes() -> None:
     assert [item.in_flight.requests for item in fleet] == [5, 5, 5, 5]
 
 
-def test_default_avoids_a_server_that_queues() -> None:
-    """Its batch is as large as the other's, and more wait behind it."""
+def test_default_avoids_a_server_with_a_queue() -> None:
+    """Its batch is as large as the other's, and more requests wait."""
     queueing = endpoint(1, running=10, queue_depth=10)
     free = endpoint(2, running=18)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
 
 
-def test_a_queue_weighs_by_what_is_not_cached() -> None:
-    """A prompt that a queueing server has nearly whole goes there all the same; one that it would have to compute goes
-    where a long batch runs, but nobody waits."""
+def test_a_queue_costs_uncached_tokens_only() -> None:
+    """A nearly cached prompt goes to the queueing server. Another one goes to a long batch without a queue."""
     deciding = scheduler()
     queueing = endpoint(1, requests=5, running=3, queue_depth=2, in_flight_at_scrape=5)
     free = endpoint(2, requests=25, running=25, in_flight_at_scrape=25)
@@ -59,15 +58,15 @@ def test_a_queue_weighs_by_what_is_not_cached() -> None:
     assert first(deciding.schedule(known, [queueing, free], 0)) is queueing
 
 
-def test_a_queue_that_fits_into_the_next_step_weighs_nothing() -> None:
-    """Short prompts that came at once are computed together: the smaller batch is better all the same."""
+def test_a_queue_that_fits_into_the_next_step_costs_nothing() -> None:
+    """Short prompts that arrive together are computed together, so the smaller batch is better."""
     burst = endpoint(1, requests=16, running=10, queue_depth=6, in_flight_at_scrape=16)
     busy = endpoint(2, requests=40, running=40, in_flight_at_scrape=40)
     assert first(scheduler().schedule(request(tokens=200), [burst, busy], 0)) is burst
 
 
-def test_a_short_queue_weighs_where_the_cache_has_no_room_for_it() -> None:
-    """No step will compute it before somebody there has ended."""
+def test_a_short_queue_costs_if_the_cache_has_no_room_for_it() -> None:
+    """No step computes it before a request there has ended."""
     full = endpoint(1, requests=9, running=8, queue_depth=1, kv=0.98, kv_blocks=2_000, in_flight_at_scrape=9)
     as_full = endpoint(2, requests=30, running=30, kv=0.98, kv_blocks=2_000, in_flight_at_scrape=30)
     assert first(scheduler().schedule(request(tokens=800), [full, as_full], 0)) is as_full
@@ -76,16 +75,16 @@ def test_a_short_queue_weighs_where_the_cache_has_no_room_for_it() -> None:
     assert first(scheduler().schedule(request(tokens=800), [roomy, as_roomy], 0)) is roomy
 
 
-def test_a_queue_that_was_seen_long_ago_weighs_little() -> None:
-    """It may be gone since: between two rare scrapes all would herd onto the server that had none."""
+def test_an_old_queue_depth_has_little_weight() -> None:
+    """It may be gone: between two rare scrapes all requests would go to the one server without a queue."""
     queueing = endpoint(1, requests=9, running=6, queue_depth=3, in_flight_at_scrape=9)
     free = endpoint(2, requests=24, running=24, in_flight_at_scrape=24)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
     assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
 
 
-def test_the_larger_cache_takes_more_requests() -> None:
-    """Each of them fills less of it."""
+def test_the_larger_cache_gets_more_requests() -> None:
+    """Each of them fills a smaller share of it."""
     small = endpoint(1, requests=9, running=9, kv=0.24, kv_blocks=5_800, in_flight_at_scrape=9)
     large = endpoint(2, requests=13, running=13, kv=0.07, kv_blocks=29_000, in_flight_at_scrape=13)
     assert first(scheduler().schedule(request(), [small, large], 0)) is large
@@ -94,7 +93,7 @@ def test_the_larger_cache_takes_more_requests() -> None:
 
 
 def test_a_burst_goes_where_it_will_have_room() -> None:
-    """Nothing of it is in the caches yet; the larger one takes more of it all the same."""
+    """None of it is in the caches yet. The larger cache gets more of it nevertheless."""
     deciding = scheduler()
     small = endpoint(1, running=10, kv=0.4, kv_blocks=320, in_flight_at_scrape=10)
     large = endpoint(2, running=10, kv=0.07, kv_blocks=1_876, in_flight_at_scrape=10)
@@ -107,28 +106,28 @@ def test_a_burst_goes_where_it_will_have_room() -> None:
     assert burst[1].in_flight.requests > 1.2 * burst[0].in_flight.requests
 
 
-def test_requests_that_are_young_are_expected_to_grow() -> None:
-    """Equal caches: the one that holds more tokens now, of fewer requests, will have room sooner."""
+def test_young_requests_are_expected_to_grow() -> None:
+    """Equal caches: the one that holds more tokens of fewer requests will have room sooner."""
     old = endpoint(1, requests=10, running=10, kv=0.2, kv_blocks=5_800, in_flight_at_scrape=10)
     young = endpoint(2, requests=12, running=12, kv=0.05, kv_blocks=5_800, in_flight_at_scrape=12)
     assert first(scheduler().schedule(request(), [old, young], 0)) is old
 
 
-def test_a_server_that_does_not_tell_its_cache_is_judged_by_what_its_own_requests_take() -> None:
-    """As full as it is by as many."""
+def test_an_unknown_cache_size_is_replaced_by_the_reported_usage() -> None:
+    """By its usage and its number of requests."""
     full = endpoint(1, requests=10, running=10, kv=0.25, in_flight_at_scrape=10)
     empty = endpoint(2, requests=11, running=11, kv=0.02, in_flight_at_scrape=11)
     assert first(scheduler().schedule(request(), [full, empty], 0)) is empty
 
 
-def test_default_judges_an_endpoint_without_metrics_by_the_ledger() -> None:
-    """Never scraped is not the same as idle, nor as unusable."""
+def test_default_uses_in_flight_requests_without_metrics() -> None:
+    """An endpoint that was never scraped is neither idle nor unusable."""
     unknown, busy = endpoint(1, requests=1, tokens=1000, scraped=False), endpoint(2, requests=9, tokens=9000, running=9)
     assert first(scheduler().schedule(request(), [unknown, busy], 0)) is unknown
 
 
 def test_prefix_cache_returns_to_the_endpoint_that_has_the_prefix() -> None:
-    """Even when another is less loaded."""
+    """Even if another is less loaded."""
     deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
     has, idle = endpoint(1, requests=2), endpoint(2)
     deciding.seen(has, (1, 2, 3))
@@ -136,7 +135,7 @@ def test_prefix_cache_returns_to_the_endpoint_that_has_the_prefix() -> None:
 
 
 def test_prefix_cache_takes_the_longest_prefix() -> None:
-    """Two have its beginning, one has more of it."""
+    """Two have its first block, and one has more of it."""
     deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
     short, long = endpoint(1), endpoint(2, requests=1)
     deciding.seen(short, (1,))
@@ -145,7 +144,7 @@ def test_prefix_cache_takes_the_longest_prefix() -> None:
 
 
 def test_prefix_cache_spreads_a_hot_prefix() -> None:
-    """Over the load bound an endpoint comes after all others, however much it has cached."""
+    """The load of an endpoint outweighs its cached prefix."""
     deciding = scheduler(RoutingStrategy.PREFIX_CACHE)
     fleet = [endpoint(i) for i in range(4)]
     for _ in range(100):
@@ -166,34 +165,34 @@ def test_round_robin_takes_each_in_turn() -> None:
 
 
 def test_least_request_counts_requests_alone() -> None:
-    """As Envoy's least-request balancer does, with full knowledge."""
+    """As Envoy's least-request balancer does, with full information."""
     few, many = endpoint(1, requests=1, tokens=90_000), endpoint(2, requests=2, tokens=10)
     assert first(scheduler(RoutingStrategy.LEAST_REQUEST).schedule(request(), [many, few], 0)) is few
 
 
-def test_random_takes_every_endpoint_now_and_then() -> None:
-    """Drawn with the seed it was given."""
+def test_random_uses_every_endpoint() -> None:
+    """Deterministic for a seed."""
     fleet = [endpoint(i) for i in range(3)]
     deciding = scheduler(RoutingStrategy.RANDOM)
     assert {first(deciding.schedule(request(), fleet, 0)).address for _ in range(50)} == {e.address for e in fleet}
 
 
 def test_an_endpoint_that_refuses_connections_comes_last() -> None:
-    """But stays in the list: it may be back."""
+    """It stays in the list: it may be available again."""
     gone, busy = endpoint(1, refused=True), endpoint(2, requests=50, tokens=50_000)
     ranking = scheduler().schedule(request(), [gone, busy], 0)
     assert isinstance(ranking, Ranking)
     assert ranking.endpoints == (busy, gone)
 
 
-def test_the_list_holds_a_few_fallbacks_and_no_more() -> None:
-    """It travels with every request."""
+def test_the_ranking_has_a_bounded_number_of_fallbacks() -> None:
+    """It is sent with every request."""
     ranking = scheduler().schedule(request(), [endpoint(i) for i in range(20)], 0)
     assert isinstance(ranking, Ranking)
     assert len(ranking.endpoints) == 1 + FALLBACKS
 
 
-def test_no_endpoint_is_a_refusal() -> None:
+def test_without_endpoints_the_request_is_rejected() -> None:
     """With its own reason."""
     refusal = scheduler().schedule(request(), [], 0)
     assert isinstance(refusal, Rejection)
@@ -212,8 +211,8 @@ def test_the_subset_is_matched_with_its_port() -> None:
     assert refusal.reason is RejectReason.SUBSET_EMPTY
 
 
-def test_sheddable_requests_are_turned_away_when_every_server_is_busy() -> None:
-    """One with room is enough to stay, and Critical always stays."""
+def test_sheddable_requests_are_rejected_when_every_server_is_busy() -> None:
+    """One server with capacity is enough. Critical requests are never rejected."""
     full, roomy = endpoint(1, running=50, queue_depth=9, kv=0.95), endpoint(2, running=10, kv=0.4)
     sheddable = request(criticality=Criticality.SHEDDABLE)
     refusal = scheduler().schedule(sheddable, [full], 0)
@@ -223,15 +222,15 @@ def test_sheddable_requests_are_turned_away_when_every_server_is_busy() -> None:
     assert isinstance(scheduler().schedule(request(criticality=Criticality.CRITICAL), [full], 0), Ranking)
 
 
-def test_standard_requests_are_turned_away_later_than_sheddable_ones() -> None:
-    """Only where the queues are minutes long."""
+def test_standard_requests_are_rejected_later_than_sheddable_ones() -> None:
+    """Only if the queues are minutes long."""
     busy, hopeless = endpoint(1, running=50, queue_depth=20, kv=1.0), endpoint(2, running=50, queue_depth=200, kv=1.0)
     assert isinstance(scheduler().schedule(request(), [busy, hopeless], 0), Ranking)
     assert isinstance(scheduler().schedule(request(), [hopeless], 0), Rejection)
 
 
-def test_nobody_is_turned_away_on_account_of_old_metrics() -> None:
-    """They say nothing about the load now."""
+def test_no_request_is_rejected_because_of_old_metrics() -> None:
+    """They do not show the present load."""
     full = endpoint(1, running=50, queue_depth=200, kv=1.0)
     assert isinstance(scheduler().schedule(request(criticality=Criticality.SHEDDABLE), [full], 60), Ranking)
 
@@ -258,10 +257,10 @@ loads = st.builds(
     st.lists(st.integers(0, 50), max_size=8).map(tuple),
     st.integers(0, 10**6),
 )
-def test_any_state_gives_an_ordered_list_without_repeats_or_a_named_refusal(
+def test_any_state_gives_a_ranking_without_repeats_or_a_rejection(
     strategy: RoutingStrategy, fleet: list[Endpoint], criticality: Criticality, blocks: tuple[int, ...], tokens: int
 ) -> None:
-    """For every strategy and request."""
+    """For all strategies and requests."""
     deciding = scheduler(strategy, Random(0))
     if fleet:
         deciding.seen(fleet[0], blocks)
@@ -278,7 +277,7 @@ def test_any_state_gives_an_ordered_list_without_repeats_or_a_named_refusal(
 
 @given(st.lists(loads, min_size=2, max_size=8, unique_by=lambda e: e.in_flight.prefill_tokens), st.randoms())
 def test_the_order_in_which_endpoints_are_listed_does_not_matter(fleet: list[Endpoint], shuffler: Random) -> None:
-    """Except between equals."""
+    """Except for equal costs."""
     shuffled = fleet[:]
     shuffler.shuffle(shuffled)
     costs = scheduler().costs(request(), fleet)

@@ -1,4 +1,4 @@
-"""The order of the list means nothing, and equals are drawn by lot."""
+"""The order of the endpoints does not matter, and equal costs are ordered at random."""
 
 from random import Random
 
@@ -18,7 +18,7 @@ OURS = pytest.mark.parametrize("strategy", [RoutingStrategy.DEFAULT, RoutingStra
 def test_the_order_of_the_list_does_not_change_the_ranking(
     strategy: RoutingStrategy, tokens: list[int], shuffler: Random
 ) -> None:
-    """Where no two cost the same, best to worst."""
+    """If no two costs are equal, from best to worst."""
     fleet = [endpoint(number, tokens=ahead) for number, ahead in enumerate(tokens)]
     shuffled = fleet[:]
     shuffler.shuffle(shuffled)
@@ -28,8 +28,8 @@ def test_the_order_of_the_list_does_not_change_the_ranking(
     assert first == second
 
 
-def test_equals_are_drawn_by_lot() -> None:
-    """Each of four idle endpoints is first about as often as the others, and second, too."""
+def test_equal_costs_are_ordered_at_random() -> None:
+    """Each of four idle endpoints is first, and second, about equally often."""
     fleet, deciding = [endpoint(number) for number in range(4)], scheduler()
     for place in (0, 1):
         counts = dict.fromkeys(map(id, fleet), 0)

@@ -1,4 +1,4 @@
-"""Whatever the API server answers once, what is known stays known, and the copy follows again."""
+"""Whatever the API server answers, cached objects are kept and the informer recovers."""
 
 import asyncio
 import json
@@ -76,7 +76,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 class Followed:
-    """A copy of one thing of size 1, and the server that it follows."""
+    """An informer of one thing of size 1, and its server."""
 
     def __init__(self, server: ApiServer, copy: Informer[int]) -> None:
         self.server, self.copy = server, copy
@@ -100,7 +100,7 @@ def requested(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("fault", ANSWERS)
-async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, requested: str) -> None:
+async def test_one_bad_response_loses_no_cached_object(fault: str, requested: str) -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
         followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
@@ -112,7 +112,7 @@ async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, requested:
         # A version that is too old makes the copy list; the end of the watch makes it watch.
         expired = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old", "status": "Failure"}
         server.events.put_nowait({"type": "ERROR", "object": expired} if requested == "list" else None)
-        server.tell("ADDED", thing("b", 51, size=2))
+        server.send_event("ADDED", thing("b", 51, size=2))
         await followed.until(lambda: "b" in followed.seen)
         assert followed.seen == {"a": 1, "b": 2}
         assert not task.done()
@@ -121,7 +121,7 @@ async def test_one_bad_answer_costs_nothing_that_is_known(fault: str, requested:
 
 
 @pytest.mark.parametrize("fault", LINES)
-async def test_one_bad_line_of_a_watch_costs_nothing_that_is_known(fault: str) -> None:
+async def test_one_bad_line_of_a_watch_loses_no_cached_object(fault: str) -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
         followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
@@ -130,7 +130,7 @@ async def test_one_bad_line_of_a_watch_costs_nothing_that_is_known(fault: str) -
         server.raw = LINES[fault]
         server.events.put_nowait(None)
         server.objects, server.version = [thing("a", 1, size=1), thing("b", 50, size=2)], 50
-        server.tell("ADDED", thing("b", 51, size=2))
+        server.send_event("ADDED", thing("b", 51, size=2))
         await followed.until(lambda: "b" in followed.seen)
         assert followed.seen == {"a": 1, "b": 2}
         assert not task.done()
@@ -138,15 +138,15 @@ async def test_one_bad_line_of_a_watch_costs_nothing_that_is_known(fault: str) -
         server.events.put_nowait(None)
 
 
-async def test_an_object_that_cannot_be_read_keeps_its_predecessor_alone() -> None:
+async def test_an_unreadable_object_keeps_its_predecessor() -> None:
     async with api_server() as (server, config):
         server.objects = [thing("bad", 1), thing("a", 1, size=1)]
         followed = Followed(server, Informer(kubernetes_client(config), THING, size_of))
         task = asyncio.create_task(followed.copy.follow(followed.changed.set))
         await asyncio.wait_for(followed.copy.listed.wait(), 5)
         assert followed.seen == {"a": 1}
-        server.tell("MODIFIED", thing("a", 2))
-        server.tell("ADDED", thing("b", 3, size=3))
+        server.send_event("MODIFIED", thing("a", 2))
+        server.send_event("ADDED", thing("b", 3, size=3))
         await followed.until(lambda: "b" in followed.seen)
         assert followed.seen == {"a": 1, "b": 3}
         assert server.requested == ["list", "watch 1"]
@@ -154,7 +154,7 @@ async def test_an_object_that_cannot_be_read_keeps_its_predecessor_alone() -> No
         server.events.put_nowait(None)
 
 
-async def test_a_listener_that_fails_does_not_end_the_copy() -> None:
+async def test_a_listener_that_fails_does_not_end_the_informer() -> None:
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
         copy = Informer(kubernetes_client(config), THING, size_of)
@@ -174,7 +174,7 @@ async def test_a_listener_that_fails_does_not_end_the_copy() -> None:
 
 
 async def test_expired_versions_in_a_row_are_listed_with_growing_pauses() -> None:
-    """The first is listed at once; a busy loop would ask thousands of times."""
+    """The first is listed at once. A busy loop would send thousands of requests."""
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
         copy = Informer(kubernetes_client(config), THING, size_of)
@@ -187,7 +187,7 @@ async def test_expired_versions_in_a_row_are_listed_with_growing_pauses() -> Non
         task.cancel()
 
 
-async def test_a_watch_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watch_that_does_not_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(informer, "WATCH_S", 0)
     monkeypatch.setattr(informer, "WATCH_GRACE_S", 0.1)
     async with api_server() as (server, config):
@@ -201,7 +201,7 @@ async def test_a_watch_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("limit", ["MAX_LINE_BYTES", "MAX_RESPONSE_BYTES"])
-async def test_answers_are_bounded_in_bytes(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_responses_are_bounded_in_bytes(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, limit, 2000)
     async with api_server() as (server, config):
         server.objects = [thing("a", 1, size=1)]
@@ -211,7 +211,7 @@ async def test_answers_are_bounded_in_bytes(limit: str, monkeypatch: pytest.Monk
         server.objects, server.version = [thing("a", 1, size=1), thing("b" * 3000, 50, size=2)], 50
         errors = API_METRICS.error_count("Thing")
         if limit == "MAX_LINE_BYTES":
-            server.tell("ADDED", thing("b" * 3000, 50, size=2))
+            server.send_event("ADDED", thing("b" * 3000, 50, size=2))
         else:
             server.events.put_nowait({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "x"}})
         await eventually(lambda: API_METRICS.error_count("Thing") > errors)
@@ -220,7 +220,7 @@ async def test_answers_are_bounded_in_bytes(limit: str, monkeypatch: pytest.Monk
         server.events.put_nowait(None)
 
 
-async def test_a_kind_is_empty_once_discovery_does_not_serve_it() -> None:
+async def test_a_kind_that_discovery_does_not_list_has_no_objects() -> None:
     groups: Json = {"kind": "APIGroupList", "groups": [{"versions": [{"groupVersion": "example.com/v1"}]}]}
     kinds: dict[str, object] = {"kind": "APIResourceList", "resources": [{"name": "things"}]}
     async with api_servers(THINGS, "/apis", "/apis/example.com/v1") as ([server, apis, group], config):
@@ -240,7 +240,7 @@ async def test_a_kind_is_empty_once_discovery_does_not_serve_it() -> None:
         task.cancel()
 
 
-async def test_a_namespace_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_namespace_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(informer, "MAX_OBJECTS", 2)
     async with api_server() as (server, config):
         many = [thing(f"t{number}", 1, size=1) for number in range(4)]

@@ -1,4 +1,4 @@
-"""What changed between two inventories, in words."""
+"""Descriptions of the changes between two inventories."""
 
 from dataclasses import replace
 
@@ -22,12 +22,12 @@ def inventory(*texts: str, servers: tuple[ModelServer, ...] = ()) -> Inventory:
     return Inventory(Resources.of(map(the_object, texts)), servers)
 
 
-def test_the_same_again_is_no_change() -> None:
-    """Whatever the order it is written in."""
+def test_an_equal_inventory_is_no_change() -> None:
+    """In any order."""
     assert list(changes(inventory(POOL, MODEL), inventory(MODEL, POOL))) == []
 
 
-def test_every_kind_is_told_when_it_comes_and_when_it_goes() -> None:
+def test_every_kind_is_reported_when_added_and_removed() -> None:
     """By kind and name."""
     everything = inventory(POOL, MODEL, OBJECTIVE, REWRITE, ROUTE)
     names = [
@@ -41,8 +41,8 @@ def test_every_kind_is_told_when_it_comes_and_when_it_goes() -> None:
     assert list(changes(everything, inventory())) == [f"{name} deleted" for name in names]
 
 
-def test_a_change_of_strategy_is_told_from_and_to() -> None:
-    """It is what people look for in the log."""
+def test_a_change_of_strategy_is_reported_from_and_to() -> None:
+    """Operators look for it in the log."""
     pool = the_object(POOL)
     assert isinstance(pool, InferencePool)
     after = Inventory(Resources.of([replace(pool, strategy=RoutingStrategy.PREFIX_CACHE)]), ())
@@ -50,8 +50,8 @@ def test_a_change_of_strategy_is_told_from_and_to() -> None:
     assert line.endswith("vllm-qwen-pool: routing-strategy DEFAULT -> PREFIX_CACHE")
 
 
-def test_any_other_change_is_told_by_name() -> None:
-    """A weight, a priority."""
+def test_any_other_change_is_reported_by_name() -> None:
+    """For example of a weight or a priority."""
     [line] = changes(inventory(OBJECTIVE), inventory(OBJECTIVE.replace("-10", "-5")))
     assert line == "InferenceObjective default/batch changed"
 
@@ -67,6 +67,6 @@ def test_servers_join_leave_and_change() -> None:
 
 
 def test_servers_of_one_name_in_two_namespaces_are_two() -> None:
-    """Each is told."""
+    """Each is reported."""
     other = replace(A, namespace="other")
     assert list(changes(inventory(servers=(A,)), inventory(servers=(A, other)))) == ["model server other/a joined"]

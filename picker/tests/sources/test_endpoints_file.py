@@ -1,4 +1,4 @@
-"""The endpoints file: what it says, and what is wrong with it."""
+"""The endpoints file: its content, and its problems."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def servers(text: str) -> tuple[ModelServer, ...]:
     return found
 
 
-def test_a_line_says_name_address_port_and_labels() -> None:
+def test_an_entry_has_name_address_port_and_labels() -> None:
     """In its order."""
     text = (
         "endpoints:\n- {name: b, address: 10.0.0.2, port: 8001, labels: {app: qwen}}\n- {name: a, address: 10.0.0.1}\n"
@@ -27,8 +27,8 @@ def test_a_line_says_name_address_port_and_labels() -> None:
     )
 
 
-def test_an_ipv6_address_is_brought_into_its_usual_form() -> None:
-    """So that one address is one text."""
+def test_an_ipv6_address_is_normalized() -> None:
+    """One address has one text."""
     [server] = servers("endpoints: [{name: a, address: 'FD00:0:0::1'}]")
     assert server.address == "fd00::1"
 
@@ -39,8 +39,8 @@ def test_one_address_may_have_several_ports_and_one_name_several_namespaces() ->
     assert len(servers(f"endpoints: [{', '.join(lines)}]")) == 2
 
 
-def test_no_endpoints_are_some_too() -> None:
-    """All may be down."""
+def test_an_empty_list_is_valid() -> None:
+    """All servers may be down."""
     assert servers("endpoints: []") == ()
 
 
@@ -79,15 +79,15 @@ def test_no_endpoints_are_some_too() -> None:
         ("endpoints: [", "e.yaml:1: not YAML"),
     ],
 )
-def test_what_is_wrong_is_named(text: str, said: str) -> None:
+def test_an_error_names_line_field_and_allowed_values(text: str, said: str) -> None:
     """Line, field, found, allowed."""
     found = parse_endpoints(text, "e.yaml")
     assert isinstance(found, list)
     assert said in "\n".join(map(str, found))
 
 
-def test_a_file_that_cannot_be_read_is_a_problem_like_any_other(tmp_path: Path) -> None:
-    """Not there, or not text."""
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    """A missing file, or one that is not text."""
     (tmp_path / "binary.yaml").write_bytes(b"\xff")
     for name, said in (("none", "No such file or directory"), ("binary", "it is not UTF-8")):
         [problem] = read_endpoints(tmp_path / f"{name}.yaml")
@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_like_any_other(tmp_path: Path) 
 
 
 @given(st.text(max_size=200) | st.sampled_from(["[]", "3", "null", "{}", "'x'", "&a [*a]"]).map("endpoints: {}".format))
-def test_any_text_is_read_or_refused_with_a_word(text: str) -> None:
+def test_any_text_is_read_or_a_problem(text: str) -> None:
     """Nothing is raised."""
     found = parse_endpoints(text, "e.yaml")
     assert isinstance(found, tuple) or all(isinstance(item, Problem) for item in found)

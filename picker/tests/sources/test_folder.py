@@ -1,4 +1,4 @@
-"""An edit of the folder takes effect; a wrong one does not, and disturbs nothing else."""
+"""A valid edit of the folder takes effect. An invalid one does not, and does not affect other files."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ endpoints:
 
 
 class Watched:
-    """A folder with a pool and a model, and what its source yields."""
+    """A folder with a pool and a model, and the inventories of its source."""
 
     def __init__(self, path: Path) -> None:
         self.folder = path / "manifests"
@@ -53,7 +53,7 @@ def strategy(inventory: Inventory) -> RoutingStrategy:
 
 
 async def edited(watched: Watched, path: Path, text: str) -> Inventory:
-    """What the source yields after `path` has been written, once it is watching."""
+    """The inventory after `path` has been written, once the source is watching."""
     pending = asyncio.ensure_future(watched.next())
     async with asyncio.timeout(20):
         while not pending.done():
@@ -63,15 +63,15 @@ async def edited(watched: Watched, path: Path, text: str) -> Inventory:
     return pending.result()
 
 
-async def test_the_inventory_as_it_is_comes_first(watched: Watched) -> None:
+async def test_the_current_inventory_is_first(watched: Watched) -> None:
     """Objects and servers."""
     inventory = await watched.next()
     assert len(inventory.resources.pools) == len(inventory.resources.models) == 1
     assert [server.name for server in inventory.servers] == ["qwen-0", "qwen-1"]
 
 
-async def test_an_annotation_edit_is_seen_and_told(watched: Watched) -> None:
-    """The log says from what to what."""
+async def test_an_annotation_edit_takes_effect_and_is_logged(watched: Watched) -> None:
+    """The log has the old and the new value."""
     await watched.next()
     annotated = "metadata:\n  annotations: {inference.networking.x-k8s.io/routing-strategy: PREFIX_CACHE}\n"
     with capture_logs() as logs:
@@ -80,8 +80,8 @@ async def test_an_annotation_edit_is_seen_and_told(watched: Watched) -> None:
     assert any("routing-strategy DEFAULT -> PREFIX_CACHE" in line.get("change", "") for line in logs)
 
 
-async def test_an_endpoint_that_leaves_the_file_is_gone(watched: Watched) -> None:
-    """And told."""
+async def test_an_endpoint_that_is_removed_from_the_file_leaves(watched: Watched) -> None:
+    """It is logged."""
     await watched.next()
     with capture_logs() as logs:
         inventory = await edited(watched, watched.endpoints, ENDPOINTS.rsplit("- ", 1)[0])
@@ -89,7 +89,7 @@ async def test_an_endpoint_that_leaves_the_file_is_gone(watched: Watched) -> Non
     assert {"model server default/qwen-1 left"} <= {line.get("change") for line in logs}
 
 
-async def test_a_file_that_is_replaced_by_renaming_is_seen(watched: Watched) -> None:
+async def test_a_file_that_is_replaced_by_renaming_is_read(watched: Watched) -> None:
     """As editors and ConfigMap mounts do."""
     await watched.next()
     pending = asyncio.ensure_future(watched.next())
@@ -103,8 +103,8 @@ async def test_a_file_that_is_replaced_by_renaming_is_seen(watched: Watched) -> 
     assert model.criticality == "Sheddable"
 
 
-async def test_a_wrong_edit_is_told_and_the_last_good_state_stays(watched: Watched) -> None:
-    """While right edits of other files go on taking effect."""
+async def test_an_invalid_edit_is_logged_and_the_last_valid_state_stays(watched: Watched) -> None:
+    """Valid edits of other files take effect."""
     await watched.next()
     with capture_logs() as logs:
         watched.pool.write_text(POOL.replace("8000", "0"))
@@ -114,8 +114,8 @@ async def test_a_wrong_edit_is_told_and_the_last_good_state_stays(watched: Watch
     assert any("spec.targetPortNumber: found 0" in line.get("problem", "") for line in logs)
 
 
-async def test_a_folder_that_is_wrong_from_the_start_is_refused(tmp_path: Path) -> None:
-    """With everything that is wrong with it."""
+async def test_a_folder_that_is_invalid_at_the_start_is_rejected(tmp_path: Path) -> None:
+    """With all its problems."""
     watched = Watched(tmp_path)
     watched.pool.write_text(POOL.replace("8000", "0"))
     watched.endpoints.write_text("endpoints:\n- {name: a, address: localhost}\n")
@@ -125,16 +125,16 @@ async def test_a_folder_that_is_wrong_from_the_start_is_refused(tmp_path: Path) 
     assert "found 'localhost'; allowed is an IP address" in str(raised.value)
 
 
-async def test_an_edit_right_after_the_first_look_is_seen(watched: Watched) -> None:
-    """The watch begins after it, and nothing announces what came before."""
+async def test_an_edit_right_after_the_first_read_takes_effect(watched: Watched) -> None:
+    """The watch starts later, and no event reports an earlier edit."""
     await watched.next()
     watched.model.write_text(MODEL.replace("Critical", "Sheddable"))
     [model] = (await watched.next()).resources.models
     assert model.criticality == "Sheddable"
 
 
-async def test_a_problem_is_told_when_it_appears_and_not_again(watched: Watched) -> None:
-    """Another file's edit is no reason to repeat it; that all is right again is told, too."""
+async def test_a_problem_is_logged_when_it_appears_and_not_again(watched: Watched) -> None:
+    """Another file's edit does not repeat it. The log also reports when all files are valid again."""
     await watched.next()
     with capture_logs() as logs:
         watched.pool.write_text(POOL.replace("8000", "0"))
@@ -146,7 +146,7 @@ async def test_a_problem_is_told_when_it_appears_and_not_again(watched: Watched)
 
 
 async def test_a_configmaps_volume_is_read_once(tmp_path: Path) -> None:
-    """Its files are links into a hidden folder, which an update replaces as a whole."""
+    """Its files are links into a hidden folder, which an update replaces."""
     watched = Watched(tmp_path)
     for file in (watched.pool, watched.model):
         file.unlink()
@@ -167,8 +167,8 @@ async def test_a_configmaps_volume_is_read_once(tmp_path: Path) -> None:
     await watched.source.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_file_that_goes_takes_its_objects_along(watched: Watched) -> None:
-    """And told."""
+async def test_a_removed_file_removes_its_objects(watched: Watched) -> None:
+    """It is logged."""
     await watched.next()
     with capture_logs() as logs:
         watched.model.unlink()
@@ -178,7 +178,7 @@ async def test_a_file_that_goes_takes_its_objects_along(watched: Watched) -> Non
 
 
 async def test_an_endpoints_file_among_the_manifests_is_no_manifest(tmp_path: Path) -> None:
-    """One folder may hold both."""
+    """One folder may contain both."""
     watched = Watched(tmp_path)
     together = watched.endpoints.rename(watched.folder / "endpoints.yaml")
     source = FolderSource(watched.folder, together).inventories()
@@ -187,8 +187,8 @@ async def test_an_endpoints_file_among_the_manifests_is_no_manifest(tmp_path: Pa
     await source.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """By name."""
+async def test_a_missing_folder_is_rejected(tmp_path: Path) -> None:
+    """With its name."""
     with pytest.raises(InvalidManifests, match="none: is not a folder"):
         await anext(FolderSource(tmp_path / "none", tmp_path / "endpoints.yaml").inventories())
 
@@ -203,8 +203,8 @@ async def test_a_name_that_is_not_utf8_does_not_end_the_source(watched: Watched)
     problem.encode()
 
 
-async def test_a_folder_in_whose_place_is_another_is_followed(watched: Watched) -> None:
-    """A checkout that is replaced as a whole."""
+async def test_a_folder_that_is_replaced_is_followed(watched: Watched) -> None:
+    """For example a new checkout."""
     await watched.next()
     watched.folder.rename(watched.folder.with_name("before"))
     watched.folder.mkdir()

@@ -1,4 +1,4 @@
-"""A copy of an API server's objects stays right, whatever happens to the connection."""
+"""An informer's cache stays correct, whatever happens to the connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ THING = resource("example.com", "v1", "Thing")
 
 
 class Followed:
-    """A copy that is being kept, and the server that it follows."""
+    """An informer, and its server."""
 
     def __init__(self, server: ApiServer, copy: Informer[int]) -> None:
         self.server = server
@@ -32,7 +32,7 @@ class Followed:
 
 
 def size_of(object_: Json, before: int | None) -> int | None:
-    """A thing of size 0 is of no interest; one without a size keeps what it said before."""
+    """None for size 0, and the previous value for an object without a size."""
     size = object_["spec"].get("size", before)
     return size or None
 
@@ -50,51 +50,51 @@ async def followed() -> AsyncIterator[Followed]:
 
 
 async def test_changes_follow_the_list(followed: Followed) -> None:
-    """What came, what changed, what went."""
+    """Added, changed and removed objects."""
     assert followed.seen == {"a": 1}
-    followed.server.tell("ADDED", thing("b", 2, size=2))
-    followed.server.tell("MODIFIED", thing("a", 3, size=3))
+    followed.server.send_event("ADDED", thing("b", 2, size=2))
+    followed.server.send_event("MODIFIED", thing("a", 3, size=3))
     await followed.until(lambda: followed.seen == {"a": 3, "b": 2})
-    followed.server.tell("DELETED", thing("b", 4, size=2))
+    followed.server.send_event("DELETED", thing("b", 4, size=2))
     await followed.until(lambda: followed.seen == {"a": 3})
 
 
-async def test_an_object_is_kept_as_its_reader_says(followed: Followed) -> None:
-    """None is of no interest; the reader knows what was kept before."""
-    followed.server.tell("MODIFIED", thing("a", 2))
-    followed.server.tell("ADDED", thing("b", 3, size=2))
+async def test_the_reader_decides_what_is_cached_for_an_object(followed: Followed) -> None:
+    """None discards the object. The reader gets the cached value."""
+    followed.server.send_event("MODIFIED", thing("a", 2))
+    followed.server.send_event("ADDED", thing("b", 3, size=2))
     await followed.until(lambda: followed.seen == {"a": 1, "b": 2})
-    followed.server.tell("MODIFIED", thing("b", 4, size=0))
+    followed.server.send_event("MODIFIED", thing("b", 4, size=0))
     await followed.until(lambda: followed.seen == {"a": 1})
     assert ObjectName("default", "b") not in followed.copy.objects
 
 
-async def test_a_watch_that_ends_is_resumed_where_it_was(followed: Followed) -> None:
-    """A bookmark counts, too; nothing is listed again."""
-    followed.server.tell("BOOKMARK", thing("", 41))
+async def test_a_watch_that_ends_is_resumed_at_its_version(followed: Followed) -> None:
+    """Also at that of a bookmark. Nothing is listed again."""
+    followed.server.send_event("BOOKMARK", thing("", 41))
     followed.server.events.put_nowait(None)
-    followed.server.tell("ADDED", thing("b", 42, size=2))
+    followed.server.send_event("ADDED", thing("b", 42, size=2))
     await followed.until(lambda: "b" in followed.seen)
     assert followed.server.requested == ["list", "watch 1", "watch 41"]
 
 
-async def test_a_version_that_is_too_old_is_listed_anew(followed: Followed) -> None:
-    """What went in the meantime is gone."""
+async def test_a_version_that_is_too_old_causes_a_new_list(followed: Followed) -> None:
+    """Objects that were removed in between are removed."""
     followed.server.objects, followed.server.version = [thing("c", 50, size=5)], 50
     gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old", "status": "Failure"}
     followed.server.events.put_nowait({"type": "ERROR", "object": gone})
     await followed.until(lambda: followed.seen == {"c": 5})
-    followed.server.tell("ADDED", thing("d", 51, size=1))
+    followed.server.send_event("ADDED", thing("d", 51, size=1))
     await followed.until(lambda: "d" in followed.seen)
     assert followed.server.requested == ["list", "watch 1", "list", "watch 50"]
 
 
-async def test_a_server_that_is_away_is_asked_again(followed: Followed) -> None:
-    """What is known stays known."""
+async def test_an_unreachable_server_is_retried(followed: Followed) -> None:
+    """Cached objects stay."""
     refusals = iter([web.Response(status=500), web.Response(status=503)])
     followed.server.refuse = lambda _: next(refusals, None)
     followed.server.events.put_nowait(None)
-    followed.server.tell("ADDED", thing("b", 2, size=2))
+    followed.server.send_event("ADDED", thing("b", 2, size=2))
     await followed.until(lambda: followed.seen == {"a": 1, "b": 2})
     assert followed.server.requested == ["list", "watch 1", "watch 1", "watch 1", "watch 1"]
 
@@ -110,7 +110,7 @@ async def test_a_kind_that_is_not_served_has_no_objects() -> None:
         task.cancel()
 
 
-def test_attempts_are_ever_further_apart_and_never_in_step() -> None:
+def test_pauses_between_attempts_grow_and_are_jittered() -> None:
     """Half to all of a time that doubles."""
     backoff = Backoff()
     pauses = [backoff.next_s() for _ in range(12)]

@@ -1,4 +1,4 @@
-"""Objects that an API server lets through and that are wrong nevertheless."""
+"""Objects that an API server accepts and that are invalid nevertheless."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def pool(strategy: str = "DEFAULT", **spec: Any) -> dict[str, Any]:
     }
 
 
-def test_an_object_that_has_become_wrong_keeps_what_it_said() -> None:
-    """And the log says what is wrong."""
+def test_an_object_that_becomes_invalid_keeps_its_last_valid_state() -> None:
+    """The log reports the problem."""
     reader = ObjectReader(InferencePoolV1Alpha2)
     right = reader.keep(pool("PREFIX_CACHE"), None)
     with capture_logs() as logs:
@@ -27,15 +27,15 @@ def test_an_object_that_has_become_wrong_keeps_what_it_said() -> None:
     assert "found 'FASTEST'" in logs[0]["problem"]
 
 
-def test_a_pool_whose_annotation_was_never_right_is_served_by_default() -> None:
-    """A picker that starts after the mistake has nothing to keep."""
+def test_a_pool_with_an_annotation_that_was_never_valid_uses_default() -> None:
+    """A picker that starts after the edit has no previous state."""
     with capture_logs():
         read = ObjectReader(InferencePoolV1Alpha2).keep(pool("FASTEST"), None)
     assert isinstance(read, InferencePool)
     assert read.strategy is RoutingStrategy.DEFAULT
 
 
-def test_an_object_that_was_never_right_is_none() -> None:
+def test_an_object_that_was_never_valid_is_none() -> None:
     """Its own fields are wrong."""
     with capture_logs():
         assert (
@@ -43,6 +43,6 @@ def test_an_object_that_was_never_right_is_none() -> None:
         )
 
 
-def test_fields_of_later_versions_are_nobodys_business() -> None:
-    """The API server has checked the rest."""
+def test_fields_of_later_versions_are_ignored() -> None:
+    """The API server has validated them."""
     assert ObjectReader(InferencePoolV1Alpha2).keep(pool(), None) is not None

@@ -1,4 +1,4 @@
-"""Pods are watched once a namespace, and only where a followed pool is."""
+"""Pods are watched once per namespace, and only in namespaces of followed pools."""
 
 import asyncio
 from typing import Any
@@ -31,7 +31,7 @@ def pod(name: str, app: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def test_many_pools_of_a_namespace_share_one_watch_and_others_open_none() -> None:
+async def test_pools_of_a_namespace_share_one_watch() -> None:
     async with api_servers(POOLS, PODS.format("team"), PODS.format("mallory")) as ([pools, team, mallory], config):
         of_team = [pool(f"p{number}", "team", f"app-{number}") for number in range(50)]
         pools.objects = [*of_team, *(pool(f"m{number}", "mallory", "evil") for number in range(50))]

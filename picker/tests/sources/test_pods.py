@@ -1,4 +1,4 @@
-"""Which pods are to be sent requests."""
+"""Pods that get requests."""
 
 import json
 from typing import Any
@@ -14,14 +14,14 @@ READY = {
 
 
 def pod(**status: Any) -> dict[str, Any]:
-    """READY, its status changed."""
+    """READY, with changes of its status."""
     created = json.loads(json.dumps(READY))
     created["status"] = {key: value for key, value in {**created["status"], **status}.items() if value is not None}
     return created
 
 
 def test_a_ready_pod_is_a_model_server() -> None:
-    """By its IP; the pool knows the port."""
+    """With its IP. The pool has the port."""
     assert ready_server(READY) == ModelServer("qwen-0", "default", "10.0.0.1", None, {"app": "qwen"})
 
 
@@ -37,17 +37,17 @@ def test_a_ready_pod_is_a_model_server() -> None:
     ],
 )
 def test_a_pod_that_is_not_ready_is_none(status: dict[str, Any]) -> None:
-    """Starting, failing, or done."""
+    """A pod that starts, fails, or has ended."""
     assert ready_server(pod(**status)) is None
 
 
-def test_a_pod_on_its_way_out_is_none_though_it_is_ready() -> None:
-    """It finishes what it has begun."""
+def test_a_terminating_pod_is_none_though_it_is_ready() -> None:
+    """It completes its requests."""
     leaving = pod()
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert ready_server(leaving) is None
 
 
 def test_a_pod_without_a_status_is_none() -> None:
-    """As it is in its first moment."""
+    """As directly after its creation."""
     assert ready_server({"metadata": {"name": "a", "namespace": "b"}}) is None

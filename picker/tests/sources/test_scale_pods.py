@@ -1,4 +1,4 @@
-"""What it costs a picker to know many pods while nobody asks for anything."""
+"""The cost of many pods while no requests arrive."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ MOST_OF_A_CORE = 0.05
 MOST_BYTES = 150e6
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/schedstat").exists(), reason="CPU time and memory are read as Linux tells them"
+    not Path("/proc/self/schedstat").exists(), reason="CPU time and memory are read from Linux"
 )
 
 
@@ -46,7 +46,7 @@ def pool(number: int) -> Json:
 
 
 def pod(of_pool: int, number: int) -> Json:
-    """Ready, at a loopback address where nobody listens: it refuses each scrape."""
+    """Ready, at a loopback address without a listener, which refuses each scrape."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -66,7 +66,7 @@ def pod(of_pool: int, number: int) -> Json:
 
 @asynccontextmanager
 async def watching(folder: Path) -> AsyncGenerator[int]:
-    """A picker that knows all pods; its process id."""
+    """A picker with all pods. Yields its process id."""
     async with api_servers(*PATHS) as (servers, config):
         servers[0].objects = [pool(number) for number in range(POOLS)]
         for number, server in enumerate(servers[1:]):
@@ -97,12 +97,12 @@ async def watching(folder: Path) -> AsyncGenerator[int]:
             yield process.pid
         finally:
             process.terminate()
-            let_go(servers)
+            end_watches(servers)
             await process.wait()
 
 
 async def known(url: str, process: asyncio.subprocess.Process) -> None:
-    """Until the picker knows every pod."""
+    """Wait until the picker has every pod."""
     async with httpx2.AsyncClient() as client, asyncio.timeout(60):
         while process.returncode is None:
             try:
@@ -114,8 +114,8 @@ async def known(url: str, process: asyncio.subprocess.Process) -> None:
     raise AssertionError(f"the picker ended with status {process.returncode}")
 
 
-def let_go(servers: list[ApiServer]) -> None:
-    """End the watches: the server waits for them."""
+def end_watches(servers: list[ApiServer]) -> None:
+    """The server waits for its watches."""
     for server in servers:
         server.events.put_nowait(None)
 
@@ -129,13 +129,13 @@ def free_ports(count: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time that all threads of a process have had."""
+    """CPU time of all threads of a process."""
     tasks = Path(f"/proc/{pid}/task")
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
 
 
-async def test_two_hundred_pods_of_twenty_pools_cost_next_to_nothing(tmp_path: Path) -> None:
-    """Watches that wait, and a try a second to scrape each pod."""
+async def test_two_hundred_pods_of_twenty_pools_cost_little_cpu(tmp_path: Path) -> None:
+    """Idle watches, and one attempt a second to scrape each pod."""
     async with watching(tmp_path) as pid:
         before_s, began_s = cpu_s(pid), time.perf_counter()
         await asyncio.sleep(MEASURED_S)

@@ -13,7 +13,7 @@ from picker.scheduling.strategies import STRATEGIES
 
 FALLBACKS = 3
 """Endpoints named after the best one. Envoy tries them in order when the first does not answer. Judgement: three that
-fail in a row are an outage that a fourth would not mend. The list is sent with every request."""
+fail in a row are an outage that a fourth would not avoid. The list is sent with every request."""
 
 FULL_SCAN_LIMIT = 64
 """A pool of at most so many endpoints is not sampled."""

@@ -1,4 +1,4 @@
-"""What scrapes tell of the prompts under way: which are computed, how fast, and what others have sent."""
+"""Pending prompts, speed and foreign prompts as derived from scrapes."""
 
 import pytest
 from fleet import begin, endpoint, scrape
@@ -12,7 +12,7 @@ START = PrefillCounters(1000.0, 300.0, 1_500_000.0, 1_500_000.0, 500_000.0)
 
 
 def server(tracker: InFlightTracker) -> Endpoint:
-    """One that has been running for long, and was scraped at second 0."""
+    """A server that has run for long, scraped at second 0."""
     only = endpoint(1, scraped=False)
     tracker.scraped(only, ServerMetrics(0, 0, 0.0, progress=START))
     return only
@@ -24,7 +24,7 @@ def sent(
     return [begin(tracker, where, tokens, 100, work, item) for item in at_s]
 
 
-def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> None:
+def test_the_oldest_prompts_are_removed_as_first_tokens_are_counted() -> None:
     tracker = InFlightTracker()
     only = server(tracker)
     for number, at_s in enumerate((0.1, 0.2, 0.3)):
@@ -35,7 +35,7 @@ def test_as_many_prompts_as_first_tokens_weigh_no_more_the_oldest_first() -> Non
     assert only.in_flight.prefill_tokens == 100
 
 
-def test_a_request_of_several_sequences_takes_as_many_first_tokens() -> None:
+def test_a_request_of_several_sequences_has_as_many_first_tokens() -> None:
     tracker = InFlightTracker()
     only = server(tracker)
     begin(tracker, only, 1000, 400, now_s=0.1, sequences=4)
@@ -45,7 +45,7 @@ def test_a_request_of_several_sequences_takes_as_many_first_tokens() -> None:
 
 
 def test_a_fully_cached_prompt_has_a_first_token_too() -> None:
-    """It is counted like any other, so it takes its turn."""
+    """It is counted like any other."""
     tracker = InFlightTracker()
     only = server(tracker)
     sent(tracker, only, 0.1, tokens=0)
@@ -54,8 +54,8 @@ def test_a_fully_cached_prompt_has_a_first_token_too() -> None:
     assert only.in_flight.prefill_tokens == 1000
 
 
-def test_what_generates_nothing_has_no_first_token() -> None:
-    """An embedding weighs until its end, and takes no other's turn."""
+def test_a_request_that_generates_nothing_has_no_first_token() -> None:
+    """An embedding counts until its end, and does not use up another prompt's first token."""
     tracker = InFlightTracker()
     only = server(tracker)
     begin(tracker, only, 70, 0, now_s=0.1)
@@ -65,8 +65,8 @@ def test_what_generates_nothing_has_no_first_token() -> None:
 
 
 @pytest.mark.parametrize(("answered", "left"), [(True, 1000), (False, 0)])
-def test_the_first_token_of_an_answer_that_ended_between_two_scrapes_is_its_own(answered: bool, left: int) -> None:
-    """A client that left before there was an answer leaves none behind."""
+def test_a_first_token_between_two_scrapes_is_assigned_to_its_prompt(answered: bool, left: int) -> None:
+    """A client that disconnects before the response has no first token."""
     tracker = InFlightTracker()
     only = server(tracker)
     first, _ = sent(tracker, only, 0.1, 0.2)
@@ -77,8 +77,8 @@ def test_the_first_token_of_an_answer_that_ended_between_two_scrapes_is_its_own(
     assert only.in_flight.prefill_tokens == left
 
 
-def test_a_server_that_started_anew_has_computed_nothing_of_what_is_awaited() -> None:
-    """And nothing is learned from counters that went back, but that its cache is empty; from then on they count."""
+def test_a_restarted_server_has_computed_no_pending_prompt() -> None:
+    """Counters that went back change no estimate except the cache's. From then on they count."""
     tracker = InFlightTracker()
     emptied: list[Endpoint] = []
     tracker.on_restarted = emptied.append
@@ -92,7 +92,7 @@ def test_a_server_that_started_anew_has_computed_nothing_of_what_is_awaited() ->
     assert only.in_flight.prefill_tokens == 1000
 
 
-def test_a_server_that_does_not_count_first_tokens_keeps_its_prompts_until_they_end() -> None:
+def test_without_first_token_counters_prompts_are_pending_until_they_end() -> None:
     tracker = InFlightTracker()
     only = endpoint(1)
     [counted] = sent(tracker, only, 0.1, work=1000)
@@ -103,8 +103,8 @@ def test_a_server_that_does_not_count_first_tokens_keeps_its_prompts_until_they_
     assert only.in_flight.prefill_tokens == 0
 
 
-def test_first_tokens_that_were_missed_are_made_up_for() -> None:
-    """Two came out before the first scrape: the one that is counted came after second 1 and took 0.2 s."""
+def test_first_tokens_before_the_first_scrape_are_made_up_for() -> None:
+    """Two are older than the first scrape. The counted one came after second 1 and took 0.2 s."""
     tracker = InFlightTracker()
     only = endpoint(1, scraped=False)
     sent(tracker, only, 0.1, 0.2, 1.9)
@@ -113,8 +113,8 @@ def test_first_tokens_that_were_missed_are_made_up_for() -> None:
     assert only.in_flight.prefill_tokens == 1000
 
 
-def test_first_tokens_of_others_do_not_count_for_ours() -> None:
-    """Ten came out, after 0.3 s each: what was sent less than that ago is still computed."""
+def test_foreign_first_tokens_do_not_count_for_own_prompts() -> None:
+    """Ten first tokens took 0.3 s each, so a prompt that is younger than that is still pending."""
     tracker = InFlightTracker()
     only = server(tracker)
     scrape(tracker, only, 1.0, others=10)
@@ -123,7 +123,7 @@ def test_first_tokens_of_others_do_not_count_for_ours() -> None:
     assert only.in_flight.prefill_tokens == 1000
 
 
-def test_a_pace_is_learned_from_the_times_that_the_server_tells() -> None:
+def test_the_speed_is_estimated_from_the_reported_times() -> None:
     tracker = InFlightTracker()
     only = server(tracker)
     sent(tracker, only, 0.1, 0.2, work=1500)
@@ -131,8 +131,8 @@ def test_a_pace_is_learned_from_the_times_that_the_server_tells() -> None:
     assert only.pace.seconds_per_token == pytest.approx(0.0002)
 
 
-def test_no_pace_is_learned_where_the_work_ahead_was_not_known() -> None:
-    """The server tells the sum of the times only."""
+def test_no_speed_is_estimated_if_the_work_ahead_is_unknown() -> None:
+    """The server reports only the sum of the times."""
     tracker = InFlightTracker()
     only = server(tracker)
     sent(tracker, only, 0.1, work=1500)
@@ -143,8 +143,8 @@ def test_no_pace_is_learned_where_the_work_ahead_was_not_known() -> None:
 
 
 @pytest.mark.parametrize(("before", "then"), [(1, 0), (0, 1)])
-def test_no_pace_is_learned_from_first_tokens_that_came_out_while_there_was_a_queue(before: int, then: int) -> None:
-    """Their times tell of the wait for room: a burst that filled its cache would make a quick server look slow."""
+def test_no_speed_is_estimated_from_first_tokens_during_a_queue(before: int, then: int) -> None:
+    """Their times include the wait for room: a burst that fills its cache would make a fast server look slow."""
     tracker = InFlightTracker()
     only = server(tracker)
     sent(tracker, only, 0.1, work=1500)
@@ -154,8 +154,8 @@ def test_no_pace_is_learned_from_first_tokens_that_came_out_while_there_was_a_qu
     assert only.in_flight.prefill_tokens == 0
 
 
-def test_a_prompt_that_should_be_computed_by_now_weighs_no_more() -> None:
-    """Though no scrape has come since; the next one does not take another's for it."""
+def test_a_prompt_that_is_expected_to_be_computed_does_not_count() -> None:
+    """Also without a scrape since then. The next scrape does not count another prompt as computed in its place."""
     tracker = InFlightTracker()
     only = server(tracker)
     only.pace.learn(1000, 0.2, 0.0)
@@ -169,8 +169,8 @@ def test_a_prompt_that_should_be_computed_by_now_weighs_no_more() -> None:
     assert only.in_flight.prefill_tokens == 1000
 
 
-def test_prompts_of_others_are_seen_in_prefill_and_in_the_queue() -> None:
-    """Looked up, and without a first token; and as long in the queue as prompts are here, less what is cached."""
+def test_foreign_prompts_count_in_prefill_and_in_the_queue() -> None:
+    """In prefill: looked up without a first token. In the queue: as long as own prompts, less their cached part."""
     tracker = InFlightTracker()
     only = server(tracker)
     scrape(tracker, only, 1.0, looked_up_tokens=9000, others=3, queue_depth=1)
@@ -182,8 +182,8 @@ def test_prompts_of_others_are_seen_in_prefill_and_in_the_queue() -> None:
     assert only.foreign_prefill_tokens == 0
 
 
-def test_requests_that_were_given_up_in_their_prefill_are_forgotten() -> None:
-    """Their tokens were looked up and never had a first one: the counters stay apart for good."""
+def test_requests_cancelled_in_their_prefill_are_not_pending() -> None:
+    """Their tokens were looked up and have no first token, so the counters keep a difference."""
     tracker = InFlightTracker()
     only = server(tracker)
     scrape(tracker, only, 1.0, looked_up_tokens=9000, others=1)
@@ -197,8 +197,8 @@ counts = st.integers(0, 5)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["send", "compute", "end", "scrape"]), counts), max_size=60))
-def test_a_server_that_computes_in_order_is_followed_exactly(steps: list[tuple[str, int]]) -> None:
-    """After a scrape the ledger holds the prompts that the server has yet to compute: no more, no others."""
+def test_a_server_that_computes_in_order_is_tracked_exactly(steps: list[tuple[str, int]]) -> None:
+    """After a scrape the tracker holds exactly the prompts that the server has not computed."""
     tracker = InFlightTracker()
     only = server(tracker)
     waiting: list[tuple[int, float, CountedRequest]] = []

@@ -1,4 +1,4 @@
-"""How far a server's word is believed; virtual time, a scrape every 0.2 s."""
+"""Checks of reported load; virtual time, a scrape every 0.2 s."""
 
 from random import Random
 
@@ -19,7 +19,7 @@ INTERVAL_S = 0.2
 
 
 def scrapes(tracker: InFlightTracker, where: Endpoint, from_s: float, seconds: float, **says: object) -> float:
-    """The same page over and over; the time after the last."""
+    """Scrape the same page repeatedly. Returns the time after the last scrape."""
     now_s = from_s
     while now_s < from_s + seconds:
         metrics = ServerMetrics(
@@ -32,7 +32,7 @@ def scrapes(tracker: InFlightTracker, where: Endpoint, from_s: float, seconds: f
     return now_s
 
 
-def test_requests_that_a_server_does_not_count_are_missing_after_a_while() -> None:
+def test_requests_that_a_server_does_not_report_are_missing_after_a_time() -> None:
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     requests = [begin(tracker, where, 100, 100) for _ in range(20)]
     now_s = scrapes(tracker, where, 0.0, MISSING_AFTER_S / 2)
@@ -49,8 +49,8 @@ def test_requests_that_a_server_does_not_count_are_missing_after_a_while() -> No
 
 
 @pytest.mark.parametrize("running", [10, 20, 60])
-def test_an_honest_server_is_never_in_doubt(running: int) -> None:
-    """Some requests are on their way, and others come past this picker."""
+def test_an_honest_server_is_never_contradicted(running: int) -> None:
+    """Some requests are on their way, and foreign requests are there."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for _ in range(20):
         begin(tracker, where, 100, 100)
@@ -67,8 +67,8 @@ def test_requests_that_generate_nothing_need_not_be_counted() -> None:
 
 
 @pytest.mark.parametrize("lie", ["idle", "idle and without a cache", "idle and fast"])
-def test_a_server_that_says_it_is_idle_gets_about_its_share(lie: str) -> None:
-    """Five servers with 50 requests each by their word, and one of them says that it has nothing to do."""
+def test_a_server_that_falsely_reports_idle_gets_about_its_share(lie: str) -> None:
+    """Five servers report 50 requests each, and one of them reports that it is idle."""
     tracker, rng = InFlightTracker(), Random(1)
     fleet = [endpoint(number, scraped=False) for number in range(5)]
     liar = fleet[0]
@@ -106,15 +106,15 @@ LOAD = {"running": 8, "queue_depth": 30, "kv_cache_usage": 0.95}
 
 
 @pytest.mark.parametrize(
-    ("counters", "believed_s"),
+    ("counters", "accepted_s"),
     [({"progress": PrefillCounters(5.0, 1.0, 500.0), "generation_tokens": 7.0}, STALLED_S), ({}, STALLED_BLIND_S)],
 )
-def test_a_load_that_does_not_move_is_believed_for_a_bounded_time(
-    counters: dict[str, object], believed_s: float
+def test_a_load_that_does_not_move_is_accepted_for_a_bounded_time(
+    counters: dict[str, object], accepted_s: float
 ) -> None:
     """All requests were aborted at once, and the engine makes no step that would write its gauges."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
-    now_s = scrapes(tracker, where, 0.0, believed_s - 1, **LOAD, **counters)
+    now_s = scrapes(tracker, where, 0.0, accepted_s - 1, **LOAD, **counters)
     assert shed(Criticality.SHEDDABLE, [where], now_s)
     now_s = scrapes(tracker, where, now_s, 2.0, **LOAD, **counters)
     assert not shed(Criticality.SHEDDABLE, [where], now_s)
@@ -124,8 +124,8 @@ def test_a_load_that_does_not_move_is_believed_for_a_bounded_time(
     assert (metrics.running, metrics.queue_depth, metrics.foreign_requests) == (0, 0, 0)
 
 
-def test_a_load_of_others_that_moves_a_counter_is_believed() -> None:
-    """Long answers move generated tokens and nothing else."""
+def test_a_foreign_load_that_moves_a_counter_is_accepted() -> None:
+    """Long responses move the generated tokens and nothing else."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for second in range(100):
         scrapes(tracker, where, second, INTERVAL_S, **LOAD, generation_tokens=float(second))
@@ -134,8 +134,8 @@ def test_a_load_of_others_that_moves_a_counter_is_believed() -> None:
 
 
 @pytest.mark.parametrize(("tokens_of_each", "failing"), [(0, True), (1, False), (50, False)])
-def test_answers_without_tokens_count_as_failures(tokens_of_each: int, failing: bool) -> None:
-    """A stream that begins with 200 and brings an error event: no status tells of it."""
+def test_responses_without_tokens_count_as_failures(tokens_of_each: int, failing: bool) -> None:
+    """A stream that begins with 200 and contains an error event: no status shows the error."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     for number in range(100):
         counted = begin(tracker, where, 100, 100)

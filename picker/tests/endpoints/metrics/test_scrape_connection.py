@@ -1,4 +1,4 @@
-"""Pages come out of a connection however the server frames and cuts them, and failures come out named."""
+"""Pages are read however the server frames and splits them, and failures have names."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ PAGE = b"vllm:num_requests_waiting 4\n"
 
 
 class FakeTransport:
-    """Remembers what was written, and whether it was aborted."""
+    """Records what was written, and whether it was aborted."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -27,7 +27,7 @@ class FakeTransport:
 
 
 class Reader:
-    """Who gets the pages; asks again at once if told to."""
+    """Receives the pages, and requests the next one at once if configured to."""
 
     def __init__(self) -> None:
         self.connects = 0
@@ -46,7 +46,7 @@ class Reader:
 
 
 class Line:
-    """A connection, its reader and the server's end of it."""
+    """A connection, its reader and the server's side of it."""
 
     def __init__(self, max_page_bytes: int = 1000) -> None:
         self.reader = Reader()
@@ -80,7 +80,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 places = st.lists(st.integers(0, 300), max_size=6)
 
 
-def test_a_page_is_asked_for_on_connecting_and_then_when_told() -> None:
+def test_a_page_is_requested_on_connecting_and_then_on_demand() -> None:
     """Over the same connection."""
     line = Line()
     assert line.reader.connects == 1
@@ -94,15 +94,15 @@ def test_a_page_is_asked_for_on_connecting_and_then_when_told() -> None:
 
 
 @given(st.binary(min_size=1, max_size=100), places)
-def test_a_page_with_a_length_is_read_however_it_is_cut(page: bytes, at: list[int]) -> None:
-    """Byte by byte, too."""
+def test_a_page_with_a_length_is_read_however_it_is_split(page: bytes, at: list[int]) -> None:
+    """Also byte by byte."""
     line = Line()
     line.answer(*cut(by_length(page), at))
     assert line.reader.pages == [page]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=5), places)
-def test_a_page_in_chunks_is_read_however_it_is_cut(pieces: list[bytes], at: list[int]) -> None:
+def test_a_page_in_chunks_is_read_however_it_is_split(pieces: list[bytes], at: list[int]) -> None:
     """As servers behind a compressing or streaming layer send it."""
     line = Line()
     line.answer(*cut(chunked(pieces), at))
@@ -112,7 +112,7 @@ def test_a_page_in_chunks_is_read_however_it_is_cut(pieces: list[bytes], at: lis
 
 @given(st.binary(max_size=100), places)
 def test_a_page_may_end_with_the_connection(page: bytes, at: list[int]) -> None:
-    """HTTP/1.0's way."""
+    """As in HTTP/1.0."""
     line = Line()
     line.answer(*cut(b"HTTP/1.0 200 OK\r\n\r\n" + page, at))
     assert line.reader.pages == []
@@ -120,15 +120,15 @@ def test_a_page_may_end_with_the_connection(page: bytes, at: list[int]) -> None:
     assert line.reader.pages == [page]
 
 
-def test_informational_answers_are_waited_through() -> None:
-    """103 Early Hints and the like."""
+def test_informational_responses_are_skipped() -> None:
+    """For example 103 Early Hints."""
     line = Line()
     line.answer(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + by_length())
     assert line.reader.pages == [PAGE]
 
 
-def test_a_server_that_keeps_no_connection_is_read_all_the_same() -> None:
-    """The connection is closed from here, too."""
+def test_a_page_of_a_server_without_keep_alive_is_read() -> None:
+    """The client closes the connection as well."""
     line = Line()
     line.answer(by_length(head=b"Connection: close\r\n"))
     assert line.reader.pages == [PAGE]
@@ -152,8 +152,8 @@ def test_a_server_that_keeps_no_connection_is_read_all_the_same() -> None:
         (b"HTTP/1.1 200 OK\r\nx: " + b"x" * MAX_HEAD_BYTES * 2, ScrapeFailure.TOO_LARGE),
     ],
 )
-def test_what_is_no_page_is_a_named_failure(answer: bytes, failure: ScrapeFailure) -> None:
-    """Other statuses, redirects among them; other protocols; pages without end. The connection is given up."""
+def test_a_response_that_is_no_page_is_a_named_failure(answer: bytes, failure: ScrapeFailure) -> None:
+    """Other statuses, redirects included, other protocols, and pages without end. The connection is closed."""
     line = Line(max_page_bytes=1000)
     line.answer(*cut(answer, [1, 20, 40]))
     assert (line.reader.failures, line.reader.pages) == ([failure], [])
@@ -162,8 +162,8 @@ def test_what_is_no_page_is_a_named_failure(answer: bytes, failure: ScrapeFailur
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 20", by_length()[:-1], chunked([PAGE])[:-5]])
 @pytest.mark.parametrize("error", [None, ConnectionResetError("reset")])
-def test_an_answer_that_breaks_off_is_a_failure(sent: bytes, error: Exception | None) -> None:
-    """At whatever point, by a close or by a reset."""
+def test_a_truncated_response_is_a_failure(sent: bytes, error: Exception | None) -> None:
+    """At any position, by a close or by a reset."""
     line = Line()
     line.answer(*cut(sent, []))
     line.hang_up(error)
@@ -171,7 +171,7 @@ def test_an_answer_that_breaks_off_is_a_failure(sent: bytes, error: Exception | 
 
 
 def test_a_connection_that_was_closed_while_idle_has_gone_stale() -> None:
-    """Then another one may be tried; not if it failed at its first page, or halfway through one."""
+    """Another connection may be tried then, but not after a failure at the first page or within a page."""
     line = Line()
     assert not line.connection.went_stale
     line.answer(by_length())
@@ -182,7 +182,7 @@ def test_a_connection_that_was_closed_while_idle_has_gone_stale() -> None:
 
 
 def test_an_idle_connection_that_closes_is_no_failure() -> None:
-    """Nobody waited for it."""
+    """No request waits for it."""
     line = Line()
     line.answer(by_length())
     line.hang_up()
@@ -191,8 +191,8 @@ def test_an_idle_connection_that_closes_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_an_answer_that_nobody_asked_for_closes_the_connection(split: bool) -> None:
-    """Or the next page would be taken for another's; a server's 408 on an idle connection is one."""
+def test_a_response_without_a_request_closes_the_connection(split: bool) -> None:
+    """The next page could not be assigned otherwise. A server's 408 on an idle connection is such a response."""
     line = Line()
     more = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"
     line.answer(*([by_length(), more] if split else [by_length() + more]))
@@ -201,8 +201,8 @@ def test_an_answer_that_nobody_asked_for_closes_the_connection(split: bool) -> N
     assert line.transport.aborted
 
 
-def test_a_closed_connection_says_nothing_more() -> None:
-    """Its reader has given up on it."""
+def test_a_closed_connection_reports_nothing() -> None:
+    """Its reader has closed it."""
     line = Line()
     line.connection.close()
     line.hang_up()
@@ -211,7 +211,7 @@ def test_a_closed_connection_says_nothing_more() -> None:
 
 @given(st.lists(st.binary(max_size=60), max_size=5), st.booleans())
 def test_any_bytes_are_a_page_or_a_failure(chunks: list[bytes], good_start: bool) -> None:
-    """Once, and nothing is raised."""
+    """Exactly one of them, and nothing is raised."""
     line = Line()
     line.answer(*([b"HTTP/1.1 200 OK\r\n"] if good_start else []), *chunks)
     line.hang_up()

@@ -1,4 +1,4 @@
-"""When endpoints are scraped, and what becomes of scrapes that fail: in virtual time, on a network made for it."""
+"""Times of scrapes and their failures, in virtual time and on a simulated network."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,10 +31,10 @@ class FakeServer(asyncio.WriteTransport):
     connect_s: float = 0.0
     refuses: OSError | None = None
     hangs_up: bool = False
-    """Closes idle connections: the next request gets nothing but the end."""
+    """Closes idle connections: the next request gets only the end of the connection."""
     asked_at_s: list[float] = field(default_factory=list)
     asked_here: int = 0
-    """Over the connection that there is now."""
+    """Requests of the current connection."""
     connects: int = 0
     protocol: asyncio.Protocol | None = None
 
@@ -59,7 +59,7 @@ class FakeServer(asyncio.WriteTransport):
 
 
 class Network:
-    """Stands in for the event loop's connections."""
+    """Replaces the event loop's connections."""
 
     def __init__(self, settings: ScrapeSettings = SETTINGS) -> None:
         self.servers: dict[str, FakeServer] = {}
@@ -98,8 +98,8 @@ async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     return created
 
 
-async def test_an_endpoint_is_scraped_within_the_first_interval_and_once_in_each(network: Network) -> None:
-    """Over one connection, with the jitter that keeps endpoints apart."""
+async def test_an_endpoint_is_scraped_once_in_each_interval(network: Network) -> None:
+    """Over one connection, with jitter. The first scrape is within the first interval."""
     server = FakeServer()
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(20)
@@ -114,10 +114,8 @@ async def test_an_endpoint_is_scraped_within_the_first_interval_and_once_in_each
     assert endpoint.metrics.queue_depth == 4
 
 
-async def test_a_server_that_has_nothing_to_do_is_scraped_once_a_second(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And as often as the interval says as soon as it has: by its own word, or by what this picker has sent it."""
+async def test_an_idle_server_is_scraped_once_a_second(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once per interval again as soon as its metrics or this picker's in-flight count show a request."""
     often = Network(replace(SETTINGS, interval_s=0.2))
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", often.connect)
     resting, busy = FakeServer(answer(b"vllm:num_requests_waiting 0\n")), FakeServer()
@@ -133,8 +131,8 @@ async def test_a_server_that_has_nothing_to_do_is_scraped_once_a_second(
     often.scraper.close()
 
 
-async def test_a_scrape_is_stamped_with_its_time_and_what_was_in_flight_then(network: Network) -> None:
-    """When the page has come, not when it was asked for."""
+async def test_a_scrape_has_its_time_and_the_in_flight_count_of_that_time(network: Network) -> None:
+    """The time of the page's arrival, not of its request."""
     endpoint = network.endpoint(1, FakeServer(latency_s=0.3))
     await asyncio.sleep(1.2)
     endpoint.in_flight.requests = 7
@@ -144,8 +142,8 @@ async def test_a_scrape_is_stamped_with_its_time_and_what_was_in_flight_then(net
     assert asyncio.get_running_loop().time() - endpoint.metrics.scraped_at_s < 1.2
 
 
-async def test_a_server_that_hangs_is_given_up_at_the_timeout_and_let_be_for_a_while(network: Network) -> None:
-    """Connecting to it costs more than scraping."""
+async def test_a_server_that_hangs_times_out_and_is_retried_after_a_pause(network: Network) -> None:
+    """A connection costs more than a scrape."""
     server = FakeServer(answer=None)
     network.endpoint(1, server)
     await asyncio.sleep(1.0 + 0.5 + 0.01)
@@ -156,7 +154,7 @@ async def test_a_server_that_hangs_is_given_up_at_the_timeout_and_let_be_for_a_w
     assert server.connects == 2
 
 
-async def test_a_connection_that_is_not_made_in_time_is_given_up_too(network: Network) -> None:
+async def test_a_connection_attempt_times_out(network: Network) -> None:
     """The timeout counts from the attempt."""
     server = FakeServer(connect_s=100)
     network.endpoint(1, server)
@@ -165,8 +163,8 @@ async def test_a_connection_that_is_not_made_in_time_is_given_up_too(network: Ne
     assert server.asked_at_s == []
 
 
-async def test_metrics_of_before_stay_when_scrapes_fail(network: Network) -> None:
-    """Their age tells; the endpoint is usable by what the ledger knows."""
+async def test_old_metrics_stay_when_scrapes_fail(network: Network) -> None:
+    """Their age shows the failure. The in-flight count still allows to use the endpoint."""
     server = FakeServer()
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(1.1)
@@ -179,7 +177,7 @@ async def test_metrics_of_before_stay_when_scrapes_fail(network: Network) -> Non
 
 
 async def test_an_endpoint_that_never_answered_has_no_metrics(network: Network) -> None:
-    """And is there all the same."""
+    """It exists nevertheless."""
     endpoint = network.endpoint(1, FakeServer(answer=None))
     await asyncio.sleep(10)
     assert endpoint.metrics is None
@@ -197,7 +195,7 @@ async def test_an_endpoint_that_never_answered_has_no_metrics(network: Network) 
     ],
 )
 async def test_each_failure_has_its_name(network: Network, server: FakeServer, failure: ScrapeFailure) -> None:
-    """And the scraper goes on."""
+    """The scraper continues."""
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(8)
     assert set(network.failures()) == {failure}
@@ -206,7 +204,7 @@ async def test_each_failure_has_its_name(network: Network, server: FakeServer, f
 
 
 async def test_a_refused_endpoint_is_marked_until_it_answers(network: Network) -> None:
-    """Since the first refusal, so that it is ranked after the others."""
+    """Since the first refusal, so that it is ranked last."""
     server = FakeServer(refuses=ConnectionRefusedError(111, "refused"))
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(1.0)
@@ -220,8 +218,8 @@ async def test_a_refused_endpoint_is_marked_until_it_answers(network: Network) -
     assert endpoint.metrics is not None
 
 
-async def test_a_connection_that_went_stale_is_replaced_within_the_scrape(network: Network) -> None:
-    """A server that closes idle connections loses no scrape."""
+async def test_a_stale_connection_is_replaced_within_the_scrape(network: Network) -> None:
+    """No scrape fails because a server closes idle connections."""
     server = FakeServer(hangs_up=True)
     network.endpoint(1, server)
     await asyncio.sleep(5)
@@ -229,10 +227,10 @@ async def test_a_connection_that_went_stale_is_replaced_within_the_scrape(networ
     assert server.connects >= 4
 
 
-async def test_a_server_slower_than_the_interval_is_scraped_as_often_as_it_can_answer(
+async def test_a_server_slower_than_the_interval_is_scraped_as_it_answers(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One scrape at a time, and not only once in each timeout."""
+    """One scrape at a time, more often than once per timeout."""
     slow = Network(ScrapeSettings(interval_s=0.2, timeout_s=5.0))
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", slow.connect)
     server = FakeServer(latency_s=0.3)
@@ -244,7 +242,7 @@ async def test_a_server_slower_than_the_interval_is_scraped_as_often_as_it_can_a
 
 
 async def test_endpoints_share_wake_ups_and_none_waits_for_another(network: Network) -> None:
-    """Batches are small, and a server that hangs holds up nobody."""
+    """Batches are small, and a server that hangs blocks no other scrape."""
     hanging = FakeServer(answer=None)
     network.endpoint(0, hanging)
     servers = [FakeServer() for _ in range(40)]
@@ -260,8 +258,8 @@ async def test_endpoints_share_wake_ups_and_none_waits_for_another(network: Netw
     assert len(batches) < len(at) / 2
 
 
-async def test_a_removed_endpoint_is_scraped_no_more(network: Network) -> None:
-    """What it has stays; what was under way is dropped."""
+async def test_a_removed_endpoint_is_not_scraped(network: Network) -> None:
+    """Its metrics stay. A scrape under way is dropped."""
     server = FakeServer(latency_s=0.3)
     first_turn_s = Random(1).random() * SETTINGS.interval_s
     endpoint = network.endpoint(1, server)
@@ -283,7 +281,7 @@ async def test_adding_an_endpoint_again_does_nothing(network: Network) -> None:
     assert len(server.asked_at_s) <= 12
 
 
-async def test_a_closed_scraper_asks_nobody(network: Network) -> None:
+async def test_a_closed_scraper_requests_nothing(network: Network) -> None:
     """No timer is left behind."""
     server = FakeServer()
     network.endpoint(1, server)
@@ -294,8 +292,8 @@ async def test_a_closed_scraper_asks_nobody(network: Network) -> None:
     assert len(server.asked_at_s) == requested
 
 
-async def test_it_is_told_once_that_metrics_stop_and_once_that_they_resume(network: Network) -> None:
-    """One failure alone is not worth a line."""
+async def test_the_log_reports_once_that_metrics_stop_and_resume(network: Network) -> None:
+    """A single failure is not logged."""
     server = FakeServer(answer=None)
     network.endpoint(1, server)
     with capture_logs() as logs:
@@ -311,7 +309,7 @@ async def test_it_is_told_once_that_metrics_stop_and_once_that_they_resume(netwo
 async def test_a_fault_on_a_page_is_logged_and_ends_no_later_scrape(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It must not pass for a timeout."""
+    """It does not count as a timeout."""
 
     def fail(*_: object) -> None:
         raise OverflowError("intermediate overflow in fsum")
@@ -328,7 +326,7 @@ async def test_a_fault_on_a_page_is_logged_and_ends_no_later_scrape(
 
 @pytest.mark.parametrize("field_", ["interval_s", "timeout_s"])
 @pytest.mark.parametrize("value", [0.0, -1.0, 0.001])
-def test_settings_that_would_keep_a_process_busy_are_refused(field_: str, value: float) -> None:
-    """Named."""
+def test_settings_that_would_keep_a_process_busy_are_rejected(field_: str, value: float) -> None:
+    """The error names the setting."""
     with pytest.raises(ValueError, match=f"{field_} is {value}"):
         replace(SETTINGS, **{field_: value})

@@ -14,7 +14,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nServer: uvicorn\r\nTransfer-Encoding: chunked\r\n\r\
 
 
 class ModelServer:
-    """Answers `/metrics` in two chunks and two packets, on a port that stays its own."""
+    """Answers `/metrics` in two chunks and two packets, always at the same port."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -47,7 +47,7 @@ class ModelServer:
 
 
 class Watched:
-    """A scraper whose scrapes can be waited for."""
+    """A scraper whose scrapes can be awaited."""
 
     def __init__(self) -> None:
         self._scrape = asyncio.Event()
@@ -89,13 +89,15 @@ def endpoint(server: ModelServer) -> Endpoint:
     return Endpoint(f"{host}:{server.port}", "qwen")
 
 
-async def test_a_server_is_followed_through_death_and_return(server: ModelServer, watched: Watched) -> None:
-    """Its numbers over one connection, then its absence, then its numbers again."""
+async def test_a_server_is_scraped_through_a_restart(server: ModelServer, watched: Watched) -> None:
+    """Metrics over one connection, then failures, then metrics again."""
     where = endpoint(server)
     watched.scraper.add(where)
     for waiting in (3, 5):
         server.waiting = waiting
-        await watched.until(lambda wanted=waiting: where.metrics is not None and where.metrics.queue_depth == wanted)
+        await watched.until(
+            lambda expected=waiting: where.metrics is not None and where.metrics.queue_depth == expected
+        )
     assert len(server.connections) == 1
 
     await server.kill()

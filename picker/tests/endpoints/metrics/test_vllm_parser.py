@@ -1,4 +1,4 @@
-"""What is read from a metrics page, by generation, shape and accident."""
+"""Parsing of metrics pages of all generations and forms, invalid ones included."""
 
 import math
 import time
@@ -40,7 +40,7 @@ RECORDINGS = Path(__file__).parents[4] / "vllm-mock" / "recordings" / "0.32.0"
 
 
 def read_metrics(page: bytes, scraped_at_s: float = 0.0, in_flight_at_scrape: int = 0) -> ServerMetrics:
-    """By a reader that has seen no page before."""
+    """Read by a reader without previous pages."""
     return MetricsReader().read(page, scraped_at_s, in_flight_at_scrape)
 
 
@@ -61,7 +61,7 @@ def test_the_recorded_loaded_server_is_read() -> None:
 
 
 def test_the_recorded_lora_server_shows_the_newest_adapters() -> None:
-    """Old label sets stay on the page; the one with the greatest value, idle here, is the current one."""
+    """Old label sets stay on the page. The one with the greatest value, idle here, is the current one."""
     metrics = read_metrics((RECORDINGS / "lora" / "metrics-after.txt").read_bytes())
     assert (metrics.active_loras, metrics.waiting_loras, metrics.max_loras) == (frozenset(), frozenset(), 2)
 
@@ -84,13 +84,13 @@ vllm:gpu_cache_usage_perc{model_name="m"} 0.25
     assert (metrics.block_size_tokens, metrics.kv_blocks) == (None, None)
 
 
-def test_the_newer_name_of_the_kv_cache_usage_is_believed() -> None:
-    """0.9.2 to 0.10.2 show both."""
+def test_the_newer_name_of_the_kv_cache_usage_is_used() -> None:
+    """0.9.2 to 0.10.2 have both."""
     assert read_metrics(b"vllm:gpu_cache_usage_perc 0.1\nvllm:kv_cache_usage_perc 0.6\n").kv_cache_usage == 0.6
 
 
-def test_engines_of_one_server_are_added_up() -> None:
-    """Queues, running requests and blocks are sums, the KV cache usage is the mean."""
+def test_engines_of_one_server_are_summed() -> None:
+    """Queues, running requests and blocks are sums. The KV cache usage is the mean."""
     page = b"""\
 vllm:num_requests_running{engine="0",model_name="m"} 7.0
 vllm:num_requests_running{engine="1",model_name="m"} 5.0
@@ -107,7 +107,7 @@ vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="150"} 1.0
 
 
 def test_counters_of_first_tokens_are_read_of_every_generation() -> None:
-    """V0 has no counters of its prefix cache, the first of V1 have them under another name; engines are added up."""
+    """V0 has no counters of its prefix cache, and early V1 has them under another name. Engines are summed."""
     times = b"""\
 vllm:num_requests_running 1
 vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf"} 7
@@ -125,7 +125,7 @@ vllm:time_to_first_token_seconds_sum{engine="1"} 0.5
 
 
 @pytest.mark.parametrize("missing", [b"seconds_count", b"seconds_sum", b"tokens_total"])
-def test_where_one_counter_is_missing_none_is_believed(missing: bytes) -> None:
+def test_where_one_counter_is_missing_none_is_used(missing: bytes) -> None:
     page = b"""\
 vllm:num_requests_running 1
 vllm:time_to_first_token_seconds_count 7
@@ -136,7 +136,7 @@ vllm:prompt_tokens_total 5000.0
 
 
 def test_waiting_by_reason_is_not_waiting() -> None:
-    """Its name begins like the other's."""
+    """Its name has the same beginning."""
     page = b'vllm:num_requests_waiting_by_reason{reason="capacity"} 9\nvllm:num_requests_running 1\n'
     assert read_metrics(page).queue_depth == 0
 
@@ -162,19 +162,19 @@ def test_waiting_by_reason_is_not_waiting() -> None:
         (b"vllm:num_requests_waiting_total 4", 0),
     ],
 )
-def test_a_line_is_read_as_the_text_format_says(line: bytes, queue_depth: int) -> None:
-    """Blanks, label order, escapes, timestamps, exponents, and values that are no numbers of requests."""
+def test_a_line_is_read_as_the_text_format_defines_it(line: bytes, queue_depth: int) -> None:
+    """Blanks, label order, escapes, timestamps, exponents, and values that are not counts."""
     assert read_metrics(b"vllm:num_requests_running 1\n" + line).queue_depth == queue_depth
 
 
 def test_kv_cache_usage_stays_between_0_and_1() -> None:
-    """Rounding in the server must not reach a decision."""
+    """Rounding in the server must not affect a decision."""
     assert read_metrics(b"vllm:kv_cache_usage_perc 1.0000001").kv_cache_usage == 1.0
     assert read_metrics(b"vllm:kv_cache_usage_perc -1e-17").kv_cache_usage == 0.0
 
 
 def test_lora_adapters_are_taken_from_the_newest_series() -> None:
-    """Order on the page does not count, time does."""
+    """By their time, not by their order on the page."""
     page = b"""\
 vllm:num_requests_waiting 0
 vllm:lora_requests_info{max_lora="4",running_lora_adapters="old",waiting_lora_adapters=""} 1.7954156739264057e+09
@@ -189,7 +189,7 @@ vllm:lora_requests_info{max_lora="4",running_lora_adapters="older",waiting_lora_
 
 @pytest.mark.parametrize("page", [b"", b"\n", b"# EOF\n", b"<html>404</html>", b"python_info 1\n", b"sglang:x 1\n"])
 def test_a_page_without_the_needed_lines_is_a_named_error(page: bytes) -> None:
-    """So that a wrong port is not taken for an idle server."""
+    """A wrong port must not count as an idle server."""
     with pytest.raises(NoServerMetrics, match="vllm:num_requests_waiting"):
         read_metrics(page)
 
@@ -213,8 +213,8 @@ FRAGMENTS = [
 
 
 @given(st.one_of(st.binary(), st.lists(st.sampled_from(FRAGMENTS), max_size=40).map(b"".join)))
-def test_no_bytes_make_it_raise_anything_else(page: bytes) -> None:
-    """Any page either is read, into finite and sane numbers, or is the named error."""
+def test_no_bytes_raise_another_error(page: bytes) -> None:
+    """Any page has finite values in the valid range, or raises the named error."""
     try:
         metrics = read_metrics(page)
     except NoServerMetrics:
@@ -261,14 +261,14 @@ def page_of(head: bytes, repeated: bytes, size: int) -> bytes:
 
 
 def read_twice(page: bytes) -> None:
-    """As one server's: the second time with what the first has left."""
+    """Twice by one reader: the second time with the state of the first."""
     reader = MetricsReader()
     _read(reader, page)
     _read(reader, page)
 
 
 def cost_s(page: bytes) -> float:
-    """CPU time of a reading, the best of several."""
+    """CPU time of one reading, the minimum of several."""
 
     def once() -> float:
         begun_s = time.process_time()
@@ -283,7 +283,7 @@ QUARTER = 256 << 10
 
 @pytest.mark.parametrize("shape", ADVERSARIAL)
 def test_reading_a_page_twice_as_large_costs_about_twice_as_much(shape: str) -> None:
-    """Whatever it holds. What costs less than an empty look at the larger page is too little to compare."""
+    """Whatever its content. A cost below that of an empty scan of the larger page is too small to compare."""
     head, repeated = ADVERSARIAL[shape]
     small, large = (cost_s(page_of(head, repeated, size)) for size in (QUARTER, 2 * QUARTER))
     assert large <= 2.6 * max(small, cost_s(b"-" * QUARTER))
@@ -295,7 +295,7 @@ def test_reading_a_page_twice_as_large_costs_about_twice_as_much(shape: str) -> 
 )
 @settings(max_examples=25, deadline=None)
 def test_any_repeated_text_is_read_in_linear_time(repeated: bytes, head: bytes) -> None:
-    """Quadratic readings of this size cost hundreds of times as much as a look at the page."""
+    """Quadratic parsing of this size costs hundreds of times as much as a scan of the page."""
     page = page_of(READ + head, repeated, QUARTER)
     assert cost_s(page) <= 60 * cost_s(b"-" * QUARTER)
 
@@ -303,7 +303,7 @@ def test_any_repeated_text_is_read_in_linear_time(repeated: bytes, head: bytes) 
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_mutated_pages_of_a_real_server_are_read_in_linear_time(data: st.DataObject) -> None:
-    """A part of a recorded page over and over, with some bytes changed."""
+    """A part of a recorded page repeated, with some bytes changed."""
     page = (RECORDINGS / "metrics-loaded.txt").read_bytes()
     start = data.draw(st.integers(0, len(page) - 1))
     part = bytearray(page[start : start + data.draw(st.integers(1, 4096))])
@@ -313,7 +313,7 @@ def test_mutated_pages_of_a_real_server_are_read_in_linear_time(data: st.DataObj
 
 
 def test_a_line_that_is_too_long_is_skipped() -> None:
-    """The other series of the page count."""
+    """Other series of the page are read."""
     long = b'vllm:num_requests_waiting{a="%b"} 7\n' % (b"x" * MAX_LINE_BYTES)
     assert read_metrics(long + b"vllm:num_requests_waiting 4\n").queue_depth == 4
 
@@ -323,7 +323,7 @@ def test_series_beyond_the_bound_are_skipped() -> None:
 
 
 def test_names_of_adapters_are_bounded_in_number_and_length() -> None:
-    """What one page names is all that is known of its server."""
+    """No other page names adapters of the server."""
     names = ",".join([*(f"a{number}" for number in range(2 * MAX_LORAS)), "b" * 257])
     page = b'vllm:num_requests_running 1\nvllm:lora_requests_info{running_lora_adapters="%b"} 1\n' % names.encode()
     active = read_metrics(page).active_loras
@@ -339,7 +339,7 @@ adapters = st.lists(st.text('abc-\\"{} \n', min_size=1, max_size=6), max_size=3)
 
 @st.composite
 def registries(draw: st.DrawFn) -> CollectorRegistry:
-    """A server's metrics as the library that vLLM uses holds them, other metrics in between."""
+    """A server's metrics in the library that vLLM uses, with other metrics in between."""
     registry = CollectorRegistry()
     engines = [str(engine) for engine in range(draw(st.integers(1, 3)))]
     model = draw(label_texts)
@@ -369,7 +369,7 @@ def registries(draw: st.DrawFn) -> CollectorRegistry:
 
 
 def by_the_library(page: str) -> ServerMetrics:
-    """What the library's full parser finds, put together by the same rules."""
+    """The result of the library's full parser, combined by the same rules."""
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 
     def named(name: str) -> list[Sample]:
@@ -401,15 +401,15 @@ def by_the_library(page: str) -> ServerMetrics:
 
 
 generate_openmetrics = partial(escaping_openmetrics, escaping=ALLOWUTF8)
-"""With its default escaping the library writes `vllm_` for `vllm:` in OpenMetrics (not in text, which is asked for)."""
+"""With its default escaping the library writes `vllm_` for `vllm:` in OpenMetrics, but not in the text format."""
 
 
 @pytest.mark.parametrize("generate", [generate_text, generate_openmetrics], ids=["text", "openmetrics"])
 @given(registry=registries())
-def test_it_agrees_with_the_prometheus_library(
+def test_the_parser_agrees_with_the_prometheus_library(
     generate: Callable[[CollectorRegistry], bytes], registry: CollectorRegistry
 ) -> None:
-    """Pages written by the library, in either format, mean the same to both parsers."""
+    """Pages written by the library, in either format, have the same result with both parsers."""
     page = generate(registry)
     expected = by_the_library(generate_text(registry).decode())
     try:
@@ -420,8 +420,7 @@ def test_it_agrees_with_the_prometheus_library(
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[bytes]:
-    """Pages of one address in the order of their being read: numbers grow, adapters come, and the server may be
-    replaced by another one."""
+    """Consecutive pages of one address: numbers grow, adapters are added, and the server may be replaced."""
     pages: list[bytes] = []
     for _ in range(draw(st.integers(1, 2))):
         registry = draw(registries())
@@ -444,15 +443,15 @@ def lives(draw: st.DrawFn) -> list[bytes]:
 
 
 @given(pages=lives())
-def test_what_is_remembered_of_one_page_changes_nothing_in_the_next(pages: list[bytes]) -> None:
-    """A reader that has seen the pages before reads each like one that has not."""
+def test_known_metrics_of_one_page_do_not_change_the_next(pages: list[bytes]) -> None:
+    """A reader with previous pages reads a page like a reader without them."""
     reader = MetricsReader()
     for page in pages:
         assert _read(reader, page) == _read(MetricsReader(), page)
 
 
-def test_an_engine_that_comes_is_counted() -> None:
-    """A server was started anew at its address, with more engines: what stood where it stood is not all of it now."""
+def test_an_engine_that_is_added_is_counted() -> None:
+    """A server was restarted with more engines, so the text at the known position is only a part of the metric."""
     reader = MetricsReader()
     page = generate_text(engines_of(1))
     assert reader.read(page).running == 5
@@ -461,8 +460,8 @@ def test_an_engine_that_comes_is_counted() -> None:
 
 
 @pytest.mark.parametrize("engines", [("0", "1"), ("1", "0")])
-def test_first_tokens_of_an_engine_that_comes_are_counted(engines: tuple[str, str]) -> None:
-    """Whether it stands before the one that was there, or after it."""
+def test_first_tokens_of_an_engine_that_is_added_are_counted(engines: tuple[str, str]) -> None:
+    """Before or after the known one."""
     reader = MetricsReader()
     of_each = {
         engine: b'vllm:time_to_first_token_seconds_bucket{engine="%b",le="+Inf"} 7\n'
@@ -480,15 +479,15 @@ def test_first_tokens_of_an_engine_that_comes_are_counted(engines: tuple[str, st
 
 
 def test_a_page_that_grows_by_more_than_digits_is_read() -> None:
-    """What is looked for is no more near where it was."""
+    """The metric is not near its previous position."""
     reader = MetricsReader()
     page = generate_text(engines_of(1))
     assert reader.read(page).running == 5
     assert reader.read(b"# HELP other -\n" * 1000 + page.replace(b" 5.0", b" 6.0")).running == 6
 
 
-def test_adapters_of_a_server_that_had_none_are_seen_soon() -> None:
-    """It was started anew with them."""
+def test_adapters_of_a_server_that_had_none_are_found_soon() -> None:
+    """It was restarted with them."""
     reader = MetricsReader()
     page = generate_text(engines_of(1))
     reader.read(page)

@@ -1,4 +1,4 @@
-"""Which endpoint is taken to hold which prompt, against a model that keeps every prompt's blocks one by one."""
+"""The estimated prefixes of endpoints, compared with a model that keeps each block of every prompt."""
 
 from collections.abc import Sequence
 from random import Random
@@ -15,7 +15,7 @@ BLOCK = 4
 
 
 def blocks(text: str) -> tuple[int, ...]:
-    """Of a prompt, a character a block."""
+    """Hashes of a prompt with one character per block."""
     return block_hashes(b"", text.encode("utf-32-le"), BLOCK, 4096)
 
 
@@ -26,20 +26,20 @@ def sized(kv_blocks: int | None, block_size_tokens: int | None = 16) -> Endpoint
 
 
 class NaiveCache:
-    """Prefixes by their text, least recently used and then longest out first, each of its own weight."""
+    """Prefixes by their text, least recently used and then longest out first, each with its weight."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._prefixes: list[tuple[str, int]] = []
-        """The oldest first, with the blocks that each stands for."""
+        """Oldest first, with the number of blocks that each represents."""
 
     @property
     def size(self) -> int:
-        return sum(stands_for for _, stands_for in self._prefixes)
+        return sum(represented for _, represented in self._prefixes)
 
     def record(self, text: str) -> None:
-        for length, stands_for in reversed(remembered(text[: self._capacity])):
-            prefix = text[:length], stands_for
+        for length, represented in reversed(stored_prefixes(text[: self._capacity])):
+            prefix = text[:length], represented
             if prefix in self._prefixes:
                 self._prefixes.remove(prefix)
             self._prefixes.append(prefix)
@@ -48,15 +48,15 @@ class NaiveCache:
 
     def held(self, text: str) -> int:
         depth = 0
-        for length, stands_for in remembered(text):
-            if (text[:length], stands_for) not in self._prefixes:
+        for length, represented in stored_prefixes(text):
+            if (text[:length], represented) not in self._prefixes:
                 break
             depth = length
         return depth
 
 
-def remembered(text: str) -> Sequence[tuple[int, int]]:
-    """The lengths of a prompt's remembered beginnings, and the blocks that each adds."""
+def stored_prefixes(text: str) -> Sequence[tuple[int, int]]:
+    """The lengths of a prompt's stored prefixes, and the blocks that each adds."""
     fine = [(length, 1) for length in range(1, min(len(text), FINE_BLOCKS) + 1)]
     return fine + [
         (length, COARSE_STRIDE) for length in range(FINE_BLOCKS + COARSE_STRIDE, len(text) + 1, COARSE_STRIDE)
@@ -73,7 +73,7 @@ texts = st.builds(
 
 
 class PrefixIndexAgainstTheModel(RuleBasedStateMachine):
-    """Three endpoints come and go, and are sent prompts."""
+    """Three endpoints join, leave, and are sent prompts."""
 
     @initialize(capacity=st.sampled_from((1, 5, 20, FINE_BLOCKS + 3, FINE_BLOCKS + 30, 400)))
     def start(self, capacity: int) -> None:
@@ -116,7 +116,7 @@ TestPrefixIndexAgainstTheModel.settings = settings(max_examples=100, stateful_st
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=20), st.integers(1, 6))
 def test_hashes_that_no_prompt_could_have_break_nothing(sequences: list[list[int]], capacity: int) -> None:
-    """Colliding hashes, say: a wrong guess is allowed, an exception or a leak is not."""
+    """For example colliding hashes: a wrong estimate is allowed, an exception or a leak is not."""
     index, fleet = PrefixIndex(64, default_capacity_blocks=capacity), [endpoint(n, scraped=False) for n in range(2)]
     for number, hashes in enumerate(sequences):
         index.record(fleet[number % 2], hashes)
@@ -127,7 +127,7 @@ def test_hashes_that_no_prompt_could_have_break_nothing(sequences: list[list[int
     assert len(index) == 0
 
 
-def test_the_least_recently_used_prompt_goes_first_and_its_end_before_its_beginning() -> None:
+def test_the_least_recent_prompt_is_evicted_first_from_its_end() -> None:
     """As the servers do it."""
     where, index = endpoint(1, scraped=False), PrefixIndex(64, default_capacity_blocks=6)
     index.record(where, blocks("old"))
@@ -137,7 +137,7 @@ def test_the_least_recently_used_prompt_goes_first_and_its_end_before_its_beginn
 
 
 def test_a_prompt_that_is_used_again_stays() -> None:
-    """Another one goes in its place."""
+    """Another one is evicted in its place."""
     where, index = endpoint(1, scraped=False), PrefixIndex(64, default_capacity_blocks=6)
     index.record(where, blocks("old"))
     index.record(where, blocks("new"))
@@ -147,14 +147,14 @@ def test_a_prompt_that_is_used_again_stays() -> None:
 
 
 def test_a_prompt_longer_than_the_cache_is_held_up_to_its_capacity() -> None:
-    """Its beginning, which is what the next turn asks for."""
+    """Its prefix, which the next turn repeats."""
     where, index = endpoint(1, scraped=False), PrefixIndex(64, default_capacity_blocks=5)
     index.record(where, blocks("a long prompt"))
     assert index.cached_blocks(where, blocks("a long prompt")) == 5
 
 
-def test_a_long_prompt_is_known_to_one_part_in_sixteen() -> None:
-    """Never to more than what is held."""
+def test_the_prefix_of_a_long_prompt_is_known_to_one_part_in_16() -> None:
+    """Never more than is held."""
     where, index = endpoint(1, scraped=False), PrefixIndex(64)
     for length in range(1, 1200, 7):
         index.record(where, blocks("a" * length + "b"))
@@ -166,13 +166,13 @@ def test_a_long_prompt_is_known_to_one_part_in_sixteen() -> None:
     ("kv_blocks", "block_size_tokens", "expected"),
     [(4000, 16, 1000), (None, 16, 4096), (4000, None, 4096), (10**9, 16, 32_768)],
 )
-def test_a_server_tells_its_capacity(kv_blocks: int | None, block_size_tokens: int | None, expected: int) -> None:
-    """In blocks of its own size; without its word a usual size is assumed, and memory is bounded whatever it says."""
+def test_the_capacity_is_the_reported_one(kv_blocks: int | None, block_size_tokens: int | None, expected: int) -> None:
+    """In blocks of its own size. Without a report a usual size is used, and memory is always bounded."""
     assert PrefixIndex(64).capacity_blocks(sized(kv_blocks, block_size_tokens)) == expected
 
 
-def test_a_cache_that_shrinks_is_followed() -> None:
-    """A server that came back with less memory."""
+def test_a_smaller_cache_is_followed() -> None:
+    """A server that has restarted with less memory."""
     where, index = sized(400), PrefixIndex(64)
     index.record(where, blocks("x" * 100))
     where.metrics = sized(40).metrics
@@ -180,8 +180,8 @@ def test_a_cache_that_shrinks_is_followed() -> None:
     assert len(index) == 10
 
 
-def test_endpoints_that_come_and_go_leave_nothing_behind() -> None:
-    """Each gets the place of one that has gone."""
+def test_endpoints_that_leave_leave_nothing_behind() -> None:
+    """New endpoints use their bits."""
     index, random = PrefixIndex(64, default_capacity_blocks=50), Random(1)
     for number in range(200):
         where = endpoint(number % 250, scraped=False)

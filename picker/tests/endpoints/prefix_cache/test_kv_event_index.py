@@ -1,4 +1,4 @@
-"""A prefix index that believes the endpoints rather than its own estimate."""
+"""A prefix index that prefers reported blocks to its own estimate."""
 
 from collections.abc import Sequence
 from random import Random
@@ -19,7 +19,7 @@ A, B = endpoint(1), endpoint(2)
 
 
 def tokens(blocks: Sequence[int]) -> list[int]:
-    """What a prompt of these blocks of text becomes: four blocks of tokens each."""
+    """The tokens of a prompt of these text blocks: four token blocks each."""
     return [block * 1000 + place for block in blocks for place in range(TEXT_TOKENS)]
 
 
@@ -44,7 +44,7 @@ class Fleet:
         self.held.apply(where, [BlockStored(hashes, None, ids, SIZE, int(bool(lora)) or None, "GPU", lora)])
 
     def removes(self, where: Endpoint, blocks: Sequence[int], keep: int, lora: str | None = None) -> None:
-        """All but the first `keep` of a prompt's blocks of text."""
+        """Remove all but the first `keep` text blocks of a prompt."""
         hashes = token_chain(tokens(blocks), SIZE, chain_root(SIZE, lora))
         self.held.apply(where, [BlockRemoved(hashes[keep * TEXT_TOKENS // SIZE :])])
 
@@ -69,13 +69,13 @@ def text(blocks: Sequence[int]) -> tuple[int, ...]:
 PROMPT = (1, 2, 3, 4, 5)
 
 
-def test_before_tokens_are_known_it_is_the_estimate() -> None:
+def test_without_known_tokens_the_estimate_is_used() -> None:
     fleet = Fleet()
     fleet.serves(A, PROMPT)
     assert fleet.known(PROMPT) == [5, 0]
 
 
-def test_what_an_endpoint_has_reused_is_known_at_once() -> None:
+def test_evicted_blocks_are_known_at_once() -> None:
     fleet = Fleet()
     fleet.serves(A, PROMPT)
     assert fleet.learns(A, PROMPT) == 5
@@ -85,8 +85,8 @@ def test_what_an_endpoint_has_reused_is_known_at_once() -> None:
     assert fleet.index.cached_blocks(A, text(PROMPT)) == 2
 
 
-def test_what_others_have_sent_is_known_too() -> None:
-    """Another picker, or a client of the servers' own."""
+def test_blocks_of_other_clients_are_known() -> None:
+    """Those of another picker, or of a client of the servers themselves."""
     fleet = Fleet()
     fleet.serves(A, PROMPT)
     fleet.learns(A, PROMPT)
@@ -95,7 +95,7 @@ def test_what_others_have_sent_is_known_too() -> None:
     assert fleet.index.holders(text(PROMPT), 8) == [A, B]
 
 
-def test_a_prompt_on_its_way_is_as_good_as_held() -> None:
+def test_a_prompt_on_its_way_counts_as_held() -> None:
     fleet = Fleet()
     fleet.serves(A, PROMPT)
     fleet.learns(A, PROMPT)
@@ -106,7 +106,7 @@ def test_a_prompt_on_its_way_is_as_good_as_held() -> None:
     assert fleet.known(PROMPT) == [5, 0], "its client left before it was computed"
 
 
-def test_beyond_the_tokens_that_are_known_the_estimate_goes_on() -> None:
+def test_beyond_the_mapped_blocks_the_estimate_is_used() -> None:
     fleet = Fleet()
     fleet.serves(A, PROMPT[:3])
     fleet.learns(A, PROMPT[:3])
@@ -116,12 +116,12 @@ def test_beyond_the_tokens_that_are_known_the_estimate_goes_on() -> None:
     assert fleet.known(PROMPT) == [2, 0], "what follows a block that is gone is gone"
 
 
-def test_an_endpoint_of_which_not_all_is_known_has_the_better_of_both() -> None:
+def test_for_an_incomplete_endpoint_the_larger_value_is_used() -> None:
     fleet = Fleet(A)
     fleet.serves(A, PROMPT)
     fleet.learns(A, PROMPT)
     fleet.index.record(B, text(PROMPT[:4]))
-    assert fleet.known(PROMPT) == [5, 4], "B does not tell"
+    assert fleet.known(PROMPT) == [5, 4], "B publishes no events"
     fleet.held.restart(A, empty=False)
     assert fleet.known(PROMPT) == [5, 4], "A has lost its thread"
     fleet.held.restart(A, empty=True)
@@ -129,7 +129,7 @@ def test_an_endpoint_of_which_not_all_is_known_has_the_better_of_both() -> None:
     assert fleet.known(PROMPT) == [1, 4]
 
 
-def test_only_a_beginning_that_comes_again_is_worth_its_tokens() -> None:
+def test_only_a_repeated_prefix_is_worth_mapping() -> None:
     fleet = Fleet()
     fleet.serves(A, PROMPT)
     sent = fleet.index.sent(A, text((*PROMPT[:3], 8, 9)))
@@ -140,8 +140,8 @@ def test_only_a_beginning_that_comes_again_is_worth_its_tokens() -> None:
     assert fleet.index.sent(A, text(PROMPT)) is None
 
 
-def test_tokens_that_the_server_does_not_hold_name_nothing() -> None:
-    """Another template or tokenizer was asked than the one that served."""
+def test_tokens_that_the_server_does_not_hold_map_nothing() -> None:
+    """They are of another template or tokenizer than those of the server."""
     fleet = Fleet()
     fleet.serves(A, PROMPT)
     assert fleet.learns(A, (9, 9)) == 0
@@ -150,13 +150,13 @@ def test_tokens_that_the_server_does_not_hold_name_nothing() -> None:
     assert fleet.index.learn(endpoint(3), text(PROMPT), ends(PROMPT), tokens(PROMPT), "qwen") == 0
 
 
-def test_only_the_part_that_the_server_holds_is_named() -> None:
+def test_only_the_part_that_the_server_holds_is_mapped() -> None:
     fleet = Fleet()
     fleet.stores(A, PROMPT[:2])
     assert fleet.learns(A, PROMPT) == 2
 
 
-def test_whether_a_model_is_an_adapter_its_blocks_tell() -> None:
+def test_reported_blocks_decide_whether_a_model_is_an_adapter() -> None:
     fleet = Fleet()
     fleet.stores(A, PROMPT, lora="sql")
     fleet.stores(B, PROMPT)
@@ -164,7 +164,7 @@ def test_whether_a_model_is_an_adapter_its_blocks_tell() -> None:
     assert fleet.known(PROMPT) == [5, 0]
 
 
-def test_a_block_of_text_that_ends_within_the_first_block_of_tokens_is_named_after_it() -> None:
+def test_a_text_block_within_the_first_token_block_is_mapped_to_it() -> None:
     fleet = Fleet()
     fleet.stores(A, PROMPT)
     fleet.index.learn(A, text(PROMPT), [10, 20, 200, 250, 320], tokens(PROMPT), "qwen")
@@ -173,7 +173,7 @@ def test_a_block_of_text_that_ends_within_the_first_block_of_tokens_is_named_aft
     assert fleet.known(PROMPT) == [2, 0]
 
 
-def test_names_are_bounded_and_those_not_used_for_longest_go_first() -> None:
+def test_mapped_blocks_are_bounded_and_least_recent_ones_dropped() -> None:
     held = ReportedBlocks()
     held.follow(A)
     held.restart(A, empty=True)
@@ -190,8 +190,8 @@ def test_names_are_bounded_and_those_not_used_for_longest_go_first() -> None:
     assert fleet.known(second)[0] == 3
 
 
-def test_other_block_sizes_begin_anew() -> None:
-    """Servers have been restarted with another `--block-size`."""
+def test_another_block_size_drops_all_mappings() -> None:
+    """Servers have restarted with another `--block-size`."""
     fleet = Fleet()
     fleet.stores(A, PROMPT)
     fleet.learns(A, PROMPT)
@@ -219,7 +219,7 @@ def test_long_prompts_are_known_to_a_stride(length: int, kept: int, seed: int) -
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.lists(st.integers(0, 1), min_size=1, max_size=4)), max_size=12))
-def test_without_names_it_is_the_plain_index(sends: list[tuple[Endpoint, list[int]]]) -> None:
+def test_without_mappings_it_is_the_estimated_index(sends: list[tuple[Endpoint, list[int]]]) -> None:
     fleet, plain = Fleet(), PrefixIndex(TEXT_TOKENS)
     for where, prompt in sends:
         fleet.index.sent(where, text(prompt))

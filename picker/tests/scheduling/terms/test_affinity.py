@@ -1,4 +1,4 @@
-"""Several pickers of one pool, none of which knows what the others send."""
+"""Several pickers of one pool that do not communicate."""
 
 from random import Random
 
@@ -15,7 +15,8 @@ OURS = pytest.mark.parametrize("strategy", [RoutingStrategy.DEFAULT, RoutingStra
 
 
 class Picker:
-    """One of several, with endpoints of its own for the same four addresses, each with `others` requests of others."""
+    """One of several pickers, with its own endpoints for the same four addresses and `others` foreign requests on
+    each."""
 
     def __init__(self, strategy: RoutingStrategy, seed: int, others: int = 5) -> None:
         self.fleet = [endpoint(number, running=others) for number in range(4)]
@@ -25,7 +26,7 @@ class Picker:
         self._now_s = 0.0
 
     def send(self, what: InferenceRequest) -> str:
-        """Where it went; it is over at once."""
+        """The address that was picked. The request ends at once."""
         self._now_s += 0.1
         sent = schedule(what, self.fleet, self._scheduler, self._prefixes, self._tracker, self._now_s)
         assert isinstance(sent, InFlightRequest)
@@ -34,7 +35,7 @@ class Picker:
 
 
 def turn(of: int, number: int, tokens: int = 2000) -> InferenceRequest:
-    """A turn of a conversation, each 10 blocks longer than the one before."""
+    """A turn of a conversation, 10 blocks longer than the one before."""
     blocks = tuple(range(1000 * of, 1000 * of + 10 * number))
     return InferenceRequest("m", Criticality.STANDARD, tokens, 100, blocks, of, number > 1)
 
@@ -44,14 +45,14 @@ def one_off(number: int) -> InferenceRequest:
 
 
 def warm(picker: Picker) -> None:
-    """Let it see that there are others."""
+    """Let it observe foreign requests."""
     for number in range(200):
         picker.send(turn(500_000 + number // 4, number % 4 + 1))
 
 
 @OURS
-def test_a_conversation_goes_to_one_server_whichever_picker_has_its_turns(strategy: RoutingStrategy) -> None:
-    """The first turn too, where most prompts are later ones."""
+def test_turns_of_a_conversation_go_to_one_server_from_all_pickers(strategy: RoutingStrategy) -> None:
+    """The first turn as well, if most prompts are later turns."""
     left, right = Picker(strategy, 1), Picker(strategy, 2)
     warm(left)
     warm(right)
@@ -61,8 +62,8 @@ def test_a_conversation_goes_to_one_server_whichever_picker_has_its_turns(strate
 
 
 @OURS
-def test_a_system_prompt_that_others_may_have_sent_goes_to_one_server(strategy: RoutingStrategy) -> None:
-    """Where most prompts begin like one before, a beginning that is new here is taken for one of those."""
+def test_a_common_system_prompt_goes_to_one_server_from_all_pickers(strategy: RoutingStrategy) -> None:
+    """If most prompts have known first blocks, new first blocks are likely known to other pickers."""
     left, right = Picker(strategy, 1), Picker(strategy, 2)
     for picker in (left, right):
         for number in range(300):
@@ -72,8 +73,8 @@ def test_a_system_prompt_that_others_may_have_sent_goes_to_one_server(strategy: 
 
 
 @OURS
-def test_prompts_of_which_none_comes_again_are_drawn_nowhere(strategy: RoutingStrategy) -> None:
-    """They go where there is least to do, which is what the lot says here."""
+def test_prompts_without_repeats_have_no_preferred_endpoint(strategy: RoutingStrategy) -> None:
+    """They go to the least loaded endpoint, which is drawn at random here."""
     left, right = Picker(strategy, 1), Picker(strategy, 2)
     for number in range(400):
         left.send(one_off(1000 + number))
@@ -83,8 +84,8 @@ def test_prompts_of_which_none_comes_again_are_drawn_nowhere(strategy: RoutingSt
 
 
 @OURS
-def test_a_home_that_is_busy_is_left(strategy: RoutingStrategy) -> None:
-    """As soon as computing the prompt anew takes less than waiting there."""
+def test_a_busy_preferred_endpoint_is_avoided(strategy: RoutingStrategy) -> None:
+    """As soon as to compute the prompt elsewhere takes less time than the wait there."""
     picker = Picker(strategy, 1)
     warm(picker)
     preferred_endpoint = picker.send(turn(7, 3))
@@ -94,8 +95,8 @@ def test_a_home_that_is_busy_is_left(strategy: RoutingStrategy) -> None:
 
 
 @OURS
-def test_who_is_alone_has_no_homes(strategy: RoutingStrategy) -> None:
-    """It knows itself where it sent what: turns follow the first one, wherever that went."""
+def test_a_single_picker_has_no_preferred_endpoints(strategy: RoutingStrategy) -> None:
+    """It has sent all prompts itself: later turns follow the first one, wherever that went."""
     picker, other = Picker(strategy, 1, others=0), Picker(strategy, 2, others=0)
     firsts = [(picker.send(turn(of, 1)), other.send(turn(of, 1))) for of in range(1, 60)]
     assert sum(left == right for left, right in firsts) < 40

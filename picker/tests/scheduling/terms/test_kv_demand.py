@@ -1,4 +1,4 @@
-"""What requests hold of a KV cache, and what they are expected to."""
+"""KV cache demand of requests, observed and expected."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ CACHE_TOKENS = 16_000
 
 
 def server(running: int, usage: float, *, prompt_tokens: float = 0.0) -> Endpoint:
-    """One whose cache holds `CACHE_TOKENS`, after ten prompts of `prompt_tokens` each."""
+    """A server whose cache holds `CACHE_TOKENS`, after ten prompts of `prompt_tokens` each."""
     progress = PrefillCounters(10.0, 1.0, 10.0 * prompt_tokens)
     metrics = ServerMetrics(0, running, usage, block_size_tokens=16, kv_blocks=CACHE_TOKENS // 16, progress=progress)
     return Endpoint(f"10.0.0.{running}:8000", "qwen", metrics=metrics)
@@ -30,45 +30,45 @@ def seen(*observations: tuple[float, Endpoint]) -> KvDemand:
     return held
 
 
-def test_what_a_request_holds_is_a_mean_over_the_fleet() -> None:
-    """By requests, not by servers."""
+def test_the_demand_of_a_request_is_a_mean_over_the_fleet() -> None:
+    """Weighted by requests, not by servers."""
     held = KvDemand()
     held.observe([server(10, 0.5), server(30, 0.5)], 0.0)
     assert held.tokens == 400.0
 
 
-def test_a_burst_is_expected_to_hold_what_others_did() -> None:
-    """Thirty requests that have just come fill a twentieth; as those before them they will fill three quarters."""
+def test_a_burst_is_expected_to_have_the_mean_demand() -> None:
+    """Thirty requests that have just arrived fill a twentieth. With the mean demand they will fill three quarters."""
     held = seen((0.0, server(10, 0.25)))
     assert held.usage(metrics(0.05), 30) == pytest.approx(MIN_EXPECTED_SHARE * 0.75)
 
 
-def test_the_servers_own_word_counts_where_it_says_more() -> None:
-    """Its requests are long ones."""
+def test_a_higher_reported_usage_is_used() -> None:
+    """The server's requests are long."""
     held = seen((0.0, server(10, 0.25)))
     assert held.usage(metrics(0.9), 30) == 0.9
 
 
-def test_what_was_seen_stays_while_nothing_runs() -> None:
-    """A burst after a pause finds the same servers."""
+def test_observations_stay_while_nothing_runs() -> None:
+    """A burst after a pause meets the same servers."""
     held = seen((0.0, server(10, 0.25)), (60.0, server(0, 0.0)), (3600.0, server(0, 0.0)))
     assert held.tokens == pytest.approx(400.0)
 
 
-def test_what_was_seen_fades_as_other_requests_come() -> None:
-    """Half and half after the half-life."""
+def test_observations_decay_with_new_ones() -> None:
+    """Both have the same weight after the half-life."""
     held = seen((0.0, server(10, 0.25)), (HALF_LIFE_S, server(10, 0.75)))
     assert held.tokens == pytest.approx(800.0)
 
 
-def test_an_answer_takes_what_its_prompt_does_not() -> None:
-    """And nothing where prompts share more than answers take."""
+def test_a_response_holds_the_tokens_beyond_its_prompt() -> None:
+    """0 if shared prompts save more than responses hold."""
     assert seen((0.0, server(10, 0.25, prompt_tokens=300.0))).answer_tokens == 100.0
     assert seen((0.0, server(10, 0.25, prompt_tokens=900.0))).answer_tokens == 0.0
 
 
-def test_nothing_is_expected_where_nobody_tells_the_size_of_a_cache() -> None:
-    """Then the server's own word is all there is."""
+def test_without_a_reported_cache_size_nothing_is_expected() -> None:
+    """The reported usage is used."""
     silent = Endpoint("10.0.0.1:8000", "qwen", metrics=ServerMetrics(0, 10, 0.5))
     held = seen((0.0, silent))
     assert held.tokens == 0.0
@@ -77,13 +77,13 @@ def test_nothing_is_expected_where_nobody_tells_the_size_of_a_cache() -> None:
 
 
 @given(st.floats(0, 1), st.integers(0, 10_000), st.floats(0, 1), st.integers(0, 500))
-def test_no_cache_is_more_than_full(usage: float, requests: int, before: float, running: int) -> None:
-    """Whatever is expected of it, nor less full than it is."""
+def test_the_expected_usage_is_at_most_1(usage: float, requests: int, before: float, running: int) -> None:
+    """It is never below the reported usage."""
     assert usage <= seen((0.0, server(running, before))).usage(metrics(usage), requests) <= 1.0
 
 
 def test_pressure_grows_with_the_cache_and_the_queue() -> None:
-    """1 while there is room, three times as bad at the brim, and a queue as long as the batch doubles it."""
+    """1 while there is room, 3 at a full cache. A queue as long as the batch adds 1."""
     assert pressure(0.2, 0, 10) == 1.0
     assert pressure(1.0, 0, 10) == 3.0
     assert pressure(0.2, 10, 10) == 2.0

@@ -1,6 +1,6 @@
 """Prefix affinity across the picker replicas of a pool, without communication.
 
-No replica knows which prompts the others sent to which endpoint, although those are much of what is cached. Consistent
+A replica has no record of the prompts that other replicas sent, although these are much of what is cached. Consistent
 hashing maps equal prefixes to the same preferred endpoint in every replica. A prompt sent there finds the cache of its
 earlier turns, whichever replica picks.
 """

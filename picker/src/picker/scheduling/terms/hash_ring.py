@@ -9,13 +9,10 @@ from xxhash import xxh3_64_intdigest
 from picker.endpoints.endpoint import Endpoint
 
 VIRTUAL_NODES = 40
-"""On the ring, for each endpoint. The endpoints' shares differ by some 15 %; load decides before that matters."""
 """Points of each endpoint on the ring. The endpoints' shares differ by some 15 %. Load outweighs such differences."""
 
 
 class HashRing:
-    """A ring of the endpoints last asked about. When one comes or goes, only its own share of the keys moves."""
-
     """A ring of the endpoints of the last lookup. If one joins or leaves, only its own share of the keys moves."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""KV events of any vLLM are read, and what makes no sense is refused."""
+"""KV events of all vLLM versions are decoded, and invalid ones are rejected."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def test_hashes_may_be_bytes() -> None:
     assert stored(block_hashes=[b"\x01" * 32], parent_block_hash=b"\x02" * 32).block_hashes == [b"\x01" * 32]
 
 
-def test_fields_and_events_that_are_not_known_are_passed_over() -> None:
+def test_unknown_fields_and_events_are_skipped() -> None:
     read = read_batch(
         batch(
             {**STORED, "ownership": "tier-2", "event_version": 7},
@@ -88,32 +88,32 @@ def test_fields_and_events_that_are_not_known_are_passed_over() -> None:
     "payload",
     [
         b"",
-        b"rubbish",
+        b"no batch",
         msgspec.msgpack.encode({"ts": 1}),
         batch({**STORED, "token_ids": "text"}),
         batch({**STORED, "block_hashes": None}),
         batch(["BlockStored", [1], None, "text", 1]),
     ],
 )
-def test_what_is_no_batch_is_refused(payload: bytes) -> None:
+def test_a_payload_that_is_no_batch_is_rejected(payload: bytes) -> None:
     with pytest.raises(Unreadable):
         read_batch(payload)
 
 
-def test_a_string_that_is_no_utf_8_is_refused() -> None:
-    """The decoder raises an error of its own for it."""
+def test_a_string_that_is_not_utf_8_is_rejected() -> None:
+    """The decoder raises a different error for it."""
     payload = batch(["BlockRemoved", [7], "GPU"])
     with pytest.raises(Unreadable):
         read_batch(payload.replace(b"GPU", b"G\xacU"))
 
 
-def test_tokens_and_adapter_alone_name_a_block_of_text() -> None:
+def test_tokens_and_adapter_alone_identify_a_block_of_text() -> None:
     assert stored().is_text
     assert stored(lora_id=1, lora_name="sql", extra_keys=[["sql"]]).is_text
     assert stored(lora_id=1, lora_name="sql", extra_keys=[[{"type": "lora", "name": "sql"}]]).is_text
 
 
-def test_salts_images_and_adapters_without_a_name_make_blocks_that_no_text_names() -> None:
+def test_salts_images_and_unnamed_adapters_make_no_blocks_of_text() -> None:
     assert not stored(extra_keys=[["salt"]]).is_text
     assert not stored(extra_keys=[[["image-hash", 3]]]).is_text
     assert not stored(extra_keys=[[{"type": "cache_salt", "salt": "s"}]]).is_text

@@ -1,4 +1,4 @@
-"""An index of blocks that follows what endpoints tell."""
+"""An index of the blocks that endpoints report."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def held(*followed: Any) -> ReportedBlocks:
     return index
 
 
-def test_blocks_are_found_by_their_tokens_whatever_a_server_calls_them() -> None:
+def test_blocks_are_found_by_their_tokens_whatever_their_hashes() -> None:
     index = held()
     index.apply(A, [store([10, 11], [1, 2, 3, 4]), store([12], [5, 6], parent=11)])
     index.apply(B, [store([b"x" * 32], [1, 2])])
@@ -43,7 +43,7 @@ def test_blocks_are_found_by_their_tokens_whatever_a_server_calls_them() -> None
     assert index.depths(chain([9, 9])) == {}
 
 
-def test_a_block_that_was_removed_is_held_no_more() -> None:
+def test_a_removed_block_is_not_held() -> None:
     index = held()
     index.apply(A, [store([10, 11], [1, 2, 3, 4]), BlockRemoved([11])])
     assert index.depths(chain([1, 2, 3, 4])) == {A: 1}
@@ -51,8 +51,8 @@ def test_a_block_that_was_removed_is_held_no_more() -> None:
     assert len(index) == 0
 
 
-def test_of_two_copies_of_a_block_the_last_counts() -> None:
-    """Two requests that compute the same at the same time leave two."""
+def test_a_block_with_two_copies_is_held_until_the_last_is_removed() -> None:
+    """Two requests that compute the same block at the same time leave two copies."""
     index = held()
     index.apply(A, [store([10], [1, 2]), store([10], [1, 2]), BlockRemoved([10])])
     assert index.depths(chain([1, 2])) == {A: 1}
@@ -75,8 +75,8 @@ def test_adapters_share_no_blocks() -> None:
     assert index.depths(chain([1, 2], "sql")) == {A: 1}
 
 
-def test_what_follows_an_unknown_block_is_not_known() -> None:
-    """Its sequence began before anybody listened, or with an image."""
+def test_blocks_after_an_unknown_block_are_not_known() -> None:
+    """Its sequence began before the subscription, or with an image."""
     index = held()
     index.apply(A, [store([12], [5, 6], parent=11), BlockRemoved([12]), BlockRemoved([99])])
     assert len(index) == 0
@@ -98,7 +98,7 @@ def test_other_tiers_and_windows_are_not_the_prefix_cache() -> None:
     assert [len(index), index.depths(chain([5, 6]))] == [1, {A: 1}]
 
 
-def test_what_is_expected_counts_as_held_until_it_is_settled() -> None:
+def test_expected_blocks_count_as_held_until_they_are_settled() -> None:
     index, names = held(), chain([1, 2, 3, 4])
     index.expect(A, names)
     index.expect(A, names[:1])
@@ -114,7 +114,7 @@ def test_what_is_expected_counts_as_held_until_it_is_settled() -> None:
 
 
 def test_a_block_removed_while_it_is_expected_stays() -> None:
-    """It is computed anew for the request that needs it."""
+    """It is computed again for the request that needs it."""
     index, names = held(), chain([1, 2])
     index.apply(A, [store([10], [1, 2])])
     index.expect(A, names)
@@ -126,7 +126,7 @@ def test_a_block_removed_while_it_is_expected_stays() -> None:
     assert len(index) == 0
 
 
-def test_an_endpoint_that_is_forgotten_leaves_nothing() -> None:
+def test_a_removed_endpoint_leaves_nothing() -> None:
     index, names = held(), chain([1, 2, 3, 4])
     index.apply(A, [store([10], [1, 2])])
     index.expect(A, names)
@@ -137,7 +137,7 @@ def test_an_endpoint_that_is_forgotten_leaves_nothing() -> None:
     assert len(index) == 0
 
 
-def test_knowing_all_takes_every_batch_and_blocks_of_that_size() -> None:
+def test_all_is_known_after_every_batch_and_for_blocks_of_that_size() -> None:
     index = held()
     index.apply(A, [store([10], [1, 2])])
     assert A in index.all_known(SIZE)
@@ -159,7 +159,7 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("event", [store([1], [1]), store([1], [1, 1 << 63])])
-def test_events_that_make_no_sense_are_refused(event: BlockStored) -> None:
+def test_invalid_events_are_rejected(event: BlockStored) -> None:
     with pytest.raises(ValueError, match="token"):
         held().apply(A, [event])
 
@@ -176,8 +176,8 @@ STEPS = st.lists(
 )
 
 
-def test_one_hash_of_two_blocks_makes_no_sense() -> None:
-    """Blocks stored under a hash that is used again would never be removed."""
+def test_one_hash_for_two_blocks_is_rejected() -> None:
+    """The first block of a hash that is used again would never be removed."""
     index = ReportedBlocks(max_blocks=10)
     index.follow(A)
     with pytest.raises(ValueError, match="one hash for two"):
@@ -185,7 +185,7 @@ def test_one_hash_of_two_blocks_makes_no_sense() -> None:
     assert index.stored_blocks(A) == 1
 
 
-def test_a_block_removed_by_two_hashes_makes_no_sense() -> None:
+def test_a_block_removed_by_two_hashes_is_rejected() -> None:
     index = held()
     with pytest.raises(ValueError, match="two hashes for one block"):
         index.apply(A, [store([10], [1, 2]), store([11], [1, 2]), BlockRemoved([10, 10, 11])])
@@ -213,8 +213,8 @@ hashes_of_any_kind = st.one_of(st.integers(0, 4), st.binary(max_size=2))
         max_size=40,
     )
 )
-def test_whatever_events_say_memory_stays_within_the_bound(steps: list[Any]) -> None:
-    """Either they are followed or they make no sense, and nothing else is raised."""
+def test_memory_is_bounded_for_any_events(steps: list[Any]) -> None:
+    """They are applied or rejected, and nothing else is raised."""
     index = ReportedBlocks(max_blocks=5)
     index.follow(A)
     for step in steps:
@@ -230,7 +230,7 @@ def test_whatever_events_say_memory_stays_within_the_bound(steps: list[Any]) -> 
 
 
 def test_tokens_may_be_any_number_of_63_bits() -> None:
-    """As those of the mock's approximate tokenizer are."""
+    """As those of the mock's approximate tokenizer."""
     index = held()
     index.apply(A, [store([10], [1 << 40, 1 << 62])])
     assert index.depths(chain([1 << 40, 1 << 62])) == {A: 1}
@@ -239,7 +239,7 @@ def test_tokens_may_be_any_number_of_63_bits() -> None:
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
 def test_the_index_agrees_with_a_plain_count_of_blocks(steps: list[tuple[str, int, list[int]]]) -> None:
-    """Prefixes are lists of 0 and 1, a block a digit; servers' own hashes are made of them."""
+    """Prefixes are lists of 0 and 1, one digit per block. The servers' hashes are made of them."""
     index, ends = held(A, B), (A, B)
     stored: list[dict[tuple[int, ...], int]] = [{}, {}]
     under_way: list[list[list[int]]] = [[], []]

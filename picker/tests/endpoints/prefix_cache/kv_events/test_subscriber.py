@@ -22,7 +22,7 @@ def server(name: str = "qwen-0", port: int = 8000, labels: Mapping[str, str] | N
 
 
 class SeenSubscription:
-    """Connects to nobody."""
+    """A subscription that does not connect."""
 
     def __init__(self, endpoint: Endpoint, held: ReportedBlocks, events: str, replay: str | None, *_: object) -> None:
         addresses.append((endpoint, events, replay))
@@ -62,7 +62,7 @@ async def test_servers_publish_at_the_port_of_the_setting(seen: list[object]) ->
     ]
 
 
-async def test_labels_say_where_a_server_differs(seen: list[object]) -> None:
+async def test_labels_override_a_servers_ports(seen: list[object]) -> None:
     elsewhere = server("a", labels={PORT_LABEL: "7000", REPLAY_PORT_LABEL: "7001"})
     without_replay = server("b", labels={REPLAY_PORT_LABEL: "none"})
     silent = server("c", labels={PORT_LABEL: "none"})
@@ -98,7 +98,7 @@ async def test_ipv6_addresses_keep_their_brackets(seen: list[object]) -> None:
     assert seen == [(where, "tcp://[fd00::7]:5557", None)]
 
 
-async def test_an_endpoint_that_leaves_is_forgotten_and_one_that_comes_is_followed() -> None:
+async def test_an_endpoint_that_leaves_is_removed_and_a_new_one_is_followed() -> None:
     port, held = free_port(), ReportedBlocks()
     created = KvEventSubscriber(KvEventPorts(port, None), held, lambda _: None)
     where, back = server(), server()
@@ -117,12 +117,12 @@ async def test_an_endpoint_that_leaves_is_forgotten_and_one_that_comes_is_follow
         assert len(held) == 0
 
 
-async def test_a_failure_nobody_has_thought_of_leaves_the_endpoint_to_the_estimate(
+async def test_after_an_unexpected_failure_the_estimate_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Failing(SeenSubscription):
         async def run(self) -> None:
-            raise RuntimeError("of a kind nobody has thought of")
+            raise RuntimeError("unexpected")
 
     monkeypatch.setattr(subscriber, "Subscription", Failing)
     held, where = ReportedBlocks(), server()

@@ -1,4 +1,4 @@
-"""What is known of a server stays right whatever happens to its events; over real sockets."""
+"""A server's reported blocks stay correct through losses and restarts; over real sockets."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ SERVER = endpoint(1)
 
 @dataclass
 class Followed:
-    """A subscription and what it has made of the events."""
+    """A subscription and its reported blocks."""
 
     port: int = field(default_factory=free_port)
     replay_port: int = field(default_factory=free_port)
@@ -29,14 +29,14 @@ class Followed:
     emptied: list[Endpoint] = field(default_factory=list[Endpoint])
 
     def blocks(self) -> set[int]:
-        """Of the first blocks of sequences."""
+        """The first blocks of sequences."""
         return {number for number in range(20) if self.held.depth(SERVER, chain(number))}
 
     @property
     def complete(self) -> bool:
         return SERVER in self.held.all_known(SIZE)
 
-    async def knows(self, *blocks: int, complete: bool) -> None:
+    async def expect_blocks(self, *blocks: int, complete: bool) -> None:
         try:
             await until(lambda: self.blocks() == set(blocks) and self.complete == complete)
         except TimeoutError:
@@ -64,122 +64,122 @@ async def test_what_a_server_stores_and_removes_is_known() -> None:
         await server.subscribed()
         await server.publish(stored(1), stored(2, parent=1), stored(3))
         await server.publish(removed(3))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
         assert followed.held.depth(SERVER, chain(1, 2)) == 2
         await server.publish(CLEARED, stored(4))
-        await followed.knows(4, complete=True)
+        await followed.expect_blocks(4, complete=True)
         assert followed.emptied == [SERVER]
 
 
-async def test_a_picker_that_comes_late_asks_for_all_that_is_kept() -> None:
+async def test_a_late_subscriber_requests_all_that_is_kept() -> None:
     followed = Followed()
     async with followed.server() as server:
         for number in range(5):
             server.lose(stored(number))
         async with followed.following():
-            await followed.knows(0, 1, 2, 3, 4, complete=True)
+            await followed.expect_blocks(0, 1, 2, 3, 4, complete=True)
             assert server.requested == [0]
 
 
-async def test_without_the_first_batches_what_is_told_counts_and_the_rest_is_not_known() -> None:
+async def test_without_the_first_batches_the_known_part_counts() -> None:
     followed = Followed()
     async with followed.server(kept=2) as server:
         for number in range(5):
             server.lose(stored(number))
         async with followed.following():
-            await followed.knows(3, 4, complete=False)
+            await followed.expect_blocks(3, 4, complete=False)
             await server.subscribed()
             await server.publish(stored(5), removed(0), removed(3))
-            await followed.knows(4, 5, complete=False)
+            await followed.expect_blocks(4, 5, complete=False)
             await server.publish(CLEARED, stored(6))
-            await followed.knows(6, complete=True)
+            await followed.expect_blocks(6, complete=True)
 
 
-async def test_a_lost_batch_is_asked_for_again() -> None:
+async def test_a_lost_batch_is_requested_again() -> None:
     followed = Followed()
     async with followed.server() as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
         server.lose(stored(2))
         await server.publish(stored(3))
-        await followed.knows(1, 2, 3, complete=True)
+        await followed.expect_blocks(1, 2, 3, complete=True)
 
 
-async def test_a_batch_that_is_lost_for_good_takes_with_it_what_was_known() -> None:
+async def test_a_batch_that_is_lost_for_good_drops_earlier_blocks() -> None:
     followed = Followed()
     async with followed.server(replay=False) as server, followed.following(replay=False):
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
         server.lose(removed(1))
         await server.publish(stored(3))
-        await followed.knows(3, complete=False)
+        await followed.expect_blocks(3, complete=False)
         assert followed.emptied == []
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 9], ids=lambda number: f"{number} batches since")
-async def test_a_server_that_was_started_anew_has_an_empty_cache(batches: int) -> None:
-    """However many batches it has published before we were back: fewer than the one before it, as many, or more."""
+async def test_a_restarted_server_has_an_empty_cache(batches: int) -> None:
+    """However many batches it has published before the reconnection: fewer than the last process, as many, or more."""
     followed = Followed()
     async with followed.following():
         async with followed.server() as server:
             await server.subscribed()
             await server.publish(stored(1))
             await server.publish(stored(2))
-            await followed.knows(1, 2, complete=True)
+            await followed.expect_blocks(1, 2, complete=True)
         async with followed.server() as server:
             for number in range(batches):
                 server.lose(stored(10 + number % 3))
             await server.subscribed()
             await server.publish(stored(5))
-            await followed.knows(5, *(10 + number % 3 for number in range(batches)), complete=True)
+            await followed.expect_blocks(5, *(10 + number % 3 for number in range(batches)), complete=True)
             assert followed.emptied == [SERVER]
 
 
-async def test_a_server_that_was_away_is_caught_up_with_at_once() -> None:
-    """And not only when it has something new to tell: what was known of another process is wrong."""
+async def test_after_a_reconnection_missing_batches_are_requested_at_once() -> None:
+    """Also without a new event: the blocks of another process are wrong."""
     followed = Followed()
     async with followed.following():
         async with followed.server() as server:
             await server.subscribed()
             await server.publish(stored(1))
-            await followed.knows(1, complete=True)
+            await followed.expect_blocks(1, complete=True)
         async with followed.server() as server:
-            await followed.knows(complete=False)
+            await followed.expect_blocks(complete=False)
             assert followed.emptied == [SERVER]
 
 
-async def test_without_replay_a_server_that_was_away_is_not_known() -> None:
+async def test_without_replay_a_reconnected_server_is_not_known() -> None:
     followed = Followed()
     async with followed.following(replay=False):
         async with followed.server(replay=False) as server:
             await server.subscribed()
             await server.publish(stored(1))
-            await followed.knows(1, complete=True)
+            await followed.expect_blocks(1, complete=True)
         async with followed.server(replay=False) as server:
-            await followed.knows(complete=False)
+            await followed.expect_blocks(complete=False)
             await server.subscribed()
             await server.publish(stored(2))
-            await followed.knows(2, complete=True)
+            await followed.expect_blocks(2, complete=True)
 
 
-async def test_a_replay_address_where_nobody_answers_costs_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replay_address_without_answer_drops_earlier_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "REPLAY_TIMEOUT_S", 0.05)
     followed = Followed()
     async with followed.server(replay=False) as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
         server.lose(stored(2))
         await server.publish(stored(3))
-        await followed.knows(3, complete=False)
+        await followed.expect_blocks(3, complete=False)
 
 
 @pytest.mark.parametrize(
     "frames",
     [
-        pytest.param(lambda number: (b"kv", number, b"rubbish"), id="no batch"),
+        pytest.param(lambda number: (b"kv", number, b"no batch"), id="no batch"),
         pytest.param(
             lambda number: (b"kv", number, b"\x93\xcb?\xf8\x00\x00\x00\x00\x00\x00\x91\x05\x00"), id="no event"
         ),
@@ -187,28 +187,28 @@ async def test_a_replay_address_where_nobody_answers_costs_what_came_before(monk
         pytest.param(lambda number: (b"kv",), id="one frame"),
     ],
 )
-async def test_rubbish_is_survived(frames: Callable[[bytes], tuple[bytes, ...]]) -> None:
+async def test_invalid_messages_do_not_end_the_subscription(frames: Callable[[bytes], tuple[bytes, ...]]) -> None:
     followed = Followed()
     async with followed.server() as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
         await server.send(*frames((1).to_bytes(8, "big")))
         server.lose(stored(2))
         await server.publish(stored(3))
         await until(lambda: {3} <= followed.blocks())
 
 
-async def test_events_that_make_no_sense_take_with_them_what_was_known() -> None:
+async def test_invalid_events_drop_earlier_blocks() -> None:
     followed = Followed()
     async with followed.server() as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
         await server.publish({**stored(2), "block_size": 7})
-        await followed.knows(complete=False)
+        await followed.expect_blocks(complete=False)
         await server.publish(stored(3))
-        await followed.knows(3, complete=False)
+        await followed.expect_blocks(3, complete=False)
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["live", "replayed"])
@@ -237,17 +237,17 @@ async def test_a_flood_leaves_time_for_other_work(connected: bool) -> None:
         await server.subscribed()
         await server.publish(stored(0))
         if connected:
-            await followed.knows(0, complete=True)
+            await followed.expect_blocks(0, complete=True)
         for number in range(1000):
             await server.publish(stored(number % 19 + 1), removed(number % 19 + 1))
         await server.publish(removed(0), stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
     assert batches_by_turn.total() == 1002
     assert max(batches_by_turn.values()) <= subscription.MAX_BATCHES_PER_TURN
 
 
 async def test_expensive_batches_leave_most_of_the_time_to_other_work() -> None:
-    """Each of them takes longer than a turn; the loop is free for four times as long."""
+    """Each of them takes longer than a turn. The loop is free for four times as long."""
     followed = Followed()
     worked_s, rested = 0.0, []
 
@@ -267,12 +267,12 @@ async def test_expensive_batches_leave_most_of_the_time_to_other_work() -> None:
         for number in range(20):
             await server.publish(stored(number % 20), removed(number % 20))
         await server.publish(stored(1))
-        await followed.knows(1, complete=True)
+        await followed.expect_blocks(1, complete=True)
     assert rested[-1] - rested[0] >= 0.8 * (1 + subscription.REST_SHARE) * worked_s * (20 / 21)
 
 
 async def test_a_message_beyond_the_bound_is_not_received(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ZeroMQ closes that connection for good; the next one is followed as before."""
+    """ZeroMQ does not reconnect after it. The next connection is followed."""
     monkeypatch.setattr(subscription, "MAX_MESSAGE_BYTES", 10_000)
     monkeypatch.setattr(subscription, "RECONNECT_TIMEOUT_MS", 300)
     followed = Followed()
@@ -281,4 +281,4 @@ async def test_a_message_beyond_the_bound_is_not_received(monkeypatch: pytest.Mo
         await server.publish({**removed(1), "block_hashes": [b"x" * 20_000]})
         await server.subscribed()
         await server.publish(stored(2))
-        await followed.knows(2, complete=False)
+        await followed.expect_blocks(2, complete=False)
