@@ -1,8 +1,8 @@
 """Which prompts a server is still computing.
 
 Responses do not show it, because a stream's headers precede its first token. The server's counters do: they move at the
-first token, and scrapes read them. A server computes prompts in the order of their arrival (vLLM's default policy), so
-the oldest of the prompts sent to it are the first ones done.
+first token, and scrapes read them. A server computes prompts in the order of their arrival
+(vLLM's default policy). So the oldest of the prompts sent to it are done first.
 """
 
 from dataclasses import dataclass

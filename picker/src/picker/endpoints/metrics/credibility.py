@@ -1,8 +1,8 @@
 """Checks the load that a server reports against this picker's in-flight requests and against the server's counters.
 
 A server that reports less than the picker has in flight there would attract all load of its pool. A server whose gauges
-keep the values of a load that has ended would get no requests, and only a request would update them (vLLM writes its
-gauges when its engine makes a step).
+keep the values of a load that has ended would get no requests. Only a request would update them: vLLM writes its gauges
+when its engine makes a step.
 """
 
 from math import inf

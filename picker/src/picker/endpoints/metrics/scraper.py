@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 PATH = "/metrics"
 
 JITTER = 0.1
-"""Share of the interval by which scrapes vary either way, so that endpoints that joined together, and several pickers,
-do not scrape at the same moments."""
+"""Share of the interval by which scrapes vary either way. Endpoints that joined together are then not scraped at the
+same moment, and several pickers do not scrape a server at the same moment."""
 
 IDLE_INTERVALS = 5
 """An idle server is scraped every fifth interval. This picker sees its own requests at once, so a scrape can only show

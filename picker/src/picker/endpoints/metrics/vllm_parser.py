@@ -1,8 +1,8 @@
 """Parses the load of a vLLM server from its `/metrics` page, without reading the rest of the page.
 
-A page has some 480 lines, and ten of them matter. They are found by their names. The text format
-(https://prometheus.io/docs/instrumenting/exposition_formats/) makes all series of a metric one uninterrupted group with
-its comments before it, so a metric ends at the next comment. The relevant lines are the same in OpenMetrics, which is
+A page has some 480 lines, and ten of them matter. They are found by their names. In the text format
+(https://prometheus.io/docs/instrumenting/exposition_formats/) all series of a metric are one uninterrupted group. Its
+comments precede it, so a metric ends at the next comment. The relevant lines are the same in OpenMetrics, which is
 parsed too.
 
 Metrics have changed their names over vLLM's releases. Of several names on a page, the newest is used.

@@ -1,8 +1,8 @@
 """Estimates which endpoint has which prompt prefix in its cache, from this picker's own picks.
 
 A prompt is cut into blocks of equal size. Each full block is identified by a hash of itself and all blocks before it,
-so equal hashes mean equal prefixes. An endpoint is assumed to hold what it was sent, up to its capacity, with the least
-recently used blocks evicted first, as the servers do. Servers also cache what they generate, in the same memory, so
+so equal hashes mean equal prefixes. An endpoint is assumed to hold what it was sent, up to its capacity. The least
+recently used blocks are evicted first, as on the servers. Servers also cache what they generate, in the same memory, so
 this is an estimate.
 """
 
@@ -40,8 +40,8 @@ def block_hashes(
 ) -> tuple[int, ...]:
     """Hashes of the first `max_blocks` full blocks of `prompt`, first block first. A partial block is left out.
 
-    Two prompts have the same hash at an index if and only if they have the same `seed` and the same bytes up to that
-    block's end, except for collisions of 64 bits. `prompt` is any contiguous buffer of bytes.
+    The hashes of two prompts at an index are equal if and only if `seed` and all bytes up to that block's end are
+    equal. Collisions of 64 bits are the exception. `prompt` is any contiguous buffer of bytes.
     """
     blocks = min(len(prompt) // block_bytes, max_blocks)
     if blocks <= 0:

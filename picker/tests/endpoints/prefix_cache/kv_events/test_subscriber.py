@@ -131,3 +131,4 @@ async def test_after_an_unexpected_failure_the_estimate_is_used(
     created.add(where)
     await until(lambda: held.stored_blocks(where) is None)
     await created.close()
+    assert held.stored_blocks(where) is None

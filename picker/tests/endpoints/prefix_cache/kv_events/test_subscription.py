@@ -36,7 +36,7 @@ class Followed:
     def complete(self) -> bool:
         return SERVER in self.held.all_known(SIZE)
 
-    async def expect_blocks(self, *blocks: int, complete: bool) -> None:
+    async def assert_blocks(self, *blocks: int, complete: bool) -> None:
         try:
             await until(lambda: self.blocks() == set(blocks) and self.complete == complete)
         except TimeoutError:
@@ -64,10 +64,10 @@ async def test_what_a_server_stores_and_removes_is_known() -> None:
         await server.subscribed()
         await server.publish(stored(1), stored(2, parent=1), stored(3))
         await server.publish(removed(3))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
         assert followed.held.depth(SERVER, chain(1, 2)) == 2
         await server.publish(CLEARED, stored(4))
-        await followed.expect_blocks(4, complete=True)
+        await followed.assert_blocks(4, complete=True)
         assert followed.emptied == [SERVER]
 
 
@@ -77,7 +77,7 @@ async def test_a_late_subscriber_requests_all_that_is_kept() -> None:
         for number in range(5):
             server.lose(stored(number))
         async with followed.following():
-            await followed.expect_blocks(0, 1, 2, 3, 4, complete=True)
+            await followed.assert_blocks(0, 1, 2, 3, 4, complete=True)
             assert server.requested == [0]
 
 
@@ -87,12 +87,12 @@ async def test_without_the_first_batches_the_known_part_counts() -> None:
         for number in range(5):
             server.lose(stored(number))
         async with followed.following():
-            await followed.expect_blocks(3, 4, complete=False)
+            await followed.assert_blocks(3, 4, complete=False)
             await server.subscribed()
             await server.publish(stored(5), removed(0), removed(3))
-            await followed.expect_blocks(4, 5, complete=False)
+            await followed.assert_blocks(4, 5, complete=False)
             await server.publish(CLEARED, stored(6))
-            await followed.expect_blocks(6, complete=True)
+            await followed.assert_blocks(6, complete=True)
 
 
 async def test_a_lost_batch_is_requested_again() -> None:
@@ -100,10 +100,10 @@ async def test_a_lost_batch_is_requested_again() -> None:
     async with followed.server() as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
         server.lose(stored(2))
         await server.publish(stored(3))
-        await followed.expect_blocks(1, 2, 3, complete=True)
+        await followed.assert_blocks(1, 2, 3, complete=True)
 
 
 async def test_a_batch_that_is_lost_for_good_drops_earlier_blocks() -> None:
@@ -111,10 +111,10 @@ async def test_a_batch_that_is_lost_for_good_drops_earlier_blocks() -> None:
     async with followed.server(replay=False) as server, followed.following(replay=False):
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
         server.lose(removed(1))
         await server.publish(stored(3))
-        await followed.expect_blocks(3, complete=False)
+        await followed.assert_blocks(3, complete=False)
         assert followed.emptied == []
 
 
@@ -127,13 +127,13 @@ async def test_a_restarted_server_has_an_empty_cache(batches: int) -> None:
             await server.subscribed()
             await server.publish(stored(1))
             await server.publish(stored(2))
-            await followed.expect_blocks(1, 2, complete=True)
+            await followed.assert_blocks(1, 2, complete=True)
         async with followed.server() as server:
             for number in range(batches):
                 server.lose(stored(10 + number % 3))
             await server.subscribed()
             await server.publish(stored(5))
-            await followed.expect_blocks(5, *(10 + number % 3 for number in range(batches)), complete=True)
+            await followed.assert_blocks(5, *(10 + number % 3 for number in range(batches)), complete=True)
             assert followed.emptied == [SERVER]
 
 
@@ -144,9 +144,9 @@ async def test_after_a_reconnection_missing_batches_are_requested_at_once() -> N
         async with followed.server() as server:
             await server.subscribed()
             await server.publish(stored(1))
-            await followed.expect_blocks(1, complete=True)
+            await followed.assert_blocks(1, complete=True)
         async with followed.server() as server:
-            await followed.expect_blocks(complete=False)
+            await followed.assert_blocks(complete=False)
             assert followed.emptied == [SERVER]
 
 
@@ -156,12 +156,12 @@ async def test_without_replay_a_reconnected_server_is_not_known() -> None:
         async with followed.server(replay=False) as server:
             await server.subscribed()
             await server.publish(stored(1))
-            await followed.expect_blocks(1, complete=True)
+            await followed.assert_blocks(1, complete=True)
         async with followed.server(replay=False) as server:
-            await followed.expect_blocks(complete=False)
+            await followed.assert_blocks(complete=False)
             await server.subscribed()
             await server.publish(stored(2))
-            await followed.expect_blocks(2, complete=True)
+            await followed.assert_blocks(2, complete=True)
 
 
 async def test_a_replay_address_without_answer_drops_earlier_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +170,10 @@ async def test_a_replay_address_without_answer_drops_earlier_blocks(monkeypatch:
     async with followed.server(replay=False) as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
         server.lose(stored(2))
         await server.publish(stored(3))
-        await followed.expect_blocks(3, complete=False)
+        await followed.assert_blocks(3, complete=False)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,12 @@ async def test_invalid_messages_do_not_end_the_subscription(frames: Callable[[by
     async with followed.server() as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
         await server.send(*frames((1).to_bytes(8, "big")))
         server.lose(stored(2))
         await server.publish(stored(3))
         await until(lambda: {3} <= followed.blocks())
+        assert 3 in followed.blocks()
 
 
 async def test_invalid_events_drop_earlier_blocks() -> None:
@@ -204,11 +205,11 @@ async def test_invalid_events_drop_earlier_blocks() -> None:
     async with followed.server() as server, followed.following():
         await server.subscribed()
         await server.publish(stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
         await server.publish({**stored(2), "block_size": 7})
-        await followed.expect_blocks(complete=False)
+        await followed.assert_blocks(complete=False)
         await server.publish(stored(3))
-        await followed.expect_blocks(3, complete=False)
+        await followed.assert_blocks(3, complete=False)
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["live", "replayed"])
@@ -237,11 +238,11 @@ async def test_a_flood_leaves_time_for_other_work(connected: bool) -> None:
         await server.subscribed()
         await server.publish(stored(0))
         if connected:
-            await followed.expect_blocks(0, complete=True)
+            await followed.assert_blocks(0, complete=True)
         for number in range(1000):
             await server.publish(stored(number % 19 + 1), removed(number % 19 + 1))
         await server.publish(removed(0), stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
     assert batches_by_turn.total() == 1002
     assert max(batches_by_turn.values()) <= subscription.MAX_BATCHES_PER_TURN
 
@@ -267,7 +268,7 @@ async def test_expensive_batches_leave_most_of_the_time_to_other_work() -> None:
         for number in range(20):
             await server.publish(stored(number % 20), removed(number % 20))
         await server.publish(stored(1))
-        await followed.expect_blocks(1, complete=True)
+        await followed.assert_blocks(1, complete=True)
     assert rested[-1] - rested[0] >= 0.8 * (1 + subscription.REST_SHARE) * worked_s * (20 / 21)
 
 
@@ -281,4 +282,4 @@ async def test_a_message_beyond_the_bound_is_not_received(monkeypatch: pytest.Mo
         await server.publish({**removed(1), "block_hashes": [b"x" * 20_000]})
         await server.subscribed()
         await server.publish(stored(2))
-        await followed.expect_blocks(2, complete=False)
+        await followed.assert_blocks(2, complete=False)
