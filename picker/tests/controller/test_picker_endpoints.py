@@ -88,7 +88,8 @@ async def test_change_of_the_pods_is_reported(followed: Followed) -> None:
     """One pod becomes ready, one is deleted."""
     await followed.follow()
     followed.slices.send_event("MODIFIED", endpoint_slice(2, "10.0.0.2", "fd00::1"))
-    assert await followed.next_places() == PickerPlaces(("10.0.0.2:9000", "[fd00::1]:9000"), by_tls=True)
+    expected = PickerReplicas(("10.0.0.2:9000", "[fd00::1]:9000"), uses_tls=True)
+    assert await followed.next_replicas() == expected
 
 
 async def test_missing_service_has_no_replicas(followed: Followed) -> None:
