@@ -1,4 +1,4 @@
-"""Blocks are never lost, doubled or given to two requests."""
+"""Block pool: no block is lost, duplicated, or allocated to two requests at once."""
 
 from array import array
 
@@ -11,7 +11,7 @@ BLOCKS = 12
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Requests take, share, fill and give back blocks in any order."""
+    """Requests take, share, fill and release blocks in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 5), content=st.integers(0, 3), full=st.integers(0, 5))
     def admit(self, count: int, content: int, full: int) -> None:
-        """A request of `count` blocks with one of four contents: hits what is cached, takes the rest, fills some."""
+        """Admit a request of `count` blocks with one of four contents. It hits cached blocks and fills some others."""
         hashes: list[bytes] = []
         for index in range(count):
             parent = hashes[-1] if hashes else root(None, None)
@@ -36,13 +36,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.requests.append(blocks)
 
     @rule(which=st.integers(0, 20))
-    def give_back(self, which: int) -> None:
+    def release(self, which: int) -> None:
         if self.requests:
             self.pool.release(self.requests.pop(which % len(self.requests)))
 
     @rule()
     def reset(self) -> None:
-        """Only an idle pool forgets; then nothing is found."""
+        """Only a pool without held blocks empties its cache."""
         assert self.pool.reset() == (not self.requests)
 
     @invariant()
@@ -61,8 +61,7 @@ TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def test_a_request_gives_back_its_end_first() -> None:
-    """So of one request the end is forgotten before the beginning."""
+def test_the_last_block_of_a_released_sequence_is_evicted_first() -> None:
     pool = BlockPool(5, enable_prefix_caching=True)
     hashes = [bytes([index]) * 16 for index in range(4)]
     blocks = pool.take(4)
@@ -73,7 +72,7 @@ def test_a_request_gives_back_its_end_first() -> None:
     assert pool.find(hashes) == blocks[:2]
 
 
-def test_unhashed_blocks_are_reused_before_hashed_ones() -> None:
+def test_unhashed_blocks_are_reused_before_hashed_blocks() -> None:
     pool = BlockPool(5, enable_prefix_caching=True)
     blocks = pool.take(4)
     pool.cache(blocks[0], b"first")
@@ -82,6 +81,6 @@ def test_unhashed_blocks_are_reused_before_hashed_ones() -> None:
     assert pool.find([b"first"]) == [blocks[0]]
 
 
-def test_hashes_are_the_same_in_every_process() -> None:
+def test_hashes_are_equal_in_every_process() -> None:
     """KV events publish them."""
     assert chain(root("sql-lora", "salt"), array("q", range(16))).hex() == "2c4292b8161783f37d64eebe31b3b3de"

@@ -1,8 +1,11 @@
-"""The paged KV cache: blocks, who holds them, and the prefix cache in those that nobody holds.
+"""The paged KV cache: blocks, their reference counts, and the prefix cache.
 
-Rules as recorded of vLLM 0.32: only full blocks are hashed, as a chain from the start of the sequence; blocks that a
-request gives back go to a queue of free ones, last block first, hashed ones to its tail and others to its front; the
-front is reused first, and only then forgets its hash.
+Rules as recorded of vLLM 0.32:
+
+- Only full blocks are hashed, as a chain from the start of the sequence.
+- Released blocks go to a queue of free blocks, the last block of the sequence first.
+- Hashed blocks go to the tail of that queue, others to its front.
+- The front is reused first. A block loses its hash when it is reused.
 """
 
 from array import array
@@ -13,21 +16,21 @@ from typing import Protocol
 from xxhash import xxh3_128_digest
 
 BlockHash = bytes
-"""16 bytes. Equal blocks after equal blocks have equal hashes in every process; others differ (128 bits)."""
+"""16 bytes. Equal blocks after equal blocks have equal hashes in every process. Other blocks differ (128 bits)."""
 
 
 def root(lora: str | None, cache_salt: str | None) -> BlockHash:
-    """What the chain of a sequence starts from: sequences with other adapters or salts share no block."""
+    """Return the start of a sequence's chain. Sequences with different adapters or salts share no block."""
     return xxh3_128_digest(repr((lora, cache_salt)).encode())
 
 
 def chain(parent: BlockHash, tokens: "array[int]") -> BlockHash:
-    """The hash of a full block that follows `parent`."""
+    """Return the hash of a full block that follows `parent`."""
     return xxh3_128_digest(parent + tokens.tobytes())
 
 
 class BlockListener(Protocol):
-    """Told what enters and leaves the prefix cache."""
+    """Receives the blocks that enter and leave the prefix cache."""
 
     def stored(
         self,
@@ -37,7 +40,7 @@ class BlockListener(Protocol):
         lora: str | None,
         salt: str | None,
     ) -> None:
-        """Full blocks that follow `parent` (None: the sequence begins with them) can be found from now on."""
+        """Full blocks enter the cache. They follow `parent`; None means that the sequence begins with them."""
         ...
 
     def removed(self, block_hash: BlockHash) -> None: ...
@@ -48,7 +51,7 @@ class BlockListener(Protocol):
 
 
 class BlockPool:
-    """All usable blocks: `num_gpu_blocks` less the null block, which is never given out."""
+    """All usable blocks: `num_gpu_blocks` less the null block, which is never allocated."""
 
     def __init__(self, num_gpu_blocks: int, enable_prefix_caching: bool, listener: BlockListener | None = None) -> None:
         self.usable = num_gpu_blocks - 1
@@ -61,7 +64,7 @@ class BlockPool:
 
     @property
     def free(self) -> int:
-        """Blocks that nobody holds, cached or not."""
+        """Number of blocks that no request holds, cached or not."""
         return len(self._free)
 
     @property
@@ -70,11 +73,11 @@ class BlockPool:
 
     @property
     def usage(self) -> float:
-        """0 to 1, as `vllm:kv_cache_usage_perc`."""
+        """Share of used blocks, 0 to 1, as `vllm:kv_cache_usage_perc`."""
         return 1.0 - len(self._free) / self.usable
 
     def find(self, hashes: Sequence[BlockHash]) -> list[int]:
-        """The cached blocks of the longest prefix of `hashes`."""
+        """Return the cached blocks of the longest prefix of `hashes`."""
         found: list[int] = []
         for block_hash in hashes:
             blocks = self._cached.get(block_hash)
@@ -84,39 +87,39 @@ class BlockPool:
         return found
 
     def cached_hashes(self) -> Set[BlockHash]:
-        """Everything that `find` would find."""
+        """Return the hashes of all cached blocks."""
         return self._cached.keys()
 
     def free_among(self, blocks: Sequence[int]) -> int:
-        """How many of `blocks` nobody holds: taking them lowers the free count."""
+        """Return how many of `blocks` are free: holding them lowers the free count."""
         return sum(self._holders[block] == 0 for block in blocks)
 
     def hold(self, blocks: Sequence[int]) -> None:
-        """One holder more for cached blocks."""
+        """Add a reference to cached blocks."""
         for block in blocks:
             if self._holders[block] == 0:
                 del self._free[block]
             self._holders[block] += 1
 
     def take(self, count: int) -> list[int]:
-        """`count` blocks from the front of the free queue; the caller has made sure that there are as many."""
+        """Allocate `count` blocks from the front of the free queue. The caller ensures that there are enough."""
         taken: list[int] = []
         for _ in range(count):
             block, _ = self._free.popitem(last=False)
             if block in self._hash_of:
-                self._forget(block)
+                self._evict(block)
             self._holders[block] = 1
             taken.append(block)
         return taken
 
     def cache(self, block: int, block_hash: BlockHash) -> None:
-        """`block` is full; it can be found from now on."""
+        """Add a full block to the prefix cache."""
         if self._caching and block not in self._hash_of:
             self._hash_of[block] = block_hash
             self._cached.setdefault(block_hash, {})[block] = None
 
     def release(self, blocks: Sequence[int]) -> None:
-        """One holder less for a request's blocks, in their order in the sequence."""
+        """Drop a reference to a request's blocks, which are in their order in the sequence."""
         unhashed: list[int] = []
         for block in reversed(blocks):
             self._holders[block] -= 1
@@ -131,7 +134,7 @@ class BlockPool:
             self._free.move_to_end(block, last=False)
 
     def reset(self) -> bool:
-        """Forget all cached blocks. Refused (False) while any block is held, as vLLM does."""
+        """Empty the prefix cache. As in vLLM, returns False and does nothing while any block is held."""
         if self.used:
             return False
         self._hash_of.clear()
@@ -140,7 +143,7 @@ class BlockPool:
             self._listener.cleared()
         return True
 
-    def _forget(self, block: int) -> None:
+    def _evict(self, block: int) -> None:
         block_hash = self._hash_of.pop(block)
         blocks = self._cached[block_hash]
         del blocks[block]

@@ -1,4 +1,4 @@
-"""An engine in real time, or in time that runs faster, on asyncio."""
+"""Runs an engine on asyncio, in real time or faster."""
 
 import asyncio
 import time
@@ -9,14 +9,15 @@ from vllm_mock.engine.core import Engine
 from vllm_mock.engine.messages import EngineRequest, FinishReason, NewTokens
 
 _IDLE_S = 10.0
-"""How often an idle engine's rates are computed, as vLLM's API server does."""
+"""Interval at which the rates of an idle engine are updated, as in vLLM's API server."""
 _MOST_LATE_S = 0.25
-"""Steps that end late are caught up with, but not more than this: a process that was held up does not rush after."""
+"""Largest lateness, in real seconds, that later steps make up for. Judgement: a process that was paused for longer does
+not compute many steps at once."""
 OnTokens = Callable[[NewTokens], None]
 
 
 class Companion(Protocol):
-    """Something that lives as long as an engine runs."""
+    """A service that runs as long as the engine, such as the publisher of its KV events."""
 
     def start(self) -> None: ...
 
@@ -24,7 +25,7 @@ class Companion(Protocol):
 
 
 class AsyncEngine:
-    """Steps the engine while there is something to do. Steps end at absolute times, so lateness does not add up."""
+    """Steps an engine while it has work. Steps end at absolute times, so lateness does not add up."""
 
     def __init__(
         self,
@@ -33,8 +34,8 @@ class AsyncEngine:
         companion: Companion | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`time_scale` 10: ten seconds of the engine pass in one. `companion` is started and stopped with it: the
-        publisher of its KV events."""
+        """With `time_scale` 10, ten seconds of the engine pass in one second. `companion` starts and stops with the
+        engine."""
         self.engine = engine
         self.time_scale = time_scale
         self._listeners: dict[str, OnTokens] = {}
@@ -47,16 +48,16 @@ class AsyncEngine:
         self._started_s = monotonic_s()
 
     def now_s(self) -> float:
-        """The engine's own time."""
+        """Return the engine's time, in seconds since its creation."""
         return (self._monotonic_s() - self._started_s) * self.time_scale
 
     def start(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """`on_failure` hears of an error that ended the engine: no more tokens will come."""
+        """Start stepping. `on_failure` is called with an error that ends the engine. No tokens follow it."""
         if self._companion is not None:
             self._companion.start()
         self._task = asyncio.create_task(self._run())
         if on_failure is not None:
-            self._task.add_done_callback(lambda task: _tell(task, on_failure))
+            self._task.add_done_callback(lambda task: _report_failure(task, on_failure))
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -66,23 +67,23 @@ class AsyncEngine:
             await self._companion.stop()
 
     def submit(self, request: EngineRequest, on_tokens: OnTokens) -> None:
-        """Queue `request`; `on_tokens` is called for each step that gives it something."""
+        """Queue `request`. `on_tokens` is called for each step that generates tokens for it."""
         self._listeners[request.request_id] = on_tokens
         self.engine.add(request, self.now_s())
         self._work.set()
 
     def abort(self, request_id: str) -> None:
-        """The client has gone."""
+        """Remove a request whose client has disconnected."""
         if self._listeners.pop(request_id, None) is not None:
             self.engine.abort(request_id)
 
     def finish(self, request_id: str, reason: FinishReason) -> None:
-        """The front end has seen a stop string."""
+        """End a request for a reason that the front end found, such as a stop string."""
         if self._listeners.pop(request_id, None) is not None:
             self.engine.finish(request_id, reason, self.now_s())
 
     def stall(self) -> None:
-        """Give no more tokens until `resume`."""
+        """Generate no tokens until `resume`."""
         self._running.clear()
 
     def resume(self) -> None:
@@ -97,7 +98,7 @@ class AsyncEngine:
             duration_s = self.engine.begin_step(now_s)
             if duration_s is None:
                 self._work.clear()
-                await self._work_or_idleness()
+                await self._wait_for_work()
                 now_s = self.now_s()
                 continue
             now_s += duration_s
@@ -110,8 +111,8 @@ class AsyncEngine:
                 if on_tokens is not None:
                     on_tokens(tokens)
 
-    async def _work_or_idleness(self) -> None:
-        """Wait for work; the engine hears of it when there is none for long."""
+    async def _wait_for_work(self) -> None:
+        """Wait for work, and update the engine's rates every `_IDLE_S` seconds meanwhile."""
         while not self._work.is_set():
             try:
                 await asyncio.wait_for(self._work.wait(), _IDLE_S / self.time_scale)
@@ -119,7 +120,7 @@ class AsyncEngine:
                 self.engine.idle(self.now_s())
 
 
-def _tell(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:
+def _report_failure(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         on_failure(error)

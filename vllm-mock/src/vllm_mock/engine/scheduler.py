@@ -1,49 +1,49 @@
-"""vLLM's scheduler as a pure step function: who computes how many tokens, who waits, who is preempted.
+"""vLLM's scheduler as a pure step function: which requests compute how many tokens, wait, or are preempted.
 
-Synchronous scheduling, as recorded of vLLM 0.32: a step is scheduled when the tokens of the one before are known.
-`schedule` decides a step, `complete` gives its tokens; between the two lies the time that the step takes.
+Scheduling is synchronous, as recorded of vLLM 0.32: a step is scheduled when the tokens of the previous one are known.
+`schedule` decides a step and `complete` generates its tokens. The time that the step takes passes between the two.
 """
 
 from collections import deque
 
 from vllm_mock.engine.blocks import BlockHash, BlockListener, BlockPool, chain, root
 from vllm_mock.engine.messages import EngineConfig, EngineRequest, FinishReason, Sampler
-from vllm_mock.engine.sequence_state import Live, Schedule
+from vllm_mock.engine.sequence_state import Schedule, SequenceState
 
 
 class Scheduler:
-    """Requests in, steps out. Pure: no clock, no randomness; the text is the sampler's."""
+    """Decides steps. Pure: no clock and no randomness; the sampler chooses the tokens."""
 
     def __init__(self, config: EngineConfig, sampler: Sampler, listener: BlockListener | None = None) -> None:
         self.config = config
         self.pool = BlockPool(config.num_gpu_blocks, config.enable_prefix_caching, listener)
-        self.running: list[Live] = []
-        self.queued: deque[Live] = deque()
-        self.deferred: deque[Live] = deque()
-        """Passed over for their LoRA adapter; they come before the others of the queue."""
+        self.running: list[SequenceState] = []
+        self.queued: deque[SequenceState] = deque()
+        self.deferred: deque[SequenceState] = deque()
+        """Requests passed over because of their LoRA adapter. They come before those of `queued`."""
         self._sampler = sampler
         self._listener = listener
-        self._by_id: dict[str, Live] = {}
-        self._computing: list[Live] = []
-        """The requests of the step that `complete` will end."""
+        self._by_id: dict[str, SequenceState] = {}
+        self._computing: list[SequenceState] = []
+        """The requests of the current step."""
 
     @property
-    def waiting(self) -> list[Live]:
-        """Requests that wait, in the order in which a step looks at them."""
+    def waiting(self) -> list[SequenceState]:
+        """Waiting requests, in the order of admission."""
         return [*self.deferred, *self.queued]
 
-    def add(self, request: EngineRequest) -> Live:
+    def add(self, request: EngineRequest) -> SequenceState:
         """Queue a request."""
-        live = self._by_id[request.request_id] = Live(request, self.config.max_model_len)
+        live = self._by_id[request.request_id] = SequenceState(request, self.config.max_model_len)
         self.queued.append(live)
         return live
 
-    def get(self, request_id: str) -> Live | None:
-        """The request while it is waiting or running."""
+    def get(self, request_id: str) -> SequenceState | None:
+        """Return a request that is waiting or running, else None."""
         return self._by_id.get(request_id)
 
-    def remove(self, request_id: str) -> Live | None:
-        """A request is over, wherever it is; its blocks are free. None when there is no such request."""
+    def remove(self, request_id: str) -> SequenceState | None:
+        """Remove a request that is waiting or running and free its blocks. None if there is no such request."""
         live = self._by_id.pop(request_id, None)
         if live is None:
             return None
@@ -59,7 +59,7 @@ class Scheduler:
         return live
 
     def schedule(self) -> Schedule | None:
-        """Decide one step; None when there is nothing to compute."""
+        """Decide one step. None means that there is nothing to compute."""
         step = Schedule(self.config.max_num_batched_tokens)
         size, running = self.config.block_size, self.running
         index = 0
@@ -75,11 +75,13 @@ class Scheduler:
         self._computing = step.scheduled
         return step if step.scheduled or step.preempted else None
 
-    def complete(self) -> tuple[list[Live], int]:
-        """End the step that was scheduled last: the requests that got a token, with it as the last of their tokens
-        (those that end with it have left and carry a `finish_reason`), and how many would have got one had they not
-        been removed since."""
-        given: list[Live] = []
+    def complete(self) -> tuple[list[SequenceState], int]:
+        """End the current step.
+
+        Returns the requests that got a token, as the last of their `tokens`, and how many got none because they were
+        removed during the step. Requests that end with their token have a `finish_reason` and are removed.
+        """
+        given: list[SequenceState] = []
         lost = 0
         draw = self._sampler.token
         for live in self._computing:
@@ -92,7 +94,6 @@ class Scheduler:
             position = len(tokens) - live.prompt_tokens
             token = draw(live.request, position)
             tokens.append(token)
-            live.decodes = True
             given.append(live)
             if live.stops and token in live.stops and position + 1 >= live.request.min_tokens:
                 self._finish(live, FinishReason.STOP)
@@ -101,54 +102,15 @@ class Scheduler:
         self._computing = []
         return given, lost
 
-    def steady_steps(self, most: int) -> int:
-        """How many of the next `most` steps surely do nothing but give each running request a token: nobody is
-        admitted, preempted or at its end. 0 when that cannot be told at once."""
-        running, size = self.running, self.config.block_size
-        if not running or len(running) > self.config.max_num_batched_tokens:
-            return 0
-        if len(running) < self.config.max_num_seqs and (self.queued or self.deferred):
-            return 0
-        for live in running:
-            if live.stops or not live.decodes:
-                return 0
-            most = min(most, live.limit - len(live.tokens) + live.prompt_tokens - 1)
-        while most > 0:
-            needed = sum(max(0, -(-(live.computed + most) // size) - len(live.blocks)) for live in running)
-            if needed <= self.pool.free:
-                break
-            most //= 2
-        return most
-
-    def decode(self, steps: int) -> None:
-        """Take as many steps as `steady_steps` allowed at once. Blocks change hands in the order in which they would
-        have one step at a time."""
-        size, draw = self.config.block_size, self._sampler.token
-        events: list[tuple[int, int, bool]] = []
-        for index, live in enumerate(self.running):
-            computed, request = live.computed, live.request
-            position = len(live.tokens) - live.prompt_tokens
-            live.tokens.extend([draw(request, each) for each in range(position, position + steps)])
-            live.computed = computed + steps
-            events += [(step, index, False) for step in range(len(live.blocks) * size - computed + 1, steps + 1, size)]
-            if self.config.enable_prefix_caching:
-                first = (live.findable + 1) * size - computed
-                events += [(step, index, True) for step in range(first, steps + 1, size)]
-        events.sort()
-        for _, index, fills in events:
-            live = self.running[index]
-            if fills:
-                self._make_findable(live, (live.findable + 1) * size)
-            else:
-                live.blocks += self.pool.take(1)
-
-    def _finish(self, live: Live, reason: FinishReason) -> None:
+    def _finish(self, live: SequenceState, reason: FinishReason) -> None:
         live.finish_reason = reason
         self.remove(live.request_id)
 
-    def _compute(self, live: Live, count: int, step: Schedule) -> None:
-        """`live` computes `count` tokens in this step. Blocks that it fills can be hit by requests admitted after it in
-        the same step."""
+    def _compute(self, live: SequenceState, count: int, step: Schedule) -> None:
+        """Let `live` compute `count` tokens in this step.
+
+        Requests admitted later in the same step can hit the blocks that it fills.
+        """
         computed = live.computed
         step.scheduled.append(live)
         step.counts.append(count)
@@ -162,9 +124,11 @@ class Scheduler:
         if computed >= (live.findable + 1) * self.config.block_size and self.config.enable_prefix_caching:
             self._make_findable(live, computed)
 
-    def _take_blocks(self, live: Live, count: int, step: Schedule) -> bool:
-        """Give `live` the blocks for `count` tokens more, preempting from the end of the running list until there are
-        enough. False when it was preempted itself."""
+    def _take_blocks(self, live: SequenceState, count: int, step: Schedule) -> bool:
+        """Allocate the blocks for `count` more tokens of `live`.
+
+        Preempts from the end of the running list until there are enough. Returns False if that preempted `live`.
+        """
         needed = -(-(live.computed + count) // self.config.block_size) - len(live.blocks)
         while self.pool.free < needed:
             last = self.running.pop()
@@ -175,19 +139,20 @@ class Scheduler:
         live.blocks += self.pool.take(needed)
         return True
 
-    def _preempt(self, live: Live) -> None:
-        """To the head of the queue, with nothing computed."""
+    def _preempt(self, live: SequenceState) -> None:
+        """Move `live` to the head of the queue, with nothing computed."""
         self.pool.release(live.blocks)
         live.blocks = []
         live.computed = live.findable = 0
-        live.decodes = False
         live.preemptions += 1
         self.queued.appendleft(live)
 
     def _admit(self, step: Schedule) -> None:
-        """Take requests from the head of the queue; the first that does not fit holds up all behind it, one that may
-        not run for its LoRA adapter is passed over."""
-        passed_over: deque[Live] = deque()
+        """Admit requests from the head of the queue.
+
+        The first that does not fit blocks all behind it. A request over the limit of LoRA adapters is passed over.
+        """
+        passed_over: deque[SequenceState] = deque()
         loras = {live.lora for live in self.running if live.lora is not None}
         while step.budget and len(self.running) < self.config.max_num_seqs:
             queue = self.deferred or self.queued
@@ -213,9 +178,12 @@ class Scheduler:
             self._compute(live, count, step)
         self.deferred.extendleft(reversed(passed_over))
 
-    def _first_tokens(self, live: Live, budget: int) -> int | None:
-        """Give `live` its first blocks and return how many tokens it computes in this step; None when it does not fit.
-        There must be room for the whole sequence, though only the first chunk's blocks are taken."""
+    def _first_tokens(self, live: SequenceState, budget: int) -> int | None:
+        """Allocate the first blocks of `live` and return how many tokens it computes in this step.
+
+        None means that it does not fit. There must be enough free blocks for the whole sequence, though only those of
+        the first chunk are allocated.
+        """
         size = self.config.block_size
         length = len(live.tokens)
         cached: list[int] = []
@@ -234,8 +202,8 @@ class Scheduler:
         live.blocks = cached + self.pool.take(-(-(live.computed + count) // size) - len(cached))
         return count
 
-    def _hashes(self, live: Live, count: int) -> list[BlockHash]:
-        """Hashes of the first `count` blocks of a sequence, which must be full."""
+    def _hashes(self, live: SequenceState, count: int) -> list[BlockHash]:
+        """Return the hashes of the first `count` blocks of a sequence, which must be full."""
         size, hashes, tokens = self.config.block_size, live.hashes, live.tokens
         if len(hashes) < count:
             parent = hashes[-1] if hashes else root(live.lora, live.request.cache_salt)
@@ -244,8 +212,8 @@ class Scheduler:
                 hashes.append(parent)
         return hashes if len(hashes) == count else hashes[:count]
 
-    def _make_findable(self, live: Live, length: int) -> None:
-        """The full blocks of the first `length` tokens enter the prefix cache."""
+    def _make_findable(self, live: SequenceState, length: int) -> None:
+        """Add the full blocks of the first `length` tokens to the prefix cache."""
         size = self.config.block_size
         start, full = live.findable, length // size
         hashes = self._hashes(live, full)

@@ -1,4 +1,4 @@
-"""What the scheduler keeps of a request, and what it decides in a step."""
+"""The scheduler's state of a request, and its decisions for a step."""
 
 from array import array
 
@@ -6,8 +6,11 @@ from vllm_mock.engine.blocks import BlockHash
 from vllm_mock.engine.messages import EngineRequest, FinishReason
 
 
-class Live:
-    """A request that is waiting or running. `engine.core` keeps its times (seconds on the caller's clock) here, too."""
+class SequenceState:
+    """The state of a request that is waiting or running.
+
+    `engine.core` stores its times here: seconds on the caller's clock.
+    """
 
     __slots__ = (
         "admitted",
@@ -15,7 +18,6 @@ class Live:
         "blocks",
         "cached_tokens",
         "computed",
-        "decodes",
         "findable",
         "finish_reason",
         "first_token_s",
@@ -43,32 +45,29 @@ class Live:
         self.stops = request.stop_token_ids
         self.prompt_tokens = len(request.prompt)
         self.limit = min(request.max_tokens, max_model_len - self.prompt_tokens)
-        """Tokens after which it ends."""
+        """Number of output tokens after which the request ends."""
         self.tokens = array("q", request.prompt)
-        """The prompt and what has been generated."""
+        """The prompt and the generated tokens."""
         self.computed = 0
-        """Tokens whose keys and values are in the cache."""
+        """Number of tokens whose keys and values are in the cache."""
         self.blocks: list[int] = []
         self.hashes: list[BlockHash] = []
-        """Of the full blocks of `tokens`, as far as they were needed."""
+        """Hashes of the first full blocks of `tokens`, computed when needed."""
         self.findable = 0
-        """Of `blocks`, how many are in the prefix cache."""
+        """Number of `blocks` that are in the prefix cache."""
         self.admitted = False
         self.cached_tokens = 0
         """Prompt tokens found in the prefix cache at the first admission."""
         self.hit_tokens = 0
-        """Tokens found there at the latest admission."""
+        """Tokens found in the prefix cache at the latest admission."""
         self.preemptions = 0
-        self.decodes = False
-        """It got a token in its last step, so that the next one is all it has to compute."""
         self.gone = False
-        """It has ended or was aborted."""
+        """Whether the request has ended or was aborted."""
         self.finish_reason: FinishReason | None = None
         self.arrived_s = 0.0
-        """Taken by the front end: TTFT and the whole time count from here."""
+        """When the front end accepted the request. TTFT and end-to-end latency count from here."""
         self.queued_s = 0.0
-        """Taken by the scheduler, which looks at arrivals between steps only: the time in the queue counts from
-        here."""
+        """When the scheduler received the request, which happens only between steps. Queue time counts from here."""
         self.scheduled_s: float | None = None
         self.first_token_s: float | None = None
         self.last_token_s = 0.0
@@ -80,7 +79,7 @@ class Live:
 
 
 class Schedule:
-    """What one step computes."""
+    """The work of one step."""
 
     __slots__ = (
         "budget",
@@ -96,19 +95,19 @@ class Schedule:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        """Tokens that this step could still compute."""
-        self.scheduled: list[Live] = []
-        """In the order of the running list."""
+        """Number of tokens that the step can still compute."""
+        self.scheduled: list[SequenceState] = []
+        """Requests that compute tokens, in the order of the running list."""
         self.counts: list[int] = []
-        """Tokens computed for each of `scheduled`."""
-        self.new: list[Live] = []
-        """Admitted for the first time."""
-        self.resumed: list[Live] = []
-        """Admitted again after a preemption."""
-        self.preempted: list[Live] = []
+        """Number of tokens computed for each of `scheduled`."""
+        self.new: list[SequenceState] = []
+        """Requests admitted for the first time."""
+        self.resumed: list[SequenceState] = []
+        """Requests admitted again after a preemption."""
+        self.preempted: list[SequenceState] = []
         self.prefill_tokens = 0
-        """Tokens of sequences that had more to compute than their newest token."""
+        """Tokens computed by sequences that had more to compute than their newest token."""
         self.decoding = 0
-        """Sequences that compute their newest token alone."""
+        """Number of sequences that compute only their newest token."""
         self.context_tokens = 0
-        """Tokens already in the cache that attention reads in this step."""
+        """Cached tokens that attention reads in this step."""

@@ -1,4 +1,4 @@
-"""How long a step takes.
+"""Step times: a linear model, and its coefficients for two GPUs.
 
 step_s = a + b * decoding sequences + c * prefill tokens + d * context tokens read
 """
@@ -10,7 +10,7 @@ from vllm_mock.engine.sequence_state import Schedule
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The four coefficients, in seconds."""
+    """The four coefficients of the model, in seconds."""
 
     base_s: float
     per_decode_s: float
@@ -29,7 +29,7 @@ class StepTime:
         )
 
     def scaled(self, factor: float) -> "StepTime":
-        """A card on which everything takes `factor` times as long."""
+        """Return the step times of a GPU that takes `factor` times as long for everything."""
         return StepTime(
             self.base_s * factor,
             self.per_decode_s * factor,
@@ -40,16 +40,16 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU with DeepSeek-R1-Distill-Qwen-7B (bf16) on it."""
+    """A GPU that serves DeepSeek-R1-Distill-Qwen-7B in bf16."""
 
     step_time: StepTime
     num_gpu_blocks: int
-    """Of 16 tokens."""
+    """Blocks of 16 tokens."""
 
 
 CARDS: dict[str, Card] = {
     "a10": Card(StepTime(28.6e-3, 0.15e-3, 0.20e-3, 1.1e-7), 4837),
     "l20": Card(StepTime(20e-3, 0.12e-3, 0.18e-3, 7.5e-8), 28357),
 }
-"""Derived, not measured on these cards: roofline figures fitted to public measurements of Qwen2.5-7B on an A6000 (TPOT
-22.0 ms at 1 sequence, 27.5 at 64, 36.0 at 128, 53.1 at 256)."""
+"""Derived, not measured on these GPUs: roofline figures fitted to public measurements of Qwen2.5-7B on an A6000. Their
+TPOT is 22.0 ms at 1 sequence, 27.5 at 64, 36.0 at 128 and 53.1 at 256."""
