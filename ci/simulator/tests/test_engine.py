@@ -1,10 +1,14 @@
-"""The engine in strides gives what the mock's engine gives, token for token and block for block."""
+"""The simulator's engine takes the steps of the mock's engine: equal work, times, hits, preemptions and metrics."""
 
+import heapq
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picker.endpoints.load.prefill_tracker import PrefillCounters
 from simulator.engine.core import HISTORY_S, Engine
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken
 from simulator.engine.steps import EngineState
@@ -12,189 +16,349 @@ from simulator.workload.content import Content, Piece
 from vllm_mock.engine import core as mock_core
 from vllm_mock.engine import messages as mock_messages
 from vllm_mock.engine.messages import EngineConfig
+from vllm_mock.engine.sequence_state import SequenceState
 from vllm_mock.engine.speed import CARDS, StepTime
 from vllm_mock.metrics.engine_metrics import EngineMetrics
 
+STEP_TIME = StepTime(28.6e-3, 0.157e-3, 0.2013e-3, 1.1037e-6)
+LONGEST = 656
+"""Tokens of the longest sequence that `sessions` draws."""
+SECOND_TURN = 1000
+"""Added to the number of a session, it is the number of its second request."""
+
 
 @dataclass(frozen=True)
-class Arrival:
+class Session:
+    """A client that sends one request, and a second one that continues the first if `reply_tokens` is not 0."""
+
     at_ms: int
     prefix: int
     prefix_tokens: int
     own_tokens: int
     output_tokens: int
-    lora: int
+    lora: int = 0
+    reply_tokens: int = 0
+    pause_ms: int = 0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    first_s: float
-    end_s: float
-    cached_tokens: int
-    preemptions: int
-
-
-class Fresh:
-    """A sampler whose tokens are like no other request's."""
-
-    def token(self, request: mock_messages.EngineRequest, position: int) -> int:
-        return 1_000_000 * (int(request.request_id) + 1) + position
-
-
-arrivals = st.builds(
-    Arrival,
+sessions = st.builds(
+    Session,
     at_ms=st.integers(0, 3000),
     prefix=st.integers(0, 3),
     prefix_tokens=st.sampled_from([0, 5, 16, 40, 100, 200]),
     own_tokens=st.integers(1, 150),
     output_tokens=st.integers(1, 120),
     lora=st.integers(0, 3),
+    reply_tokens=st.sampled_from([0, 0, 1, 17, 66]),
+    pause_ms=st.integers(1, 900),
 )
-
-configs = st.builds(
-    EngineConfig,
-    num_gpu_blocks=st.sampled_from([32, 48, 80, 200, 1000]),
-    max_num_seqs=st.sampled_from([2, 5, 30]),
-    max_num_batched_tokens=st.sampled_from([32, 64, 512]),
-    max_loras=st.sampled_from([1, 2, 8]),
-    enable_lora=st.just(True),
-    max_model_len=st.just(480),
-)
+speeds = st.lists(st.tuples(st.integers(0, 6000), st.sampled_from([0.5, 1.0, 1.7])), max_size=4)
+"""Changes of the engine's speed: milliseconds, and the factor on its step times from then on."""
 
 
-def arrives_s(numbered: tuple[int, Arrival]) -> float:
-    """No two at the same time: the first would begin alone here, and with the others there."""
-    number, arrival = numbered
-    return arrival.at_ms / 1000 + number * 1e-5
+@st.composite
+def configs(draw: st.DrawFn) -> EngineConfig:
+    """Limits small enough to apply: of blocks (some workloads preempt), sequences, tokens and adapters."""
+    block_size, sequences = draw(st.sampled_from([8, 16])), draw(st.sampled_from([1, 2, 5, 30]))
+    return EngineConfig(
+        block_size=block_size,
+        num_gpu_blocks=1 + LONGEST // block_size + draw(st.sampled_from([0, 1, 2, 8, 30, 150, 1000])),
+        max_num_seqs=sequences,
+        max_num_batched_tokens=sequences + draw(st.sampled_from([1, 7, 32, 512])),
+        max_loras=draw(st.sampled_from([1, 2, 8])),
+        enable_lora=True,
+        enable_prefix_caching=draw(st.booleans()),
+        max_model_len=LONGEST,
+    )
 
 
-def request_of(number: int, arrival: Arrival) -> EngineRequest:
-    prompt = arrival.prefix_tokens + arrival.own_tokens
-    content = Content((Piece(arrival.prefix, arrival.prefix_tokens), Piece(100 + number, 1 << 20)))
-    lora = f"lora-{arrival.lora}" if arrival.lora else None
-    if lora is not None:
-        content = Content((Piece(10 * arrival.lora + arrival.prefix, arrival.prefix_tokens), content.pieces[1]))
-    return EngineRequest(number, content, prompt, arrival.output_tokens, lora)
+@dataclass(frozen=True)
+class Step:
+    """One step of an engine. Requests are given by their numbers."""
+
+    begins_s: float
+    ends_s: float
+    decoding: int
+    context_tokens: int
+    prefill_tokens: int
+    chunks: list[tuple[int, int]]
+    """Requests that do not decode yet, and how many tokens each computes."""
+    admitted: list[tuple[int, int]]
+    """Requests admitted for the first time, and how many tokens of each are in the prefix cache."""
+    first_tokens: set[int]
+    finished: dict[int, int]
+    """Requests that end, and how often each was preempted."""
+    state: EngineState
+    """What the metrics show when the step has ended."""
 
 
-def in_strides(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> dict[int, Outcome]:
-    engine = Engine(config, step_time)
-    first: dict[int, FirstToken] = {}
-    outcomes: dict[int, Outcome] = {}
-    coming = sorted(enumerate(workload), key=arrives_s)
-    while coming or engine.next_s is not None:
-        if coming and (engine.next_s is None or arrives_s(coming[0]) <= engine.next_s):
-            number, arrival = coming.pop(0)
-            engine.submit(request_of(number, arrival), arrives_s((number, arrival)))
-            continue
-        for event in engine.advance():
-            if isinstance(event, FirstToken):
-                first[event.number] = event
+class Inputs:
+    """Requests and changes of speed, in order of time.
+
+    No two are at the same time: the simulator's engine schedules a request alone if it arrives when the engine is idle.
+    """
+
+    def __init__(self, workload: Sequence[Session], changes: Sequence[tuple[int, float]]) -> None:
+        self._workload = workload
+        self._numbers = itertools.count()
+        self._heap: list[tuple[float, int, EngineRequest | float]] = []
+        for number, session in enumerate(workload):
+            self._add(session.at_ms / 1000 + (number + 1) * 1.00037e-5, request_of(number, session))
+        for number, (at_ms, slowdown) in enumerate(changes):
+            self._add(at_ms / 1000 + (number + 1) * 1.00073e-6, slowdown)
+
+    @property
+    def next_s(self) -> float:
+        return self._heap[0][0] if self._heap else inf
+
+    def pop(self) -> tuple[float, EngineRequest | float]:
+        """Remove the next input: its time, and the request or the factor on step times."""
+        at_s, _, change = heapq.heappop(self._heap)
+        return at_s, change
+
+    def finished(self, number: int, now_s: float) -> None:
+        """Add the request that follows the finished one, if any."""
+        if number < SECOND_TURN and self._workload[number].reply_tokens:
+            session = self._workload[number]
+            at_s = now_s + session.pause_ms / 1000 + (number + 1) * 1.00047e-5
+            self._add(at_s, request_of(number, session, turn=1))
+
+    def _add(self, at_s: float, change: EngineRequest | float) -> None:
+        heapq.heappush(self._heap, (at_s, next(self._numbers), change))
+
+
+def request_of(number: int, session: Session, turn: int = 0) -> EngineRequest:
+    """The first or second request of a session. Equal prefixes with different adapters are different pieces."""
+    prefix = Piece(10 * session.lora + session.prefix, session.prefix_tokens)
+    prompt = session.prefix_tokens + session.own_tokens + turn * (session.output_tokens + session.reply_tokens)
+    content = Content((prefix, Piece(100 + number, 1 << 20)))
+    lora = f"lora-{session.lora}" if session.lora else None
+    return EngineRequest(number + turn * SECOND_TURN, content, prompt, session.output_tokens, lora)
+
+
+def of_mock(request: EngineRequest) -> mock_messages.EngineRequest:
+    """The request with tokens in place of its content."""
+    prefix, own = request.content.pieces
+    shared = [prefix.number << 20 | position for position in range(prefix.end_tokens)]
+    rest = [own.number << 20 | position for position in range(prefix.end_tokens, request.prompt_tokens)]
+    return mock_messages.EngineRequest(
+        request_id=str(request.number),
+        prompt=(*shared, *rest),
+        max_tokens=request.output_tokens,
+        lora=request.lora,
+        seed=own.number,
+    )
+
+
+class SessionText:
+    """A sampler that continues the content of a session."""
+
+    def token(self, request: mock_messages.EngineRequest, position: int) -> int:
+        return request.seed << 20 | (len(request.prompt) + position)
+
+
+def steps_of_mock(
+    config: EngineConfig, step_time: StepTime, workload: Sequence[Session], changes: Sequence[tuple[int, float]] = ()
+) -> list[Step]:
+    """The steps of the mock's engine, taken one at a time."""
+    clock = itertools.count(1.0)
+    engine = mock_core.Engine(
+        config, SessionText(), step_time, EngineMetrics(config, "m", unix_s=lambda: float(next(clock)))
+    )
+    inputs, steps, now_s = Inputs(workload, changes), list[Step](), 0.0
+    decoding: set[SequenceState] = set()
+    while True:
+        while inputs.next_s <= now_s:
+            at_s, change = inputs.pop()
+            if isinstance(change, EngineRequest):
+                engine.add(of_mock(change), at_s)
             else:
-                assert isinstance(event, Finished)
-                begun = first[event.number]
-                outcomes[event.number] = Outcome(begun.at_s, event.at_s, begun.cached_tokens, event.preemptions)
-    return outcomes
-
-
-def mock_engine(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> mock_core.Engine:
-    """With the whole workload to come."""
-    engine = mock_core.Engine(config, Fresh(), step_time, EngineMetrics(config, "m"))
-    for number, arrival in enumerate(workload):
-        shared = range(10_000 * (arrival.prefix + 1), 10_000 * (arrival.prefix + 1) + arrival.prefix_tokens)
-        own = range(-1000 * (number + 1), -1000 * (number + 1) + arrival.own_tokens)
-        request = mock_messages.EngineRequest(
-            request_id=str(number),
-            prompt=(*shared, *own),
-            max_tokens=arrival.output_tokens,
-            lora=f"lora-{arrival.lora}" if arrival.lora else None,
+                engine.step_time = step_time.scaled(change)
+        duration_s = engine.begin_step(now_s)
+        if duration_s is None and inputs.next_s == inf:
+            return steps
+        if duration_s is None:
+            now_s = inputs.next_s
+            continue
+        schedule = engine.current_step
+        assert schedule is not None
+        decoding -= set(schedule.preempted)
+        computing = list(zip(schedule.scheduled, schedule.counts, strict=True))
+        chunks = [(int(live.request_id), count) for live, count in computing if live not in decoding]
+        begins_s, now_s = now_s, now_s + duration_s
+        generated = {tokens.request_id for tokens in engine.end_step(now_s)}
+        computed = [live for live in schedule.scheduled if live.request_id in generated]
+        ended = [live for live in computed if live.finish_reason is not None]
+        decoding = decoding.union(computed).difference(ended)
+        for live in ended:
+            inputs.finished(int(live.request_id), now_s)
+        steps.append(
+            Step(
+                begins_s,
+                now_s,
+                schedule.decoding,
+                schedule.context_tokens,
+                schedule.prefill_tokens,
+                chunks,
+                [(int(live.request_id), live.cached_tokens) for live in schedule.new],
+                {int(live.request_id) for live in computed if live.generated == 1},
+                {int(live.request_id): live.preemptions for live in ended},
+                state_of_mock(engine),
+            )
         )
-        engine.submit(request, arrives_s((number, arrival)))
-    return engine
 
 
-def step_by_step(config: EngineConfig, step_time: StepTime, workload: list[Arrival]) -> dict[int, Outcome]:
-    engine = mock_engine(config, step_time, workload)
-    first: dict[int, tuple[float, int]] = {}
-    outcomes: dict[int, Outcome] = {}
-    preemptions: dict[str, int] = {}
-    now_s = 0.0
-    while len(outcomes) < len(workload):
-        now_s += 0.01
-        for live in [*engine.scheduler.waiting, *engine.scheduler.running]:
-            preemptions[live.request.request_id] = live.preemptions
-        for at_s, tokens in engine.advance_to(now_s):
-            number = int(tokens.request_id)
-            first.setdefault(number, (at_s, tokens.cached_tokens))
-            if tokens.finish_reason is not None:
-                begun_s, cached = first[number]
-                outcomes[number] = Outcome(begun_s, at_s, cached, preemptions.get(tokens.request_id, 0))
-        assert now_s < 600
-    return outcomes
+def state_of_mock(engine: mock_core.Engine) -> EngineState:
+    values = engine.metrics.values
+    newest = max(values.adapters, key=values.adapters.__getitem__, default="")
+    ttft = values.histograms["ttft_s"]
+    return EngineState(
+        values.running,
+        values.waiting_capacity + values.waiting_deferred,
+        values.kv_cache_usage,
+        frozenset(filter(None, newest.split(","))),
+        PrefillCounters(ttft.count, ttft.total, values.prompt_tokens, values.prefix_queries, values.prefix_hits),
+    )
 
 
-def same(left: dict[int, Outcome], right: dict[int, Outcome]) -> None:
-    assert left.keys() == right.keys()
-    for number, outcome in left.items():
-        other = right[number]
-        assert (outcome.cached_tokens, outcome.preemptions) == (other.cached_tokens, other.preemptions), number
-        assert outcome.first_s == pytest.approx(other.first_s, abs=1e-6), number
-        assert outcome.end_s == pytest.approx(other.end_s, abs=1e-6), number
+def steps_of_simulator(
+    config: EngineConfig,
+    step_time: StepTime,
+    workload: Sequence[Session],
+    changes: Sequence[tuple[int, float]] = (),
+    scrapes: "Scrapes | None" = None,
+) -> list[Step]:
+    """The steps of the simulator's engine, one by one. `scrapes` reads its metrics meanwhile."""
+    engine, inputs, steps = Engine(config, step_time), Inputs(workload, changes), list[Step]()
+    while engine.next_s is not None or inputs.next_s < inf:
+        next_s = min(inputs.next_s, inf if engine.next_s is None else engine.next_s)
+        if scrapes is not None:
+            scrapes.until(next_s, engine)
+        if inputs.next_s <= next_s:
+            at_s, change = inputs.pop()
+            if isinstance(change, EngineRequest):
+                engine.submit(change, at_s)
+            else:
+                engine.slowdown = change
+                engine.interrupt(at_s)
+        else:
+            ended = steps_of_batch(engine)
+            for number in ended[-1].finished:
+                inputs.finished(number, ended[-1].ends_s)
+            steps += ended
+    return steps
 
 
-STEP_TIME = StepTime(28.6e-3, 0.157e-3, 0.2013e-3, 1.1037e-6)
+def steps_of_batch(engine: Engine) -> list[Step]:
+    """The steps of the current batch, which ends."""
+    batch, now_s = engine.current_batch, engine.next_s
+    assert batch is not None
+    assert now_s is not None
+    first = batch.first
+    ends_s = [*(batch.begun_s + batch.duration_s(number) for number in range(1, batch.steps)), now_s]
+    states = [engine.state(end_s + 1e-9) for end_s in ends_s[:-1]]
+    chunks = [(sequence.request.number, count) for sequence, count in first.chunks]
+    admitted = [(sequence.request.number, sequence.cached_tokens or 0) for sequence in first.admitted]
+    events = engine.advance()
+    states.append(engine.state(now_s))
+    last = len(ends_s) - 1
+    return [
+        Step(
+            begins_s,
+            end_s,
+            first.decoding,
+            first.context_tokens + number * first.decoding,
+            first.prefill_tokens,
+            chunks if number == 0 else [],
+            admitted if number == 0 else [],
+            {event.number for event in events if isinstance(event, FirstToken) and number == last},
+            {event.number: event.preemptions for event in events if isinstance(event, Finished) and number == last},
+            states[number],
+        )
+        for number, (begins_s, end_s) in enumerate(itertools.pairwise([batch.begun_s, *ends_s]))
+    ]
+
+
+class Scrapes:
+    """Reads an engine's metrics at irregular times, and reads those of the history again each time."""
+
+    def __init__(self, pauses_ms: Sequence[int]) -> None:
+        self._times = itertools.accumulate(pause * 0.00173 for pause in itertools.cycle(pauses_ms))
+        self._next_s = next(self._times)
+        self.seen: list[tuple[float, EngineState]] = []
+
+    def until(self, until_s: float, engine: Engine) -> None:
+        while self._next_s < until_s < inf:
+            now_s, self._next_s = self._next_s, next(self._times)
+            self.seen.append((now_s, engine.state(now_s)))
+            for at_s, state in reversed(self.seen):
+                if at_s < now_s - HISTORY_S:
+                    break
+                assert engine.state(at_s) == state
+
+
+def assert_equal(ours: Sequence[Step], theirs: Sequence[Step]) -> None:
+    """Equal steps, except for the rounding of times."""
+    assert len(ours) == len(theirs)
+    for our, their in zip(ours, theirs, strict=True):
+        assert abs(our.begins_s - their.begins_s) < 1e-6
+        assert abs(our.ends_s - their.ends_s) < 1e-6
+        assert our.decoding == their.decoding
+        assert our.context_tokens == their.context_tokens
+        assert our.prefill_tokens == their.prefill_tokens
+        assert our.chunks == their.chunks
+        assert our.admitted == their.admitted
+        assert our.first_tokens == their.first_tokens
+        assert our.finished == their.finished
+        assert_equal_states(our.state, their.state)
+
+
+def assert_equal_states(ours: EngineState, theirs: EngineState) -> None:
+    assert (ours.running, ours.waiting, ours.loras) == (theirs.running, theirs.waiting, theirs.loras)
+    assert abs(ours.kv_cache_usage - theirs.kv_cache_usage) < 1e-9
+    left, right = ours.counters, theirs.counters
+    assert (left.first_tokens, left.prompt_tokens) == (right.first_tokens, right.prompt_tokens)
+    assert (left.prefix_queries, left.prefix_hits) == (right.prefix_queries, right.prefix_hits)
+    assert abs(left.first_token_s - right.first_token_s) < 1e-4
 
 
 @settings(max_examples=300, deadline=None)
-@given(configs, st.lists(arrivals, min_size=1, max_size=40))
-def test_any_workload_has_the_same_times_hits_and_preemptions(config: EngineConfig, workload: list[Arrival]) -> None:
-    """Over small caches, budgets and batches, so that every rule comes into play."""
-    same(in_strides(config, STEP_TIME, workload), step_by_step(config, STEP_TIME, workload))
+@given(configs(), st.lists(sessions, min_size=1, max_size=40), speeds)
+def test_any_workload_takes_equal_steps(
+    config: EngineConfig, workload: list[Session], changes: list[tuple[int, float]]
+) -> None:
+    """Work, times, first tokens, ends, preemptions, cache hits and metrics are equal in every step."""
+    ours = steps_of_simulator(config, STEP_TIME, workload, changes)
+    assert_equal(ours, steps_of_mock(config, STEP_TIME, workload, changes))
 
 
-def test_a_card_under_load_is_the_same() -> None:
-    """Two hundred requests of the sizes of the tutorial on an A10: a full cache, queueing and preemptions."""
+def test_a_loaded_a10_takes_equal_steps() -> None:
+    """Ninety requests of the tutorial's sizes: the cache is full, requests wait, and some are preempted."""
     card = CARDS["a10"]
     config = EngineConfig(num_gpu_blocks=card.num_gpu_blocks, max_model_len=4096)
-    workload = [Arrival(37 * i, i % 4, 200, 1000 + 13 * i, 150 + 7 * (i % 50), 0) for i in range(90)]
-    same(in_strides(config, card.step_time, workload), step_by_step(config, card.step_time, workload))
+    workload = [Session(37 * i, i % 4, 200, 1000 + 13 * i, 150 + 7 * (i % 50)) for i in range(90)]
+    ours = steps_of_simulator(config, card.step_time, workload)
+    assert_equal(ours, steps_of_mock(config, card.step_time, workload))
+    assert any(preemptions for step in ours for preemptions in step.finished.values())
 
 
 @settings(max_examples=60, deadline=None)
-@given(configs, st.lists(arrivals, min_size=1, max_size=30), st.lists(st.integers(1, 200), min_size=1, max_size=10))
-def test_a_scrape_shows_what_the_metrics_of_a_server_show(
-    config: EngineConfig, workload: list[Arrival], pauses: list[int]
+@given(
+    configs(),
+    st.lists(sessions, min_size=1, max_size=20),
+    speeds,
+    st.lists(st.integers(1, 200), min_size=1, max_size=10),
+)
+def test_a_scrape_shows_the_state_at_the_end_of_the_last_step(
+    config: EngineConfig, workload: list[Session], changes: list[tuple[int, float]], pauses_ms: list[int]
 ) -> None:
-    """Its load as of the end of a step, and its counters, which move when a step has ended: at any moment, and a little
-    later of that moment still."""
-    engine, mock = Engine(config, STEP_TIME), mock_engine(config, STEP_TIME, workload)
-    coming = sorted(enumerate(workload), key=arrives_s)
-    now_s = 0.0
-    told: list[tuple[float, EngineState]] = []
-    for pause in pauses:
-        now_s += pause * 0.0173
-        while True:
-            next_s = engine.next_s
-            if coming and arrives_s(coming[0]) <= now_s and (next_s is None or arrives_s(coming[0]) <= next_s):
-                number, arrival = coming.pop(0)
-                engine.submit(request_of(number, arrival), arrives_s((number, arrival)))
-            elif next_s is not None and next_s <= now_s:
-                engine.advance()
-            else:
-                break
-        mock.advance_to(now_s)
-        shown, values = engine.state(now_s), mock.metrics.values
-        assert shown.running == values.running
-        assert shown.waiting == values.waiting_capacity + values.waiting_deferred
-        assert shown.kv_cache_usage == pytest.approx(values.kv_cache_usage)
-        counters = shown.counters
-        assert (counters.prefix_queries, counters.prefix_hits) == (values.prefix_queries, values.prefix_hits)
-        assert counters.prompt_tokens == values.prompt_tokens
-        ttft = values.histograms["ttft_s"]
-        assert (counters.first_tokens, counters.first_token_s) == (ttft.count, pytest.approx(ttft.total, abs=1e-4))
-        newest = max(values.adapters, key=values.adapters.__getitem__, default="")
-        assert shown.loras == frozenset(filter(None, newest.split(",")))
-        told.append((now_s, shown))
-        for at_s, then in told:
-            if at_s >= now_s - HISTORY_S:
-                assert engine.state(at_s) == then
+    """At any time, and again at any later time within the history."""
+    scrapes = Scrapes(pauses_ms)
+    steps_of_simulator(config, STEP_TIME, workload, changes, scrapes)
+    ended = iter(steps_of_mock(config, STEP_TIME, workload, changes))
+    step, following = None, next(ended, None)
+    for at_s, state in scrapes.seen:
+        while following is not None and following.ends_s <= at_s:
+            step, following = following, next(ended, None)
+        if step is not None:
+            assert_equal_states(state, step.state)

@@ -1,2 +1,5 @@
-"""vLLM's engine in strides: the same schedule, tokens and times as the mock's engine, which the tests compare it with,
-at a cost that grows with the requests and no longer with the tokens."""
+"""vLLM's engine in virtual time, computed fast.
+
+The schedules, tokens and times are those of the mock's engine (`vllm_mock.engine`), which computes one step at a time.
+The cost here grows with the number of requests, not of tokens. A property test compares both, step by step.
+"""

@@ -1,8 +1,9 @@
-"""An engine in virtual time that takes many decode steps in one stride.
+"""An engine in virtual time that computes many decode steps at once.
 
-The rules of scheduling are the mock's (`vllm_mock.engine.scheduler`), where they are explained. Between two events
-(an arrival, a chunk of a prompt, a sequence that ends, a cache that is full) every step is alike: all sequences grow by
-one token, and the step's time by the same amount. So such steps are not taken one by one."""
+`vllm_mock.engine.scheduler` explains the rules of scheduling. Events are an arrival, a chunk of a prompt, the end of a
+sequence, and a full cache. Between two events each step adds one token to every sequence and a constant to the step
+time. Such steps form a batch.
+"""
 
 import heapq
 from collections import deque
@@ -12,137 +13,146 @@ from vllm_mock.engine.speed import StepTime
 
 from simulator.engine.blocks import BlockPool
 from simulator.engine.sequence import EngineRequest, Finished, FirstToken, Sequence
-from simulator.engine.steps import Counters, EngineState, Inside, Shown, Step, Stride
+from simulator.engine.steps import Counters, EngineInternals, EngineState, MetricsView, Step, StepBatch
 from simulator.workload.content import Content
 
 HISTORY_S = 0.2
-"""Enough for who looks twenty times a second and knows at once."""
+"""Judgement: enough for a reader that polls the metrics twenty times a second without delay."""
 
 
 class Engine:
-    """Submit requests, and call `advance` whenever `next_s` has come."""
+    """Computes submitted requests. The caller calls `advance` at each `next_s`."""
 
     def __init__(self, config: EngineConfig, step_time: StepTime, history_s: float = HISTORY_S) -> None:
-        """`history_s`: how far back from the steps under way what the metrics showed is kept. Raises ValueError for
-        settings under which decoding sequences could starve each other of the budget."""
+        """`history_s` is how far before the current batch of steps `state` can look back.
+
+        Raises ValueError for settings under which decoding sequences could exceed the token budget.
+        """
         if config.max_num_batched_tokens <= config.max_num_seqs or not config.enable_chunked_prefill:
             raise ValueError("max_num_batched_tokens must exceed max_num_seqs, and prefill must be chunked")
         self.config = config
         self.step_time = step_time
         self.slowdown = 1.0
-        """Times the step time; for steps that begin from now on."""
+        """Factor on the duration of steps that begin from now on."""
         self.next_s: float | None = None
-        """When the steps under way end; None when there is nothing to do."""
+        """When the current batch of steps ends. None if the engine is idle."""
         self._pool = BlockPool(config.num_gpu_blocks)
         self._waiting: deque[Sequence] = deque()
         self._deferred: deque[Sequence] = deque()
-        """Passed over for their LoRA adapter; they come before the waiting ones."""
+        """Sequences passed over because of their LoRA adapter. They come before those of `_waiting`."""
         self._arriving: list[Sequence] = []
         self._running: dict[Sequence, None] = {}
         self._prefilling: Sequence | None = None
-        """The one running sequence whose prompt is computed in part; always the last."""
+        """The running sequence that is partly computed. At most one, and always the last."""
         self._decoding = 0
         self._offsets = 0
-        """Sum over the decoding sequences."""
+        """Sum of the offsets of the decoding sequences."""
         self._phases = [0] * config.block_size
-        """Decoding sequences by (offset - 1) modulo the block size: who needs a block in which step."""
+        """Number of decoding sequences by (offset - 1) modulo the block size, which decides when they need a block."""
         self._ends: list[tuple[int, int, int, Sequence]] = []
-        """Heap of (step, order, epoch, sequence): whose last token which step gives."""
+        """Heap of (step, order, epoch, sequence): the step in which a decoding sequence gets its last token."""
         self._order = 0
         self._step = 0
         self._counters = Counters()
         self._loras: dict[str, int] = {}
-        """Requests that have had a token and are not finished, by adapter."""
+        """Number of unfinished requests with at least one token, by adapter."""
         self._history_s = history_s
-        self._shown = deque([self._show(0.0, None, self._state())])
-        """The strides of late, the last one under way."""
+        self._views = deque([self._metrics_view(0.0, None, self._state())])
+        """Views of the latest batches. The last one is of the current batch."""
 
     @property
-    def live(self) -> list[EngineRequest]:
-        """All requests that are not finished."""
-        return [each.request for each in (*self._running, *self._deferred, *self._waiting, *self._arriving)]
+    def current_batch(self) -> StepBatch | None:
+        """The current batch of steps, None if the engine is idle."""
+        return self._views[-1].batch
 
-    def look_inside(self, prompt_tokens: int) -> Inside:
-        """What a scheduler would want to know before it sends a prompt."""
+    def look_inside(self, prompt_tokens: int) -> EngineInternals:
+        """Return what a scheduler with perfect information uses to place a prompt of `prompt_tokens`."""
         size = self.config.block_size
-        lengths = [each.offset + self._step if each.offset is not None else each.length for each in self._running]
+        lengths = [
+            sequence.offset + self._step if sequence.offset is not None else sequence.length
+            for sequence in self._running
+        ]
         queued = [*self._deferred, *self._waiting, *self._arriving]
-        uncomputed = sum(each.length for each in queued)
+        uncomputed = sum(sequence.length for sequence in queued)
         if self._prefilling is not None:
             uncomputed += self._prefilling.length - self._prefilling.computed
         left = sorted(
-            (each.request.prompt_tokens + each.request.output_tokens - length, length)
-            for each, length in zip(self._running, lengths, strict=True)
+            (sequence.request.prompt_tokens + sequence.request.output_tokens - length, length)
+            for sequence, length in zip(self._running, lengths, strict=True)
         )
-        lacking = -(-(prompt_tokens + sum(each.length for each in queued)) // size) - self._pool.free
+        lacking = -(-(prompt_tokens + sum(sequence.length for sequence in queued)) // size) - self._pool.free
         steps = 0
         for steps_left, length in left:
             if lacking <= 0:
                 break
-            # What has ended gives its blocks back, less what the others have grown by.
+            # Ended sequences free their blocks; the others have allocated some meanwhile.
             lacking -= -(-length // size) - (steps_left - steps) * len(left) // size
             steps = steps_left
-        return Inside(
+        return EngineInternals(
             sequences=len(lengths) + len(queued),
             uncomputed_tokens=uncomputed,
-            context_tokens=sum(lengths) + sum(each.length for each in queued),
+            context_tokens=sum(lengths) + sum(sequence.length for sequence in queued),
             steps_until_it_fits=steps,
-            loras=frozenset(each.request.lora for each in self._running if each.request.lora is not None),
+            loras=frozenset(sequence.request.lora for sequence in self._running if sequence.request.lora is not None),
         )
 
+    def _length(self, sequence: Sequence) -> int:
+        return sequence.length if sequence.offset is None else sequence.offset + self._step
+
     def cached_tokens(self, content: Content, prompt_tokens: int) -> int:
-        """Tokens of a prompt that a look-up would find now."""
+        """Return how many tokens of a prompt a look-up finds now."""
         size = self.config.block_size
         return sum(count for _, count in self._pool.find(content.spans(0, prompt_tokens // size, size))) * size
 
     def state(self, at_s: float) -> EngineState:
-        """What the server's metrics showed at `at_s`: now, or within the history. Raises ValueError before that."""
-        for shown in reversed(self._shown):
-            if shown.since_s <= at_s:
-                return shown.at(at_s)
-        raise ValueError(f"{at_s} s is too long ago")
+        """Return what the metrics showed at `at_s`, now or within the history. Raises ValueError for earlier times."""
+        for view in reversed(self._views):
+            if view.since_s <= at_s:
+                return view.at(at_s)
+        raise ValueError(f"{at_s} s is before the history")
 
     def submit(self, request: EngineRequest, now_s: float) -> None:
-        """`request` arrives; it is looked at when the step under way has ended."""
+        """Accept `request`. It is queued when the current step has ended."""
         self._arriving.append(Sequence(request, request.prompt_tokens, now_s))
         self.interrupt(now_s)
         if self.next_s is None:
             self._begin(now_s)
 
     def interrupt(self, now_s: float) -> None:
-        """End the steps under way with the one that ends next: something has changed."""
-        stride = self._shown[-1].stride
-        if stride is not None and stride.steps > 1:
-            stride.steps = stride.steps_until(now_s)
-            self.next_s = stride.begun_s + stride.duration_s(stride.steps)
+        """End the current batch with its current step, because an input has changed."""
+        batch = self.current_batch
+        if batch is not None and batch.steps > 1:
+            batch.steps = batch.steps_until(now_s)
+            self.next_s = batch.begun_s + batch.duration_s(batch.steps)
 
     def advance(self) -> list[FirstToken | Finished]:
-        """End the steps under way, at `next_s`, and begin others. What they gave, in no order."""
-        stride, now_s = self._shown[-1].stride, self.next_s
-        assert stride is not None, "nothing is under way"
-        assert now_s is not None, "nothing is under way"
-        self._pool.take(self._shown[-1].blocks_after_first(stride.steps))
-        self._step += stride.steps
-        self._counters.looked_up(stride.admitted)
+        """End the current batch, at `next_s`, and begin the next one. Returns the ended batch's events, unordered."""
+        batch, now_s = self.current_batch, self.next_s
+        assert batch is not None, "the engine is idle"
+        assert now_s is not None, "the engine is idle"
+        self._pool.take(self._views[-1].blocks_after_first(batch.steps))
+        self._step += batch.steps
+        if self.config.enable_prefix_caching:
+            self._counters.looked_up(batch.first.admitted)
         events: list[FirstToken | Finished] = []
-        for each in stride.first_tokens:
-            if each.length == each.request.prompt_tokens:
-                events.append(FirstToken(each.request.number, now_s, each.cached_tokens or 0))
-                self._counters.first_token(each, now_s)
-                if each.request.lora is not None:
-                    self._loras[each.request.lora] = self._loras.get(each.request.lora, 0) + 1
-            each.length += 1
-            self._decode(each)
+        for sequence in batch.first.prefilled:
+            if sequence.length == sequence.request.prompt_tokens:
+                events.append(FirstToken(sequence.request.number, now_s, sequence.cached_tokens or 0))
+                self._counters.first_token(sequence, now_s)
+                if sequence.request.lora is not None:
+                    self._loras[sequence.request.lora] = self._loras.get(sequence.request.lora, 0) + 1
+            sequence.length += 1
+            self._decode(sequence)
         while self._ends and self._ends[0][0] < self._step:
-            _, _, epoch, each = heapq.heappop(self._ends)
-            if each.epoch == epoch:
-                self._leave(each)
-                events.append(Finished(each.request.number, now_s, each.preemptions))
+            _, _, epoch, sequence = heapq.heappop(self._ends)
+            if sequence.epoch == epoch:
+                self._finish(sequence)
+                events.append(Finished(sequence.request.number, now_s, sequence.preemptions))
         self._begin(now_s)
         return events
 
     def _begin(self, now_s: float) -> None:
-        """Schedule the next step, and all after it that will be like it."""
+        """Schedule the next step and all following ones that are like it."""
         before = self._state()
         self._waiting.extend(self._arriving)
         self._arriving.clear()
@@ -160,20 +170,20 @@ class Engine:
         if partial is not None:
             blocks = self._blocks_needed(partial, chunk)
             self._pool.take(blocks)
-            partial.blank += blocks
+            partial.unhashed_blocks += blocks
             step.compute(partial, chunk)
             self._computed(partial, chunk)
             budget -= chunk
         if fits:
             self._admit(budget, step)
-        stride = self._plan(now_s, step, alike=fits)
-        self.next_s = None if stride is None else now_s + stride.duration_s(stride.steps)
-        self._shown.append(self._show(now_s, stride, before))
-        while self._shown[1].since_s < now_s - self._history_s:
-            self._shown.popleft()
+        batch = self._plan(now_s, step, steady=fits)
+        self.next_s = None if batch is None else now_s + batch.duration_s(batch.steps)
+        self._views.append(self._metrics_view(now_s, batch, before))
+        while self._views[1].since_s < now_s - self._history_s:
+            self._views.popleft()
 
     def _state(self) -> EngineState:
-        """What the metrics show when a step has ended and the next one has not begun."""
+        """Return what the metrics show between two steps."""
         return EngineState(
             running=len(self._running),
             waiting=len(self._deferred) + len(self._waiting),
@@ -182,64 +192,62 @@ class Engine:
             counters=self._counters.progress(),
         )
 
-    def _show(self, since_s: float, stride: Stride | None, before: EngineState) -> Shown:
-        """What they show from now on."""
-        needs: list[int] = []
-        if stride is not None and stride.steps > 1:
+    def _metrics_view(self, since_s: float, batch: StepBatch | None, before: EngineState) -> MetricsView:
+        """Return what the metrics show from now on."""
+        blocks_per_step: list[int] = []
+        if batch is not None and batch.steps > 1:
             first = -self._step % self.config.block_size
-            needs = self._phases[first::-1] + self._phases[:first:-1]
-        return Shown(
+            blocks_per_step = self._phases[first::-1] + self._phases[:first:-1]
+        return MetricsView(
             since_s=since_s,
-            stride=stride,
+            batch=batch,
             before=before,
             running=len(self._running),
             waiting=len(self._deferred) + len(self._waiting),
             usable_blocks=self._pool.usable,
             free_blocks=self._pool.free,
-            needs=needs,
+            blocks_per_step=blocks_per_step,
         )
 
-    def _plan(self, now_s: float, step: Step, alike: bool) -> Stride | None:
-        """The stride that begins with `step`; `alike`: the steps after it may be like it."""
-        if not step.decoding and not step.prefill_tokens and alike:
+    def _plan(self, now_s: float, step: Step, steady: bool) -> StepBatch | None:
+        """Return the batch that begins with `step`. `steady`: the steps after it may be like it."""
+        if not step.decoding and not step.prefill_tokens and steady:
             return None
         cost = self.step_time
-        first_s = self.slowdown * (
-            cost.base_s
-            + cost.per_decode_s * step.decoding
-            + cost.per_prefill_token_s * step.prefill_tokens
-            + cost.per_context_token_s * step.context_tokens
-        )
+        first_s = self.slowdown * cost.seconds(step.decoding, step.prefill_tokens, step.context_tokens)
         steps = 1
-        if alike and not step.prefill_tokens and not step.first_tokens:
+        if steady and not step.chunks:
             ends = self._ends
             while ends[0][2] != ends[0][3].epoch:
                 heapq.heappop(ends)
             steps = self._steps_with_blocks(ends[0][0] - self._step + 1)
         growth_s = self.slowdown * cost.per_context_token_s * self._decoding
-        return Stride(now_s, first_s, growth_s, steps, step.first_tokens, step.admitted)
+        return StepBatch(now_s, first_s, growth_s, steps, step)
 
-    def _steps_with_blocks(self, wanted: int) -> int:
-        """How many steps, at most `wanted`, have blocks when the first has got its own."""
+    def _steps_with_blocks(self, limit: int) -> int:
+        """Return how many steps, at most `limit`, have enough blocks. The first one has been allocated its blocks."""
         size, free = self.config.block_size, self._pool.free
-        if (wanted // size + 1) * self._decoding <= free:
-            return wanted
+        if (limit // size + 1) * self._decoding <= free:
+            return limit
         steps = 1 + free // self._decoding * size
         free %= self._decoding
-        while steps < wanted and (needed := self._phases[-(self._step + steps) % size]) <= free:
+        while steps < limit and (needed := self._phases[-(self._step + steps) % size]) <= free:
             free -= needed
             steps += 1
-        return min(steps, wanted)
+        return min(steps, limit)
 
     def _blocks_needed(self, sequence: Sequence | None, count: int) -> int:
-        """Blocks that a sequence lacks to compute `count` tokens more."""
+        """Return how many blocks a sequence lacks to compute `count` more tokens."""
         if sequence is None:
             return 0
         return -(-(sequence.computed + count) // self.config.block_size) - sequence.blocks
 
     def _make_room(self, chunk: int) -> None:
-        """Give the decoding sequences their blocks of this step, preempting from the end of the running ones until
-        there are enough, and leave enough for the `chunk` of the prefilling one."""
+        """Allocate the blocks of the decoding sequences for this step, and leave enough for `chunk` tokens more.
+
+        Preempts from the end of the running sequences until there are enough. The prefilling sequence computes the
+        `chunk`.
+        """
         needing = -self._step % self.config.block_size
         for sequence in list(self._running):
             if sequence not in self._running:
@@ -257,7 +265,7 @@ class Engine:
                 self._pool.take(blocks)
 
     def _preempt(self, sequence: Sequence) -> None:
-        """To the head of the queue, with nothing computed."""
+        """Move `sequence` to the head of the queue, with nothing computed."""
         self._release(sequence)
         if sequence is self._prefilling:
             self._prefilling = None
@@ -266,12 +274,14 @@ class Engine:
         self._waiting.appendleft(sequence)
 
     def _admit(self, budget: int, step: Step) -> None:
-        """Take sequences from the head of the queue; the first that does not fit holds up all behind it, one that may
-        not run for its LoRA adapter is passed over."""
+        """Admit sequences from the head of the queue.
+
+        The first that does not fit blocks all behind it. A sequence over the limit of LoRA adapters is passed over.
+        """
         if not self._waiting and not self._deferred:
             return
         passed_over: list[Sequence] = []
-        loras = {each.request.lora for each in self._running if each.request.lora is not None}
+        loras = {sequence.request.lora for sequence in self._running if sequence.request.lora is not None}
         while budget and len(self._running) < self.config.max_num_seqs:
             queue = self._deferred or self._waiting
             if not queue:
@@ -297,8 +307,11 @@ class Engine:
         self._deferred.extendleft(reversed(passed_over))
 
     def _fitting_tokens(self, sequence: Sequence, budget: int) -> int | None:
-        """Give `sequence` its first blocks; how many tokens it computes in this step, None when it does not fit. There
-        must be room for the whole of it, though only the first chunk's blocks are taken."""
+        """Allocate the first blocks of `sequence` and return how many tokens it computes in this step.
+
+        None means that it does not fit. There must be enough free blocks for the whole sequence, though only those of
+        the first chunk are allocated.
+        """
         size, pool, length = self.config.block_size, self._pool, sequence.length
         findable = (length - 1) // size if self.config.enable_prefix_caching else 0
         found = pool.find(sequence.request.content.spans(0, findable, size))
@@ -309,12 +322,12 @@ class Engine:
         sequence.hashed, sequence.hashed_blocks = pool.hold(found), cached
         sequence.computed = cached * size
         count = min(length - sequence.computed, budget)
-        sequence.blank = self._blocks_needed(sequence, count)
-        pool.take(sequence.blank)
+        sequence.unhashed_blocks = self._blocks_needed(sequence, count)
+        pool.take(sequence.unhashed_blocks)
         return count
 
     def _computed(self, sequence: Sequence, count: int) -> None:
-        """`count` tokens more of `sequence` are computed in this step; the blocks that are full now can be found."""
+        """Record that `sequence` computes `count` more tokens in this step, and hash the blocks that it fills."""
         sequence.computed += count
         self._hash_full_blocks(sequence)
         if sequence.computed < sequence.length:
@@ -328,10 +341,10 @@ class Engine:
         if full > known and self.config.enable_prefix_caching:
             sequence.hashed += self._pool.cache(sequence.request.content.spans(known, full, size))
             sequence.hashed_blocks = full
-            sequence.blank -= full - known
+            sequence.unhashed_blocks -= full - known
 
     def _decode(self, sequence: Sequence) -> None:
-        """Its prompt is computed: from the coming step on it decodes."""
+        """Let `sequence`, whose tokens are all computed, decode from the next step on."""
         sequence.offset = offset = sequence.length - self._step
         self._decoding += 1
         self._offsets += offset
@@ -341,8 +354,8 @@ class Engine:
         last_step = request.output_tokens + request.prompt_tokens - offset - 1
         heapq.heappush(self._ends, (last_step, self._order, sequence.epoch, sequence))
 
-    def _leave(self, sequence: Sequence) -> None:
-        """It has its last token."""
+    def _finish(self, sequence: Sequence) -> None:
+        """Remove `sequence`, which has its last token."""
         del self._running[sequence]
         self._release(sequence)
         lora = sequence.request.lora
@@ -352,7 +365,7 @@ class Engine:
                 del self._loras[lora]
 
     def _release(self, sequence: Sequence) -> None:
-        """Give back its blocks; the full ones stay cached."""
+        """Release the blocks of `sequence`. The full ones stay cached."""
         offset = sequence.offset
         if offset is not None:
             self._decoding -= 1
@@ -362,7 +375,7 @@ class Engine:
             sequence.epoch += 1
             sequence.length = offset + self._step
             sequence.computed = sequence.length - 1
-            sequence.blank = -(-sequence.computed // self.config.block_size) - sequence.hashed_blocks
+            sequence.unhashed_blocks = -(-sequence.computed // self.config.block_size) - sequence.hashed_blocks
             self._hash_full_blocks(sequence)
-        self._pool.release(sequence.hashed, sequence.blank)
-        sequence.hashed, sequence.hashed_blocks, sequence.blank = [], 0, 0
+        self._pool.release(sequence.hashed, sequence.unhashed_blocks)
+        sequence.hashed, sequence.hashed_blocks, sequence.unhashed_blocks = [], 0, 0

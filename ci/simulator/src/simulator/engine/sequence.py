@@ -1,8 +1,8 @@
-"""What goes into an engine and what comes out of it."""
+"""Input and output of an engine, and its state of a request."""
 
 from dataclasses import dataclass, field
 
-from simulator.engine.blocks import Held
+from simulator.engine.blocks import HeldRun
 from simulator.workload.content import Content
 
 
@@ -12,26 +12,26 @@ class EngineRequest:
 
     number: int
     content: Content
-    """Of the prompt and the answer after it."""
+    """The content of the prompt and of the output after it."""
     prompt_tokens: int
     output_tokens: int
-    """Generated exactly; at least 1."""
+    """Exact number of generated tokens, at least 1."""
     lora: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """A request's first token is out."""
+    """A request has its first token."""
 
     number: int
     at_s: float
     cached_tokens: int
-    """Found in the prefix cache at the first admission."""
+    """Tokens found in the prefix cache at the first admission."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A request's last token is out."""
+    """A request has its last token."""
 
     number: int
     at_s: float
@@ -42,29 +42,30 @@ class Finished:
 class Sequence:
     """A request that is waiting or running.
 
-    While it decodes it grows by one token in every step, so its length is kept as `offset`: the length less the
-    engine's count of steps."""
+    A decoding sequence grows by one token in every step. So its length is stored as `offset`: the length less the
+    engine's number of steps.
+    """
 
     request: EngineRequest
     length: int
-    """Tokens of prompt and answer; true while it does not decode."""
+    """Tokens of prompt and output. Valid while the sequence does not decode."""
     arrived_s: float
     computed: int = 0
-    """Tokens in the cache; true while it does not decode."""
-    hashed: list[Held] = field(default_factory=list[Held])
-    """Its first blocks: those that could be found while it ran."""
+    """Tokens in the cache. Valid while the sequence does not decode."""
+    hashed: list[HeldRun] = field(default_factory=list[HeldRun])
+    """Its first blocks: those in the prefix cache. Blocks filled by decoding are added when it is released."""
     hashed_blocks: int = 0
-    """How many those are."""
-    blank: int = 0
-    """Blocks held after those."""
+    """Number of blocks in `hashed`."""
+    unhashed_blocks: int = 0
+    """Number of blocks after those."""
     offset: int | None = None
-    """None while it does not decode."""
+    """None while the sequence does not decode."""
     cached_tokens: int | None = None
     """None before the first admission."""
     preemptions: int = 0
     epoch: int = 0
-    """Counts its leaving the decoding ones, to know which plans for it are void."""
+    """Counts how often the sequence has stopped decoding. Its planned end is void if the epoch has changed."""
 
     @property
     def blocks(self) -> int:
-        return self.hashed_blocks + self.blank
+        return self.hashed_blocks + self.unhashed_blocks

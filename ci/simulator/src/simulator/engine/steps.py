@@ -1,4 +1,4 @@
-"""What an engine is doing, and what can be seen of it."""
+"""Steps of an engine, and the metrics that it shows meanwhile."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,75 +10,85 @@ from simulator.engine.sequence import Sequence
 
 
 @dataclass(slots=True)
-class Stride:
-    """Steps that are under way: the first takes `first_s`, each later one `growth_s` more than the one before."""
-
-    begun_s: float
-    first_s: float
-    growth_s: float
-    steps: int
-    first_tokens: list[Sequence]
-    """Whose prompts are computed by its end; only in strides of one step."""
-    admitted: list[Sequence]
-    """For the first time, in its first step."""
-
-    def duration_s(self, steps: int) -> float:
-        return steps * self.first_s + self.growth_s * (steps * (steps - 1) // 2)
-
-    def steps_until(self, at_s: float) -> int:
-        """The least number of steps, 1 or more, that end at `at_s` or later; at most all."""
-        wanted_s = at_s - self.begun_s
-        half = self.growth_s / 2
-        linear = self.first_s - half
-        if half > 0:
-            steps = int((sqrt(linear * linear + 4 * half * max(0.0, wanted_s)) - linear) / (2 * half))
-        else:
-            steps = int(max(0.0, wanted_s) / self.first_s)
-        steps = max(1, steps - 1)
-        while steps < self.steps and self.duration_s(steps) < wanted_s:
-            steps += 1
-        return min(steps, self.steps)
-
-
-@dataclass(slots=True)
 class Step:
-    """What one step computes, as far as its time depends on it."""
+    """What one step computes."""
 
     decoding: int
+    """Sequences that compute only their newest token."""
     context_tokens: int
+    """Cached tokens that attention reads."""
     prefill_tokens: int = 0
-    first_tokens: list[Sequence] = field(default_factory=list[Sequence])
+    """Tokens of sequences that had more to compute than their newest token."""
+    chunks: list[tuple[Sequence, int]] = field(default_factory=list[tuple[Sequence, int]])
+    """The sequences that do not decode yet, and how many tokens each computes."""
     admitted: list[Sequence] = field(default_factory=list[Sequence])
-    """For the first time."""
+    """Sequences admitted for the first time."""
 
     def compute(self, sequence: Sequence, count: int) -> None:
-        """`count` prompt tokens of `sequence`, after those that it has computed."""
+        """Add `count` tokens of a sequence that does not decode yet, after its computed ones."""
         self.context_tokens += sequence.computed
         if sequence.length - sequence.computed > 1:
             self.prefill_tokens += count
         else:
             self.decoding += 1
-        if sequence.computed + count == sequence.length:
-            self.first_tokens.append(sequence)
+        self.chunks.append((sequence, count))
+
+    @property
+    def prefilled(self) -> list[Sequence]:
+        """The sequences of `chunks` that are fully computed when the step ends, and so get a token."""
+        return [sequence for sequence, _ in self.chunks if sequence.computed == sequence.length]
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """Consecutive steps that are alike: the first takes `first_s`, each later one `growth_s` more than its predecessor.
+
+    A batch of several steps has no chunks: all its sequences decode.
+    """
+
+    begun_s: float
+    first_s: float
+    growth_s: float
+    steps: int
+    first: Step
+    """The first of the steps. In each later one, attention reads `decoding` more tokens."""
+
+    def duration_s(self, steps: int) -> float:
+        """Return how long the first `steps` steps take."""
+        return steps * self.first_s + self.growth_s * (steps * (steps - 1) // 2)
+
+    def steps_until(self, at_s: float) -> int:
+        """Return the least number of steps, at least 1, that end at `at_s` or later. At most all steps."""
+        elapsed_s = at_s - self.begun_s
+        half = self.growth_s / 2
+        linear = self.first_s - half
+        if half > 0:
+            steps = int((sqrt(linear * linear + 4 * half * max(0.0, elapsed_s)) - linear) / (2 * half))
+        else:
+            steps = int(max(0.0, elapsed_s) / self.first_s)
+        steps = max(1, steps - 1)
+        while steps < self.steps and self.duration_s(steps) < elapsed_s:
+            steps += 1
+        return min(steps, self.steps)
 
 
 @dataclass(slots=True)
 class Counters:
-    """Since the server's start."""
+    """Counters since the start of the server."""
 
     prefix_queries: int = 0
-    """Prompt tokens looked up in the prefix cache, at the first admission; counted when that step has ended."""
+    """Prompt tokens looked up in the prefix cache at the first admission. Counted when that step has ended."""
     prefix_hits: int = 0
     prompt_tokens: int = 0
-    """Of prompts whose first token is out; the whole prompt counts at once."""
+    """Tokens of the prompts that have a first token. The whole prompt counts at once."""
     first_tokens: int = 0
     first_token_s: float = 0.0
     """Sum of the times from arrival to first token."""
 
     def looked_up(self, admitted: Iterable[Sequence]) -> None:
-        for each in admitted:
-            self.prefix_queries += each.request.prompt_tokens
-            self.prefix_hits += each.cached_tokens or 0
+        for sequence in admitted:
+            self.prefix_queries += sequence.request.prompt_tokens
+            self.prefix_hits += sequence.cached_tokens or 0
 
     def first_token(self, sequence: Sequence, now_s: float) -> None:
         self.prompt_tokens += sequence.request.prompt_tokens
@@ -86,7 +96,7 @@ class Counters:
         self.first_token_s += now_s - sequence.arrived_s
 
     def progress(self) -> PrefillCounters:
-        """As of now."""
+        """Return the current values."""
         return PrefillCounters(
             self.first_tokens, self.first_token_s, self.prompt_tokens, self.prefix_queries, self.prefix_hits
         )
@@ -94,61 +104,63 @@ class Counters:
 
 @dataclass(slots=True)
 class EngineState:
-    """What a scrape would show. Not to be changed."""
+    """What a scrape shows. Must not be modified."""
 
     running: int
     waiting: int
     kv_cache_usage: float
     loras: frozenset[str]
-    """Adapters of requests that have had a token; vLLM shows these as running and as waiting."""
+    """Adapters of requests that have a token. vLLM shows them both as running and as waiting."""
     counters: PrefillCounters
 
 
 @dataclass(slots=True)
-class Shown:
-    """What a server's metrics show from the beginning of a stride to its end."""
+class MetricsView:
+    """What an engine's metrics show from the beginning of a batch of steps to its end."""
 
     since_s: float
-    stride: Stride | None
-    """None: nothing is under way."""
+    batch: StepBatch | None
+    """None if the engine is idle."""
     before: EngineState
-    """As of the end of the last step before."""
+    """The state at the end of the previous step."""
     running: int
     waiting: int
     usable_blocks: int
     free_blocks: int
-    """When the stride's first step has its own."""
-    needs: list[int]
-    """Blocks that the stride's steps take, from the first one on; over again from the end on."""
+    """Free blocks after the allocation of the batch's first step."""
+    blocks_per_step: list[int]
+    """Blocks that the steps of the batch allocate, from the first one on. Periodic: after the last entry, the first one
+    follows. Empty for a batch of one step."""
 
     def at(self, at_s: float) -> EngineState:
-        """A server writes its metrics at the end of each step, so what has come since is not among those that wait."""
-        stride, before = self.stride, self.before
-        if stride is None or stride.steps == 1 or not (ended := stride.steps_until(at_s) - 1):
+        """Return the state at `at_s`. A server updates its metrics at the end of each step, so requests that arrived
+        since are not among the waiting ones."""
+        batch, before = self.batch, self.before
+        if batch is None or batch.steps == 1 or not (ended := batch.steps_until(at_s) - 1):
             return before
         usage = 1.0 - (self.free_blocks - self.blocks_after_first(ended)) / self.usable_blocks
-        # Counters and adapters are the same through a stride of several steps.
+        # Counters and adapters do not change within a batch of several steps.
         return EngineState(self.running, self.waiting, usage, before.loras, before.counters)
 
     def blocks_after_first(self, steps: int) -> int:
-        """Blocks that the stride's steps take, from its second step to its `steps`-th."""
+        """Return how many blocks the second to the `steps`-th step of the batch allocate."""
         if steps == 1:
             return 0
-        cycles, rest = divmod(steps - 1, len(self.needs))
-        return cycles * sum(self.needs) + sum(self.needs[1 : rest + 1])
+        periods, remainder = divmod(steps - 1, len(self.blocks_per_step))
+        return periods * sum(self.blocks_per_step) + sum(self.blocks_per_step[1 : remainder + 1])
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
-    """What no scrape shows."""
+class EngineInternals:
+    """State of an engine that no scrape shows."""
 
     sequences: int
-    """Running and waiting."""
+    """Running and waiting sequences."""
     uncomputed_tokens: int
-    """Of prompts."""
+    """Prompt tokens that are not computed yet."""
     context_tokens: int
-    """Held now, and by those that wait once they run."""
+    """Tokens of the running sequences, and those of the waiting ones once they run."""
     steps_until_it_fits: int
-    """Until enough sequences have ended for the prompt in question and all that wait to have their blocks."""
+    """Steps until enough sequences have ended for the prompt in question and all waiting ones to have their blocks."""
     loras: frozenset[str]
-    """Adapters that run."""
+    """Adapters of the running sequences."""

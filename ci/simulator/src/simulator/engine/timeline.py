@@ -1,11 +1,11 @@
-"""Virtual time: what happens next."""
+"""Virtual time: a queue of calls."""
 
 import heapq
 from collections.abc import Callable
 
 
 class Timeline:
-    """Calls what was put on it, in the order of time; what is at the same time in the order of its being put there."""
+    """Makes calls in order of their times. Calls of equal times are made in the order in which they were added."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -14,20 +14,21 @@ class Timeline:
         self._stopped = False
 
     def at(self, at_s: float, call: Callable[[], None]) -> None:
-        """Call at `at_s`, which must not be past."""
+        """Make `call` at `at_s`, which must not be in the past."""
         self._count += 1
         heapq.heappush(self._heap, (at_s, self._count, call))
 
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Make `call` after `delay_s`."""
         self.at(self.now_s + delay_s, call)
 
     def run(self) -> None:
-        """Until nothing is left, or `stop` is called."""
+        """Make all calls, until none is left or `stop` is called."""
         heap, pop = self._heap, heapq.heappop
         while heap and not self._stopped:
             self.now_s, _, call = pop(heap)
             call()
 
     def stop(self) -> None:
-        """What has been put here and has not come does not come any more."""
+        """Make no further calls."""
         self._stopped = True
