@@ -46,12 +46,12 @@ sessions = st.builds(
     at_ms=st.integers(0, 3000),
     prefix=st.integers(0, 3),
     prefix_tokens=st.sampled_from([0, 5, 16, 40, 100, 200]),
-    own_tokens=st.integers(1, 150),
+    own_tokens=st.just(0) | st.integers(1, 150),
     output_tokens=st.integers(1, 120),
     lora=st.integers(0, 3),
     reply_tokens=st.sampled_from([0, 0, 1, 17, 66]),
     pause_ms=st.integers(1, 900),
-)
+).filter(lambda session: session.prefix_tokens + session.own_tokens > 0)
 speeds = st.lists(st.tuples(st.integers(0, 6000), st.sampled_from([0.5, 1.0, 1.7])), max_size=4)
 """Changes of the engine's speed: milliseconds, and the factor on its step times from then on."""
 

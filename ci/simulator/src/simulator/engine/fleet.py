@@ -1,4 +1,4 @@
-"""The model servers: engines that come, slow down and go."""
+"""The simulated model servers. They start, change their speed and stop as the scenario says."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,16 +12,16 @@ from simulator.engine.timeline import Timeline
 from simulator.workload.scenario import Die, Disturbance, Join, Replicas, RollingRestart, Scenario, Slow
 
 START_PAUSE_S = 1.0
-"""Between two replicas of a rolling restart."""
+"""Pause between two replicas of a rolling restart. Judgement."""
 
 
 class Replica:
-    """One server at one address, from its start to its end."""
+    """One server at one address, from its start to its stop."""
 
     def __init__(
         self, address: str, card: str, slowdown: float, max_loras: int, history_s: float, timeline: Timeline
     ) -> None:
-        """`history_s`: see Engine."""
+        """`history_s` is that of Engine."""
         self.address = address
         self.card = card
         self.config = EngineConfig(
@@ -34,19 +34,19 @@ class Replica:
         self.engine.slowdown = slowdown
         self.alive = True
         self.listening = True
-        """Whether it takes connections."""
+        """Whether the server accepts connections."""
         self._timeline = timeline
         self._listeners: dict[int, Callable[[FirstToken | Finished | None], None]] = {}
-        self._woken_s: float | None = None
+        self._wake_s: float | None = None
 
     def submit(self, request: EngineRequest, listener: Callable[[FirstToken | Finished | None], None]) -> None:
-        """`listener` hears of the first token and of the end, or None when the replica dies before."""
+        """Submit `request`. `listener` receives its first token and its end, or None when the replica stops."""
         self._listeners[request.number] = listener
         self.engine.submit(request, self._timeline.now_s)
         self._plan()
 
     def slow_down(self, factor: float) -> None:
-        """Times the step time, from the step after the one under way."""
+        """Multiply the step time by `factor`, from the next step on."""
         self.engine.slowdown *= factor
         self.engine.interrupt(self._timeline.now_s)
         self._plan()
@@ -64,14 +64,14 @@ class Replica:
 
     def _plan(self) -> None:
         next_s = self.engine.next_s
-        if next_s is not None and next_s != self._woken_s:
-            self._woken_s = next_s
+        if next_s is not None and next_s != self._wake_s:
+            self._wake_s = next_s
             self._timeline.at(next_s, partial(self._wake, next_s))
 
     def _wake(self, at_s: float) -> None:
         if not self.alive or at_s != self.engine.next_s:
             return
-        self._woken_s = None
+        self._wake_s = None
         for event in self.engine.advance():
             listener = self._listeners[event.number]
             if isinstance(event, Finished):
@@ -81,14 +81,14 @@ class Replica:
 
 
 class Fleet:
-    """All replicas, and which of them are endpoints now."""
+    """All replicas, and which of them are ready endpoints."""
 
     def __init__(self, scenario: Scenario, timeline: Timeline) -> None:
         self._scenario = scenario
         self._timeline = timeline
         self._started = 0
         self.slots: list[Replica] = []
-        """By number; a replica that is replaced leaves its number to the next."""
+        """Replicas by number. A replacement takes the number of its predecessor."""
         self.ready: list[Replica] = []
         self.by_address: dict[str, Replica] = {}
         self.listeners: list[Callable[[], None]] = []
@@ -106,7 +106,7 @@ class Fleet:
         self._started += 1
         address = f"10.0.{self._started // 256}.{self._started % 256}:8000"
         scenario = self._scenario
-        # Numbers are asked for when they are known to a picker.
+        # A picker reads metrics when it receives them, which is `delay_s` after the scrape.
         history_s = HISTORY_S + scenario.scrapes.delay_s
         replica = Replica(address, like.card, like.slowdown, scenario.max_loras, history_s, self._timeline)
         self.by_address[address] = replica
@@ -114,7 +114,7 @@ class Fleet:
         self._changed()
         return replica
 
-    def _leave(self, replica: Replica) -> None:
+    def _remove(self, replica: Replica) -> None:
         if replica in self.ready:
             self.ready.remove(replica)
             self._changed()
@@ -133,7 +133,7 @@ class Fleet:
             case Die(replica=number):
                 replica = self.slots[number]
                 replica.die()
-                self._timeline.after(disturbance.noticed_s, partial(self._leave, replica))
+                self._timeline.after(disturbance.noticed_s, partial(self._remove, replica))
                 self._timeline.after(disturbance.down_s, partial(self._replace, number))
             case Join(card=card):
                 self.slots.append(self._start(Replicas(card=card, count=1, slowdown=1.0)))
@@ -141,21 +141,21 @@ class Fleet:
                 self._restart(0, disturbance)
 
     def _replace(self, number: int) -> None:
-        before = self.slots[number]
-        self.slots[number] = self._start(Replicas(card=before.card, count=1, slowdown=1.0))
+        replaced = self.slots[number]
+        self.slots[number] = self._start(Replicas(card=replaced.card, count=1, slowdown=1.0))
 
     def _restart(self, number: int, restart: RollingRestart) -> None:
-        """Restart replica `number`, and when it is back the next."""
+        """Restart replica `number`, then the following ones."""
         if number == len(self.slots):
             return
         replica = self.slots[number]
-        self._leave(replica)
-        self._drained(number, restart, self._timeline.now_s + restart.drain_s)
+        self._remove(replica)
+        self._await_drain(number, restart, self._timeline.now_s + restart.drain_s)
 
-    def _drained(self, number: int, restart: RollingRestart, deadline_s: float) -> None:
+    def _await_drain(self, number: int, restart: RollingRestart, deadline_s: float) -> None:
         replica = self.slots[number]
         if not replica.idle and self._timeline.now_s < deadline_s:
-            self._timeline.after(0.5, partial(self._drained, number, restart, deadline_s))
+            self._timeline.after(0.5, partial(self._await_drain, number, restart, deadline_s))
             return
         replica.die()
         self._timeline.after(restart.down_s, partial(self._replace, number))

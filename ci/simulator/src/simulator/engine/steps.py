@@ -17,6 +17,8 @@ class Step:
     """Sequences that compute only their newest token."""
     context_tokens: int
     """Cached tokens that attention reads."""
+    preempts: bool = False
+    """Whether the decoding sequences and a chunk lacked blocks. Then the step admits no sequence."""
     prefill_tokens: int = 0
     """Tokens of sequences that had more to compute than their newest token."""
     chunks: list[tuple[Sequence, int]] = field(default_factory=list[tuple[Sequence, int]])
@@ -33,11 +35,6 @@ class Step:
             self.decoding += 1
         self.chunks.append((sequence, count))
 
-    @property
-    def prefilled(self) -> list[Sequence]:
-        """The sequences of `chunks` that are fully computed when the step ends, and so get a token."""
-        return [sequence for sequence, _ in self.chunks if sequence.computed == sequence.length]
-
 
 @dataclass(slots=True)
 class StepBatch:
@@ -52,6 +49,9 @@ class StepBatch:
     steps: int
     first: Step
     """The first of the steps. In each later one, attention reads `decoding` more tokens."""
+    blocks_per_step: list[int]
+    """Blocks that the steps allocate, from the first one on. Periodic: the first entry follows the last one. Empty for
+    a batch of one step."""
 
     def duration_s(self, steps: int) -> float:
         """Return how long the first `steps` steps take."""
@@ -70,6 +70,13 @@ class StepBatch:
         while steps < self.steps and self.duration_s(steps) < elapsed_s:
             steps += 1
         return min(steps, self.steps)
+
+    def blocks_after_first(self, steps: int) -> int:
+        """Return how many blocks the second to the `steps`-th step of the batch allocate."""
+        if steps == 1:
+            return 0
+        periods, remainder = divmod(steps - 1, len(self.blocks_per_step))
+        return periods * sum(self.blocks_per_step) + sum(self.blocks_per_step[1 : remainder + 1])
 
 
 @dataclass(slots=True)
@@ -128,9 +135,6 @@ class MetricsView:
     usable_blocks: int
     free_blocks: int
     """Free blocks after the allocation of the batch's first step."""
-    blocks_per_step: list[int]
-    """Blocks that the steps of the batch allocate, from the first one on. Periodic: after the last entry, the first one
-    follows. Empty for a batch of one step."""
 
     def at(self, at_s: float) -> EngineState:
         """Return the state at `at_s`. A server updates its metrics at the end of each step, so requests that arrived
@@ -138,16 +142,9 @@ class MetricsView:
         batch, before = self.batch, self.before
         if batch is None or batch.steps == 1 or not (ended := batch.steps_until(at_s) - 1):
             return before
-        usage = 1.0 - (self.free_blocks - self.blocks_after_first(ended)) / self.usable_blocks
+        usage = 1.0 - (self.free_blocks - batch.blocks_after_first(ended)) / self.usable_blocks
         # Counters and adapters do not change within a batch of several steps.
         return EngineState(self.running, self.waiting, usage, before.loras, before.counters)
-
-    def blocks_after_first(self, steps: int) -> int:
-        """Return how many blocks the second to the `steps`-th step of the batch allocate."""
-        if steps == 1:
-            return 0
-        periods, remainder = divmod(steps - 1, len(self.blocks_per_step))
-        return periods * sum(self.blocks_per_step) + sum(self.blocks_per_step[1 : remainder + 1])
 
 
 @dataclass(frozen=True, slots=True)
