@@ -1,4 +1,4 @@
-"""`benchmark-serving` under the path at which vLLM's images have the script that it follows."""
+"""Runs `benchmark-serving` under the path that `benchmark_serving.py` has in vLLM's images."""
 
 from benchmark.cli import main
 

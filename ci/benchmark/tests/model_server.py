@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server for tests: streams as many tokens as asked for, and misbehaves on demand."""
+"""A small OpenAI-compatible server for tests. It streams the requested tokens, and fails on demand."""
 
 import asyncio
 import json
@@ -12,21 +12,21 @@ from aiohttp import web
 
 @dataclass
 class ModelServer:
-    """Its behaviour, changed at any time, and what it has seen."""
+    """The server's behaviour, which tests may change at any time, and the requests it received."""
 
     token_gap_s: float = 0.0
-    """Before every token."""
-    refuse: int | None = None
-    """Status to answer with instead."""
+    """Delay before every token."""
+    reject_status: int | None = None
+    """Status of an error response to every request; None: requests are served."""
     cut_after: int | None = None
-    """Tokens after which the connection is cut."""
+    """Tokens after which the connection is aborted."""
     end_after: int | None = None
     """Tokens after which the stream ends without its last events."""
     error_after: int | None = None
-    """Tokens after which an error event comes."""
+    """Tokens after which an error event is sent."""
     usage: bool = True
     close: bool = False
-    """Close the connection after every answer."""
+    """Close the connection after every response."""
     metrics: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -41,22 +41,22 @@ class ModelServer:
         self.bodies.append(await request.json())
         self.headers.append(dict(request.headers))
         self.connections.add(request.transport.get_extra_info("peername") if request.transport else None)
-        if self.refuse is not None:
+        if self.reject_status is not None:
             error = {"message": "The server is overloaded.", "type": "ServiceUnavailable", "param": None}
-            return web.json_response({"error": error}, status=self.refuse)
-        await self._runs(1)
+            return web.json_response({"error": error}, status=self.reject_status)
+        await self._add_running(1)
         try:
             return await self._stream(request, self.bodies[-1])
         finally:
-            await self._runs(-1)
+            await self._add_running(-1)
 
     async def until_running(self, count: int) -> None:
-        """Wait until so many requests are being answered."""
+        """Waits until `count` requests are in flight."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.running == count)
 
-    async def _runs(self, more: int) -> None:
-        self.running += more
+    async def _add_running(self, change: int) -> None:
+        self.running += change
         self.most_running = max(self.most_running, self.running)
         async with self.changed:
             self.changed.notify_all()
@@ -80,8 +80,8 @@ class ModelServer:
                 await answer.write(_event({"error": {"message": "EngineCore died.", "code": 500}}))
                 await answer.write(b"data: [DONE]\n\n")
                 return answer
-            said = {"delta": {"content": f" t{index}"}} if chat else {"text": f" t{index}"}
-            await answer.write(_event({"id": "x", "choices": [{"index": 0, **said, "finish_reason": None}]}))
+            text = {"delta": {"content": f" t{index}"}} if chat else {"text": f" t{index}"}
+            await answer.write(_event({"id": "x", "choices": [{"index": 0, **text, "finish_reason": None}]}))
         if self.usage:
             prompt = json.dumps(body["messages"]) if chat else body["prompt"]
             usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": count}
@@ -98,7 +98,7 @@ class ModelServer:
 
 @asynccontextmanager
 async def model_server() -> AsyncIterator[ModelServer]:
-    """A server on a free port of the loopback address."""
+    """Runs a server on a free port of the loopback address."""
     model = ModelServer()
     app = web.Application()
     app.router.add_post("/v1/completions", model.generate)

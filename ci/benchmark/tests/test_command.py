@@ -1,4 +1,4 @@
-"""The command, as a user types it."""
+"""The command line of `benchmark-serving`."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ SMALL = "--model /model/qwen --random-input-len 20 --random-output-len 5 --num-p
 
 
 Command = Callable[[str], Awaitable[tuple[int, str, str]]]
-"""Runs a command line in a folder of its own: exit status, and what was printed, out and err."""
+"""Runs a command line in an own folder; returns the exit status, stdout and stderr."""
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         assert isinstance(exit_.value.code, int)
         return exit_.value.code, printed.out, printed.err
 
-    # In a thread, for the command has an event loop of its own.
+    # In a thread, because the command runs its own event loop.
     return lambda line: asyncio.to_thread(run, line)
 
 
-def test_the_tutorials_flags_are_understood() -> None:
+def test_the_flags_of_the_tutorial_are_accepted() -> None:
     settings = read_serve(shlex.split(TUTORIAL))
     assert (settings.base_url, settings.load.endpoint) == ("http://10.0.0.9:8080", "/v1/completions")
     assert settings.load.pace == Pace(max_concurrency=200)
@@ -49,7 +49,7 @@ def test_the_tutorials_flags_are_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--max-concurency 3", "unrecognized arguments: --max-concurency 3"),
         ("--max-conc 3", "unrecognized arguments: --max-conc 3"),
@@ -58,8 +58,8 @@ def test_the_tutorials_flags_are_understood() -> None:
         ("--random-range-ratio 1.5", "found 1.5; allowed is 0 to 1"),
         ("--num-prompts 0", "found 0; allowed is a whole number from 1 on"),
         ("--goodput itl:3", "found 'itl:3'; allowed is METRIC:MS with one of ttft, tpot, e2el"),
-        ("--dataset-name sharegpt", "--dataset-path: needed with --dataset-name sharegpt"),
-        ("--dataset-path x.json", "--dataset-path: of no use with --dataset-name random"),
+        ("--dataset-name sharegpt", "--dataset-path: required with --dataset-name sharegpt"),
+        ("--dataset-path x.json", "--dataset-path: not allowed with --dataset-name random"),
         ("--metric-percentiles 50,x", "found x; allowed is 0 to 100"),
         (
             "--replica-metrics 10.0.0.1:8000",
@@ -67,19 +67,21 @@ def test_the_tutorials_flags_are_understood() -> None:
         ),
     ],
 )
-def test_wrong_usage_is_refused_with_what_is_allowed(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_rejected_with_what_is_allowed(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         read_serve(shlex.split(line))
     assert exit_.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("targets", ["--target a=http://x", "--target a=http://x --target a=http://y"])
-def test_fewer_than_two_targets_are_no_comparison(targets: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fewer_than_two_targets_are_rejected(targets: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         read_compare(shlex.split(targets))
     assert exit_.value.code == 2
-    assert "two or more, of different names" in capsys.readouterr().err
+    assert "two or more, with different names" in capsys.readouterr().err
 
 
 async def test_a_run_prints_the_summary_and_saves_the_result(
@@ -94,33 +96,31 @@ async def test_a_run_prints_the_summary_and_saves_the_result(
     assert (saved["completed"], saved["card"], saved["total_output_tokens"]) == (6, "A10", 30)
 
 
-async def test_failures_are_told_with_their_reason_and_the_exit_status(
+async def test_failures_are_printed_with_their_reason_and_set_the_exit_status(
     server: ModelServer, command: Command, tmp_path: Path
 ) -> None:
-    server.refuse = 503
+    server.reject_status = 503
     status, out, err = await command(f"--base-url {server.url} {SMALL}")
     assert status == 1
     assert "6 requests failed: HTTP status 503: The server is overloaded." in err
     assert "Failed requests:                         6" in out
 
 
-async def test_the_model_is_asked_for_when_none_is_given(server: ModelServer, command: Command, tmp_path: Path) -> None:
+async def test_without_a_model_flag_the_first_listed_model_is_used(server: ModelServer, command: Command) -> None:
     status, _, _ = await command(f"--base-url {server.url} --num-prompts 1 --random-output-len 1")
     assert status == 0
     assert server.bodies[0]["model"] == "/model/qwen"
 
 
-async def test_a_server_that_is_not_there_and_no_model_is_one_clear_line(command: Command) -> None:
+async def test_an_unreachable_server_without_a_model_flag_prints_one_line(command: Command) -> None:
     status, _, err = await command("--port 1")
     assert status == 1
-    assert err.startswith("benchmark-serving: no --model given, and http://127.0.0.1:1/v1/models does not tell one")
+    assert err.startswith("benchmark-serving: no --model given, and http://127.0.0.1:1/v1/models does not list one")
     assert err.count("\n") == 1
 
 
-async def test_the_models_own_tokenizer_is_used_where_it_lies(
-    server: ModelServer, command: Command, tmp_path: Path
-) -> None:
-    """A byte-level BPE as those of GPT, Qwen and Llama 3 are."""
+async def test_the_tokenizer_of_a_model_folder_is_used(server: ModelServer, command: Command, tmp_path: Path) -> None:
+    """The tokenizer is a byte-level BPE, as those of GPT, Qwen and Llama 3."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
@@ -137,18 +137,14 @@ async def test_the_models_own_tokenizer_is_used_where_it_lies(
         assert len(tokenizer.encode(body["prompt"])) == 20
 
 
-async def test_a_named_tokenizer_that_is_not_there_is_refused(
-    server: ModelServer, command: Command, tmp_path: Path
-) -> None:
+async def test_a_missing_tokenizer_is_rejected(server: ModelServer, command: Command, tmp_path: Path) -> None:
     status, _, err = await command(f"--base-url {server.url} {SMALL} --tokenizer {tmp_path}")
     assert status == 1
-    assert err == f"benchmark-serving: --tokenizer {tmp_path}: no tokenizer.json there\n"
+    assert err == f"benchmark-serving: --tokenizer {tmp_path}: no tokenizer.json in this folder\n"
     assert not server.bodies
 
 
-async def test_a_file_that_is_no_dataset_is_one_clear_line(
-    server: ModelServer, command: Command, tmp_path: Path
-) -> None:
+async def test_an_invalid_dataset_file_prints_one_line(server: ModelServer, command: Command, tmp_path: Path) -> None:
     (tmp_path / "qa.jsonl").write_text('{"question": "Why?"}\n{"question": 3}\n')
     line = f"--base-url {server.url} {SMALL} --dataset-name custom --dataset-path"
     status, _, err = await command(f"{line} qa.jsonl")
@@ -158,7 +154,7 @@ async def test_a_file_that_is_no_dataset_is_one_clear_line(
     assert (await command(f"{line} absent.jsonl"))[2].endswith("No such file or directory: 'absent.jsonl'\n")
 
 
-async def test_a_comparison_prints_a_table_and_draws_a_picture(
+async def test_a_comparison_prints_a_table_and_draws_a_plot(
     server: ModelServer, command: Command, tmp_path: Path
 ) -> None:
     server.metrics = "vllm:kv_cache_usage_perc 0.5\n"
@@ -170,11 +166,10 @@ async def test_a_comparison_prints_a_table_and_draws_a_picture(
     assert (tmp_path / "kv.png").stat().st_size > 10_000
 
 
-async def test_a_comparison_leaves_a_report_and_a_history_that_judges_the_next(
+async def test_a_comparison_is_judged_by_the_history_and_writes_a_report(
     server: ModelServer, command: Command, tmp_path: Path
 ) -> None:
-    """Three good runs (one, written down three times), then one of a server that has become far slower. What it was
-    asked to keep is there."""
+    """The history holds three good runs (one, repeated). The next run is far slower."""
     server.token_gap_s = 0.002
     line = f"compare --target a={server.url} --target b={server.url} {SMALL} --rounds 2 --history history.jsonl"
     line += " --fail-on-regression --header Authorization=secret"
@@ -195,10 +190,10 @@ async def test_a_comparison_leaves_a_report_and_a_history_that_judges_the_next(
     assert json.loads((tmp_path / "out" / "run.json").read_text())["regressions"]
 
 
-async def test_a_history_that_cannot_be_read_is_told_before_anything_is_sent(
+async def test_an_unreadable_history_is_reported_before_the_first_request(
     server: ModelServer, command: Command, tmp_path: Path
 ) -> None:
-    """It would cost what has been measured."""
+    """Later it would cost the measurements."""
     (tmp_path / "history.jsonl").write_text("nonsense\n")
     line = f"compare --target a={server.url} --target b={server.url} {SMALL} --history history.jsonl"
     status, _, err = await command(line)
@@ -206,25 +201,25 @@ async def test_a_history_that_cannot_be_read_is_told_before_anything_is_sent(
     assert "history.jsonl, line 1: " in err
 
 
-async def test_a_missed_aim_is_told_and_is_the_exit_status(
+async def test_a_missed_threshold_is_reported_and_sets_the_exit_status(
     server: ModelServer, command: Command, tmp_path: Path
 ) -> None:
-    """No replica is watched, so nothing is known of their caches."""
+    """No replica is watched, so the figure is absent."""
     line = f"compare --target a={server.url} --target b={server.url} {SMALL} --rounds 2 --report report.html"
     line += " --title 'Even caches' --about 'What for.' --json run.json"
     status, out, _ = await command(f"{line} --aim 'KV cache spread (std)<=0.5'")
     assert status == 1
-    assert "at most 0.5 is wanted, found is - (-): missed" in out
-    assert "at most 0.5 is wanted" in " ".join(json.loads((tmp_path / "run.json").read_text())["missed"])
+    assert "at most 0.5 is required, found - (-): missed" in out
+    assert "at most 0.5 is required" in " ".join(json.loads((tmp_path / "run.json").read_text())["missed"])
     page = (tmp_path / "report.html").read_text()
-    assert "at most 0.5 is wanted" in page
+    assert "at most 0.5 is required" in page
     assert "KV cache spread (std)&lt;=0.5" in page
     assert "<h1>Even caches</h1>" in page
     assert page.count("What for.") == 1
 
 
-async def test_the_script_of_the_image_is_the_command(server: ModelServer, tmp_path: Path) -> None:
-    """As the tutorial calls it: by its path."""
+async def test_the_script_of_the_image_runs_the_command(server: ModelServer, tmp_path: Path) -> None:
+    """The tutorial calls the script by its path."""
     script = Path(__file__).parents[1] / "image" / "benchmark_serving.py"
     process = await asyncio.create_subprocess_exec(
         sys.executable, script, "--base-url", server.url, *shlex.split(SMALL), "--save-result", cwd=tmp_path

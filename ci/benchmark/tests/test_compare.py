@@ -1,4 +1,4 @@
-"""Comparing targets: the rounds, the judgement, the table, the picture."""
+"""Comparing targets: rounds, conclusions, table and plot."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Leg, Plan, compare
-from benchmark.compare.table import comparison_table, conclusions, told
+from benchmark.compare.rounds import CompareProgress, Comparison, Contender, Plan, Run, compare
+from benchmark.compare.table import comparison_table, conclusions, format_value
 from benchmark.compare.verdict import FIGURES_BY_NAME, Better, Conclusion, judge, ratio_of
 from benchmark.datasets.random_lengths import RandomLengths, random_workload
 from benchmark.load.pace import Pace
@@ -30,11 +30,11 @@ def workload(seed: int) -> Workload:
 
 def plan(*servers: ModelServer, rounds: int = 2) -> Plan:
     return Plan(
-        contenders=tuple(Contender(f"server {index}", Target(each.url, "m")) for index, each in enumerate(servers)),
+        contenders=tuple(Contender(f"server {index}", Target(server.url, "m")) for index, server in enumerate(servers)),
         workload=workload,
         pace=Pace(2),
         rounds=rounds,
-        replicas=tuple(replica_at(f"replica {index}={each.url}") for index, each in enumerate(servers)),
+        replicas=tuple(replica_at(f"replica {index}={server.url}") for index, server in enumerate(servers)),
         interval_s=0.01,
     )
 
@@ -48,63 +48,63 @@ def printed(comparison: Comparison) -> str:
     return capture.get()
 
 
-async def test_the_order_turns_around_from_round_to_round(server: ModelServer) -> None:
-    """A B B A: seen in the progress."""
-    told: list[CompareProgress] = []
+async def test_the_order_reverses_from_round_to_round(server: ModelServer) -> None:
+    """The order A B B A is visible in the reported progress."""
+    reports: list[CompareProgress] = []
     async with model_server() as other:
-        comparison = await compare(plan(server, other, rounds=3), told.append)
-    legs = list(dict.fromkeys((each.round_number, each.contender) for each in told))
+        comparison = await compare(plan(server, other, rounds=3), reports.append)
+    runs = list(dict.fromkeys((report.round_number, report.contender) for report in reports))
     a, b = "server 0", "server 1"
-    assert legs == [(1, a), (1, b), (2, b), (2, a), (3, a), (3, b)]
-    assert [[leg.contender.name for leg in legs] for legs in comparison.rounds] == [[a, b]] * 3
-    assert told[-1].leg.done == told[-1].leg.total == 4
+    assert runs == [(1, a), (1, b), (2, b), (2, a), (3, a), (3, b)]
+    assert [[run.contender.name for run in runs] for runs in comparison.rounds] == [[a, b]] * 3
+    assert reports[-1].run.done == reports[-1].run.total == 4
 
 
-async def test_contenders_of_a_round_get_the_same_prompts_behind_lines_of_their_own(server: ModelServer) -> None:
-    """So no cache that one has filled helps another, nor a later round."""
+async def test_contenders_of_a_round_get_equal_prompts_after_different_lines(server: ModelServer) -> None:
+    """A cache filled by one contender therefore does not help another one, nor a later round."""
     async with model_server() as other:
         await compare(plan(server, other))
-        sent = [[body["prompt"].split("\n", 1) for body in each.bodies] for each in (server, other)]
+        sent = [[body["prompt"].split("\n", 1) for body in model.bodies] for model in (server, other)]
     first, second = ([sorted(text for _, text in prompts[start : start + 4]) for start in (0, 4)] for prompts in sent)
     assert first == second
     assert first[0] != first[1]
     lines = [{line for line, _ in prompts[start : start + 4]} for prompts in sent for start in (0, 4)]
-    assert [len(each) for each in lines] == [1] * 4
+    assert list(map(len, lines)) == [1] * 4
     assert len(set.union(*lines)) == 4
 
 
-async def test_warm_up_requests_come_first_and_are_not_counted(server: ModelServer) -> None:
+async def test_warm_up_requests_are_sent_first_and_not_measured(server: ModelServer) -> None:
     async with model_server() as other:
         comparison = await compare(replace(plan(server, other, rounds=1), warmups=3))
         assert len(server.bodies) == len(other.bodies) == 3 + 4
     assert len({body["prompt"] for body in server.bodies[:3]}) == 1
-    assert [leg.summary.completed for leg in comparison.rounds[0]] == [4, 4]
+    assert [run.summary.completed for run in comparison.rounds[0]] == [4, 4]
 
 
-async def test_a_target_that_is_no_url_is_refused_before_anything_is_sent(server: ModelServer) -> None:
+async def test_an_invalid_target_is_rejected_before_the_first_request(server: ModelServer) -> None:
     bad = Plan((Contender("a", Target(server.url, "m")), Contender("b", Target("b:80", "m"))), workload, Pace(1))
     with pytest.raises(ValueError, match="allowed is http"):
         await compare(bad)
     assert not server.bodies
 
 
-async def test_failed_requests_are_told_before_any_conclusion(server: ModelServer) -> None:
+async def test_failed_requests_are_reported_before_any_conclusion(server: ModelServer) -> None:
     async with model_server() as other:
-        other.refuse = 503
+        other.reject_status = 503
         text = printed(await compare(plan(server, other)))
-    assert "Requests failed: 8 of server 1; all figures are of those that did not." in text
+    assert "Requests failed: 8 of server 1; all figures are of the successful ones." in text
 
 
-@pytest.mark.parametrize(("whose", "failed"), [(0, True), (1, True), (None, False)])
-async def test_a_comparison_with_failures_is_a_failed_one(server: ModelServer, whose: int | None, failed: bool) -> None:
+@pytest.mark.parametrize(("failing", "failed"), [(0, True), (1, True), (None, False)])
+async def test_failed_requests_fail_a_comparison(server: ModelServer, failing: int | None, failed: bool) -> None:
     async with model_server() as other:
-        if whose is not None:
-            (server, other)[whose].refuse = 503
+        if failing is not None:
+            (server, other)[failing].reject_status = 503
         assert (await compare(plan(server, other))).failed is failed
 
 
-async def test_the_first_target_may_fail_now_and_then(server: ModelServer) -> None:
-    """It is what others are measured by: a plain Service, which does not try again."""
+async def test_a_few_failures_of_the_first_target_are_tolerated(server: ModelServer) -> None:
+    """The first target is the baseline: a plain Service, which does not retry."""
     async with model_server() as other:
         comparison = await compare(replace(plan(server, other, rounds=1), replicas=()))
     first, second = comparison.rounds[0]
@@ -115,8 +115,8 @@ async def test_the_first_target_may_fail_now_and_then(server: ModelServer) -> No
     assert replace(comparison, rounds=((first, replace(second, summary=one_in_two_hundred.summary)),)).failed
 
 
-async def test_a_plain_difference_is_concluded_and_an_absent_one_is_not(server: ModelServer) -> None:
-    """One server takes twenty times as long for a token."""
+async def test_a_large_difference_is_concluded_and_an_absent_one_is_not(server: ModelServer) -> None:
+    """The second server takes twenty times as long for a token."""
     server.token_gap_s = 0.003
     async with model_server() as other:
         other.token_gap_s = 0.06
@@ -124,14 +124,14 @@ async def test_a_plain_difference_is_concluded_and_an_absent_one_is_not(server: 
     rows = {row.figure.name: row.ratios[0] for row in judge(comparison)}
     assert rows["TPOT p50"].conclusion is Conclusion.WORSE
     assert rows["Failed requests"].conclusion is Conclusion.NO_RATIO
-    # What else is worse depends on how evenly the machine runs.
+    # Whether other figures are worse depends on the noise of the machine.
     assert "TPOT p50" in printed(comparison).partition("server 1 is worse than server 0 in: ")[2].splitlines()[0]
 
 
 async def test_one_round_concludes_nothing(server: ModelServer) -> None:
     async with model_server() as other:
         text = printed(await compare(plan(server, other, rounds=1)))
-    assert "No conclusion from one round; --rounds 4 or more shows what is noise." in text
+    assert "No conclusion from one round; --rounds 4 or more shows the noise." in text
     assert " is better " not in text
     assert " is worse " not in text
 
@@ -141,16 +141,16 @@ async def test_one_round_concludes_nothing(server: ModelServer) -> None:
     st.floats(0.01, 100),
     st.sampled_from(Better),
 )
-def test_a_constant_ratio_is_found_whatever_the_rounds_did(values: list[float], ratio: float, better: Better) -> None:
-    """What changes both sides alike is no noise."""
+def test_a_constant_ratio_is_found_whatever_the_rounds(values: list[float], ratio: float, better: Better) -> None:
+    """A change of both contenders in a round is no noise."""
     found = ratio_of(values, [value * ratio for value in values], better)
     assert found.mean == pytest.approx(ratio)
     if abs(math.log(ratio)) > 1e-6:
         assert found.conclusion is (Conclusion.BETTER if (ratio > 1) == (better is Better.HIGHER) else Conclusion.WORSE)
 
 
-def test_noise_without_a_difference_is_seldom_taken_for_one() -> None:
-    """A 95 % interval misses in one case of twenty, by the t distribution even with four rounds."""
+def test_noise_is_concluded_as_a_difference_in_one_of_twenty_cases() -> None:
+    """A 95 % interval misses in one case of twenty. With the t distribution this holds even for four rounds."""
     numbers = np.random.default_rng(0)
 
     def noisy() -> list[float]:
@@ -169,7 +169,7 @@ def test_zeros_and_gaps_have_no_ratio(base: Sequence[float], other: Sequence[flo
     assert ratio_of(base, other, Better.LOWER).conclusion is Conclusion.NO_RATIO
 
 
-async def test_the_picture_has_a_pane_for_each_target_and_a_line_for_each_replica(
+async def test_the_plot_has_a_pane_for_each_target_and_a_line_for_each_replica(
     server: ModelServer, tmp_path: Path
 ) -> None:
     server.metrics = "vllm:kv_cache_usage_perc 0.5\n"
@@ -186,8 +186,8 @@ async def test_the_picture_has_a_pane_for_each_target_and_a_line_for_each_replic
 
 
 @pytest.mark.parametrize("name", ["a", "qwen-l20-57d7db6cf5-gbvqp", "a-deployment-of-a-long-name-67d7db6cf5-gbvqp"])
-async def test_the_legend_of_a_picture_is_within_it(server: ModelServer, name: str) -> None:
-    """However long the names of pods are."""
+async def test_the_legend_of_a_plot_fits_into_it(server: ModelServer, name: str) -> None:
+    """Names of pods may be long."""
     server.metrics = "vllm:kv_cache_usage_perc 0.5\n"
     replicas = tuple(replica_at(f"{name}-{index}={server.url}") for index in range(8))
     comparison = await compare(replace(plan(server, server, rounds=1), replicas=replicas))
@@ -200,13 +200,13 @@ async def test_the_legend_of_a_picture_is_within_it(server: ModelServer, name: s
     assert shown.x1 <= figure.bbox.x1
 
 
-def test_a_mean_of_failures_is_not_rounded_to_one_that_did_not_happen() -> None:
-    """Six in four rounds are 1.5 a round, not 2."""
-    assert [told(count, FIGURES_BY_NAME["Failed requests"]) for count in (0.0, 3.0, 1.5)] == ["0", "3", "1.50"]
+def test_a_mean_of_counts_keeps_its_decimals() -> None:
+    """Six failures in four rounds are 1.5 per round, not 2."""
+    assert [format_value(count, FIGURES_BY_NAME["Failed requests"]) for count in (0.0, 3.0, 1.5)] == ["0", "3", "1.50"]
 
 
-async def test_replicas_that_say_nothing_leave_no_row(server: ModelServer) -> None:
+async def test_replicas_without_metrics_give_no_row(server: ModelServer) -> None:
     async with model_server() as other:
         comparison = await compare(plan(server, other, rounds=1))
     assert not [row for row in judge(comparison) if "KV" in row.figure.name or "Prefix" in row.figure.name]
-    assert all(isinstance(leg, Leg) for leg in comparison.legs_of(1))
+    assert all(isinstance(run, Run) for run in comparison.runs_of(1))

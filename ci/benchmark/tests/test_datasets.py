@@ -1,4 +1,4 @@
-"""The data sets beside `random`."""
+"""The data sets other than `random`."""
 
 import json
 from collections import Counter
@@ -14,8 +14,8 @@ from benchmark.tokens.approximate import ApproximateTokenizer
 TOKENIZER = ApproximateTokenizer()
 
 
-def said(tokens: int, letter: str = "x") -> str:
-    """A text of so many tokens, four letters each."""
+def text_of(tokens: int, letter: str = "x") -> str:
+    """A text of `tokens` tokens, with four letters per token."""
     return letter * (4 * tokens)
 
 
@@ -29,7 +29,7 @@ def sharegpt(path: Path, *conversations: list[str]) -> Path:
 
 
 def test_prompts_of_a_group_share_their_prefix_and_groups_do_not() -> None:
-    """30 prompts of 7 groups: 4 or 5 in each."""
+    """30 prompts in 7 groups: 4 or 5 per group."""
     workload = shared_prefix_workload(SharedPrefix(30, 7, 50, 10, 3), TOKENIZER, seed=1)
     groups = Counter(prompt.text[: 50 * 4] for prompt in workload)
     assert sorted(groups.values()) == [4] * 5 + [5] * 2
@@ -37,7 +37,7 @@ def test_prompts_of_a_group_share_their_prefix_and_groups_do_not() -> None:
     assert all(TOKENIZER.count(prompt.text) == prompt.tokens == 60 for prompt in workload)
 
 
-def test_the_groups_come_mixed() -> None:
+def test_the_prompts_of_the_groups_are_mixed() -> None:
     workload = shared_prefix_workload(SharedPrefix(40, 4, 5, 5, 1), TOKENIZER, seed=0)
     first_quarter = [prompt.text[:20] for prompt in workload][:10]
     assert len(set(first_quarter)) > 1
@@ -52,20 +52,20 @@ def test_conversations_have_their_turns_and_share_the_opening() -> None:
     assert len({prompt.text for prompt in workload}) == 20
 
 
-def test_one_conversation_is_the_least() -> None:
+def test_there_is_at_least_one_conversation() -> None:
     assert len(multi_turn_workload(MultiTurn(RandomLengths(1), turns=3), TOKENIZER, 0).conversations) == 1
 
 
-def test_sharegpt_gives_questions_with_the_length_of_their_answers(tmp_path: Path) -> None:
-    path = sharegpt(tmp_path / "s.json", [said(5, "q"), said(9, "a"), said(6, "q"), said(7, "a")])
+def test_a_sharegpt_question_requests_the_length_of_its_answer(tmp_path: Path) -> None:
+    path = sharegpt(tmp_path / "s.json", [text_of(5, "q"), text_of(9, "a"), text_of(6, "q"), text_of(7, "a")])
     workload = sharegpt_workload(FileDataset(path, prompts=1), TOKENIZER, seed=0)
     (prompt,) = workload
-    assert (prompt.text, prompt.tokens, prompt.output_tokens) == (said(5, "q"), 5, 9)
+    assert (prompt.text, prompt.tokens, prompt.output_tokens) == (text_of(5, "q"), 5, 9)
     assert not workload.ignore_eos
 
 
-def test_sharegpt_plays_as_many_turns_as_asked_for(tmp_path: Path) -> None:
-    path = sharegpt(tmp_path / "s.json", [said(5), said(9), said(6), said(7), said(8), said(4)])
+def test_a_sharegpt_conversation_has_at_most_the_configured_turns(tmp_path: Path) -> None:
+    path = sharegpt(tmp_path / "s.json", [text_of(5), text_of(9), text_of(6), text_of(7), text_of(8), text_of(4)])
     workload = sharegpt_workload(FileDataset(path, prompts=9, turns=2), TOKENIZER, seed=0)
     assert [[(turn.tokens, turn.output_tokens) for turn in turns] for turns in workload.conversations] == [
         *[[(5, 9), (6, 7)]] * 4,
@@ -74,16 +74,16 @@ def test_sharegpt_plays_as_many_turns_as_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pair", [(3, 9), (9, 3), (1025, 10), (1000, 1049)], ids=str)
-def test_sharegpt_passes_over_what_vllm_passes_over(tmp_path: Path, pair: tuple[int, int]) -> None:
-    """Too short or too long; the other entry is taken instead, again."""
-    path = sharegpt(tmp_path / "s.json", [said(pair[0]), said(pair[1])], [said(20), said(30)], [said(8)])
+def test_sharegpt_skips_the_entries_that_vllm_skips(tmp_path: Path, pair: tuple[int, int]) -> None:
+    """An entry that is too short or too long is skipped, and the other entry is repeated."""
+    path = sharegpt(tmp_path / "s.json", [text_of(pair[0]), text_of(pair[1])], [text_of(20), text_of(30)], [text_of(8)])
     workload = sharegpt_workload(FileDataset(path, prompts=2), TOKENIZER, seed=0)
     assert [prompt.tokens for prompt in workload] == [20, 20]
     assert "repeated" in workload.name
 
 
 def test_the_order_of_a_file_depends_on_the_seed(tmp_path: Path) -> None:
-    path = sharegpt(tmp_path / "s.json", *([said(tokens), said(9)] for tokens in range(4, 34)))
+    path = sharegpt(tmp_path / "s.json", *([text_of(tokens), text_of(9)] for tokens in range(4, 34)))
     orders = [
         [prompt.tokens for prompt in sharegpt_workload(FileDataset(path, 30), TOKENIZER, seed)] for seed in (0, 0, 1)
     ]
@@ -91,12 +91,11 @@ def test_the_order_of_a_file_depends_on_the_seed(tmp_path: Path) -> None:
     assert sorted(orders[0]) == sorted(orders[2])
 
 
-def test_questions_know_their_output_length_or_get_one(tmp_path: Path) -> None:
-    """By the line, by its answer, by default; the flag goes before them all."""
+def test_the_output_length_is_of_the_flag_the_line_the_answer_or_the_default(tmp_path: Path) -> None:
     lines = [
-        {"prompt": said(5), "output_tokens": 11, "answer": said(3)},
-        {"question": said(6), "answer": said(12), "source": "made up"},
-        {"question": said(7)},
+        {"prompt": text_of(5), "output_tokens": 11, "answer": text_of(3)},
+        {"question": text_of(6), "answer": text_of(12), "source": "made up"},
+        {"question": text_of(7)},
         {"topic": "no question"},
     ]
     path = tmp_path / "qa.jsonl"
@@ -108,15 +107,15 @@ def test_questions_know_their_output_length_or_get_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '[{"conversations": [{"value": 3}]}]', "[", "\xff"])
-def test_what_is_no_sharegpt_is_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
+def test_an_invalid_sharegpt_file_is_rejected_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(BadDataset, match=r"bad\.json: .*allowed is a list of"):
         sharegpt_workload(FileDataset(path, 3), TOKENIZER, 0)
 
 
-@pytest.mark.parametrize("entries", [[], [[said(1), said(1)]]])
-def test_a_file_without_a_usable_entry_is_refused(tmp_path: Path, entries: list[list[str]]) -> None:
+@pytest.mark.parametrize("entries", [[], [[text_of(1), text_of(1)]]])
+def test_a_file_without_a_usable_entry_is_rejected(tmp_path: Path, entries: list[list[str]]) -> None:
     path = sharegpt(tmp_path / "s.json", *entries)
     with pytest.raises(BadDataset, match="no usable entry"):
         sharegpt_workload(FileDataset(path, 3), TOKENIZER, 0)

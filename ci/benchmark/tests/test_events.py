@@ -1,4 +1,4 @@
-"""Reading the stream of an answer."""
+"""Reading the event stream of a response."""
 
 import itertools
 import json
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from recorded_bench import recording
 
 
-def token(text: str, separators: tuple[str, str] = (",", ":"), **more: Any) -> bytes:
-    event = {"id": "cmpl-1", "choices": [{"index": 0, "text": text, "finish_reason": None}], **more}
+def token(text: str, separators: tuple[str, str] = (",", ":"), **fields: Any) -> bytes:
+    event = {"id": "cmpl-1", "choices": [{"index": 0, "text": text, "finish_reason": None}], **fields}
     return b"data: " + json.dumps(event, separators=separators).encode() + b"\n\n"
 
 
@@ -22,7 +22,7 @@ DONE = b"data: [DONE]\n\n"
 
 @pytest.mark.parametrize("name", ["completion-stream-usage", "chat-stream-usage", "completion-stream-continuous-usage"])
 def test_a_recorded_stream_is_timed_as_vllm_times_it(name: str) -> None:
-    """Events with choices count, of a chat the first with its role too; usage and the end do not."""
+    """Events with choices count, including a chat's first event with the role. Usage and `[DONE]` do not count."""
     reader = EventReader()
     expected: list[float] = []
     for line in recording(f"http/{name}.json")["response"]["body_lines"]:
@@ -43,58 +43,58 @@ def test_a_recorded_stream_is_timed_as_vllm_times_it(name: str) -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_the_pieces_in_which_a_body_comes_make_no_difference(
+def test_the_result_does_not_depend_on_how_the_body_is_cut(
     texts: list[str], cuts: list[int], spaces: bool, carriage_returns: bool, keep_text: bool
 ) -> None:
-    """Whatever the text, the JSON's blanks and the ends of lines."""
+    """This holds for every text, with and without blanks in the JSON, and for both line endings."""
     separators = (", ", ": ") if spaces else (",", ":")
     body = b"".join(token(text, separators) for text in texts) + USAGE + DONE
     if carriage_returns:
         body = body.replace(b"\n\n", b"\r\n\r\n")
-    places = sorted({cut % (len(body) + 1) for cut in cuts} | {0, len(body)})
+    offsets = sorted({cut % (len(body) + 1) for cut in cuts} | {0, len(body)})
     reader = EventReader(keep_text)
-    for start, end in itertools.pairwise(places):
+    for start, end in itertools.pairwise(offsets):
         reader.feed(body[start:end], float(end))
     assert len(reader.times_s) == len(texts)
     assert (reader.usage, reader.done, reader.error) == (Usage(12, 3), True, None)
     assert reader.text == ("".join(texts) if keep_text else "")
 
 
-def test_text_that_looks_like_an_event_is_only_text() -> None:
+def test_text_that_looks_like_an_event_is_read_as_text() -> None:
     reader = EventReader()
     reader.feed(token('"choices":[] "usage":{"prompt_tokens":99} "error":{} data: [DONE]'), 1.0)
     assert (len(reader.times_s), reader.usage, reader.done, reader.error) == (1, None, False, None)
 
 
-def test_usage_in_every_event_ends_at_the_last() -> None:
+def test_the_last_usage_is_kept() -> None:
     reader = EventReader()
     for count in (1, 2):
         reader.feed(token("x", usage={"prompt_tokens": 5, "completion_tokens": count}), float(count))
     assert (list(reader.times_s), reader.usage) == ([1.0, 2.0], Usage(5, 2))
 
 
-def test_tokens_of_one_read_have_one_time() -> None:
+def test_tokens_of_one_read_have_the_same_time() -> None:
     reader = EventReader()
     reader.feed(token("a") + token("b"), 2.0)
     assert list(reader.times_s) == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "message"),
     [
         (b'data: {"error":{"message":"EngineCore died.","code":500}}\n\n', "EngineCore died."),
         (b'data: {"error":"upstream reset"}\n\n', "upstream reset"),
-        (b"data: <html>\n\n", "an event that cannot be read"),
+        (b"data: <html>\n\n", "unreadable event"),
     ],
 )
-def test_an_error_in_the_stream_is_kept(event: bytes, said: str) -> None:
+def test_an_error_in_the_stream_is_kept(event: bytes, message: str) -> None:
     reader = EventReader()
     reader.feed(token("a") + event, 1.0)
     assert reader.error is not None
-    assert said in reader.error
+    assert message in reader.error
 
 
-def test_comments_and_other_fields_are_passed_over() -> None:
+def test_comments_and_other_fields_are_ignored() -> None:
     reader = EventReader()
     reader.feed(b": keep-alive\n\nevent: message\nid: 1\n" + token("a") + DONE, 1.0)
     assert (len(reader.times_s), reader.done, reader.error) == (1, True, None)

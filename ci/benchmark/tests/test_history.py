@@ -1,4 +1,4 @@
-"""What is kept of a comparison, and what later ones are judged by."""
+"""Records of comparisons, and the history that later comparisons are judged by."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmark.compare.history import MOST_RUNS, beside, comparable, judged_by, regressions
+from benchmark.compare.history import MOST_RUNS, baseline_sentence, comparable, compare_with_baseline, regressions
 from benchmark.compare.record import (
     BadHistory,
     ContenderRecord,
@@ -50,8 +50,8 @@ def workload(seed: int) -> Workload:
 USUAL = [record(value) for value in (1000, 1020, 990, 1010)]
 
 
-def test_a_figure_beyond_what_is_usual_is_a_regression() -> None:
-    """The noise of those before is less than 5 %, so 5 % around their geometric mean, 1,004.9, are allowed."""
+def test_a_figure_beyond_the_usual_range_is_a_regression() -> None:
+    """The noise of the earlier runs is below 5 %, so 5 % around their geometric mean, 1,004.9, is allowed."""
     assert list(regressions(record(800), USUAL)) == [
         "picked: Output throughput 800 tok/s, usual in the last 4 good runs is 957.1 to 1,055"
     ]
@@ -60,65 +60,65 @@ def test_a_figure_beyond_what_is_usual_is_a_regression() -> None:
 
 
 @pytest.mark.parametrize(("throughput", "ttft"), [(1000, 100), (1300, 100), (1000, 50), (965, 104)])
-def test_what_is_better_or_within_the_usual_is_none(throughput: float, ttft: float) -> None:
+def test_a_figure_that_is_better_or_usual_is_no_regression(throughput: float, ttft: float) -> None:
     assert not list(regressions(record(throughput, ttft), USUAL))
 
 
-def test_noisy_runs_allow_more() -> None:
-    """Runs that differed by a third among themselves: 20 % less is nothing."""
+def test_noisy_runs_widen_the_usual_range() -> None:
+    """If the earlier runs differ by a third, 20 % less is no regression."""
     noisy = [record(value) for value in (1000, 1300, 800, 1150, 900)]
     assert not list(regressions(record(800), noisy))
 
 
 @pytest.mark.parametrize("past", [[], USUAL[:2]])
-def test_two_runs_do_not_show_what_is_usual(past: Sequence[Record]) -> None:
+def test_two_runs_give_no_usual_range(past: Sequence[Record]) -> None:
     assert not list(regressions(record(1), past))
 
 
-def test_the_second_run_stands_beside_the_first_though_one_does_not_show_what_is_usual() -> None:
-    throughput, ttft, failed = beside(record(900, ttft=300), [record(1000)])
+def test_the_second_run_is_compared_with_the_first_without_a_usual_range() -> None:
+    throughput, ttft, failed = compare_with_baseline(record(900, ttft=300), [record(1000)])
     assert (throughput.figure.mean, throughput.mean, throughput.usual) == (900, 1000, None)
-    assert not any(each.worse for each in (throughput, ttft, failed))
+    assert not any(compared.worse for compared in (throughput, ttft, failed))
 
 
 @pytest.mark.parametrize(
-    ("past", "told"),
+    ("past", "sentence"),
     [
-        ([], "Not judged by the history: it holds no good run of this load, and 3 show what is usual."),
-        (USUAL[:1], "Not judged by the history: it holds 1 good run of this load, and 3 show what is usual."),
+        ([], "Not judged by the history: it holds no good run of this load, and 3 are needed."),
+        (USUAL[:1], "Not judged by the history: it holds 1 good run of this load, and 3 are needed."),
         (USUAL, "Nothing is worse than in the last 4 good runs."),
     ],
 )
-def test_what_a_run_was_judged_by_is_told_also_where_it_was_nothing(past: Sequence[Record], told: str) -> None:
-    assert judged_by(past) == told
+def test_the_baseline_is_described_even_if_it_is_empty(past: Sequence[Record], sentence: str) -> None:
+    assert baseline_sentence(past) == sentence
 
 
-def test_the_problems_of_a_run_are_what_failed_what_is_worse_and_what_was_missed() -> None:
+def test_problems_of_a_run_are_failures_regressions_and_missed_thresholds() -> None:
     failures = FigureRecord("Failed requests", "", Better.LOWER, (2.0, 1.0), 1.5)
     bad = msgspec.structs.replace(
         record(100, failed=3),
         contenders=(ContenderRecord("picked", "http://g", (failures,)),),
         regressions=("picked: slower",),
-        missed=("TTFT p50, picked / plain: at most 0.5 is wanted, found is 0.9 (0.8-1.0): missed",),
+        missed=("TTFT p50, picked / plain: at most 0.5 is required, found 0.9 (0.8-1.0): missed",),
     )
     assert bad.problems == ("3 requests of picked failed", "Regression: picked: slower", *bad.missed)
     assert record(100).problems == ()
 
 
-def test_failures_that_a_comparison_bears_are_no_problem() -> None:
+def test_tolerated_failures_are_no_problem() -> None:
     failures = FigureRecord("Failed requests", "", Better.LOWER, (2.0, 1.0), 1.5)
     plain = ContenderRecord("plain", "http://g", (failures,))
     assert msgspec.structs.replace(record(100), failed_requests=3, contenders=(plain,)).problems == ()
 
 
-def test_a_run_that_missed_an_aim_is_still_a_measure() -> None:
-    """Else a fleet that never meets one would never be judged."""
+def test_a_run_that_missed_a_threshold_is_a_baseline() -> None:
+    """Otherwise a fleet that never meets its threshold would never be judged."""
     missed = msgspec.structs.replace(record(1000), missed=("missed",))
     assert comparable(record(1000), [missed]) == [missed]
 
 
-def test_only_good_runs_of_the_same_load_are_a_measure() -> None:
-    """Neither those with failures nor those that were a regression themselves, and of the good ones the last."""
+def test_only_the_last_good_runs_of_the_same_load_are_a_baseline() -> None:
+    """Runs with failures or regressions are excluded."""
     bad = msgspec.structs.replace(record(100), regressions=("worse",))
     good = [record(1000 + index) for index in range(MOST_RUNS + 3)]
     history = [*good, record(1, failed=3), bad, record(1, load="sharegpt")]
@@ -128,20 +128,20 @@ def test_only_good_runs_of_the_same_load_are_a_measure() -> None:
 def test_a_history_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "made" / "history.jsonl"
     assert read_history(path) == ()
-    for each in USUAL:
-        add_to_history(path, each)
+    for past in USUAL:
+        add_to_history(path, past)
     assert list(read_history(path)) == USUAL
 
 
 def test_a_line_of_an_older_version_is_read(tmp_path: Path) -> None:
-    """It has none of the fields that were added since."""
+    """It lacks the fields that were added later."""
     line = {"date": "2026-01-01T00:00:00", "load": "random", "failed_requests": 0, "contenders": [], "ratios": []}
     path = tmp_path / "history.jsonl"
     path.write_bytes(msgspec.json.encode(line) + b"\n")
-    assert [each.good for each in read_history(path)] == [True]
+    assert [past.good for past in read_history(path)] == [True]
 
 
-def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_of_a_history_is_reported_by_number(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     add_to_history(path, USUAL[0])
     with path.open("a") as file:
@@ -150,7 +150,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
         read_history(path)
 
 
-def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+def test_an_invalid_record_file_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(BadHistory, match=r"run\.json: "):
         read_record(tmp_path / "run.json")
@@ -177,8 +177,8 @@ async def test_a_comparison_becomes_a_record_with_every_round(server: ModelServe
     assert read_record(tmp_path / "made" / "run.json") == made
 
 
-async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: ModelServer) -> None:
-    """Pictures inside, names from outside escaped, regressions told."""
+async def test_the_report_is_one_page_without_external_files(server: ModelServer) -> None:
+    """Plots are embedded, names are escaped, and regressions are listed."""
     async with model_server() as other:
         plan = Plan(
             (Contender("plain", Target(server.url, "m")), Contender("<picked>", Target(other.url, "m"))),
@@ -198,13 +198,13 @@ async def test_the_report_is_one_page_that_needs_nothing_beside_it(server: Model
     assert "plain=http://x" in page
 
 
-async def test_the_report_shows_a_run_beside_those_before_it(server: ModelServer) -> None:
-    """From the first of them on; what is usual, and whether anything is worse, from the third on."""
+async def test_the_report_compares_a_run_with_earlier_ones(server: ModelServer) -> None:
+    """One earlier run gives a mean. Three give a usual range, and mark figures that are worse."""
     contender = Contender("picked", Target(server.url, "m"))
     comparison = await compare(Plan((contender, contender), workload, Pace(2), rounds=1))
     throughput = FigureRecord("Output throughput", "tok/s", Better.HIGHER, (800.0,), 800.0)
     now = msgspec.structs.replace(record(800), contenders=(ContenderRecord("picked", "http://g", (throughput,)),))
-    heading = "Beside the good runs before"
+    heading = "Compared with earlier good runs"
     assert heading not in report_html([Chapter(comparison, now, [])])
     second = report_html([Chapter(comparison, now, [], USUAL[:1])])
     assert heading in second
@@ -215,7 +215,7 @@ async def test_the_report_shows_a_run_beside_those_before_it(server: ModelServer
     assert "957.1 - 1,055" in fifth
 
 
-async def test_a_report_of_several_loads_begins_with_what_is_in_it(server: ModelServer) -> None:
+async def test_a_report_of_several_loads_begins_with_a_table_of_contents(server: ModelServer) -> None:
     async with model_server() as other:
         contenders = (Contender("plain", Target(server.url, "m")), Contender("picked", Target(other.url, "m")))
         comparison = await compare(Plan(contenders, workload, Pace(2), rounds=1))

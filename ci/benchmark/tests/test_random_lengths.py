@@ -13,8 +13,8 @@ TOKENIZER = ApproximateTokenizer()
 
 @pytest.mark.parametrize("name", ["random-concurrency", "random-rate"])
 def test_the_lengths_are_those_that_vllm_draws(name: str) -> None:
-    """Same flags, same seed: the outputs are exact in the recording; its inputs are a few tokens off their plan, by as
-    many as its log says (17 and 8)."""
+    """The flags and the seed are those of the recording. Its output lengths are exact. Its input lengths differ from
+    the plan by a few tokens, which its log reports (17 and 8)."""
     run = recording(f"bench/{name}.json")
     flags = dict(zip(run["command"][3:], run["command"][4:], strict=False))
     workload = random_workload(
@@ -34,7 +34,7 @@ def test_the_lengths_are_those_that_vllm_draws(name: str) -> None:
 
 
 @given(st.integers(0, 30), st.integers(1, 200), st.floats(0, 0.99), st.booleans(), st.integers(0, 2**32))
-def test_a_prompt_has_exactly_the_tokens_it_says(
+def test_a_prompt_has_exactly_its_planned_tokens(
     prefix: int, length: int, ratio: float, old_meaning: bool, seed: int
 ) -> None:
     settings = RandomLengths(5, prefix, length, 10, ratio, old_meaning)
@@ -43,7 +43,7 @@ def test_a_prompt_has_exactly_the_tokens_it_says(
 
 
 def test_words_of_the_qwen_vocabulary_stay_one_token_side_by_side() -> None:
-    """Prompts keep their length when the server tokenizes them again."""
+    """Prompts therefore keep their length when the server tokenizes them."""
     tokenizer = QwenTokenizer()
     for prompt in random_workload(RandomLengths(40, 10, 1550, 1800, 0.2), tokenizer, seed=3):
         assert tokenizer.count(prompt.text) == prompt.tokens
@@ -77,7 +77,7 @@ def test_equal_seeds_make_equal_workloads_and_others_do_not() -> None:
     assert first.conversations != other.conversations
 
 
-def test_a_salt_goes_before_every_conversation() -> None:
+def test_a_salt_precedes_every_conversation() -> None:
     workload = random_workload(RandomLengths(3, 2, 20, 5), TOKENIZER, 0)
     salted = workload.salted("a 1")
     assert all(prompt.text == f"a 1\n{plain.text}" for prompt, plain in zip(salted, workload, strict=True))

@@ -1,4 +1,4 @@
-"""Watching the model servers."""
+"""Sampling the metrics of model servers."""
 
 import asyncio
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 from benchmark.replicas.page import UNKNOWN, ReplicaLoad, read_page
 from benchmark.replicas.spread import kv_spread, kv_usage, prefix_hit_rate
-from benchmark.replicas.watch import Look, Replica, Watched, replica_at, watching
+from benchmark.replicas.watch import MetricsSample, Recording, Replica, record_metrics, replica_at
 from hypothesis import given
 from hypothesis import strategies as st
 from model_server import ModelServer, model_server
@@ -17,13 +17,13 @@ def load(kv_usage: float, queries: float = 0.0, hits: float = 0.0) -> ReplicaLoa
     return ReplicaLoad(kv_usage, 1, 0, queries, hits, 0)
 
 
-def watched(*looks: tuple[ReplicaLoad, ...]) -> Watched:
-    replicas = tuple(Replica(str(index), "") for index in range(len(looks[0])))
-    return Watched(replicas, [Look(float(index), loads) for index, loads in enumerate(looks)])
+def recording_of(*samples: tuple[ReplicaLoad, ...]) -> Recording:
+    replicas = tuple(Replica(str(index), "") for index in range(len(samples[0])))
+    return Recording(replicas, [MetricsSample(float(index), loads) for index, loads in enumerate(samples)])
 
 
-def test_the_recorded_loaded_server_is_read() -> None:
-    """A real vLLM 0.32.0."""
+def test_the_recorded_page_of_a_loaded_server_is_read() -> None:
+    """The page is from vLLM 0.32.0."""
     page = read_page((RECORDINGS / "metrics-loaded.txt").read_bytes())
     assert (page.kv_usage, page.running, page.waiting) == (0.09001956947162426, 8, 4)
     assert page.preemptions == 0
@@ -40,52 +40,55 @@ def test_the_recorded_loaded_server_is_read() -> None:
     ],
     ids=["before 0.9", "both names", "two engines"],
 )
-def test_every_generation_of_names_is_read(page: bytes) -> None:
+def test_metric_names_of_every_vllm_version_are_read(page: bytes) -> None:
     assert (read_page(page).kv_usage, read_page(page).running) == (0.25, 3)
 
 
-def test_longer_names_are_other_metrics() -> None:
+def test_a_metric_whose_name_is_longer_is_ignored() -> None:
     page = read_page(b'vllm:num_requests_waiting_by_reason{reason="capacity"} 9\nvllm:num_requests_waiting 2\n')
     assert page.waiting == 2
 
 
 @given(st.binary(max_size=200))
-def test_no_page_is_too_strange(page: bytes) -> None:
-    read_page(b"vllm:kv_cache_usage_perc " + page)
+def test_reading_a_page_never_raises(page: bytes) -> None:
+    read_page(b"vllm:kv_cache_usage_perc " + page)  # must not raise
 
 
-def test_a_page_of_another_server_tells_nothing() -> None:
+def test_a_page_of_another_server_gives_nan() -> None:
     assert all(math.isnan(value) for value in (read_page(b"go_goroutines 3\n").kv_usage, UNKNOWN.running))
 
 
-async def test_replicas_are_looked_at_all_the_time() -> None:
-    """At the same moments, at the beginning and at the end; one that does not answer is unknown."""
+async def test_replicas_are_sampled_from_start_to_end() -> None:
+    """All are sampled at the same moments. One that answers 404 is unknown."""
     async with model_server() as server, model_server() as gone:
         server.metrics = "vllm:kv_cache_usage_perc 0.5\n"
         replicas = (replica_at(server.url), replica_at(f"gone={gone.url}/absent"))
-        async with watching(replicas, interval_s=0.01) as seen:
-            while len(seen.looks) < 4:  # noqa: ASYNC110 -- the watcher tells nobody
+        async with record_metrics(replicas, interval_s=0.01) as recording:
+            while len(recording.samples) < 4:  # noqa: ASYNC110 -- the recorder signals nothing
                 await asyncio.sleep(0)
             server.metrics = "vllm:kv_cache_usage_perc 0.75\n"
     assert [replica.name for replica in replicas] == [server.url.removeprefix("http://"), "gone"]
-    assert seen.looks[0].loads[0].kv_usage == 0.5
-    assert seen.looks[-1].loads[0].kv_usage == 0.75
-    assert all(math.isnan(look.loads[1].kv_usage) for look in seen.looks)
-    times, usage = kv_usage(seen)
+    assert recording.samples[0].loads[0].kv_usage == 0.5
+    assert recording.samples[-1].loads[0].kv_usage == 0.75
+    assert all(math.isnan(sample.loads[1].kv_usage) for sample in recording.samples)
+    times, usage = kv_usage(recording)
     assert usage.shape == (len(times), 2)
     assert (times[1:] > times[:-1]).all()
 
 
-async def test_a_replica_that_hangs_holds_up_nothing(server: ModelServer) -> None:
+async def test_a_replica_that_hangs_does_not_block_sampling(server: ModelServer) -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     listener = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    async with listener, watching([replica_at(f"http://127.0.0.1:{port}")], interval_s=0.01, timeout_s=0.05) as seen:
-        assert len(seen.looks) == 1
-    assert all(math.isnan(look.loads[0].running) for look in seen.looks)
+    async with (
+        listener,
+        record_metrics([replica_at(f"http://127.0.0.1:{port}")], interval_s=0.01, timeout_s=0.05) as recording,
+    ):
+        assert len(recording.samples) == 1
+    assert all(math.isnan(sample.loads[0].running) for sample in recording.samples)
 
 
 @pytest.mark.parametrize(
@@ -96,33 +99,35 @@ async def test_a_replica_that_hangs_holds_up_nothing(server: ModelServer) -> Non
         ("a=http://h:1/stats/prometheus?x=y", Replica("a", "http://h:1/stats/prometheus?x=y")),
     ],
 )
-def test_a_replica_is_named_and_found(text: str, replica: Replica) -> None:
+def test_a_replica_is_parsed_from_its_url(text: str, replica: Replica) -> None:
     assert replica_at(text) == replica
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1:8000", "a=b", "ftp://h"])
-def test_what_is_no_url_is_refused(text: str) -> None:
+def test_a_replica_without_an_http_url_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="allowed is"):
         replica_at(text)
 
 
-def test_the_spread_is_the_mean_over_time_of_the_deviation_between_replicas() -> None:
-    spread = kv_spread(watched((load(0.2), load(0.4)), (load(0.1), load(0.7))))
+def test_the_spread_is_the_mean_deviation_between_replicas() -> None:
+    spread = kv_spread(recording_of((load(0.2), load(0.4)), (load(0.1), load(0.7))))
     assert spread.deviation == pytest.approx((0.1 + 0.3) / 2)
     assert spread.gap == pytest.approx((0.2 + 0.6) / 2)
 
 
-def test_idle_moments_and_lonely_replicas_do_not_make_a_fleet_even() -> None:
+def test_the_spread_ignores_idle_samples_and_single_replicas() -> None:
     busy = (load(0.2), load(0.4), UNKNOWN)
     idle = (load(0.0), load(0.0), load(0.0))
-    lonely = (load(0.9), UNKNOWN, UNKNOWN)
-    assert kv_spread(watched(busy, idle, lonely)) == kv_spread(watched(busy))
+    single = (load(0.9), UNKNOWN, UNKNOWN)
+    assert kv_spread(recording_of(busy, idle, single)) == kv_spread(recording_of(busy))
 
 
 def test_without_replicas_there_is_no_spread() -> None:
-    assert math.isnan(kv_spread(Watched((), [])).deviation)
-    assert math.isnan(prefix_hit_rate(Watched((), [])))
+    assert math.isnan(kv_spread(Recording((), [])).deviation)
+    assert math.isnan(prefix_hit_rate(Recording((), [])))
 
 
-def test_the_hit_rate_is_of_what_was_looked_up_meanwhile() -> None:
-    assert prefix_hit_rate(watched((load(0, 100, 90), UNKNOWN), (load(0, 200, 115), UNKNOWN))) == pytest.approx(0.25)
+def test_the_hit_rate_covers_the_lookups_of_the_recording() -> None:
+    assert prefix_hit_rate(recording_of((load(0, 100, 90), UNKNOWN), (load(0, 200, 115), UNKNOWN))) == pytest.approx(
+        0.25
+    )

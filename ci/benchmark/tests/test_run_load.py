@@ -1,4 +1,4 @@
-"""A load on a real server, and what is measured of it."""
+"""Sending a load to a real server, and measuring it."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ def prompts(count: int, output_tokens: int = 5) -> Workload:
 
 
 async def test_every_request_is_measured(server: ModelServer) -> None:
-    """Tokens as the server counts them, times in order, one sample a prompt in the workload's order."""
+    """Tokens are the server's counts, times are in order, and samples are in the workload's order."""
     server.token_gap_s = 0.002
     result = await run_load(Target(server.url, "m"), prompts(20), Pace(4))
     assert [sample.error for sample in result.samples] == [None] * 20
@@ -36,7 +36,7 @@ async def test_every_request_is_measured(server: ModelServer) -> None:
 
 
 async def test_a_closed_loop_keeps_its_concurrency(server: ModelServer) -> None:
-    """Never more, and reached; the connections are used again."""
+    """The limit is reached and never exceeded. Connections are reused."""
     server.token_gap_s = 0.002
     result = await run_load(Target(server.url, "m"), prompts(30), Pace(6))
     assert server.most_running == 6
@@ -44,7 +44,7 @@ async def test_a_closed_loop_keeps_its_concurrency(server: ModelServer) -> None:
     assert result.samples[-1].started_s > result.samples[-1].arrived_s == 0
 
 
-async def test_an_open_loop_sends_at_its_times_whatever_the_server_does(server: ModelServer) -> None:
+async def test_an_open_loop_sends_at_its_arrival_times(server: ModelServer) -> None:
     server.token_gap_s = 0.05
     pace = Pace(request_rate=100)
     result = await run_load(Target(server.url, "m"), prompts(20, 3), pace, seed=5)
@@ -62,14 +62,14 @@ def test_arrivals_keep_the_rate_whatever_the_seed(rate: float, burstiness: float
 
 
 def test_burstiness_shapes_the_gaps() -> None:
-    """The gaps' standard deviation over their mean is 1 / sqrt(burstiness) in a gamma distribution."""
+    """In a gamma distribution, the standard deviation of the gaps over their mean is 1 / sqrt(burstiness)."""
     for burstiness in (0.25, 1.0, 4.0):
         gaps = np.diff(arrival_times_s(Pace(None, 10, burstiness), 20_000, 1))
         assert gaps.std() / gaps.mean() == pytest.approx(burstiness**-0.5, rel=0.05)
 
 
-async def test_a_refusal_is_told_in_the_servers_words(server: ModelServer) -> None:
-    server.refuse = 503
+async def test_a_rejected_request_keeps_the_message_of_the_server(server: ModelServer) -> None:
+    server.reject_status = 503
     result = await run_load(Target(server.url, "m"), prompts(3), Pace(1))
     assert {sample.error for sample in result.failed} == {"HTTP status 503: The server is overloaded."}
     assert [sample.status for sample in result.samples] == [503] * 3
@@ -77,52 +77,52 @@ async def test_a_refusal_is_told_in_the_servers_words(server: ModelServer) -> No
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("fault", "message"),
     [
-        ({"cut_after": 2}, "closed before the answer was complete"),
+        ({"cut_after": 2}, "closed before the response was complete"),
         ({"end_after": 2}, "ended without [DONE]"),
         ({"error_after": 2}, "EngineCore died."),
-        ({"end_after": 0}, "held no token"),
+        ({"end_after": 0}, "contained no token"),
     ],
 )
-async def test_a_broken_answer_is_a_failure_whatever_came_before(
-    server: ModelServer, harm: dict[str, int], said: str
+async def test_a_response_that_breaks_off_is_a_failure(
+    server: ModelServer, fault: dict[str, int], message: str
 ) -> None:
-    for name, value in harm.items():
+    for name, value in fault.items():
         setattr(server, name, value)
     result = await run_load(Target(server.url, "m"), prompts(3), Pace(2))
     assert len(result.failed) == 3
-    assert all(said in (sample.error or "") for sample in result.failed)
+    assert all(message in (sample.error or "") for sample in result.failed)
 
 
-async def test_nobody_listening_is_a_failure_of_every_request() -> None:
+async def test_without_a_listener_every_request_fails() -> None:
     result = await run_load(Target("http://127.0.0.1:1", "m"), prompts(3), Pace(1))
     assert len(result.failed) == 3
     assert "no connection to 127.0.0.1:1" in (result.samples[0].error or "")
 
 
-async def test_a_request_past_its_time_fails_and_the_others_go_on(server: ModelServer) -> None:
+async def test_a_request_that_times_out_does_not_stop_the_others(server: ModelServer) -> None:
     server.token_gap_s = 30
     result = await run_load(Target(server.url, "m"), prompts(2), Pace(1), timeout_s=0.05)
-    assert [sample.error for sample in result.samples] == ["no complete answer within 0.05 s"] * 2
+    assert [sample.error for sample in result.samples] == ["no complete response within 0.05 s"] * 2
 
 
-async def test_a_server_that_closes_after_every_answer_costs_no_request(server: ModelServer) -> None:
+async def test_a_server_that_closes_after_every_response_fails_no_request(server: ModelServer) -> None:
     server.close = True
     result = await run_load(Target(server.url, "m"), prompts(6), Pace(2))
     assert not result.failed
     assert len(server.connections) == 6
 
 
-async def test_an_idle_connection_that_was_closed_costs_no_request() -> None:
-    """The server closes each connection a moment after its first answer, as one whose keep-alive time is over."""
+async def test_a_closed_idle_connection_fails_no_request() -> None:
+    """The server closes each connection just after its first response, as when its keep-alive timeout ends."""
     answer = b'data: {"choices":[{"text":"x"}]}\n\ndata: [DONE]\n\n'
 
     async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}}")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(answer), answer))
         await writer.drain()
-        # The next request is on its way here when the connection goes.
+        # The next request is in transit when the connection closes.
         await reader.read(1)
         writer.transport.abort()
 
@@ -135,7 +135,7 @@ async def test_an_idle_connection_that_was_closed_costs_no_request() -> None:
 
 
 @pytest.mark.parametrize("reply", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"])
-async def test_what_is_no_http_is_a_failure(reply: bytes) -> None:
+async def test_a_reply_that_is_no_http_is_a_failure(reply: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(reply)
@@ -150,14 +150,13 @@ async def test_what_is_no_http_is_a_failure(reply: bytes) -> None:
     assert "not HTTP" in (result.samples[0].error or "")
 
 
-async def test_tokens_are_counted_by_event_where_the_server_counts_none(server: ModelServer) -> None:
+async def test_without_usage_tokens_are_counted_by_event(server: ModelServer) -> None:
     server.usage = False
     (sample,) = (await run_load(Target(server.url, "m"), prompts(1, 7), Pace(1))).samples
     assert (sample.output_tokens, sample.prompt_tokens) == (7, 3)
 
 
-async def test_a_conversation_goes_on_with_the_answers_in_it(server: ModelServer) -> None:
-    """Turn by turn, each with all that was said before."""
+async def test_each_turn_is_sent_with_all_previous_turns(server: ModelServer) -> None:
     turns = (Prompt("Hello.", 1, 2), Prompt(" And?", 1, 1), Prompt(" So?", 1, 1))
     result = await run_load(Target(server.url, "m"), Workload("talk", (turns,)), Pace(1))
     assert [body["prompt"] for body in server.bodies] == [
@@ -168,27 +167,26 @@ async def test_a_conversation_goes_on_with_the_answers_in_it(server: ModelServer
     assert [sample.error for sample in result.samples] == [None] * 3
 
 
-async def test_a_chat_goes_on_as_messages(server: ModelServer) -> None:
+async def test_a_chat_sends_previous_turns_as_messages(server: ModelServer) -> None:
     turns = (Prompt("Hello.", 1, 2), Prompt("And?", 1, 1))
     await run_load(Target(server.url, "m", api=Api.CHAT), Workload("talk", (turns,)), Pace(1))
     assert [message["content"][0]["text"] for message in server.bodies[1]["messages"]] == ["Hello.", " t0 t1", "And?"]
 
 
 async def test_a_conversation_ends_at_its_first_failure(server: ModelServer) -> None:
-    server.refuse = 500
+    server.reject_status = 500
     turns = (Prompt("Hello.", 1, 2), Prompt("And?", 1, 1))
     result = await run_load(Target(server.url, "m"), Workload("talk", (turns, turns)), Pace(1))
     assert len(result.samples) == len(server.bodies) == 2
 
 
-async def test_progress_is_told_after_every_request(server: ModelServer) -> None:
-    told: list[Progress] = []
-    await run_load(Target(server.url, "m"), prompts(3), Pace(1), on_progress=told.append)
-    assert told == [Progress(3, done, 0, 5 * done) for done in (1, 2, 3)]
+async def test_progress_is_reported_after_every_request(server: ModelServer) -> None:
+    reports: list[Progress] = []
+    await run_load(Target(server.url, "m"), prompts(3), Pace(1), on_progress=reports.append)
+    assert reports == [Progress(3, done, 0, 5 * done) for done in (1, 2, 3)]
 
 
-async def test_leaving_a_run_leaves_no_request_behind(server: ModelServer) -> None:
-    """Cancelled in mid-stream, the client hangs up."""
+async def test_cancelling_a_run_closes_its_requests(server: ModelServer) -> None:
     server.token_gap_s = 0.01
     run = asyncio.create_task(run_load(Target(server.url, "m"), prompts(4, 100_000), Pace(4)))
     await server.until_running(4)

@@ -1,4 +1,4 @@
-"""The requests are those that `vllm bench serve` sends."""
+"""The sent requests equal those of `vllm bench serve`."""
 
 import json
 from typing import Any
@@ -17,9 +17,10 @@ def parsed(request: bytes) -> tuple[str, dict[str, str], dict[str, Any]]:
     return line, dict(header.split(": ", 1) for header in headers), json.loads(body)
 
 
-def test_completions_are_as_recorded() -> None:
-    """Body by body, fields in the same order."""
-    requests = [each for each in recording("bench/requests-sent.json")["requests"] if each["path"] == "/v1/completions"]
+def test_completion_requests_equal_the_recorded_ones() -> None:
+    """Fields are in the same order."""
+    sent = recording("bench/requests-sent.json")["requests"]
+    requests = [request for request in sent if request["path"] == "/v1/completions"]
     assert len(requests) == 3
     for index, request in enumerate(requests):
         line, headers, body = parsed(request_bytes(TARGET, index, Prompt(request["body"]["prompt"], 20, 8)))
@@ -28,10 +29,10 @@ def test_completions_are_as_recorded() -> None:
         assert {"X-Request-ID", "Content-Type", "Content-Length", "Host", "Accept"} <= headers.keys()
 
 
-def test_chats_are_as_recorded() -> None:
-    """Body by body, fields in the same order."""
+def test_chat_requests_equal_the_recorded_ones() -> None:
+    """Fields are in the same order."""
     target = Target("http://gateway:8080", "/model/qwen", api=Api.CHAT)
-    requests = [each for each in recording("bench/requests-sent.json")["requests"] if "chat" in each["path"]]
+    requests = [request for request in recording("bench/requests-sent.json")["requests"] if "chat" in request["path"]]
     assert len(requests) == 2
     for index, request in enumerate(requests):
         text = request["body"]["messages"][0]["content"][0]["text"]
@@ -40,7 +41,7 @@ def test_chats_are_as_recorded() -> None:
         assert list(body.items()) == list(request["body"].items())
 
 
-def test_temperature_and_ignore_eos_are_sent_only_when_asked_for() -> None:
+def test_temperature_and_ignore_eos_are_sent_only_if_set() -> None:
     plain = parsed(request_bytes(TARGET, 0, Prompt("Hi", 1, 2), ignore_eos=False))[2]
     assert {"temperature", "ignore_eos"}.isdisjoint(plain)
     cold = parsed(request_bytes(Target("http://g", "m", temperature=0.0), 0, Prompt("Hi", 1, 2)))[2]
@@ -55,7 +56,7 @@ def test_later_turns_carry_the_conversation_so_far() -> None:
 
 
 @pytest.mark.parametrize("url", ["gateway:8080", "ftp://gateway", "http://", "http://gateway:99999"])
-def test_what_is_no_http_url_is_refused(url: str) -> None:
+def test_an_invalid_url_is_rejected(url: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 -- the port's message is Python's own
         _ = Target(url, "m").url
 

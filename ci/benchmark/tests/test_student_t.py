@@ -1,4 +1,4 @@
-"""Quantiles of Student's t against published values."""
+"""Quantiles of Student's t distribution against published values."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from benchmark.student_t import student_t_95
     ("degrees", "published"),
     [(1, 12.706), (4, 2.776), (15, 2.131), (16, 2.120), (19, 2.093), (39, 2.023), (1000, 1.962)],
 )
-def test_quantiles_are_the_published_ones(degrees: int, published: float) -> None:
+def test_quantiles_equal_the_published_ones(degrees: int, published: float) -> None:
     assert student_t_95(degrees) == pytest.approx(published, abs=0.001)
 
 

@@ -1,4 +1,4 @@
-"""The figures and how they are told: against recorded runs of `vllm bench serve`, and by hand."""
+"""Figures, summary and result file, checked against recorded runs of `vllm bench serve` and by hand."""
 
 import json
 from dataclasses import replace
@@ -43,7 +43,7 @@ def result(*samples: Sample, duration_s: float = 4.0) -> LoadResult:
 
 
 def recorded_summary(saved: dict[str, Any]) -> Summary:
-    """The summary that a recorded result file tells of."""
+    """The summary of a recorded result file."""
 
     def distribution(latency: str) -> Distribution:
         suffix = f"_{latency}_ms"
@@ -52,7 +52,7 @@ def recorded_summary(saved: dict[str, Any]) -> Summary:
             for key, value in saved.items()
             if key.endswith(suffix) and key[0] == "p"
         }
-        mean, median, std = (saved.get(f"{each}{suffix}", 0.0) for each in ("mean", "median", "std"))
+        mean, median, std = (saved.get(f"{name}{suffix}", 0.0) for name in ("mean", "median", "std"))
         return Distribution(mean, median, std, percentiles)
 
     return Summary(
@@ -79,8 +79,8 @@ def recorded_pace(saved: dict[str, Any]) -> Pace:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_printed_summary_is_the_recorded_one(name: str) -> None:
-    """Letter for letter, from the figures in the same run's file."""
+def test_the_printed_summary_equals_the_recorded_one(name: str) -> None:
+    """The figures are those of the recorded result file."""
     saved = recording(f"bench/{name}.json")["result"]
     text = (RECORDINGS / "bench" / f"{name}.stdout.txt").read_text()
     table = text[text.index("=====") :].strip()
@@ -111,8 +111,7 @@ def test_the_saved_file_has_the_recorded_keys_in_their_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_recorded_throughputs_are_counts_over_the_duration(name: str) -> None:
-    """The arithmetic of ours, on the recorded counts: as many requests as there were, of which the first has the
-    tokens."""
+    """The input has the recorded number of requests. The first one has all tokens."""
     saved = recording(f"bench/{name}.json")["result"]
     others = [replace(sample(0, 1), prompt_tokens=0, output_tokens=0)] * (saved["completed"] - 1)
     first = replace(sample(0, 1), prompt_tokens=saved["total_input_tokens"], output_tokens=saved["total_output_tokens"])
@@ -122,8 +121,8 @@ def test_recorded_throughputs_are_counts_over_the_duration(name: str) -> None:
     assert ours.total_token_throughput == saved["total_token_throughput"]
 
 
-def test_ttft_tpot_itl_and_latency_are_taken_between_events() -> None:
-    """A request of 3 tokens at 0.1, 0.2 and 0.4 s, and one whose first event brought two of its 3 tokens."""
+def test_ttft_tpot_itl_and_latency_are_measured_between_events() -> None:
+    """One request has 3 tokens at 0.1, 0.2 and 0.4 s. The first event of the other holds two of its 3 tokens."""
     summary = summarise(result(sample(0, 0.1, 0.2, 0.4), sample(1, 0.3, 0.5, output_tokens=3)), (50,))
     assert (summary.ttft.mean_ms, summary.ttft.median_ms, summary.ttft.std_ms) == pytest.approx((200, 200, 100))
     assert summary.ttft.percentiles_ms == pytest.approx({50: 200})
@@ -137,20 +136,20 @@ def test_a_request_of_one_token_has_no_tpot() -> None:
     assert summary.tpot.mean_ms == pytest.approx(200)
 
 
-def test_failed_requests_are_counted_and_nothing_more() -> None:
+def test_failed_requests_change_only_their_count() -> None:
     good = summarise(result(sample(0, 0.1, 0.2)))
     both = summarise(result(sample(0, 0.1, 0.2), sample(0, 9.0, error="reset")))
     assert both == replace(good, failed=1)
 
 
-def test_a_run_without_an_answer_has_zeros() -> None:
+def test_a_run_without_a_response_gives_zeros() -> None:
     summary = summarise(result(sample(0, error="refused")))
     assert (summary.completed, summary.failed, summary.request_throughput) == (0, 1, 0)
     assert summary.ttft.percentiles_ms == {50: 0, 90: 0, 99: 0}
 
 
-def test_peaks_are_of_whole_seconds_from_the_first_request() -> None:
-    """Two requests one after the other within a second are two in that second, as in vLLM's summary."""
+def test_peaks_count_in_whole_seconds_from_the_first_request() -> None:
+    """As in vLLM's summary, two consecutive requests within a second count as two concurrent ones."""
     summary = summarise(result(sample(5.0, 0.1, 0.2), sample(5.3, 0.1, 0.2, 0.3), sample(7.5, 0.1)))
     assert summary.max_output_tokens_per_s == 5
     assert summary.max_concurrent_requests == 2
@@ -161,12 +160,12 @@ def test_peaks_are_of_whole_seconds_from_the_first_request() -> None:
     [(Goals(ttft_ms=150), 1), (Goals(tpot_ms=150), 1), (Goals(e2el_ms=401), 2), (Goals(ttft_ms=150, tpot_ms=150), 0)],
 )
 def test_goodput_counts_requests_that_meet_every_goal(goals: Goals, good: int) -> None:
-    """TTFT 100 and 200 ms, TPOT 300 and 100 ms, both 400 ms in all."""
+    """The requests have TTFTs of 100 and 200 ms, TPOTs of 300 and 100 ms, and both end after 400 ms."""
     summary = summarise(result(sample(0, 0.1, 0.4), sample(0, 0.2, 0.3, 0.4), duration_s=2.0), goals=goals)
     assert summary.request_goodput == good / 2
 
 
-def test_details_are_lists_with_an_entry_for_each_request() -> None:
+def test_detailed_results_have_an_entry_for_each_request() -> None:
     run = result(sample(0, 0.1, 0.3), sample(1, error="reset"))
     description = RunDescription(datetime(2026, 1, 2, 3, 4, 5), "vllm", "/model/qwen", "t", 2, Pace(4))
     details = json.loads(json.dumps(result_json(description, run, summarise(run), detailed=True)))

@@ -12,7 +12,7 @@ from benchmark.compare.rounds import Comparison, Contender, Plan, compare
 from benchmark.compare.table import comparison_table, conclusions
 from benchmark.load.pace import Pace
 from benchmark.load.target import Target
-from benchmark.progress import shown_progress, told_of_comparison
+from benchmark.progress import comparison_progress, shown_progress
 from benchmark.replicas.watch import Replica
 from benchmark.report.plots import latency_figure, save_kv_usage, save_png
 from benchmark.tokens.tokenizer import Tokenizer, find_tokenizer
@@ -138,7 +138,7 @@ async def _compare(
         f"{plan.rounds} rounds, both ports in turn: {plan.workload(0).name}, {load.concurrency} requests at a time."
     )
     with shown_progress(console) as show_progress:
-        comparison = await compare(plan, told_of_comparison(show_progress))
+        comparison = await compare(plan, comparison_progress(show_progress))
     console.print(comparison_table(comparison))
     for sentence in conclusions(comparison):
         console.print(sentence)

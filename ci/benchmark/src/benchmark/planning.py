@@ -1,4 +1,4 @@
-"""From what was typed to what is run."""
+"""Builds targets and comparison plans from settings."""
 
 import secrets
 from functools import partial
@@ -13,11 +13,11 @@ from benchmark.tokens.tokenizer import Tokenizer, find_tokenizer
 
 
 class CannotRun(Exception):
-    """The command cannot begin; the message is for people."""
+    """The command cannot start. The message is printed to the user."""
 
 
 async def target_of(load: LoadSettings, base_url: str, request_id_prefix: str | None) -> Target:
-    """Asks the server for its model where none is named. Raises CannotRun."""
+    """The target of a run. If no model is configured, the server is asked for its first. Raises CannotRun."""
     target = Target(
         base_url=base_url,
         model=load.served_model_name or load.model or await _first_model(base_url),
@@ -36,12 +36,14 @@ async def target_of(load: LoadSettings, base_url: str, request_id_prefix: str | 
 
 
 def tokenizer_of(load: LoadSettings, target: Target) -> Tokenizer:
-    """Raises NoSuchTokenizer."""
+    """The tokenizer for prompts to `target`. Raises NoSuchTokenizer."""
     return find_tokenizer(load.model or target.model, load.tokenizer)
 
 
 async def plan_of(settings: CompareSettings) -> tuple[Plan, Tokenizer]:
-    """And whose tokens the prompts are made of. Raises CannotRun, NoSuchTokenizer."""
+    """The plan of a comparison, and the tokenizer of its prompts: that of the first target's model.
+
+    Raises CannotRun, NoSuchTokenizer."""
     load = settings.load
     contenders = [Contender(name, await target_of(load, url, f"bench-{name}-")) for name, url in settings.targets]
     tokenizer = tokenizer_of(load, contenders[0].target)
@@ -65,4 +67,4 @@ async def _first_model(base_url: str) -> str:
         async with aiohttp.ClientSession() as session, session.get(url, raise_for_status=True) as answer:
             return str((await answer.json())["data"][0]["id"])
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        raise CannotRun(f"no --model given, and {url} does not tell one: {error}") from None
+        raise CannotRun(f"no --model given, and {url} does not list one: {error}") from None

@@ -1,4 +1,4 @@
-"""Showing how far a run is: a bar on a terminal, now and then a line elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, a line from time to time elsewhere."""
 
 import contextlib
 import time
@@ -9,15 +9,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmark.compare.rounds import CompareProgress
 
-Told = Callable[[str, int, int, int], None]
-"""Called with what is running, requests done, their total, and how many of them failed."""
+ReportProgress = Callable[[str, int, int, int], None]
+"""Called with the name of the run, requests done, requests in all, and failed requests."""
 
 _LINE_INTERVAL_S = 30.0
+"""Judgement: a log of an hour stays readable."""
 
 
 @contextlib.contextmanager
-def shown_progress(console: Console, shown: bool = True) -> Generator[Told]:
-    """A function to call after each request, however often."""
+def shown_progress(console: Console, shown: bool = True) -> Generator[ReportProgress]:
+    """Yields a function to call after each request. It limits its own output."""
     if not shown:
         yield _nothing
     elif console.is_terminal:
@@ -27,12 +28,12 @@ def shown_progress(console: Console, shown: bool = True) -> Generator[Told]:
         yield _Lines(console)
 
 
-def told_of_comparison(told: Told) -> Callable[[CompareProgress], None]:
-    """What `compare` calls, telling `told`."""
+def comparison_progress(report: ReportProgress) -> Callable[[CompareProgress], None]:
+    """Adapts `report` to the progress of `compare`."""
 
     def on_progress(progress: CompareProgress) -> None:
         what = f"round {progress.round_number} of {progress.rounds}, {progress.contender}"
-        told(what, progress.leg.done, progress.leg.total, progress.leg.failed)
+        report(what, progress.run.done, progress.run.total, progress.run.failed)
 
     return on_progress
 
@@ -42,7 +43,7 @@ def _nothing(what: str, done: int, total: int, failed: int) -> None:
 
 
 @contextlib.contextmanager
-def _bar(console: Console) -> Generator[Told]:
+def _bar(console: Console) -> Generator[ReportProgress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -52,18 +53,18 @@ def _bar(console: Console) -> Generator[Told]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        # Nobody has said yet of how many; the first answer may take a while.
+        # The total is unknown until the first response, which may take a while.
         task = progress.add_task("waiting for the first answer", total=None)
 
-        def told(what: str, done: int, total: int, failed: int) -> None:
+        def report(what: str, done: int, total: int, failed: int) -> None:
             description = f"{what}, {failed} failed" if failed else what
             progress.update(task, description=description, completed=done, total=total)
 
-        yield told
+        yield report
 
 
 class _Lines:
-    """A line every half minute, and one at the end of each thing that runs."""
+    """Prints a line every `_LINE_INTERVAL_S`, and one at the end of each run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

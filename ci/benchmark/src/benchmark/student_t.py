@@ -1,4 +1,4 @@
-"""Quantiles of Student's t, for 95 % intervals of means of few values."""
+"""Quantiles of Student's t distribution, for 95 % intervals of means of few values."""
 
 _TABLE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """Two-sided 95 % quantiles for 1, 2, ... degrees of freedom."""
@@ -7,9 +7,9 @@ _NORMAL = 1.959964
 
 
 def student_t_95(degrees: int) -> float:
-    """The two-sided 95 % quantile for `degrees` of freedom, at least one, to 0.001.
+    """The two-sided 95 % quantile for `degrees` of freedom (1 or more), exact to 0.001.
 
-    Beyond the table by the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5)."""
+    Beyond the table: the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5)."""
     if degrees <= len(_TABLE):
         return _TABLE[degrees - 1]
     z = _NORMAL

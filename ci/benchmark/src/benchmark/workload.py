@@ -1,4 +1,4 @@
-"""What is sent: prompts of known length, alone or as the turns of a conversation."""
+"""Workloads: prompts of known length, single or as the turns of a conversation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,32 +6,32 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request to be."""
+    """The prompt of one request."""
 
     text: str
-    """Of a turn that is not the first: what the user adds to the conversation so far."""
+    """In a turn after the first: what the user adds to the conversation."""
     tokens: int
-    """Of `text`, by the client's tokenizer."""
+    """Length of `text` by the client's tokenizer."""
     output_tokens: int
-    """How many tokens to ask for."""
+    """Tokens to request as output."""
 
 
 Conversation = Sequence[Prompt]
-"""Turns, each sent when the one before has been answered. Most conversations have one."""
+"""Turns. Each is sent after the response to the previous one. Most conversations have one turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Conversations in the order in which they begin."""
+    """Conversations in the order in which they start."""
 
     name: str
-    """For people: the data set and its settings."""
+    """The data set and its settings, as printed."""
     conversations: tuple[Conversation, ...]
     ignore_eos: bool = True
-    """Whether the server shall generate as many tokens as asked for, whatever the model says."""
+    """Whether the server generates all requested tokens even after the model's end-of-sequence token."""
 
     def __len__(self) -> int:
-        """Requests, every turn counted."""
+        """Number of requests; every turn counts."""
         return sum(len(turns) for turns in self.conversations)
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -39,8 +39,10 @@ class Workload:
             yield from turns
 
     def salted(self, salt: str) -> "Workload":
-        """The same with a line of its own before every conversation: what shares a prefix within this workload still
-        does, and nothing is shared with what was sent before, so that a server's prefix cache begins empty."""
+        """The same workload with the line `salt` before every conversation.
+
+        Prompts that share a prefix still share it. No prefix is shared with earlier requests, so the workload meets
+        an empty prefix cache."""
         return replace(
             self,
             conversations=tuple(

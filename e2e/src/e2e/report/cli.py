@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import msgspec
 import uvloop
-from benchmark.compare.aims import judge_aims
 from benchmark.compare.record import record_of, save_record
 from benchmark.compare.rounds import compare
 from benchmark.compare.table import comparison_table, conclusions
+from benchmark.compare.thresholds import judge_thresholds
 from benchmark.planning import plan_of
-from benchmark.progress import shown_progress, told_of_comparison
+from benchmark.progress import comparison_progress, shown_progress
 from benchmark.report.page import Chapter, save_report
 from benchmark.report.plots import kv_usage_figure, latency_figure, save_png, throughput_figure
 from benchmark.settings.commands import CompareSettings, read_compare
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped.")
         sys.exit(130)
-    bad = [chapter for chapter in chapters if chapter.comparison.failed or any(aim.missed for aim in chapter.aims)]
+    bad = [chapter for chapter in chapters if chapter.comparison.failed or any(threshold.missed for threshold in chapter.thresholds)]
     sys.exit(1 if bad else 0)
 
 
@@ -96,16 +96,16 @@ def _chosen(settings: ReportSettings, loads: Settings) -> Settings:
 async def _compare(load: Load, given: CompareSettings, console: Console) -> Chapter:
     plan, _ = await plan_of(given)
     with shown_progress(console) as show_progress:
-        comparison = await compare(plan, told_of_comparison(show_progress))
-    aims = list(judge_aims(comparison, given.aims))
+        comparison = await compare(plan, comparison_progress(show_progress))
+    thresholds = list(judge_thresholds(comparison, given.thresholds))
     console.print(comparison_table(comparison))
-    for sentence in (*conclusions(comparison), *(f"{aim.sentence}." for aim in aims)):
+    for sentence in (*conclusions(comparison), *(f"{threshold.sentence}." for threshold in thresholds)):
         console.print(sentence)
     return Chapter(
         comparison,
         record_of(comparison, datetime.now()),
-        given.told,
-        aims=aims,
+        given.shown_flags,
+        thresholds=aims,
         title=load.title,
         about=load.about,
     )

@@ -1,4 +1,4 @@
-"""A comparison as it is kept: a JSON object, and a line of a history file."""
+"""The stored form of a comparison: a JSON file, and a line of a history file."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from benchmark.compare.verdict import FAILED_REQUESTS, FIGURES, Better, judge
 
 
 class BadHistory(Exception):
-    """A file, or a line of it, that is no record; the message names it."""
+    """A file, or a line of it, is no record. The message names the file and the line."""
 
 
 class FigureRecord(msgspec.Struct, frozen=True):
@@ -22,12 +22,12 @@ class FigureRecord(msgspec.Struct, frozen=True):
     unit: str
     better: Better
     rounds: tuple[float, ...]
-    """Its values, round by round."""
+    """The value of each round."""
     mean: float
 
 
 class ContenderRecord(msgspec.Struct, frozen=True):
-    """What one target did. Figures that it does not have are left out."""
+    """The figures of one target. Figures that it does not have are absent."""
 
     name: str
     url: str
@@ -35,7 +35,7 @@ class ContenderRecord(msgspec.Struct, frozen=True):
 
 
 class RatioRecord(msgspec.Struct, frozen=True):
-    """A contender's figure over the first contender's. None where there is no ratio or no interval."""
+    """A contender's figure divided by the first contender's. None means that there is no ratio or no interval."""
 
     contender: str
     figure: str
@@ -46,29 +46,29 @@ class RatioRecord(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One comparison. A field that is added has a default: the histories that there are have lines without it."""
+    """One comparison. A new field needs a default, because the lines of existing histories lack it."""
 
     date: datetime
     load: str
-    """What was sent, and how fast. Records are comparable when this and the contenders' names are equal."""
+    """The workload and the pace. Records are comparable if this and the contenders' names are equal."""
     failed_requests: int
     contenders: tuple[ContenderRecord, ...]
     ratios: tuple[RatioRecord, ...]
     failed: bool = False
-    """Whether the requests that failed are more than a comparison bears."""
+    """Whether more requests failed than `Comparison.failed` tolerates."""
     regressions: tuple[str, ...] = ()
-    """What was worse than in the good runs before; a sentence each."""
+    """A sentence for each figure that is worse than in earlier good runs."""
     missed: tuple[str, ...] = ()
-    """Aims; a sentence each."""
+    """A sentence for each missed threshold."""
 
     @property
     def good(self) -> bool:
-        """Whether later runs may be measured by it."""
+        """Whether later runs may use this one as a baseline."""
         return not self.failed and not self.regressions
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why it is a failure where regressions are one; a sentence each."""
+        """A sentence for each reason to fail, regressions included."""
         failures = [
             f"{sum(figure.rounds):g} requests of {contender.name} failed"
             for contender in self.contenders
@@ -85,7 +85,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def record_of(comparison: Comparison, date: datetime) -> Record:
-    """Without regressions: those are known once there is a history to look at."""
+    """The record of a comparison, without regressions and missed thresholds, which are judged later."""
     contenders = comparison.plan.contenders
     return Record(
         date=date,
@@ -112,7 +112,7 @@ def record_of(comparison: Comparison, date: datetime) -> Record:
 
 
 def described_load(comparison: Comparison) -> str:
-    """The workload and the pace, for people and for telling comparable runs."""
+    """The workload and the pace as text. Equal texts identify comparable runs."""
     pace = comparison.plan.pace
     parts = [comparison.rounds[0][0].result.workload.name]
     if not math.isinf(pace.request_rate):
@@ -123,13 +123,13 @@ def described_load(comparison: Comparison) -> str:
 
 
 def save_record(path: Path, record: Record) -> None:
-    """Write the JSON file, its folder too. Raises OSError."""
+    """Writes the JSON file and creates its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
 def read_record(path: Path) -> Record:
-    """What `save_record` has written. Raises BadHistory, OSError."""
+    """Reads what `save_record` wrote. Raises BadHistory, OSError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -137,7 +137,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_history(path: Path) -> tuple[Record, ...]:
-    """The records of a history file, oldest first; none if there is no file yet. Raises BadHistory, OSError."""
+    """Reads a history file, oldest record first; empty if the file does not exist. Raises BadHistory, OSError."""
     if not path.exists():
         return ()
     records: list[Record] = []
@@ -150,7 +150,7 @@ def read_history(path: Path) -> tuple[Record, ...]:
 
 
 def add_to_history(path: Path, record: Record) -> None:
-    """Append a line, making the file and its folder. Raises OSError."""
+    """Appends a line; creates the file and its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(msgspec.json.encode(record) + b"\n")
@@ -159,7 +159,7 @@ def add_to_history(path: Path, record: Record) -> None:
 def _figures(comparison: Comparison, contender: int) -> tuple[FigureRecord, ...]:
     records: list[FigureRecord] = []
     for figure in FIGURES:
-        values: Sequence[float] = [figure.of(leg) for leg in comparison.legs_of(contender)]
+        values: Sequence[float] = [figure.of(run) for run in comparison.runs_of(contender)]
         if not any(math.isnan(value) for value in values):
             records.append(
                 FigureRecord(figure.name, figure.unit, figure.better, tuple(values), sum(values) / len(values))

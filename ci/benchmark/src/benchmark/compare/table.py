@@ -1,4 +1,4 @@
-"""The comparison for a terminal."""
+"""Formats a comparison for a terminal."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ _STYLES = {Conclusion.BETTER: "green", Conclusion.WORSE: "red"}
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Figures down, contenders across, and for each contender after the first its ratio to the first."""
+    """A table with a row for each figure and a column for each contender. Contenders after the first also get their
+    ratio to the first."""
     first, *others = comparison.plan.contenders
     table = Table(
         title=f"Means over {len(comparison.rounds)} rounds of {_each_round(comparison)}", title_justify="left"
@@ -26,25 +27,25 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_column("95 % interval", justify="right")
         table.add_column("")
     for row in judge(comparison):
-        cells: list[str | Text] = [figure_name(row.figure), told(row.means[0], row.figure)]
+        cells: list[str | Text] = [figure_name(row.figure), format_value(row.means[0], row.figure)]
         for mean, ratio in zip(row.means[1:], row.ratios, strict=True):
-            cells += [told(mean, row.figure), *ratio_cells(ratio)]
+            cells += [format_value(mean, row.figure), *ratio_cells(ratio)]
             cells.append(Text(ratio.conclusion, style=_STYLES.get(ratio.conclusion, "dim")))
         table.add_row(*cells)
     return table
 
 
-def told(value: float, figure: Figure) -> str:
-    """A figure's value, without its unit; a dash for none."""
+def format_value(value: float, figure: Figure) -> str:
+    """A figure's value without its unit; `-` for NaN."""
     if math.isnan(value):
         return "-"
-    # Three digits are what the noise leaves.
+    # Noise leaves about three significant digits.
     decimals = 0 if (figure.whole and value.is_integer()) or value >= 1000 else 1 if value >= 10 else 2
     return f"{value:,.{decimals}f}"
 
 
 def ratio_cells(ratio: Ratio) -> tuple[str, str]:
-    """The mean and the interval."""
+    """The mean and the interval, as text; `-` for NaN."""
     return (
         "-" if math.isnan(ratio.mean) else f"{ratio.mean:.3f}",
         "-" if math.isnan(ratio.low) else f"{ratio.low:.3f}-{ratio.high:.3f}",
@@ -52,31 +53,32 @@ def ratio_cells(ratio: Ratio) -> tuple[str, str]:
 
 
 def conclusions(comparison: Comparison) -> Iterator[str]:
-    """What may be concluded, a sentence each."""
+    """The conclusions, a sentence each."""
     failed = [
         f"{count} of {contender.name}"
         for index, contender in enumerate(comparison.plan.contenders)
         if (count := comparison.failed_of(index))
     ]
     if failed:
-        yield f"Requests failed: {', '.join(failed)}; all figures are of those that did not."
+        yield f"Requests failed: {', '.join(failed)}; all figures are of the successful ones."
     first, *others = comparison.plan.contenders
     rows = judge(comparison)
     for index, contender in enumerate(others):
         by_conclusion = {
-            wanted: [row.figure.name for row in rows if row.ratios[index].conclusion is wanted] for wanted in Conclusion
+            conclusion: [row.figure.name for row in rows if row.ratios[index].conclusion is conclusion]
+            for conclusion in Conclusion
         }
-        for wanted in (Conclusion.BETTER, Conclusion.WORSE):
-            if names := by_conclusion[wanted]:
-                yield f"{contender.name} is {wanted} than {first.name} in: {', '.join(names)}."
+        for conclusion in (Conclusion.BETTER, Conclusion.WORSE):
+            if names := by_conclusion[conclusion]:
+                yield f"{contender.name} is {conclusion} than {first.name} in: {', '.join(names)}."
         if names := by_conclusion[Conclusion.WITHIN_NOISE]:
             yield f"No conclusion, the noise between rounds is larger than the difference: {', '.join(names)}."
         if by_conclusion[Conclusion.TOO_FEW_ROUNDS]:
-            yield "No conclusion from one round; --rounds 4 or more shows what is noise."
+            yield "No conclusion from one round; --rounds 4 or more shows the noise."
 
 
 def figure_name(figure: Figure) -> str:
-    """With its unit."""
+    """The name with its unit."""
     return f"{figure.name} ({figure.unit})" if figure.unit else figure.name
 
 

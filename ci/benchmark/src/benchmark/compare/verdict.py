@@ -1,4 +1,4 @@
-"""Whether two contenders differ by more than the rounds do among themselves."""
+"""Judges whether two contenders differ by more than the noise between rounds."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, stdev
 
-from benchmark.compare.rounds import Comparison, Leg
+from benchmark.compare.rounds import Comparison, Run
 from benchmark.student_t import student_t_95
 
 
 class Better(StrEnum):
-    """Which direction of a figure is the good one."""
+    """The direction in which a figure improves."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -19,52 +19,52 @@ class Better(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number that each leg has."""
+    """A number computed from each run."""
 
     name: str
     unit: str
     better: Better
-    of: Callable[[Leg], float]
-    """NaN where a leg does not have it."""
+    of: Callable[[Run], float]
+    """The value; NaN if a run does not have it."""
     whole: bool = False
-    """Whether it counts things."""
+    """Whether the figure is a count."""
 
 
 FAILED_REQUESTS = "Failed requests"
 FIGURES = (
-    Figure("Request throughput", "req/s", Better.HIGHER, lambda leg: leg.summary.request_throughput),
-    Figure("Output throughput", "tok/s", Better.HIGHER, lambda leg: leg.summary.output_throughput),
-    Figure("TTFT p50", "ms", Better.LOWER, lambda leg: leg.summary.ttft.percentiles_ms[50.0]),
-    Figure("TTFT p90", "ms", Better.LOWER, lambda leg: leg.summary.ttft.percentiles_ms[90.0]),
-    Figure("TTFT p99", "ms", Better.LOWER, lambda leg: leg.summary.ttft.percentiles_ms[99.0]),
-    Figure("TPOT p50", "ms", Better.LOWER, lambda leg: leg.summary.tpot.percentiles_ms[50.0]),
-    Figure("TPOT p90", "ms", Better.LOWER, lambda leg: leg.summary.tpot.percentiles_ms[90.0]),
-    Figure("TPOT p99", "ms", Better.LOWER, lambda leg: leg.summary.tpot.percentiles_ms[99.0]),
-    Figure("KV cache spread (std)", "%", Better.LOWER, lambda leg: 100 * leg.kv_spread.deviation),
-    Figure("KV cache spread (max-min)", "%", Better.LOWER, lambda leg: 100 * leg.kv_spread.gap),
-    Figure("Prefix cache hits", "%", Better.HIGHER, lambda leg: 100 * leg.prefix_hit_rate),
-    Figure(FAILED_REQUESTS, "", Better.LOWER, lambda leg: float(leg.summary.failed), whole=True),
+    Figure("Request throughput", "req/s", Better.HIGHER, lambda run: run.summary.request_throughput),
+    Figure("Output throughput", "tok/s", Better.HIGHER, lambda run: run.summary.output_throughput),
+    Figure("TTFT p50", "ms", Better.LOWER, lambda run: run.summary.ttft.percentiles_ms[50.0]),
+    Figure("TTFT p90", "ms", Better.LOWER, lambda run: run.summary.ttft.percentiles_ms[90.0]),
+    Figure("TTFT p99", "ms", Better.LOWER, lambda run: run.summary.ttft.percentiles_ms[99.0]),
+    Figure("TPOT p50", "ms", Better.LOWER, lambda run: run.summary.tpot.percentiles_ms[50.0]),
+    Figure("TPOT p90", "ms", Better.LOWER, lambda run: run.summary.tpot.percentiles_ms[90.0]),
+    Figure("TPOT p99", "ms", Better.LOWER, lambda run: run.summary.tpot.percentiles_ms[99.0]),
+    Figure("KV cache spread (std)", "%", Better.LOWER, lambda run: 100 * run.kv_spread.deviation),
+    Figure("KV cache spread (max-min)", "%", Better.LOWER, lambda run: 100 * run.kv_spread.gap),
+    Figure("Prefix cache hits", "%", Better.HIGHER, lambda run: 100 * run.prefix_hit_rate),
+    Figure(FAILED_REQUESTS, "", Better.LOWER, lambda run: float(run.summary.failed), whole=True),
 )
 FIGURES_BY_NAME = {figure.name: figure for figure in FIGURES}
 
 
 class Conclusion(StrEnum):
-    """What may be said of a figure."""
+    """The conclusion about a figure."""
 
     BETTER = "better"
     WORSE = "worse"
     WITHIN_NOISE = "within noise"
-    """The interval holds 1: the rounds differ among themselves by more than the contenders do."""
+    """The interval contains 1: the rounds differ by more than the contenders do."""
     TOO_FEW_ROUNDS = "too few rounds"
-    """One round shows no noise, so it shows no difference."""
+    """One round does not show the noise, so no difference can be concluded."""
     NO_RATIO = ""
     """A figure is 0 or absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A contender's figure over the first contender's: the geometric mean of the rounds' ratios, and its 95 % interval.
-    NaN where there is none."""
+    """A contender's figure divided by the first contender's: the geometric mean of the rounds' ratios, and its 95 %
+    interval (Student's t, of the logarithms). NaN means that there is none."""
 
     mean: float
     low: float
@@ -73,7 +73,8 @@ class Ratio:
 
 
 def ratio_of(base: Sequence[float], other: Sequence[float], better: Better) -> Ratio:
-    """Judge a figure, round by round. The ratio of a round is free of what its seed and its hour did to both."""
+    """Judges a figure from its values in each round. The ratio within a round cancels effects of the seed and of the
+    time of day, which change both values."""
     none = Ratio(math.nan, math.nan, math.nan, Conclusion.NO_RATIO)
     if not base or any(not value > 0 for value in (*base, *other)):
         return none
@@ -95,19 +96,20 @@ class Row:
 
     figure: Figure
     means: tuple[float, ...]
-    """Over the rounds, in the order of the contenders; NaN for one that has none."""
+    """Means over the rounds, in the order of the contenders; NaN if a contender does not have the figure."""
     ratios: tuple[Ratio, ...]
-    """Of the contenders after the first."""
+    """Ratios of the contenders after the first."""
 
 
 def judge(comparison: Comparison) -> tuple[Row, ...]:
-    """A row for each figure that any contender has."""
+    """A row for each figure that at least one contender has."""
     rows: list[Row] = []
     for figure in FIGURES:
         values = [
-            [figure.of(leg) for leg in comparison.legs_of(index)] for index in range(len(comparison.plan.contenders))
+            [figure.of(run) for run in comparison.runs_of(index)] for index in range(len(comparison.plan.contenders))
         ]
-        means = tuple(fmean(each) for each in values)
+        means = tuple(map(fmean, values))
         if not all(math.isnan(mean) for mean in means):
-            rows.append(Row(figure, means, tuple(ratio_of(values[0], each, figure.better) for each in values[1:])))
+            base, *others = values
+            rows.append(Row(figure, means, tuple(ratio_of(base, other, figure.better) for other in others)))
     return tuple(rows)

@@ -1,1 +1,1 @@
-"""Where workloads come from."""
+"""Data sets: each makes a `Workload`."""

@@ -1,4 +1,4 @@
-"""Data sets in files: conversations in ShareGPT's shape, and questions, with or without answers."""
+"""Data sets in files: conversations in ShareGPT's format, and questions with or without answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ from benchmark.workload import Conversation, Prompt, Workload
 _T = TypeVar("_T")
 
 MIN_TOKENS = 4
-"""vLLM's client passes over questions and answers that are shorter: they measure overhead."""
+"""vLLM's client skips shorter questions and answers, because they measure overhead."""
 MAX_PROMPT_TOKENS = 1024
 MAX_TOTAL_TOKENS = 2048
-"""vLLM's bounds for ShareGPT, so that its figures stay comparable with published ones."""
+"""The limits of vLLM's client for ShareGPT. They keep results comparable with published ones."""
 
 
 class BadDataset(Exception):
-    """A file that cannot be used; the message names it, the place, what was found and what is allowed."""
+    """A file cannot be used. The message names the file, the line, what was found and what is allowed."""
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _ShareGptMessage(msgspec.Struct, frozen=True):
     value: str
 
 
 class _ShareGptEntry(msgspec.Struct, frozen=True):
-    conversations: list[_Said] = []
+    conversations: list[_ShareGptMessage] = []
 
 
 class _Question(msgspec.Struct, frozen=True):
-    """One of `prompt` and `question` is needed. Further fields are passed over."""
+    """One of `prompt` and `question` is required. Other fields are ignored."""
 
     prompt: str | None = None
     question: str | None = None
@@ -43,33 +43,36 @@ class _Question(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class FileDataset:
-    """What the flags say of a file."""
+    """The settings of a data set in a file."""
 
     path: Path
     prompts: int
-    """Requests in all. A smaller file is repeated."""
+    """Number of requests. A smaller file is repeated."""
     output_tokens: int | None = None
-    """For every request; None: as many as the answer in the file has."""
+    """Output tokens of every request; None: the length of the answer in the file."""
     turns: int = 1
-    """Of a conversation, at most; shorter ones are played as far as they go."""
+    """Maximum number of turns of a conversation. Shorter conversations are used in full."""
     ignore_eos: bool = False
 
 
 def sharegpt_workload(settings: FileDataset, tokenizer: Tokenizer, seed: int) -> Workload:
-    """A JSON list of `{"conversations": [{"from": ..., "value": ...}, ...]}`, the user first. The order depends on the
-    seed. Raises BadDataset, OSError."""
+    """Reads a JSON list of `{"conversations": [{"from": ..., "value": ...}, ...]}`, where the user is first.
+
+    The order depends on the seed. Raises BadDataset, OSError."""
     try:
         entries = msgspec.json.decode(settings.path.read_bytes(), type=list[_ShareGptEntry])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadDataset(
             f'{settings.path}: {error}; allowed is a list of {{"conversations": [{{"from": ..., "value": ...}}, ...]}}'
         ) from None
-    return _sampled(settings, "sharegpt", entries, lambda entry: _played(entry, settings, tokenizer), seed)
+    return _sampled(settings, "sharegpt", entries, lambda entry: _conversation(entry, settings, tokenizer), seed)
 
 
 def custom_workload(settings: FileDataset, tokenizer: Tokenizer, seed: int) -> Workload:
-    """A JSON object a line: `prompt` or `question`, and `output_tokens` or `answer` (for its length) where they are
-    known; `settings.output_tokens` goes before both. The order depends on the seed. Raises BadDataset, OSError."""
+    """Reads a JSON object from each line: `prompt` or `question`, and optionally `output_tokens` or `answer`.
+
+    The output length is `settings.output_tokens`, else `output_tokens`, else the length of `answer`, else
+    `DEFAULT_OUTPUT_TOKENS`. The order depends on the seed. Raises BadDataset, OSError."""
     questions: list[_Question] = []
     for number, line in enumerate(settings.path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -81,14 +84,14 @@ def custom_workload(settings: FileDataset, tokenizer: Tokenizer, seed: int) -> W
                 f'{settings.path}, line {number}: {error}; allowed is {{"prompt": TEXT}} or {{"question": TEXT}}, with '
                 '"answer": TEXT or "output_tokens": NUMBER'
             ) from None
-    return _sampled(settings, "custom", questions, lambda question: _asked(question, settings, tokenizer), seed)
+    return _sampled(settings, "custom", questions, lambda question: _single_turn(question, settings, tokenizer), seed)
 
 
 DEFAULT_OUTPUT_TOKENS = 256
-"""Where a line tells none: vLLM's default for its `custom` data set."""
+"""Output length if a line has none: vLLM's default for its `custom` data set."""
 
 
-def _asked(question: _Question, settings: FileDataset, tokenizer: Tokenizer) -> Conversation:
+def _single_turn(question: _Question, settings: FileDataset, tokenizer: Tokenizer) -> Conversation:
     text = question.prompt or question.question
     if not text:
         return ()
@@ -98,12 +101,12 @@ def _asked(question: _Question, settings: FileDataset, tokenizer: Tokenizer) -> 
     return (Prompt(text, tokenizer.count(text), output_tokens),)
 
 
-def _played(entry: _ShareGptEntry, settings: FileDataset, tokenizer: Tokenizer) -> Conversation:
-    """Questions with the length of the answers to them, as far as vLLM's bounds go."""
+def _conversation(entry: _ShareGptEntry, settings: FileDataset, tokenizer: Tokenizer) -> Conversation:
+    """The questions of an entry with the lengths of their answers, up to the first that exceeds vLLM's limits."""
     turns: list[Prompt] = []
-    said = [each.value for each in entry.conversations]
+    texts = [message.value for message in entry.conversations]
     so_far = 0
-    for question, answer in list(zip(said[::2], said[1::2], strict=False))[: settings.turns]:
+    for question, answer in list(zip(texts[::2], texts[1::2], strict=False))[: settings.turns]:
         tokens = tokenizer.count(question)
         output_tokens = settings.output_tokens or tokenizer.count(answer)
         too_short = tokens < MIN_TOKENS or (settings.output_tokens is None and output_tokens < MIN_TOKENS)
@@ -115,29 +118,31 @@ def _played(entry: _ShareGptEntry, settings: FileDataset, tokenizer: Tokenizer) 
 
 
 def _sampled(
-    settings: FileDataset, name: str, entries: Sequence[_T], made: Callable[[_T], Conversation], seed: int
+    settings: FileDataset, name: str, entries: Sequence[_T], convert: Callable[[_T], Conversation], seed: int
 ) -> Workload:
-    """Conversations out of the entries, in an order of the seed, until there are requests enough."""
+    """Converts entries in an order that depends on the seed, until there are `settings.prompts` requests.
+
+    An entry whose conversation is empty is skipped. Raises BadDataset if all are empty."""
     chosen: list[Conversation] = []
     missing = settings.prompts
     order: list[int] = np.random.default_rng(seed).permutation(len(entries)).tolist()
     for index in order:
         if not missing:
             break
-        turns = made(entries[index])[:missing]
+        turns = convert(entries[index])[:missing]
         if turns:
             chosen.append(turns)
             missing -= len(turns)
     if not chosen:
         raise BadDataset(f"{settings.path}: no usable entry among {len(entries)}")
-    told = ", repeated" if missing else ""
+    repeated = ", repeated" if missing else ""
     usable = len(chosen)
     while missing:
         again = chosen[len(chosen) % usable][:missing]
         chosen.append(again)
         missing -= len(again)
     return Workload(
-        f"{name}: {settings.prompts} requests of {settings.path.name}{told}",
+        f"{name}: {settings.prompts} requests of {settings.path.name}{repeated}",
         tuple(chosen),
         ignore_eos=settings.ignore_eos,
     )

@@ -1,4 +1,4 @@
-"""The data set `multi_turn`: conversations of random words, every turn sent with all that was said before."""
+"""The data set `multi_turn`: conversations of random words. Every turn is sent with all previous turns."""
 
 from dataclasses import dataclass, replace
 
@@ -11,19 +11,22 @@ from benchmark.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class MultiTurn:
-    """Lengths are those of a turn; the prefix, shared by all, opens a conversation as a system message would."""
+    """The settings of `multi_turn`.
+
+    The shared prefix opens every conversation, as a system message does."""
 
     lengths: RandomLengths
-    """`prompts` are requests in all, so that a conversation's turns are among them."""
+    """Lengths of a turn. `prompts` counts requests, so all turns of a conversation."""
     turns: int = 4
 
 
 def multi_turn_workload(settings: MultiTurn, tokenizer: Tokenizer, seed: int) -> Workload:
-    """As many whole conversations as `prompts` allows, at least one. Equal arguments make equal workloads."""
+    """A workload of as many whole conversations as `prompts` allows, at least one. Equal arguments give equal
+    workloads."""
     conversations = max(1, settings.lengths.prompts // settings.turns)
     openings = random_workload(replace(settings.lengths, prompts=conversations), tokenizer, seed)
     later = replace(settings.lengths, prompts=conversations * (settings.turns - 1), prefix_tokens=0)
-    # A stream of numbers of its own, so that the openings do not depend on the number of turns.
+    # A separate random stream: the openings do not depend on the number of turns.
     turns = list(random_workload(later, tokenizer, int(np.random.default_rng([seed, 1]).integers(1 << 32))))
     return Workload(
         f"multi_turn: {conversations} conversations of {settings.turns} turns of {described_lengths(settings.lengths)}",

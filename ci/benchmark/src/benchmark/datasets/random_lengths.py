@@ -1,4 +1,4 @@
-"""The data set `random`: prompts of random words and random length behind one shared prefix."""
+"""The data set `random`: prompts of random words and random lengths after one shared prefix."""
 
 import math
 from dataclasses import dataclass
@@ -12,22 +12,24 @@ from benchmark.workload import Prompt, Workload
 
 @dataclass(frozen=True, slots=True)
 class RandomLengths:
-    """What the `--random-*` flags say, with the defaults of `vllm bench serve`."""
+    """The `--random-*` flags, with the defaults of `vllm bench serve`."""
 
     prompts: int = 1000
     prefix_tokens: int = 0
-    """The same for all prompts, on top of the input length."""
+    """Length of the prefix that all prompts share. It is added to the input length."""
     input_tokens: int = 1024
     output_tokens: int = 128
     range_ratio: float = 0.0
-    """0 <= r < 1: lengths L are uniform in [(1-r)L, (1+r)L], both ends included."""
+    """r with 0 <= r < 1. A length L is drawn uniformly from [(1-r)L, (1+r)L], both ends included."""
     old_range_ratio: bool = False
-    """The meaning of `range_ratio` before April 2025: uniform in [rL, L], 0 <= r <= 1."""
+    """Use the meaning of `range_ratio` that vLLM had until April 2025: uniform in [rL, L], 0 <= r <= 1."""
 
 
 def random_workload(settings: RandomLengths, tokenizer: Tokenizer, seed: int) -> Workload:
-    """Equal arguments make equal workloads. The lengths are those that `vllm bench serve` draws with the same seed: all
-    of the inputs first, then all of the outputs."""
+    """Makes a workload; equal arguments give equal workloads.
+
+    The lengths equal those of `vllm bench serve` with the same seed: it draws all input lengths first, then all output
+    lengths."""
     numbers = np.random.default_rng(seed)
     words = np.array(tokenizer.words)
     inputs = numbers.integers(*_range(settings.input_tokens, settings, least=0), size=settings.prompts)
@@ -49,25 +51,26 @@ def random_workload(settings: RandomLengths, tokenizer: Tokenizer, seed: int) ->
 
 
 def described_lengths(settings: RandomLengths) -> str:
-    """For people."""
+    """The lengths as text, for a workload's name."""
     shared = f"{settings.prefix_tokens} shared + " if settings.prefix_tokens else ""
-    input_tokens, output_tokens = (_told(each, settings) for each in (settings.input_tokens, settings.output_tokens))
+    input_tokens = _described_range(settings.input_tokens, settings)
+    output_tokens = _described_range(settings.output_tokens, settings)
     return f"{shared}{input_tokens} tokens, output {output_tokens}"
 
 
 def random_text(numbers: np.random.Generator, words: NDArray[np.str_], tokens: int) -> str:
-    """So many tokens of text."""
+    """A text of `tokens` tokens."""
     return "".join(words[numbers.integers(len(words), size=tokens)].tolist())
 
 
 def _range(length: int, settings: RandomLengths, least: int) -> tuple[int, int]:
-    """The lowest length and one more than the highest."""
+    """The lowest length, and the highest plus one."""
     ratio = settings.range_ratio
     if settings.old_range_ratio:
         return max(least, int(length * ratio)), max(least, length) + 1
     return max(least, math.floor(length * (1 - ratio))), max(least, math.ceil(length * (1 + ratio))) + 1
 
 
-def _told(length: int, settings: RandomLengths) -> str:
+def _described_range(length: int, settings: RandomLengths) -> str:
     low, above = _range(length, settings, least=0)
     return f"{low}-{above - 1}" if above - low > 1 else str(low)

@@ -1,4 +1,4 @@
-"""The data set `prefix_repetition`: groups of prompts that share a long prefix, as users of one application do."""
+"""The data set `prefix_repetition`: groups of prompts with a long shared prefix, as from one application."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from benchmark.workload import Prompt, Workload
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:
-    """What the `--prefix-repetition-*` flags say, with the defaults of `vllm bench serve`."""
+    """The `--prefix-repetition-*` flags, with the defaults of `vllm bench serve`."""
 
     prompts: int = 1000
     prefixes: int = 10
-    """Groups. As many prompts in each as go evenly; the first groups have the rest."""
+    """Number of groups. They have equally many prompts; the first groups get the remainder."""
     prefix_tokens: int = 256
     suffix_tokens: int = 256
     output_tokens: int = 128
 
 
 def shared_prefix_workload(settings: SharedPrefix, tokenizer: Tokenizer, seed: int) -> Workload:
-    """The groups' prompts come mixed. Equal arguments make equal workloads."""
+    """Makes a workload with the prompts of all groups in random order. Equal arguments give equal workloads."""
     numbers = np.random.default_rng(seed)
     words = np.array(tokenizer.words)
     prefixes = [random_text(numbers, words, settings.prefix_tokens) for _ in range(settings.prefixes)]

@@ -1,1 +1,1 @@
-"""Sending a workload and measuring each request."""
+"""Sends a workload and measures each request."""

@@ -1,8 +1,7 @@
-"""Keep-alive connections to one server, each with one request on its way at a time.
+"""Keep-alive connections to one server, each with one request in flight at a time.
 
-Written on the event loop's own protocols because a general HTTP client costs half as much again for each chunk of a
-stream, the kernel's part included, and the client must not be what limits a benchmark (docs/benchmark.md has the
-figures)."""
+It uses asyncio protocols directly, because the client must not limit a benchmark. A general HTTP client needs half as
+much CPU time again for each chunk of a stream, kernel included (figures: docs/benchmark.md)."""
 
 import asyncio
 import ssl
@@ -17,20 +16,20 @@ from benchmark.load.events import EventReader
 
 OK = 200
 _MAX_ERROR_BYTES = 16 << 10
-"""Of the body of a refusal, to be told to people."""
+"""Bytes kept of an error response's body, for the error message."""
 _FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class RequestFailed(Exception):
-    """No complete answer came. The message is for people."""
+    """No complete response arrived. The message is shown to the user."""
 
 
-class _WentStale(RequestFailed):
-    """The server closed an idle connection at the moment at which it was used again. Nothing has happened yet."""
+class _StaleConnection(RequestFailed):
+    """The server closed an idle connection just as it was used again. The request may be sent again."""
 
 
-class Answer:
-    """What is known of an answer while it comes, and after."""
+class Response:
+    """A response, filled while it arrives."""
 
     __slots__ = ("body", "events", "status")
 
@@ -38,16 +37,16 @@ class Answer:
         self.status: int | None = None
         self.events = EventReader(keep_text)
         self.body = b""
-        """Of an answer with another status than 200, its beginning."""
+        """The beginning of the body, if the status is not 200."""
 
 
 class _Connection(asyncio.Protocol):
-    """Named `on_*`: what the parser calls; the rest of the public methods: what the transport calls."""
+    """One connection. The parser calls the methods named `on_*`; the transport calls the other public methods."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._answer: Answer | None = None
+        self._response: Response | None = None
         self._complete: asyncio.Future[None] | None = None
         self._now_s = 0.0
         self._received = False
@@ -55,13 +54,13 @@ class _Connection(asyncio.Protocol):
         self._framed = False
         self.reusable = False
 
-    async def ask(self, request: bytes, answer: Answer) -> None:
-        """Send a request and wait for the end of its answer. Raises RequestFailed."""
-        self._answer = answer
+    async def send(self, request: bytes, response: Response) -> None:
+        """Sends a request and waits for the end of its response. Raises RequestFailed."""
+        self._response = response
         self._received = False
         self._complete = asyncio.get_running_loop().create_future()
         if self._transport is None:
-            raise _WentStale("the connection was closed")
+            raise _StaleConnection("the connection was closed")
         self._transport.write(request)
         try:
             await self._complete
@@ -69,7 +68,7 @@ class _Connection(asyncio.Protocol):
             self._complete = None
 
     def close(self) -> None:
-        """At once."""
+        """Closes the connection without waiting for pending data."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
@@ -89,17 +88,17 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(RequestFailed(f"the answer is not HTTP: {error}"))
+            self._fail(RequestFailed(f"the response is not HTTP: {error}"))
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._served and not self._received:
-            self._fail(_WentStale("the connection was closed"))
-        elif self._answer is not None and self._answer.status is not None and not self._framed and exc is None:
+            self._fail(_StaleConnection("the connection was closed"))
+        elif self._response is not None and self._response.status is not None and not self._framed and exc is None:
             self.on_message_complete()
         else:
-            self._fail(RequestFailed(f"the connection was closed before the answer was complete{_reason(exc)}"))
+            self._fail(RequestFailed(f"the connection was closed before the response was complete{_reason(exc)}"))
         self.reusable = False
 
     def on_message_begin(self) -> None:
@@ -111,23 +110,23 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if self._answer is not None and status >= OK:
-            self._answer.status = status
+        if self._response is not None and status >= OK:
+            self._response.status = status
 
     def on_body(self, body: bytes) -> None:
-        answer = self._answer
-        if answer is None:
+        response = self._response
+        if response is None:
             return
-        if answer.status == OK:
-            answer.events.feed(body, self._now_s)
-        elif len(answer.body) < _MAX_ERROR_BYTES:
-            answer.body += body
+        if response.status == OK:
+            response.events.feed(body, self._now_s)
+        elif len(response.body) < _MAX_ERROR_BYTES:
+            response.body += body
 
     def on_message_complete(self) -> None:
-        # An informational answer (1xx) precedes the one awaited.
-        if self._answer is None or self._answer.status is None:
+        # An informational response (1xx) precedes the final one.
+        if self._response is None or self._response.status is None:
             return
-        self._answer = None
+        self._response = None
         self._served += 1
         self.reusable = self._parser.should_keep_alive() and self._framed
         if self._complete is not None and not self._complete.done():
@@ -135,7 +134,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Connections:
-    """To one server. As many as there are requests at a time; idle ones are used again."""
+    """A pool of connections to one server. It grows to the number of concurrent requests; idle ones are reused."""
 
     def __init__(self, url: SplitResult) -> None:
         self._host = url.hostname or ""
@@ -153,17 +152,17 @@ class Connections:
         for connection in self._open:
             connection.close()
 
-    async def ask(self, request: bytes, answer: Answer) -> None:
-        """Send a request and wait for the end of its answer, which is read into `answer` as it comes. Raises
+    async def send(self, request: bytes, response: Response) -> None:
+        """Sends a request and waits for the end of its response, which fills `response` as it arrives. Raises
         RequestFailed."""
         while self._idle:
             connection = self._idle.pop()
             try:
-                await self._ask_on(connection, request, answer)
-            except _WentStale:
+                await self._send_on(connection, request, response)
+            except _StaleConnection:
                 continue
             return
-        await self._ask_on(await self._connect(), request, answer)
+        await self._send_on(await self._connect(), request, response)
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -174,9 +173,9 @@ class Connections:
         self._open.add(connection)
         return connection
 
-    async def _ask_on(self, connection: _Connection, request: bytes, answer: Answer) -> None:
+    async def _send_on(self, connection: _Connection, request: bytes, response: Response) -> None:
         try:
-            await connection.ask(request, answer)
+            await connection.send(request, response)
         except BaseException:
             connection.close()
             raise

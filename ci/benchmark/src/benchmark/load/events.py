@@ -1,8 +1,8 @@
-"""Reading a stream of server-sent events: when each token came, and what the server counted.
+"""Reads a stream of server-sent events: the time of each token, and the server's token counts.
 
-A busy server sends thousands of chunks a second, nearly all of which say one token and nothing else that matters here.
-They are told by two substrings; a quote inside a JSON string is escaped, so no text can look like either. JSON is
-parsed only where they do not settle it."""
+A busy server sends thousands of chunks a second. Nearly all hold one token and nothing else that matters here. Two
+substrings identify them without parsing JSON. No generated text can contain either, because a quote inside a JSON
+string is escaped. JSON is parsed only if the substrings do not decide."""
 
 from array import array
 
@@ -14,7 +14,7 @@ _END = b"\n\n"
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens as the server counted them."""
+    """Token counts of the server."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -44,30 +44,30 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 class EventReader:
-    """One answer. Feed it the body as it comes."""
+    """Reads one response; `feed` takes the body as it arrives."""
 
     __slots__ = ("_rest", "_texts", "done", "error", "times_s", "usage")
 
     def __init__(self, keep_text: bool = False) -> None:
         self.times_s: array[float] = array("d")
-        """When each event with non-empty `choices` came, by the clock of `feed`. As in vLLM's client, the first of them
-        ends the TTFT and the last the request, whatever their text."""
+        """Arrival time of each event with non-empty `choices`, on the clock of `feed`. As in vLLM's client, the first
+        one ends the TTFT and the last one the request, whatever their text."""
         self.usage: Usage | None = None
-        """The last one seen."""
+        """The last usage received."""
         self.done = False
-        """Whether the stream said that it is complete."""
+        """Whether `[DONE]` was received."""
         self.error: str | None = None
-        """What the server said instead of going on, or why its events cannot be read."""
+        """The error that the server sent, or why its events cannot be read."""
         self._rest = b""
         self._texts: list[str] | None = [] if keep_text else None
 
     @property
     def text(self) -> str:
-        """The answer, if it was to be kept."""
+        """The generated text; empty unless `keep_text`."""
         return "".join(self._texts or ())
 
     def feed(self, body: bytes, now_s: float) -> None:
-        """The next piece of the body, cut anywhere."""
+        """Takes the next piece of the body. Pieces may be cut anywhere."""
         if (
             body.find(_END) == len(body) - 2
             and _TOKEN in body
@@ -94,7 +94,7 @@ class EventReader:
         try:
             event = _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.error = f"an event that cannot be read ({error}): {data[:200].decode(errors='replace')}"
+            self.error = f"unreadable event ({error}): {data[:200].decode(errors='replace')}"
             return
         if event.error is not None:
             self.error = event.error if isinstance(event.error, str) else event.error.message

@@ -1,4 +1,4 @@
-"""When requests arrive."""
+"""The arrival times of requests."""
 
 import math
 from dataclasses import dataclass
@@ -8,19 +8,22 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Closed loop: `max_concurrency` alone. Open loop: `request_rate`, with or without a bound on concurrency."""
+    """The pace of a load. Closed loop: only `max_concurrency`. Open loop: `request_rate`, with or without a limit on
+    concurrency."""
 
     max_concurrency: int | None = None
-    """Conversations at a time; None for no bound."""
+    """Maximum number of concurrent conversations; None means no limit."""
     request_rate: float = math.inf
-    """Conversations a second; infinity: all are there at the start."""
+    """Conversations per second; infinity: all arrive at the start."""
     burstiness: float = 1.0
-    """Shape of the gamma distribution of the gaps: 1 is a Poisson process, less is burstier, infinity is regular."""
+    """Shape of the gamma distribution of the gaps. 1 is a Poisson process, less is burstier, infinity is regular."""
 
 
 def arrival_times_s(pace: Pace, count: int, seed: int) -> list[float]:
-    """When each of `count` conversations arrives, in seconds from the start. The gaps are stretched so that the last
-    arrives at count / rate, as `vllm bench serve` does it: the rate offered does not depend on the seed."""
+    """The arrival time of each of `count` conversations, in seconds from the start.
+
+    As in `vllm bench serve`, the gaps are scaled so that the last conversation arrives at count / rate. The offered
+    rate therefore does not depend on the seed."""
     if math.isinf(pace.request_rate) or not count:
         return [0.0] * count
     if math.isinf(pace.burstiness):

@@ -1,4 +1,4 @@
-"""Sending a workload at a pace."""
+"""Sends a workload at a pace."""
 
 import asyncio
 import contextlib
@@ -9,23 +9,23 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from benchmark.load.connection import OK, Answer, Connections, RequestFailed
+from benchmark.load.connection import OK, Connections, RequestFailed, Response
 from benchmark.load.pace import Pace, arrival_times_s
 from benchmark.load.samples import LoadResult, Sample
 from benchmark.load.target import Message, Target, request_bytes
 from benchmark.workload import Conversation, Prompt, Workload
 
 DEFAULT_TIMEOUT_S = 6 * 3600.0
-"""As vLLM's client has it: long enough for every queue, so that a request ends by the server's doing."""
+"""The timeout of vLLM's client. It exceeds every queueing time, so that the server ends each request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Told after each request."""
+    """The progress of a run, reported after each request."""
 
     total: int
     done: int
-    """Failed ones among them."""
+    """Ended requests, failed ones included."""
     failed: int
     output_tokens: int
 
@@ -40,8 +40,10 @@ async def run_load(
     keep_text: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> LoadResult:
-    """Send every request of the workload and wait for all answers. A failed request is a sample with an error, and ends
-    its conversation. `seed` decides the arrivals of an open loop. Raises ValueError for a target that is no URL."""
+    """Sends every request of the workload and waits for all responses.
+
+    A failed request gives a sample with an error, and ends its conversation. `seed` determines the arrivals of an open
+    loop. Raises ValueError for a target that is no URL."""
     async with Connections(target.url) as connections:
         run = _Run(target, workload, connections, timeout_s, keep_text, on_progress)
         places = asyncio.Semaphore(pace.max_concurrency) if pace.max_concurrency else None
@@ -54,8 +56,9 @@ async def run_load(
 
 
 async def warm_up(target: Target, workload: Workload, pace: Pace, requests: int) -> None:
-    """Send the workload's first prompt so many times, at the pace's concurrency, and look at no answer: what a server
-    compiles or connects on its first requests is done then."""
+    """Sends the workload's first prompt `requests` times at the pace's concurrency, and discards the responses.
+
+    Compilation and connection setup of the first requests then do not count in the measured run."""
     first = replace(workload, conversations=(workload.conversations[0][:1],) * requests)
     await run_load(target, first, Pace(pace.max_concurrency))
 
@@ -70,7 +73,7 @@ async def _arriving(workload: Workload, times_s: list[float]) -> AsyncIterator[t
 
 
 class _Run:
-    """One run's state."""
+    """The state of one run."""
 
     def __init__(
         self,
@@ -98,12 +101,12 @@ class _Run:
     async def converse(
         self, turns: Conversation, index: int, arrived_s: float, places: asyncio.Semaphore | None
     ) -> None:
-        """One conversation, whose first request is the workload's `index`-th."""
+        """Plays one conversation. Its first request is number `index` of the workload."""
         async with places or contextlib.nullcontext():
             before: tuple[Message, ...] = ()
             for number, turn in enumerate(turns):
                 more_to_come = number + 1 < len(turns)
-                sample = await self._ask(turn, index + number, arrived_s, before, self._keep_text or more_to_come)
+                sample = await self._send(turn, index + number, arrived_s, before, self._keep_text or more_to_come)
                 self._count(index + number, sample)
                 if sample.error is not None:
                     return
@@ -119,21 +122,21 @@ class _Run:
         if self._on_progress is not None:
             self._on_progress(Progress(len(self._samples), self._done, self._failed, self._output_tokens))
 
-    async def _ask(
+    async def _send(
         self, prompt: Prompt, index: int, arrived_s: float, before: tuple[Message, ...], keep_text: bool
     ) -> Sample:
-        answer = Answer(keep_text)
+        response = Response(keep_text)
         request = request_bytes(self._target, index, prompt, before, self._workload.ignore_eos)
         start_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._connections.ask(request, answer)
-            error = _wrong_with(answer)
+                await self._connections.send(request, response)
+            error = _error_of(response)
         except RequestFailed as failure:
             error = str(failure)
         except TimeoutError:
-            error = f"no complete answer within {self._timeout_s:g} s"
-        events = answer.events
+            error = f"no complete response within {self._timeout_s:g} s"
+        events = response.events
         usage = events.usage
         return Sample(
             arrived_s=arrived_s,
@@ -143,7 +146,7 @@ class _Run:
             prompt_tokens=usage.prompt_tokens if usage else prompt.tokens,
             output_tokens=usage.completion_tokens if usage else len(events.times_s),
             planned_prompt_tokens=prompt.tokens,
-            status=answer.status,
+            status=response.status,
             error=error,
             text=events.text if keep_text else None,
         )
@@ -154,25 +157,25 @@ class _ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
-    """OpenAI's shape, and the flat one that vLLM had before 0.10.2."""
+    """OpenAI's error format, and the flat one of vLLM until 0.10.1."""
 
     error: _ErrorDetail | None = None
     message: str = ""
 
 
-def _wrong_with(answer: Answer) -> str | None:
-    """Why an answer that came whole is none; None if it is one."""
-    if answer.status != OK:
-        return f"HTTP status {answer.status}: {_told(answer.body)}"
-    if answer.events.error is not None:
-        return answer.events.error
-    if not answer.events.times_s:
-        return "the answer held no token"
-    return None if answer.events.done else "the stream ended without [DONE]"
+def _error_of(response: Response) -> str | None:
+    """Why a response that arrived in full is a failure; None if it is none."""
+    if response.status != OK:
+        return f"HTTP status {response.status}: {_error_message(response.body)}"
+    if response.events.error is not None:
+        return response.events.error
+    if not response.events.times_s:
+        return "the response contained no token"
+    return None if response.events.done else "the stream ended without [DONE]"
 
 
-def _told(body: bytes) -> str:
-    """What an error body says."""
+def _error_message(body: bytes) -> str:
+    """The message of an error response's body, or its first 200 bytes."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.DecodeError, UnicodeDecodeError):

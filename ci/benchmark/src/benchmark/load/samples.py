@@ -1,4 +1,4 @@
-"""What was measured of each request."""
+"""The measurements of each request."""
 
 from dataclasses import dataclass
 
@@ -10,55 +10,55 @@ from benchmark.workload import Workload
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One request. Times are in seconds; those of day count from the run's start."""
+    """The measurements of one request. All times are in seconds."""
 
     arrived_s: float
-    """When it was due: the run's start in a closed loop, where it waits for a free place in the client."""
+    """Arrival time, from the run's start. In a closed loop it is 0, and the request waits for a free slot."""
     started_s: float
-    """When it was sent."""
+    """Time of sending, from the run's start."""
     token_times_s: NDArray[np.float64]
-    """From `started_s` to each event that brought tokens; empty if none did."""
+    """Time from `started_s` to each event with tokens; empty if there was none."""
     ended_s: float
-    """From `started_s` to the end of the answer or to the failure."""
+    """Time from `started_s` to the end of the response or to the failure."""
     prompt_tokens: int
-    """As the server counted; as planned where it did not tell."""
+    """The server's count, or the planned length if the server reports none."""
     output_tokens: int
-    """As the server counted; one an event where it did not tell."""
+    """The server's count, or the number of events if the server reports none."""
     planned_prompt_tokens: int
     status: int | None
-    """Of HTTP; None when there was no answer."""
+    """HTTP status; None if there was no response."""
     error: str | None
-    """Why the request failed; None if it did not."""
+    """Why the request failed; None if it succeeded."""
     text: str | None = None
-    """The answer, if it was to be kept."""
+    """The generated text, if it was kept."""
 
     @property
     def ttft_s(self) -> float:
-        """0 for a request that brought no token."""
+        """Time to first token; 0 for a request without tokens."""
         return float(self.token_times_s[0]) if len(self.token_times_s) else 0.0
 
     @property
     def latency_s(self) -> float:
-        """To the last token."""
+        """Time from `started_s` to the last token; 0 for a request without tokens."""
         return float(self.token_times_s[-1]) if len(self.token_times_s) else 0.0
 
     @property
     def tpot_s(self) -> float | None:
-        """Mean time of the tokens after the first; None if there was none."""
+        """Mean time per token after the first; None if there was none."""
         return (self.latency_s - self.ttft_s) / (self.output_tokens - 1) if self.output_tokens > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """A run."""
+    """The result of a run."""
 
     workload: Workload
     samples: tuple[Sample, ...]
-    """In the workload's order. Turns that were never sent, because one before them failed, have none."""
+    """Samples in the workload's order. A turn that was not sent, because an earlier turn failed, has none."""
     duration_s: float
-    """From the first request to the end of the last."""
+    """Time from the first request to the end of the last."""
     began_s: float
-    """On the clock `time.perf_counter`, for joining it with what was watched meanwhile."""
+    """Start on the clock `time.perf_counter`, to align it with the recording of the replicas."""
 
     @property
     def failed(self) -> tuple[Sample, ...]:

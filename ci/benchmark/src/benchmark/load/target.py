@@ -1,4 +1,4 @@
-"""Who is asked, and the bytes of a request."""
+"""Targets, and the bytes of the requests to them."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,38 +12,38 @@ from benchmark.workload import Prompt
 
 
 class Api(StrEnum):
-    """How the prompt travels."""
+    """The API that carries the prompt."""
 
     COMPLETIONS = "completions"
     CHAT = "chat"
 
     @property
     def endpoint(self) -> str:
-        """The usual path."""
+        """The default path of the API."""
         return "/v1/completions" if self is Api.COMPLETIONS else "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An OpenAI-compatible server and what every request to it says."""
+    """An OpenAI-compatible server, and the settings of every request to it."""
 
     base_url: str
-    """Scheme, host, port and what precedes the endpoint's path."""
+    """Scheme, host, port, and any path before the endpoint's path."""
     model: str
-    """The name that the server knows the model by."""
+    """The model's name at the server."""
     api: Api = Api.COMPLETIONS
     endpoint: str | None = None
-    """The path, if not the API's usual one."""
+    """The path; None means the API's default path."""
     headers: tuple[tuple[str, str], ...] = ()
     temperature: float | None = None
-    """None: not sent, the server's default applies."""
+    """None means that it is not sent, and the server's default applies."""
     logprobs: int | None = None
     request_id_prefix: str = "bench-"
-    """Of the header X-Request-ID; the request's index follows."""
+    """Prefix of the header X-Request-ID. The request's index follows."""
 
     @property
     def url(self) -> SplitResult:
-        """Where requests go. Raises ValueError for what is no http(s) URL with a host."""
+        """The URL of requests. Raises ValueError if it is no http(s) URL with a host."""
         url = urlsplit(self.base_url.rstrip("/") + (self.endpoint or self.api.endpoint))
         if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
             raise ValueError(f"{self.base_url}: allowed is http://HOST[:PORT] or https://HOST[:PORT]")
@@ -51,7 +51,7 @@ class Target:
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A turn of a conversation so far."""
+    """A message of the conversation so far."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -72,7 +72,7 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 
 class _CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields and order of vLLM's client."""
+    """The body of a completion request. Fields and their order are those of vLLM's client."""
 
     model: str
     prompt: str
@@ -86,7 +86,7 @@ class _CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _ChatBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields and order of vLLM's client."""
+    """The body of a chat request. Fields and their order are those of vLLM's client."""
 
     model: str
     messages: tuple[_ChatMessage, ...]
@@ -100,7 +100,8 @@ class _ChatBody(msgspec.Struct, frozen=True, kw_only=True):
 def request_bytes(
     target: Target, index: int, prompt: Prompt, before: tuple[Message, ...] = (), ignore_eos: bool = True
 ) -> bytes:
-    """The whole HTTP request for the next turn of a conversation. To /v1/completions the turns go as one text."""
+    """The whole HTTP request for the next turn of a conversation. For /v1/completions the turns are joined to one
+    text."""
     body = msgspec.json.encode(_body(target, prompt, before, ignore_eos))
     url = target.url
     host = url.netloc.rpartition("@")[2]

@@ -1,1 +1,1 @@
-"""What the model servers themselves show while a load runs."""
+"""Samples the metrics of the model servers while a load runs."""

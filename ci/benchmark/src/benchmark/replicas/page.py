@@ -1,4 +1,4 @@
-"""The few lines of a vLLM metrics page that a comparison needs."""
+"""Parses the few lines of a vLLM metrics page that a comparison needs."""
 
 import math
 import re
@@ -13,27 +13,29 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """One look at a replica. NaN for what the page does not say."""
+    """One sample of a replica's metrics. NaN means that the page does not have the metric."""
 
     kv_usage: float
-    """0 to 1; the mean of the engines where there are several."""
+    """0 to 1; the mean over the engines if there are several."""
     running: float
     waiting: float
     prefix_queries: float
-    """Prompt tokens looked up in the prefix cache since the server began, and of them those found."""
+    """Prompt tokens looked up in the prefix cache since the server started."""
     prefix_hits: float
+    """Prompt tokens found there since the server started."""
     preemptions: float
-    """Since the server began."""
+    """Preemptions since the server started."""
 
 
 UNKNOWN = ReplicaLoad(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
-"""Of a replica that did not answer."""
+"""The load of a replica that did not answer."""
 
 
 def read_page(page: bytes) -> ReplicaLoad:
-    """Read a page of any generation of vLLM: KV cache usage is `kv_cache_usage_perc` since 0.9.2 and was
-    `gpu_cache_usage_perc` until 0.10.2 (both in between), and the names of the prefix counters began with `gpu_` until
-    0.9.2. Raises nothing, whatever the bytes."""
+    """Reads a page of any vLLM version. Never raises, whatever the bytes.
+
+    KV cache usage is `kv_cache_usage_perc` since 0.9.2, and `gpu_cache_usage_perc` until 0.10.2 (both in between). The
+    names of the prefix counters begin with `gpu_` until 0.9.2."""
     values: dict[bytes, list[float]] = {}
     for name, text in _LINE.findall(page):
         try:
@@ -52,5 +54,5 @@ def read_page(page: bytes) -> ReplicaLoad:
 
 
 def _total(values: dict[bytes, list[float]], *names: bytes) -> float:
-    """Over the engines, by the first name that the page has."""
+    """Sum over the engines of the first of `names` that the page has; NaN if it has none."""
     return next((sum(values[name]) for name in names if name in values), math.nan)

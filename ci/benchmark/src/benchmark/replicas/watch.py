@@ -1,4 +1,4 @@
-"""Looking at every replica's /metrics in an interval, while something else runs."""
+"""Samples every replica's /metrics at an interval, while something else runs."""
 
 import asyncio
 import contextlib
@@ -12,41 +12,41 @@ import aiohttp
 from benchmark.replicas.page import UNKNOWN, ReplicaLoad, read_page
 
 DEFAULT_INTERVAL_S = 0.5
-"""KV cache use moves by a percent or so in this time, and a page costs a server about a millisecond."""
+"""Judgement: KV cache use changes by about a percent in this time, and a page costs a server about a millisecond."""
 
 DEFAULT_TIMEOUT_S = 1.0
-"""A vLLM under load answers within tens of ms; what comes later says nothing of the moment."""
+"""Judgement: vLLM under load answers within tens of ms, and a later answer does not describe the moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A model server and where its metrics are."""
+    """A model server, and the URL of its metrics."""
 
     name: str
     metrics_url: str
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """All replicas at one moment."""
+class MetricsSample:
+    """The metrics of all replicas at one moment."""
 
     at_s: float
-    """On the clock `time.perf_counter`."""
+    """Time on the clock `time.perf_counter`."""
     loads: tuple[ReplicaLoad, ...]
-    """In the order of the replicas; UNKNOWN for one that did not answer in time."""
+    """Loads in the order of the replicas; UNKNOWN for one that did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What was seen; grows while the watching goes on."""
+class Recording:
+    """The samples of a run. They grow while `record_metrics` is active."""
 
     replicas: tuple[Replica, ...]
-    looks: list[Look]
+    samples: list[MetricsSample]
 
 
 def replica_at(text: str) -> Replica:
-    """A replica by its URL, which without a path is that of /metrics, and named by host and port; `NAME=URL` names it
-    otherwise. Raises ValueError for what is no http URL."""
+    """Parses `[NAME=]URL`. The default path is /metrics, the default name is host and port. Raises ValueError if it is
+    no http URL."""
     name, equals, url = text.partition("=")
     if not equals or "/" in name:
         name, url = "", text
@@ -57,41 +57,41 @@ def replica_at(text: str) -> Replica:
 
 
 @contextlib.asynccontextmanager
-async def watching(
+async def record_metrics(
     replicas: Sequence[Replica], interval_s: float = DEFAULT_INTERVAL_S, timeout_s: float = DEFAULT_TIMEOUT_S
-) -> AsyncGenerator[Watched]:
-    """Look at all replicas at the same moments, at the beginning, in every interval and once more at the end."""
-    watched = Watched(tuple(replicas), [])
+) -> AsyncGenerator[Recording]:
+    """Samples all replicas at the same moments: at the start, in every interval, and once more at the end."""
+    recording = Recording(tuple(replicas), [])
     if not replicas:
-        yield watched
+        yield recording
         return
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session:
-        watched.looks.append(await _look(session, watched.replicas))
-        watcher = asyncio.create_task(_go_on_looking(session, watched, interval_s))
+        recording.samples.append(await _scrape_all(session, recording.replicas))
+        sampler = asyncio.create_task(_keep_sampling(session, recording, interval_s))
         try:
-            yield watched
+            yield recording
         finally:
-            watcher.cancel()
+            sampler.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await watcher
-        watched.looks.append(await _look(session, watched.replicas))
+                await sampler
+        recording.samples.append(await _scrape_all(session, recording.replicas))
 
 
-async def _go_on_looking(session: aiohttp.ClientSession, watched: Watched, interval_s: float) -> None:
+async def _keep_sampling(session: aiohttp.ClientSession, recording: Recording, interval_s: float) -> None:
     next_s = time.perf_counter()
     while True:
-        # A look that took longer than the interval skips the moments that it missed.
+        # If a sample takes longer than the interval, the missed moments are skipped.
         next_s = max(next_s + interval_s, time.perf_counter())
         await asyncio.sleep(next_s - time.perf_counter())
-        watched.looks.append(await _look(session, watched.replicas))
+        recording.samples.append(await _scrape_all(session, recording.replicas))
 
 
-async def _look(session: aiohttp.ClientSession, replicas: Sequence[Replica]) -> Look:
+async def _scrape_all(session: aiohttp.ClientSession, replicas: Sequence[Replica]) -> MetricsSample:
     at_s = time.perf_counter()
-    return Look(at_s, tuple(await asyncio.gather(*(_load(session, replica) for replica in replicas))))
+    return MetricsSample(at_s, tuple(await asyncio.gather(*(_scrape(session, replica) for replica in replicas))))
 
 
-async def _load(session: aiohttp.ClientSession, replica: Replica) -> ReplicaLoad:
+async def _scrape(session: aiohttp.ClientSession, replica: Replica) -> ReplicaLoad:
     try:
         async with session.get(replica.metrics_url) as answer:
             return read_page(await answer.read()) if answer.ok else UNKNOWN

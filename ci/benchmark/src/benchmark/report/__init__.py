@@ -1,1 +1,1 @@
-"""Pictures and pages of a comparison."""
+"""Plots of a comparison, and its report as an HTML page."""

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing beside it."""
+"""The report of comparisons: one HTML page without external files."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from benchmark.compare.aims import Judged
-from benchmark.compare.history import beside, judged_by
+from benchmark.compare.history import baseline_sentence, compare_with_baseline
 from benchmark.compare.record import Record
 from benchmark.compare.rounds import Comparison
-from benchmark.compare.table import conclusions, figure_name, ratio_cells, told
+from benchmark.compare.table import conclusions, figure_name, format_value, ratio_cells
+from benchmark.compare.thresholds import ThresholdResult
 from benchmark.compare.verdict import FIGURES_BY_NAME, judge
 from benchmark.report.plots import kv_usage_figure, latency_figure, throughput_figure
 
@@ -26,50 +26,50 @@ _ENVIRONMENT = Environment(
 class _Cell:
     text: str
     conclusion: str = ""
-    """Of the class that colours it."""
+    """CSS class of the cell, which sets its colour."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _Plot:
     title: str
-    says: str
-    """What to look for."""
+    caption: str
+    """How to read the plot."""
     data: str
-    """SVG, base64."""
+    """The SVG in base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A comparison with all that the page tells of it."""
+    """A comparison, and what the page shows with it."""
 
     comparison: Comparison
     record: Record
     settings: Sequence[tuple[str, str]]
-    """Told as they are."""
+    """Names and values, shown unchanged."""
     past: Sequence[Record] | None = None
-    """The runs that it was judged by; None without a history."""
-    aims: Sequence[Judged] = ()
+    """The earlier runs that it was judged by; None without a history."""
+    thresholds: Sequence[ThresholdResult] = ()
     title: str | None = None
-    """Without one it is named by its contenders."""
+    """None means the contenders' names."""
     about: str = ""
-    """What is compared, and what for; a paragraph."""
+    """A paragraph on what is compared, and why."""
 
 
 def save_report(path: Path, chapters: Sequence[Chapter], title: str | None = None) -> None:
-    """Write the page, its folder too. Raises OSError."""
+    """Writes the page and creates its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report_html(chapters, title), encoding="utf-8")
 
 
 def report_html(chapters: Sequence[Chapter], title: str | None = None) -> str:
-    """The page; for each chapter what may be concluded, the figures, the pictures, each round, the settings. `title`:
-    without one that of the first chapter."""
-    told = [_told(chapter) for chapter in chapters]
-    return _ENVIRONMENT.get_template("page.html.j2").render(title=title or told[0]["title"], chapters=told)
+    """The page. Each chapter has conclusions, figures, plots, rounds and settings. The default of `title` is the title
+    of the first chapter."""
+    contexts = [_chapter_context(chapter) for chapter in chapters]
+    return _ENVIRONMENT.get_template("page.html.j2").render(title=title or contexts[0]["title"], chapters=contexts)
 
 
-def _told(chapter: Chapter) -> Mapping[str, object]:
-    """What the template asks of a chapter."""
+def _chapter_context(chapter: Chapter) -> Mapping[str, object]:
+    """The template's variables for a chapter."""
     comparison = chapter.comparison
     contenders = " and ".join(contender.name for contender in comparison.plan.contenders)
     return {
@@ -77,12 +77,12 @@ def _told(chapter: Chapter) -> Mapping[str, object]:
         "about": chapter.about,
         "record": chapter.record,
         "conclusions": list(conclusions(comparison)),
-        "aims": chapter.aims,
-        "judged": judged_by(chapter.past) if chapter.past is not None else "",
-        "beside": _beside(chapter.record, chapter.past or ()),
+        "thresholds": chapter.thresholds,
+        "baseline_sentence": baseline_sentence(chapter.past) if chapter.past is not None else "",
+        "baseline": _baseline(chapter.record, chapter.past or ()),
         "header": _header(comparison),
         "rows": _rows(comparison),
-        "pictures": _pictures(comparison),
+        "plots": _plots(comparison),
         "rounds": _each_round(comparison),
         "settings": chapter.settings,
     }
@@ -99,43 +99,43 @@ def _header(comparison: Comparison) -> list[str]:
 def _rows(comparison: Comparison) -> list[list[_Cell]]:
     rows: list[list[_Cell]] = []
     for row in judge(comparison):
-        cells = [_Cell(figure_name(row.figure)), _Cell(told(row.means[0], row.figure))]
+        cells = [_Cell(figure_name(row.figure)), _Cell(format_value(row.means[0], row.figure))]
         for mean, ratio in zip(row.means[1:], row.ratios, strict=True):
             ratio_text, interval = ratio_cells(ratio)
-            cells += [_Cell(told(mean, row.figure)), _Cell(ratio_text), _Cell(interval)]
+            cells += [_Cell(format_value(mean, row.figure)), _Cell(ratio_text), _Cell(interval)]
             cells.append(_Cell(ratio.conclusion, ratio.conclusion.name.lower().replace("_", "-")))
         rows.append(cells)
     return rows
 
 
 def _each_round(comparison: Comparison) -> list[list[str]]:
-    """A line for each figure and contender: its value in every round."""
+    """A row for each figure and contender: its value in every round."""
     return [
         [
             figure_name(row.figure),
             contender.name,
-            *(told(row.figure.of(leg), row.figure) for leg in comparison.legs_of(index)),
+            *(format_value(row.figure.of(run), row.figure) for run in comparison.runs_of(index)),
         ]
         for row in judge(comparison)
         for index, contender in enumerate(comparison.plan.contenders)
     ]
 
 
-def _beside(record: Record, past: Sequence[Record]) -> list[list[_Cell]]:
-    """A line for each figure and contender: what it is, was in the runs before, and usually is."""
+def _baseline(record: Record, past: Sequence[Record]) -> list[list[_Cell]]:
+    """A row for each figure and contender: its value, its mean in earlier runs, and its usual range."""
     lines: list[list[_Cell]] = []
-    for each in beside(record, past):
-        figure = FIGURES_BY_NAME.get(each.figure.name)
+    for row in compare_with_baseline(record, past):
+        figure = FIGURES_BY_NAME.get(row.figure.name)
         if figure is None:
             continue
-        usual = "-" if each.usual is None else " - ".join(told(bound, figure) for bound in each.usual)
-        ratio = f"{each.figure.mean / each.mean:.3f}" if each.mean > 0 else "-"
+        usual = "-" if row.usual is None else " - ".join(format_value(bound, figure) for bound in row.usual)
+        ratio = f"{row.figure.mean / row.mean:.3f}" if row.mean > 0 else "-"
         lines.append(
             [
                 _Cell(figure_name(figure)),
-                _Cell(each.contender, "text"),
-                _Cell(told(each.figure.mean, figure), "worse" if each.worse else ""),
-                _Cell(told(each.mean, figure)),
+                _Cell(row.contender, "text"),
+                _Cell(format_value(row.figure.mean, figure), "worse" if row.worse else ""),
+                _Cell(format_value(row.mean, figure)),
                 _Cell(ratio),
                 _Cell(usual),
             ]
@@ -143,34 +143,34 @@ def _beside(record: Record, past: Sequence[Record]) -> list[list[_Cell]]:
     return lines
 
 
-def _pictures(comparison: Comparison) -> list[_Picture]:
+def _plots(comparison: Comparison) -> list[_Plot]:
     last = comparison.rounds[-1]
-    pictures = [
-        _picture(
+    plots = [
+        _plot(
             "Time to first token and time per output token",
-            "The share of requests that were at most so slow; further left is faster. A bold line is all rounds "
-            "together, a thin one each round: where the thin ones of two targets cross, the difference is noise.",
+            "Share of requests that took at most this time; further left is faster. A bold line shows all rounds, a "
+            "thin line one round. Where the thin lines of two targets cross, the difference is noise.",
             latency_figure(comparison),
         ),
-        _picture(
+        _plot(
             "Output throughput over time",
-            "All tokens that the client received, in the last round. A long tail at the end is requests that wait for "
-            "one slow replica.",
+            "All tokens that the client received in the last round. A long tail at the end shows requests that wait "
+            "for one slow replica.",
             throughput_figure(last),
         ),
     ]
     if comparison.plan.replicas:
-        usage = _picture(
+        usage = _plot(
             "KV cache utilisation of each replica",
-            "In the last round. Lines side by side are even load; a line at 100 % is a replica that queues and "
-            "preempts while others have room.",
+            "In the last round. Lines close together show an even load. A line at 100 % shows a replica that queues "
+            "and preempts while others have free blocks.",
             kv_usage_figure(last),
         )
-        pictures.insert(0, usage)
-    return pictures
+        plots.insert(0, usage)
+    return plots
 
 
-def _picture(title: str, says: str, figure: Figure) -> _Picture:
+def _plot(title: str, caption: str, figure: Figure) -> _Plot:
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
-    return _Picture(title, says, base64.b64encode(out.getvalue()).decode())
+    return _Plot(title, caption, base64.b64encode(out.getvalue()).decode())

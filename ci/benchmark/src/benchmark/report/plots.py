@@ -1,4 +1,4 @@
-"""Plots of a comparison: each function makes one figure."""
+"""Plots of a comparison. Each function makes one figure."""
 
 # matplotlib's keyword arguments have no types.
 # pyright: reportUnknownMemberType=false
@@ -13,31 +13,33 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
-from benchmark.compare.rounds import Comparison, Leg
+from benchmark.compare.rounds import Comparison, Run
 from benchmark.replicas.spread import kv_usage
 
 _PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777", "#000000")
-"""Paul Tol's bright scheme: told apart by most who are colour-blind, and in print."""
+"""Paul Tol's bright scheme: distinct for most colour-blind readers, and in print."""
 _HIGH = 0.5
-"""A highest utilisation beyond which the scale ends at 100 %; else it ends where the lines do."""
+"""If the highest utilisation exceeds this, the scale ends at 100 %, else at the highest value. Judgement."""
 _MOST_NAMED_REPLICAS = 12
-"""More lines than this have no legend: nobody could read it."""
+"""With more lines there is no legend, because it would be unreadable. Judgement."""
 
 
 _LETTERS_AN_INCH = 12
+"""Letters per inch of the legend's font. Judgement, on the wide side."""
 _LETTERS_OF_A_LINE = 8
-"""The room that a line of the legend takes beside its name."""
+"""Width of a legend's line sample, in letters. Judgement."""
 
 
-def kv_usage_figure(legs: Sequence[Leg]) -> Figure:
-    """KV cache utilisation of each replica over time, a pane for each leg, side by side on one scale. The legs are of
-    one round and have looked at the same replicas."""
-    figure = _figure(width=6.2 * len(legs), height=4.4)
-    panes = figure.subplots(1, len(legs), sharex=True, sharey=True, squeeze=False)[0]
-    for leg, pane in zip(legs, panes, strict=True):
-        _draw_usage(pane, leg)
+def kv_usage_figure(runs: Sequence[Run]) -> Figure:
+    """KV cache utilisation of each replica over time: a pane for each run, side by side on one scale.
+
+    The runs belong to one round and recorded the same replicas."""
+    figure = _figure(width=6.2 * len(runs), height=4.4)
+    panes = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
+    for run, pane in zip(runs, panes, strict=True):
+        _draw_usage(pane, run)
     panes[0].set_ylabel("KV cache utilisation (%)")
-    peak = max((float(np.nanmax(kv_usage(leg.watched)[1], initial=0.0)) for leg in legs), default=0.0)
+    peak = max((float(np.nanmax(kv_usage(run.recording)[1], initial=0.0)) for run in runs), default=0.0)
     panes[0].set_ylim(0, 105 if peak > _HIGH else None)
     panes[0].set_xlim(left=0)
     handles, labels = panes[0].get_legend_handles_labels()
@@ -50,28 +52,28 @@ def kv_usage_figure(legs: Sequence[Leg]) -> Figure:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a picture, its folder too. Raises OSError."""
+    """Writes a PNG file and creates its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
 def save_kv_usage(comparison: Comparison, path: Path) -> None:
-    """The picture of the last round: by then everything is warm."""
+    """Writes the plot of the last round, in which all caches are warm. Raises OSError."""
     save_png(kv_usage_figure(comparison.rounds[-1]), path)
 
 
 def color(index: int) -> str:
-    """Of the index-th line of a figure."""
+    """The colour of the line at this index of a figure."""
     return _PALETTE[index % len(_PALETTE)]
 
 
-def _draw_usage(pane: Axes, leg: Leg) -> None:
-    times, usage = kv_usage(leg.watched)
-    for index, replica in enumerate(leg.watched.replicas):
-        pane.plot(times - leg.result.began_s, 100 * usage[:, index], color=color(index), lw=1.4, label=replica.name)
-    spread = leg.kv_spread.deviation
-    told = "" if np.isnan(spread) else f"\nspread between replicas (std): {100 * spread:.1f} %"
-    pane.set_title(f"{leg.contender.name}{told}", fontsize=11)
+def _draw_usage(pane: Axes, run: Run) -> None:
+    times, usage = kv_usage(run.recording)
+    for index, replica in enumerate(run.recording.replicas):
+        pane.plot(times - run.result.began_s, 100 * usage[:, index], color=color(index), lw=1.4, label=replica.name)
+    spread = run.kv_spread.deviation
+    subtitle = "" if np.isnan(spread) else f"\nspread between replicas (std): {100 * spread:.1f} %"
+    pane.set_title(f"{run.contender.name}{subtitle}", fontsize=11)
     pane.set_xlabel("time (s)")
     _tidy(pane)
 
@@ -81,17 +83,19 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def latency_figure(comparison: Comparison) -> Figure:
-    """Cumulative distributions of TTFT and TPOT: a bold line a contender for all rounds, thin ones for each."""
+    """Cumulative distributions of TTFT and TPOT. Each contender has a bold line for all rounds, and thin lines for each
+    round."""
     figure = _figure(width=12.4, height=4.2)
     ttft, tpot = figure.subplots(1, 2, sharey=True)
     for index, contender in enumerate(comparison.plan.contenders):
-        legs = comparison.legs_of(index)
-        ttfts = [np.array([sample.ttft_s for sample in leg.result.completed]) for leg in legs]
+        runs = comparison.runs_of(index)
+        ttfts = [np.array([sample.ttft_s for sample in run.result.completed]) for run in runs]
         tpots = [
-            np.array([each for sample in leg.result.completed if (each := sample.tpot_s) is not None]) for leg in legs
+            np.array([tpot_s for sample in run.result.completed if (tpot_s := sample.tpot_s) is not None])
+            for run in runs
         ]
-        _draw_shares(ttft, [1000 * each for each in ttfts], contender.name, color(index))
-        _draw_shares(tpot, [1000 * each for each in tpots], contender.name, color(index))
+        _draw_shares(ttft, [1000 * seconds for seconds in ttfts], contender.name, color(index))
+        _draw_shares(tpot, [1000 * seconds for seconds in tpots], contender.name, color(index))
     ttft.set_xscale("log")
     ttft.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     ttft.set_ylabel("share of requests (%)")
@@ -100,21 +104,21 @@ def latency_figure(comparison: Comparison) -> Figure:
         pane.set_xlabel(name)
         _tidy(pane)
     tpot.legend(loc="lower right", frameon=False)
-    figure.suptitle("Latency under the same load: bold all rounds, thin each of them", fontsize=13)
+    figure.suptitle("Latency under the same load (bold: all rounds; thin: each round)", fontsize=13)
     return figure
 
 
-def throughput_figure(legs: Sequence[Leg]) -> Figure:
-    """Output tokens a second over time, a line for each leg."""
+def throughput_figure(runs: Sequence[Run]) -> Figure:
+    """Output tokens per second over time, a line for each run."""
     figure = _figure(width=12.4, height=3.8)
     pane = figure.subplots()
-    longest_s = max(leg.result.duration_s for leg in legs)
+    longest_s = max(run.result.duration_s for run in runs)
     bin_s = max(longest_s / 80, 1e-3)
     edges = np.arange(0, longest_s + bin_s, bin_s)
-    for index, leg in enumerate(legs):
-        times = [sample.token_times_s + sample.started_s for sample in leg.result.completed]
+    for index, run in enumerate(runs):
+        times = [sample.token_times_s + sample.started_s for sample in run.result.completed]
         counts, _ = np.histogram(np.concatenate([*times, np.array([])]), edges)
-        pane.stairs(counts / bin_s, edges, color=color(index), lw=1.4, label=leg.contender.name)
+        pane.stairs(counts / bin_s, edges, color=color(index), lw=1.4, label=run.contender.name)
     pane.set_xlabel("time (s)")
     pane.set_ylabel("output tokens per second")
     pane.set_xlim(left=0)

@@ -1,1 +1,1 @@
-"""From samples to figures, and figures for people and files."""
+"""Computes figures from samples, and writes them as text and JSON."""

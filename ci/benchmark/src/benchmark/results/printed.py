@@ -11,7 +11,7 @@ _WIDTH = 50
 
 
 class Latency(StrEnum):
-    """What `--percentile-metrics` chooses from."""
+    """The latencies that `--percentile-metrics` selects from."""
 
     TTFT = "ttft"
     TPOT = "tpot"
@@ -38,7 +38,7 @@ DEFAULT_LATENCIES = (Latency.TTFT, Latency.TPOT, Latency.ITL)
 
 
 def printed_summary(summary: Summary, pace: Pace, latencies: Sequence[Latency] = DEFAULT_LATENCIES) -> str:
-    """The whole table. Latencies are in the order of the original, whatever the order asked for."""
+    """The whole table. Latencies keep the order of `vllm bench serve`, whatever the order of `latencies`."""
     lines = [
         f"{' Serving Benchmark Result ':=^{_WIDTH}}",
         *_counts(summary, pace),
@@ -49,7 +49,7 @@ def printed_summary(summary: Summary, pace: Pace, latencies: Sequence[Latency] =
 
 
 def percentile_word(percentile: float) -> str:
-    """99 or 99.9."""
+    """The percentile without a superfluous `.0`: `99` or `99.9`."""
     return str(int(percentile)) if percentile == int(percentile) else str(percentile)
 
 

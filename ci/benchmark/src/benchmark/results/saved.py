@@ -1,4 +1,4 @@
-"""The result file of `vllm bench serve`: the same keys, in the same order."""
+"""The result file of `vllm bench serve`, with the same keys in the same order."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class RunDescription:
-    """What the file says of the run beside its figures."""
+    """The fields of the result file that are not figures."""
 
     date: datetime
     backend: str
@@ -38,8 +38,8 @@ def result_json(
     latencies: Sequence[Latency] = DEFAULT_LATENCIES,
     detailed: bool = False,
 ) -> Json:
-    """The file's content. `detailed` adds lists with an entry for each request; the texts among them are those that the
-    run kept."""
+    """The file's content. `detailed` adds lists with an entry for each request. Its texts are empty unless the run kept
+    them."""
     rate = description.pace.request_rate
     return {
         "date": f"{description.date:%Y%m%d-%H%M%S}",
@@ -67,20 +67,20 @@ def result_json(
         "queue_times": [sample.started_s - sample.arrived_s for sample in result.samples],
         "max_output_tokens_per_s": summary.max_output_tokens_per_s,
         "max_concurrent_requests": summary.max_concurrent_requests,
-        # Of speech; always 0 for text, and present in every file.
+        # The real-time factor of speech: 0 for text, and present in every file.
         "rtfx": 0.0,
         **{key: value for latency in Latency if latency in latencies for key, value in _latency(latency, summary)},
     }
 
 
 def save(path: Path, content: Json) -> None:
-    """Write a result file, its folder too. Raises OSError."""
+    """Writes a result file and creates its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.encode(content))
 
 
 def default_filename(description: RunDescription) -> str:
-    """As the original names it."""
+    """The file name that `vllm bench serve` uses."""
     concurrency = description.pace.max_concurrency
     return (
         f"{description.label or description.backend}-{description.pace.request_rate}qps"

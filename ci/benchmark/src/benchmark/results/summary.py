@@ -1,4 +1,4 @@
-"""The figures of a run, by the arithmetic of `vllm bench serve` 0.32."""
+"""The figures of a run, computed as in `vllm bench serve` 0.32."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ DEFAULT_PERCENTILES = (50.0, 90.0, 99.0)
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Of a latency, in ms; all 0 when nothing was measured."""
+    """The distribution of a latency in ms. All values are 0 if nothing was measured."""
 
     mean_ms: float
     median_ms: float
     std_ms: float
-    """Of the population."""
+    """Standard deviation of the population."""
     percentiles_ms: Mapping[float, float]
-    """By percentile, 0 to 100, interpolated linearly."""
+    """Latency by percentile (0 to 100), interpolated linearly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What a good request stays within, in ms; None for no bound."""
+    """Upper bounds that a good request meets, in ms; None means no bound."""
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
@@ -37,7 +37,7 @@ class Goals:
         return self != Goals()
 
     def met_by(self, sample: Sample) -> bool:
-        """A TPOT that does not exist (one token) is 0."""
+        """Whether a request meets all goals. A request with one token has no TPOT, which counts as 0."""
         measured = (
             (self.ttft_ms, sample.ttft_s),
             (self.tpot_ms, sample.tpot_s or 0.0),
@@ -48,7 +48,7 @@ class Goals:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of the requests that did not fail, except `failed`. Throughputs are per second of the whole run."""
+    """The figures of a run. All but `failed` are of the successful requests. Throughputs are per second of the run."""
 
     completed: int
     failed: int
@@ -57,19 +57,19 @@ class Summary:
     total_output_tokens: int
     request_throughput: float
     request_goodput: float | None
-    """Requests that met the goals; None without goals."""
+    """Requests per second that met the goals; None without goals."""
     output_throughput: float
     total_token_throughput: float
-    """Input and output."""
+    """Input and output tokens per second."""
     max_output_tokens_per_s: float
-    """In the best of the run's seconds, counted in events."""
+    """Events in the busiest second of the run."""
     max_concurrent_requests: int
-    """Requests alive in one of the run's seconds, however briefly: more than were alive at any moment."""
+    """Most requests in flight at any time within one second of the run. May exceed the real peak, as in vLLM."""
     ttft: Distribution
     tpot: Distribution
     """Over the requests with more than one token."""
     itl: Distribution
-    """Over all gaps of all requests."""
+    """Over all gaps between events of all requests."""
     e2el: Distribution
 
 
@@ -96,7 +96,7 @@ def summarise(
         max_output_tokens_per_s=busiest_tokens,
         max_concurrent_requests=busiest_requests,
         ttft=_distribution(np.array([sample.ttft_s for sample in good]), percentiles),
-        tpot=_distribution(np.array([each for sample in good if (each := sample.tpot_s) is not None]), percentiles),
+        tpot=_distribution(np.array([tpot_s for sample in good if (tpot_s := sample.tpot_s) is not None]), percentiles),
         itl=_distribution(np.concatenate(gaps) if gaps else np.array([]), percentiles),
         e2el=_distribution(np.array([sample.latency_s for sample in good]), percentiles),
     )
@@ -108,12 +108,12 @@ def _distribution(seconds: NDArray[np.float64], percentiles: Sequence[float]) ->
         mean_ms=float(np.mean(measured)),
         median_ms=float(np.median(measured)),
         std_ms=float(np.std(measured)),
-        percentiles_ms={each: float(np.percentile(measured, each)) for each in percentiles},
+        percentiles_ms={percentile: float(np.percentile(measured, percentile)) for percentile in percentiles},
     )
 
 
 def _busiest_second(samples: Sequence[Sample]) -> tuple[float, int]:
-    """Most tokens, and most requests, in one second counted from the first request."""
+    """The most tokens and the most requests in one second. Seconds count from the first request."""
     if not samples:
         return 0.0, 0
     first_s = min(sample.started_s for sample in samples)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from benchmark.compare.aims import Aim
+from benchmark.compare.thresholds import Threshold
 from benchmark.replicas.watch import Replica
 from benchmark.results.printed import DEFAULT_LATENCIES, Latency
 from benchmark.results.summary import Goals
 from benchmark.settings.load import LoadSettings, add_load_flags, read_load
-from benchmark.settings.values import aim, goal, pair, percentile, split, whole
+from benchmark.settings.values import goal, pair, percentile, split, threshold, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +38,36 @@ class CompareSettings:
 
     load: LoadSettings
     targets: tuple[tuple[str, str], ...]
-    """Names and base URLs."""
+    """Pairs of name and base URL."""
     rounds: int
     plot: Path | None
     report: Path | None
     json: Path | None
     history: Path | None
     fail_on_regression: bool
-    aims: tuple[Aim, ...]
+    thresholds: tuple[Threshold, ...]
     title: str | None
     about: str
-    told: tuple[tuple[str, str], ...]
-    """The other flags that are not at their defaults, for the report."""
+    shown_flags: tuple[tuple[str, str], ...]
+    """Flags that differ from their defaults, as name and value, for the report."""
 
 
 def read_serve(arguments: Sequence[str]) -> ServeSettings:
-    """Exits 2 with a sentence on wrong usage, and 0 after --help, as argparse does."""
+    """Parses the flags of a single run. As argparse, exits 2 with an error message on wrong usage, and 0 after
+    --help."""
     parser = argparse.ArgumentParser(
         "benchmark-serving",
         usage="benchmark-serving [flags]",
-        description="Benchmark an OpenAI-compatible server: vLLM's benchmark_serving.py, with its flags, its summary "
-        "and its result file. `benchmark-serving compare` runs two servers in turns and judges the difference.",
+        description="Benchmark an OpenAI-compatible server with the flags, the summary and the result file of vLLM's "
+        "benchmark_serving.py. `benchmark-serving compare` runs two servers in turns and judges the difference.",
         allow_abbrev=False,
     )
-    where = parser.add_argument_group("where")
-    where.add_argument("--base-url", help="scheme, host and port in one; instead of --host and --port")
+    where = parser.add_argument_group("address")
+    where.add_argument("--base-url", help="scheme, host and port; replaces --host and --port")
     where.add_argument("--host", default="127.0.0.1")
     where.add_argument("--port", type=int, default=8000)
     add_load_flags(parser)
-    shown = parser.add_argument_group("what is shown and saved")
+    shown = parser.add_argument_group("output")
     shown.add_argument(
         "--percentile-metrics",
         type=split(Latency),
@@ -87,15 +88,15 @@ def read_serve(arguments: Sequence[str]) -> ServeSettings:
         type=goal,
         default=[],
         metavar="METRIC:MS",
-        help="what a good request stays within, of ttft, tpot and e2el, such as ttft:300 tpot:40",
+        help="upper bounds of a good request, of ttft, tpot and e2el, such as ttft:300 tpot:40",
     )
-    shown.add_argument("--save-result", action="store_true", help="write a JSON file of the figures")
-    shown.add_argument("--save-detailed", action="store_true", help="with lists that have an entry for each request")
-    shown.add_argument("--result-dir", type=Path, default=Path(), help="folder for it (default: this one)")
-    shown.add_argument("--result-filename", help="instead of a name made of backend, rate, model and date")
-    shown.add_argument("--label", help="begins the file's name, and stands in it")
-    shown.add_argument("--metadata", nargs="*", type=pair, default=[], metavar="KEY=VALUE", help="goes into it")
-    shown.add_argument("--request-id-prefix", help="of the header X-Request-ID (default: bench-<8 hex>-)")
+    shown.add_argument("--save-result", action="store_true", help="write the figures to a JSON file")
+    shown.add_argument("--save-detailed", action="store_true", help="add lists with an entry for each request")
+    shown.add_argument("--result-dir", type=Path, default=Path(), help="folder of the file (default: this one)")
+    shown.add_argument("--result-filename", help="name of the file (default: of backend, rate, model and date)")
+    shown.add_argument("--label", help="a field of the file, and the beginning of its default name")
+    shown.add_argument("--metadata", nargs="*", type=pair, default=[], metavar="KEY=VALUE", help="fields of the file")
+    shown.add_argument("--request-id-prefix", help="prefix of the header X-Request-ID (default: bench-<8 hex>-)")
     given = parser.parse_args(arguments)
     return ServeSettings(
         load=read_load(parser, given),
@@ -114,48 +115,49 @@ def read_serve(arguments: Sequence[str]) -> ServeSettings:
 
 
 def read_compare(arguments: Sequence[str]) -> CompareSettings:
-    """Exits 2 with a sentence on wrong usage, and 0 after --help, as argparse does."""
+    """Parses the flags of a comparison. As argparse, exits 2 with an error message on wrong usage, and 0 after
+    --help."""
     parser = argparse.ArgumentParser(
         "benchmark-serving compare",
         usage="benchmark-serving compare --target NAME=URL --target NAME=URL [flags]",
-        description="Send the same load to several targets in turns, round by round, and say which figures differ by "
-        "more than noise. Exits 1 when requests failed (any of a target after the first, or more than one in a hundred "
-        "of the first), an --aim was missed, or a figure is a regression and --fail-on-regression is given; else 0 "
-        "whatever the figures.",
+        description="Send the same load to several targets in turns, round by round, and report which figures differ "
+        "by more than noise. Exits 1 if requests failed (any of a target after the first, or more than one in a "
+        "hundred of the first), if an --aim was missed, or if a figure is a regression and --fail-on-regression is "
+        "given. Exits 0 otherwise, whatever the figures.",
         allow_abbrev=False,
     )
-    what = parser.add_argument_group("what is compared")
+    what = parser.add_argument_group("comparison")
     what.add_argument(
         "--target",
         action="append",
         required=True,
         type=pair,
         metavar="NAME=URL",
-        help="twice or more: ratios are to the first",
+        help="a server to compare; needed twice or more, and ratios are to the first",
     )
     what.add_argument(
         "--rounds",
         type=whole(1),
-        default=4,  # The fewest that see a 10 % difference through a noise of 5 %, and turn the order twice.
-        help="of all targets each; even, so that each goes first equally often (default: 4)",
+        default=4,  # The fewest that show a 10 % difference through noise of 5 %, and reverse the order twice.
+        help="each round runs every target; use an even number, so that each goes first equally often (default: 4)",
     )
     what.add_argument(
         "--aim",
         action="append",
         default=[],
-        type=aim,
+        type=threshold,
         metavar="FIGURE<=RATIO",
-        help="what the others' ratio to the first shall be, such as 'TTFT p50<=0.5' or 'Output throughput>=1.5'; a "
-        "missed one makes the exit status 1",
+        help="a threshold for the ratio to the first, such as 'TTFT p50<=0.5' or 'Output throughput>=1.5'; if it is "
+        "missed, the exit status is 1",
     )
     _add_kept_flags(parser)
     add_load_flags(parser)
     given = parser.parse_args(arguments)
     names = [name for name, _ in given.target]
     if len(names) < 2 or len(set(names)) < len(names):
-        parser.error(f"--target: found {', '.join(names)}; needed are two or more, of different names")
+        parser.error(f"--target: found {', '.join(names)}; required are two or more, with different names")
     if given.fail_on_regression and given.history is None:
-        parser.error("--fail-on-regression: needed with it is --history")
+        parser.error("--fail-on-regression: requires --history")
     return CompareSettings(
         load=read_load(parser, given),
         targets=tuple(given.target),
@@ -165,36 +167,36 @@ def read_compare(arguments: Sequence[str]) -> CompareSettings:
         json=given.json,
         history=given.history,
         fail_on_regression=given.fail_on_regression,
-        aims=tuple(given.aim),
+        thresholds=tuple(given.aim),
         title=given.title,
         about=given.about,
-        told=_flags(parser, given),
+        shown_flags=_flags(parser, given),
     )
 
 
 def _add_kept_flags(parser: argparse.ArgumentParser) -> None:
-    kept = parser.add_argument_group("what is kept")
-    kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, pictures, settings")
-    kept.add_argument("--title", help="of the report (default: the targets' names)")
+    kept = parser.add_argument_group("output files")
+    kept.add_argument("--report", type=Path, metavar="HTML", help="one page: conclusions, table, plots, settings")
+    kept.add_argument("--title", help="title of the report (default: the targets' names)")
     kept.add_argument("--about", default="", metavar="TEXT", help="a paragraph of the report: what is shown, and why")
-    kept.add_argument("--plot", type=Path, metavar="PNG", help="picture of the replicas' KV cache utilisation")
+    kept.add_argument("--plot", type=Path, metavar="PNG", help="plot of the replicas' KV cache utilisation")
     kept.add_argument("--json", type=Path, help="all figures, round by round")
     kept.add_argument(
         "--history",
         type=Path,
         metavar="JSONL",
-        help="file of earlier comparisons: this one is judged by the last good ones of the same load, and added",
+        help="file of earlier comparisons: this one is judged by the last good ones of the same load, and appended",
     )
-    kept.add_argument("--fail-on-regression", action="store_true", help="exit 1 when it is worse than they were")
+    kept.add_argument("--fail-on-regression", action="store_true", help="exit 1 if it is worse than those")
 
 
 def _flags(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    """Each flag that is not at its default, as it would be typed."""
+    """Each flag that differs from its default, with its value as typed."""
     flags: list[tuple[str, str]] = []
     for name, value in vars(given).items():
         if name in ("title", "about") or value == parser.get_default(name):
             continue
-        # Headers may hold credentials; a report is shown around.
+        # Headers may hold credentials, and reports are passed on.
         flags.append((f"--{name.replace('_', '-')}", "..." if name == "header" else _typed(value)))
     return tuple(flags)
 
@@ -207,7 +209,7 @@ def _typed(value: object) -> str:
             return f"{name}={text}"
         case Replica(name, url):
             return f"{name}={url}"
-        case Aim(figure, bound, at_most):
+        case Threshold(figure, bound, at_most):
             return f"'{figure.name}{'<=' if at_most else '>='}{bound:g}'"
         case _:
             return str(value)

@@ -1,4 +1,4 @@
-"""The flags that say what is sent."""
+"""The flags of the data sets."""
 
 import argparse
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from benchmark.tokens.tokenizer import Tokenizer
 from benchmark.workload import Workload
 
 Dataset = Callable[[Tokenizer, int], Workload]
-"""Makes a workload for a tokenizer, by seed. Raises BadDataset, OSError."""
+"""Makes a workload from a tokenizer and a seed. Raises BadDataset, OSError."""
 
 DATASETS = ("random", "sharegpt", "custom", "prefix_repetition", "multi_turn")
 _IN_FILES = ("sharegpt", "custom")
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
-    """Those of every data set; a data set reads its own."""
+    """Adds the flags of all data sets. Each data set reads its own."""
     _add_common_flags(parser)
     _add_random_flags(parser)
     groups = SharedPrefix()
@@ -33,24 +33,24 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common_flags(parser: argparse.ArgumentParser) -> None:
-    sent = parser.add_argument_group("what is sent")
+    sent = parser.add_argument_group("workload")
     sent.add_argument(
         "--dataset-name",
         choices=DATASETS,
         default="random",
-        help="multi_turn is ours: random conversations, turn by turn (default: random)",
+        help="multi_turn (own): random conversations, turn by turn (default: random)",
     )
-    sent.add_argument("--dataset-path", type=Path, help="of sharegpt (JSON) and custom (a JSON object a line)")
+    sent.add_argument("--dataset-path", type=Path, help="file of sharegpt (JSON) or custom (a JSON object per line)")
     sent.add_argument("--num-prompts", type=whole(1), default=RandomLengths().prompts, help="requests (default: 1000)")
     sent.add_argument("--seed", type=whole(0), default=0)
     sent.add_argument("--ignore-eos", action="store_true", help="generate the full length; implied without a file")
-    sent.add_argument("--sharegpt-output-len", type=whole(1), help="instead of the length of the answers in the file")
-    sent.add_argument("--custom-output-len", type=whole(1), help="instead of what the file says")
+    sent.add_argument("--sharegpt-output-len", type=whole(1), help="replaces the lengths of the answers in the file")
+    sent.add_argument("--custom-output-len", type=whole(1), help="replaces the lengths in the file")
     sent.add_argument(
         "--num-turns",
         type=whole(1),
-        help=f"(ours) of a conversation, in multi_turn (default: {MultiTurn(RandomLengths()).turns}) and sharegpt "
-        "(default: 1)",
+        help=f"(own) turns of a conversation, in multi_turn (default: {MultiTurn(RandomLengths()).turns}) and "
+        "sharegpt (default: 1)",
     )
 
 
@@ -70,15 +70,15 @@ def _add_random_flags(parser: argparse.ArgumentParser) -> None:
     sent.add_argument(
         "--old-random-range-ratio",
         action="store_true",
-        help="(ours) R means what it did before April 2025: uniform in [R*L, L]",
+        help="(own) use vLLM's meaning of R until April 2025: uniform in [R*L, L]",
     )
 
 
 def read_dataset(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Dataset:
-    """What the flags ask for. Exits as argparse does when a file is needed and none is named."""
+    """The data set that the flags select. As argparse, exits 2 if --dataset-path is missing or not applicable."""
     if (given.dataset_name in _IN_FILES) != (given.dataset_path is not None):
-        needed = "needed with" if given.dataset_path is None else "of no use with"
-        parser.error(f"--dataset-path: {needed} --dataset-name {given.dataset_name}")
+        problem = "required with" if given.dataset_path is None else "not allowed with"
+        parser.error(f"--dataset-path: {problem} --dataset-name {given.dataset_name}")
     makers: dict[str, Callable[[argparse.Namespace], Dataset]] = {
         "random": lambda given: partial(random_workload, _random(given)),
         "multi_turn": lambda given: partial(

@@ -1,4 +1,4 @@
-"""The settings that both commands take: what to send, how fast, and whom to watch."""
+"""The settings of both commands: server, workload, pace, and replicas to watch."""
 
 import argparse
 import math
@@ -13,13 +13,13 @@ from benchmark.settings.values import pair, positive, replica, whole
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """What both commands take: what to send, and how fast."""
+    """The settings that both commands have."""
 
     backend: str
     api: Api
     endpoint: str | None
     model: str | None
-    """A name or a folder; None: the first that the server lists."""
+    """A name or a folder; None means the first model that the server lists."""
     served_model_name: str | None
     tokenizer: str | None
     dataset: Dataset
@@ -38,42 +38,44 @@ _APIS = {"vllm": Api.COMPLETIONS, "openai": Api.COMPLETIONS, "openai-chat": Api.
 
 
 def add_load_flags(parser: argparse.ArgumentParser) -> None:
-    """Add them in groups, with help."""
-    server = parser.add_argument_group("the server")
+    """Adds the flags of both commands, in groups."""
+    server = parser.add_argument_group("server")
     server.add_argument(
-        "--backend", choices=tuple(_APIS), default="vllm", help="openai-chat sends chats (default: vllm)"
+        "--backend", choices=tuple(_APIS), default="vllm", help="openai-chat sends chat requests (default: vllm)"
     )
-    server.add_argument("--endpoint", help="path (default: /v1/completions, of openai-chat /v1/chat/completions)")
+    server.add_argument("--endpoint", help="path (default: /v1/completions, or /v1/chat/completions of openai-chat)")
     server.add_argument("--model", help="name or folder of the model (default: the first that the server lists)")
-    server.add_argument("--served-model-name", help="the name that the server knows it by, if another")
+    server.add_argument("--served-model-name", help="the model's name at the server, if it differs")
     server.add_argument("--tokenizer", help="folder with a tokenizer.json (default: --model, else the Qwen vocabulary)")
     server.add_argument("--tokenizer-mode", choices=("auto",), default="auto", help="accepted; there is one mode")
-    server.add_argument("--trust-remote-code", action="store_true", help="accepted; no code of a model is ever run")
+    server.add_argument("--trust-remote-code", action="store_true", help="accepted; code of a model is never run")
     server.add_argument("--header", nargs="*", type=pair, default=[], metavar="KEY=VALUE", help="sent with requests")
     server.add_argument("--temperature", type=float, help="(default: the server's)")
-    server.add_argument("--logprobs", type=int, help="log probabilities to ask for, a token")
+    server.add_argument("--logprobs", type=int, help="log probabilities to request for each token")
     add_dataset_flags(parser)
-    pace = parser.add_argument_group("how fast")
-    pace.add_argument("--max-concurrency", type=whole(1), help="requests at a time (default: no bound)")
-    pace.add_argument("--request-rate", type=positive, default=math.inf, help="requests a second (default: inf)")
+    pace = parser.add_argument_group("pace")
+    pace.add_argument("--max-concurrency", type=whole(1), help="most concurrent requests (default: no limit)")
+    pace.add_argument("--request-rate", type=positive, default=math.inf, help="requests per second (default: inf)")
     pace.add_argument("--burstiness", type=positive, default=1.0, help="1: Poisson; less: burstier (default: 1)")
-    pace.add_argument("--num-warmups", type=whole(0), default=0, help="requests that come before and are not counted")
+    pace.add_argument("--num-warmups", type=whole(0), default=0, help="requests sent first, which are not measured")
     pace.add_argument("--disable-tqdm", action="store_true", help="show no progress")
-    seen = parser.add_argument_group("watching the replicas (ours)")
-    seen.add_argument(
+    watch = parser.add_argument_group("replicas (own flags)")
+    watch.add_argument(
         "--replica-metrics",
         nargs="+",
         action="extend",
         type=replica,
         default=[],
         metavar="[NAME=]URL",
-        help="model servers whose /metrics to read meanwhile",
+        help="model servers whose /metrics are sampled during the run",
     )
-    seen.add_argument("--replica-interval", type=positive, default=DEFAULT_INTERVAL_S, metavar="S", help="how often")
+    watch.add_argument(
+        "--replica-interval", type=positive, default=DEFAULT_INTERVAL_S, metavar="S", help="seconds between samples"
+    )
 
 
 def read_load(parser: argparse.ArgumentParser, given: argparse.Namespace) -> LoadSettings:
-    """From what the parser has read. Exits as argparse does when flags do not fit each other."""
+    """The settings from parsed flags. As argparse, exits 2 if flags exclude each other."""
     return LoadSettings(
         backend=given.backend,
         api=_APIS[given.backend],

@@ -1,11 +1,11 @@
-"""What a flag's value may be. Each function reads one, and raises ArgumentTypeError with what is allowed."""
+"""Parsers of flag values. Each raises ArgumentTypeError with what is allowed."""
 
 import argparse
 import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from benchmark.compare.aims import Aim
+from benchmark.compare.thresholds import Threshold
 from benchmark.compare.verdict import FIGURES
 from benchmark.replicas.watch import Replica, replica_at
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A whole number from `least` on."""
+    """Returns a parser of whole numbers from `least` on."""
 
     def read(text: str) -> int:
         try:
@@ -28,25 +28,25 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """Above 0, infinity among them."""
+    """A number above 0; infinity is allowed."""
     value = _number(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"found {text}; allowed is a number above 0, inf among them")
+        raise argparse.ArgumentTypeError(f"found {text}; allowed is a number above 0, or inf")
     return value
 
 
 def ratio(text: str) -> float:
-    """0 to 1."""
+    """A number from 0 to 1."""
     return _between(text, 1)
 
 
 def percentile(text: str) -> float:
-    """0 to 100."""
+    """A number from 0 to 100."""
     return _between(text, 100)
 
 
 def split(kind: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
-    """Values of one kind with commas between them."""
+    """Returns a parser of comma-separated values, each parsed by `kind`."""
 
     def read(text: str) -> tuple[_T, ...]:
         try:
@@ -58,7 +58,7 @@ def split(kind: Callable[[str], _T]) -> Callable[[str], tuple[_T, ...]]:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """NAME=VALUE, neither empty."""
+    """NAME=VALUE; neither may be empty."""
     key, equals, value = text.partition("=")
     if not equals or not key or not value:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed is NAME=VALUE")
@@ -66,7 +66,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def goal(text: str) -> tuple[str, float]:
-    """METRIC:MS of `--goodput`."""
+    """METRIC:MS, as `--goodput` takes it."""
     name, _, value = text.partition(":")
     if name not in ("ttft", "tpot", "e2el") or not _number(value) > 0:
         raise argparse.ArgumentTypeError(
@@ -75,18 +75,18 @@ def goal(text: str) -> tuple[str, float]:
     return name, float(value)
 
 
-def aim(text: str) -> Aim:
-    """A figure, `<=` or `>=`, and a ratio: `TTFT p50<=0.5`."""
+def threshold(text: str) -> Threshold:
+    """A figure, `<=` or `>=`, and a ratio, such as `TTFT p50<=0.5`."""
     name, sign, bound = text.partition("<=") if "<=" in text else text.partition(">=")
-    figure = next((each for each in FIGURES if each.name.lower() == name.strip().lower()), None)
+    figure = next((figure for figure in FIGURES if figure.name.lower() == name.strip().lower()), None)
     if figure is None or not 0 < _number(bound) < math.inf:
-        names = ", ".join(each.name for each in FIGURES)
+        names = ", ".join(figure.name for figure in FIGURES)
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed is FIGURE<=RATIO or FIGURE>=RATIO, of {names}")
-    return Aim(figure, _number(bound), at_most=sign == "<=")
+    return Threshold(figure, _number(bound), at_most=sign == "<=")
 
 
 def replica(text: str) -> Replica:
-    """See `replica_at`."""
+    """A replica; see `replica_at`."""
     try:
         return replica_at(text)
     except ValueError as error:
@@ -101,7 +101,7 @@ def _between(text: str, most: int) -> float:
 
 
 def _number(text: str) -> float:
-    """NaN, which is never allowed, for what is no number."""
+    """The number, or NaN if `text` is none. NaN is never allowed."""
     try:
         return float(text)
     except ValueError:

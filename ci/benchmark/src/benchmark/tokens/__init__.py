@@ -1,1 +1,1 @@
-"""How long a text is to the model."""
+"""Tokenizers: the length of a text in the model's tokens."""

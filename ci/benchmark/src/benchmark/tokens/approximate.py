@@ -1,4 +1,4 @@
-"""For want of a vocabulary: four bytes are a token, which is about right for English text."""
+"""An approximation without a vocabulary: a token is four bytes, which is about right for English text."""
 
 import itertools
 
@@ -6,13 +6,13 @@ BYTES_PER_TOKEN = 4
 
 
 class ApproximateTokenizer:
-    """Words of three letters and a blank."""
+    """Counts four bytes as a token. Its words are a blank and three letters."""
 
-    name = "approximate (4 bytes are a token: no tokenizer.json at --model or --tokenizer, no Qwen vocabulary)"
+    name = "approximate (4 bytes per token: no tokenizer.json at --model or --tokenizer, no Qwen vocabulary)"
 
     def __init__(self) -> None:
         letters = ("bdfgklmnprst", "aeiou", "lmnrst")
-        self.words = tuple(" " + "".join(each) for each in itertools.product(*letters))
+        self.words = tuple(" " + "".join(word) for word in itertools.product(*letters))
 
     def count(self, text: str) -> int:
         return -(-len(text.encode()) // BYTES_PER_TOKEN)

@@ -7,11 +7,11 @@ from tokenizers import Tokenizer
 from benchmark.tokens.words import WORD
 
 MAX_WORDS = 20_000
-"""More than enough for prompts that have nothing in common; a vocabulary of 150,000 would take seconds to check."""
+"""Enough for prompts without common parts. Checking a vocabulary of 150,000 words would take seconds. Judgement."""
 
 
 class HuggingFaceTokenizer:
-    """Reads a tokenizer.json. Raises ValueError when it cannot be read, or when it has no words that are one token."""
+    """A tokenizer from a tokenizer.json. Raises ValueError if it cannot be read, or if no word in it is one token."""
 
     def __init__(self, file: Path) -> None:
         try:
@@ -27,7 +27,7 @@ class HuggingFaceTokenizer:
     def _one_token_words(self) -> tuple[str, ...]:
         decoded = self._tokenizer.decode_batch([[token] for token in range(self._tokenizer.get_vocab_size())])
         candidates = sorted({text for text in decoded if WORD.fullmatch(text)}) or sorted(
-            # Vocabularies that decode a word to itself without the blank before it.
+            # Some vocabularies decode a word without its leading blank.
             {f" {text}" for text in decoded if WORD.fullmatch(f" {text}")}
         )
         some = candidates[:: max(1, len(candidates) // MAX_WORDS)]

@@ -1,5 +1,4 @@
-"""The vocabulary of the Qwen family (DeepSeek-R1-Distill-Qwen among them), from the file that the package dashscope
-ships."""
+"""The vocabulary of the Qwen family (DeepSeek-R1-Distill-Qwen included), from a file of the package dashscope."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from benchmark.tokens.words import WORD
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2.5's tokenizer.json cuts text before merging."""
+"""The pattern by which Qwen2.5's tokenizer.json splits text before merging."""
 
 
 class QwenVocabularyMissing(Exception):
@@ -20,7 +19,7 @@ class QwenVocabularyMissing(Exception):
 
 
 class QwenTokenizer:
-    """151,643 tokens without the special ones."""
+    """The Qwen vocabulary: 151,643 tokens without the special ones."""
 
     def __init__(self) -> None:
         package = find_spec("dashscope")

@@ -1,4 +1,4 @@
-"""What a tokenizer is to this client, and how one is found."""
+"""The interface of tokenizers, and the choice of one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,30 +10,31 @@ from benchmark.tokens.qwen import QwenTokenizer, QwenVocabularyMissing
 
 
 class Tokenizer(Protocol):
-    """Text to tokens, and words to make text of."""
+    """Counts tokens, and offers words to compose text of exact length."""
 
     @property
     def name(self) -> str:
-        """For people: which vocabulary this is, and where it came from."""
+        """The vocabulary and its origin, as printed."""
         ...
 
     @property
     def words(self) -> Sequence[str]:
-        """Texts that are one token each and stay so side by side: n of them joined are n tokens. Never empty."""
+        """Texts of one token each: any n of them joined are n tokens. Never empty."""
         ...
 
     def count(self, text: str) -> int:
-        """Tokens of a text, without those that the server adds around it."""
+        """Tokens of a text, without special tokens that the server adds."""
         ...
 
 
 class NoSuchTokenizer(Exception):
-    """A folder was named as a tokenizer's, and holds none that can be read."""
+    """The configured folder has no readable tokenizer."""
 
 
 def find_tokenizer(model: str, tokenizer: str | None) -> Tokenizer:
-    """The model's own vocabulary where a tokenizer.json lies in the folder `tokenizer` or `model`, else Qwen's, else an
-    approximation. Raises NoSuchTokenizer when `tokenizer` is given and holds none."""
+    """Chooses a tokenizer: a tokenizer.json in the folder `tokenizer` or `model`, else Qwen's, else an approximation.
+
+    Raises NoSuchTokenizer if a tokenizer.json is unreadable, or if `tokenizer` is given and has none."""
     for folder in (tokenizer, model):
         file = Path(folder or "") / "tokenizer.json"
         if folder and file.is_file():
@@ -42,7 +43,7 @@ def find_tokenizer(model: str, tokenizer: str | None) -> Tokenizer:
             except ValueError as error:
                 raise NoSuchTokenizer(f"{file}: {error}") from None
         if folder is not None and folder == tokenizer:
-            raise NoSuchTokenizer(f"--tokenizer {tokenizer}: no tokenizer.json there")
+            raise NoSuchTokenizer(f"--tokenizer {tokenizer}: no tokenizer.json in this folder")
     try:
         return QwenTokenizer()
     except QwenVocabularyMissing:

@@ -1,4 +1,4 @@
-"""What a comparison is meant to show: bounds of its ratios, and whether they hold."""
+"""Thresholds (`--aim`) for the ratios of a comparison, and their outcome."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from benchmark.compare.verdict import Conclusion, Figure, Ratio, judge
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """A bound of each contender's ratio to the first."""
+class Threshold:
+    """A bound for each contender's ratio to the first."""
 
     figure: Figure
     bound: float
     at_most: bool
-    """Whether the ratio shall be the bound or less; else the bound or more."""
+    """True: the ratio must not exceed the bound. False: it must reach the bound."""
 
     def outcome(self, ratio: Ratio | None) -> "Outcome":
-        """`ratio`: None where no contender has the figure."""
+        """Judges a ratio; None means that no contender has the figure."""
         if ratio is None or ratio.conclusion is Conclusion.NO_RATIO:
             return Outcome.UNKNOWN
         if ratio.conclusion is Conclusion.TOO_FEW_ROUNDS:
@@ -30,20 +30,20 @@ class Aim:
 
 
 class Outcome(StrEnum):
-    """Of an aim."""
+    """The outcome of a threshold."""
 
     MET = "met"
-    """By the mean of the rounds."""
-    OPEN = "open, for the noise between rounds is larger"
-    """The mean misses the bound, but the interval reaches it; or there is one round, which shows no noise."""
+    """The mean of the rounds is within the bound."""
+    OPEN = "open, the noise between rounds is larger"
+    """The mean misses the bound, but the interval reaches it; or there is only one round, which shows no noise."""
     MISSED = "missed"
-    UNKNOWN = "missed, for there is no such ratio"
-    """A figure is 0, or absent: no replica was watched."""
+    UNKNOWN = "missed, there is no such ratio"
+    """A figure is 0 or absent, for example because no replica was watched."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """An aim, and what became of it."""
+class ThresholdResult:
+    """The outcome of a threshold for one contender, with a sentence for the report."""
 
     sentence: str
     outcome: Outcome
@@ -53,18 +53,19 @@ class Judged:
         return self.outcome in (Outcome.MISSED, Outcome.UNKNOWN)
 
 
-def judge_aims(comparison: Comparison, aims: Sequence[Aim]) -> Iterator[Judged]:
-    """Each aim for each contender after the first."""
+def judge_thresholds(comparison: Comparison, thresholds: Sequence[Threshold]) -> Iterator[ThresholdResult]:
+    """Judges each threshold for each contender after the first."""
     first, *others = comparison.plan.contenders
     ratios = {row.figure.name: row.ratios for row in judge(comparison)}
-    for aim in aims:
-        of_figure = ratios.get(aim.figure.name)
+    for threshold in thresholds:
+        of_figure = ratios.get(threshold.figure.name)
         for index, contender in enumerate(others):
             ratio = of_figure[index] if of_figure else None
-            outcome = aim.outcome(ratio)
+            outcome = threshold.outcome(ratio)
             mean, interval = ratio_cells(ratio) if ratio else ("-", "-")
-            yield Judged(
-                f"{aim.figure.name}, {contender.name} / {first.name}: {'at most' if aim.at_most else 'at least'} "
-                f"{aim.bound:g} is wanted, found is {mean} ({interval}): {outcome}",
+            yield ThresholdResult(
+                f"{threshold.figure.name}, {contender.name} / {first.name}: "
+                f"{'at most' if threshold.at_most else 'at least'} {threshold.bound:g} is required, "
+                f"found {mean} ({interval}): {outcome}",
                 outcome,
             )
