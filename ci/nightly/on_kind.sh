@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One night on a kind cluster with mocks in place of GPUs; log, reports and their history come to out/nightly. Needs
-# docker, kind, kubectl and helm. KEEP=1 leaves the cluster, and the next run uses it.
+# One nightly run on a kind cluster with mocks in place of GPUs. Log, reports and their history are copied to out/nightly.
+# Needs docker, kind, kubectl and helm. KEEP=1 keeps the cluster for the next run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -12,20 +12,20 @@ images=(picker vllm-mock nightly)
 folder=$(mktemp -d)
 export KUBECONFIG=$folder/kubeconfig
 
-say() { echo "$(date +%T) $*"; }
-leave() {
+log() { echo "$(date +%T) $*"; }
+clean_up() {
   [[ ${KEEP:-} ]] || kind delete cluster --quiet --name "$cluster"
   rm -rf "$folder"
 }
-trap leave EXIT
+trap clean_up EXIT
 touch "$folder/began"
 
 seconds=${FUZZ_SECONDS:-300}
-say "using the picker at random for $seconds s (make fuzz)"
+log "fuzzing the picker for $seconds s (make fuzz)"
 make fuzz SECONDS="$seconds"
 
-say "building ${images[*]}"
-# The job's helm is this machine's, so that the build needs no registry of helm's.
+log "building ${images[*]}"
+# The image gets this machine's helm, so that the build needs no registry for it.
 install -m 755 "$(readlink -f "$(command -v helm)")" "$folder/helm"
 printf 'FROM scratch\nCOPY helm /usr/bin/helm\n' >"$folder/Dockerfile"
 docker build --quiet -t inference-gateway/helm:local "$folder" >/dev/null
@@ -37,7 +37,7 @@ done
 if kind get clusters 2>/dev/null | grep -qx "$cluster"; then
   kind export kubeconfig --quiet --name "$cluster"
 else
-  say "making the kind cluster $cluster"
+  log "creating the kind cluster $cluster"
   kind create cluster --quiet --name "$cluster" --image "$node" --wait 60s
 fi
 for image in "${images[@]}"; do
@@ -50,26 +50,26 @@ docker exec "$cluster-control-plane" mkdir -p /kept
 docker exec "$cluster-control-plane" chmod -R a+rwX /kept
 
 kubectl apply -k ci/nightly/kind >/dev/null
-job=night-$(date +%s)
+job=nightly-$(date +%s)
 kubectl create job -n "$namespace" --from=cronjob/nightly "$job" >/dev/null
-say "running $job"
+log "running $job"
 mkdir -p "$out"
-# Of a container that is being made there is no log to wait for.
+# kubectl logs fails until the container is created.
 for _ in $(seq 180); do
   kubectl logs -n "$namespace" "job/$job" >/dev/null 2>&1 && break
   sleep 1
 done
-kubectl logs -n "$namespace" -f "job/$job" | tee "$out/night.log"
+kubectl logs -n "$namespace" -f "job/$job" | tee "$out/nightly.log"
 docker cp "$kept/." "$out"
 find "$out" -name '*.html' -newer "$folder/began" | sort | sed 's/^/  /'
-# The log has ended, and soon the Job says how.
+# The Job's condition is set shortly after the end of the log.
 for _ in $(seq 60); do
   ended=$(kubectl get -n "$namespace" "job/$job" -o 'jsonpath={.status.conditions[?(@.status=="True")].type}')
   [[ $ended != *Complete* && $ended != *Failed* ]] || break
   sleep 1
 done
 [[ $ended == *Complete* ]] || {
-  say "the night was not good"
+  log "the nightly run failed"
   exit 1
 }
-say "a good night"
+log "the nightly run passed"

@@ -1,1 +1,1 @@
-"""A night on a GPU cluster: install, wait for the model, test, compare, keep, judge, clean up."""
+"""The nightly job on a GPU cluster: install, wait for the model, test, compare, store reports, judge, and remove."""

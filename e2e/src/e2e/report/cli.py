@@ -18,7 +18,7 @@ from benchmark.progress import comparison_progress, shown_progress
 from benchmark.report.page import Chapter, save_report
 from benchmark.report.plots import kv_usage_figure, latency_figure, save_png, throughput_figure
 from benchmark.settings.commands import CompareSettings, read_compare
-from nightly.comparing import flags_of
+from nightly.comparison import flags_of
 from nightly.settings import BadSettings, Settings
 from nightly.settings import Comparison as Load
 from nightly.settings import read_settings as read_loads
@@ -105,7 +105,7 @@ async def _compare(load: Load, given: CompareSettings, console: Console) -> Chap
         comparison,
         record_of(comparison, datetime.now()),
         given.shown_flags,
-        thresholds=aims,
+        thresholds=thresholds,
         title=load.title,
         about=load.about,
     )

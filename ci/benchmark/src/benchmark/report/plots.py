@@ -25,7 +25,7 @@ _MOST_NAMED_REPLICAS = 12
 
 
 _LETTERS_AN_INCH = 12
-"""Letters per inch of the legend's font. Judgement, on the wide side."""
+"""Letters per inch of the legend's font. Judgement."""
 _LETTERS_OF_A_LINE = 8
 """Width of a legend's line sample, in letters. Judgement."""
 

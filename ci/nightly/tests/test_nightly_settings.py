@@ -1,4 +1,4 @@
-"""The files that the job is set up by."""
+"""The settings and manifests of the nightly job."""
 
 from pathlib import Path
 
@@ -19,17 +19,17 @@ ONE = "comparisons: [{name: a, strategy: DEFAULT, load: ''}]\n"
 
 
 @pytest.mark.parametrize("folder", ["manifests", "kind"])
-def test_the_settings_of_a_folder_are_taken_and_compare_both_strategies(folder: str) -> None:
+def test_the_settings_of_each_folder_are_valid_and_compare_both_strategies(folder: str) -> None:
     settings = read_settings(FOLDER / folder / "nightly.yaml")
-    assert [each.strategy for each in settings.comparisons] == ["DEFAULT", "PREFIX_CACHE"]
+    assert [comparison.strategy for comparison in settings.comparisons] == ["DEFAULT", "PREFIX_CACHE"]
 
 
 @pytest.mark.parametrize("folder", ["manifests", "kind"])
-def test_what_the_settings_name_is_mounted_or_in_the_image(folder: str) -> None:
+def test_files_of_the_settings_are_mounted_or_in_the_image(folder: str) -> None:
     settings = read_settings(FOLDER / folder / "nightly.yaml")
     job = yaml.safe_load((FOLDER / "manifests" / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]
     [container] = job["template"]["spec"]["containers"]
-    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert settings.keep in mounted
     chart = FOLDER.parents[1] / "charts" / "inference-gateway"
     for file in (*settings.values, *settings.objects):
@@ -38,7 +38,7 @@ def test_what_the_settings_name_is_mounted_or_in_the_image(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "field"),
     [
         ("comparisons: []\n", "comparisons"),
         (ONE + "round: 3\n", "round"),
@@ -49,12 +49,11 @@ def test_what_the_settings_name_is_mounted_or_in_the_image(folder: str) -> None:
         ("comparisons: [{name: ../a, strategy: DEFAULT, load: ''}]\n", "name"),
     ],
 )
-def test_wrong_settings_are_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
-    """Before anything is installed."""
-    with pytest.raises(BadSettings, match=told):
+def test_an_invalid_setting_is_rejected_by_its_name(tmp_path: Path, text: str, field: str) -> None:
+    with pytest.raises(BadSettings, match=field):
         read_settings(written(tmp_path, text))
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"nothing\.yaml"):
         read_settings(tmp_path / "nothing.yaml")

@@ -1,4 +1,4 @@
-"""One comparison of a night: `benchmark-serving compare` on both ports, judged by the nights before."""
+"""One comparison of a nightly run: `benchmark-serving compare` on both ports, judged by earlier runs."""
 
 import shlex
 import subprocess
@@ -15,30 +15,32 @@ from nightly.settings import HISTORY, Comparison, Settings
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """The outcome of a comparison."""
+
     comparison: Comparison
     report: Path
     problems: Sequence[str]
-    """A sentence each: more requests failed than `benchmark-serving compare` bears, an aim was missed, a figure is
-    worse than in the last good nights, or the comparison did not come to its end."""
+    """A sentence for each problem: more requests failed than `benchmark-serving compare` tolerates, a threshold was
+    missed, a figure is worse than in the last good runs, or the comparison did not finish."""
 
     @property
-    def good(self) -> bool:
+    def passed(self) -> bool:
         return not self.problems
 
 
 def arguments(
     comparison: Comparison, settings: Settings, urls: Mapping[int, str], replicas: Mapping[str, str], folder: Path
 ) -> Sequence[str]:
-    """Of `benchmark-serving`. The history is in the folder above: one file for all nights."""
+    """The arguments of `benchmark-serving`. The reports are in `folder`, the history in a file that all runs share."""
     files = folder / comparison.name
-    told = [f"--title={comparison.title}", f"--about={comparison.about}"]
+    described = [f"--title={comparison.title}", f"--about={comparison.about}"]
     kept = [
         f"--report={files.with_suffix('.html')}",
         f"--json={files.with_suffix('.json')}",
         f"--history={history_of(comparison, Path(settings.keep))}",
         "--fail-on-regression",
     ]
-    return ["compare", *flags_of(comparison, settings.rounds, urls, replicas, before=told, after=kept)]
+    return ["compare", *flags_of(comparison, settings.rounds, urls, replicas, before=described, after=kept)]
 
 
 def flags_of(
@@ -49,8 +51,10 @@ def flags_of(
     before: Sequence[str] = (),
     after: Sequence[str] = (),
 ) -> Sequence[str]:
-    """Of `benchmark-serving compare`: of two that say different things the later one counts, so the load may overrule
-    those `before` it and not those `after` it. `urls` by port; `replicas`: metrics pages by name."""
+    """The flags of `benchmark-serving compare`.
+
+    The last of several equal flags counts: the load overrides the flags `before` it, and not those `after` it. `urls`
+    are by port, `replicas` are URLs of metrics pages by name."""
     return [
         *(f"--target=port {port}={url}" for port, url in urls.items()),
         f"--rounds={rounds}",
@@ -69,7 +73,9 @@ def history_of(comparison: Comparison, keep: Path) -> Path:
 def run(
     comparison: Comparison, settings: Settings, urls: Mapping[int, str], replicas: Mapping[str, str], folder: Path
 ) -> Outcome:
-    """Takes as long as it takes, up to the setting. What it prints goes to this program's output and to the folder."""
+    """Runs a comparison and waits for its end, at most `settings.compare_timeout_s`.
+
+    Its output is copied to this program's output and to a file in `folder`. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / comparison.name
     command = ["benchmark-serving", *arguments(comparison, settings, urls, replicas, folder)]
@@ -78,10 +84,10 @@ def run(
         files.with_suffix(".txt").open("w") as kept,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running,
     ):
-        too_late = threading.Event()
+        timed_out = threading.Event()
 
         def stop() -> None:
-            too_late.set()
+            timed_out.set()
             running.kill()
 
         timer = threading.Timer(settings.compare_timeout_s, stop)
@@ -96,7 +102,7 @@ def run(
         finally:
             timer.cancel()
             running.kill()
-    if too_late.is_set():
+    if timed_out.is_set():
         problems: Sequence[str] = [f"stopped after {settings.compare_timeout_s} s: compareTimeoutS"]
     else:
         problems = _problems(status, files.with_suffix(".json"), lines)
@@ -104,11 +110,13 @@ def run(
 
 
 def _problems(status: int, figures: Path, lines: Sequence[str]) -> Sequence[str]:
-    """None where the status is 0. `lines`: what the comparison printed; where it has no figures, the last tells why."""
+    """The problems of a comparison with this exit status; empty for 0.
+
+    They are read from the file `figures`. If that gives none, the last of the printed `lines` is the problem."""
     if status == 0:
         return ()
     try:
-        told = read_record(figures).problems
+        recorded = read_record(figures).problems
     except (OSError, BadHistory):
-        told = ()
-    return told or (f"exit status {status}: {lines[-1].strip() if lines else 'without a word'}",)
+        recorded = ()
+    return recorded or (f"exit status {status}: {lines[-1].strip() if lines else 'no output'}",)
