@@ -1,4 +1,4 @@
-"""Every alert fires when it should and keeps still when it should not, by Prometheus' own word."""
+"""Alerts, checked by promtool: each fires in its case, and stays silent in the others."""
 
 import re
 import shutil
@@ -34,57 +34,57 @@ def cases(alert: Alert) -> list[dict[str, Any]]:
 
 @needs_promtool
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_does_what_its_cases_say(alert: Alert) -> None:
+def test_an_alert_passes_its_promtool_cases(alert: Alert) -> None:
     promtool("test", "rules", str(CASES / f"{alert.name}.yaml"))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not(alert: Alert) -> None:
+def test_an_alert_has_a_case_that_fires_and_one_that_does_not(alert: Alert) -> None:
     fires: set[bool] = set()
     for case in cases(alert):
-        told = [test for test in case["alert_rule_test"] if test["alertname"] == alert.name]
-        assert told, case["name"]
-        fires.add(any(test["exp_alerts"] for test in told))
+        of_alert = [test for test in case["alert_rule_test"] if test["alertname"] == alert.name]
+        assert of_alert, case["name"]
+        fires.add(any(test["exp_alerts"] for test in of_alert))
     assert fires == {True, False}
 
 
-def test_there_are_no_cases_of_alerts_that_are_gone() -> None:
+def test_every_case_belongs_to_an_alert() -> None:
     assert {path.stem for path in CASES.iterdir()} == {alert.name for alert in ALERTS}
 
 
 @needs_promtool
-def test_prometheus_takes_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     promtool(
         "check", "rules", "--lint=all", str(ROOT / "charts/inference-gateway/files/alerts/inference-gateway.rules.yaml")
     )
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_leads_to_a_section_of_the_runbook(alert: Alert) -> None:
-    """With what it means and what to do."""
+def test_an_alert_has_a_section_of_the_runbook(alert: Alert) -> None:
+    """The section is long enough to explain the alert and what to do."""
     page = (ROOT / RUNBOOK).read_text()
     section = re.search(rf"^### {alert.name}\n(.+?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
     assert section is not None
     assert len(section[1].split()) > 25
 
 
-def test_a_rule_reads_what_was_recorded_before_it() -> None:
-    """Within an evaluation rules run in order."""
+def test_a_rule_reads_only_recordings_that_precede_it() -> None:
+    """Prometheus evaluates the rules of a group in order."""
     recorded: set[str] = set()
     for rule in RULES:
-        of_ours = {name for name in metrics_in(rule.expression) if name.count(":") == 2}
-        assert of_ours <= recorded
+        recordings = {name for name in metrics_in(rule.expression) if name.count(":") == 2}
+        assert recordings <= recorded
         if isinstance(rule, Recording):
             recorded.add(rule.name)
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
-def test_the_goal_for_the_first_token_is_a_bound_of_every_generations_buckets(profile: str) -> None:
-    """Between two bounds nobody can tell how many answers began in time."""
+def test_the_ttft_objective_is_a_bucket_bound_of_every_vllm_version(profile: str) -> None:
+    """Between two bounds, the number of responses in time is unknown."""
     (family,) = [
-        each
-        for each in PROFILES[profile].families
-        if isinstance(each, Buckets) and each.name == "vllm:time_to_first_token_seconds"
+        family
+        for family in PROFILES[profile].families
+        if isinstance(family, Buckets) and family.name == "vllm:time_to_first_token_seconds"
     ]
     assert not callable(family.bounds)
     assert TTFT_GOAL_S in family.bounds

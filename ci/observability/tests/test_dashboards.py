@@ -1,4 +1,4 @@
-"""What a dashboard has to be to be read, before any Prometheus is asked."""
+"""Properties of the dashboards that need no Prometheus."""
 
 import json
 import re
@@ -28,7 +28,7 @@ TUTORIALS_METRICS = {
 
 
 def exposed(profile: str) -> set[str]:
-    """Names on the mock's page."""
+    """Names of the metrics that the mock exposes with a profile."""
     names = {"vllm:lora_requests_info", "vllm:cache_config_info"}
     for family in PROFILES[profile].families:
         if isinstance(family, Buckets):
@@ -41,7 +41,7 @@ def exposed(profile: str) -> set[str]:
 EXPOSED = {profile: exposed(profile) for profile in PROFILES}
 
 
-def test_the_vllm_dashboard_shows_all_that_the_tutorial_lists() -> None:
+def test_the_vllm_dashboard_shows_every_metric_of_the_tutorial() -> None:
     shown = {
         name for panel in VLLM_SERVICE.panels() for query in panel.queries for name in metrics_in(query.expression)
     }
@@ -49,41 +49,41 @@ def test_the_vllm_dashboard_shows_all_that_the_tutorial_lists() -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.expression[:60])
-def test_every_metric_of_vllm_is_on_the_page_of_some_generation(query: Query) -> None:
-    """A name with a typing error would be an empty panel for ever."""
+def test_every_vllm_metric_is_exposed_by_some_version(query: Query) -> None:
+    """A misspelled name would give an empty panel."""
     for name in metrics_in(query.expression):
         if name.startswith("vllm:"):
             assert any(name in page for page in EXPOSED.values())
 
 
-SOME_GENERATIONS_ONLY = {
+SOME_VERSIONS_ONLY = {
     "Throughput as vLLM averages it",
     "Swapped",
     "CPU KV cache utilisation",
-    "Turned away",
-    "Waiting, and why",
+    "Rejected",
+    "Waiting by reason",
 }
-"""Panels of what a generation has alone; their descriptions say which."""
+"""Panels of metrics that only some versions have. Their descriptions name the versions."""
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
 @pytest.mark.parametrize("panel", list(VLLM_SERVICE.panels()), ids=lambda panel: panel.title)
-def test_every_panel_has_data_from_every_generation(panel: Panel, profile: str) -> None:
-    """Some query of it reads nothing but what that generation exposes, by one of the metric's names."""
-    if panel.title in SOME_GENERATIONS_ONLY:
+def test_every_panel_has_data_from_every_version(panel: Panel, profile: str) -> None:
+    """At least one query of the panel reads only metrics that the version exposes, by one of their names."""
+    if panel.title in SOME_VERSIONS_ONLY:
         assert re.search(r"vLLM|old engine", panel.description)
         return
     assert any(
         all(
-            name in EXPOSED[profile] or _has_sibling(name, metrics_in(query.expression), EXPOSED[profile])
+            name in EXPOSED[profile] or _has_alternative(name, metrics_in(query.expression), EXPOSED[profile])
             for name in metrics_in(query.expression)
         )
         for query in panel.queries
     )
 
 
-def _has_sibling(name: str, read: set[str], page: set[str]) -> bool:
-    """Whether a query that reads a name of another generation reads one of this page, too."""
+def _has_alternative(name: str, read: set[str], page: set[str]) -> bool:
+    """Whether a query that reads another version's name also reads a name of this page for the same metric."""
     part = re.compile(r"^vllm:(gpu_)?(kv_)?|inter_token_latency|time_per_output_token")
     same = part.sub("", name)
     return any(other != name and part.sub("", other) == same and other in page for other in read)
@@ -97,19 +97,19 @@ def test_titles_within_a_dashboard_differ(dashboard: Dashboard) -> None:
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
 def test_rows_fill_the_width(dashboard: Dashboard) -> None:
-    """No holes: every line of panels is 24 columns wide."""
+    """Every line of panels is 24 columns wide."""
     for row in dashboard.rows:
-        at = 0
+        column = 0
         for panel in row.panels:
-            at += panel.width
-            assert at <= 24, (row.title, panel.title)
-            at %= 24
-        assert at == 0, row.title
+            column += panel.width
+            assert column <= 24, (row.title, panel.title)
+            column %= 24
+        assert column == 0, row.title
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
 def test_a_legend_names_labels_that_the_query_keeps(panel: Panel) -> None:
-    """Else the legend is empty. A panel of several queries tells them apart."""
+    """Otherwise the legend is empty. Queries of one panel have different legends."""
     for query in panel.queries:
         for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
             assert re.search(rf"by \([^)]*\b{label}\b", query.expression), query
@@ -119,7 +119,7 @@ def test_a_legend_names_labels_that_the_query_keeps(panel: Panel) -> None:
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
-def test_the_json_has_every_panel_and_no_variable_that_is_not_defined(dashboard: Dashboard) -> None:
+def test_the_json_has_every_panel_and_only_defined_variables(dashboard: Dashboard) -> None:
     made = json.loads(grafana_json(dashboard))
     titles = [panel["title"] for panel in made["panels"] if panel["type"] != "row"]
     assert titles == [panel.title for panel in dashboard.panels()]

@@ -1,4 +1,4 @@
-"""Pictures of dashboards, and the numbers on them."""
+"""Drawn dashboards, and the formats of values in them."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from observability.drawing.axis import marked, written
+from observability.drawing.axis import format_tick, format_value
 from observability.drawing.collected import Collected, Line, PanelLines, legend_of
 from observability.drawing.figure import panel_svg, save_png
 from observability.drawing.page import save_html
@@ -24,7 +24,7 @@ def lines(*legends: str, value: float = 2.0) -> tuple[Line, ...]:
 
 
 def collected(*shown: PanelLines) -> Collected:
-    dashboard = Dashboard("d", "Dashboard", "What it shows.", (Row("Row", tuple(each.panel for each in shown)),))
+    dashboard = Dashboard("d", "Dashboard", "What it shows.", (Row("Row", tuple(drawn.panel for drawn in shown)),))
     return Collected(dashboard, SPAN, (shown,))
 
 
@@ -42,23 +42,23 @@ def collected(*shown: PanelLines) -> Collected:
         (80 << 20, Unit.BYTES, "80 MiB"),
     ],
 )
-def test_a_value_is_written_as_people_read_it(value: float, unit: Unit, text: str) -> None:
-    assert written(value, unit) == text
+def test_a_value_is_formatted_with_a_readable_unit(value: float, unit: Unit, text: str) -> None:
+    assert format_value(value, unit) == text
 
 
 def test_an_axis_repeats_only_units_that_change_along_it() -> None:
-    assert marked(1500.0, Unit.REQUESTS_PER_S) == "1.5k"
-    assert marked(0.5, Unit.SECONDS) == "500 ms"
+    assert format_tick(1500.0, Unit.REQUESTS_PER_S) == "1.5k"
+    assert format_tick(0.5, Unit.SECONDS) == "500 ms"
 
 
-def test_a_legend_has_the_values_of_labels_and_nothing_for_those_that_are_missing() -> None:
+def test_a_legend_has_label_values_and_omits_missing_labels() -> None:
     assert legend_of("{{pod}} {{instance}}", {"pod": "qwen-0", "instance": "a:8000"}) == "qwen-0 a:8000"
     assert legend_of("{{pod}} {{instance}}", {"instance": "a:8000"}) == "a:8000"
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("15s", 15.0), ("1m30s", 90.0), ("500ms", 0.5), ("2h", 7200.0)])
-def test_durations_of_prometheus_are_read(text: str, wanted: float) -> None:
-    assert seconds(text) == pytest.approx(wanted)
+@pytest.mark.parametrize(("text", "expected"), [("15s", 15.0), ("1m30s", 90.0), ("500ms", 0.5), ("2h", 7200.0)])
+def test_durations_of_prometheus_are_read(text: str, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
 
 
 def svg(shown: Panel, *of: Line) -> str:
@@ -66,43 +66,43 @@ def svg(shown: Panel, *of: Line) -> str:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_panel_without_series_says_so(kind: Kind) -> None:
-    """Rather than to look like one whose values are 0."""
+def test_a_panel_without_series_shows_no_data(kind: Kind) -> None:
+    """It must not look like a panel whose values are 0."""
     empty = replace(GRAPH, kind=kind)
     assert "<!-- no data -->" in svg(empty)
     assert "<!-- no data -->" not in svg(empty, *lines("one"))
 
 
-def test_a_number_that_is_none_says_so() -> None:
-    """0 / 0 of a service that nobody uses."""
+def test_a_nan_is_shown_as_no_data() -> None:
+    """A service without requests gives 0 / 0."""
     assert "<!-- no data -->" in svg(number("n", Unit.SECONDS, "a"), *lines("one", value=math.nan))
 
 
-def test_a_legend_that_would_fill_the_panel_is_cut_and_says_how_much_is_missing() -> None:
+def test_a_long_legend_is_cut_and_shows_how_many_names_are_missing() -> None:
     drawn = svg(GRAPH, *lines(*(f"qwen-{number}" for number in range(30))))
     assert "<!-- qwen-7, and 22 more -->" in drawn
     assert "qwen-8" not in drawn
 
 
-def test_long_names_stand_below_each_other_and_not_beyond_the_panel() -> None:
+def test_a_legend_of_long_names_stays_within_the_panel() -> None:
     drawn = svg(GRAPH, *lines(*(f"default/qwen-inference-gateway/port-{number}" for number in range(6))))
     assert "<!-- default/qwen-inference-gateway/port-3, and 2 more -->" in drawn
 
 
 def test_a_legend_ends_before_the_panel_below(tmp_path: Path) -> None:
-    """More than the room between two lines of it is white at the lower edge."""
+    """A margin wider than the distance of two legend lines is white at the lower edge."""
     names = [f"qwen-l20-57d7db6cf5-gbvq{number} 10.244.0.91:8000" for number in range(4)]
     save_png(collected(PanelLines(GRAPH, lines(*names))), tmp_path / "d.png")
     assert np.all(imread(tmp_path / "d.png")[-8:, :, :3] == 1)
 
 
-def test_the_title_and_the_unit_are_on_the_panel() -> None:
+def test_a_panel_shows_its_title_and_unit() -> None:
     drawn = svg(replace(GRAPH, unit=Unit.TOKENS_PER_S), *lines("one"))
     assert "<!-- Running &amp; waiting -->" in drawn
     assert "<!-- tokens/s -->" in drawn
 
 
-def test_a_page_has_everything_inside_and_escapes_what_it_shows(tmp_path: Path) -> None:
+def test_a_page_embeds_its_panels_and_escapes_texts(tmp_path: Path) -> None:
     save_html(collected(PanelLines(GRAPH, lines("one"))), tmp_path / "deep" / "d.html")
     page = (tmp_path / "deep" / "d.html").read_text()
     assert "Running &amp; waiting" in page
@@ -111,6 +111,6 @@ def test_a_page_has_everything_inside_and_escapes_what_it_shows(tmp_path: Path) 
     assert "http://" not in page
 
 
-def test_the_whole_dashboard_is_one_png(tmp_path: Path) -> None:
+def test_a_dashboard_is_drawn_as_one_png(tmp_path: Path) -> None:
     save_png(collected(PanelLines(GRAPH, lines("one")), PanelLines(GRAPH, ())), tmp_path / "d.png")
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")

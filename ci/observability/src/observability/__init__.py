@@ -1,1 +1,1 @@
-"""Dashboards, alerts and recording rules as code."""
+"""Dashboards, alerts and recording rules of the gateway as code."""

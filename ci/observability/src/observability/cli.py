@@ -9,13 +9,13 @@ from observability.dashboards import DASHBOARDS
 from observability.drawing.collected import Collected, collect
 from observability.files import write
 from observability.metric_names import metrics_of
-from observability.prometheus import NoPrometheus, Prometheus
+from observability.prometheus import Prometheus, PrometheusError
 from observability.rules import GROUPS
 from observability.settings import Draw, Generate, Metrics, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits 2 on wrong usage, 1 when the command cannot do what it is for, and then says why."""
+    """Runs the command. Exits 2 on wrong usage; prints the error and exits 1 if the command fails."""
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     try:
         match settings:
@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print("\n".join(metrics_of(DASHBOARDS, GROUPS)))
             case Draw():
                 _draw(settings)
-    except (NoPrometheus, OSError) as error:
+    except (PrometheusError, OSError) as error:
         print(f"gateway-dashboards: {error}", file=sys.stderr)
         sys.exit(1)
 
 
 def _draw(settings: Draw) -> None:
-    # matplotlib takes a second to load.
+    # Imported here: matplotlib takes a second to load.
     from observability.drawing.figure import save_png
     from observability.drawing.page import save_html
 
@@ -40,11 +40,11 @@ def _draw(settings: Draw) -> None:
         stem = settings.out / collected.dashboard.uid
         save_png(collected, stem.with_suffix(".png"))
         save_html(collected, stem.with_suffix(".html"))
-        panels = [each for row in collected.rows for each in row]
-        empty = [each.panel.title for each in panels if not each.lines]
+        panels = [panel for row in collected.rows for panel in row]
+        empty = [drawn.panel.title for drawn in panels if not drawn.lines]
         print(f"Drew {len(panels) - len(empty)} panels of {len(panels)}: {stem}.png, {stem}.html")
         if empty:
-            print(f"  Nothing to show for: {', '.join(empty)}")
+            print(f"  No data for: {', '.join(empty)}")
 
 
 async def _collect(settings: Draw) -> list[Collected]:

@@ -1,4 +1,4 @@
-"""The generated files, as the chart holds them and people import them."""
+"""The generated files of the chart: dashboards and rules."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ RULES_FILE = "alerts/inference-gateway.rules.yaml"
 
 
 def generated() -> Mapping[str, str]:
-    """Texts by the path in the folder of the chart's files."""
+    """The content of each generated file, by its path in the folder of the chart's files."""
     dashboards = {f"dashboards/{dashboard.uid}.json": grafana_json(dashboard) for dashboard in DASHBOARDS}
     return {**dashboards, RULES_FILE: rules_yaml(GROUPS)}
 
 
 def write(folder: Path) -> list[Path]:
-    """Write them all; returns those whose content has changed. Raises OSError."""
+    """Writes all files and returns those whose content changed. Raises OSError."""
     changed: list[Path] = []
     for name, text in generated().items():
         path = folder / name

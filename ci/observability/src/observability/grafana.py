@@ -1,4 +1,4 @@
-"""Dashboards as Grafana's JSON."""
+"""Converts dashboards to Grafana's JSON."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -35,7 +35,7 @@ _ALL = VariableOption(text="All", value="$__all", selected=True)
 
 
 def grafana_json(dashboard: Dashboard) -> str:
-    """The dashboard as it is imported by hand, or found by Grafana's sidecar."""
+    """The dashboard as JSON, for import by hand or by Grafana's sidecar."""
     builder = (
         boards.Dashboard(dashboard.title)
         .uid(dashboard.uid)
@@ -59,7 +59,7 @@ def grafana_json(dashboard: Dashboard) -> str:
 
 
 def _variable(variable: Variable) -> boards.QueryVariable:
-    """A choice of several values, or of all, series without the label among them."""
+    """A variable that selects several values or all. All includes series without the label."""
     builder = (
         boards.QueryVariable(variable.name)
         .label(variable.label)
@@ -72,7 +72,7 @@ def _variable(variable: Variable) -> boards.QueryVariable:
         .all_value(".*")
         .current(_ALL)
     )
-    return builder.regex(f"/^(?!{variable.leave_out}).*/") if variable.leave_out else builder
+    return builder.regex(f"/^(?!{variable.excluded}).*/") if variable.excluded else builder
 
 
 def _graph(panel: Panel) -> timeseries.Panel:

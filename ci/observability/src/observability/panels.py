@@ -1,5 +1,6 @@
-"""A dashboard as people describe it: rows of panels, each with a title, a unit, queries and legends. Grafana's JSON and
-pictures are both made from this."""
+"""The model of a dashboard: rows of panels, each with title, unit, queries and legends.
+
+Grafana's JSON and the drawn dashboards are both made from it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from enum import Enum, StrEnum
 
 
 class Unit(Enum):
-    """Of a panel's values: the name that Grafana gives it, and what stands at the axis of a picture."""
+    """The unit of a panel's values: Grafana's name of it, and the label of a drawn axis."""
 
     COUNT = ("short", "")
     SHARE = ("percentunit", "%")
@@ -34,16 +35,17 @@ class Kind(StrEnum):
     LINES = "lines"
     STACKED = "stacked"
     NUMBER = "number"
-    """The newest value, large."""
+    """Shows the newest value as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """PromQL, with the dashboard's variables in it ($model, ...) and `$__rate_interval` for the window of rates."""
+    """A PromQL query. It may contain the dashboard's variables ($model, ...), and `$__rate_interval` as the window of
+    rates."""
 
     expression: str
     legend: str
-    """With `{{label}}` for a label's value."""
+    """Legend of the series. `{{label}}` is replaced by a label's value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,12 @@ class Panel:
     unit: Unit
     queries: tuple[Query, ...]
     description: str = ""
-    """What the panel shows where its title does not say it all, and when to worry."""
+    """What the panel shows beyond its title, and which values indicate a problem."""
     kind: Kind = Kind.LINES
     width: int = 8
-    """Of Grafana's 24 columns."""
+    """Width in Grafana's 24 columns."""
     high: float | None = None
-    """The end of the axis, where values have one."""
+    """Upper end of the axis, if the values are bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +70,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A choice at the top of a dashboard among the values of a label."""
+    """A variable of a dashboard, which selects values of a label."""
 
     name: str
     label: str
-    """What stands beside the choice."""
+    """Text shown next to the selection."""
     metric: str
-    """Whose label it is; a selector may follow the name."""
+    """The metric that has the label; a selector may follow the name."""
     of: str
     """The label."""
-    leave_out: str = ""
-    """Regular expression of values that are no choice."""
+    excluded: str = ""
+    """Regular expression of values that are not offered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
     uid: str
-    """Also the name of its file."""
+    """Grafana's identifier of the dashboard, and the name of its file."""
     title: str
     description: str
     rows: tuple[Row, ...]
@@ -105,10 +107,10 @@ def panel(
     width: int = 8,
     high: float | None = None,
 ) -> Panel:
-    """A panel; `queries` are pairs of expression and legend."""
+    """Makes a panel; `queries` are pairs of expression and legend."""
     return Panel(title, unit, tuple(Query(*query) for query in queries), about, kind, width, high)
 
 
 def number(title: str, unit: Unit, expression: str, about: str = "") -> Panel:
-    """A panel of a single large value."""
+    """Makes a panel that shows a single value."""
     return panel(title, unit, (expression, title), about=about, kind=Kind.NUMBER, width=4)

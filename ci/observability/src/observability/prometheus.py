@@ -1,4 +1,4 @@
-"""Series from a Prometheus, by its HTTP API."""
+"""Reads series from a Prometheus by its HTTP API."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from observability.metric_names import with_everything_chosen
+from observability.metric_names import with_all_selected
 
-FEWEST_SCRAPES = 4
-"""In a window of `rate`: as Grafana takes it, so that a scrape may be missed."""
+MIN_SCRAPES = 4
+"""Scrapes in a window of `rate`, as in Grafana: the rate exists even if a scrape fails."""
 DEFAULT_SCRAPE_INTERVAL_S = 15.0
 _DURATION_PART = re.compile(r"(\d+)(ms|s|m|h|d|w|y)")
 _UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 
 
-class NoPrometheus(Exception):
-    """It cannot be asked, or does not answer as Prometheus does; the message is for people."""
+class PrometheusError(Exception):
+    """Prometheus cannot be reached, or its response is not the expected one. The message is shown to the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The times to look at; Unix seconds."""
+    """A time span and the step between points. Times are Unix seconds."""
 
     start_s: float
     end_s: float
@@ -36,7 +36,7 @@ class Series:
     labels: Mapping[str, str]
     times_s: Sequence[float]
     values: Sequence[float]
-    """NaN where there is none, as with 0 / 0."""
+    """Values at `times_s`; NaN if undefined, as 0 / 0."""
 
 
 class _Matrix(msgspec.Struct):
@@ -53,7 +53,7 @@ class _RangeAnswer(msgspec.Struct):
 
 
 class Prometheus:
-    """Use with `async with`."""
+    """A client of a Prometheus server. Use it with `async with`."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -68,10 +68,10 @@ class Prometheus:
         await self._client.aclose()
 
     async def over(self, expression: str, span: Span, rate_window_s: float) -> list[Series]:
-        """A panel's query over a span, with all choices of the dashboard open. Raises NoPrometheus."""
+        """The series of a panel's query over a span, with every variable set to all. Raises PrometheusError."""
         text = await self._get(
             "query_range",
-            query=with_everything_chosen(expression, f"{rate_window_s:.0f}s"),
+            query=with_all_selected(expression, f"{rate_window_s:.0f}s"),
             start=f"{span.start_s:.3f}",
             end=f"{span.end_s:.3f}",
             step=f"{span.step_s:g}",
@@ -79,30 +79,30 @@ class Prometheus:
         try:
             answer = msgspec.json.decode(text, type=_RangeAnswer)
         except msgspec.DecodeError as error:
-            raise NoPrometheus(f"{self.url} does not answer as Prometheus does: {error}") from None
+            raise PrometheusError(f"{self.url}: unexpected response to query_range: {error}") from None
         return [
-            Series(each.metric, [at for at, _ in each.values], [float(value) for _, value in each.values])
-            for each in answer.data.result
+            Series(matrix.metric, [at for at, _ in matrix.values], [float(value) for _, value in matrix.values])
+            for matrix in answer.data.result
         ]
 
     async def scrape_interval_s(self) -> float:
-        """The longest of its jobs that is set. Raises NoPrometheus."""
+        """The longest scrape interval of the configuration, or the default. Raises PrometheusError."""
         text = await self._get("status/config")
         config: Any = msgspec.json.decode(text)
         found = re.findall(r"scrape_interval: (\S+)", str(config.get("data", {}).get("yaml", "")))
         return max(map(seconds, found), default=DEFAULT_SCRAPE_INTERVAL_S)
 
-    async def _get(self, what: str, **parameters: str) -> bytes:
-        url = f"{self.url}/api/v1/{what}"
+    async def _get(self, path: str, **parameters: str) -> bytes:
+        url = f"{self.url}/api/v1/{path}"
         try:
             answer = await self._client.get(url, params=parameters)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise NoPrometheus(f"{self.url} cannot be asked: {error or type(error).__name__}") from None
+            raise PrometheusError(f"{self.url} cannot be reached: {error or type(error).__name__}") from None
         if answer.status_code != 200:
-            raise NoPrometheus(f"{url} answers {answer.status_code}: {answer.text[:300]}")
+            raise PrometheusError(f"{url} returned status {answer.status_code}: {answer.text[:300]}")
         return answer.content
 
 
 def seconds(duration: str) -> float:
-    """Of a Prometheus duration, such as 1m30s."""
+    """The seconds of a Prometheus duration, such as 1m30s."""
     return sum(int(count) * _UNITS_S[unit] for count, unit in _DURATION_PART.findall(duration))

@@ -1,12 +1,12 @@
-"""The pieces of PromQL that dashboards and rules are made of."""
+"""Builds the PromQL expressions of dashboards and rules."""
 
 from collections.abc import Callable, Sequence
 
 RATE_WINDOW = "$__rate_interval"
-"""Grafana puts in four scrape intervals, or the distance of two points where that is more."""
+"""Grafana replaces it by four scrape intervals, or by the distance between two points if that is longer."""
 
 Read = Callable[[str], str]
-"""The expression that reads the metric of the given name."""
+"""Returns the expression that reads the metric of the given name."""
 
 
 def selected(selector: str) -> Read:
@@ -18,20 +18,21 @@ def rate(selector: str, window: str = RATE_WINDOW) -> Read:
 
 
 def either(names: Sequence[str], read: Read) -> str:
-    """Of a metric that has had several names the one that a server has. Where it shows two at once, the first: `or`
-    leaves out on its right what differs in the name alone."""
+    """Reads a metric that has several names in different vLLM versions.
+
+    If a server exposes two of them, the first counts: `or` drops series on its right that differ in the name only."""
     joined = " or ".join(read(name) for name in names)
     return f"({joined})" if len(names) > 1 else joined
 
 
 def quantile(share: float, names: Sequence[str], read: Read, by: str = "") -> str:
-    """Of the histograms called `names`, over all series or `by` labels."""
+    """A quantile of the histogram with one of `names`, over all series or grouped `by` labels."""
     buckets = either([f"{name}_bucket" for name in names], read)
     return f"histogram_quantile({share:g}, sum by ({', '.join(filter(None, (by, 'le')))}) ({buckets}))"
 
 
 def mean(names: Sequence[str], read: Read, by: str = "") -> str:
-    """Of what histograms have counted, over all series or `by` labels."""
-    sums, counts = (either([f"{name}_{what}" for name in names], read) for what in ("sum", "count"))
+    """The mean of the histogram with one of `names`, over all series or grouped `by` labels."""
+    sums, counts = (either([f"{name}_{suffix}" for name in names], read) for suffix in ("sum", "count"))
     grouped = f"sum by ({by})" if by else "sum"
     return f"{grouped} ({sums}) / {grouped} ({counts})"

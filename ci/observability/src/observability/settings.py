@@ -1,4 +1,4 @@
-"""What `gateway-dashboards` can be told."""
+"""The settings of `gateway-dashboards`."""
 
 import argparse
 import re
@@ -38,7 +38,7 @@ Command = Generate | Metrics | Draw
 
 
 def read_settings(arguments: Sequence[str]) -> Command:
-    """Exits 2 with a sentence on wrong usage, and 0 after --help, as argparse does."""
+    """Parses the flags. As argparse, exits 2 with an error message on wrong usage, and 0 after --help."""
     parser = argparse.ArgumentParser(
         "gateway-dashboards", description="Dashboards and alerts of the inference gateway."
     )
@@ -49,8 +49,8 @@ def read_settings(arguments: Sequence[str]) -> Command:
     draw = commands.add_parser("draw", help="draw the dashboards as PNG and HTML, without Grafana")
     uids = [dashboard.uid for dashboard in DASHBOARDS]
     draw.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
-    draw.add_argument("--dashboard", action="append", choices=uids, help="one of them; again for more (default: all)")
-    draw.add_argument("--last", type=_duration_s, default="30m", help="how far back, such as 90s or 2h (default: 30m)")
+    draw.add_argument("--dashboard", action="append", choices=uids, help="a dashboard; repeatable (default: all)")
+    draw.add_argument("--last", type=_duration_s, default="30m", help="time span, such as 90s or 2h (default: 30m)")
     draw.add_argument("--out", type=Path, default=Path("out/dashboard"), help="folder (default: %(default)s)")
     given = parser.parse_args(list(arguments))
     match given.command:
@@ -65,5 +65,5 @@ def read_settings(arguments: Sequence[str]) -> Command:
 def _duration_s(text: str) -> float:
     found = re.fullmatch(r"(\d+)([smhd])", text)
     if found is None or not int(found[1]):
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a number above 0 and s, m, h or d, such as 15m")
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number above 0 and s, m, h or d, such as 15m")
     return float(int(found[1]) * _UNITS_S[found[2]])

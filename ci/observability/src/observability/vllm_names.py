@@ -1,7 +1,8 @@
-"""Metrics that vLLM's generations call differently; the newest name first.
+"""Metrics of vLLM with their names in different versions, the newest name first.
 
-0.6 (the old engine) to 0.8 have the `gpu_` names, 0.9.2 to 0.10.2 both, later ones those without. The time per output
-token was `time_per_output_token_seconds` until 0.12; `inter_token_latency_seconds`, from 0.10.2 on, counts the same."""
+vLLM 0.6 (the old engine) to 0.8 has the `gpu_` names, 0.9.2 to 0.10.2 has both, later versions have those without
+`gpu_`. The time per output token is `time_per_output_token_seconds` until 0.12, and `inter_token_latency_seconds` from
+0.10.2 on. Both count the same."""
 
 KV_CACHE_USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 PREFIX_HITS = ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total")
@@ -17,5 +18,5 @@ ANSWER_LENGTH = ("vllm:request_generation_tokens",)
 STEP_TOKENS = ("vllm:iteration_tokens_total",)
 
 REPLICA = "pod, instance"
-"""The labels that tell replicas apart: Prometheus gives `instance` to all, discovery on Kubernetes `pod`."""
+"""The labels that identify a replica: Prometheus sets `instance` always, and `pod` by its Kubernetes discovery."""
 REPLICA_LEGEND = "{{pod}} {{instance}}"

@@ -1,4 +1,4 @@
-"""The dashboards."""
+"""The dashboards of the chart."""
 
 from observability.dashboards.inference_gateway import INFERENCE_GATEWAY
 from observability.dashboards.vllm_service import VLLM_SERVICE

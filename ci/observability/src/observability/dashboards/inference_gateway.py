@@ -1,13 +1,13 @@
-"""The gateway: both ports side by side, the picker, its pools, and who was turned away."""
+"""The dashboard of the gateway: both ports, the picker, its pools, and rejected requests."""
 
 from observability.panels import Dashboard, Kind, Panel, Row, Unit, Variable, number, panel
 from observability.promql import Read, either, mean, quantile, rate, selected
 from observability.vllm_names import PREFIX_HITS, PREFIX_QUERIES, TIME_TO_FIRST_TOKEN
 
 _LISTENERS = 'envoy_http_conn_manager_prefix=~"$listener",envoy_http_conn_manager_prefix!~"admin|eg-.*|ready-.*"'
-"""Those that clients talk to; Envoy counts its own pages and probes likewise."""
+"""Selects the listeners for clients. Envoy also counts requests to its admin pages and probes."""
 _CLUSTERS = 'envoy_cluster_name=~"(inferencepool|service|httproute)/.*"'
-"""Of model servers: what a pool, or a route to a Service, is to Envoy."""
+"""Selects the clusters of model servers: one for each pool, and for each route to a Service."""
 _PORT = "envoy_http_conn_manager_prefix"
 _PORT_LEGEND = "{{envoy_http_conn_manager_prefix}}"
 _CLUSTER_LEGEND = "{{envoy_cluster_name}}"
@@ -26,7 +26,7 @@ _REQUEST_TIME = ("envoy_http_downstream_rq_time",)
 _DECISION_TIME = ("inference_extension_scheduler_e2e_duration_seconds",)
 _FIRST_BYTE = ("inference_gateway_time_to_first_byte_seconds",)
 _REQUEST = ("inference_gateway_request_seconds",)
-_REFUSALS = _POOL_RATE("inference_gateway_rejections_total")
+_REJECTIONS = _POOL_RATE("inference_gateway_rejections_total")
 _DECISIONS = _POOL_RATE("inference_gateway_decisions_total")
 
 
@@ -35,7 +35,7 @@ def _answers(code_class: str) -> str:
 
 
 def _of_endpoints(title: str, unit: Unit, metric: str, about: str = "", high: float | None = None) -> Panel:
-    """Each endpoint's value. Pickers read the same servers, so the newest of them is all there is to see."""
+    """A panel of a metric that every picker scrapes from the same endpoints. The highest value is shown."""
     return panel(
         title,
         unit,
@@ -46,12 +46,13 @@ def _of_endpoints(title: str, unit: Unit, metric: str, about: str = "", high: fl
 
 
 def _of_pickers(title: str, unit: Unit, metric: str, about: str = "") -> Panel:
-    """Each endpoint's value, over all pickers: each knows of its own requests."""
+    """A panel of a metric of each endpoint, summed over the pickers, because each counts its own requests."""
     return panel(title, unit, (f"sum by (pool, endpoint) ({_POOL_NOW(metric)})", _ENDPOINT_LEGEND), about=about)
 
 
-def _held(title: str, unit: Unit, metric: str) -> Panel:
-    """What flow control holds, over all pickers. Nothing held has no series; the pool's 0 stands for it."""
+def _queued_by_flow_control(title: str, unit: Unit, metric: str) -> Panel:
+    """A panel of a metric of flow control, summed over the pickers. A pool without queued requests has no series, and
+    is shown as 0."""
     return panel(
         title,
         unit,
@@ -60,7 +61,7 @@ def _held(title: str, unit: Unit, metric: str) -> Panel:
             f" or on (pool) 0 * max by (pool) ({_POOL_NOW('inference_gateway_pool_strategy_info')})",
             "{{pool}} {{criticality}}",
         ),
-        about="With `--flow-control`, until a server has room.",
+        about="Requests that wait until a server has capacity, with `--flow-control`.",
         width=12,
     )
 
@@ -69,7 +70,7 @@ _NOW_ROW: tuple[Panel, ...] = (
     number("Requests", Unit.REQUESTS_PER_S, f"sum({_PORT_RATE('envoy_http_downstream_rq_total')})"),
     number("Open requests", Unit.COUNT, f"sum({_PORT_NOW('envoy_http_downstream_rq_active')})"),
     number("Picked", Unit.REQUESTS_PER_S, f"sum({_DECISIONS})"),
-    number("Turned away", Unit.REQUESTS_PER_S, f"sum({_REFUSALS}) or vector(0)"),
+    number("Rejected", Unit.REQUESTS_PER_S, f"sum({_REJECTIONS}) or vector(0)"),
     number("Decision p99", Unit.SECONDS, quantile(0.99, _DECISION_TIME, _RATE)),
     number("Endpoints ready", Unit.COUNT, "sum(max by (name) (inference_pool_ready_pods))"),
 )
@@ -86,7 +87,7 @@ _PORTS: tuple[Panel, ...] = (
         (f"sum by ({_PORT}) ({_PORT_NOW('envoy_http_downstream_rq_active')})", _PORT_LEGEND),
     ),
     panel(
-        "Answers of each port",
+        "Responses of each port",
         Unit.REQUESTS_PER_S,
         (
             f"sum by ({_PORT}, envoy_response_code_class) ({_PORT_RATE('envoy_http_downstream_rq_xx')}) > 0",
@@ -98,31 +99,31 @@ _PORTS: tuple[Panel, ...] = (
             f"Whole request on each port, p{share * 100:g}",
             Unit.SECONDS,
             (f"{quantile(share, _REQUEST_TIME, _PORT_RATE, _PORT)} / 1000", _PORT_LEGEND),
-            about="From the request's first byte to the answer's last, as Envoy measures it.",
+            about="From the request's first byte to the response's last, as Envoy measures it.",
         )
         for share in (0.5, 0.95, 0.99)
     ),
     panel(
-        "Failed answers of each port",
+        "Failed responses of each port",
         Unit.SHARE,
         (
             f"sum by ({_PORT}) ({rate(_answers('5'))('envoy_http_downstream_rq_xx')})"
             f" / sum by ({_PORT}) ({_PORT_RATE('envoy_http_downstream_rq_completed')})",
             _PORT_LEGEND,
         ),
-        about="Share of 5xx among the answers.",
+        about="Share of responses with status 5xx.",
     ),
     panel(
-        "Clients that went away",
+        "Requests cancelled by clients",
         Unit.REQUESTS_PER_S,
         (f"sum by ({_PORT}) ({_PORT_RATE('envoy_http_downstream_rq_rx_reset')})", _PORT_LEGEND),
-        about="Requests that their clients gave up.",
+        about="Requests that clients reset before the end of the response.",
     ),
     panel(
         "Time to first token of the servers",
         Unit.SECONDS,
         *((quantile(share, TIME_TO_FIRST_TOKEN, _RATE), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)),
-        about="Requests of both ports meet in the same servers; the vLLM dashboard has the replicas.",
+        about="Both ports use the same servers. The vLLM dashboard shows each replica.",
     ),
 )
 
@@ -131,7 +132,7 @@ _SERVERS: tuple[Panel, ...] = (
         "Requests at the servers",
         Unit.COUNT,
         (f"sum by (envoy_cluster_name) ({_CLUSTER_NOW('envoy_cluster_upstream_rq_active')})", _CLUSTER_LEGEND),
-        about="By Envoy's cluster: a pool, or a route to a Service.",
+        about="By Envoy's cluster. Each pool and each route to a Service has one.",
     ),
     panel(
         "Retries",
@@ -140,7 +141,7 @@ _SERVERS: tuple[Panel, ...] = (
         about="Requests sent to the next endpoint of the picker's list.",
     ),
     panel(
-        "Connections that failed",
+        "Failed connections",
         Unit.PER_S,
         (f"sum by (envoy_cluster_name) ({_CLUSTER_RATE('envoy_cluster_upstream_cx_connect_fail')})", _CLUSTER_LEGEND),
     ),
@@ -151,18 +152,18 @@ _PICKER: tuple[Panel, ...] = (
         "Decisions",
         Unit.REQUESTS_PER_S,
         (f"sum by (pool, strategy) ({_DECISIONS})", "{{pool}} {{strategy}}"),
-        about="By pool, and the strategy that it had then.",
+        about="By pool, and by its strategy at the time of the decision.",
         kind=Kind.STACKED,
     ),
     panel(
-        "Turned away, and why",
+        "Rejected requests by reason",
         Unit.REQUESTS_PER_S,
-        (f"sum by (reason, criticality) ({_REFUSALS})", "{{reason}} {{criticality}}"),
-        about="`saturated` are sheds: servers were full, and the request was sheddable.",
+        (f"sum by (reason, criticality) ({_REJECTIONS})", "{{reason}} {{criticality}}"),
+        about="`saturated`: a sheddable request was shed because the servers were full.",
         kind=Kind.STACKED,
     ),
     panel(
-        "Time of a decision",
+        "Duration of a decision",
         Unit.SECONDS,
         (mean(_DECISION_TIME, _RATE), "mean"),
         (quantile(0.5, _DECISION_TIME, _RATE), "p50"),
@@ -171,11 +172,11 @@ _PICKER: tuple[Panel, ...] = (
     panel(
         "Exchanges with the picker",
         Unit.REQUESTS_PER_S,
-        (f"sum({_RATE('envoy_http_ext_proc_inference_pool_streams_started')})", "asked"),
+        (f"sum({_RATE('envoy_http_ext_proc_inference_pool_streams_started')})", "started"),
         (f"sum({_RATE('envoy_http_ext_proc_inference_pool_streams_failed')})", "failed"),
         (f"sum({_RATE('envoy_http_ext_proc_inference_pool_message_timeouts')})", "timed out"),
-        (f"sum({_RATE('envoy_http_ext_proc_inference_pool_failure_mode_allowed')})", "went on without (FailOpen)"),
-        about="As Envoy sees them.",
+        (f"sum({_RATE('envoy_http_ext_proc_inference_pool_failure_mode_allowed')})", "continued without it (FailOpen)"),
+        about="As Envoy counts them.",
     ),
     panel(
         "Scrapes of the servers",
@@ -187,7 +188,7 @@ _PICKER: tuple[Panel, ...] = (
         "Age of the servers' metrics",
         Unit.SECONDS,
         (f"max by (pool, endpoint) ({_POOL_NOW('inference_gateway_endpoint_metrics_age_seconds')})", _ENDPOINT_LEGEND),
-        about="Since the newest scrape that succeeded. A picker knows a server by its metrics.",
+        about="Time since the last successful scrape. The picker decides by these metrics.",
     ),
     panel(
         "Changes of the configuration",
@@ -195,14 +196,14 @@ _PICKER: tuple[Panel, ...] = (
         ("sum by (result) (rate(inference_gateway_config_changes_total[$__rate_interval]))", "{{result}}"),
     ),
     panel(
-        "Processor time of each picker",
+        "CPU of each picker",
         Unit.CORES,
         (
             "sum by (pod, instance) (rate(process_cpu_seconds_total[$__rate_interval])"
             " and on (pod, instance) inference_extension_info)",
             "{{pod}} {{instance}}",
         ),
-        about="A picker decides in one thread: at one core it is full.",
+        about="A picker runs in one thread, so one core is its limit.",
     ),
     panel(
         "Memory of each picker",
@@ -216,7 +217,7 @@ _PICKER: tuple[Panel, ...] = (
 
 _POOLS: tuple[Panel, ...] = (
     panel(
-        "Endpoints that are ready",
+        "Ready endpoints",
         Unit.COUNT,
         ("max by (name) (inference_pool_ready_pods)", "{{name}}"),
     ),
@@ -232,21 +233,21 @@ _POOLS: tuple[Panel, ...] = (
         high=1,
     ),
     _of_endpoints(
-        "KV cache utilisation as the picker knows it",
+        "KV cache utilisation as scraped",
         Unit.SHARE,
         "inference_gateway_endpoint_kv_cache_utilization",
         high=1,
     ),
-    _of_endpoints("Queue as the picker knows it", Unit.COUNT, "inference_gateway_endpoint_queue_depth"),
-    _of_endpoints("Running as the picker knows it", Unit.COUNT, "inference_gateway_endpoint_running_requests"),
+    _of_endpoints("Queue as scraped", Unit.COUNT, "inference_gateway_endpoint_queue_depth"),
+    _of_endpoints("Running as scraped", Unit.COUNT, "inference_gateway_endpoint_running_requests"),
     _of_pickers(
-        "Picked and not ended",
+        "In-flight requests",
         Unit.COUNT,
         "inference_gateway_in_flight_requests",
-        about="Requests that the pickers sent there; what came through the plain port is not among them.",
+        about="Requests that the pickers sent. Requests through the plain port do not count.",
     ),
-    _of_pickers("Prompt tokens to compute", Unit.TOKENS, "inference_gateway_in_flight_prefill_tokens"),
-    _of_pickers("Tokens to generate, expected", Unit.TOKENS, "inference_gateway_in_flight_decode_tokens"),
+    _of_pickers("Prompt tokens to prefill", Unit.TOKENS, "inference_gateway_in_flight_prefill_tokens"),
+    _of_pickers("Expected tokens to generate", Unit.TOKENS, "inference_gateway_in_flight_decode_tokens"),
     panel(
         "Strategy of a pool",
         Unit.COUNT,
@@ -263,18 +264,18 @@ _POOLS: tuple[Panel, ...] = (
         Unit.SECONDS,
         (quantile(0.5, _FIRST_BYTE, _POOL_RATE, "pool"), "{{pool}} p50"),
         (quantile(0.95, _FIRST_BYTE, _POOL_RATE, "pool"), "{{pool}} p95"),
-        about="From the pick to the answer's first byte, of answers whose headers pass the picker.",
+        about="From the decision to the response's first byte, of responses whose headers Envoy sends to the picker.",
     ),
 )
 
 _FLOW_CONTROL: tuple[Panel, ...] = (
-    _held("Requests held by flow control", Unit.COUNT, "inference_gateway_held_requests"),
-    _held("Bodies held by flow control", Unit.BYTES, "inference_gateway_held_bytes"),
+    _queued_by_flow_control("Requests queued by flow control", Unit.COUNT, "inference_gateway_held_requests"),
+    _queued_by_flow_control("Bodies queued by flow control", Unit.BYTES, "inference_gateway_held_bytes"),
 )
 
 _CACHES_AND_MODELS: tuple[Panel, ...] = (
     panel(
-        "Prefix cache hits, predicted and real",
+        "Prefix cache hits, predicted and measured",
         Unit.SHARE,
         (
             f"sum by (pool) ({_POOL_RATE('inference_gateway_predicted_cached_tokens_total')})"
@@ -283,9 +284,9 @@ _CACHES_AND_MODELS: tuple[Panel, ...] = (
         ),
         (
             f"sum({either(PREFIX_HITS, _RATE)}) / sum({either(PREFIX_QUERIES, _RATE)})",
-            "servers, real",
+            "servers, measured",
         ),
-        about="Share of prompt tokens. The servers count those of the plain port, too.",
+        about="Share of prompt tokens. The servers also count tokens of the plain port.",
         high=1,
     ),
     panel(
@@ -302,14 +303,14 @@ _CACHES_AND_MODELS: tuple[Panel, ...] = (
         "Length of prompts by model, p95",
         Unit.TOKENS,
         (quantile(0.95, ("inference_objective_input_tokens",), _RATE, "model_name"), "{{model_name}}"),
-        about="Estimated by the picker.",
+        about="Lengths are estimated by the picker.",
     ),
 )
 
 INFERENCE_GATEWAY = Dashboard(
     uid="inference-gateway",
     title="Inference gateway",
-    description="Both ports side by side, the endpoint picker, its pools, and who was turned away.",
+    description="Both ports side by side, the endpoint picker, its pools, and rejected requests.",
     rows=(
         Row("Now", _NOW_ROW),
         Row("Both ports, side by side", _PORTS),
@@ -320,7 +321,7 @@ INFERENCE_GATEWAY = Dashboard(
         Row("Caches and models", _CACHES_AND_MODELS),
     ),
     variables=(
-        Variable("listener", "Port", "envoy_http_downstream_rq_total", _PORT, leave_out="admin|eg-.*|ready-.*"),
+        Variable("listener", "Port", "envoy_http_downstream_rq_total", _PORT, excluded="admin|eg-.*|ready-.*"),
         Variable("pool", "Pool", "inference_gateway_pool_strategy_info", "pool"),
     ),
 )

@@ -1,4 +1,4 @@
-"""The model servers: what comes in, what goes out, and how full they are; for every generation of vLLM's metrics."""
+"""The dashboard of the model servers: traffic, scheduler, KV cache and latency, for every version of vLLM's metrics."""
 
 from observability.panels import Dashboard, Kind, Panel, Row, Unit, Variable, number, panel
 from observability.promql import Read, either, mean, quantile, rate, selected
@@ -47,7 +47,7 @@ _TRAFFIC: tuple[Panel, ...] = (
         "Finished requests",
         Unit.REQUESTS_PER_S,
         (f"sum by (finished_reason) ({_RATE('vllm:request_success_total')})", "{{finished_reason}}"),
-        about="By why they ended. `abort`: the client has gone away. `length`: cut at its limit of tokens.",
+        about="By the reason of their end. `abort`: the client cancelled. `length`: the limit of tokens was reached.",
         kind=Kind.STACKED,
     ),
     panel(
@@ -62,7 +62,7 @@ _TRAFFIC: tuple[Panel, ...] = (
         Unit.TOKENS_PER_S,
         (f"sum({_NOW('vllm:avg_prompt_throughput_toks_per_s')})", "prompt"),
         (f"sum({_NOW('vllm:avg_generation_throughput_toks_per_s')})", "generated"),
-        about="vLLM up to 0.6 only; gone in 0.7.",
+        about="vLLM until 0.6 only.",
     ),
     panel(
         "Length of prompts and answers",
@@ -73,10 +73,10 @@ _TRAFFIC: tuple[Panel, ...] = (
         (quantile(0.95, ANSWER_LENGTH, _RATE), "answer, p95"),
     ),
     panel(
-        "Turned away",
+        "Rejected",
         Unit.REQUESTS_PER_S,
         (f"sum by (reason) ({_RATE('vllm:admission_rejections_total')})", "{{reason}}"),
-        about="Answered 503 because the queue was at --max-num-queued-reqs. vLLM from 0.32 on.",
+        about="Rejected with status 503 because the queue was at --max-num-queued-reqs. vLLM from 0.32 on.",
     ),
 )
 
@@ -86,19 +86,19 @@ _SCHEDULER: tuple[Panel, ...] = (
         "Waiting",
         Unit.COUNT,
         _per_replica(_NOW("vllm:num_requests_waiting")),
-        about="Requests that are queued, or were preempted. More than a few for long: add replicas.",
+        about="Requests that are queued or were preempted. If more than a few wait for long, add replicas.",
     ),
     panel(
         "Swapped",
         Unit.COUNT,
         _per_replica(_NOW("vllm:num_requests_swapped")),
-        about="Requests whose KV cache is in the CPU's memory. The old engine only; the present one preempts instead.",
+        about="Requests whose KV cache is in CPU memory. The old engine only; the V1 engine preempts instead.",
     ),
     panel(
-        "Waiting, and why",
+        "Waiting by reason",
         Unit.COUNT,
         (f"sum by (reason) ({_NOW('vllm:num_requests_waiting_by_reason')})", "{{reason}}"),
-        about="`capacity`: no room in the batch or the KV cache. `deferred`: for an adapter, a grammar or a transfer. "
+        about="`capacity`: the batch or the KV cache is full. `deferred`: waits for an adapter, grammar or transfer. "
         "vLLM from 0.24 on.",
         kind=Kind.STACKED,
     ),
@@ -106,7 +106,7 @@ _SCHEDULER: tuple[Panel, ...] = (
         "Preemptions",
         Unit.PER_S,
         _per_replica(_RATE("vllm:num_preemptions_total")),
-        about="Requests thrown out of the batch because the KV cache was full; their prefill is done anew.",
+        about="Requests removed from the batch because the KV cache was full. Their prefill is repeated.",
     ),
     panel("Tokens in a step", Unit.TOKENS, (mean(STEP_TOKENS, _RATE, REPLICA), REPLICA_LEGEND)),
 )
@@ -116,16 +116,16 @@ _KV_CACHE: tuple[Panel, ...] = (
         "KV cache utilisation of each replica",
         Unit.SHARE,
         (_USAGE, REPLICA_LEGEND),
-        about="Apart behind a plain Service, together behind an inference pool.",
+        about="Replicas differ behind a plain Service, and are close together behind an inference pool.",
         width=12,
         high=1,
     ),
     panel(
-        "How far replicas are apart",
+        "Spread of KV cache utilisation",
         Unit.SHARE,
-        (f"max({_USAGE}) - min({_USAGE})", "fullest less emptiest"),
+        (f"max({_USAGE}) - min({_USAGE})", "maximum - minimum"),
         (f"stddev({_USAGE})", "standard deviation"),
-        about="Of KV cache utilisation.",
+        about="Differences between replicas.",
         width=12,
     ),
     panel(
@@ -136,7 +136,7 @@ _KV_CACHE: tuple[Panel, ...] = (
             REPLICA_LEGEND,
         ),
         (f"max by ({REPLICA}) ({_NOW('vllm:gpu_prefix_cache_hit_rate')} >= 0)", REPLICA_LEGEND),
-        about="Share of prompt tokens found in the cache. The old engine tells its own rate, where caching is on.",
+        about="Share of prompt tokens found in the cache. The old engine reports its own rate if caching is on.",
         width=12,
         high=1,
     ),
@@ -163,7 +163,7 @@ _LATENCY: tuple[Panel, ...] = (
         Unit.SECONDS,
         (mean(QUEUE_TIME, _RATE), "mean"),
         *_quantiles(QUEUE_TIME),
-        about="Buckets begin at 0.3 s, or 1 s with the old engine: below that only the mean tells anything.",
+        about="Buckets begin at 0.3 s, or at 1 s with the old engine. Below that only the mean is meaningful.",
     ),
     panel(
         "Time in the queue of each replica, mean",
@@ -172,12 +172,12 @@ _LATENCY: tuple[Panel, ...] = (
     ),
     panel("Whole request", Unit.SECONDS, *_quantiles(WHOLE_TIME)),
     panel(
-        "Where the time goes",
+        "Time by phase",
         Unit.SECONDS,
         (mean(QUEUE_TIME, _RATE), "queue"),
         (mean(PREFILL_TIME, _RATE), "prefill"),
         (mean(DECODE_TIME, _RATE), "decode"),
-        about="Means of finished requests.",
+        about="Means over finished requests.",
         kind=Kind.STACKED,
         width=16,
     ),
@@ -189,7 +189,7 @@ _LATENCY: tuple[Panel, ...] = (
             'running_lora_adapters!=""} > time() - 60)',
             "{{running_lora_adapters}}",
         ),
-        about="Replicas that have served these LoRA adapters within a minute.",
+        about="Number of replicas that served each set of LoRA adapters within a minute.",
     ),
 )
 

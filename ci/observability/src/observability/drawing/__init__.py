@@ -1,1 +1,1 @@
-"""Dashboards as pictures, for people without Grafana."""
+"""Draws dashboards as PNG and HTML, without Grafana."""

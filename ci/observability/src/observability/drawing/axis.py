@@ -1,32 +1,32 @@
-"""Values and times as people read them."""
+"""Formats values and times for panels."""
 
 from datetime import datetime
 
 from observability.panels import Unit
 
-TOLD_AT_TICKS = (Unit.SHARE, Unit.SECONDS, Unit.BYTES)
-"""Units that stand at each value, because it may be in parts or multiples of them; others once for an axis."""
+UNITS_AT_TICKS = (Unit.SHARE, Unit.SECONDS, Unit.BYTES)
+"""Units written at each tick, because the prefix may change along the axis. Other units are written once per axis."""
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
-def written(value: float, unit: Unit) -> str:
-    """A value of a panel in three digits or so."""
+def format_value(value: float, unit: Unit) -> str:
+    """A value with its unit, in three significant digits."""
     match unit:
         case Unit.SHARE:
             return f"{100 * value:.3g} %"
         case Unit.SECONDS:
             return _duration(value)
         case Unit.BYTES:
-            bound, name = next((each for each in _BINARY if value >= each[0]), (1, "bytes"))
+            bound, name = next(((bound, name) for bound, name in _BINARY if value >= bound), (1, "bytes"))
             return f"{value / bound:.3g} {name}"
         case _:
             return f"{_scaled(value)} {unit.axis}".strip()
 
 
-def marked(value: float, unit: Unit) -> str:
-    """The same at an axis."""
-    return written(value, unit) if unit in TOLD_AT_TICKS else _scaled(value)
+def format_tick(value: float, unit: Unit) -> str:
+    """The label of a tick. It has the unit only for `UNITS_AT_TICKS`."""
+    return format_value(value, unit) if unit in UNITS_AT_TICKS else _scaled(value)
 
 
 def _scaled(value: float) -> str:
@@ -42,7 +42,7 @@ def _duration(seconds: float) -> str:
 
 
 def clock(unix_s: float, span_s: float) -> str:
-    """The local time of a tick; with the day where a span is of several."""
+    """The local time of a tick, with the day if the span exceeds one day."""
     when = datetime.fromtimestamp(unix_s)
     if span_s > 86400:
         return when.strftime("%d %b %H:%M")

@@ -1,4 +1,4 @@
-"""What a dashboard shows at a moment: its panels with their series."""
+"""Collects the series of a dashboard's panels over a time span."""
 
 import asyncio
 import re
@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from observability.panels import Dashboard, Panel
-from observability.prometheus import FEWEST_SCRAPES, Prometheus, Series, Span
+from observability.prometheus import MIN_SCRAPES, Prometheus, Series, Span
 
 POINTS = 240
-"""Of a line: about the pixels that it has."""
+"""Points of a line, about as many as its pixels."""
 SHORTEST_WINDOW_S = 10.0
-"""Of a rate: Envoy brings its histograms up to date every 5 s."""
-_AT_A_TIME = 8
+"""Shortest window of a rate. Envoy updates its histograms every 5 s."""
+_MAX_CONCURRENT_QUERIES = 8
+"""Judgement: below the 20 concurrent queries that Prometheus allows by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +33,23 @@ class Collected:
     dashboard: Dashboard
     span: Span
     rows: tuple[tuple[PanelLines, ...], ...]
-    """As the dashboard's."""
+    """Panels in the rows of the dashboard."""
 
 
 async def collect(prometheus: Prometheus, dashboard: Dashboard, start_s: float, end_s: float) -> Collected:
-    """Ask for every panel's series. Raises NoPrometheus."""
+    """Queries the series of every panel. Raises PrometheusError."""
     interval_s = await prometheus.scrape_interval_s()
     span = Span(start_s, end_s, max((end_s - start_s) / POINTS, 1.0))
-    window_s = max(FEWEST_SCRAPES * interval_s, span.step_s, SHORTEST_WINDOW_S)
-    free = asyncio.Semaphore(_AT_A_TIME)
+    window_s = max(MIN_SCRAPES * interval_s, span.step_s, SHORTEST_WINDOW_S)
+    slots = asyncio.Semaphore(_MAX_CONCURRENT_QUERIES)
 
     async def of_panel(panel: Panel) -> PanelLines:
         lines: list[Line] = []
         for query in panel.queries:
-            async with free:
+            async with slots:
                 found = await prometheus.over(query.expression, span, window_s)
-            of_query = [Line(legend_of(query.legend, each.labels), each) for each in found]
-            # In their order a replica has the same colour in every panel.
+            of_query = [Line(legend_of(query.legend, series.labels), series) for series in found]
+            # Sorted, so that a replica has the same colour in every panel.
             lines += sorted(of_query, key=lambda line: line.legend)
         return PanelLines(panel, tuple(lines))
 
@@ -60,5 +61,5 @@ async def collect(prometheus: Prometheus, dashboard: Dashboard, start_s: float, 
 
 
 def legend_of(legend: str, labels: Mapping[str, str]) -> str:
-    """`{{label}}` filled in; nothing for a label that a series does not have."""
+    """Replaces each `{{label}}` by the label's value; by nothing if the series lacks the label."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend).strip()

@@ -1,4 +1,4 @@
-"""A dashboard as a picture, laid out on Grafana's grid."""
+"""Draws a dashboard with matplotlib, on Grafana's grid."""
 
 # matplotlib's keyword arguments have no types.
 # pyright: reportUnknownMemberType=false
@@ -15,66 +15,66 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from observability.drawing.axis import TOLD_AT_TICKS, clock, marked, written
+from observability.drawing.axis import UNITS_AT_TICKS, clock, format_tick, format_value
 from observability.drawing.collected import Collected, Line, PanelLines
 from observability.panels import Kind, Panel
 from observability.prometheus import Span
 
 _PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777", "#000000")
-"""Paul Tol's bright scheme: told apart by most who are colour-blind, and in print."""
+"""Paul Tol's bright scheme: distinct for most colour-blind readers, and in print."""
 _COLUMNS = 24
 _MOST_IN_LEGEND = 8
 _MOST_COLUMNS, _MOST_LEGEND_LINES = 4, 4
 _CHARACTER = 0.073
-"""Inches of one in a legend, on an average."""
+"""Average width of a legend's character in inches."""
 _HANDLE = 6
-"""Characters that the line before a name takes."""
+"""Width of the line sample before a legend's name, in characters."""
 _GREY = "#666666"
 
-# Inches. Panels are placed by hand: matplotlib's own layout takes a minute for as many as these.
+# Inches. Panels are placed explicitly: matplotlib's own layout takes a minute for this many.
 _WIDTH, _HEAD, _ROW_TITLE, _GRAPH, _NUMBER = 18.0, 0.6, 0.45, 3.4, 1.0
 _LEFT, _RIGHT, _ABOVE, _BELOW = 0.75, 0.3, 0.35, 1.15
-"""Around a graph, for its title, ticks and legend."""
+"""Margins of a graph, for its title, ticks and legend."""
 
 
 def save_png(collected: Collected, path: Path) -> None:
-    """The whole dashboard. Raises OSError."""
+    """Writes the whole dashboard as PNG and creates its folder. Raises OSError."""
     lines = list(_lines_of_panels(collected))
-    height = _HEAD + sum(_ROW_TITLE if isinstance(each, str) else _height(each) for each in lines)
+    height = _HEAD + sum(_ROW_TITLE if isinstance(line, str) else _height(line) for line in lines)
     figure = Figure(figsize=(_WIDTH, height), dpi=80)
     figure.text(0.1 / _WIDTH, 1 - 0.35 / height, collected.dashboard.title, fontsize=17, fontweight="bold")
     top = height - _HEAD
-    for each in lines:
-        if isinstance(each, str):
-            figure.text(0.1 / _WIDTH, (top - 0.3) / height, each, fontsize=13, fontweight="bold", color=_GREY)
+    for line in lines:
+        if isinstance(line, str):
+            figure.text(0.1 / _WIDTH, (top - 0.3) / height, line, fontsize=13, fontweight="bold", color=_GREY)
             top -= _ROW_TITLE
             continue
         left = 0.0
-        for shown in each:
+        for shown in line:
             _draw(_placed(figure, shown.panel, left, top), shown, collected.span)
             left += _width(shown.panel)
-        top -= _height(each)
+        top -= _height(line)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
 def panel_svg(shown: PanelLines, span: Span) -> bytes:
-    """One panel, for a page."""
+    """One panel as SVG."""
     height = _height([shown])
     figure = Figure(figsize=(_width(shown.panel), height))
     _draw(_placed(figure, shown.panel, 0.0, height), shown, span)
-    picture = BytesIO()
-    FigureCanvasSVG(figure).print_svg(picture, metadata={"Date": None})
-    return picture.getvalue()
+    out = BytesIO()
+    FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
+    return out.getvalue()
 
 
 def _lines_of_panels(collected: Collected) -> Iterator[str | Sequence[PanelLines]]:
-    """Rows' titles, and after each its panels in lines of 24 columns."""
+    """The title of each row, followed by its panels in lines of 24 columns."""
     for row, panels in zip(collected.dashboard.rows, collected.rows, strict=True):
         yield row.title
         line: list[PanelLines] = []
         for shown in panels:
-            if sum(each.panel.width for each in line) + shown.panel.width > _COLUMNS:
+            if sum(placed.panel.width for placed in line) + shown.panel.width > _COLUMNS:
                 yield line
                 line = []
             line.append(shown)
@@ -82,7 +82,7 @@ def _lines_of_panels(collected: Collected) -> Iterator[str | Sequence[PanelLines
 
 
 def _height(line: Sequence[PanelLines]) -> float:
-    return _NUMBER if all(each.panel.kind is Kind.NUMBER for each in line) else _GRAPH
+    return _NUMBER if all(shown.panel.kind is Kind.NUMBER for shown in line) else _GRAPH
 
 
 def _width(panel: Panel) -> float:
@@ -90,7 +90,7 @@ def _width(panel: Panel) -> float:
 
 
 def _placed(figure: Figure, panel: Panel, left: float, top: float) -> Axes:
-    """Axes of a panel whose upper left corner is there, in inches from the left and from the bottom."""
+    """Adds the axes of a panel. `left` and `top` are its upper left corner, in inches from the left and the bottom."""
     width, height = figure.get_size_inches()
     if panel.kind is Kind.NUMBER:
         inside = (left + 0.15, top - _NUMBER, _width(panel) - 0.3, _NUMBER - _ABOVE)
@@ -105,7 +105,7 @@ def _draw(axes: Axes, shown: PanelLines, span: Span) -> None:
     if shown.panel.kind is Kind.NUMBER:
         _draw_number(axes, shown)
         return
-    if shown.panel.unit not in TOLD_AT_TICKS:
+    if shown.panel.unit not in UNITS_AT_TICKS:
         axes.set_title(shown.panel.unit.axis, fontsize=9, loc="right", color=_GREY)
     if shown.panel.kind is Kind.STACKED:
         _draw_stack(axes, shown.lines)
@@ -118,7 +118,7 @@ def _draw(axes: Axes, shown: PanelLines, span: Span) -> None:
 def _draw_number(axes: Axes, shown: PanelLines) -> None:
     axes.axis("off")
     newest = [value for line in shown.lines for value in line.series.values[-1:] if not math.isnan(value)]
-    text = written(newest[-1], shown.panel.unit) if newest else "no data"
+    text = format_value(newest[-1], shown.panel.unit) if newest else "no data"
     axes.text(0.0, 0.35, text, fontsize=20 if newest else 12, color=_PALETTE[0] if newest else _GREY, va="center")
 
 
@@ -133,7 +133,7 @@ def _draw_stack(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _finish(axes: Axes, shown: PanelLines, span: Span) -> None:
-    """Scales, ticks and legend."""
+    """Sets scales, ticks and legend."""
     values = [value for line in shown.lines for value in line.series.values if not math.isnan(value)]
     if not values:
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", color=_GREY)
@@ -145,7 +145,7 @@ def _finish(axes: Axes, shown: PanelLines, span: Span) -> None:
 
 
 def _top(shown: PanelLines, highest: float) -> float | None:
-    """Where the axis ends; None leaves it to the lines."""
+    """The upper end of the axis; None lets matplotlib choose it."""
     if not highest:
         return 1.0
     return shown.panel.high if shown.panel.high is not None and highest > shown.panel.high / 2 else None
@@ -153,7 +153,7 @@ def _top(shown: PanelLines, highest: float) -> float | None:
 
 def _mark(axes: Axes, panel: Panel, span: Span) -> None:
     def value_text(value: float, _position: int) -> str:
-        return marked(value, panel.unit)
+        return format_tick(value, panel.unit)
 
     def time_text(at: float, _position: int) -> str:
         return clock(at, span.end_s - span.start_s)
@@ -169,7 +169,7 @@ def _mark(axes: Axes, panel: Panel, span: Span) -> None:
 
 
 def _add_legend(axes: Axes, panel: Panel) -> None:
-    """In columns as wide as the longest name, of which the panel holds so many."""
+    """Adds the legend, in as many columns of the longest name as fit."""
     handles, labels = axes.get_legend_handles_labels()
     columns = int(_width(panel) / _CHARACTER) // (max(map(len, labels)) + _HANDLE)
     columns = max(1, min(_MOST_COLUMNS, columns))

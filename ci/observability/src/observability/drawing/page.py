@@ -1,4 +1,4 @@
-"""A dashboard as one HTML page with everything inside."""
+"""Writes a dashboard as one HTML page without external files."""
 
 from base64 import b64encode
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class _Row:
 
 
 def save_html(collected: Collected, path: Path) -> None:
-    """Raises OSError."""
+    """Writes the page and creates its folder. Raises OSError."""
     environment = Environment(
         loader=PackageLoader("observability", "drawing"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""When somebody should look."""
+"""The alerts."""
 
 from observability.rules.recording import (
     KV_CACHE,
@@ -18,17 +18,17 @@ _REPLICA = "{{ $labels.pod }} {{ $labels.instance }}"
 _SHARE = "{{ $value | humanizePercentage }}"
 
 
-def _burns(name: str, times: float, long: str, short: str, lasts: str, severity: Severity) -> Alert:
-    """The budget is spent `times` as fast as it may be, over the long window, and still (the short one). Windows and
-    factors are those of the SRE workbook, "Alerting on SLOs"."""
+def _budget_burns(name: str, times: float, long: str, short: str, for_duration: str, severity: Severity) -> Alert:
+    """An alert on the error budget: it is spent at least `times` as fast as allowed, over the long window and over the
+    short one. Windows and factors are those of the SRE workbook, "Alerting on SLOs"."""
     bound = f"{times * TTFT_BUDGET:g}"
     return Alert(
         name,
         f"{slow(long)} > {bound} and {slow(short)} > {bound}",
-        lasts,
+        for_duration,
         severity,
-        "Answers of {{ $labels.model_name }} begin late",
-        f"{_SHARE} of the answers in {long} began after more than {TTFT_GOAL_S:g} s; {TTFT_BUDGET:.0%} may.",
+        "Responses of {{ $labels.model_name }} start late",
+        f"{_SHARE} of the responses in {long} took more than {TTFT_GOAL_S:g} s to start; {TTFT_BUDGET:.0%} may.",
     )
 
 
@@ -46,18 +46,18 @@ SERVER_ALERTS = (
         f"{WAITING} > 5 * {REPLICAS} and deriv({WAITING}[10m]) > 0",
         "10m",
         Severity.WARNING,
-        "More requests to {{ $labels.model_name }} come than are served",
+        "Requests to {{ $labels.model_name }} arrive faster than they are served",
         "{{ $value | humanize }} requests wait, and the queue has been growing for 10 minutes.",
     ),
-    _burns("VllmTtftBudgetBurnsFast", 14.4, "1h", "5m", "2m", Severity.CRITICAL),
-    _burns("VllmTtftBudgetBurns", 6, "6h", "30m", "15m", Severity.WARNING),
+    _budget_burns("VllmTtftBudgetBurnsFast", 14.4, "1h", "5m", "2m", Severity.CRITICAL),
+    _budget_burns("VllmTtftBudgetBurns", 6, "6h", "30m", "15m", Severity.WARNING),
     Alert(
         "VllmReplicasUneven",
         f"{KV_CACHE_SPREAD} > 0.4",
         "5m",
         Severity.WARNING,
         "Replicas of {{ $labels.model_name }} are loaded unevenly",
-        f"The fullest KV cache is {_SHARE} of its size above the emptiest, in the mean of 10 minutes.",
+        f"In the mean of 10 minutes, KV cache utilisation of the replicas differs by up to {_SHARE}.",
     ),
     Alert(
         "VllmPreempting",
@@ -66,7 +66,7 @@ SERVER_ALERTS = (
         "10m",
         Severity.WARNING,
         f"{_REPLICA} preempts requests",
-        "{{ $value | humanize }} a second, more than one for ten that finish. Their prefill is done again each time.",
+        "{{ $value | humanize }} per second, more than one per ten finished requests. Each repeats its prefill.",
     ),
 )
 
@@ -77,14 +77,14 @@ GATEWAY_ALERTS = (
         "1m",
         Severity.CRITICAL,
         "Pool {{ $labels.name }} has no ready endpoint",
-        "Every request to it is answered 503.",
+        "Every request to it is rejected with status 503.",
     ),
     Alert(
         "PoolSheds",
         f"{SHEDS} > 0.01",
         "5m",
         Severity.WARNING,
-        "Pool {{ $labels.pool }} turns requests away",
+        "Pool {{ $labels.pool }} sheds requests",
         f"{_SHARE} of its requests were shed because its servers are full.",
     ),
     Alert(
@@ -93,23 +93,24 @@ GATEWAY_ALERTS = (
         "1m",
         Severity.WARNING,
         "A picker has no fresh metrics of {{ $labels.endpoint }}",
-        f"Picker {_REPLICA} last read them {{{{ $value | humanizeDuration }}}} ago, and decides by what it sent there.",
+        f"Picker {_REPLICA} last read them {{{{ $value | humanizeDuration }}}} ago,"
+        " and decides by its own in-flight requests.",
     ),
     Alert(
         "ApiServerCopyStale",
         "max by (resource, pod, instance) (inference_gateway_api_cache_age_seconds) > 600",
         "5m",
         Severity.WARNING,
-        "{{ $labels.resource }} objects are not followed",
-        f"{_REPLICA} last heard of them from the API server {{{{ $value | humanizeDuration }}}} ago.",
+        "The watch of {{ $labels.resource }} objects is stale",
+        f"{_REPLICA} last received an event of them from the API server {{{{ $value | humanizeDuration }}}} ago.",
     ),
     Alert(
         "PickerFailing",
         f"{PICKER_FAILURES} > 0.01",
         "2m",
         Severity.CRITICAL,
-        "Envoy gets no answer from the picker",
-        f"{_SHARE} of what it asked failed or timed out. FailClose pools answer 503, FailOpen pools are not balanced.",
+        "Envoy gets no response from the picker",
+        f"{_SHARE} of the calls failed or timed out. FailClose pools return 503, FailOpen pools are not balanced.",
     ),
     Alert(
         "CertificateExpires",

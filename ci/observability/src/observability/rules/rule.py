@@ -1,4 +1,4 @@
-"""What a rule is, and rules as Prometheus reads them."""
+"""The model of recording rules and alerts, and their YAML for Prometheus."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ RUNBOOK = "docs/observability.md"
 
 class Severity(StrEnum):
     CRITICAL = "critical"
-    """Users notice, now: wake somebody."""
+    """Users are affected: act at once."""
     WARNING = "warning"
-    """Users will notice, or do a little: today."""
+    """Users are affected a little, or will be: act today."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,17 @@ class Recording:
 class Alert:
     name: str
     expression: str
-    lasts: str
-    """How long the expression has to hold; a Prometheus duration."""
+    for_duration: str
+    """Time for which the expression must hold before the alert fires; a Prometheus duration."""
     severity: Severity
     summary: str
-    """What is wrong, in a line; with Prometheus' templates for labels."""
+    """One line on what is wrong; may use Prometheus' templates."""
     description: str
-    """What that means, with the value."""
+    """What it means, with the value."""
 
     @property
     def runbook(self) -> str:
-        """The section of the docs that says what to do."""
+        """The section of the documentation that explains what to do."""
         return f"{RUNBOOK}#{self.name.lower()}"
 
 
@@ -49,11 +49,11 @@ Rule = Recording | Alert
 class Group:
     name: str
     rules: tuple[Rule, ...]
-    """Evaluated in order: an alert comes after the recordings that it reads."""
+    """Rules in the order of evaluation. An alert follows the recordings that it reads."""
 
 
 def rules_yaml(groups: Sequence[Group]) -> str:
-    """A file for `rule_files`; also the spec of a PrometheusRule."""
+    """The rules as YAML, for `rule_files` and for the spec of a PrometheusRule."""
     document = {"groups": [{"name": group.name, "rules": [_rule(rule) for rule in group.rules]} for group in groups]}
     return yaml.safe_dump(document, sort_keys=False, width=1000)
 
@@ -66,7 +66,7 @@ def _rule(rule: Rule) -> Mapping[str, object]:
             return {
                 "alert": rule.name,
                 "expr": rule.expression,
-                "for": rule.lasts,
+                "for": rule.for_duration,
                 "labels": {"severity": rule.severity.value},
                 "annotations": {
                     "summary": rule.summary,
