@@ -1,4 +1,4 @@
-"""`picker simulate` from its arguments to what it prints and writes."""
+"""The command `picker simulate`: arguments, output and files."""
 
 import json
 from pathlib import Path
@@ -29,8 +29,8 @@ def scenario(tmp_path: Path) -> Path:
     return file
 
 
-def run(scenario: Path, *more: str) -> int:
-    return main([str(scenario), "--seeds=2", "--jobs=1", "--strategies=least-request,DEFAULT", *more])
+def run(scenario: Path, *flags: str) -> int:
+    return main([str(scenario), "--seeds=2", "--jobs=1", "--strategies=least-request,DEFAULT", *flags])
 
 
 def test_every_strategy_serves_every_request_and_is_in_every_result(
@@ -47,14 +47,14 @@ def test_every_strategy_serves_every_request_and_is_in_every_result(
         assert all(seed["failed"] == seed["shed"] == 0 < seed["tokens_per_s"] for seed in results[name]["seeds"])
 
 
-def test_scrapes_may_be_known_late(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By more than lies between two of them."""
+def test_scrapes_may_arrive_late(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The delay exceeds the interval of the scrapes."""
     scenario.write_text(SMALL + "scrapes: {delay_s: 0.7}\n")
     assert run(scenario, "--strategies=filter-tree,weighted-scorers") == 0
     assert "weighted-scorers" in capsys.readouterr().out
 
 
-def test_losses_are_told_for_every_number_of_pickers_and_interval(
+def test_losses_are_printed_for_every_number_of_pickers_and_interval(
     scenario: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(scenario, "--losses") == 0
@@ -64,18 +64,19 @@ def test_losses_are_told_for_every_number_of_pickers_and_interval(
     assert "DEFAULT: TTFT p90, as ratios to one picker and scrapes every 0.2 s" in shown
 
 
-def test_what_is_wrong_in_a_scenario_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_of_a_scenario_are_reported_by_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(SMALL.replace("count: 2", "count: 0").replace("slo:", "slos:"))
     assert run(wrong) == 2
-    said = capsys.readouterr().err
-    assert "fleet.0.count" in said
-    assert "slos" in said
+    error = capsys.readouterr().err
+    assert "fleet.0.count" in error
+    assert "slos" in error
 
 
 @pytest.mark.parametrize("interval", ["0", "-1", "nan", "often"])
-def test_an_interval_that_is_none_is_refused(interval: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a sentence, before anything runs."""
+def test_an_invalid_scrape_interval_is_rejected(
+    interval: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         run(tmp_path, "--scrape-interval", interval)
     assert f"allowed are seconds above 0, found {interval}" in capsys.readouterr().err

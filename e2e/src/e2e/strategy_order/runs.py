@@ -10,8 +10,8 @@ from benchmark.load.run import Progress, run_load
 from benchmark.load.target import Target
 from benchmark.workload import Workload
 from picker.resources.inference import RoutingStrategy
-from simulator.experiment.experiment import run_one
-from simulator.schedulers.registry import own
+from simulator.experiment.runner import run_one
+from simulator.schedulers.registry import picker_strategy
 from simulator.workload.scenario import Scenario
 
 from e2e.local_gateway import MODEL, LocalGateway, MockFleet
@@ -43,7 +43,7 @@ class Latency:
 
 def simulated(scenario: Scenario, strategy: RoutingStrategy) -> Latency:
     """Runs the scenario in the simulator, and returns the mean over the loads."""
-    measures = [run_one(scenario, own(strategy), seed, Path()) for seed in range(SEEDS)]
+    measures = [run_one(scenario, picker_strategy(strategy), seed, Path()) for seed in range(SEEDS)]
     return Latency(
         float(np.mean([measure.ttft_p50_s for measure in measures])),
         float(np.mean([measure.ttft_p90_s for measure in measures])),

@@ -1,1 +1,1 @@
-"""Runs of a scenario over schedulers and seeds, and their measures, tables and plots."""
+"""Runs scenarios with schedulers and seeds, and computes measures, tables and plots."""

@@ -1,17 +1,17 @@
-"""Results as tables of a page: what `docs/scheduling.md` shows."""
+"""Writes results as the Markdown tables of `docs/scheduling.md`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from simulator.experiment.experiment import Results
-from simulator.experiment.measures import estimate
+from simulator.experiment.measures import estimate, values_of
 from simulator.experiment.report import AGAINST, COMPARED, ratio
+from simulator.experiment.runner import Results
 
-SHOWN = (("ttft_p90_s", "TTFT p90, s"), ("goodput_per_s", "answers a second within the SLO"))
+SHOWN = (("ttft_p90_s", "TTFT p90, s"), ("goodput_per_s", "answers per second within the SLO"))
 
 
 def write_markdown(results: Results, ours: Sequence[str], path: Path) -> None:
-    """Means of the most important measures, and our strategies' ratios to the others with their verdicts."""
+    """Writes the means of the main measures, and the ratios of our strategies to the others with verdicts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(_lines(results, ours)) + "\n")
 
@@ -23,11 +23,11 @@ def _lines(results: Results, ours: Sequence[str]) -> Iterator[str]:
         yield from (f"{title}, mean of {seeds} seeds:", "")
         yield from _head(names)
         for scenario, rows in results.items():
-            means = [estimate([getattr(each, measure) for each in rows[name]]).mean for name in names]
+            means = [estimate(values_of(rows[name], measure)).mean for name in names]
             yield _row(scenario, [f"{mean:.0f}" if mean >= 10 else f"{mean:.2f}" for mean in means])
         yield ""
     others = [name for name in AGAINST if name in names]
-    for name in [each for each in ours if each in names]:
+    for name in [own for own in ours if own in names]:
         yield from (f"{name} as ratios; + better, - worse beyond the 95 % interval:", "")
         yield from _head([f"{title} / {other}" for other in others for _, title in COMPARED])
         for scenario, rows in results.items():

@@ -1,4 +1,4 @@
-"""What a run is judged by, and how sure that is over many seeds."""
+"""The measures of a run, and their means with confidence intervals over seeds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from simulator.workload.scenario import Scenario
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Of one run. Requests count that arrived after the warm-up; times are of those that were served."""
+    """The measures of one run, over the requests that arrived after the warm-up. Times are of served requests."""
 
     ttft_p50_s: float
     ttft_p90_s: float
@@ -26,18 +26,19 @@ class Measures:
     e2e_p90_s: float
     e2e_p99_s: float
     tokens_per_s: float
-    """Generated, of answers that ended between warm-up and the last arrival."""
+    """Generated tokens per second, of requests that ended between the warm-up and the last arrival."""
     goodput_per_s: float
-    """Answers within the scenario's SLO."""
+    """Requests per second within the scenario's SLO."""
     hit_ratio: float
-    """Prompt tokens found in a prefix cache."""
+    """Share of the prompt tokens found in a prefix cache."""
     kv_spread: float
-    """Highest less lowest KV cache usage of the replicas, on average."""
+    """Mean difference between the highest and the lowest KV cache usage of the replicas."""
     preemptions: float
+    """Number of preemptions."""
     shed: float
-    """Share of the requests."""
+    """Share of the requests that were shed."""
     failed: float
-    """Share of the requests."""
+    """Share of the requests that failed."""
 
 
 MEASURES = tuple(field.name for field in fields(Measures))
@@ -48,36 +49,37 @@ LOWER_IS_BETTER = frozenset(
 
 
 def measure(records: Sequence[Record], kv_spreads: Sequence[float], scenario: Scenario) -> Measures:
-    """The measures of a run's records."""
-    counted = [each for each in records if scenario.warmup_s <= each.arrived_s < scenario.duration_s]
-    served = [each for each in counted if each.outcome is Outcome.SERVED]
+    """Computes the measures of a run from its records."""
+    counted = [record for record in records if scenario.warmup_s <= record.arrived_s < scenario.duration_s]
+    served = [record for record in counted if record.outcome is Outcome.SERVED]
     window_s = scenario.duration_s - scenario.warmup_s
     slo = scenario.slo
-    good = sum(each.ttft_s <= slo.ttft_s and (each.tpot_s or 0.0) <= slo.tpot_s for each in served)
+    good = sum(record.ttft_s <= slo.ttft_s and (record.tpot_s or 0.0) <= slo.tpot_s for record in served)
     ended = [
-        each
-        for each in records
-        if each.outcome is Outcome.SERVED and scenario.warmup_s <= each.end_s < scenario.duration_s
+        record
+        for record in records
+        if record.outcome is Outcome.SERVED and scenario.warmup_s <= record.end_s < scenario.duration_s
     ]
-    ttft = _quantiles(each.ttft_s for each in served)
-    tpot = _quantiles(each.tpot_s for each in served if each.tpot_s is not None)
-    e2e = _quantiles(each.e2e_s for each in served)
+    ttft = _quantiles(record.ttft_s for record in served)
+    tpot = _quantiles(record.tpot_s for record in served if record.tpot_s is not None)
+    e2e = _quantiles(record.e2e_s for record in served)
+    prompt_tokens = sum(record.prompt_tokens for record in served)
     return Measures(
         *ttft,
         *tpot,
         *e2e,
-        tokens_per_s=sum(each.output_tokens for each in ended) / window_s,
+        tokens_per_s=sum(record.output_tokens for record in ended) / window_s,
         goodput_per_s=good / window_s,
-        hit_ratio=sum(each.cached_tokens for each in served) / max(1, sum(each.prompt_tokens for each in served)),
+        hit_ratio=sum(record.cached_tokens for record in served) / max(1, prompt_tokens),
         kv_spread=mean(kv_spreads) if kv_spreads else 0.0,
-        preemptions=float(sum(each.preemptions for each in served)),
+        preemptions=float(sum(record.preemptions for record in served)),
         shed=_share(counted, Outcome.SHED),
         failed=_share(counted, Outcome.FAILED),
     )
 
 
 def _quantiles(values: Iterable[float]) -> tuple[float, float, float]:
-    """p50, p90 and p99; zeros where there is nothing."""
+    """p50, p90 and p99; zeros if there are no values."""
     listed = list(values)
     if not listed:
         return 0.0, 0.0, 0.0
@@ -86,19 +88,24 @@ def _quantiles(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def _share(records: Sequence[Record], outcome: Outcome) -> float:
-    return sum(each.outcome is outcome for each in records) / len(records) if records else 0.0
+    return sum(record.outcome is outcome for record in records) / len(records) if records else 0.0
+
+
+def values_of(measures: Sequence[Measures], measure: str) -> list[float]:
+    """The values of one measure, seed by seed."""
+    return [getattr(run, measure) for run in measures]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds, and half the width of its 95 % interval."""
+    """A mean over seeds, and half the width of its 95 % interval (Student's t)."""
 
     mean: float
     half_width: float
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Of at least one value; the interval of one is unknown, and 0 here."""
+    """The mean of one or more values. The interval of a single value is unknown, and given as 0."""
     if len(values) < 2:
         return Estimate(values[0], 0.0)
     return Estimate(mean(values), student_t_95(len(values) - 1) * stdev(values) / sqrt(len(values)))

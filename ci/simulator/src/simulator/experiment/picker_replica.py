@@ -1,4 +1,4 @@
-"""A replica of the picker: its own view of the fleet, and the picker's code as it is."""
+"""A replica of the picker: the picker's code with its own view of the fleet."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,40 +15,46 @@ from picker.scheduling.request import InferenceRequest
 
 from simulator.engine.fleet import Fleet, Replica
 from simulator.engine.timeline import Timeline
-from simulator.schedulers.perfect_information import Truth
-from simulator.schedulers.registry import Contender
+from simulator.schedulers.perfect_information import GroundTruth
+from simulator.schedulers.registry import SchedulerSpec
 from simulator.workload.content import picker_blocks
 from simulator.workload.generator import Turn
 from simulator.workload.scenario import Scenario
 
 
 class Picker:
-    """Scrapes the fleet, keeps a ledger, and decides by a contender's scheduler."""
+    """Scrapes the fleet, counts requests in flight, and schedules requests."""
 
     def __init__(
-        self, scenario: Scenario, contender: Contender, fleet: Fleet, truth: Truth, timeline: Timeline, rng: Random
+        self,
+        scenario: Scenario,
+        spec: SchedulerSpec,
+        fleet: Fleet,
+        ground_truth: GroundTruth,
+        timeline: Timeline,
+        rng: Random,
     ) -> None:
         self._scenario = scenario
         self._fleet = fleet
-        self._truth = truth
+        self._ground_truth = ground_truth
         self._timeline = timeline
         self._rng = rng
-        self._learns = contender.learns
-        self._glances_every_s = contender.glances_every_s
-        self._glances: list[_Glance] = []
-        self._ledger = InFlightTracker()
+        self._uses_counters = spec.uses_counters
+        self._polls_every_s = spec.polls_every_s
+        self._polled: list[_PolledMetrics] = []
+        self._tracker = InFlightTracker()
         self._prefixes = PrefixIndex(BLOCK_TOKENS)
-        self._scheduler = contender.scheduler(self._prefixes, rng, truth)
+        self._scheduler = spec.make(self._prefixes, rng, ground_truth)
         self._known: dict[str, Endpoint] = {}
         self._endpoints: list[Endpoint] = []
-        fleet.listeners.append(self._follow)
-        self._follow()
+        fleet.listeners.append(self._update_endpoints)
+        self._update_endpoints()
 
     def pick(self, turn: Turn) -> InFlightRequest | Rejection:
-        """Where `turn` goes now."""
-        self._truth.turn = turn
-        if self._glances_every_s is not None:
-            self._glance(self._glances_every_s)
+        """Schedules the request of `turn`, and counts it as in flight unless it is rejected."""
+        self._ground_truth.turn = turn
+        if self._polls_every_s is not None:
+            self._poll(self._polls_every_s)
         error = self._scenario.estimate_error
         estimate = turn.prompt_tokens * (self._rng.lognormvariate(0, error) if error else 1.0)
         request = InferenceRequest(
@@ -60,28 +66,31 @@ class Picker:
             conversation=turn.conversation,
             continues=turn.continues,
         )
-        return schedule(request, self._endpoints, self._scheduler, self._prefixes, self._ledger, self._timeline.now_s)
+        return schedule(request, self._endpoints, self._scheduler, self._prefixes, self._tracker, self._timeline.now_s)
 
-    def _follow(self) -> None:
-        """The fleet has changed."""
+    def _update_endpoints(self) -> None:
+        """Adopts a change of the fleet."""
         ready = {replica.address: replica for replica in self._fleet.ready}
         for address in self._known.keys() - ready.keys():
             self._prefixes.forget(self._known.pop(address))
         for address, replica in ready.items():
             if address not in self._known:
                 endpoint = self._known[address] = Endpoint(address, f"vllm-{address}")
-                if self._learns:
+                if self._uses_counters:
                     first_s = self._rng.uniform(0, self._scenario.scrapes.interval_s)
                     self._timeline.after(first_s, partial(self._scrape, endpoint, replica))
-                elif self._glances_every_s is not None:
-                    first_s = self._timeline.now_s + self._rng.uniform(0, self._glances_every_s)
-                    self._glances.append(_Glance(endpoint, replica, first_s))
+                elif self._polls_every_s is not None:
+                    first_s = self._timeline.now_s + self._rng.uniform(0, self._polls_every_s)
+                    self._polled.append(_PolledMetrics(endpoint, replica, first_s))
         self._endpoints[:] = [self._known[address] for address in ready]
-        self._glances = [each for each in self._glances if self._known.get(each.endpoint.address) is each.endpoint]
+        self._polled = [polled for polled in self._polled if self._is_known(polled.endpoint)]
+
+    def _is_known(self, endpoint: Endpoint) -> bool:
+        return self._known.get(endpoint.address) is endpoint
 
     def _scrape(self, endpoint: Endpoint, replica: Replica) -> None:
-        """Read the server's numbers now; they are known a little later."""
-        if self._known.get(endpoint.address) is not endpoint:
+        """Reads the server's metrics. They arrive after the delay of the scenario."""
+        if not self._is_known(endpoint):
             return
         now_s, scrapes = self._timeline.now_s, self._scenario.scrapes
         interval_s = scrapes.interval_s
@@ -95,19 +104,20 @@ class Picker:
         self._timeline.after(interval_s * self._jitter(), partial(self._scrape, endpoint, replica))
 
     def _scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
-        self._ledger.scraped(endpoint, metrics)
+        self._tracker.scraped(endpoint, metrics)
         endpoint.unreachable_since_s = None
 
-    def _glance(self, every_s: float) -> None:
-        """Work out what the newest scrapes told that are known by now: those between two decisions, nobody sees."""
+    def _poll(self, every_s: float) -> None:
+        """Computes the newest metrics that have arrived. Scrapes between two decisions have no effect and are
+        skipped."""
         known_s = self._timeline.now_s - self._scenario.scrapes.delay_s
-        for each in self._glances:
+        for polled in self._polled:
             scraped_s = None
-            while each.next_s <= known_s:
-                scraped_s = each.next_s
-                each.next_s += every_s * self._jitter()
-            if scraped_s is not None and each.replica.listening:
-                each.endpoint.metrics = self._metrics(each.endpoint, each.replica, scraped_s)
+            while polled.next_s <= known_s:
+                scraped_s = polled.next_s
+                polled.next_s += every_s * self._jitter()
+            if scraped_s is not None and polled.replica.listening:
+                polled.endpoint.metrics = self._metrics(polled.endpoint, polled.replica, scraped_s)
 
     def _metrics(self, endpoint: Endpoint, replica: Replica, at_s: float) -> ServerMetrics:
         state = replica.engine.state(at_s)
@@ -122,7 +132,7 @@ class Picker:
             kv_blocks=replica.config.num_gpu_blocks,
             scraped_at_s=at_s + self._scenario.scrapes.delay_s,
             in_flight_at_scrape=endpoint.in_flight.requests,
-            progress=state.counters if self._learns else None,
+            progress=state.counters if self._uses_counters else None,
         )
 
     def _jitter(self) -> float:
@@ -131,9 +141,10 @@ class Picker:
 
 
 @dataclass(slots=True)
-class _Glance:
-    """At a server's load, over and over."""
+class _PolledMetrics:
+    """A server whose metrics are read at an interval, for a scheduler that uses only the newest ones."""
 
     endpoint: Endpoint
     replica: Replica
     next_s: float
+    """Time of the next scrape."""

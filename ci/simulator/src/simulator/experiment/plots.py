@@ -1,7 +1,7 @@
-"""Pictures of the results: one for each scenario."""
+"""Plots of the results, one for each scenario."""
 
 # pyright: reportUnknownMemberType=false
-# matplotlib types its keyword arguments in part.
+# matplotlib's keyword arguments have only partial types.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +11,19 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from simulator.experiment.experiment import Results
-from simulator.experiment.measures import Measures, estimate
+from simulator.experiment.measures import Measures, estimate, values_of
+from simulator.experiment.runner import Results
 
 PANELS = (
     ("ttft_p90_s", "TTFT p90, s"),
     ("tpot_p90_s", "TPOT p90, s"),
-    ("goodput_per_s", "answers within the SLO, 1/s"),
+    ("goodput_per_s", "requests within the SLO, 1/s"),
     ("tokens_per_s", "tokens/s"),
 )
 
 
 def plot_all(results: Results, ours: Sequence[str], folder: Path) -> list[Path]:
-    """A PNG for each scenario in `folder`; what was written."""
+    """Writes a PNG for each scenario to `folder`, and returns the files. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_plot(scenario, rows, ours, folder) for scenario, rows in results.items()]
 
@@ -32,11 +32,11 @@ def _plot(scenario: str, rows: Mapping[str, Sequence[Measures]], ours: Sequence[
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 0.35 * len(rows) + 1.4), sharey=True)
     names = list(rows)
     for axis, (measure, title) in zip(axes, PANELS, strict=True):
-        found = [estimate([getattr(each, measure) for each in rows[name]]) for name in names]
+        estimates = [estimate(values_of(rows[name], measure)) for name in names]
         axis.barh(
             range(len(names)),
-            [each.mean for each in found],
-            xerr=[each.half_width for each in found],
+            [found.mean for found in estimates],
+            xerr=[found.half_width for found in estimates],
             color=["tab:blue" if name in ours else "lightgray" for name in names],
             ecolor="dimgray",
             capsize=2,

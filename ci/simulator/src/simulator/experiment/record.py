@@ -1,4 +1,4 @@
-"""What became of one request."""
+"""The outcome of one request."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Record:
-    """As the client saw it."""
+    """A request as the client sees it. Times are in virtual seconds."""
 
     arrived_s: float
     criticality: Criticality
@@ -37,7 +37,7 @@ class Record:
 
     @property
     def tpot_s(self) -> float | None:
-        """Mean time between its tokens; None for answers of one token."""
+        """Mean time per token after the first; None if there is only one."""
         if self.output_tokens < 2:
             return None
         return (self.end_s - self.first_s) / (self.output_tokens - 1)

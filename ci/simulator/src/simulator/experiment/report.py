@@ -1,4 +1,4 @@
-"""Results for people (tables) and for programs (JSON)."""
+"""Prints results as tables, and writes them as JSON."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from simulator.experiment.experiment import Results
-from simulator.experiment.measures import LOWER_IS_BETTER, MEASURES, Measures, estimate
+from simulator.experiment.measures import LOWER_IS_BETTER, MEASURES, Measures, estimate, values_of
+from simulator.experiment.runner import Results
 from simulator.schedulers.registry import LEAST_REQUEST, ORACLE
 
 
@@ -35,7 +35,7 @@ def _percent(value: float) -> str:
 
 
 COLUMNS = (
-    # The unit is on a second line.
+    # The second line of a title is the unit.
     _Column("TTFT p50\ns", "ttft_p50_s", _seconds),
     _Column("TTFT p90\ns", "ttft_p90_s", _seconds, interval=True),
     _Column("TTFT p99\ns", "ttft_p99_s", _seconds),
@@ -46,7 +46,7 @@ COLUMNS = (
     _Column("e2e p90\ns", "e2e_p90_s", _seconds),
     _Column("e2e p99\ns", "e2e_p99_s", _seconds),
     _Column("output\ntokens/s", "tokens_per_s", "{:.0f}".format, interval=True),
-    _Column("goodput\nanswers/s", "goodput_per_s", "{:.2f}".format, interval=True),
+    _Column("goodput\nreq/s", "goodput_per_s", "{:.2f}".format, interval=True),
     _Column("hits\n%", "hit_ratio", _percent),
     _Column("KV spread\n0 to 1", "kv_spread", "{:.2f}".format),
     _Column("preempted\ntimes", "preemptions", "{:.0f}".format),
@@ -56,11 +56,11 @@ COLUMNS = (
 
 COMPARED = (("ttft_p90_s", "TTFT p90"), ("tokens_per_s", "tokens/s"), ("goodput_per_s", "goodput"))
 AGAINST = (LEAST_REQUEST, "weighted-scorers", ORACLE)
-"""Whose ratios are told, of these measures."""
+"""Schedulers that our strategies are compared with, by the measures of `COMPARED`."""
 
 
 class Verdict(StrEnum):
-    """Of a contender against another, by the interval of their difference seed by seed."""
+    """The comparison of two schedulers, by the interval of their difference seed by seed."""
 
     BETTER = "better"
     EQUAL = "equal"
@@ -68,16 +68,16 @@ class Verdict(StrEnum):
 
 
 def compare(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures]) -> Verdict:
-    """Equal: the 95 % interval of the difference holds 0."""
+    """Compares one measure. EQUAL means that the 95 % interval of the difference contains 0."""
     differences = [getattr(a, measure) - getattr(b, measure) for a, b in zip(ours, theirs, strict=True)]
-    gained = estimate(differences)
-    if abs(gained.mean) <= gained.half_width or gained.mean == 0:
+    difference = estimate(differences)
+    if abs(difference.mean) <= difference.half_width or difference.mean == 0:
         return Verdict.EQUAL
-    return Verdict.BETTER if (gained.mean < 0) == (measure in LOWER_IS_BETTER) else Verdict.WORSE
+    return Verdict.BETTER if (difference.mean < 0) == (measure in LOWER_IS_BETTER) else Verdict.WORSE
 
 
 def print_tables(results: Results, console: Console) -> None:
-    """A table for each scenario."""
+    """Prints a table for each scenario."""
     for scenario, rows in results.items():
         console.print(_table(scenario, rows))
 
@@ -94,13 +94,13 @@ def _table(scenario: str, rows: Mapping[str, Sequence[Measures]]) -> Table:
 
 
 def _cell(column: _Column, measures: Sequence[Measures]) -> str:
-    found = estimate([getattr(each, column.measure) for each in measures])
+    found = estimate(values_of(measures, column.measure))
     shown = column.show(found.mean)
     return f"{shown} ±{column.show(found.half_width)}" if column.interval and found.half_width else shown
 
 
 def print_summary(results: Results, ours: Sequence[str], console: Console) -> None:
-    """Our strategies against each of the others, a line a scenario: TTFT p90, tokens/s and goodput as ratios."""
+    """Prints the ratios of each of our strategies to the others, in a row for each scenario."""
     for name in ours:
         run = {other for rows in results.values() for other in rows}
         others = [other for other in AGAINST if other != name and other in run]
@@ -127,10 +127,10 @@ COLORS = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
 
 
 def ratio(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures]) -> str:
-    """Of the means, with the verdict's mark; a dash where theirs is 0."""
-    mine = estimate([getattr(each, measure) for each in ours]).mean
-    other = estimate([getattr(each, measure) for each in theirs]).mean
-    return f"{mine / other:.2f}{MARKS[compare(measure, ours, theirs)]}" if other else "-"
+    """The ratio of the means, with the verdict's mark; `-` if theirs is 0."""
+    numerator = estimate(values_of(ours, measure)).mean
+    denominator = estimate(values_of(theirs, measure)).mean
+    return f"{numerator / denominator:.2f}{MARKS[compare(measure, ours, theirs)]}" if denominator else "-"
 
 
 def _colored_ratio(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures] | None) -> str:
@@ -141,14 +141,12 @@ def _colored_ratio(measure: str, ours: Sequence[Measures], theirs: Sequence[Meas
 
 
 def write_json(results: Results, path: Path) -> None:
-    """Every measure of every seed, with means and intervals."""
+    """Writes every measure of every seed, with means and intervals. Raises OSError."""
     document = {
         scenario: {
             name: {
-                "seeds": [asdict(each) for each in measures],
-                "estimates": {
-                    measure: asdict(estimate([getattr(each, measure) for each in measures])) for measure in MEASURES
-                },
+                "seeds": [asdict(run) for run in measures],
+                "estimates": {measure: asdict(estimate(values_of(measures, measure))) for measure in MEASURES},
             }
             for name, measures in rows.items()
         }

@@ -1,4 +1,4 @@
-"""What is lost when several pickers share a fleet, and when scrapes come more rarely."""
+"""Sensitivity of the strategies to the number of pickers and to the scrape interval (`--losses`)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -8,8 +8,8 @@ from statistics import geometric_mean
 from rich.console import Console
 from rich.table import Table
 
-from simulator.experiment.experiment import Results
-from simulator.experiment.measures import estimate
+from simulator.experiment.measures import estimate, values_of
+from simulator.experiment.runner import Results
 from simulator.workload.scenario import Scenario
 
 PICKERS = (1, 2, 4)
@@ -18,15 +18,17 @@ MEASURES = (("ttft_p90_s", "TTFT p90"), ("goodput_per_s", "goodput"), ("tokens_p
 
 
 def variants(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
-    """Each scenario with every number of pickers and interval of scrapes."""
+    """Each scenario with every number of pickers and every scrape interval."""
     for scenario, (pickers, interval_s) in product(scenarios, product(PICKERS, INTERVALS_S)):
         name = _name(scenario.name, pickers, interval_s)
         yield scenario.scraped_every(interval_s).model_copy(update={"name": name, "pickers": pickers})
 
 
-def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Sequence[str], console: Console) -> None:
-    """A table for each strategy and measure: what one picker with the shortest interval has, and the others as ratios
-    to that."""
+def print_sensitivity(
+    results: Results, scenarios: Sequence[Scenario], strategies: Sequence[str], console: Console
+) -> None:
+    """Prints a table for each strategy and measure. The first column is the value of one picker with the shortest
+    interval; the others are ratios to it."""
     for strategy, (measure, title) in product(strategies, MEASURES):
         table = Table(
             title=f"\n{strategy}: {title}, as ratios to one picker and scrapes every {INTERVALS_S[0]} s",
@@ -40,28 +42,28 @@ def print_losses(results: Results, scenarios: Sequence[Scenario], strategies: Se
         all_ratios: list[list[float]] = []
         for scenario in scenarios:
             first, *others = [
-                estimate([getattr(each, measure) for each in results[_name(scenario.name, *variant)][strategy]]).mean
+                estimate(values_of(results[_name(scenario.name, *variant)][strategy], measure)).mean
                 for variant in product(PICKERS, INTERVALS_S)
             ]
-            ratios = [each / first if first else nan for each in others]
+            ratios = [other / first if first else nan for other in others]
             all_ratios.append(ratios)
-            table.add_row(scenario.name, f"{first:.2f}", *map(_shown, ratios))
+            table.add_row(scenario.name, f"{first:.2f}", *map(_cell, ratios))
         means = [_geometric_mean(column) for column in zip(*all_ratios, strict=True)]
-        table.add_row("geometric mean", "", *map(_shown, means))
+        table.add_row("geometric mean", "", *map(_cell, means))
         console.print(table)
     console.print(
-        "\nPickers share nothing here, and each is asked (picker.spread=true). As the chart installs them one is asked "
-        "and the others stand by: what they lose then is in the columns of 1 picker."
+        "\nThese pickers share no state, and requests go to all of them (picker.spread=true). In the chart's default, "
+        "one picker gets all requests and the others are standbys; the columns of 1 picker apply."
     )
 
 
 def _geometric_mean(ratios: Iterable[float]) -> float:
-    """Of those that are positive; a figure may be 0 in a scenario."""
-    positive = [each for each in ratios if each > 0]
+    """The geometric mean of the positive ratios; NaN if there are none. A measure may be 0 in a scenario."""
+    positive = [ratio for ratio in ratios if ratio > 0]
     return geometric_mean(positive) if positive else nan
 
 
-def _shown(ratio: float) -> str:
+def _cell(ratio: float) -> str:
     return "-" if isnan(ratio) else f"{ratio:.2f}"
 
 

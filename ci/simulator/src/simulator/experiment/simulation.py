@@ -1,4 +1,4 @@
-"""One run: a scenario, a contender, a seed."""
+"""One run of a scenario with a scheduler and a seed."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,50 +13,51 @@ from simulator.engine.sequence import EngineRequest, Finished, FirstToken
 from simulator.engine.timeline import Timeline
 from simulator.experiment.picker_replica import Picker
 from simulator.experiment.record import Outcome, Record
-from simulator.schedulers.perfect_information import Truth
-from simulator.schedulers.registry import Contender
+from simulator.schedulers.perfect_information import GroundTruth
+from simulator.schedulers.registry import SchedulerSpec
 from simulator.workload.generator import Session, Turn, sessions
 from simulator.workload.scenario import Scenario, Trace
 from simulator.workload.traces import trace_sessions
 
 BACK_OFF_S = 1.0
-"""A client that was turned away asks its next question no sooner."""
+"""A client whose request was shed waits this long before its next request. Judgement."""
 
 KV_SAMPLE_S = 1.0
+"""Interval of the samples of KV cache usage. Judgement: usage changes by some percent in this time."""
 
 
 class Simulation:
-    """Runs once."""
+    """A run. `run` may be called once."""
 
-    def __init__(self, scenario: Scenario, contender: Contender, seed: int, traces: Path) -> None:
-        """Raises NoTrace for a scenario whose trace is not in the folder `traces`."""
+    def __init__(self, scenario: Scenario, spec: SchedulerSpec, seed: int, traces: Path) -> None:
+        """Raises TraceError if the scenario's trace cannot be read from the folder `traces`."""
         self.records: list[Record] = []
         self.kv_spreads: list[float] = []
-        """Highest less lowest KV cache usage of the fleet, sampled."""
+        """Samples of the difference between the highest and the lowest KV cache usage of the fleet."""
         self._scenario = scenario
         self._timeline = timeline = Timeline()
         self._rng = Random(f"{seed} picks")
         self._number = 0
         self._open = 0
         self._fleet = Fleet(scenario, timeline)
-        truth = Truth(self._fleet)
+        ground_truth = GroundTruth(self._fleet)
         self._pickers = [
-            Picker(scenario, contender, self._fleet, truth, timeline, Random(f"{seed} picker {number}"))
+            Picker(scenario, spec, self._fleet, ground_truth, timeline, Random(f"{seed} picker {number}"))
             for number in range(scenario.pickers)
         ]
         workload, rng = scenario.workload, Random(f"{seed} load")
-        coming: Iterable[Session]
+        arriving: Iterable[Session]
         if isinstance(workload, Trace):
-            coming = trace_sessions(workload, traces, scenario.duration_s)
+            arriving = trace_sessions(workload, traces, scenario.duration_s)
         else:
-            coming = sessions(workload, scenario.duration_s, rng)
-        for session in coming:
+            arriving = sessions(workload, scenario.duration_s, rng)
+        for session in arriving:
             self._open += 1
             timeline.at(session.start_s, partial(self._next_turn, session, 0.0))
         timeline.at(scenario.warmup_s, self._sample_kv)
 
     def run(self) -> None:
-        """Until every client has its last answer."""
+        """Runs until every client has its last response."""
         if self._open:
             self._timeline.run()
 
@@ -68,9 +69,9 @@ class Simulation:
             if not self._open:
                 self._timeline.stop()
             return
-        self._timeline.after(turn.gap_s + pause_s, partial(self._ask, session, turn))
+        self._timeline.after(turn.gap_s + pause_s, partial(self._send, session, turn))
 
-    def _ask(self, session: Session, turn: Turn) -> None:
+    def _send(self, session: Session, turn: Turn) -> None:
         now_s = self._timeline.now_s
         record = Record(now_s, turn.criticality, turn.prompt_tokens, turn.output_tokens)
         self.records.append(record)
@@ -113,8 +114,8 @@ class Simulation:
 
 
 class _Attempt:
-    """A request on its way through the list that the picker named, as Envoy tries it: the next one when a connection is
-    refused, or is lost before the answer has begun."""
+    """A request in flight. It tries the picker's endpoints in order, as Envoy does: the next one if a connection is
+    refused, or is lost before the response has started."""
 
     def __init__(
         self, simulation: Simulation, session: Session, turn: Turn, record: Record, in_flight: InFlightRequest
@@ -124,16 +125,16 @@ class _Attempt:
         self._turn = turn
         self._record = record
         self._in_flight = in_flight
-        self._left = list(in_flight.ranking.endpoints)
+        self._remaining = list(in_flight.ranking.endpoints)
 
     def send(self) -> None:
         self._simulation.after_network(self._arrive)
 
     def _arrive(self) -> None:
-        if not self._left:
+        if not self._remaining:
             self._end(Outcome.FAILED)
             return
-        address = self._left.pop(0).address
+        address = self._remaining.pop(0).address
         replica = self._simulation.fleet.by_address[address]
         if not replica.listening:
             self.send()
@@ -144,11 +145,12 @@ class _Attempt:
         request = EngineRequest(
             self._simulation.next_number(), turn.content, turn.prompt_tokens, turn.output_tokens, turn.lora
         )
-        replica.submit(request, self._heard)
-        # vLLM sends a stream's headers before its first token.
+        replica.submit(request, self._on_event)
+        # vLLM sends the response headers of a stream before its first token.
         self._simulation.after_network(partial(self._in_flight.count_response, failed=False))
 
-    def _heard(self, event: FirstToken | Finished | None) -> None:
+    def _on_event(self, event: FirstToken | Finished | None) -> None:
+        """Handles the first token and the end. None means that the replica died."""
         record = self._record
         match event:
             case FirstToken(at_s=at_s, cached_tokens=cached):

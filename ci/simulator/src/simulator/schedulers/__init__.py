@@ -1,1 +1,1 @@
-"""The picker's scheduler and those that it is compared with."""
+"""The schedulers that the simulator compares."""

@@ -1,4 +1,4 @@
-"""What others do, to be compared with: the rules as published, on the picker's own data."""
+"""Schedulers of other projects, by their published rules, on the picker's data."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 
 def ranked(costs: Sequence[float], endpoints: Sequence[Endpoint], rng: Random, fallbacks: int = 3) -> Ranking:
-    """Cheapest first, equals by lot."""
+    """Ranks endpoints by cost, the lowest first, and ties at random. Keeps the best and `fallbacks` more."""
     order = sorted((cost, rng.random(), index) for index, cost in enumerate(costs))
     return Ranking(tuple(endpoints[index] for _, _, index in order[: 1 + fallbacks]))
 
@@ -22,7 +22,7 @@ SHED = Rejection(RejectReason.SATURATED, "All model servers are busy.")
 
 
 class TwoChoices:
-    """Envoy's least request: of two endpoints drawn at random the one with fewer requests in flight."""
+    """Envoy's least request: of two random endpoints, the one with fewer requests in flight."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -32,7 +32,7 @@ class TwoChoices:
             return NONE_READY
         drawn = self._rng.sample(endpoints, min(2, len(endpoints)))
         first = min(drawn, key=self.load)
-        others = [each for each in endpoints if each is not first]
+        others = [endpoint for endpoint in endpoints if endpoint is not first]
         self._rng.shuffle(others)
         return Ranking((first, *others[:3]))
 
@@ -41,22 +41,25 @@ class TwoChoices:
 
 
 class TwoChoicesOfTokens(TwoChoices):
-    """The same by tokens in flight: prompts not yet computed and answers expected."""
+    """Of two random endpoints, the one with fewer tokens in flight: prompt tokens to prefill and expected output
+    tokens."""
 
     def load(self, endpoint: Endpoint) -> float:
         return endpoint.in_flight.prefill_tokens + endpoint.in_flight.decode_tokens
 
 
 def _least(values: Sequence[tuple[float, Endpoint]]) -> list[Endpoint]:
-    """Those in the lowest n-th of the range of n values."""
+    """The endpoints whose value lies in the lowest n-th of the range, for n values."""
     low, high = min(value for value, _ in values), max(value for value, _ in values)
     bound = low + (high - low) / len(values)
     return [endpoint for value, endpoint in values if value <= bound]
 
 
 class FilterTree:
-    """The inference extension's v0.3: a tree of filters over scraped queue, adapters and KV use; the last choice is
-    drawn. All but Critical requests are shed when every server queues 5 or uses 0.8 of its cache."""
+    """The filter tree of the inference extension v0.3, over scraped queue, adapters and KV cache usage.
+
+    It draws one of the endpoints that pass. Requests that are not Critical are shed if every endpoint has more than 5
+    queued requests or uses more than 0.8 of its KV cache."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -64,26 +67,26 @@ class FilterTree:
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
-        known = [each for each in endpoints if each.metrics is not None]
+        known = [endpoint for endpoint in endpoints if endpoint.metrics is not None]
         if not known:
             return ranked([0.0] * len(endpoints), endpoints, self._rng)
         if request.criticality is not Criticality.CRITICAL:
-            known = [each for each in known if self._queue(each) <= 5 and self._kv(each) <= 0.8]
+            known = [endpoint for endpoint in known if self._queue(endpoint) <= 5 and self._kv(endpoint) <= 0.8]
             if not known:
                 return SHED
-        few_queued = [each for each in known if self._queue(each) < 128]
+        few_queued = [endpoint for endpoint in known if self._queue(endpoint) < 128]
         if few_queued:
             known = self._with_lora(request, few_queued)
-        known = _least([(self._queue(each), each) for each in known])
-        known = _least([(self._kv(each), each) for each in known])
+        known = _least([(self._queue(endpoint), endpoint) for endpoint in known])
+        known = _least([(self._kv(endpoint), endpoint) for endpoint in known])
         first = self._rng.choice(known)
-        return Ranking((first, *(each for each in endpoints if each is not first)))
+        return Ranking((first, *(endpoint for endpoint in endpoints if endpoint is not first)))
 
     def _with_lora(self, request: InferenceRequest, endpoints: list[Endpoint]) -> list[Endpoint]:
-        """Those that run the adapter, or have a free place for one."""
-        low = [each for each in endpoints if self._lora_cost(request, each) == 0.0]
-        free = [each for each in endpoints if self._lora_cost(request, each) <= 0.5]
-        return low or free or endpoints
+        """The endpoints that run the adapter, else those with a free adapter slot, else all."""
+        running = [endpoint for endpoint in endpoints if self._lora_cost(request, endpoint) == 0.0]
+        free = [endpoint for endpoint in endpoints if self._lora_cost(request, endpoint) <= 0.5]
+        return running or free or endpoints
 
     @staticmethod
     def _queue(endpoint: Endpoint) -> int:
@@ -104,7 +107,9 @@ class FilterTree:
 
 
 class WeightedScorers:
-    """The inference extension's v1: scraped queue (weight 2), KV use (2) and matched prefix (3); the highest sum."""
+    """The scorers of the inference extension v1: scraped queue (weight 2), KV cache usage (2), matched prefix (3).
+
+    It picks the highest sum. Sheddable requests are shed if the mean saturation reaches 1."""
 
     def __init__(self, rng: Random, prefixes: PrefixIndex) -> None:
         self._rng = rng
@@ -113,7 +118,7 @@ class WeightedScorers:
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
-        queues = [FilterTree._queue(each) for each in endpoints]  # pyright: ignore[reportPrivateUsage]
+        queues = [FilterTree._queue(endpoint) for endpoint in endpoints]  # pyright: ignore[reportPrivateUsage]
         if request.criticality is Criticality.SHEDDABLE and self._saturation(endpoints) >= 1:
             return SHED
         low, high = min(queues), max(queues)
@@ -128,27 +133,29 @@ class WeightedScorers:
 
     @staticmethod
     def _saturation(endpoints: Sequence[Endpoint]) -> float:
-        known = [each.metrics for each in endpoints if each.metrics is not None]
+        known = [endpoint.metrics for endpoint in endpoints if endpoint.metrics is not None]
         if not known:
             return 0.0
-        return sum(max(each.queue_depth / 5, each.kv_cache_usage / 0.8) for each in known) / len(known)
+        return sum(max(metrics.queue_depth / 5, metrics.kv_cache_usage / 0.8) for metrics in known) / len(known)
 
 
 class BoundedHashing:
-    """Consistent hashing of the prefix with bounded loads (Mirrokni et al., 2016): the first endpoint in the prefix's
-    own order that has at most 1.25 times the mean load. The order is by rendezvous."""
+    """Consistent hashing of the prefix with bounded loads (Mirrokni et al., 2016).
+
+    Rendezvous hashing orders the endpoints for a prefix. The first with at most 1.25 times the mean load is picked."""
 
     BOUND = 1.25
     PREFIX_BLOCKS = 8
-    """Hashed: 512 tokens, the length of a short system prompt."""
+    """Blocks that are hashed: 512 tokens, the length of a short system prompt. Judgement."""
 
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
         prefix = request.blocks[min(len(request.blocks), self.PREFIX_BLOCKS) - 1] if request.blocks else 0
-        total = sum(each.in_flight.requests for each in endpoints) + 1
+        total = sum(endpoint.in_flight.requests for endpoint in endpoints) + 1
         bound = self.BOUND * total / len(endpoints)
-        keyed = sorted(endpoints, key=lambda each: xxh3_64_intdigest(each.address.encode(), prefix & (1 << 64) - 1))
-        within = [each for each in keyed if each.in_flight.requests + 1 <= bound]
-        first = within[0] if within else min(keyed, key=lambda each: each.in_flight.requests)
-        return Ranking((first, *[each for each in keyed if each is not first][:3]))
+        seed = prefix & (1 << 64) - 1
+        ordered = sorted(endpoints, key=lambda endpoint: xxh3_64_intdigest(endpoint.address.encode(), seed))
+        within = [endpoint for endpoint in ordered if endpoint.in_flight.requests + 1 <= bound]
+        first = within[0] if within else min(ordered, key=lambda endpoint: endpoint.in_flight.requests)
+        return Ranking((first, *[endpoint for endpoint in ordered if endpoint is not first][:3]))

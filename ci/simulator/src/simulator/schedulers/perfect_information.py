@@ -1,4 +1,4 @@
-"""The limit: a scheduler that sees into every engine and knows every answer's length."""
+"""A scheduler with perfect information: the state of every engine, and the output length of every request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,27 +17,29 @@ from simulator.workload.generator import Turn
 
 
 @dataclass(slots=True)
-class Truth:
-    """What no picker can know."""
+class GroundTruth:
+    """The state of the fleet, and the request to schedule. A real picker does not have this information."""
 
     fleet: Fleet
     turn: Turn | None = None
-    """The request that is being decided on."""
+    """The request that is being scheduled."""
 
     def replica(self, endpoint: Endpoint) -> Replica:
         return self.fleet.by_address[endpoint.address]
 
 
 ADAPTER_WAIT_S = 4.0
-"""For a place, where a server runs as many adapters as it may."""
+"""Expected wait for an adapter slot of a server that runs as many adapters as it may. Judgement."""
 
 
-class Oracle:
-    """DEFAULT's cost with nothing left to guess: true speeds, caches, queues and lengths, as they are at the moment. It
-    is greedy, so not the best of all schedules: the limit of what better knowledge could give."""
+class PerfectInformation:
+    """A greedy scheduler with perfect information about speeds, caches, queues and lengths.
 
-    def __init__(self, truth: Truth, rng: Random) -> None:
-        self._truth = truth
+    It has its own cost function, similar to that of DEFAULT. It is no upper bound: a schedule that is not greedy may be
+    better."""
+
+    def __init__(self, ground_truth: GroundTruth, rng: Random) -> None:
+        self._ground_truth = ground_truth
         self._rng = rng
 
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
@@ -45,21 +47,22 @@ class Oracle:
             return NONE_READY
         if shed(request.criticality, endpoints, now_s):
             return SHED
-        turn = self._truth.turn
-        assert turn is not None, "a request is being decided on"
-        return ranked([self._cost_s(turn, self._truth.replica(each)) for each in endpoints], endpoints, self._rng)
+        turn = self._ground_truth.turn
+        assert turn is not None, "no request is being scheduled"
+        costs = [self._cost_s(turn, self._ground_truth.replica(endpoint)) for endpoint in endpoints]
+        return ranked(costs, endpoints, self._rng)
 
     def _cost_s(self, turn: Turn, replica: Replica) -> float:
         if not replica.listening:
             return inf
         engine, config = replica.engine, replica.config
-        fresh = turn.prompt_tokens - engine.cached_tokens(turn.content, turn.prompt_tokens - 1)
+        uncached = turn.prompt_tokens - engine.cached_tokens(turn.content, turn.prompt_tokens - 1)
         view = engine.look_inside(turn.prompt_tokens)
         cost, batch = engine.step_time, view.sequences
         step_s = cost.base_s + cost.per_decode_s * batch + cost.per_context_token_s * view.context_tokens
         prompt_token_s = cost.per_prefill_token_s + step_s / config.max_num_batched_tokens
-        first_s = step_s + view.steps_until_it_fits * step_s + (view.uncomputed_tokens + fresh) * prompt_token_s
-        others_s = batch * (SLOWED_TOKENS + INTERRUPTED_SHARE * fresh) * prompt_token_s
+        first_s = step_s + view.steps_until_it_fits * step_s + (view.uncomputed_tokens + uncached) * prompt_token_s
+        others_s = batch * (SLOWED_TOKENS + INTERRUPTED_SHARE * uncached) * prompt_token_s
         full = (view.context_tokens + turn.prompt_tokens + turn.output_tokens) / (
             config.num_gpu_blocks * config.block_size
         )

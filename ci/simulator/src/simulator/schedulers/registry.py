@@ -1,4 +1,4 @@
-"""Who is compared: the picker's strategies, what others do, and the limit."""
+"""The schedulers by name: the picker's strategies, those of other projects, and one with perfect information."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,48 +16,51 @@ from simulator.schedulers.peers import (
     TwoChoicesOfTokens,
     WeightedScorers,
 )
-from simulator.schedulers.perfect_information import Oracle, Truth
+from simulator.schedulers.perfect_information import GroundTruth, PerfectInformation
 
 UPSTREAM_SCRAPE_S = 0.05
-"""The inference extension's own interval; with a longer one it would be compared at less than its best."""
+"""The scrape interval of the inference extension. A longer one would be a disadvantage for its schedulers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """One row of the table."""
+class SchedulerSpec:
+    """A scheduler with the metrics that it needs."""
 
     name: str
-    scheduler: Callable[[PrefixIndex, Random, Truth], Schedules]
-    learns: bool = False
-    """Whether it makes something of every scrape; they come as often as the scenario says."""
-    glances_every_s: float | None = None
-    """Of one that does not learn, but looks at the load that the newest scrape told: how often there is one."""
+    make: Callable[[PrefixIndex, Random, GroundTruth], Schedules]
+    uses_counters: bool = False
+    """Whether it evaluates the counters of every scrape. The scenario sets the interval."""
+    polls_every_s: float | None = None
+    """Scrape interval of a scheduler that uses only the gauges of the newest scrape; None if it uses none."""
 
 
-def own(strategy: RoutingStrategy) -> Contender:
-    """The picker, by one of its strategies."""
-    return Contender(strategy.value, lambda prefixes, rng, _: Scheduler(strategy, prefixes, rng), learns=True)
+def picker_strategy(strategy: RoutingStrategy) -> SchedulerSpec:
+    """The picker's scheduler with one of its strategies."""
+    return SchedulerSpec(
+        strategy.value, lambda prefixes, rng, _: Scheduler(strategy, prefixes, rng), uses_counters=True
+    )
 
 
 LEAST_REQUEST = "least-request"
 ORACLE = "oracle"
+"""Name of the scheduler with perfect information."""
 
-CONTENDERS: Mapping[str, Contender] = {
-    each.name: each
-    for each in (
-        Contender("random", lambda prefixes, rng, _: Scheduler(RoutingStrategy.RANDOM, prefixes, rng)),
-        Contender("round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng)),
-        Contender(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng)),
-        Contender("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), learns=True),
-        Contender("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), glances_every_s=UPSTREAM_SCRAPE_S),
-        Contender(
+SCHEDULERS: Mapping[str, SchedulerSpec] = {
+    spec.name: spec
+    for spec in (
+        SchedulerSpec("random", lambda prefixes, rng, _: Scheduler(RoutingStrategy.RANDOM, prefixes, rng)),
+        SchedulerSpec("round-robin", lambda prefixes, rng, _: Scheduler(RoutingStrategy.ROUND_ROBIN, prefixes, rng)),
+        SchedulerSpec(LEAST_REQUEST, lambda _prefixes, rng, _: TwoChoices(rng)),
+        SchedulerSpec("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), uses_counters=True),
+        SchedulerSpec("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), polls_every_s=UPSTREAM_SCRAPE_S),
+        SchedulerSpec(
             "weighted-scorers",
             lambda prefixes, rng, _: WeightedScorers(rng, prefixes),
-            glances_every_s=UPSTREAM_SCRAPE_S,
+            polls_every_s=UPSTREAM_SCRAPE_S,
         ),
-        Contender("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing()),
-        own(RoutingStrategy.DEFAULT),
-        own(RoutingStrategy.PREFIX_CACHE),
-        Contender(ORACLE, lambda _prefixes, rng, truth: Oracle(truth, rng), learns=True),
+        SchedulerSpec("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing()),
+        picker_strategy(RoutingStrategy.DEFAULT),
+        picker_strategy(RoutingStrategy.PREFIX_CACHE),
+        SchedulerSpec(ORACLE, lambda _prefixes, rng, truth: PerfectInformation(truth, rng), uses_counters=True),
     )
 }

@@ -1,1 +1,1 @@
-"""Requests and their arrivals: scenarios, distributions, traces."""
+"""Workloads: scenarios, distributions, generated requests and traces."""

@@ -1,4 +1,4 @@
-"""What a prompt holds, without its text: who has the same beginning is all that a cache asks."""
+"""The content of prompts without text: only shared prefixes matter to a prefix cache."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,27 +7,29 @@ from itertools import chain
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text. Its number stands for everything before it too: two sequences that have a piece of the same
-    number are equal up to where the shorter one leaves it."""
+    """A section of text. Its number identifies it together with all text before it.
+
+    Two sequences that have a piece of the same number are equal up to the end of the piece in the shorter one."""
 
     number: int
     end_tokens: int
-    """Where it ends in the sequence."""
+    """Position of its end in the sequence."""
 
 
 MAX_BLOCKS = 1 << 20
-"""Of one sequence; what keeps the keys of two pieces apart."""
+"""Maximum number of blocks of a sequence. It keeps the keys of two pieces distinct."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A sequence as pieces, their ends ascending. The last piece may be longer than the sequence."""
+    """A sequence of pieces with ascending ends. The last piece may be longer than the sequence."""
 
     pieces: tuple[Piece, ...]
 
     def spans(self, start: int, end: int, block_tokens: int) -> list[range]:
-        """Keys of the full blocks from `start` to `end`, each span consecutive: one number a block, equal if and only
-        if the sequences are equal up to the block's end."""
+        """Keys of the full blocks from index `start` to `end`, as ranges of consecutive keys.
+
+        A block has one key. Two keys are equal if and only if the sequences are equal up to the end of the block."""
         spans: list[range] = []
         at = 0
         for piece in self.pieces:
@@ -40,11 +42,11 @@ class Content:
         return spans
 
     def then(self, piece: Piece) -> "Content":
-        """This content with `piece` after it."""
+        """This content followed by `piece`."""
         return Content((*self.pieces, piece))
 
 
 @lru_cache(maxsize=4096)
 def picker_blocks(content: Content, tokens: int, block_tokens: int) -> tuple[int, ...]:
-    """The keys of the first `tokens`, as the picker's block hashes are."""
+    """The keys of the full blocks of the first `tokens`, used as the picker's block hashes."""
     return tuple(chain.from_iterable(content.spans(0, tokens // block_tokens, block_tokens)))

@@ -1,4 +1,4 @@
-"""Numbers drawn at random, as a scenario describes them."""
+"""The probability distributions of scenarios."""
 
 from math import exp, log
 from random import Random
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Schema(BaseModel):
-    """A part of a scenario: unknown keys are refused."""
+    """A part of a scenario. Unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,22 +39,22 @@ class Exponential(Schema):
 
 
 class Lognormal(Schema):
-    """Heavy-tailed: lengths of answers and of documents are."""
+    """A heavy-tailed distribution, like the lengths of answers and documents."""
 
     kind: Literal["lognormal"]
     median: float = Field(gt=0)
     sigma: float = Field(gt=0)
-    high: float = Field(gt=0, description="larger draws are cut to this")
+    high: float = Field(gt=0, description="larger values are cut to this")
 
     def draw(self, rng: Random) -> float:
         return min(self.high, exp(rng.gauss(log(self.median), self.sigma)))
 
 
 class Mixture(Schema):
-    """One of two: most requests of one kind, a share of another."""
+    """A mixture of two distributions: a common and a rare one."""
 
     kind: Literal["mixture"]
-    share: float = Field(ge=0, le=1, description="of `rare` draws")
+    share: float = Field(ge=0, le=1, description="probability of `rare`")
     common: "Distribution"
     rare: "Distribution"
 
@@ -66,12 +66,12 @@ Distribution = Annotated[Fixed | Uniform | Exponential | Lognormal | Mixture, Fi
 
 
 def tokens(distribution: Distribution, rng: Random) -> int:
-    """A length: at least one token."""
+    """Draws a length of at least one token."""
     return max(1, round(distribution.draw(rng)))
 
 
 class Zipf:
-    """Ranks 0..count-1, the k-th with weight 1 / (k+1)^exponent."""
+    """Zipf's law: ranks 0..count-1, where rank k has the weight 1 / (k+1)^exponent."""
 
     def __init__(self, count: int, exponent: float) -> None:
         self._cumulative: list[float] = []

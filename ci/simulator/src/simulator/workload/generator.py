@@ -1,7 +1,8 @@
-"""Who asks what, when."""
+"""Generates the sessions of a workload: their arrivals and requests."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 from picker.resources.inference import Criticality
@@ -11,10 +12,10 @@ from simulator.workload.distributions import Zipf, tokens
 from simulator.workload.scenario import Bursts, Closed, Generated, Poisson
 
 UNBOUNDED = 1 << 30
-"""Where a piece ends that nothing follows."""
+"""End of a piece that no other piece follows."""
 
 MAX_SEQUENCE_TOKENS = 60_000
-"""Of a session that grows: what an A10's KV cache can hold with room to decode."""
+"""Limit of a growing session. Judgement: an A10's KV cache holds such a sequence and can still decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,44 +23,33 @@ class Turn:
     """One request of a client."""
 
     gap_s: float
-    """After the client's last answer, or after its coming."""
+    """Time since the client's last response, or since its arrival."""
     content: Content
     prompt_tokens: int
     output_tokens: int
     max_tokens: int
-    """What the request says of its answer's length."""
+    """`max_tokens` of the request."""
     lora: str | None
     criticality: Criticality
     conversation: int | None = None
-    """What the picker can tell of the conversation that this is a turn of."""
+    """Key of the conversation, by which the picker recognises it; None for a single request."""
     continues: bool = False
-    """Whether it is not the first."""
+    """Whether the conversation has earlier turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A client: it comes, and asks one thing after the other."""
+    """A client that arrives and sends one request after the other."""
 
     start_s: float
     turns: Iterator[Turn]
 
 
-class Numbers:
-    """Numbers for pieces of text, each given once."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self) -> int:
-        self._last += 1
-        return self._last
-
-
 def sessions(workload: Generated, duration_s: float, rng: Random) -> Iterator[Session]:
-    """In the order of their coming. Equal seeds give equal sessions, whatever is asked of the clients meanwhile: each
-    has a stream of random numbers of its own."""
-    numbers = Numbers()
-    mix = _Mix(workload, numbers, rng)
+    """Yields sessions in the order of arrival. Equal seeds give equal sessions.
+
+    Each session has its own random stream, so it does not depend on how the others proceed."""
+    mix = _Mix(workload, rng)
     for start_s in _starts(workload, duration_s, rng):
         own = Random(rng.random())
         endless = isinstance(workload.arrivals, Closed)
@@ -94,21 +84,22 @@ def _bursts(bursts: Bursts, duration_s: float, rng: Random) -> Iterator[float]:
 class _Mix:
     """Draws the requests of a workload."""
 
-    def __init__(self, workload: Generated, numbers: Numbers, rng: Random) -> None:
+    def __init__(self, workload: Generated, rng: Random) -> None:
         self._workload = workload
-        self._numbers = numbers
+        self._numbers = count(1)
+        """Numbers of the pieces."""
         self._criticalities = list(workload.criticality)
         self._weights = list(workload.criticality.values())
         prefixes, loras = workload.prefixes, workload.loras
         self._prefixes: list[Piece] = []
         if prefixes is not None:
-            self._prefixes = [Piece(numbers.next(), tokens(prefixes.tokens, rng)) for _ in range(prefixes.count)]
-            self._which = Zipf(prefixes.count, prefixes.zipf)
+            self._prefixes = [Piece(next(self._numbers), tokens(prefixes.tokens, rng)) for _ in range(prefixes.count)]
+            self._prefix_ranks = Zipf(prefixes.count, prefixes.zipf)
         if loras is not None:
-            self._which_lora = Zipf(loras.count, loras.zipf)
+            self._lora_ranks = Zipf(loras.count, loras.zipf)
 
     def turns(self, rng: Random, endless: bool) -> Iterator[Turn]:
-        """A session's requests; `endless`: sessions one after the other."""
+        """Yields the requests of a session, or of endless consecutive sessions."""
         while True:
             yield from self._session(rng)
             if not endless:
@@ -117,15 +108,15 @@ class _Mix:
     def _session(self, rng: Random) -> Iterator[Turn]:
         workload = self._workload
         prefix = self._prefix(rng)
-        own = Piece(self._numbers.next(), UNBOUNDED)
+        own = Piece(next(self._numbers), UNBOUNDED)
         content = Content((own,) if prefix is None else (prefix, own))
-        lora = f"lora-{self._which_lora.draw(rng)}" if workload.loras is not None else None
+        lora = f"lora-{self._lora_ranks.draw(rng)}" if workload.loras is not None else None
         criticality = rng.choices(self._criticalities, self._weights)[0]
         prompt = (prefix.end_tokens if prefix is not None else 0) + tokens(workload.input_tokens, rng)
         turns = workload.turns
-        count = tokens(turns.count, rng) if turns is not None else 1
+        turn_count = tokens(turns.count, rng) if turns is not None else 1
         gap_s = 0.0
-        for index in range(count):
+        for index in range(turn_count):
             output = tokens(workload.output_tokens, rng)
             if prompt + output > MAX_SEQUENCE_TOKENS:
                 return
@@ -142,4 +133,4 @@ class _Mix:
         prefixes = self._workload.prefixes
         if prefixes is None or rng.random() >= prefixes.share:
             return None
-        return self._prefixes[self._which.draw(rng)]
+        return self._prefixes[self._prefix_ranks.draw(rng)]

@@ -1,4 +1,4 @@
-"""A scenario file: fleet, load, disturbances. Unknown keys are refused."""
+"""Scenario files: fleet, workload and disturbances. Unknown keys are rejected."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,26 +12,26 @@ from simulator.workload.distributions import Distribution, Schema
 
 
 class InvalidScenario(Exception):
-    """A scenario that cannot be run; the message has a line for each problem."""
+    """A scenario file is invalid. The message has a line for each problem."""
 
 
 class Replicas(Schema):
-    """Equal replicas of a fleet."""
+    """Replicas of a fleet with the same card."""
 
     card: str = Field("a10", description=f"one of {', '.join(CARDS)}")
     count: int = Field(gt=0)
-    slowdown: float = Field(1.0, gt=0, description="times the card's step times, from the start")
+    slowdown: float = Field(1.0, gt=0, description="factor of the card's step times, from the start")
 
 
 class Poisson(Schema):
-    """Open loop: sessions start at random, whether or not others have ended."""
+    """Open loop: sessions arrive at random, independent of the end of others."""
 
     kind: Literal["poisson"]
     rate_per_s: float = Field(gt=0)
 
 
 class Bursts(Schema):
-    """Open loop: Poisson with two rates that take turns, each for exponentially distributed times."""
+    """Open loop: Poisson arrivals with two alternating rates, each for an exponentially distributed time."""
 
     kind: Literal["bursts"]
     on_rate_per_s: float = Field(gt=0)
@@ -41,8 +41,7 @@ class Bursts(Schema):
 
 
 class Closed(Schema):
-    """Closed loop: clients that ask again as soon as they have their answer. They start one after the other within
-    `ramp_s`."""
+    """Closed loop: each client sends its next request as soon as it has its response. Clients start within `ramp_s`."""
 
     kind: Literal["closed"]
     clients: int = Field(gt=0)
@@ -53,16 +52,16 @@ Arrivals = Annotated[Poisson | Bursts | Closed, Field(discriminator="kind")]
 
 
 class Prefixes(Schema):
-    """Texts that prompts begin with, drawn by Zipf's law."""
+    """Shared prefixes of prompts, drawn by Zipf's law."""
 
     count: int = Field(gt=0)
     tokens: Distribution
-    zipf: float = Field(0.0, ge=0, description="exponent; 0 draws all alike")
-    share: float = Field(1.0, gt=0, le=1, description="of the sessions that begin with one")
+    zipf: float = Field(0.0, ge=0, description="exponent; 0 draws all with equal probability")
+    share: float = Field(1.0, gt=0, le=1, description="share of the sessions that begin with a prefix")
 
 
 class Turns(Schema):
-    """A session of several requests: each prompt is the one before, its answer, and new text."""
+    """Sessions of several requests. Each prompt consists of the previous prompt, its answer and new text."""
 
     count: Distribution
     think_s: Distribution
@@ -70,7 +69,7 @@ class Turns(Schema):
 
 
 class Loras(Schema):
-    """Adapters that requests ask for, drawn by Zipf's law."""
+    """LoRA adapters that requests name, drawn by Zipf's law."""
 
     count: int = Field(gt=0)
     zipf: float = Field(0.0, ge=0)
@@ -88,26 +87,26 @@ class Generated(Schema):
     loras: Loras | None = None
     criticality: dict[Criticality, float] = Field({Criticality.STANDARD: 1.0}, description="weights")
     max_tokens: int | None = Field(
-        None, description="the limit that clients send; without it they send the very length of the answer"
+        None, description="the limit that clients send; without it they send the exact length of the answer"
     )
 
 
 class Trace(Schema):
-    """Requests of a recorded service."""
+    """Requests of a recorded trace."""
 
     kind: Literal["trace"]
     format: Literal["mooncake", "azure"]
     path: Path = Field(description="relative to the traces folder")
     speed: float = Field(1.0, gt=0, description="2: two seconds of the trace pass in one")
-    start: int = Field(0, ge=0, description="requests of the trace that are left out")
-    max_input_tokens: int = Field(gt=0, description="longer prompts are cut to this, as a server would refuse them")
+    start: int = Field(0, ge=0, description="number of requests skipped at the beginning of the trace")
+    max_input_tokens: int = Field(gt=0, description="longer prompts are cut to this; a server would reject them")
 
 
 Workload = Annotated[Generated | Trace, Field(discriminator="kind")]
 
 
 class Slow(Schema):
-    """A replica's steps take `factor` times as long, until `until_s`."""
+    """A replica's steps take `factor` times as long, from `at_s` until `until_s`."""
 
     kind: Literal["slow"]
     at_s: float = Field(ge=0)
@@ -117,26 +116,28 @@ class Slow(Schema):
 
 
 class Die(Schema):
-    """A replica is gone with all that it was doing; a new one takes its place after `down_s`, with an empty cache."""
+    """A replica crashes with all its requests. After `down_s` a new one with an empty cache replaces it."""
 
     kind: Literal["die"]
     at_s: float = Field(ge=0)
     replica: int = Field(ge=0)
-    noticed_s: float = Field(3.0, ge=0, description="until it leaves the endpoints; till then connections are refused")
+    noticed_s: float = Field(
+        3.0, ge=0, description="time until it leaves the endpoints; connections are refused meanwhile"
+    )
     down_s: float = Field(30.0, ge=0)
 
 
 class RollingRestart(Schema):
-    """One replica after the other leaves the endpoints, finishes what it has, and comes back with an empty cache."""
+    """Each replica in turn leaves the endpoints, finishes its requests, and returns with an empty cache."""
 
     kind: Literal["rolling-restart"]
     at_s: float = Field(ge=0)
-    down_s: float = Field(10.0, ge=0, description="from its end to its coming back")
-    drain_s: float = Field(30.0, ge=0, description="after which what is left is cut off")
+    down_s: float = Field(10.0, ge=0, description="time between its end and its return")
+    drain_s: float = Field(30.0, ge=0, description="time after which remaining requests are aborted")
 
 
 class Join(Schema):
-    """A replica more."""
+    """A replica joins the fleet."""
 
     kind: Literal["join"]
     at_s: float = Field(ge=0)
@@ -148,12 +149,14 @@ Disturbance = Annotated[Slow | Die | RollingRestart | Join, Field(discriminator=
 
 class Scrapes(Schema):
     interval_s: float = Field(0.2, gt=0)
-    delay_s: float = Field(0.01, ge=0, description="from the server's numbers to the picker's knowing them")
-    jitter: float = Field(0.1, ge=0, lt=1, description="share of the interval by which it varies")
+    delay_s: float = Field(
+        0.01, ge=0, description="time between the reading at the server and the arrival at the picker"
+    )
+    jitter: float = Field(0.1, ge=0, lt=1, description="relative variation of the interval")
 
 
 class Slo(Schema):
-    """What a good answer keeps to; goodput counts those alone."""
+    """Upper bounds of a good request. Goodput counts only good requests."""
 
     ttft_s: float = Field(gt=0)
     tpot_s: float = Field(gt=0)
@@ -164,25 +167,27 @@ class Scenario(Schema):
     description: str
     fleet: tuple[Replicas, ...] = Field(min_length=1)
     workload: Workload
-    duration_s: float = Field(gt=0, description="requests arrive until then")
-    warmup_s: float = Field(ge=0, description="requests that arrive before are not counted")
+    duration_s: float = Field(gt=0, description="end of the arrivals")
+    warmup_s: float = Field(ge=0, description="requests that arrive before are not measured")
     slo: Slo
     disturbances: tuple[Disturbance, ...] = ()
-    pickers: int = Field(1, gt=0, description="that share nothing; requests fall to them at random")
-    scrapes: Scrapes = Scrapes()  # pyright: ignore[reportCallIssue]
-    network_s: float = Field(0.001, ge=0, description="one way between picker, server and client")
-    estimate_error: float = Field(
-        0.1, ge=0, description="sigma of the picker's estimate of a prompt's tokens, log scale"
+    pickers: int = Field(
+        1, gt=0, description="number of pickers without shared state; each request goes to a random one"
     )
-    max_loras: int = Field(4, gt=0, description="adapters that a replica runs at once")
+    scrapes: Scrapes = Scrapes()  # pyright: ignore[reportCallIssue]
+    network_s: float = Field(0.001, ge=0, description="one-way delay between picker, server and client")
+    estimate_error: float = Field(
+        0.1, ge=0, description="sigma of the log error of the picker's estimate of a prompt's tokens"
+    )
+    max_loras: int = Field(4, gt=0, description="maximum number of adapters that a replica runs at once")
 
     def scraped_every(self, interval_s: float) -> "Scenario":
-        """The same with another interval, which is above 0."""
+        """This scenario with another scrape interval, which must be above 0."""
         return self.model_copy(update={"scrapes": self.scrapes.model_copy(update={"interval_s": interval_s})})
 
 
 def read_scenario(path: Path) -> Scenario:
-    """Raises InvalidScenario, OSError."""
+    """Reads a scenario file. Raises InvalidScenario, OSError."""
     try:
         document: object = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -193,7 +198,7 @@ def read_scenario(path: Path) -> Scenario:
         return Scenario.model_validate(document)
     except ValidationError as error:
         lines = (
-            f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}, found {str(each['input'])[:60]}"
-            for each in error.errors()
+            f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}, found {str(problem['input'])[:60]}"
+            for problem in error.errors()
         )
         raise InvalidScenario("\n".join(lines)) from None

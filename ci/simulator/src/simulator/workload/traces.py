@@ -1,4 +1,4 @@
-"""Recorded traces as workloads, read as they are published, plain or compressed with gzip."""
+"""Reads recorded traces in their published formats, plain or compressed with gzip."""
 
 import csv
 import gzip
@@ -17,11 +17,11 @@ from simulator.workload.generator import UNBOUNDED, Session, Turn
 from simulator.workload.scenario import Trace
 
 MOONCAKE_BLOCK_TOKENS = 512
-"""Tokens that one of its `hash_ids` stands for."""
+"""Tokens of the block that one of `hash_ids` identifies."""
 
 
-class NoTrace(Exception):
-    """The trace is not there, or is not in the format that was named."""
+class TraceError(Exception):
+    """The trace is missing, or not in the configured format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +42,26 @@ def trace_file(trace: Trace, folder: Path) -> Path:
 
 
 def trace_sessions(trace: Trace, folder: Path, duration_s: float) -> Iterator[Session]:
-    """Each request a session of its own, the first at 0 s. Raises NoTrace."""
+    """Yields each request as a session of its own; the first arrives at 0 s. Raises TraceError."""
     path = folder / trace.path
     try:
         path = trace_file(trace, folder)
         recorded = _mooncake(path) if trace.format == "mooncake" else _azure(path)
     except OSError as error:
-        raise NoTrace(f"{path}: {error.strerror or error}") from None
+        raise TraceError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, EOFError) as error:
-        raise NoTrace(f"{path}: not in the {trace.format} format: {error}") from None
+        raise TraceError(f"{path}: not in the {trace.format} format: {error}") from None
     recorded = recorded[trace.start :]
-    for index, each in enumerate(recorded):
-        start_s = (each.at_s - recorded[0].at_s) / trace.speed
+    for index, request in enumerate(recorded):
+        start_s = (request.at_s - recorded[0].at_s) / trace.speed
         if start_s >= duration_s:
             return
-        yield Session(start_s, iter([_turn(each, index, trace.max_input_tokens)]))
+        yield Session(start_s, iter([_turn(request, index, trace.max_input_tokens)]))
 
 
 def _turn(recorded: _Recorded, index: int, max_input_tokens: int) -> Turn:
     prompt = min(max(1, recorded.input_tokens), max_input_tokens)
-    # Blocks are numbered from 0; what has none, and every answer, is like nothing else.
+    # Blocks are numbered from 0. Text without a block number, and every answer, is unique.
     pieces = [
         Piece(number + 1, (position + 1) * MOONCAKE_BLOCK_TOKENS)
         for position, number in enumerate(recorded.hash_ids)
@@ -91,7 +91,7 @@ def _azure(path: Path) -> list[_Recorded]:
     with _open(path) as lines:
         return [
             _Recorded(
-                # Seven digits of a second are one more than Python reads.
+                # The trace has seven decimals of a second; Python reads six.
                 datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
                 int(row["ContextTokens"]),
                 int(row["GeneratedTokens"]),
