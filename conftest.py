@@ -1,17 +1,17 @@
-"""How every part's tests run."""
+"""Test settings of all packages."""
 
 from collections import Counter
 
 import pytest
 from hypothesis import settings
 
-# How long an example takes says more about the machine than about the code.
+# The time of an example depends more on the machine than on the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print one line with the reasons of all skipped tests."""
+    """Prints one line with the reasons of all skipped tests."""
     skipped: list[pytest.TestReport | pytest.CollectReport] = terminalreporter.stats.get("skipped", [])
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in skipped if isinstance(report.longrepr, tuple)

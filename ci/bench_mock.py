@@ -1,8 +1,7 @@
-"""The mock's figures: how fast virtual time runs, how true real time is under load, what a page of metrics and a
-process cost. Prints a table and fails when a figure is missed.
+"""Benchmark of the vLLM mock: speed in virtual time, accuracy in real time, cost of a metrics page, and memory.
 
-On a busy machine the figure of real time is the machine's, not the mock's. So the CPU that the server needs for that
-load is told beside it, and what share of a core it had.
+Prints a table, and exits 1 if a target is missed. On a busy machine the accuracy in real time depends on the machine.
+The table therefore also shows the CPU that the server needs for the load, and the share of a core that it got.
 """
 
 import asyncio
@@ -36,47 +35,48 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Figure:
-    what: str
-    found: str
-    wanted: str
+    name: str
+    measured: str
+    target: str
     met: bool
 
 
-class Text:
-    """A sampler that costs next to nothing."""
+class ConstantSampler:
+    """A sampler of negligible cost."""
 
     def token(self, request: EngineRequest, position: int) -> int:
         return request.seed + position
 
 
 def virtual_time() -> Figure:
-    """The best of three: other processes share the core's caches."""
+    """Generated tokens per CPU second, the best of three, because other processes share the core's caches."""
     rate = max(tokens_per_cpu_s() for _ in range(3))
     return Figure("virtual time, full metrics", f"{rate / 1000:.0f}k tokens/s", "300k tokens/s", rate >= 300_000)
 
 
 def tokens_per_cpu_s() -> float:
-    """Poisson arrivals at a card that is kept busy, with full metrics and every token given out, in strides of 10 s."""
+    """Runs Poisson arrivals on a busy card, with full metrics and every token returned, in steps of 10 virtual
+    seconds."""
     card = CARDS["a10"]
     config = EngineConfig(num_gpu_blocks=card.num_gpu_blocks, max_num_seqs=64)
-    engine = Engine(config, Text(), card.step_time, EngineMetrics(config, "m"))
-    rng, at_s, asked = random.Random(1), 0.0, 0
+    engine = Engine(config, ConstantSampler(), card.step_time, EngineMetrics(config, "m"))
+    rng, at_s, requested = random.Random(1), 0.0, 0
     for number in range(1000):
         at_s += rng.expovariate(2.0)
-        asked += (length := rng.randint(150, 450))
+        requested += (length := rng.randint(150, 450))
         prompt = tuple(rng.choices(range(150_000), k=rng.randint(250, 750)))
         engine.submit(EngineRequest(request_id=str(number), prompt=prompt, max_tokens=length, seed=number << 12), at_s)
-    begun_s, given = time.process_time(), 0
-    for stride in range(1, 100):
-        given += len(engine.advance_to(10.0 * stride))
-    used_s = time.process_time() - begun_s
-    assert given == asked
-    return given / used_s
+    start_s, generated = time.process_time(), 0
+    for step in range(1, 100):
+        generated += len(engine.advance_to(10.0 * step))
+    used_s = time.process_time() - start_s
+    assert generated == requested
+    return generated / used_s
 
 
 @contextmanager
 def server() -> Iterator[int]:
-    """One process with all replicas, which one core is enough for; gives its process id."""
+    """Runs one process with all replicas, for which one core suffices; yields its process id."""
     flags = ["--replicas", REPLICAS, "--port", FIRST_PORT, "--host", "127.0.0.1", "--step-floor-s", 1 / TOKENS_PER_S]
     command = [Path(sys.executable).with_name("vllm-mock"), "serve", *flags]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
@@ -96,12 +96,13 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_mb(pid: int) -> float:
-    line = next(each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmRSS"))
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
 class Stream(asyncio.Protocol):
-    """One streamed completion; when its first and its last token came."""
+    """One streamed completion. `ended` is set to the seconds from its first to its last token."""
 
     def __init__(self, number: int) -> None:
         body = {"prompt": f"stream {number}", "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
@@ -139,9 +140,9 @@ async def ready(port: int) -> None:
 
 
 async def stream(port: int, number: int) -> float:
-    """Seconds from its first to its last token, as a multiple of what is modelled."""
+    """The time from the first to the last token of a stream, divided by the modelled time."""
     loop = asyncio.get_running_loop()
-    # Not all in one step: clients do not come together.
+    # Real clients do not all start in one step.
     await asyncio.sleep(number / (REPLICAS * STREAMS))
     transport, protocol = await loop.create_connection(lambda: Stream(number), "127.0.0.1", port)
     took_s = await protocol.ended
@@ -152,23 +153,23 @@ async def stream(port: int, number: int) -> float:
 async def real_time(pid: int) -> list[Figure]:
     await asyncio.gather(*(ready(FIRST_PORT + replica) for replica in range(REPLICAS)))
     idle_mb = memory_mb(pid)
-    before_s, begun_s = cpu_s(pid), time.monotonic()
+    before_s, start_s = cpu_s(pid), time.monotonic()
     rate = REPLICAS * STREAMS * TOKENS_PER_S
     ports = [FIRST_PORT + number % REPLICAS for number in range(REPLICAS * STREAMS)]
     ratios = sorted(await asyncio.gather(*(stream(port, number) for number, port in enumerate(ports))))
-    used_s, took_s = cpu_s(pid) - before_s, time.monotonic() - begun_s
-    needs = used_s / (len(ratios) * TOKENS) * rate
+    used_s, took_s = cpu_s(pid) - before_s, time.monotonic() - start_s
+    needed = used_s / (len(ratios) * TOKENS) * rate
     worst = ratios[-1]
     load = f"{REPLICAS} x {STREAMS} streams at {TOKENS_PER_S} tokens/s"
     return [
         Figure(load, f"{median(ratios):.3f}, worst {worst:.3f} of the modelled times", "1.05", worst <= 1.05),
-        Figure("  its CPU", f"needs {needs:.0%} of a core, had {used_s / took_s:.0%}", "under one core", needs < 1),
+        Figure("  its CPU", f"needs {needed:.0%} of a core, got {used_s / took_s:.0%}", "under one core", needed < 1),
         Figure("memory", f"{memory_mb(pid):.0f} MB ({idle_mb:.0f} MB idle)", "150 MB", memory_mb(pid) < 150),
     ]
 
 
 async def page(pid: int) -> Figure:
-    """CPU of the server for GET /metrics, connection kept."""
+    """CPU time of the server for GET /metrics on a kept connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", FIRST_PORT)
     before_s = cpu_s(pid)
     for _ in range(PAGES):
@@ -187,11 +188,11 @@ def main() -> None:
     with server() as pid, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures += runner.run(real_time(pid))
         figures.append(runner.run(page(pid)))
-    table = Table("figure", "found", "wanted", "")
-    for each in figures:
-        table.add_row(each.what, each.found, each.wanted, "met" if each.met else "[red]missed[/]")
+    table = Table("figure", "measured", "target", "")
+    for figure in figures:
+        table.add_row(figure.name, figure.measured, figure.target, "met" if figure.met else "[red]missed[/]")
     console.print(table)
-    sys.exit(not all(each.met for each in figures))
+    sys.exit(not all(figure.met for figure in figures))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write what follows from values.schema.yaml: values.schema.json, which helm reads, and the chart's README."""
+"""Generates values.schema.json, which helm reads, and the chart's README from values.schema.yaml."""
 
 import json
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ values that the schema does not allow.
 
 
 def rendered() -> str:
-    """values.schema.json."""
+    """The content of values.schema.json."""
     return json.dumps(_schema(), indent=1) + "\n"
 
 
 def readme() -> str:
-    """README.md of the chart."""
+    """The content of the chart's README.md."""
     chart: Json = yaml.safe_load((CHART / "Chart.yaml").read_text())
     values: Json = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = _schema()
@@ -64,7 +64,7 @@ def _resolved(schema: Json, root: Json) -> Json:
 
 
 def _rows(schema: Json, root: Json, values: Any, path: str) -> Iterator[str]:
-    """A row for each property without properties of its own."""
+    """A row for each property that has no nested properties."""
     for name, raw in schema.get("properties", {}).items():
         place = f"{path}.{name}" if path else name
         described = _resolved(raw, root)
@@ -80,7 +80,7 @@ def _rows(schema: Json, root: Json, values: Any, path: str) -> Iterator[str]:
 
 def _type(schema: Json) -> str:
     if "enum" in schema:
-        return " or ".join(f"`{json.dumps(each)}`" for each in schema["enum"])
+        return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     kinds: str | list[str] = schema.get("type", "any")
     return kinds if isinstance(kinds, str) else " or ".join(kinds)
 

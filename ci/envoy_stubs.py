@@ -1,7 +1,7 @@
-"""Write type stubs for the Envoy messages that the picker uses into `typings/`, for pyright.
+"""Writes type stubs for the Envoy messages that the picker uses into `typings/`, for pyright.
 
-`xds-protos` ships Python messages without stubs and without their .proto files. The compiled modules carry their
-descriptors, though, and those are all that mypy-protobuf's protoc plug-in asks for.
+`xds-protos` ships Python messages without stubs and without their .proto files. The compiled modules contain their
+descriptors, which are sufficient for mypy-protobuf's protoc plug-in.
 """
 
 import re
@@ -17,12 +17,12 @@ from google.protobuf.descriptor import FileDescriptor
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "typings"
-# mypy-protobuf has nothing to say about google.protobuf itself: types-protobuf does.
+# types-protobuf has the stubs of google.protobuf itself.
 PROVIDED = "google/protobuf/"
 
 
 def imported_modules() -> set[str]:
-    """The `..._pb2` modules named by an import in our sources."""
+    """The `..._pb2` modules that the sources import."""
     pattern = re.compile(r"^\s*(?:from ([\w.]+) import ([\w, ]*_pb2\b[\w, ]*)|from ([\w.]+_pb2) import)", re.MULTILINE)
     modules: set[str] = set()
     for source in [*ROOT.glob("picker/**/*.py"), *ROOT.glob("e2e/**/*.py")]:
@@ -34,7 +34,7 @@ def imported_modules() -> set[str]:
 
 
 def with_dependencies(file: FileDescriptor, seen: set[str]) -> Iterator[FileDescriptor]:
-    """`file` after everything that it imports, each once: the order that protoc uses."""
+    """Yields the imports of `file` and then `file`, each once. protoc uses this order."""
     if file.name in seen:
         return
     seen.add(file.name)
@@ -50,8 +50,8 @@ def main() -> None:
     for name in sorted(modules):
         import_module(name)
         file = descriptor_pool.Default().FindFileByName(name.replace(".", "/").removesuffix("_pb2") + ".proto")
-        for each in with_dependencies(file, seen):
-            each.CopyToProto(request.proto_file.add())
+        for dependency in with_dependencies(file, seen):
+            dependency.CopyToProto(request.proto_file.add())
     request.file_to_generate.extend(f.name for f in request.proto_file if not f.name.startswith(PROVIDED))
     plugin = Path(sys.executable).parent / "protoc-gen-mypy"
     done = subprocess.run([plugin], input=request.SerializeToString(), capture_output=True, check=True)

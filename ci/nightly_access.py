@@ -1,6 +1,7 @@
-"""Writes the nightly job's ClusterRole: what `helm template` of a night contains, and what the job itself does.
+"""Writes the nightly job's ClusterRole: permissions on the rendered objects of a release, and for the job itself.
 
-Whoever creates a Role may grant only what it has itself, so the rules of the rendered Roles are among them."""
+Kubernetes lets an account grant only permissions that it has. The rules therefore include those of the rendered
+Roles."""
 
 import subprocess
 import sys
@@ -21,38 +22,38 @@ VALUES = ("gpu-a10-values.yaml", "gpu-l20-values.yaml", "kind-values.yaml")
 WRITES = ("create", "delete", "get", "list", "patch", "update", "watch")
 
 OWN: Mapping[tuple[str, str], tuple[str, ...]] = {
-    # A namespace of its own each night, helm's records in it, and what is left of other nights.
+    # An own namespace for each run, helm's release records in it, and the removal of earlier runs.
     ("", "namespaces"): ("create", "delete", "get", "list"),
     ("", "secrets"): WRITES,
-    # Waiting, and why something has not come up.
+    # Waiting, and reports of what is not ready.
     ("", "pods"): ("create", "delete", "get", "list", "watch"),
     ("", "pods/log"): ("get",),
     ("", "events"): ("create", "list"),
     ("apps", "replicasets"): ("get", "list", "watch"),
     ("apps", "deployments"): WRITES,
     ("batch", "jobs"): WRITES,
-    # Definitions come with the chart and stay.
+    # CRDs come with the chart and stay.
     ("apiextensions.k8s.io", "customresourcedefinitions"): ("create", "get", "list", "watch"),
     # The finalizers of the run's class are removed where the uninstall hook has not done so.
     ("gateway.networking.k8s.io", "gatewayclasses"): WRITES,
-    # A night's policies of admission come with the definitions of the Gateway API.
+    # The CRDs of the Gateway API come with admission policies.
     ("admissionregistration.k8s.io", "validatingadmissionpolicies"): ("create", "get", "list", "watch"),
     ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"): ("create", "get", "list", "watch"),
 }
 
 
 def rendered() -> Iterable[Mapping[str, Any]]:
-    """All objects that a night may install, hooks and definitions included."""
+    """All objects that a run may install, including hooks and CRDs."""
     for values in VALUES:
         comparison = Comparison("any", "DEFAULT", "")
         settings = Settings((comparison,), chart=str(CHART), values=(str(CHART / "ci" / values),))
         flags = iter(install_arguments(settings))
-        kept = [flag for each in flags if each in ("--set", "--values") for flag in (each, next(flags))]
+        kept = [part for flag in flags if flag in ("--set", "--values") for part in (flag, next(flags))]
         command = ["helm", "template", settings.namespace, str(CHART), "--namespace", settings.namespace, *kept]
-        monitoring = [f"--api-versions=monitoring.coreos.com/v1/{each}" for each in ("PodMonitor", "PrometheusRule")]
+        monitoring = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule")]
         command += ["--kube-version", "1.34.0", *monitoring]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        yield from (each for each in yaml.safe_load_all(text) if each)
+        yield from (document for document in yaml.safe_load_all(text) if document)
 
 
 def plural(kind: str) -> str:
@@ -66,14 +67,14 @@ def rules() -> list[dict[str, Any]]:
     verbs: dict[tuple[str, str, tuple[str, ...]], set[str]] = defaultdict(set)
     for (group, resource), allowed in OWN.items():
         verbs[group, resource, ()] |= set(allowed)
-    for each in rendered():
-        group = each["apiVersion"].rpartition("/")[0]
-        verbs[group, plural(each["kind"]), ()] |= set(WRITES)
-        for rule in each.get("rules") or [] if each["kind"] in ("Role", "ClusterRole") else []:
+    for document in rendered():
+        group = document["apiVersion"].rpartition("/")[0]
+        verbs[group, plural(document["kind"]), ()] |= set(WRITES)
+        for rule in document.get("rules") or [] if document["kind"] in ("Role", "ClusterRole") else []:
             for group in rule.get("apiGroups", []):
                 for resource in rule.get("resources", []):
                     verbs[group, resource, tuple(sorted(rule.get("resourceNames", [])))] |= set(rule["verbs"])
-    # What may be done to all needs no names.
+    # A permission on all objects of a kind makes the one on named objects redundant.
     for (group, resource, names), allowed in list(verbs.items()):
         if names and allowed <= verbs.get((group, resource, ()), set()):
             del verbs[group, resource, names]
@@ -110,7 +111,7 @@ def manifest() -> str:
         "subjects": [{"kind": "ServiceAccount", "name": "nightly", "namespace": "inference-gateway-nightly"}],
     }
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nightly"}}
-    head = "# Written by ci/nightly_access.py (make nightly-access): what a release contains, and what the job does.\n"
+    head = "# Generated by ci/nightly_access.py (make nightly-access): permissions on a release, and the job's own.\n"
     return head + yaml.safe_dump_all([account, role, binding], sort_keys=False, default_flow_style=None, width=116)
 
 

@@ -1,6 +1,7 @@
-"""The project's version: `appVersion` of the chart is its source, other places repeat it.
+"""Checks and sets the project's version. Its source is `appVersion` of the chart; other places repeat it.
 
-`python ci/version.py` prints a line for each place that differs and exits 1; `python ci/version.py X.Y.Z` writes all.
+`python ci/version.py` prints a line for each place that differs, and exits 1 if there is one.
+`python ci/version.py X.Y.Z` writes the version to all places.
 """
 
 import re
@@ -18,7 +19,7 @@ _IMAGE_FILES = ("README.md", "docs/*.md", "ci/nightly/**/*", "e2e/**/*.py", "e2e
 
 
 def source() -> str:
-    """`appVersion` of the chart."""
+    """The version: `appVersion` of the chart."""
     found = re.search(rf"^appVersion: {VERSION}$", (ROOT / CHART).read_text(), re.MULTILINE)
     assert found is not None, f"{CHART} has no appVersion"
     return found[1]
@@ -38,7 +39,7 @@ def places() -> list[tuple[Path, str]]:
 
 
 def differences(version: str) -> list[str]:
-    """A line for each place with another version."""
+    """A line for each place that does not have `version`."""
     return [
         f"{file.relative_to(ROOT)}: {found[0].splitlines()[-1].strip()}"
         for file, pattern in places()
@@ -48,7 +49,7 @@ def differences(version: str) -> list[str]:
 
 
 def write(version: str) -> None:
-    """Write `version` to every place."""
+    """Writes `version` to every place."""
     for file, pattern in places():
         text = file.read_text(errors="replace")
         new = re.sub(pattern, lambda found: found[0].replace(found[1], version), text, flags=re.MULTILINE)
@@ -63,8 +64,8 @@ def main(arguments: list[str]) -> int:
             return 2
         write(arguments[0])
     different = differences(source())
-    for each in different:
-        print(f"not version {source()}: {each}", file=sys.stderr)
+    for line in different:
+        print(f"not version {source()}: {line}", file=sys.stderr)
     return bool(different)
 
 

@@ -1,4 +1,4 @@
-"""What the repository's own files must agree on."""
+"""Consistency of the repository's files."""
 
 import importlib.util
 import re
@@ -16,7 +16,7 @@ PROJECTS = sorted([ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROO
 
 
 def script(name: str) -> ModuleType:
-    """A script of `ci/`."""
+    """Loads a script of `ci/` as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "ci" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -44,7 +44,7 @@ def test_every_package_names_its_licence_and_readme(file: Path) -> None:
 
 
 def test_nothing_tracked_reads_files_outside_the_repository() -> None:
-    """`.ci/run` may use a cluster recipe beside the checkout, and works without one."""
+    """`.ci/run` is excepted: it may use a cluster recipe next to the checkout, and works without one."""
     found = subprocess.run(
         ["git", "grep", "-nE", r"\.\./shared|\"shared\" /|shared/(vllm-reference|traces|tutorial)"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from benchmark.student_t import student_t_95
+from benchmark.student_t import half_width_95, student_t_95
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,8 @@ def test_quantiles_equal_the_published_ones(degrees: int, published: float) -> N
 
 def test_more_degrees_of_freedom_never_widen_an_interval() -> None:
     assert all(wider > narrower for wider, narrower in pairwise(map(student_t_95, range(1, 200))))
+
+
+def test_the_interval_of_a_mean_follows_the_textbook() -> None:
+    """Three values with standard deviation 1: 4.303 / sqrt(3)."""
+    assert half_width_95([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean, stdev
+from statistics import fmean
 
 from benchmark.compare.rounds import Comparison, Run
-from benchmark.student_t import student_t_95
+from benchmark.student_t import half_width_95
 
 
 class Better(StrEnum):
@@ -82,7 +82,7 @@ def ratio_of(base: Sequence[float], other: Sequence[float], better: Better) -> R
     mean = fmean(logs)
     if len(logs) < 2:
         return Ratio(math.exp(mean), math.nan, math.nan, Conclusion.TOO_FEW_ROUNDS)
-    half = student_t_95(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    half = half_width_95(logs)
     if abs(mean) <= half:
         conclusion = Conclusion.WITHIN_NOISE
     else:

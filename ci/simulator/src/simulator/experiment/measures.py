@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from math import sqrt
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
-from benchmark.student_t import student_t_95
+from benchmark.student_t import half_width_95
 
 from simulator.experiment.record import Outcome, Record
 from simulator.workload.scenario import Scenario
@@ -108,4 +107,4 @@ def estimate(values: Sequence[float]) -> Estimate:
     """The mean of one or more values. The interval of a single value is unknown, and given as 0."""
     if len(values) < 2:
         return Estimate(values[0], 0.0)
-    return Estimate(mean(values), student_t_95(len(values) - 1) * stdev(values) / sqrt(len(values)))
+    return Estimate(mean(values), half_width_95(values))
