@@ -23,7 +23,7 @@ ALERTS = [rule for rule in RULES if isinstance(rule, Alert)]
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool on the PATH")
 
 
-def promtool(*arguments: str) -> None:
+def assert_promtool_succeeds(*arguments: str) -> None:
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -35,7 +35,7 @@ def cases(alert: Alert) -> list[dict[str, Any]]:
 @needs_promtool
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_an_alert_passes_its_promtool_cases(alert: Alert) -> None:
-    promtool("test", "rules", str(CASES / f"{alert.name}.yaml"))
+    assert_promtool_succeeds("test", "rules", str(CASES / f"{alert.name}.yaml"))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
@@ -54,7 +54,7 @@ def test_every_case_belongs_to_an_alert() -> None:
 
 @needs_promtool
 def test_promtool_accepts_the_rules() -> None:
-    promtool(
+    assert_promtool_succeeds(
         "check", "rules", "--lint=all", str(ROOT / "charts/inference-gateway/files/alerts/inference-gateway.rules.yaml")
     )
 

@@ -175,10 +175,10 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 
-def _print_errors(result: LoadResult, whose: str = "") -> None:
+def _print_errors(result: LoadResult, prefix: str = "") -> None:
     """Prints the most frequent errors with their counts."""
     for error, count in Counter(sample.error for sample in result.failed).most_common(_MAX_ERRORS_SHOWN):
-        print(f"{whose}{count} requests failed: {error}", file=sys.stderr)
+        print(f"{prefix}{count} requests failed: {error}", file=sys.stderr)
 
 
 def _print_other_lengths(result: LoadResult) -> None:

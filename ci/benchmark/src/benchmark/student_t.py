@@ -7,7 +7,7 @@ from statistics import stdev
 _TABLE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """Two-sided 95 % quantiles for 1, 2, ... degrees of freedom (published table)."""
 _NORMAL = 1.959964
-"""The limit for many degrees of freedom."""
+"""The quantile of the normal distribution: the limit for many degrees of freedom."""
 
 
 def student_t_95(degrees: int) -> float:

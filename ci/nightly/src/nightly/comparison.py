@@ -20,8 +20,8 @@ class Outcome:
     comparison: Comparison
     report: Path
     problems: Sequence[str]
-    """A sentence for each problem: more requests failed than `benchmark-serving compare` tolerates, a threshold was
-    missed, a figure is worse than in the last good runs, or the comparison did not finish."""
+    """A sentence for each problem: a failed request that `benchmark-serving compare` does not tolerate, a missed
+    threshold, a regression, or a comparison that did not finish."""
 
     @property
     def passed(self) -> bool:

@@ -1,1 +1,1 @@
-"""The same load on several targets, and whether what differs is more than noise."""
+"""Sends the same load to several targets, and judges whether their figures differ by more than noise."""

@@ -80,7 +80,7 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """Equal for comparable records."""
+        """The load and the contenders' names. Records with equal kinds are comparable."""
         return (self.load, *(contender.name for contender in self.contenders))
 
 

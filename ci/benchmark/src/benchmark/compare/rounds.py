@@ -94,7 +94,7 @@ class CompareProgress:
     """The progress of a comparison, reported after each request."""
 
     round_number: int
-    """From 1."""
+    """Number of the current round, from 1 on."""
     rounds: int
     contender: str
     run: Progress

@@ -76,7 +76,7 @@ class Summary:
 def summarise(
     result: LoadResult, percentiles: Sequence[float] = DEFAULT_PERCENTILES, goals: Goals | None = None
 ) -> Summary:
-    """The figures of a run."""
+    """Computes the figures of a run."""
     good = result.completed
     seconds = result.duration_s
     total_input = sum(sample.prompt_tokens for sample in good)

@@ -76,7 +76,7 @@ class Loras(Schema):
 
 
 class Generated(Schema):
-    """Requests drawn at random."""
+    """A workload of requests that are drawn at random."""
 
     kind: Literal["generated"]
     arrivals: Arrivals
