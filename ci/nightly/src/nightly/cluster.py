@@ -59,7 +59,7 @@ class Cluster:
             self._roles.delete_cluster_role(cluster_role)
 
     def remove_class_finalizers(self, gateway_class: str) -> None:
-        """Removes the finalizers of a deleted GatewayClass, in case that Envoy Gateway no longer runs. No-op without it."""
+        """Removes the finalizers of a deleted GatewayClass, if there is one: Envoy Gateway may no longer run."""
         group, version, plural = _GATEWAY_CLASSES
         with _ignore_not_found():
             self._objects.patch_cluster_custom_object(

@@ -52,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped.")
         sys.exit(130)
-    bad = [chapter for chapter in chapters if chapter.comparison.failed or any(threshold.missed for threshold in chapter.thresholds)]
+    bad = [
+        chapter
+        for chapter in chapters
+        if chapter.comparison.failed or any(threshold.missed for threshold in chapter.thresholds)
+    ]
     sys.exit(1 if bad else 0)
 
 
