@@ -153,8 +153,8 @@ async def test_metrics_report_queued_requests(gateway: GatewayParts) -> None:
     requests = [await enqueue(gateway, "Standard") for _ in range(2)]
     metrics = await gateway.client.get(f"http://{gateway.settings.admin_address}/metrics")
     lines = metrics.text.splitlines()
-    assert 'inference_gateway_held_requests{criticality="Standard",pool="default/main"} 2.0' in lines
-    assert 'inference_gateway_held_requests{criticality="Sheddable",pool="default/main"} 0.0' in lines
+    assert 'inference_gateway_queued_requests{criticality="Standard",pool="default/main"} 2.0' in lines
+    assert 'inference_gateway_queued_requests{criticality="Sheddable",pool="default/main"} 0.0' in lines
     await _set_metrics(gateway, METRICS)
     assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
 

@@ -322,7 +322,7 @@ async def test_certificates_that_change_are_used_for_new_connections(
 
         async def complained() -> AsyncIterator[bool]:
             while True:
-                yield [line["event"] for line in logs] == ["edge.certificates_unusable"]
+                yield [line["event"] for line in logs] == ["grpc_server.certificates_unusable"]
 
         files.certificate.write_text("half a certific")
         await until(complained())

@@ -83,7 +83,7 @@ async def test_what_a_slow_disk_cannot_take_is_dropped_and_told(
         watched.end(watched.scheduled())
     with capture_logs() as told:
         assert len(await lines(log, path)) == 3
-    assert [(each["event"], each["lines"]) for each in told] == [("access_log.dropped", 2)]
+    assert [(each["event"], each["lines"]) for each in told] == [("access_log.lines_discarded", 2)]
 
 
 @pytest.mark.looptime

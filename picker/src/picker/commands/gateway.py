@@ -183,7 +183,7 @@ class GatewayServer:
         except Exception:
             # The previous inventory remains in use, and the next change is applied.
             API_METRICS.failed("Inventory", "internal")
-            log.exception("inventory.not_followed")
+            log.exception("inventory.apply_failed")
 
 
 async def serve_gateway(settings: GatewaySettings) -> int:

@@ -78,7 +78,7 @@ class Reconciler:
         default = default_pool(resources, self._default_pool)
         self._director.serve(self._served.values(), default)
         log.info(
-            "inventory.followed",
+            "inventory.applied",
             pools={name.label: len(self._endpoints.of_pool(name)) for name in self._served},
             default_pool=str(default) if default is not None else None,
         )

@@ -155,7 +155,7 @@ class Picker:
         except Exception:
             # What was followed before is still served, and the next change is followed.
             API_METRICS.failed("Inventory", "internal")
-            log.exception("inventory.not_followed")
+            log.exception("inventory.apply_failed")
         self.observability.pools_changed()
 
     def _emptied(self, endpoint: Endpoint) -> None:

@@ -128,7 +128,7 @@ class ExtProcServer:
         try:
             tls = self._tls_files.context()
         except CertificatesUnusable as error:
-            log.warning("edge.certificates_unusable", detail=str(error))
+            log.warning("grpc_server.certificates_unusable", detail=str(error))
             return
         await self._listener.start(tls)
-        log.info("edge.certificates_reloaded", certificate=str(self._tls_files.certificate))
+        log.info("grpc_server.certificates_reloaded", certificate=str(self._tls_files.certificate))

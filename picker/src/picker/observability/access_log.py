@@ -154,7 +154,9 @@ class AccessLog(RequestObserver):
         while self._waiting:
             lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
             if self._dropped:
-                log.warning("access_log.dropped", lines=self._dropped, reason="the disk or the reader is too slow")
+                log.warning(
+                    "access_log.lines_discarded", lines=self._dropped, reason="the disk or the reader is too slow"
+                )
                 self._dropped = 0
             try:
                 await asyncio.to_thread(self._append, b"\n".join(lines) + b"\n")

@@ -1,4 +1,4 @@
-"""Metrics of the requests in flow control's queues."""
+"""Metrics of the requests that flow control queues."""
 
 from collections.abc import Callable, Iterable
 
@@ -20,17 +20,17 @@ class FlowControlMetrics(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        waiting = [((each.pool, each.criticality.value), each) for each in self._waiting()]
+        queues = [((stats.pool, stats.criticality.value), stats) for stats in self._waiting()]
         labels = ("pool", "criticality")
         yield gauge(
-            "inference_gateway_held_requests",
+            "inference_gateway_queued_requests",
             "Requests queued until an endpoint has capacity.",
             labels,
-            [(key, each.requests) for key, each in waiting],
+            [(key, stats.requests) for key, stats in queues],
         )
         yield gauge(
-            "inference_gateway_held_bytes",
+            "inference_gateway_queued_bytes",
             "Bytes of the bodies of queued requests.",
             labels,
-            [(key, each.body_bytes) for key, each in waiting],
+            [(key, stats.body_bytes) for key, stats in queues],
         )

@@ -139,7 +139,7 @@ class TokenizeClient:
                 await self._tokenize(client, prompt)
             except Exception:
                 # An unforeseen error costs one mapping, not the picker.
-                log.exception("prompt_tokens.failed", endpoint=prompt.endpoint.address)
+                log.exception("tokenize.internal_error", endpoint=prompt.endpoint.address)
             finally:
                 self._waiting.task_done()
 
@@ -156,14 +156,12 @@ class TokenizeClient:
                 if len(self._silent) >= MAX_SILENT:
                     self._silent.clear()
                 self._silent.add(address)
-                log.warning(
-                    "prompt_tokens.no_answer", endpoint=address, problem=shorten(str(error) or type(error).__name__)
-                )
+                log.warning("tokenize.failed", endpoint=address, problem=shorten(str(error) or type(error).__name__))
             if isinstance(error, httpx.TransportError | TimeoutError):
                 self._requested.pop(prompt.beginning, None)
             return
         self._silent.discard(address)
-        log.debug("prompt_tokens.learned", endpoint=address, tokens=len(found.tokens), blocks=named)
+        log.debug("tokenize.succeeded", endpoint=address, tokens=len(found.tokens), blocks=named)
 
 
 async def _call(client: httpx.AsyncClient, url: str, prompt: _Prompt) -> bytes:

@@ -269,8 +269,8 @@ _POOLS: tuple[Panel, ...] = (
 )
 
 _FLOW_CONTROL: tuple[Panel, ...] = (
-    _queued_by_flow_control("Requests queued by flow control", Unit.COUNT, "inference_gateway_held_requests"),
-    _queued_by_flow_control("Bodies queued by flow control", Unit.BYTES, "inference_gateway_held_bytes"),
+    _queued_by_flow_control("Requests queued by flow control", Unit.COUNT, "inference_gateway_queued_requests"),
+    _queued_by_flow_control("Bodies queued by flow control", Unit.BYTES, "inference_gateway_queued_bytes"),
 )
 
 _CACHES_AND_MODELS: tuple[Panel, ...] = (
