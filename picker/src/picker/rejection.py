@@ -1,4 +1,4 @@
-"""Rejections: why a request gets no endpoint, and what its client is answered."""
+"""Rejections: why a request gets no endpoint, and the status and message of the response."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -7,7 +7,7 @@ import msgspec
 
 
 class RejectReason(StrEnum):
-    """Why the picker answers a request itself: the `code` of the error, the reason header, and a label of metrics."""
+    """Why the picker rejects a request. It is the `code` of the error, the reason header, and a label of metrics."""
 
     BODY_TOO_LARGE = "body-too-large"
     BODY_NOT_JSON = "body-not-json"
@@ -37,7 +37,7 @@ SCHEDULING_REASONS = frozenset(
         RejectReason.QUEUE_TIMEOUT,
     }
 )
-"""Of a scheduler or its queue, which have looked at the endpoints; the others come before."""
+"""Reasons of the scheduler and of flow control, which depend on the endpoints. The others are checked before."""
 
 _STATUS: Mapping[str, int] = {
     RejectReason.BODY_TOO_LARGE: 413,
@@ -54,11 +54,11 @@ _STATUS: Mapping[str, int] = {
     RejectReason.QUEUE_TIMEOUT: 503,
     RejectReason.INTERNAL: 500,
 }
-"""The others are a client's mistakes, 400."""
+"""HTTP status by reason; 400 for the others, which are errors of the client."""
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a request that no endpoint will serve."""
+    """Why a request is rejected, for its client."""
 
     reason: RejectReason
     message: str
@@ -73,6 +73,6 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 def too_large(found_bytes: int, allowed_bytes: int) -> Rejection:
-    """For a body of at least `found_bytes`."""
+    """Rejects a body of at least `found_bytes`."""
     message = f"The request body is {found_bytes} bytes or more, {allowed_bytes} are allowed."
     return Rejection(RejectReason.BODY_TOO_LARGE, message)

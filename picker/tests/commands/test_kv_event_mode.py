@@ -21,7 +21,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "picker.commands.kv_events", None)
     settings = ServeSettings.read(["--kv-events-port=5557"], "test")
     with pytest.raises(ExtraMissing, match=r"kv-events-port needs the packages of picker\[kv-events\]"):
-        serve._precise_mode(settings, lambda _: None)
+        serve._kv_event_mode(settings, lambda _: None)
 
 
 def test_invalid_port_is_rejected() -> None:

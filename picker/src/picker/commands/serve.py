@@ -1,4 +1,4 @@
-"""`picker serve`: the picker as one process. Source, endpoints, scraper, director, and the servers that Envoy calls."""
+"""`picker serve`: sets up and runs the parts of one picker."""
 
 import asyncio
 import contextlib
@@ -45,10 +45,11 @@ log = structlog.get_logger(__name__)
 
 
 class Picker:
-    """All parts of one picker. `run` it once."""
+    """All parts of one picker: source, endpoints, scraper, director, and the servers that Envoy calls."""
 
     def __init__(self, settings: ServeSettings, source: Source) -> None:
-        """In the event loop that will run it. Raises AddressTaken, CertificatesUnusable, ExtraMissing, LogUnusable."""
+        """Must be called in the event loop of `run`. Raises AddressTaken, CertificatesUnusable, ExtraMissing,
+        LogUnusable."""
         addresses = {
             name: getattr(settings, name)
             for name in ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
@@ -60,9 +61,9 @@ class Picker:
         self._source = source
         self._endpoints = Datastore()
         self.tracker = InFlightTracker()
-        """What is in flight through this picker."""
+        """Counts the requests in flight through this picker."""
         rng = Random()
-        # The scrapes are stamped with the event loop's clock.
+        # Scrapes have timestamps of the event loop's clock.
         clock = asyncio.get_running_loop().time
         self.observability = Observability(settings, lambda: self._reconciler.served, clock, lambda: source.refused)
         self.director = director = Director(
@@ -76,15 +77,15 @@ class Picker:
         )
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, self.tracker, rng, self.observability.metrics.scraped)
-        self._precise = _precise_mode(settings, self._emptied)
-        if self._precise is not None:
-            director.on_repeated = self._precise.prompts.repeated
+        self._kv_events = _kv_event_mode(settings, self._cache_cleared)
+        if self._kv_events is not None:
+            director.on_repeated = self._kv_events.prompts.repeated
         self._reconciler = Reconciler(
-            self._endpoints, self._scraper, director, rng, settings.pool, precise=self._precise
+            self._endpoints, self._scraper, director, rng, settings.pool, precise=self._kv_events
         )
-        self.tracker.on_restarted = self._emptied
+        self.tracker.on_restarted = self._cache_cleared
         self.flow_control = self._flow_control(director) if settings.flow_control else None
-        """None where it is disabled."""
+        """None if it is disabled."""
         limits = Limits(settings.max_body_bytes, frozenset(settings.trusted_headers), settings.predict_ttft)
         self._ext_proc = ExtProcServer(
             lambda: Exchange(director, limits, queue=self.flow_control),
@@ -95,88 +96,89 @@ class Picker:
         )
         self._discovery = EdsServer(self._endpoints, settings.xds_address) if _serves_endpoints(settings) else None
         self.registry = process_registry()
-        """What `/metrics` shows."""
+        """The metrics of `/metrics`."""
         self.registry.register(API_METRICS)
         self.observability.register(self.registry)
         if self.flow_control is not None:
             self.registry.register(FlowControlMetrics(self.flow_control.waiting))
         self.certificates = _certificate_expiry(settings)
-        """How long the certificates are valid; None without TLS."""
+        """The remaining validity of the certificates; None without TLS."""
         if self.certificates is not None:
             self.registry.register(self.certificates)
         self._ready = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then drain. Raises InvalidManifests when the source is wrong from the start."""
+        """Serves until `stop` is set, then drains. May be called once. Raises InvalidManifests if the first inventory
+        of the source is invalid."""
         inventories = self._source.inventories()
-        self._take_over(await anext(inventories))
+        self._apply(await anext(inventories))
         async with asyncio.TaskGroup() as tasks, _http_servers(self._settings, self):
-            following = tasks.create_task(self._follow(inventories))
+            reconciling = tasks.create_task(self._reconcile(inventories))
             if self._discovery is not None:
                 await self._discovery.start()
             await self._ext_proc.start()
             garbage_collector.tune()
-            await self._say_ready(True)
+            await self._set_ready(True)
             for name, left_s in (self.certificates.soon() if self.certificates is not None else {}).items():
                 log.warning("picker.certificate_expires_soon", certificate=name, days=round(left_s / 86_400, 1))
             log.info("picker.ready", **self._addresses)
             background: list[asyncio.Task[None]] = []
             if self.flow_control is not None:
-                background.append(tasks.create_task(_release_in_time(self.flow_control)))
-            if self._precise is not None:
-                background.append(tasks.create_task(self._precise.run()))
+                background.append(tasks.create_task(_tick(self.flow_control)))
+            if self._kv_events is not None:
+                background.append(tasks.create_task(self._kv_events.run()))
             stopping = tasks.create_task(stop.wait())
-            await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reconciling, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             for task in background:
                 task.cancel()
             await self._drain()
-            following.cancel()
+            reconciling.cancel()
 
     @property
     def ready(self) -> bool:
         return self._ready
 
     def endpoint_states(self) -> Iterator[EndpointState]:
-        """Every endpoint, as often as there are pools that have it; each made when it is read."""
+        """Yields the endpoints of all pools. An endpoint of several pools is repeated for each."""
         now_s = asyncio.get_running_loop().time()
         for served in list(self._reconciler.served):
             label = served.label
             for endpoint in list(served.endpoints):
                 yield endpoint_state(label, endpoint, now_s, served.prefixes)
 
-    async def _follow(self, inventories: AsyncIterator[Inventory]) -> None:
+    async def _reconcile(self, inventories: AsyncIterator[Inventory]) -> None:
         async for inventory in inventories:
-            self._take_over(inventory)
+            self._apply(inventory)
 
-    def _take_over(self, inventory: Inventory) -> None:
+    def _apply(self, inventory: Inventory) -> None:
         try:
             self._reconciler.follow(inventory.of_pools(pool_filter(self._settings)))
         except Exception:
-            # What was followed before is still served, and the next change is followed.
+            # The previous inventory is still served, and the next one is applied.
             API_METRICS.failed("Inventory", "internal")
             log.exception("inventory.apply_failed")
         self.observability.pools_changed()
 
-    def _emptied(self, endpoint: Endpoint) -> None:
-        """A server's cache holds nothing any more: it says so, or has started anew."""
+    def _cache_cleared(self, endpoint: Endpoint) -> None:
+        """Called when an endpoint's prefix cache is empty: it reports that, or has restarted."""
         self._reconciler.forget(endpoint)
 
     def _flow_control(self, director: Director) -> FlowControl:
         settings, loop = self._settings, asyncio.get_running_loop()
         bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
-        made = FlowControl(director, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
-        self.tracker.on_freed = made.freed
-        return made
+        flow_control = FlowControl(director, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
+        self.tracker.on_freed = flow_control.freed
+        return flow_control
 
-    async def _say_ready(self, is_ready: bool) -> None:
+    async def _set_ready(self, is_ready: bool) -> None:
         self._ready = is_ready
         await self._ext_proc.ready(is_ready)
 
     async def _drain(self) -> None:
         began_s = time.monotonic()
         log.info("picker.draining", in_flight=self.tracker.total.requests)
-        await self._say_ready(False)
+        await self._set_ready(False)
         if self.flow_control is not None:
             self.flow_control.stop()
         await self._ext_proc.drain(self._settings.drain_s)
@@ -199,7 +201,7 @@ async def _http_servers(settings: ServeSettings, picker: Picker) -> AsyncGenerat
 
 
 async def serve(settings: ServeSettings) -> int:
-    """Run a picker until SIGTERM or SIGINT. The exit status."""
+    """Runs a picker until SIGTERM or SIGINT. Returns the exit status."""
     configure_logging(settings.log_level, settings.log_format)
     allow_many_sockets()
     picker = Picker(settings, _source(settings))
@@ -207,22 +209,22 @@ async def serve(settings: ServeSettings) -> int:
     return 0
 
 
-async def _release_in_time(held: FlowControl) -> None:
+async def _tick(flow_control: FlowControl) -> None:
     while True:
         await asyncio.sleep(TICK_S)
-        held.tick()
+        flow_control.tick()
 
 
 def _serves_endpoints(settings: ServeSettings) -> bool:
-    """In a cluster the extension serves them, and a picker's port would only be open to strangers."""
+    """Whether the picker runs an EDS server. In a cluster the extension does, and the picker needs no open port."""
     return settings.manifests is not None
 
 
 def _source(settings: ServeSettings) -> Source:
     if settings.manifests is not None and settings.endpoints is not None:
         return FolderSource(settings.manifests, settings.endpoints)
-    # Only where there is a cluster: the client takes as long to import as all the rest, and a picker that was killed
-    # shall be back at once.
+    # Imported only with a cluster: the client takes as long to import as all the rest, and a picker has to restart
+    # quickly.
     from picker.sources.cluster import ClusterSource
     from picker.sources.informer import kubernetes_client
 
@@ -230,7 +232,7 @@ def _source(settings: ServeSettings) -> Source:
 
 
 def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
-    """Which pools a picker serves: the one that `pool` names, else those that name its Service."""
+    """Returns whether a picker serves a pool: the pool is the setting `pool`, or names the picker's Service."""
     if settings.pool is not None:
         return lambda pool: pool.name.label == settings.pool
     if settings.service == "*":
@@ -245,7 +247,7 @@ def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
     return names_this_picker
 
 
-def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) -> "KvEventMode | None":
+def _kv_event_mode(settings: ServeSettings, cache_cleared: Callable[[Endpoint], None]) -> "KvEventMode | None":
     if settings.kv_events_port is None:
         return None
     try:
@@ -253,11 +255,11 @@ def _precise_mode(settings: ServeSettings, emptied: Callable[[Endpoint], None]) 
         from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventPorts
     except ImportError as error:
         raise ExtraMissing(f"kv-events-port needs the packages of picker[kv-events]: {error}") from None
-    return KvEventMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), emptied)
+    return KvEventMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), cache_cleared)
 
 
 def _samples_all_responses(settings: ServeSettings) -> bool:
-    """Whether Envoy sends the response headers of every request."""
+    """Whether Envoy has to send the response headers of every request."""
     return settings.response_header_sampling == "all" or bool(settings.access_log or settings.traces_endpoint)
 
 
@@ -268,19 +270,19 @@ def _tls(settings: ServeSettings) -> TlsFiles | None:
 
 
 def _certificate_expiry(settings: ServeSettings) -> "CertificateExpiry | None":
-    """Imported only where there is TLS: the library takes as long to import as a picker takes to start."""
     files = _tls(settings)
     if files is None:
         return None
+    # Imported only with TLS: the library takes as long to import as a picker takes to start.
     from picker.observability.certificates import CertificateExpiry, read_files
 
     return CertificateExpiry(lambda: read_files({"server": files.certificate, "client_ca": files.client_ca}))
 
 
 def stop_on_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Returns an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     return stop

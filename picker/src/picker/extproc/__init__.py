@@ -1,1 +1,1 @@
-"""How Envoy asks: the external processing protocol, from its messages (no I/O) out to the server that carries them."""
+"""Envoy's external processing protocol: its messages, the exchange of one request, and the gRPC server."""

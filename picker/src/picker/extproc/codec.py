@@ -1,4 +1,4 @@
-"""Between the messages of `messages` and the protobuf of `envoy.service.ext_proc.v3`."""
+"""Converts between the messages of `messages` and the protobuf of `envoy.service.ext_proc.v3`."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -47,10 +47,10 @@ _NAMES = (
     ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "connection", "upgrade",
     "x-request-id", TRACE_METADATA, OBJECTIVE, FAIRNESS_ID, PREDICT_TTFT,
 )  # fmt: skip
-"""The headers that matter here; the others are not even copied."""
+"""The headers that are read; the others are not copied."""
 
 _READ = {spelling: name for name in _NAMES for spelling in (name, name.title())}
-"""Their names by how they may be spelt: HTTP/2 and Envoy know lower case only, HTTP/1 proxies the other way."""
+"""Their names by spelling: HTTP/2 and Envoy use lower case, some HTTP/1 proxies `Title-Case`."""
 
 _READ_BYTES = {spelling.encode(): name for spelling, name in _READ.items()}
 
@@ -60,7 +60,7 @@ _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
 class _Rest(msgspec.Struct, frozen=True, gc=False):
-    """What stands in a message beside what it is about."""
+    """The part of a message besides its headers."""
 
     subset: frozenset[str] | None
     served: str | None
@@ -68,8 +68,8 @@ class _Rest(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
-    """The message in a serialised `ProcessingRequest`. `trace` is the proxy's own `traceparent`, which replaces that of
-    its client. Raises ProtocolViolation on what is none."""
+    """Decodes a serialised `ProcessingRequest`. `trace` is the proxy's own `traceparent`, which replaces the client's.
+    Raises ProtocolViolation for bytes that are no valid message."""
     match data[:1]:
         case fast_decode.REQUEST_BODY:
             if (body := fast_decode.read_body(data)) is not None:
@@ -91,8 +91,8 @@ def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
 
 @lru_cache(maxsize=256)
 def _rest(data: bytes) -> _Rest | None:
-    """Few differ: the proxy's configuration, the subsets of its routes, the servers that have answered. None where
-    more stands there than belongs there."""
+    """None where protobuf has to read the whole message: it is broken, or has another part. Cached, because few values
+    occur: the proxy's configuration, the subsets of its routes, and the endpoints that answer."""
     try:
         rest = pb.ProcessingRequest.FromString(data)
         if rest.WhichOneof("request") is not None:
@@ -103,7 +103,7 @@ def _rest(data: bytes) -> _Rest | None:
 
 
 def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
-    """Any message, in any shape."""
+    """Decodes any message with protobuf."""
     try:
         request = pb.ProcessingRequest.FromString(data)
     except DecodeError as error:
@@ -153,11 +153,11 @@ def _modes(request: pb.ProcessingRequest) -> Modes | None:
     try:
         return Modes(_BODY_MODES[config.request_body_mode], _BODY_MODES[config.response_body_mode])
     except KeyError as error:
-        raise ProtocolViolation(f"the proxy runs with a body mode that is not known, {error}") from None
+        raise ProtocolViolation(f"unknown body mode {error}") from None
 
 
 def _subset(request: pb.ProcessingRequest) -> frozenset[str] | None:
-    """The hint is a list of `ip:port`; some proxies send one string with commas."""
+    """The proxy's subset hint: a list of `ip:port`. Some proxies send one string with commas."""
     namespaces = request.metadata_context.filter_metadata
     if SUBSET_NAMESPACE not in namespaces or DESTINATION_SUBSET not in namespaces[SUBSET_NAMESPACE].fields:
         return None
@@ -176,7 +176,7 @@ def _served(request: pb.ProcessingRequest) -> str | None:
 
 
 def encode(reply: Reply) -> bytes:
-    """A serialised `ProcessingResponse`."""
+    """Encodes a serialised `ProcessingResponse`."""
     match reply:
         case HeadersReply():
             return _encode_constant(reply) if reply.changes.destination is None else _headers_reply(reply)
@@ -194,7 +194,7 @@ def encode(reply: Reply) -> bytes:
 
 @lru_cache(maxsize=64)
 def _encode_constant(reply: HeadersReply) -> bytes:
-    """The answers that name no endpoint are a handful, the same for every request."""
+    """Cached: the replies that name no endpoint have few different values."""
     return _headers_reply(reply)
 
 
@@ -209,7 +209,7 @@ def _encode_trailers(phase: Phase) -> bytes:
 def _headers_reply(reply: HeadersReply) -> bytes:
     message = pb.ProcessingResponse()
     headers = message.request_headers if reply.phase is Phase.REQUEST else message.response_headers
-    # There even where nothing changes: it says which message is answered.
+    # Present even without changes: the field says which message the reply belongs to.
     headers.response.SetInParent()
     _apply(reply.changes, headers.response)
     _send_to(message, reply.changes.destination)
@@ -230,7 +230,7 @@ def _body_reply(reply: BodyReply) -> bytes:
 
 
 def _is_pick(reply: BodyReply) -> bool:
-    """Whether it is what nearly every request is answered: go there, as you are."""
+    """Whether `reply` only names a destination, as nearly every pick does."""
     changes = reply.changes
     return (
         changes.destination is not None
@@ -242,7 +242,7 @@ def _is_pick(reply: BodyReply) -> bool:
 
 
 def _encode_pick(changes: Changes) -> bytes:
-    """Where two destinations are as long, the bytes around them are the same."""
+    """Encodes a reply for which `_is_pick` is true. The bytes around the destination depend only on its length."""
     assert changes.destination is not None
     data = changes.destination.encode()
     return data.join(_around_destination(len(data)))
@@ -250,10 +250,10 @@ def _encode_pick(changes: Changes) -> bytes:
 
 @lru_cache(maxsize=256)
 def _around_destination(size: int) -> list[bytes]:
-    stand_in = "<" + "-" * (size - 2) + ">"
-    changes = Changes(set_headers=((DESTINATION, stand_in),), destination=stand_in)
-    parts = _body_reply(BodyReply(Phase.REQUEST, changes)).split(stand_in.encode())
-    assert len(parts) == 3, "the destination stands there as a header and as metadata"
+    placeholder = "<" + "-" * (size - 2) + ">"
+    changes = Changes(set_headers=((DESTINATION, placeholder),), destination=placeholder)
+    parts = _body_reply(BodyReply(Phase.REQUEST, changes)).split(placeholder.encode())
+    assert len(parts) == 3, "the reply has the destination as a header and as metadata"
     return parts
 
 
@@ -276,7 +276,7 @@ def _apply(changes: Changes, response: pb.CommonResponse) -> None:
 def _mutate(
     mutation: pb.HeaderMutation, set_headers: Iterable[tuple[str, str]], remove_headers: Iterable[str] = ()
 ) -> None:
-    """Fill `mutation` where it stands: making the parts first and putting them in takes twice as long."""
+    """Fills `mutation` in place. Making the parts first and copying them takes twice as long."""
     for key, value in set_headers:
         option = mutation.set_headers.add()
         option.append_action = _OVERWRITE

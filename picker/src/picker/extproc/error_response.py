@@ -23,7 +23,7 @@ RETRY_AFTER_S = 1
 
 
 def error_response(rejection: Rejection) -> ImmediateReply:
-    """The response to a rejected request: status, reason header and JSON body."""
+    """Returns the response to a rejected request: status, reason header and JSON body."""
     body = msgspec.json.encode(
         {
             "error": {
@@ -36,7 +36,7 @@ def error_response(rejection: Rejection) -> ImmediateReply:
     )
     headers = [("content-type", "application/json"), (REASON_HEADER, rejection.reason)]
     if rejection.status == 415:
-        # The codings that are accepted (RFC 9110, 15.5.16).
+        # RFC 9110, 15.5.16: the content codings that the request could have used.
         headers.append(("accept-encoding", "identity"))
     if rejection.status in (429, 503):
         headers.append(("retry-after", str(RETRY_AFTER_S)))

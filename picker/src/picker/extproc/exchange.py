@@ -4,12 +4,16 @@
                             │   └─► rejected: an immediate response; no further reply
                             └─► queued, until an endpoint has capacity or the time limit passes
 
-The proxy's request body mode decides which message carries the pick. BUFFERED: the request's headers are answered at
-once, or the body never comes; the reply to the body carries the pick. FULL_DUPLEX_STREAMED: the headers are answered
-only with the pick, or the request is routed before it; the body is then returned in pieces. A body that may end after
-the response begins (an upgrade) is not waited for: the reply to the headers carries the pick. The end of the stream, by
-the end of the response or because the client leaves, ends the in-flight request. Response headers come where the
-picker asks for them in its reply to the request's headers, and from proxies that always send them.
+The proxy's request body mode decides which message carries the pick:
+
+- BUFFERED: the reply to the body carries the pick. The headers are answered at once, because the proxy sends the body
+  only after that.
+- FULL_DUPLEX_STREAMED: the reply to the headers carries the pick. It is sent when the whole body is read, because the
+  proxy routes the request at that reply. The body is then returned in pieces.
+- A body that may end after the response begins (an upgrade): the reply to the headers carries the pick, at once.
+
+The end of the stream ends the in-flight request, also when the client disconnects. The proxy sends response headers
+where the picker requests them in its reply to the request's headers. Some proxies always send them.
 """
 
 from picker.extproc.messages import (
@@ -35,7 +39,7 @@ _BEFORE_RESPONSE = (RequestState.BODY, RequestState.QUEUED, RequestState.FORWARD
 
 
 class Exchange:
-    """The exchange of one HTTP request. `receive` every message, then `close` it in every case."""
+    """The exchange of one HTTP request. Call `receive` with every message, and `close` at the end in every case."""
 
     def __init__(
         self,
@@ -44,8 +48,8 @@ class Exchange:
         fallback_mode: BodyMode = BodyMode.BUFFERED,
         queue: FlowControl | None = None,
     ) -> None:
-        """`fallback_mode`: the request body mode of a proxy that does not send it (Envoy does since 1.34). With `queue`
-        requests may be queued: set `on_admitted`, whose caller calls `resume`."""
+        """`fallback_mode`: the request body mode of a proxy that does not send its modes (Envoy does since 1.34).
+        `queue`: None disables queueing. Requests are queued only after `on_admitted` was called."""
         self._director = director
         self._request = RequestPhase(director, limits, fallback_mode, queue)
         self._response: ResponsePhase | None = None
@@ -57,7 +61,7 @@ class Exchange:
         return self._request.queue is not None
 
     def on_admitted(self, callback: OnAdmitted) -> None:
-        """`callback` is called when a queued request has left the queue, and calls `resume`."""
+        """Sets the function that is called when a queued request has left the queue. It has to call `resume`."""
         self._request.on_admitted = callback
 
     @property
@@ -68,7 +72,7 @@ class Exchange:
 
     @property
     def settled(self) -> bool:
-        """Whether the proxy can do without the rest: the pick is sent, and the response need not pass through here."""
+        """Whether the proxy no longer needs the exchange: the pick is sent, and the response is not changed here."""
         request = self._request
         if request.state is not RequestState.FORWARDED:
             return request.state is RequestState.REJECTED
@@ -76,10 +80,10 @@ class Exchange:
         return request.asked_model is None and mode is not BodyMode.FULL_DUPLEX_STREAMED
 
     def receive(self, message: Incoming) -> list[Reply]:
-        """The replies to `message`, in order. Raises ProtocolViolation."""
+        """Returns the replies to `message`, in order. Raises ProtocolViolation."""
         request = self._request
         if request.state is RequestState.REJECTED or self._closed:
-            # Pieces of the body that were sent before the immediate response arrived.
+            # The proxy may have sent pieces of the body before it received the immediate response.
             return []
         match message:
             case RequestHeaders():
@@ -96,26 +100,27 @@ class Exchange:
                 return self._response_trailers()
 
     def resume(self, rejection: Rejection | None) -> list[Reply]:
-        """The replies for a queued request that has left the queue: scheduled now, or rejected with `rejection`."""
+        """Schedules a request that has left the queue, or rejects it with `rejection`. Returns the replies."""
         return [] if self._closed else self._request.resume(rejection)
 
     def expire(self) -> list[Reply]:
-        """The deadline has passed: reject the request."""
+        """Rejects the request, because `deadline_s` has passed. Returns the replies."""
         limit_s = self._request.body_timeout_s
         message = f"The request body did not arrive within {limit_s:.0f} seconds."
         return self._request.reject(Rejection(RejectReason.BODY_TIMEOUT, message))
 
     def fail(self) -> list[Reply]:
-        """The picker failed on this request: reject it if nothing has been answered yet."""
+        """Rejects a request that the picker failed on, if it has neither a pick nor a rejection. Returns the
+        replies."""
         if self._closed or self._request.state not in _UNANSWERED:
             return []
         return self._request.reject(Rejection(RejectReason.INTERNAL, "The endpoint picker failed on this request."))
 
     def close(self) -> None:
-        """The stream has ended. Nothing is answered from here on. May be called again."""
+        """Ends the exchange with its stream. `receive` returns no replies after it. Further calls have no effect."""
         request = self._request
         request.leave_queue()
-        # The callback holds this exchange: without it no reference cycle remains.
+        # The callback refers to this exchange. Without it there is no reference cycle.
         request.on_admitted = None
         in_flight, request.in_flight, self._closed = request.in_flight, None, True
         if in_flight is not None:
@@ -137,7 +142,7 @@ class Exchange:
     def _response_trailers(self) -> list[Reply]:
         request = self._request
         if self._response is None and request.state is RequestState.FORWARDED:
-            # The proxy was not asked for the headers.
+            # The response headers were not requested, so the trailers come first.
             self._response = ResponsePhase(request.response_mode, request.asked_model)
         return self._open_response("response trailers").trailers()
 

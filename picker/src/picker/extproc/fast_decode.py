@@ -1,8 +1,8 @@
-"""The messages that Envoy sends with every request, read where they stand in their bytes.
+"""Decodes the messages that Envoy sends with every request without protobuf's objects.
 
-Protobuf's own objects cost a request more than all else at the edge: one for each header, to be thrown away at once.
-Only the shape that Envoy writes is read here, fields in the order of their numbers; None stands for any other, which is
-no error: protobuf can tell. What follows the headers in a message is left to it, too."""
+Protobuf makes an object for each header. That is the largest cost of a request in the gRPC server.
+Only Envoy's encoding is read here, with fields in the order of their numbers. For any other encoding the functions
+return None, and the caller decodes the message with protobuf. Protobuf also decodes what follows the headers."""
 
 from collections.abc import Mapping
 
@@ -11,28 +11,30 @@ import msgspec
 from picker.extproc.messages import Body, Phase
 
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY = b"\x12", b"\x1a", b"\x22"
-"""First bytes of a `ProcessingRequest`: the fields 2, 3 and 4, with their length before them."""
+"""First byte of a `ProcessingRequest`: the tags of the fields 2, 3 and 4, each followed by a length."""
 
 _FIRST, _RAW_VALUE = 0x0A, 0x1A
 
 
 class Headers(msgspec.Struct, frozen=True, gc=False):
-    """A message's own part, and the bytes of the rest: metadata and the proxy's configuration."""
+    """The headers of a message."""
 
     headers: dict[str, str]
     end_of_stream: bool
     rest: bytes
+    """Not decoded: the metadata and the proxy's configuration."""
 
 
 def read_headers(data: bytes, names: Mapping[bytes, str]) -> Headers | None:
-    """`HttpHeaders`, of them those in `names`, under the names given there. `data` begins with their tag."""
+    """Reads the `HttpHeaders` whose tag `data` begins with. Keeps the headers in `names`, under the names given
+    there. None for another encoding."""
     try:
-        at, end = _inside(data, 1, len(data))
+        at, end = _content_span(data, 1, len(data))
         found: dict[str, str] = {}
         if at < end and data[at] == _FIRST:
-            at, map_end = _inside(data, at + 1, end)
+            at, map_end = _content_span(data, at + 1, end)
             while at < map_end:
-                # Written out for the lengths of one byte that nearly all have: this loop is most of what reading costs.
+                # The common case, lengths of one byte, is inlined: most of the time of decoding is spent in this loop.
                 size, key_size = data[at + 1], data[at + 3]
                 if size >= 0x80 or key_size >= 0x80:
                     at = _header(data, at, map_end, names, found)
@@ -50,38 +52,39 @@ def read_headers(data: bytes, names: Mapping[bytes, str]) -> Headers | None:
         if at + 2 * ended != end:
             return None
         return Headers(found, ended, data[end:])
-    except (IndexError, _OtherShape):
+    except (IndexError, _OtherEncoding):
         return None
 
 
 def read_body(data: bytes) -> Body | None:
-    """`HttpBody` of a request. `data` begins with its tag."""
+    """Reads the `HttpBody` of a request whose tag `data` begins with. None for another encoding."""
     try:
-        at, end = _inside(data, 1, len(data))
+        at, end = _content_span(data, 1, len(data))
         body = b""
         if at < end and data[at] == _FIRST:
-            at, body_end = _inside(data, at + 1, end)
+            at, body_end = _content_span(data, at + 1, end)
             body, at = data[at:body_end], body_end
         ended = data[at : at + 2] == b"\x10\x01"
         if at + 2 * ended != end:
             return None
         return Body(Phase.REQUEST, body, ended)
-    except (IndexError, _OtherShape):
+    except (IndexError, _OtherEncoding):
         return None
 
 
-class _OtherShape(Exception):
-    """Not as Envoy writes it."""
+class _OtherEncoding(Exception):
+    """The encoding is not the one that Envoy writes."""
 
 
 def _header(data: bytes, at: int, map_end: int, names: Mapping[bytes, str], found: dict[str, str]) -> int:
-    """Read the `HeaderValue` at `at`: a key (1) and, unless it is empty, a raw value (3). Where it ends."""
+    """Reads the `HeaderValue` at `at`: a key (field 1) and, unless it is empty, a raw value (field 3). Returns its
+    end."""
     if data[at] != _FIRST:
-        raise _OtherShape
-    at, end = _inside(data, at + 1, map_end)
+        raise _OtherEncoding
+    at, end = _content_span(data, at + 1, map_end)
     if data[at] != _FIRST:
-        raise _OtherShape
-    at, key_end = _inside(data, at + 1, end)
+        raise _OtherEncoding
+    at, key_end = _content_span(data, at + 1, end)
     name = names.get(data[at:key_end])
     if name is not None:
         found[name] = _value(data, key_end, end)
@@ -89,19 +92,20 @@ def _header(data: bytes, at: int, map_end: int, names: Mapping[bytes, str], foun
 
 
 def _value(data: bytes, at: int, end: int) -> str:
-    """The raw value that is all from `at` to `end`; no value is an empty one."""
+    """Reads the raw value between `at` and `end`; an absent value is empty."""
     if at == end:
         return ""
     if data[at] != _RAW_VALUE:
-        raise _OtherShape
-    at, value_end = _inside(data, at + 1, end)
+        raise _OtherEncoding
+    at, value_end = _content_span(data, at + 1, end)
     if value_end != end:
-        raise _OtherShape
+        raise _OtherEncoding
     return data[at:end].decode("latin-1")
 
 
-def _inside(data: bytes, at: int, within: int) -> tuple[int, int]:
-    """Of the field whose length stands at `at`: where its content begins and ends, which is not after `within`."""
+def _content_span(data: bytes, at: int, within: int) -> tuple[int, int]:
+    """Reads the length at `at`. Returns where the content of the field begins and ends. Raises _OtherEncoding if
+    it ends after `within`."""
     size = data[at]
     at += 1
     if size >= 0x80:
@@ -112,8 +116,8 @@ def _inside(data: bytes, at: int, within: int) -> tuple[int, int]:
             size |= (byte & 0x7F) << shift
             shift += 7
             if shift > 35:
-                raise _OtherShape
+                raise _OtherEncoding
     end = at + size
     if end > within:
-        raise _OtherShape
+        raise _OtherEncoding
     return at, end

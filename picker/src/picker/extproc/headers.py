@@ -22,7 +22,7 @@ PREDICTED_TTFT = "x-inference-gateway-predicted-ttft-ms"
 
 
 def names_model(message: RequestHeaders) -> bool:
-    """Whether the body that follows has to be JSON that names a model."""
+    """Whether the request's body must be JSON or a form that names a model."""
     headers = message.headers
     return headers.get(":method", "POST") == "POST" and must_name_model(
         headers.get(":path", ""), headers.get("content-type", "")
@@ -30,7 +30,7 @@ def names_model(message: RequestHeaders) -> bool:
 
 
 def read_request(message: RequestHeaders, body: bytes) -> ParsedBody | Rejection:
-    """The body of a request, read by the API of its path."""
+    """Parses the body of a request as the API of its path defines it."""
     header = message.headers.get
     api = api_of(header(":path", ""))
     content_type = header("content-type", "")
@@ -42,8 +42,8 @@ def read_request(message: RequestHeaders, body: bytes) -> ParsedBody | Rejection
 
 
 def opens_tunnel(message: RequestHeaders) -> bool:
-    """Whether the body may not end before the response begins: an upgrade (RFC 9110, 7.8), a CONNECT, also the extended
-    one, and a gRPC call, whose messages may go both ways."""
+    """Whether the body may end only after the response begins: an upgrade (RFC 9110, 7.8), CONNECT, extended CONNECT,
+    or a gRPC call, which may be bidirectional."""
     headers = message.headers
     if "upgrade" in headers and "upgrade" in headers.get("connection", "").lower():
         return True
@@ -55,10 +55,10 @@ def opens_tunnel(message: RequestHeaders) -> bool:
 def pick_request(
     message: RequestHeaders, body: ParsedBody, body_bytes: int, trusted: frozenset[str] = frozenset()
 ) -> PickRequest:
-    """The request for an endpoint. Of OBJECTIVE and FAIRNESS_ID only those in `trusted` are read.
+    """Returns the request as the director reads it. Of OBJECTIVE and FAIRNESS_ID only those in `trusted` are read.
 
-    Its texts are kept, logged and used as labels, so each is bounded here. The query of the path is removed: it may
-    hold keys of clients."""
+    Texts are kept, logged and used as labels, so the length of each is limited here. The query of the path is removed,
+    because it may contain keys of clients."""
     header = message.headers.get
     path = header(":path", "").partition("?")[0]
     return PickRequest(
@@ -76,8 +76,8 @@ def _bounded(value: str | None) -> str | None:
 
 
 def to_endpoint(request: InFlightRequest, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:
-    """The changes to a request's headers that carry its pick. `body`: whether the whole body was received;
-    `renamed_bytes`: its length if its model was renamed."""
+    """Returns the changes to a request's headers that carry its pick. `body`: whether the whole body was received.
+    `renamed_bytes`: the length of the body if its model was renamed, else None."""
     destination = request.destination
     # Before a buffered body, the reply to the request's headers has removed the control headers.
     control_gone = body and mode is BodyMode.BUFFERED
@@ -87,14 +87,14 @@ def to_endpoint(request: InFlightRequest, mode: BodyMode, body: bool, renamed_by
     remove: list[str] = [] if control_gone else [*CONTROL_HEADERS[1:]]
     if renamed_bytes is not None:
         set_headers.append(("content-length", str(renamed_bytes)))
-        # A compressed response could not be searched for the name.
+        # The picker could not replace the model's name in a compressed response.
         remove.append("accept-encoding")
     duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
     return Changes(tuple(set_headers), tuple(remove), destination, clear_route_cache=duplex)
 
 
 def prediction_headers(request: InFlightRequest, predicts: bool, remove_headers: tuple[str, ...] = ()) -> Changes:
-    """The changes to the response headers. With `predicts` they add the prediction."""
+    """Returns the changes to the response headers. With `predicts` they add the prediction."""
     predicted_s = request.predicted_ttft_s if predicts else None
     if predicted_s is None:
         return Changes(remove_headers=remove_headers) if remove_headers else NO_CHANGES

@@ -1,7 +1,6 @@
-"""The messages of an exchange with Envoy, without their wire form. `codec` turns the protocol's protobuf into these and
-back, so that neither the exchange nor its tests know protobuf, let alone gRPC.
+"""The messages of an exchange with Envoy, independent of protobuf and gRPC. `codec` converts them.
 
-They are msgspec's structs because a request needs ten of them, and a frozen dataclass takes six times as long."""
+They are msgspec structs: a request needs ten of them, and making a frozen dataclass takes six times as long."""
 
 from enum import Enum, StrEnum
 
@@ -9,7 +8,7 @@ import msgspec
 
 
 class BodyMode(StrEnum):
-    """How the proxy hands over bodies (`ProcessingMode.BodySendMode`)."""
+    """How the proxy sends bodies (`ProcessingMode.BodySendMode`)."""
 
     NONE = "NONE"
     STREAMED = "STREAMED"
@@ -20,35 +19,37 @@ class BodyMode(StrEnum):
 
 
 class Phase(Enum):
-    """Which half of the HTTP exchange a message is about."""
+    """The half of the HTTP exchange that a message belongs to."""
 
     REQUEST = "request"
     RESPONSE = "response"
 
 
 class Modes(msgspec.Struct, frozen=True, gc=False):
-    """The body modes the filter runs with (`ProtocolConfiguration`, first message only)."""
+    """The filter's body modes (`ProtocolConfiguration`, in the first message only)."""
 
     request_body: BodyMode
     response_body: BodyMode
 
 
 class RequestHeaders(msgspec.Struct, frozen=True, gc=False):
-    """`:method`, `:path` and the few headers that matter here; names in lower case."""
+    """The request's headers. Only `:method`, `:path` and those that `codec` reads, with names in lower case."""
 
     headers: dict[str, str]
     end_of_stream: bool
     subset: frozenset[str] | None = None
-    """The proxy's subset hint; None when it gave none."""
+    """Addresses of the proxy's subset hint; None without a hint."""
     modes: Modes | None = None
+    """None from a proxy that does not send them."""
     pool: str | None = None
+    """`PickRequest.pool`."""
 
 
 class ResponseHeaders(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
     end_of_stream: bool
     served: str | None = None
-    """`ip:port` that answered, as the proxy reports it."""
+    """`ip:port` of the endpoint that answered; None where the proxy does not report it."""
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
@@ -65,19 +66,20 @@ Incoming = RequestHeaders | ResponseHeaders | Body | Trailers
 
 
 class ModeOverride(msgspec.Struct, frozen=True, gc=False):
-    """What the proxy sends from here on, for this exchange alone: response headers and trailers, and this."""
+    """Changes the proxy's processing mode for the rest of this exchange. Response headers and trailers are always
+    sent."""
 
     response_body: BodyMode
     request_body: BodyMode = BodyMode.BUFFERED
 
 
 class Changes(msgspec.Struct, frozen=True, gc=False):
-    """What shall become of the message's headers, and where the request shall go."""
+    """Changes to a message's headers, and the destination of a request."""
 
     set_headers: tuple[tuple[str, str], ...] = ()
     remove_headers: tuple[str, ...] = ()
     destination: str | None = None
-    """`ip:port[,ip:port...]`, best first: given both as a header and as dynamic metadata."""
+    """`ip:port[,ip:port...]`, best first. Sent as dynamic metadata; `set_headers` has it too."""
     clear_route_cache: bool = False
 
 
@@ -91,7 +93,7 @@ class HeadersReply(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 
 
 class BodyReply(msgspec.Struct, frozen=True, gc=False):
-    """Answer to a buffered or streamed chunk; `data` replaces its bytes, None leaves them alone."""
+    """The reply to a buffered body or a streamed chunk. `data` replaces its bytes; None keeps them."""
 
     phase: Phase
     changes: Changes = NO_CHANGES
@@ -99,7 +101,7 @@ class BodyReply(msgspec.Struct, frozen=True, gc=False):
 
 
 class DuplexBodyReply(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the body on its way on in full-duplex mode, where everything goes through the processor."""
+    """A piece of a body in full-duplex mode, in which the proxy forwards only what the picker returns."""
 
     phase: Phase
     data: bytes
@@ -111,7 +113,7 @@ class TrailersReply(msgspec.Struct, frozen=True, gc=False):
 
 
 class ImmediateReply(msgspec.Struct, frozen=True, gc=False):
-    """The client's answer: the request goes nowhere."""
+    """A response to the client. The request is not forwarded."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -119,7 +121,8 @@ class ImmediateReply(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExtendTimeout(msgspec.Struct, frozen=True, gc=False):
-    """The reply comes later; the proxy shall wait for it this long from now. Said at most once for a message."""
+    """Extends the proxy's message timeout (`override_message_timeout`) to `wait_s` from now. Sent at most once for a
+    message."""
 
     wait_s: float
 
@@ -128,12 +131,12 @@ Reply = ExtendTimeout | HeadersReply | BodyReply | DuplexBodyReply | TrailersRep
 
 
 DUPLEX_PIECE_BYTES = 62_000
-"""Envoy takes no full-duplex message over 64 KiB; the rest of the message needs some of that."""
+"""Envoy rejects full-duplex messages over 64 KiB. The difference is for the message's other fields."""
 
 
 def duplex_pieces(phase: Phase, data: bytes, end_of_stream: bool) -> list[DuplexBodyReply]:
-    """`data` in pieces that the proxy takes; one empty piece where only the end is to be told, none where nothing
-    is."""
+    """Splits `data` into pieces of at most `DUPLEX_PIECE_BYTES`. Without data: one empty piece with the end of the
+    stream, or none without it."""
     if not data:
         return [DuplexBodyReply(phase, b"", True)] if end_of_stream else []
     starts = range(0, len(data), DUPLEX_PIECE_BYTES)

@@ -1,4 +1,4 @@
-"""Exchanges the model's name in a JSON text that comes in pieces, and holds back no more of it than that name."""
+"""Replaces the model's name in a JSON text that arrives in pieces. Only a string that may be the name is held back."""
 
 import re
 from enum import Enum, auto
@@ -6,37 +6,37 @@ from enum import Enum, auto
 from picker.requestcontrol.model_field import WRAPPERS, string_of
 
 MAX_HELD_BYTES = 1 << 20
-"""Of a string that may be the model's name, and then cannot be it any more."""
+"""Of a string that may be the model's name. A longer string is passed on unchanged."""
 
 _BYTES_PER_CHARACTER = 12
-"""Of JSON: a character beyond the 16-bit ones, as two escapes."""
+"""In JSON, at most: a character beyond the 16-bit ones is two escapes of six bytes."""
 
 _LONGEST_KEY_BYTES = 64
-"""Of a key that means something here: `response`, each character escaped, is 50 bytes."""
+"""Of a key that is compared: `response`, each character escaped, is 50 bytes."""
 
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SHALLOW = re.compile(rb'["{}\[\]:,]')
 _DEEP = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
-"""A whole string, or what begins one that is not whole here, or a bracket."""
+"""A whole string, the quote of a string that ends in a later piece, or a bracket."""
 
 _QUOTE, _COLON, _COMMA, _OBJECT, _ARRAY = b'":,{['
 
 
 class _Role(Enum):
-    """What the string is that is being read."""
+    """The role of the string that is being read."""
 
     OTHER = auto()
     KEY = auto()
     NAME = auto()
-    """A value of `model`, held back until it is whole."""
+    """A value of `model`, which is held back until its end."""
 
 
 class ModelScanner:
-    """The streaming counterpart of `model_field.replace_model`: the same strings are exchanged, wherever the text is
-    cut. Time is linear in the text. A text that is not JSON never raises."""
+    """The streaming counterpart of `model_field.replace_model`: it replaces the same strings wherever the text is
+    split. Time is linear in the text. Text that is not JSON raises nothing."""
 
     def __init__(self, name: str, replacement: bytes) -> None:
-        """Exchanges the string `name` for `replacement`, which is JSON."""
+        """Replaces the string `name` by `replacement`, which is a JSON string."""
         self._name = name
         self._replacement = replacement
         self._longest_bytes = min(MAX_HELD_BYTES, 2 + _BYTES_PER_CHARACTER * len(name))
@@ -44,7 +44,7 @@ class ModelScanner:
         self._begin()
 
     def feed(self, chunk: bytes) -> bytes:
-        """What of the text may go on now."""
+        """Adds a piece of the text. Returns what can be sent on now."""
         out: list[bytes] = []
         at = 0
         while at < len(chunk):
@@ -57,7 +57,7 @@ class ModelScanner:
         return self._role is _Role.NAME
 
     def finish(self) -> bytes:
-        """The text ends here, or another begins: what was held back."""
+        """Ends the text. Returns what was held back. The next piece begins another text."""
         held = bytes(self._token) if self._role is _Role.NAME else b""
         self._begin()
         return held
@@ -65,20 +65,21 @@ class ModelScanner:
     def _begin(self) -> None:
         self._depth = 0
         self._in_wrapper = False
-        """Whether the object at depth 2, if there is one, may name the model."""
+        """Whether the current object at depth 2 may name the model."""
         self._key: str | None = None
         self._is_value = False
-        """Whether a colon has come since the key."""
+        """Whether a colon was read after the key."""
         self._role: _Role | None = None
         self._token.clear()
         self._escaped = False
-        """Whether the next byte of the string belongs to a backslash."""
+        """Whether the last byte that was read is a backslash that escapes the next one."""
 
     def _may_name_model(self) -> bool:
         return self._depth == 1 or (self._depth == 2 and self._in_wrapper)
 
     def _outside(self, chunk: bytes, start: int, out: list[bytes]) -> int:
-        """Read `chunk` from `start` to the next string that matters; where that goes on."""
+        """Reads `chunk` from `start`, outside of strings. Returns the position where a string to read begins, where the
+        nesting changes what has to be read, or the chunk's end."""
         shallow = self._may_name_model()
         for found in (_SHALLOW if shallow else _DEEP).finditer(chunk, start):
             begin, end = found.span()
@@ -103,7 +104,7 @@ class ModelScanner:
         return _Role.NAME if self._key == "model" else _Role.OTHER
 
     def _structure(self, byte: int) -> None:
-        """A bracket, a colon or a comma."""
+        """Updates the position in the JSON structure. `byte`: a bracket, a colon or a comma."""
         if byte == _COLON:
             self._is_value = True
             return
@@ -117,12 +118,12 @@ class ModelScanner:
         self._is_value = False
 
     def _inside(self, chunk: bytes, start: int, out: list[bytes]) -> int:
-        """Read `chunk` from `start` to the end of the string that is being read; where what follows begins."""
+        """Reads `chunk` from `start` to the end of the current string. Returns the position after it."""
         at = start + self._escaped
         found = _IN_STRING.match(chunk, at)
         at = found.end() if found is not None else at
         closed = at < len(chunk) and chunk[at] == _QUOTE
-        # Else a backslash that is the last byte there is.
+        # Not closed: the byte at `at`, if there is one, is a backslash at the chunk's end.
         self._escaped = at < len(chunk) and not closed
         end = min(at + 1, len(chunk))
         piece = chunk[start:end]

@@ -41,15 +41,15 @@ from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.request_body import EMPTY_BODY, content_coding, declared_bytes, rename
 
 EXTRA_MESSAGE_TIMEOUT_S = 5.0
-"""The proxy is asked to wait this much longer than a request may be queued, so that the picker's own answer comes
+"""The proxy's message timeout is this much longer than the queue's time limit, so that the picker's own response comes
 first. Judgement."""
 
 BODY_TIMEOUT_S = 60.0
-"""For a pause in a body that comes in pieces. Judgement: a client that stalls longer does not finish."""
+"""For a pause in a body that arrives in pieces. Judgement: a client that stalls longer does not finish."""
 
 SLOWEST_BODY_BYTES_PER_S = 4 << 10
-"""For a body that the proxy buffers, whose pauses cannot be seen. It may take BODY_TIMEOUT_S, plus its length at this
-speed: the uplink of GPRS."""
+"""For a body that the proxy buffers, so that its pauses are not visible here. It may take BODY_TIMEOUT_S plus its
+length at this speed. Judgement: the uplink of GPRS."""
 
 UNDECLARED_BODY_TIMEOUT_S = 600.0
 """For a buffered body without content-length: 2.4 MiB at that speed."""
@@ -57,34 +57,34 @@ UNDECLARED_BODY_TIMEOUT_S = 600.0
 _WITHOUT_CONTROL = Changes(remove_headers=CONTROL_HEADERS)
 _AWAITING_BODY = HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL)
 _EMPTY_PIECE = (DuplexBodyReply(Phase.REQUEST, b"", False),)
-"""The reply to an empty piece. Envoy begins a tunnel with one, and waits for the reply before it sends the headers."""
+"""The reply to an empty piece. Envoy begins a tunnel with one, and forwards the headers only after the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may cost, and which of its headers are obeyed."""
+    """Limits on a request, and which of its headers have an effect."""
 
     max_body_bytes: int = 16 << 20
-    """A prompt of 128k tokens is about half a MiB of text; images in a chat take the rest."""
+    """Judgement: a prompt of 128k tokens is about half a MiB of text; images in a chat take the rest."""
     trusted_headers: frozenset[str] = frozenset()
     """Of `protocol.OBJECTIVE` and `protocol.FAIRNESS_ID`: those that a proxy or policy in front of the gateway sets."""
     predict_ttft: bool = False
-    """Whether `headers.PREDICT_TTFT` is answered."""
+    """Whether `headers.PREDICT_TTFT` has an effect."""
 
 
 class RequestState(Enum):
-    """By what comes next."""
+    """What the request waits for. The values are used in error messages."""
 
     HEADERS = "the request's headers"
     BODY = "the request's body"
     QUEUED = "an endpoint with capacity"
     FORWARDED = "the response"
-    """The pick is sent, or the proxy answers the request itself."""
+    """The pick is sent, or the proxy has answered the request itself."""
     REJECTED = "nothing"
 
 
 class _Complete(msgspec.Struct, frozen=True, gc=False):
-    """A request that was read whole, and waits for its pick."""
+    """A request whose body is complete, and that has no pick yet."""
 
     request: PickRequest
     data: bytes
@@ -96,19 +96,19 @@ class RequestPhase:
     """The request half of an exchange. Each method returns the replies to send, in order."""
 
     def __init__(self, director: Director, limits: Limits, mode: BodyMode, queue: FlowControl | None) -> None:
-        """`mode`: the request body mode of a proxy that does not send it."""
+        """`mode`: the request body mode of a proxy that does not send its modes. `queue`: None disables queueing."""
         self.state = RequestState.HEADERS
         self.queue = queue
         self.on_admitted: OnAdmitted | None = None
         self.in_flight: InFlightRequest | None = None
-        """The pick; None before it, and for a request that got none."""
+        """The pick; None before it, and for a request without a pick."""
         self.asked_model: str | None = None
-        """The model's name as the client gave it, where the body now has another one."""
+        """The model's name as the client gave it, if it was replaced in the body; else None."""
         self.response_mode = BodyMode.NONE
         self.predicts = False
-        """Whether the client asks for a prediction."""
+        """Whether the client requested a prediction."""
         self.not_sampled = False
-        """Whether the response headers were not requested, although that was possible."""
+        """Whether the response headers could have been requested, and were not."""
         self.body_timeout_s = BODY_TIMEOUT_S
         self._director = director
         self._limits = limits
@@ -120,7 +120,7 @@ class RequestPhase:
         self._complete: _Complete | None = None
 
     def headers(self, message: RequestHeaders) -> list[Reply]:
-        """The request's headers. Raises ProtocolViolation."""
+        """Handles the request's headers. Raises ProtocolViolation."""
         if self.state is not RequestState.HEADERS:
             raise ProtocolViolation(f"request headers came when {self.state.value} was expected")
         self._headers = message
@@ -133,7 +133,7 @@ class RequestPhase:
             return self.reject(too_large(length, self._limits.max_body_bytes))
         coding = content_coding(message.headers.get("content-encoding", ""))
         if coding is not None and not message.end_of_stream and names_model(message):
-            # vLLM takes a compressed body for broken JSON, and decompression is work that clients could impose.
+            # vLLM reads a compressed body as broken JSON. Decompression would let clients cause work.
             text = f"Request bodies must not be compressed, found content-encoding {shorten(coding)}."
             return self.reject(Rejection(RejectReason.BODY_ENCODED, text))
         if message.end_of_stream or self._mode not in (BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED):
@@ -151,23 +151,23 @@ class RequestPhase:
         return [_AWAITING_BODY if override is None else HeadersReply(Phase.REQUEST, _WITHOUT_CONTROL, override)]
 
     def body(self, message: Body) -> list[Reply]:
-        """A piece of the body, or all of it in mode BUFFERED. Raises ProtocolViolation."""
+        """Handles a piece of the body, or the whole body in mode BUFFERED. Raises ProtocolViolation."""
         if self.state is not RequestState.BODY:
             return self._body_after_pick(message)
         size = len(self._body) + len(message.data)
         if size > self._limits.max_body_bytes:
             return self.reject(too_large(size, self._limits.max_body_bytes))
         if self._mode is BodyMode.BUFFERED:
-            # This is the whole body. Trailers may still come; the pick does not need them.
+            # This is the whole body. Trailers may follow; the pick does not need them.
             return self._pick_with_body(message.data, message.end_of_stream)
         self._body += message.data
         return self._pick_with_body(self._take_body(), end_of_stream=True) if message.end_of_stream else []
 
     def trailers(self) -> list[Reply]:
-        """The request's trailers. Raises ProtocolViolation."""
+        """Handles the request's trailers. Raises ProtocolViolation."""
         if self.state is RequestState.BODY:
             if self._mode is BodyMode.BUFFERED:
-                # A body would have come first, and no later message could carry the pick.
+                # A body would have come before the trailers, and no later reply can carry the pick.
                 return self.reject(Rejection(RejectReason.BODY_MISSING, "The request has no body."))
             return self._pick_with_body(self._take_body(), end_of_stream=False, trailers=True)
         if self.state is not RequestState.FORWARDED:
@@ -175,41 +175,41 @@ class RequestPhase:
         return [TrailersReply(Phase.REQUEST)]
 
     def resume(self, rejection: Rejection | None) -> list[Reply]:
-        """A queued request has left the queue: it is scheduled now, or rejected with `rejection`."""
+        """Schedules a request that has left the queue, or rejects it with `rejection`."""
         complete, self._complete, self._queued = self._complete, None, None
         if self.state is not RequestState.QUEUED or complete is None:
             return []
         return self._reject(rejection, complete.request) if rejection is not None else self._pick(complete)
 
     def reject(self, rejection: Rejection) -> list[Reply]:
-        """Reject the request before it was read whole."""
+        """Rejects a request whose body is not complete or not valid."""
         headers = self._headers
         if headers is None:
             return self._reject(rejection, PickRequest(None, EMPTY_BODY, None))
         return self._reject(rejection, pick_request(headers, EMPTY_BODY, 0, self._limits.trusted_headers))
 
     def response_began(self) -> None:
-        """The response headers have come. Without a pick the proxy has answered the request itself."""
+        """Handles the response headers. If the request has no pick, the proxy has answered it itself."""
         self.leave_queue()
         self.state = RequestState.FORWARDED
         self.not_sampled = False
 
     def leave_queue(self) -> None:
-        """Stop waiting for an endpoint."""
+        """Removes the request from the queue, if it is queued."""
         queued, self._queued, self._complete = self._queued, None, None
         if queued is not None and self.queue is not None:
             self.queue.leave(queued)
 
     def _response_headers_override(self, message: RequestHeaders) -> ModeOverride | None:
-        """Makes the proxy send the response headers, where they are wanted; only this reply can. None for proxies that
-        do not send their modes."""
+        """Decides whether the proxy sends the response headers. Returns the override that requests them, or None. Only
+        the reply to the request's headers can have one. Always None for proxies that do not send their modes."""
         if message.modes is None or self._mode is not BodyMode.BUFFERED:
             return None
         self.not_sampled = not (self.predicts or self._director.wants_response_headers(message.pool))
         return None if self.not_sampled else ModeOverride(response_body=self.response_mode)
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
-        """Pick by the headers: for requests without a body (GET /v1/models), or whose body the proxy does not send."""
+        """Schedules a request without a body (GET /v1/models), or whose body the proxy does not send."""
         assigned = self._director.assign(pick_request(message, EMPTY_BODY, 0, self._limits.trusted_headers))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
@@ -218,7 +218,7 @@ class RequestPhase:
         return [HeadersReply(Phase.REQUEST, changes, self._response_headers_override(message))]
 
     def _pick_tunnel(self, message: RequestHeaders) -> list[Reply]:
-        """Pick by the headers, and make the proxy forward the body as it comes: it may not end before the response."""
+        """Schedules a request whose body may end after the response begins. The proxy forwards the body unbuffered."""
         replies = self._pick_without_body(message)
         if self._mode is not BodyMode.BUFFERED or self.in_flight is None:
             return replies
@@ -232,8 +232,8 @@ class RequestPhase:
         return data
 
     def _body_after_pick(self, message: Body) -> list[Reply]:
-        """A body that the pick did not wait for, or that comes after the response began. Envoy may send the end of
-        stream twice (seen above 1 MB)."""
+        """Handles a body that is not needed for the pick, or that comes after the response began. Envoy may send the
+        end of the stream twice (observed with bodies above 1 MB)."""
         if self.state is RequestState.HEADERS:
             raise ProtocolViolation(f"a request body came when {self.state.value} was expected")
         if self._body_ended:
@@ -249,7 +249,7 @@ class RequestPhase:
         headers = self._headers
         assert headers is not None
         self._body_ended = True
-        # A request without a body is left to the server, whatever its path.
+        # Whether an empty body is valid is the server's decision, on every path.
         read = read_request(headers, data) if data else EMPTY_BODY
         if isinstance(read, Rejection):
             return self.reject(read)
@@ -284,7 +284,7 @@ class RequestPhase:
         return [HeadersReply(Phase.REQUEST, changes), *pieces, *last]
 
     def _reject(self, rejection: Rejection, request: PickRequest) -> list[Reply]:
-        """Reject a request that the director has not been called for."""
+        """Rejects a request without a call of `Director.assign`."""
         self._director.report_rejected(request, rejection)
         return self._answer(rejection)
 

@@ -1,7 +1,7 @@
-"""Give answers the model name that the client used, when the server answered under its own.
+"""Replaces the server's name of the model in a response by the name that the client used.
 
-Bytes pass as they come. Only a string that may be the name is held back, from its opening quote on: without it the
-quotes that are left do not match, and the client's JSON parser fails."""
+Bytes are passed on as they arrive. Only a string that may be the name is held back, from its opening quote on. If the
+picker is killed meanwhile, the quotes in the response do not match, and the client's JSON parser fails."""
 
 import re
 from enum import Enum
@@ -14,19 +14,19 @@ from picker.requestcontrol.model_field import replace_model
 __all__ = ["MAX_HELD_BYTES", "ResponseKind", "ResponseModelRewriter"]
 
 _PIECE = re.compile(rb"[^\r\n]*+(\r\n|\r|\n|\Z)")
-"""Of a chunk: a line with its end, or what there is of one. A CR LF cut in its middle is a line end and an empty line,
-which means the same."""
+"""Of a chunk: a line with its end, or an incomplete line. A CR LF that is split between two chunks reads as a line end
+and an empty line, which is equivalent."""
 
 
 class ResponseKind(Enum):
-    """How an answer is cut into JSON texts."""
+    """How a response body is divided into JSON texts."""
 
     JSON = "application/json"
     EVENTS = "text/event-stream"
 
     @classmethod
     def of(cls, content_type: str) -> "ResponseKind | None":
-        """None for a content type that has no model name to restore."""
+        """The kind by content type; None for one in which no model name is replaced."""
         media_type = content_type.partition(";")[0].strip().lower()
         return next((kind for kind in cls if kind.value == media_type), None)
 
@@ -35,8 +35,7 @@ _DATA = b"data:"
 
 
 class ResponseModelRewriter:
-    """Bytes of an answer in, the same bytes with the client's name out. Time is linear in the answer, however it is
-    cut."""
+    """Replaces the name `served` by `asked` in a response body. Time is linear in the body, however it is split."""
 
     def __init__(self, kind: ResponseKind, served: str, asked: str) -> None:
         self._served = served
@@ -44,17 +43,17 @@ class ResponseModelRewriter:
         self._scanner = ModelScanner(served, msgspec.json.encode(asked))
         self._by_line = kind is ResponseKind.EVENTS
         self.unanswered: list[bytes] = []
-        """For each piece of the answer that the proxy still has, what is to go on in its place."""
+        """The replacement for each piece of the body that was received and has no reply yet."""
         self._matched: int | None = 0
-        """How much of `data:` the current line has begun with; None for a line of another field."""
+        """How many characters of `data:` the current line has matched; None for a line of another field."""
 
     @property
     def holding(self) -> bool:
-        """Whether a part of the answer is held back: half of what may be the name."""
+        """Whether a part of the body is held back: an incomplete string that may be the name."""
         return self._scanner.holding
 
     def feed(self, chunk: bytes, end: bool) -> bytes:
-        """What may go on to the client now; after `end` nothing is held."""
+        """Adds a piece of the body. Returns what can be sent to the client now; with `end`, all of it."""
         if self._by_line:
             out = b"".join([self._line(found[0], bool(found[1])) for found in _PIECE.finditer(chunk) if found[0]])
         else:
@@ -62,9 +61,9 @@ class ResponseModelRewriter:
         return out + self._scanner.finish() if end else out
 
     def _line(self, piece: bytes, ended: bool) -> bytes:
-        """`piece` of a line of an event stream; `ended`: its end is there."""
+        """Handles a piece of a line of an event stream. `ended`: whether the line ends with it."""
         if ended and self._matched == 0 and piece.startswith(_DATA):
-            # Nearly all lines come whole.
+            # The common case: a whole line.
             return _DATA + replace_model(piece[len(_DATA) :], self._served, self._asked)
         begins = b""
         if self._matched is not None and self._matched < len(_DATA):

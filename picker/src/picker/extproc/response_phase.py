@@ -1,4 +1,4 @@
-"""The response half of an exchange: restores the client's model name, and passes everything else on."""
+"""The response half of an exchange: restores the client's model name, and passes on the rest unchanged."""
 
 from picker.extproc.headers import prediction_headers
 from picker.extproc.messages import (
@@ -23,17 +23,17 @@ class ResponsePhase:
     """The response half of an exchange. Each method returns the replies to send, in order."""
 
     def __init__(self, mode: BodyMode, asked_model: str | None) -> None:
-        """`mode`: the response body mode. `asked_model`: the client's name for the model, where the server knows it by
-        another one."""
+        """`mode`: the response body mode. `asked_model`: the client's name for the model, if it was replaced in the
+        request; else None."""
         self.mode = mode
         self.ended = False
-        """Whether the trailers have come."""
+        """Whether the trailers were received."""
         self._asked_model = asked_model
         self._rewriter: ResponseModelRewriter | None = None
 
     def headers(self, message: ResponseHeaders, in_flight: InFlightRequest | None, predicts: bool) -> list[Reply]:
-        """The response headers. `in_flight`: None where the proxy itself answers. `predicts`: the client asks for a
-        prediction."""
+        """Handles the response headers. `in_flight`: None if the proxy itself answers. `predicts`: whether the client
+        requested a prediction."""
         if in_flight is None:
             return [HeadersReply(Phase.RESPONSE)]
         kind = ResponseKind.of(message.headers.get("content-type", ""))
@@ -50,7 +50,7 @@ class ResponsePhase:
         return [HeadersReply(Phase.RESPONSE, changes, override)]
 
     def body(self, message: Body) -> list[Reply]:
-        """A piece of the response body."""
+        """Handles a piece of the response body."""
         data, rewriter = message.data, self._rewriter
         if rewriter is not None:
             data = rewriter.feed(data, message.end_of_stream)
@@ -61,11 +61,11 @@ class ResponsePhase:
         if rewriter is None:
             return [BodyReply(Phase.RESPONSE)]
         rewriter.unanswered.append(data)
-        # The proxy keeps the pieces without a reply, and forwards them unchanged if the picker fails.
+        # The proxy keeps the pieces that have no reply, and forwards them unchanged if the picker fails.
         return [] if rewriter.holding else _restored(rewriter)
 
     def trailers(self) -> list[Reply]:
-        """The response's trailers; the headers may not have come before them."""
+        """Handles the response's trailers. The headers may be missing."""
         self.ended = True
         rewriter = self._rewriter
         rest = rewriter.feed(b"", True) if rewriter is not None else b""
@@ -78,7 +78,7 @@ class ResponsePhase:
 
 
 def _restored(rewriter: ResponseModelRewriter) -> list[Reply]:
-    """The replies to the pieces that wait for one."""
+    """Returns the replies to all pieces that have none yet."""
     replies: list[Reply] = [BodyReply(Phase.RESPONSE, data=data) for data in rewriter.unanswered]
     rewriter.unanswered.clear()
     return replies

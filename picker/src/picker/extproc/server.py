@@ -1,4 +1,4 @@
-"""The picker's gRPC server: external processing for Envoy, and health for everyone."""
+"""The picker's gRPC server: external processing for Envoy, and gRPC health checks."""
 
 import asyncio
 import contextlib
@@ -17,29 +17,29 @@ from picker.grpc_server.tls import CertificatesUnusable, TlsFiles
 from picker.protocol import HEALTH_SERVICES
 
 CHECK_S = 1.0
-"""Between two looks at certificate files, and at peers for ones that have stalled."""
+"""Between two checks of the certificate files, and for stalled peers. Judgement."""
 
 SWEEP_S = 2.0
-"""Between two looks for calls that have been silent too long: a look at 10,000 takes half a millisecond."""
+"""Between two checks for silent calls. Measured: a check of 10,000 calls takes half a millisecond."""
 
 
 def health_limits() -> ConnectionLimits:
-    """Bounds of the health port, which every pod may reach. A kubelet's probe is one connection with one call for a few
-    ms, and a question is some 20 bytes. So the oldest connection makes room: it is no probe's."""
+    """Limits on the health port, which every pod may reach. A probe of the kubelet is one connection with one call of
+    some 20 bytes, for a few ms. Beyond the limit the oldest connection is closed, because it is not a probe."""
     return ConnectionLimits(
         max_calls_per_connection=10, max_calls=2560, max_held_bytes=1 << 20, max_connections=256, oldest_goes=True
     )
 
 
 SILENCE_LIMIT_S = 3600.0
-"""For a call whose request has its endpoint. An answer of 131,072 tokens at 27 ms each takes as long. Ending the call
-ends no answer: the proxy goes on without the picker, and the request is not counted any more."""
+"""For a call whose request has its pick. A response of 131,072 tokens at 27 ms each takes as long. The end of the call
+does not end the response: the proxy continues without the picker, and the request is no longer counted."""
 
 log = structlog.get_logger(__name__)
 
 
 class ExtProcServer:
-    """Listens for Envoy's external processing streams; one Exchange each."""
+    """Serves Envoy's external processing streams, each with its own Exchange, and health checks."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class ExtProcServer:
         tls: TlsFiles | None = None,
         silence_limit_s: float = SILENCE_LIMIT_S,
     ) -> None:
-        """`address`, `health_address`: `host:port`; port 0 takes any free one (see `port`). Health is answered on both,
-        on the second always without TLS, as probes want it. `silence_limit_s`: see SILENCE_LIMIT_S. Raises OSError when
-        an address cannot be listened on, and CertificatesUnusable."""
+        """`address`, `health_address`: `host:port`; port 0 selects a free port (see `port`). Both serve health checks,
+        `health_address` always without TLS, as probes need it. `silence_limit_s`: see SILENCE_LIMIT_S. Raises OSError
+        if an address cannot be bound, and CertificatesUnusable."""
         self._tls_files = tls
         self._tls_state = tls.state() if tls is not None else ()
         self._tls = tls.context() if tls is not None else None
@@ -59,14 +59,14 @@ class ExtProcServer:
         self._deadlines: Deadlines[Call] = Deadlines()
         methods = {PROCESS: process(new_exchange), **self._health.methods}
         self._listener = Listener(address, methods, self._deadlines)
-        self._probed = (
+        self._health_listener = (
             Listener(health_address, self._health.methods, self._deadlines, health_limits())
             if health_address is not None
             else None
         )
-        self._listeners = [each for each in (self._listener, self._probed) if each is not None]
+        self._listeners = [listener for listener in (self._listener, self._health_listener) if listener is not None]
         self._silence_limit_s = silence_limit_s
-        self._keeper: asyncio.Task[None] | None = None
+        self._maintenance: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
@@ -74,34 +74,34 @@ class ExtProcServer:
 
     @property
     def health_port(self) -> int | None:
-        return self._probed.port if self._probed is not None else None
+        return self._health_listener.port if self._health_listener is not None else None
 
     async def start(self) -> None:
-        """Listen; not ready until told so."""
+        """Listens. Health checks report not ready until `ready` is called."""
         await self._listener.start(self._tls)
-        if self._probed is not None:
-            await self._probed.start(None)
-        self._keeper = asyncio.create_task(self._keep())
+        if self._health_listener is not None:
+            await self._health_listener.start(None)
+        self._maintenance = asyncio.create_task(self._maintain())
 
     async def ready(self, is_ready: bool) -> None:
-        """What health checks are told."""
+        """Sets what health checks report."""
         self._health.ready(is_ready)
 
     async def drain(self, grace_s: float) -> None:
-        """Take no new streams, let every one get its pick, and end each once Envoy can do without it: an external
-        processor that closes its stream in good order is not missed for the rest of the request. What is not done
-        after `grace_s` is cut. Probes are answered to the end: alive, and not ready."""
+        """Stops. New streams are rejected. Each open stream gets its pick, and ends when Envoy no longer needs it:
+        after a graceful close Envoy continues the request without its external processor. Streams that are open after
+        `grace_s` are reset. Health checks are answered to the end: alive, and not ready."""
         self._health.ready(False)
         await self._listener.drain(grace_s)
-        if self._probed is not None:
-            await self._probed.drain(0)
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self._health_listener is not None:
+            await self._health_listener.drain(0)
+        if self._maintenance is not None:
+            self._maintenance.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+                await self._maintenance
 
-    async def _keep(self) -> None:
-        """Deadlines, stalled peers, certificates."""
+    async def _maintain(self) -> None:
+        """Checks deadlines, silent calls, stalled peers and certificates until it is cancelled."""
         loop = asyncio.get_running_loop()
         check_at_s = loop.time() + CHECK_S
         sweep_at_s = loop.time() + SWEEP_S
@@ -121,7 +121,7 @@ class ExtProcServer:
                 await self._reload_tls()
 
     async def _reload_tls(self) -> None:
-        """New connections get new certificates; while those that there are do not fit together, the old ones."""
+        """Uses changed certificate files for new connections. Files that do not match keep the previous ones in use."""
         if self._tls_files is None or (state := self._tls_files.state()) == self._tls_state:
             return
         self._tls_state = state

@@ -1,4 +1,4 @@
-"""An exchange with Envoy over one call of the external processing service."""
+"""Runs an exchange with Envoy over one call of the external processing service."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class ExtProcStream(Call):
-    """Decodes messages for an exchange, and sends its replies."""
+    """Decodes the messages of a call for its exchange, and sends the exchange's replies."""
 
     __slots__ = ("_exchange", "_pool", "_trace")
 
@@ -50,7 +50,7 @@ class ExtProcStream(Call):
             self.drain()
 
     def _admitted(self, rejection: Rejection | None) -> None:
-        """The request has left the queue: send its replies without a message from the proxy."""
+        """Sends the replies of a request that has left the queue. No message from the proxy triggers them."""
         try:
             self._send_all(self._exchange.resume(rejection))
         except Exception:
@@ -67,7 +67,7 @@ class ExtProcStream(Call):
             super().expired()
 
     def drain(self) -> None:
-        """End the stream if the proxy can do without the rest: after a graceful close it goes on without the picker."""
+        """Ends the stream if the exchange is settled: after a graceful close the proxy continues without the picker."""
         if self._exchange.settled:
             self.end()
 
@@ -84,10 +84,10 @@ class ExtProcStream(Call):
 
 
 def process(new_exchange: Callable[[], Exchange]) -> Method:
-    """The handler of the service's only method. `new_exchange` is called for each stream."""
+    """Returns the handler of the service's only method. `new_exchange` is called for each stream."""
 
-    def begin(context: CallContext, stream_id: int, head: CallHeaders) -> Call:
-        metadata = head.headers
+    def begin(context: CallContext, stream_id: int, call_headers: CallHeaders) -> Call:
+        metadata = call_headers.headers
         exchange = new_exchange()
         return ExtProcStream(context, stream_id, exchange, metadata.get(POOL_METADATA), metadata.get(TRACE_METADATA))
 

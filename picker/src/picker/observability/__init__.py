@@ -1,2 +1,1 @@
-"""What the picker tells of itself: metrics, decisions and their reasons, access log, traces. It watches the desk, and
-nothing that decides knows of it."""
+"""Metrics, recent decisions, access log and traces. They observe the director, which does not depend on them."""

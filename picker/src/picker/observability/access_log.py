@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for each request, written at its end."""
+"""The access log: a line of JSON for each request, written after its end."""
 
 import asyncio
 import sys
@@ -17,23 +17,24 @@ from picker.requestcontrol.request_observer import RejectedRequest, RequestObser
 from picker.requestcontrol.served_pool import ServedPool
 
 FLUSH_S = 0.5
-"""From a request's end to its line at most. Measured: to write many lines at once costs a tenth of writing each."""
+"""The longest time from a request's end to the write of its line. Measured: one write of many lines costs a tenth of
+a write of each."""
 
 MAX_WAITING_BYTES = 25 << 20
 """Of lines, some 50,000, that wait for a slow disk or reader. Further lines are discarded, and their number is logged:
-a full disk must not stop requests."""
+a full disk must not stop requests. Judgement."""
 
 MAX_LINE_BYTES = 12 << 10
-"""The fields have at most 256 characters each, of at most six bytes as JSON. Longer lines are discarded too."""
+"""Longer lines are discarded. Each field has at most 256 characters, of at most six bytes each in JSON."""
 
 log = structlog.get_logger(__name__)
 
 
 class AccessLogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A line of the access log. Fields that are not known are left out."""
+    """A line of the access log. Unknown fields are omitted."""
 
     time: datetime
-    """Of the request's end."""
+    """When the request ended."""
     request_id: str | None
     pool: str
     path: str
@@ -41,14 +42,14 @@ class AccessLogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     target_model: str | None = None
     criticality: str = ""
     endpoint: str | None = None
-    """`ip:port` that served it."""
+    """`ip:port` of the endpoint that served the request."""
     server: str | None = None
     fell_back: bool = False
     """Whether another endpoint than the picked one served the request."""
     prompt_tokens: int
     """Estimated."""
     cached_tokens: int = 0
-    """Of those, expected in the endpoint's prefix cache."""
+    """Those of `prompt_tokens` that are expected in the endpoint's prefix cache."""
     max_output_tokens: int = 0
     request_bytes: int
     status: int | None = None
@@ -66,11 +67,11 @@ class LogUnusable(CliError):
 
 
 class AccessLog(RequestObserver):
-    """Writes a line per request, in a thread."""
+    """Writes a line for each request, in a thread."""
 
     def __init__(self, target: str, wall_clock: Callable[[], float] = time.time) -> None:
-        """`target`: a file, or `-` for standard output. The file is opened for each write, so that it may be rotated.
-        Raises LogUnusable."""
+        """`target`: a file, or `-` for standard output. The file is opened for each write, so it may be rotated. Raises
+        LogUnusable."""
         if target != "-":
             try:
                 Path(target).open("ab").close()
@@ -81,7 +82,7 @@ class AccessLog(RequestObserver):
         self._encoder = msgspec.json.Encoder()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        self._dropped = 0
+        self._discarded = 0
         self._flushing: asyncio.Task[None] | None = None
 
     def ended(self, request: InFlightRequest) -> None:
@@ -130,7 +131,7 @@ class AccessLog(RequestObserver):
         )
 
     async def close(self) -> None:
-        """Write the lines that wait."""
+        """Writes the lines that wait."""
         if self._flushing is not None:
             await self._flushing
         if self._waiting:
@@ -142,7 +143,7 @@ class AccessLog(RequestObserver):
     def _write(self, line: AccessLogEntry) -> None:
         encoded = self._encoder.encode(line)
         if len(encoded) > MAX_LINE_BYTES or self._waiting_bytes + len(encoded) > MAX_WAITING_BYTES:
-            self._dropped += 1
+            self._discarded += 1
             return
         self._waiting_bytes += len(encoded)
         self._waiting.append(encoded)
@@ -153,11 +154,11 @@ class AccessLog(RequestObserver):
         await asyncio.sleep(after_s)
         while self._waiting:
             lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            if self._dropped:
+            if self._discarded:
                 log.warning(
-                    "access_log.lines_discarded", lines=self._dropped, reason="the disk or the reader is too slow"
+                    "access_log.lines_discarded", lines=self._discarded, reason="the disk or the reader is too slow"
                 )
-                self._dropped = 0
+                self._discarded = 0
             try:
                 await asyncio.to_thread(self._append, b"\n".join(lines) + b"\n")
             except OSError as error:

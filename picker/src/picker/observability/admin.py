@@ -1,4 +1,4 @@
-"""The HTTP pages of the admin address, for operators and their tools, and of the metrics address, for Prometheus."""
+"""The HTTP pages of the admin address, for operators and tools, and of the metrics address, for Prometheus."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from picker.observability.http_server import BoundedBodies
 from picker.observability.piecewise import Turns, batches, json_list, metrics_page
 
 BODY_TIMEOUT_S = 5.0
-"""For a body that fits in one segment."""
+"""For a request's body, which fits in one TCP segment. Judgement."""
 
 
 class EndpointState(msgspec.Struct, frozen=True):
@@ -36,9 +36,9 @@ class EndpointState(msgspec.Struct, frozen=True):
     metrics_age_s: float | None
     refuses_connections: bool
     reported_blocks: int | None
-    """Of its prefix cache, by its KV events; None where those are not followed."""
+    """Blocks of its prefix cache that its KV events report; None without KV events."""
     fully_reported: bool
-    """Whether they are all that it holds."""
+    """Whether `reported_blocks` are all blocks of its prefix cache."""
 
 
 def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: PrefixIndex) -> EndpointState:
@@ -61,7 +61,7 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: Prefix
 
 
 def metrics_app(is_ready: Callable[[], bool], registry: CollectorRegistry) -> Starlette:
-    """`GET /metrics` and `/healthz`: what the whole cluster may read."""
+    """Returns the app of the metrics address, which the whole cluster may read: `GET /metrics` and `/healthz`."""
     return _app(_public_pages(is_ready, registry))
 
 
@@ -71,7 +71,8 @@ def admin_app(
     registry: CollectorRegistry = REGISTRY,
     pages: Sequence[Route] = (),
 ) -> Starlette:
-    """`metrics_app` and besides `GET /endpoints`, `PUT /log-level` with the level as its body, and `pages`."""
+    """Returns the app of the admin address: the pages of `metrics_app`, `GET /endpoints`, `PUT /log-level` with the
+    level as its body, and `pages`."""
 
     async def show_endpoints(_request: Request) -> Response:
         return in_pieces(json_list(batches(endpoints())))
@@ -79,21 +80,22 @@ def admin_app(
     async def log_level(request: Request) -> Response:
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                asked = (await request.body())[:20].decode(errors="replace").strip()
+                found = (await request.body())[:20].decode(errors="replace").strip()
         except TimeoutError:
-            return PlainTextResponse("the body is late\n", 408, {"connection": "close"})
+            text = f"the request body did not arrive within {BODY_TIMEOUT_S:g} seconds\n"
+            return PlainTextResponse(text, 408, {"connection": "close"})
         for level in LEVELS:
-            if level == asked:
+            if level == found:
                 set_level(level)
                 return PlainTextResponse(f"log level is {level}\n")
-        return PlainTextResponse(f"found {asked!r}; allowed are {', '.join(LEVELS)}\n", 400)
+        return PlainTextResponse(f"found {found!r}; allowed are {', '.join(LEVELS)}\n", 400)
 
     own = (Route("/endpoints", show_endpoints), Route("/log-level", log_level, methods=["PUT"]))
     return _app([*_public_pages(is_ready, registry), *own, *pages])
 
 
 def in_pieces(pieces: Iterable[bytes], content_type: str = "application/json") -> Response:
-    """An answer that is made and sent piece by piece."""
+    """Returns a response whose body is made and sent in pieces."""
     return StreamingResponse(_TURNS.pieces(pieces), headers={"content-type": content_type})
 
 

@@ -1,4 +1,4 @@
-"""Pages of the admin address on scheduling: `/pools` and `/decisions`."""
+"""The pages `/pools` and `/decisions` of the admin address."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -16,7 +16,7 @@ from picker.observability.pool_states import PoolState
 from picker.observability.recent_decisions import RecordedDecision
 
 SHOWN = 10
-"""Decisions by default."""
+"""Decisions that `/decisions` shows by default."""
 
 
 def pages(
@@ -24,7 +24,7 @@ def pages(
     decisions: Callable[[], Iterable[RecordedDecision]],
     clock: Callable[[], float],
 ) -> list[Route]:
-    """`decisions`: newest first. `clock`: the director's timer."""
+    """Returns the routes of the pages. `decisions`: newest first. `clock`: the director's timer."""
 
     async def show_pools(_request: Request) -> Response:
         return in_pieces(_pools(pools()))
@@ -43,7 +43,7 @@ def pages(
 
 
 def _pools(states: Iterable[PoolState]) -> Iterator[bytes]:
-    """The pools as JSON, their endpoints in pieces; endpoints beyond `MAX_ANSWER_BYTES` are left out."""
+    """Yields the pools as JSON, with their endpoints in pieces. Endpoints beyond `MAX_ANSWER_BYTES` are omitted."""
     written = 0
     separator = b"["
     for state in states:

@@ -1,4 +1,4 @@
-"""A log line for each decision at level debug."""
+"""Log lines of scheduling decisions."""
 
 import logging
 
@@ -13,10 +13,10 @@ _logger = logging.getLogger(__name__)
 
 
 class DecisionLog(RequestObserver):
-    """Logs each decision at level debug, with the request's id."""
+    """Logs each scheduling decision at level debug, with the request's id."""
 
     def scheduled(self, request: InFlightRequest, pool: ServedPool) -> None:
-        # Checked first: to assemble the line costs as much as half a decision.
+        # Checked first, because assembling the line takes half as long as a decision.
         if _logger.isEnabledFor(logging.DEBUG):
             log.debug(
                 "request.scheduled",

@@ -1,4 +1,4 @@
-"""The JSON of `/decisions`, made on request from the recorded decisions."""
+"""The JSON of `/decisions`, made from the recorded decisions when the page is read."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,16 +14,16 @@ from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.request_observer import RejectedRequest
 
 SHOWN_CANDIDATES = 100
-"""Endpoints of one decision: more than a person compares, in some 25 KB. Judgement."""
+"""Of one decision, in some 25 KB. Judgement: more than a person compares."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """An endpoint as a decision found it."""
+    """An endpoint at the time of a decision."""
 
     server: str
     address: str
     rank: int | None
-    """1 for the best, in the order in which the proxy tries them; None for those that were not sent to the proxy."""
+    """The order in which the proxy tries the endpoints, from 1; None for those that are not sent to the proxy."""
     cost: float | None
     """By the pool's strategy, lower is better. None for a rejected request."""
     cached_tokens: int | None
@@ -35,7 +35,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """A scheduling decision, and the state of its request."""
+    """A scheduling decision, and the current state of its request."""
 
     request_id: str | None
     at: datetime
@@ -69,8 +69,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def newest(
     kept: Iterable[RecordedDecision], now_s: float, *, limit: int, request_id: str | None, pool: str | None
 ) -> Iterator[Decision]:
-    """The newest decisions of `pool` on requests whose id begins with `request_id`. `kept`: newest first. `now_s`: on
-    the director's timer."""
+    """Yields the newest decisions of `pool` on requests whose id begins with `request_id`. None matches all. `kept`:
+    newest first. `now_s`: on the director's timer."""
     matching = (decision for decision in kept if _matches(decision.request, request_id, pool))
     wall_s = time.time()
     for decision in islice(matching, limit):
@@ -134,7 +134,7 @@ def _rejected(request: RejectedRequest, snapshot: DecisionSnapshot | None, at: d
 
 
 def _candidates(snapshot: DecisionSnapshot | None, ranks: dict[str, int]) -> list[Candidate]:
-    """The best first, then by cost; at most `SHOWN_CANDIDATES`."""
+    """The candidates by rank, then by cost; at most `SHOWN_CANDIDATES`."""
     if snapshot is None:
         return []
     count = len(snapshot.endpoints)

@@ -10,13 +10,13 @@ from picker.requestcontrol.flowcontrol.controller import QueueStats
 
 
 class FlowControlMetrics(Collector):
-    """Reads the queues when it is collected. A pool where nothing waits has no samples."""
+    """Reads the queues at each scrape. A pool where no request waits has no samples."""
 
     def __init__(self, waiting: Callable[[], Iterable[QueueStats]]) -> None:
         self._waiting = waiting
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing in advance: the samples depend on the pools."""
+        """Empty, because the samples depend on the pools."""
         return ()
 
     def collect(self) -> Iterable[Metric]:

@@ -1,4 +1,4 @@
-"""What is read when somebody asks: endpoints and pools as they are now. Those that have left are not among them."""
+"""Gauges of the current pools and endpoints, read at each scrape. Removed pools and endpoints have no samples."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,11 +10,11 @@ from picker.observability.prometheus_families import gauge
 from picker.requestcontrol.served_pool import ServedPool
 
 Named = Mapping[str, Endpoint]
-"""A pool's endpoints by the label that metrics give them."""
+"""A pool's endpoints by their label in metrics."""
 
 
 def endpoint_labels(endpoints: Sequence[Endpoint]) -> Named:
-    """The servers' names; of a server with several endpoints (ports) the address too."""
+    """Labels endpoints by the name of their server. If a server has several endpoints (ports), adds the address."""
     servers = Counter(endpoint.server for endpoint in endpoints)
     return {
         endpoint.server if servers[endpoint.server] == 1 else f"{endpoint.server}/{endpoint.address}": endpoint
@@ -23,18 +23,18 @@ def endpoint_labels(endpoints: Sequence[Endpoint]) -> Named:
 
 
 def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric]:
-    """`now_s` is on the clock of the scrapes."""
+    """Returns the gauges of `pools`. `now_s` is on the clock of the scrapes."""
     served = {pool.label: pool for pool in pools}
     named = {label: endpoint_labels(pool.endpoints) for label, pool in served.items()}
     yield gauge(
         "inference_gateway_pool_strategy_info",
-        "1 for the strategy that a pool has now.",
+        "1 for the current strategy of a pool.",
         ("pool", "strategy"),
         [((label, pool.scheduler.strategy.value), 1) for label, pool in served.items()],
     )
     yield gauge(
         "inference_extension_prefix_indexer_size",
-        "Distinct blocks of prompts that some endpoint is thought to hold.",
+        "Distinct blocks of prompts that are expected in the prefix cache of any endpoint.",
         (),
         [((), sum(len(pool.prefixes) for pool in served.values()))],
     )
@@ -44,20 +44,23 @@ def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric
         yield _of_endpoints(f"inference_gateway_{name}", documentation, named, _of_metrics(read))
     yield _of_endpoints(
         "inference_gateway_endpoint_metrics_age_seconds",
-        "Since the newest scrape that succeeded.",
+        "Seconds since the newest scrape that succeeded.",
         named,
         _of_metrics(lambda metrics: now_s - metrics.scraped_at_s),
     )
-    yield from _upstream(named)
+    yield from _gaie_gauges(named)
 
 
-def _upstream(named: Mapping[str, Named]) -> Iterable[Metric]:
-    """Upstream's, by the pool's name without its namespace, as there."""
+def _gaie_gauges(named: Mapping[str, Named]) -> Iterable[Metric]:
+    """The gauges of GAIE's endpoint picker, by the pool's name without its namespace, as GAIE names pools."""
     pools = {label.partition("/")[2]: endpoints for label, endpoints in named.items()}
-    metrics = {name: [each.metrics for each in endpoints.values() if each.metrics] for name, endpoints in pools.items()}
+    metrics = {
+        name: [endpoint.metrics for endpoint in endpoints.values() if endpoint.metrics]
+        for name, endpoints in pools.items()
+    }
     for family, documentation, read in (
-        ("average_kv_cache_utilization", "Mean over the endpoints, 0 to 1.", _kv_cache_usage),
-        ("average_queue_size", "Mean over the endpoints of requests that wait there.", _queue_depth),
+        ("average_kv_cache_utilization", "Mean KV cache usage of the endpoints, 0 to 1.", _kv_cache_usage),
+        ("average_queue_size", "Mean of the requests that wait at an endpoint.", _queue_depth),
     ):
         means = [((name,), sum(map(read, some)) / len(some)) for name, some in metrics.items() if some]
         yield gauge(f"inference_pool_{family}", documentation, ("name",), means)
@@ -69,13 +72,13 @@ def _upstream(named: Mapping[str, Named]) -> Iterable[Metric]:
     )
     yield gauge(
         "inference_pool_per_pod_queue_size",
-        "Requests that wait on an endpoint.",
+        "Requests that wait at an endpoint.",
         ("name", "model_server_pod"),
         [
-            ((name, label), each.metrics.queue_depth)
+            ((name, label), endpoint.metrics.queue_depth)
             for name, endpoints in pools.items()
-            for label, each in endpoints.items()
-            if each.metrics
+            for label, endpoint in endpoints.items()
+            if endpoint.metrics
         ],
     )
 
@@ -105,31 +108,39 @@ def _queue_depth(metrics: ServerMetrics) -> float:
 
 
 _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
-    ("in_flight_requests", "Sequences sent there by this picker and not ended.", lambda each: each.in_flight.requests),
+    (
+        "in_flight_requests",
+        "Sequences that this picker sent to the endpoint and that have not ended.",
+        lambda endpoint: endpoint.in_flight.requests,
+    ),
     (
         "in_flight_prefill_tokens",
-        "Prompt tokens in flight there that are not computed yet, less those thought to be cached.",
-        lambda each: each.in_flight.prefill_tokens,
+        "Prompt tokens in flight at the endpoint that are not computed yet, without those expected in its cache.",
+        lambda endpoint: endpoint.in_flight.prefill_tokens,
     ),
     (
         "in_flight_decode_tokens",
-        "Tokens that the requests in flight there are expected to generate.",
-        lambda each: each.in_flight.decode_tokens,
+        "Tokens that the requests in flight at the endpoint are expected to generate.",
+        lambda endpoint: endpoint.in_flight.decode_tokens,
     ),
     (
         "endpoint_contradicts_ledger",
-        "1 while a server has reported less than half of the requests in flight there for 10 s.",
-        lambda each: float(each.credibility.contradicted),
+        "1 while the endpoint has reported less than half of the requests in flight there for 10 s.",
+        lambda endpoint: float(endpoint.credibility.contradicted),
     ),
     (
         "endpoint_refuses_connections",
-        "1 while nobody listens there.",
-        lambda each: float(each.unreachable_since_s is not None),
+        "1 while the endpoint refuses connections.",
+        lambda endpoint: float(endpoint.unreachable_since_s is not None),
     ),
 )
 
 _OF_SCRAPES: Sequence[tuple[str, str, Callable[[ServerMetrics], float]]] = (
-    ("endpoint_kv_cache_utilization", "By its newest scrape, 0 to 1.", _kv_cache_usage),
-    ("endpoint_queue_depth", "Requests that wait there, by its newest scrape.", _queue_depth),
-    ("endpoint_running_requests", "Requests that run there, by its newest scrape.", lambda metrics: metrics.running),
+    ("endpoint_kv_cache_utilization", "KV cache usage at the newest scrape, 0 to 1.", _kv_cache_usage),
+    ("endpoint_queue_depth", "Requests that wait at the endpoint, at the newest scrape.", _queue_depth),
+    (
+        "endpoint_running_requests",
+        "Requests that run at the endpoint, at the newest scrape.",
+        lambda metrics: metrics.running,
+    ),
 )

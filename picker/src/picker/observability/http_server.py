@@ -1,4 +1,4 @@
-"""HTTP servers of the admin and metrics addresses: uvicorn, with bounds on what one client can take of the process."""
+"""The HTTP server of the admin and metrics addresses: uvicorn, with limits on a client's share of the process."""
 
 import asyncio
 import contextlib
@@ -14,27 +14,27 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from picker.addresses import listening_socket
 
 MAX_CONNECTIONS = 64
-"""Open connections of one address. Prometheus needs one, and an operator a few."""
+"""Open connections of one address. Judgement: Prometheus needs one, and an operator a few."""
 
 REQUEST_TIMEOUT_S = 30.0
-"""From the accepted connection, or the end of an answer, to the end of the next answer. The largest answer takes some
-seconds on a busy picker."""
+"""From the accepted connection, or the end of a response, to the end of the next response. Judgement: the largest
+response takes some seconds on a busy picker."""
 
 KEEP_ALIVE_S = 15.0
 """Three of Prometheus's shortest usual intervals (5 s)."""
 
 MAX_HEADER_BYTES = 16 << 10
-"""Of a request that has not come whole; one read brings at most 256 KiB. Prometheus sends less than 1 KiB."""
+"""Of an incomplete request. One read adds at most 256 KiB. Judgement: Prometheus sends less than 1 KiB."""
 
 MAX_BODY_BYTES = 1 << 10
-"""A log level has at most seven bytes."""
+"""Of a request. The only body is a log level of at most seven bytes."""
 
 STOP_TIMEOUT_S = 2
-"""For answers in progress when the process stops. Prometheus retries at its next interval."""
+"""For responses in progress when the process stops. Judgement: Prometheus retries at its next interval."""
 
 
 class BoundedBodies:
-    """ASGI middleware that rejects a large body without reading it: 413, or 411 where the length is not given."""
+    """ASGI middleware that rejects a large body without reading it. Status 413, or 411 without a content-length."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -47,16 +47,16 @@ class BoundedBodies:
 def _rejection(headers: Headers) -> PlainTextResponse | None:
     close = {"connection": "close"}
     if "transfer-encoding" in headers:
-        return PlainTextResponse("a body needs a content-length\n", 411, close)
+        return PlainTextResponse("a request body needs a content-length\n", 411, close)
     length = headers.get("content-length", "0")
-    # h11 takes only digits. Nineteen of them are more than any bound.
+    # h11 accepts only digits. A number of 19 digits exceeds any limit.
     if len(length) > 18 or int(length) > MAX_BODY_BYTES:
-        return PlainTextResponse(f"the largest body is {MAX_BODY_BYTES} bytes\n", 413, close)
+        return PlainTextResponse(f"the request body exceeds {MAX_BODY_BYTES} bytes\n", 413, close)
     return None
 
 
 class _BoundedConnection(H11Protocol):
-    """A connection that ends when it is slow, and when others need its place."""
+    """A connection that is aborted when a request takes too long, or when new connections exceed the limit."""
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -78,7 +78,7 @@ class _BoundedConnection(H11Protocol):
     def _restart_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        # abort, not close: close waits for a peer that does not read.
+        # Not `close`, which waits for a peer that does not read.
         self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
 
     @property
@@ -87,16 +87,16 @@ class _BoundedConnection(H11Protocol):
         return cycle is None or cycle.response_complete
 
     def _make_room(self) -> None:
-        """Abort a connection without a request, else any: silent connections lock nobody out."""
-        others = [cast("_BoundedConnection", each) for each in self.connections]
-        for each in (*(each for each in others if each._is_idle), *others):
-            self.connections.discard(each)
-            each.transport.abort()
+        """Aborts an idle connection, else any, so that silent connections do not block new ones."""
+        others = [cast("_BoundedConnection", connection) for connection in self.connections]
+        for connection in (*(other for other in others if other._is_idle), *others):
+            self.connections.discard(connection)
+            connection.transport.abort()
             return
 
 
 class _Server(uvicorn.Server):
-    """uvicorn would handle the signals itself, and end the process its own way."""
+    """A server that does not handle signals: uvicorn's handlers would end the process without a drain."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def http_server(address: str, app: Any) -> AsyncGenerator[None]:
-    """Serve the ASGI `app` on `address` (`IP:PORT`) inside the block. Raises OSError when the address is taken."""
+    """Serves the ASGI `app` on `address` (`IP:PORT`) inside the block. Raises OSError if the address is in use."""
     config = uvicorn.Config(
         app,
         http=_BoundedConnection,
@@ -113,7 +113,7 @@ async def http_server(address: str, app: Any) -> AsyncGenerator[None]:
         loop="none",
         lifespan="off",
         log_config=None,
-        # Its warnings are about bad requests: one line for each, by a client's choice.
+        # uvicorn warns about each bad request, so clients could fill the log.
         log_level="error",
         access_log=False,
         server_header=False,

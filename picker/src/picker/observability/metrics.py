@@ -1,4 +1,4 @@
-"""The picker's `/metrics`."""
+"""The metrics of the picker's `/metrics`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from picker.requestcontrol.served_pool import ServedPool
 
 
 class PickerMetrics(Collector):
-    """Reads everything when it is collected."""
+    """Collects all metrics of the picker at each scrape."""
 
     def __init__(
         self,
@@ -25,7 +25,8 @@ class PickerMetrics(Collector):
         clock: Callable[[], float],
         refused_changes: Callable[[], int],
     ) -> None:
-        """`pools`: those that are served now. `clock`: of the scrapes. `refused_changes`: counts the source's."""
+        """`pools`: the pools that are served now. `clock`: of the scrapes of model servers. `refused_changes`: how many
+        changes the source has refused."""
         self._counters = counters
         self._pools = pools
         self._clock = clock
@@ -35,11 +36,11 @@ class PickerMetrics(Collector):
         """Inventories that were applied."""
 
     def scraped(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:
-        """Observes the scraper."""
+        """Counts a scrape of a model server. The scraper calls it."""
         self._scrapes["ok" if failure is None else failure.value] += 1
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing in advance: the samples depend on the pools."""
+        """Empty, because the samples depend on the pools."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -49,7 +50,7 @@ class PickerMetrics(Collector):
         counters = self._counters.unsettled()
         yield from model_families(counters)
         yield from picker_families(counters, self._counters.failed_decisions)
-        yield from pool_families([each for each in counters if each.pool in labels])
+        yield from pool_families([entry for entry in counters if entry.pool in labels])
         yield counter(
             "inference_gateway_rejections_total",
             "Requests that the picker rejected, by reason.",
@@ -71,7 +72,7 @@ class PickerMetrics(Collector):
         )
         yield gauge(
             "inference_extension_info",
-            "1, by the running version.",
+            "1, with the version of the picker.",
             ("commit", "build_ref"),
             [(("", version("picker")), 1)],
         )

@@ -1,25 +1,27 @@
-"""Bounds the model names that metrics tell apart, in number and in bytes. Each is on some 200 lines of a page."""
+"""Limits the model names in metric labels, in number and in bytes. Each is on some 200 lines of a page."""
 
 from picker.bounded_text import shorten
 
 MOST_UNDECLARED = 100
-"""Models that no object declares and that have labels of their own: clients choose these names."""
+"""Models without an object that have their own labels. Clients choose these names. Judgement."""
 
 UNDECLARED_BYTES = 24 << 10
-"""Of lines for those, one line each: 100 names of 59 bytes, in both labels. A page grows by at most 5 MiB for them."""
+"""Of lines for those models, one line each: 100 names of 59 bytes, in both labels. They add at most 5 MiB to a page.
+Judgement."""
 
 DECLARED_BYTES = 64 << 10
-"""Of lines for the models of objects: 315 names of 40 bytes, in both labels. A page grows by at most 14 MiB."""
+"""Of lines for models with an object, one line each: 315 names of 40 bytes, in both labels. They add at most 14 MiB to
+a page. Judgement."""
 
 LINE_BYTES = 128
-"""Of a line besides the two names."""
+"""Of a line without the two names."""
 
 OTHER = "other"
-"""Label of all models that are too many."""
+"""Label of all models beyond the limits."""
 
 
 class ModelLabels:
-    """Gives each model the labels that it is counted under."""
+    """Assigns labels to models."""
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
@@ -28,7 +30,7 @@ class ModelLabels:
         self._declared_bytes = 0
 
     def of(self, model: str, target: str, *, declared: bool) -> tuple[str, str]:
-        """The labels of requests to `model` that are served as `target`; `OTHER` twice where there is no room.
+        """Returns the labels of requests to `model` that are served as `target`; `OTHER` twice beyond the limits.
         `declared`: whether an object names the model."""
         labels = _label(model), _label(target)
         if labels in self._known or not model:
@@ -48,11 +50,11 @@ class ModelLabels:
 
 
 def _label(name: str) -> str:
-    """At most 256 characters, and none that UTF-8 does not have (half surrogates): one would end the whole page."""
+    """A name of at most 256 characters without lone surrogates, which UTF-8 cannot encode: one would fail the page."""
     name = shorten(name)
     return name if name.isascii() else name.encode(errors="replace").decode()
 
 
 def _written_bytes(label: str) -> int:
-    """Of a label's value on a page, where three characters are escaped."""
+    """The length of a label's value on a page, where three characters are escaped."""
     return len(label.encode()) + sum(map(label.count, '"\\\n'))

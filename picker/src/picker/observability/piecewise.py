@@ -1,4 +1,4 @@
-"""Writes large answers in small pieces, so that picks wait for one piece and not for the answer."""
+"""Writes large responses in small pieces, so that picks wait for one piece and not for the whole response."""
 
 import asyncio
 import time
@@ -13,22 +13,23 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.samples import Sample
 
 SAMPLES = 100
-"""Of a metrics page in one piece. With the longest labels a piece is written in about 1 ms (measured)."""
+"""Of a metrics page in one piece. Measured: with the longest labels a piece is written in about 1 ms."""
 
 MAX_ANSWER_BYTES = 8 << 20
-"""Of `/decisions`, `/endpoints` and `/pools`: 1,000 decisions over 30 endpoints. What goes beyond is left out."""
+"""Of `/decisions`, `/endpoints` and `/pools`: 1,000 decisions over 30 endpoints. Further items are omitted.
+Judgement."""
 
 _EOF = b"# EOF\n"
 
 
 class Turns:
-    """Lets the answers of one process take turns on the event loop."""
+    """Schedules the responses of one process on the event loop, a piece of each in turn."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def pieces(self, made: Iterable[bytes]) -> AsyncIterator[bytes]:
-        """The bytes of `made`, each made in a turn of its own. All turns together take half of the loop's time."""
+        """Yields the items of `made`, each made in a separate turn. All turns together use half of the loop's time."""
         iterator = iter(made)
         while True:
             async with self._lock:
@@ -41,17 +42,17 @@ class Turns:
 
 
 def metrics_page(registry: CollectorRegistry, accept: str) -> tuple[Iterator[bytes], str]:
-    """The page in pieces, and its content type. `accept`: the header of the request."""
+    """Returns the page in pieces, and its content type. `accept`: the header of the request."""
     write, content_type = choose_encoder(accept)
 
     def pieces() -> Iterator[bytes]:
         for family in registry.collect():
-            # A family of ours makes its samples as they are read.
+            # The picker's families make their samples as they are read.
             samples = iter(family.samples)
             page = write(_One(family, list(islice(samples, SAMPLES))))
             yield page.removesuffix(_EOF)
-            while some := list(islice(samples, SAMPLES)):
-                yield _without_head(write(_One(family, some)).removesuffix(_EOF))
+            while chunk := list(islice(samples, SAMPLES)):
+                yield _without_head(write(_One(family, chunk)).removesuffix(_EOF))
         if content_type.startswith("application/openmetrics-text"):
             yield _EOF
 
@@ -71,21 +72,22 @@ class _One(CollectorRegistry):
 
 
 def _without_head(page: bytes) -> bytes:
-    """`page` without the comments at its beginning; the first piece of a family has them."""
+    """Removes the comments at the beginning of `page`. The first piece of a family already has them."""
     while page.startswith(b"# "):
         page = page.partition(b"\n")[2]
     return page
 
 
 def batches(items: Iterable[object], size: int = 50) -> Iterator[bytes]:
-    """`items` as JSON, `size` of them in one, a line each."""
+    """Yields `items` as JSON, a line each, in pieces of `size` items."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield b",\n".join(map(msgspec.json.encode, batch))
 
 
 def json_list(items: Iterable[bytes]) -> Iterator[bytes]:
-    """A JSON array, an item a line, each a piece; ends early at `MAX_ANSWER_BYTES`."""
+    """Yields a JSON array of `items`, which are JSON already, with a line and a piece for each. Ends early at
+    `MAX_ANSWER_BYTES`."""
     written = 0
     separator = b"["
     for item in items:
@@ -98,6 +100,6 @@ def json_list(items: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def lazy(family: Metric, samples: Iterator[Sample]) -> Metric:
-    """`family` with samples that are made as they are read, once."""
+    """Gives `family` samples that are made as they are read. They can be read once."""
     family.samples = cast("list[Sample]", samples)
     return family

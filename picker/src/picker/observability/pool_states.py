@@ -1,4 +1,4 @@
-"""The JSON of `/pools`: pools as they are now, with their counts. `picker top` reads it."""
+"""The JSON of `/pools`: the current pools with their counts. `picker top` reads it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -20,32 +20,33 @@ class PoolState(msgspec.Struct, frozen=True):
     """Requests that got an endpoint."""
     rejected: int
     running: int
-    """Of the decisions, those that have not ended."""
+    """Requests that got an endpoint and have not ended."""
     prompt_tokens: int
+    """Of the decisions, estimated."""
     cached_tokens: int
-    """Of the prompt tokens, those expected in the cache of the endpoint that was picked."""
+    """Those of `prompt_tokens` that were expected in the prefix cache of the picked endpoint."""
     decision_s: float
-    """Of all decisions together."""
+    """The sum over all decisions."""
     prefix_blocks: int
-    """Distinct blocks that are expected on some endpoint."""
+    """Distinct blocks that are expected in the prefix cache of any endpoint."""
     endpoints: Sequence[EndpointState]
 
 
 def pool_states(pools: Iterable[ServedPool], registry: CounterRegistry, now_s: float) -> Iterator[PoolState]:
-    """Generates the states one by one. `now_s` is on the clock of the scrapes."""
+    """Yields the state of each pool. `now_s` is on the clock of the scrapes."""
     counted = by_pool(registry)
     for served in list(pools):
         label = served.label
-        mine = counted.get(label, [])
+        entries = counted.get(label, [])
         yield PoolState(
             pool=label,
             strategy=served.scheduler.strategy,
-            decisions=sum(counters.picked for counters in mine),
-            rejected=sum(counters.rejections for counters in mine),
-            running=sum(counters.running for counters in mine),
-            prompt_tokens=int(sum(counters.prompt_tokens.sum for counters in mine)),
-            cached_tokens=sum(counters.cached_tokens for counters in mine),
-            decision_s=sum(counters.decision_seconds.sum for counters in mine),
+            decisions=sum(counters.picked for counters in entries),
+            rejected=sum(counters.rejections for counters in entries),
+            running=sum(counters.running for counters in entries),
+            prompt_tokens=int(sum(counters.prompt_tokens.sum for counters in entries)),
+            cached_tokens=sum(counters.cached_tokens for counters in entries),
+            decision_s=sum(counters.decision_seconds.sum for counters in entries),
             prefix_blocks=len(served.prefixes),
             endpoints=_Endpoints(label, served, now_s),
         )
@@ -71,7 +72,7 @@ class _Endpoints(Sequence[EndpointState]):
 
     def __getitem__(self, index: int | slice) -> EndpointState | Sequence[EndpointState]:
         if isinstance(index, slice):
-            return [self._state(each) for each in self._endpoints[index]]
+            return [self._state(endpoint) for endpoint in self._endpoints[index]]
         return self._state(self._endpoints[index])
 
     def _state(self, endpoint: Endpoint) -> EndpointState:

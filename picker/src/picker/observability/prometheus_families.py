@@ -1,4 +1,7 @@
-"""The counts as Prometheus' metric families: upstream's names, so that people's dashboards work, and ours."""
+"""Metric families of the request counters.
+
+They have the names of the Gateway API Inference Extension (GAIE), which existing dashboards use, and the picker's
+own names."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -11,26 +14,26 @@ from picker.observability.request_counts import RequestCounters, by_model, by_po
 
 MODEL_LABELS = ("model_name", "target_model_name")
 MODEL_PREFIXES = ("inference_objective", "inference_model")
-"""Upstream's present prefix and the one before it: the same samples under both."""
+"""GAIE's current prefix and the one of its earlier versions. Both have the same samples."""
 
 Labelled = Iterable[tuple[Sequence[str], float]]
 """Samples: the labels' values, and the value."""
 
 
 def counter(name: str, documentation: str, labels: Sequence[str], samples: Labelled) -> Metric:
-    """A family whose samples are made when they are read, once."""
+    """Returns a family whose samples are made as they are read. They can be read once."""
     return lazy(CounterMetricFamily(name, documentation, labels=labels), _samples(name, labels, samples))
 
 
 def gauge(name: str, documentation: str, labels: Sequence[str], samples: Labelled) -> Metric:
-    """A family whose samples are made when they are read, once."""
+    """Returns a family whose samples are made as they are read. They can be read once."""
     return lazy(GaugeMetricFamily(name, documentation, labels=labels), _samples(name, labels, samples))
 
 
 def histogram(
     name: str, documentation: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], Histogram]]
 ) -> Metric:
-    """A family whose samples are made when they are read, once."""
+    """Returns a family whose samples are made as they are read. They can be read once."""
     return lazy(HistogramMetricFamily(name, documentation, labels=labels), _buckets(name, labels, samples))
 
 
@@ -66,7 +69,7 @@ _MODEL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogra
 
 
 def model_families(counters: Sequence[RequestCounters]) -> Iterable[Metric]:
-    """Upstream's metrics by model."""
+    """Returns GAIE's metrics by model."""
     models = by_model(counters)
     for prefix in MODEL_PREFIXES:
         yield counter(
@@ -77,7 +80,7 @@ def model_families(counters: Sequence[RequestCounters]) -> Iterable[Metric]:
         )
         yield counter(
             f"{prefix}_request_error_total",
-            "Requests that the picker rejected or a model server answered with an error, by upstream's codes.",
+            "Requests that the picker rejected or a model server answered with an error, by code.",
             (*MODEL_LABELS, "error_code"),
             [((*model, code), count) for model, some in models.items() for code, count in _errors(some).items()],
         )
@@ -109,7 +112,7 @@ def _errors(counters: Iterable[RequestCounters]) -> Mapping[str, int]:
 
 
 def pool_families(counters: Iterable[RequestCounters]) -> Iterable[Metric]:
-    """Metrics by pool."""
+    """Returns the metrics by pool."""
     pools = by_pool(counters)
     decisions: dict[tuple[str, str], int] = {}
     for some in pools.values():
@@ -156,16 +159,16 @@ _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogram
 
 
 def picker_families(counters: Sequence[RequestCounters], failed_decisions: int) -> Iterable[Metric]:
-    """Metrics of the decisions themselves, over all pools."""
+    """Returns the metrics of the decisions over all pools."""
     yield counter(
         "inference_extension_scheduler_attempts_total",
-        "Decisions that named an endpoint, and those that did not.",
+        "Decisions that assigned an endpoint (success), and those that did not (failure).",
         ("status",),
         [(("success",), sum(entry.picked for entry in counters)), (("failure",), failed_decisions)],
     )
     if counters:
         for name, documentation, of in (
-            ("scheduler_e2e_duration_seconds", "Of a decision, with the hashing of the prompt.", _decision_seconds),
+            ("scheduler_e2e_duration_seconds", "Duration of a decision, prompt hashing included.", _decision_seconds),
             ("prefix_indexer_hit_ratio", "Share of a prompt expected in the cache of the picked endpoint.", _hit_ratio),
         ):
             total = Histogram.total(of(entry) for entry in counters)

@@ -12,19 +12,19 @@ from picker.requestcontrol.request_observer import RejectedRequest, RequestObser
 from picker.requestcontrol.served_pool import ServedPool
 
 MAX_ENDPOINTS = 200_000
-"""In the snapshots of all kept decisions: 1,000 decisions over 200 endpoints take some 25 MB."""
+"""In the snapshots of all kept decisions. Judgement: 1,000 decisions over 200 endpoints take some 25 MB."""
 
 
 class DecisionSnapshot(msgspec.Struct, frozen=True, gc=False):
-    """The endpoints as a decision found them. All sequences have one order."""
+    """The endpoints at the time of a decision. All sequences have the same order."""
 
     endpoints: Sequence[Endpoint]
     metrics: Sequence[ServerMetrics | None]
     """Of the newest scrape at that time."""
     requests: Sequence[int]
-    """In flight through this picker, the scheduled request included."""
+    """In flight through this picker, including the scheduled request."""
     cached_tokens: Sequence[int] = ()
-    """Of the prompt, expected in the prefix caches; empty for a rejected request."""
+    """Tokens of the prompt that are expected in the prefix caches; empty for a rejected request."""
     costs: Sequence[float] = ()
     """Empty for a rejected request."""
 
@@ -34,7 +34,7 @@ class RecordedDecision(msgspec.Struct, frozen=True, gc=False):
 
     request: InFlightRequest | RejectedRequest
     snapshot: DecisionSnapshot | None
-    """None for a request that was rejected before the endpoints were looked at."""
+    """None for a request that was rejected before the endpoints were considered."""
 
 
 class RecentDecisions(RequestObserver):
@@ -58,8 +58,8 @@ class RecentDecisions(RequestObserver):
         self._keep(request, _snapshot(ranking.considered, ranking.cached, ranking.costs))
 
     def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
-        looked = pool is not None and request.rejection.reason in SCHEDULING_REASONS
-        self._keep(request, _snapshot(pool.endpoints) if pool is not None and looked else None)
+        considered = pool is not None and request.rejection.reason in SCHEDULING_REASONS
+        self._keep(request, _snapshot(pool.endpoints) if pool is not None and considered else None)
 
     def _keep(self, request: InFlightRequest | RejectedRequest, snapshot: DecisionSnapshot | None) -> None:
         decisions = self._decisions
@@ -79,7 +79,7 @@ class RecentDecisions(RequestObserver):
 def _snapshot(
     endpoints: Sequence[Endpoint], cached_tokens: Sequence[int] = (), costs: Sequence[float] = ()
 ) -> DecisionSnapshot:
-    """The endpoints as they are now. Copies them: `endpoints` may be the pool's own sequence."""
+    """Returns the current state of the endpoints. Copies `endpoints`, which may be the pool's own sequence."""
     metrics = [endpoint.metrics for endpoint in endpoints]
     requests = [endpoint.in_flight.requests for endpoint in endpoints]
     return DecisionSnapshot(tuple(endpoints), metrics, requests, cached_tokens, costs)

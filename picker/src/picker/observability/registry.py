@@ -1,10 +1,10 @@
-"""The metrics registry of one process, the picker's or the extension's."""
+"""The metrics registry of a process: the picker's or the extension's."""
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 
 def process_registry() -> CollectorRegistry:
-    """A registry with the metrics of the process and of Python. Other parts register their collectors there."""
+    """Returns a registry with the metrics of the process and of Python. Callers add their own collectors."""
     registry = CollectorRegistry()
     registry.register(ProcessCollector(registry=None))
     registry.register(PlatformCollector(registry=None))

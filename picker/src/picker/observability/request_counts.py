@@ -1,4 +1,4 @@
-"""Counters and histograms of requests. To record a request is an append; histograms are filled for many at once."""
+"""Counters and histograms of requests. Recording a request is an append. Histograms are filled with many at once."""
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
@@ -13,13 +13,13 @@ SECONDS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 240, 480,
     900, 1800, 3600,
 )  # fmt: skip
-"""Of a whole response, from an embedding's milliseconds to an hour of reasoning."""
+"""Buckets of a whole response, from an embedding's milliseconds to an hour of reasoning."""
 
 FIRST_BYTE_SECONDS = (
     0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 20,
     40, 80, 160,
 )  # fmt: skip
-"""Buckets are close together where service levels for the first token are set."""
+"""Buckets are dense where service level objectives for the first token usually are."""
 
 DECISION_SECONDS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 TOKENS = tuple(float(1 << power) for power in (0, *range(3, 21)))
@@ -27,21 +27,21 @@ BYTES = tuple(float(1 << power) for power in range(6, 25))
 RATIOS = tuple(tenths / 10 for tenths in range(11))
 
 FOLDED = 256
-"""Requests that are added to the histograms at once. Measured: that delays one pick by some 0.15 ms."""
+"""Requests that are added to the histograms at once. Measured: this delays one pick by some 0.15 ms."""
 
 ERROR_CODES = {
     429: "InferencePoolResourceExhausted",
     500: "Internal",
     503: "ServiceUnavailable",
 }
-"""Upstream's codes of the picker's errors by status; all others are BadRequest."""
+"""GAIE's error codes by the status of a rejection. All other statuses are BadRequest."""
 
 SERVER_ERROR = "ModelServerError"
-"""Upstream's code of a response of a model server with an error's status."""
+"""GAIE's error code of a model server's response with an error status."""
 
 
 class RequestCounters:
-    """The requests of one model of a pool, under one strategy and target model."""
+    """Counts the requests of one pool, strategy, model and target model."""
 
     def __init__(self, pool: str, strategy: str, model: str, target: str) -> None:
         self.pool = pool
@@ -52,7 +52,7 @@ class RequestCounters:
         self.rerouted = 0
         self.rejections = 0
         self.errors: Counter[str] = Counter()
-        """By upstream's code."""
+        """By GAIE's code."""
         self.decision_seconds = Histogram(DECISION_SECONDS)
         self.prompt_tokens = Histogram(TOKENS)
         self.cached_tokens = 0
@@ -62,8 +62,8 @@ class RequestCounters:
         self.first_byte_seconds = Histogram(FIRST_BYTE_SECONDS)
         self._ended = 0
         self._decisions: list[tuple[float, int, int, int]] = []
-        """Seconds, prompt tokens, cached ones among them, and bytes of the body. Numbers, not requests: those would
-        stay alive, and Python's garbage collector would visit them."""
+        """Seconds, prompt tokens, cached tokens, and bytes of the body. They are numbers and not requests: requests
+        would stay alive, and Python's garbage collector would visit them."""
         self._seconds: list[float] = []
         self._first_byte_seconds: list[float] = []
 
@@ -76,7 +76,7 @@ class RequestCounters:
         return self.picked + self.rejections
 
     def scheduled(self, request: InFlightRequest) -> None:
-        """Count a decision."""
+        """Counts a scheduled request."""
         self.picked += 1
         decisions = self._decisions
         decision_s = request.decided_s - request.begun_s
@@ -86,7 +86,7 @@ class RequestCounters:
             self._fold_decisions()
 
     def ended(self, request: InFlightRequest) -> None:
-        """Count an end."""
+        """Counts the end of a scheduled request."""
         self._ended += 1
         seconds = self._seconds
         if request.ended_s is not None:
@@ -101,12 +101,12 @@ class RequestCounters:
             self._fold_ends()
 
     def rejected(self, rejection: Rejection) -> None:
-        """Count a rejection."""
+        """Counts a rejection."""
         self.rejections += 1
         self.errors[ERROR_CODES.get(rejection.status, "BadRequest")] += 1
 
     def settle(self) -> None:
-        """Add what was recorded to the histograms."""
+        """Adds all recorded requests to the histograms."""
         if self._decisions:
             self._fold_decisions()
         if self._seconds:
@@ -117,7 +117,7 @@ class RequestCounters:
         return self
 
     def absorb(self, other: "RequestCounters") -> None:
-        """Add the counts of `other`, none of whose requests runs."""
+        """Adds the counts of `other`, all of whose requests must have ended."""
         other.settle()
         self.picked += other.picked
         self._ended += other.picked
@@ -125,8 +125,8 @@ class RequestCounters:
         self.rerouted += other.rerouted
         self.cached_tokens += other.cached_tokens
         self.errors.update(other.errors)
-        for mine, its in zip(self._histograms(), other._histograms(), strict=True):
-            mine.merge(its)
+        for histogram, added in zip(self._histograms(), other._histograms(), strict=True):
+            histogram.merge(added)
 
     def _histograms(self) -> tuple[Histogram, ...]:
         return (
@@ -161,19 +161,19 @@ class CounterRegistry:
         self.rejections: Counter[tuple[str, str, str]] = Counter()
         """By pool, reason and criticality."""
         self.failed_decisions = 0
-        """Requests that were rejected after the endpoints were looked at."""
+        """Requests that were rejected after the endpoints were considered."""
         self._counters: dict[tuple[str, str, str, str], RequestCounters] = {}
         self._labels = ModelLabels()
 
     def __iter__(self) -> Iterator[RequestCounters]:
-        """All counters, up to date."""
+        """Iterates over all counters, settled."""
         for counters in self._counters.values():
             counters.settle()
             yield counters
 
     def of(self, pool: str, strategy: str, model: str | None, target: str | None, *, declared: bool) -> RequestCounters:
-        """The counters of requests to `model` of `pool` that are served as `target`. `declared`: whether an object
-        names the model."""
+        """Returns the counters of requests to `model` of `pool` that are served as `target`. `declared`: whether an
+        object names the model."""
         return self._of(pool, strategy, *self._labels.of(model or "", target or "", declared=declared))
 
     def _of(self, pool: str, strategy: str, model: str, target: str) -> RequestCounters:
@@ -184,12 +184,12 @@ class CounterRegistry:
         return counters
 
     def unsettled(self) -> list[RequestCounters]:
-        """All counters; `settle` brings one up to date."""
+        """Returns all counters. Call `settle` before reading the histograms of one."""
         return list(self._counters.values())
 
     def keep(self, pools: Container[str]) -> None:
-        """Merge the counters of pools that are not in `pools` into those without a pool, by model, once none of their
-        requests runs."""
+        """Removes pools that are not in `pools`. Once all their requests have ended, their counters are added to those
+        without a pool, by model."""
         for key, counters in list(self._counters.items()):
             if counters.pool and counters.pool not in pools and not counters.running:
                 del self._counters[key]
@@ -198,7 +198,7 @@ class CounterRegistry:
             del self.rejections[key]
 
     def rejected(self, request: RejectedRequest, counters: RequestCounters) -> None:
-        """Count a rejected request."""
+        """Counts a rejected request."""
         rejection = request.rejection
         counters.rejected(rejection)
         self.rejections[request.pool, rejection.reason, request.criticality] += 1
@@ -207,16 +207,16 @@ class CounterRegistry:
 
 
 def by_model(counters: Iterable[RequestCounters]) -> dict[tuple[str, str], list[RequestCounters]]:
-    """`counters` by model and target, over all pools and strategies."""
+    """Groups `counters` by model and target, over all pools and strategies."""
     found: dict[tuple[str, str], list[RequestCounters]] = {}
-    for each in counters:
-        found.setdefault((each.model, each.target), []).append(each)
+    for entry in counters:
+        found.setdefault((entry.model, entry.target), []).append(entry)
     return found
 
 
 def by_pool(counters: Iterable[RequestCounters]) -> dict[str, list[RequestCounters]]:
-    """`counters` by pool, over all models and strategies."""
+    """Groups `counters` by pool, over all models and strategies."""
     found: dict[str, list[RequestCounters]] = {}
-    for each in counters:
-        found.setdefault(each.pool, []).append(each)
+    for entry in counters:
+        found.setdefault(entry.pool, []).append(entry)
     return found

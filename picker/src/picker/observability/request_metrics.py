@@ -17,9 +17,9 @@ class RequestMetrics(RequestObserver):
     def __init__(self) -> None:
         self.counters = CounterRegistry()
         self._known: dict[_Key, tuple[ServedPool, RequestCounters]] = {}
-        """The counters of a key while its pool is served unchanged."""
+        """The counters by key, while the pool does not change."""
         self._running: dict[InFlightRequest, RequestCounters] = {}
-        """Where a request that has not ended is counted: its pool may have changed at its end."""
+        """The counters of each request that has not ended. Its pool may change before its end."""
 
     def scheduled(self, request: InFlightRequest, pool: ServedPool) -> None:
         known = self._known.get((pool.key, request.requested_model, request.served_model))
@@ -37,7 +37,7 @@ class RequestMetrics(RequestObserver):
         self._running.pop(request).ended(request)
 
     def keep(self, pools: Iterable[ServedPool]) -> None:
-        """Forget pools that are not in `pools`, or have changed. What was counted for them is merged, not dropped."""
+        """Removes pools that are not in `pools`. Their counts are kept by model; see `CounterRegistry.keep`."""
         current = {pool.key: pool for pool in pools}
         self._known = {key: known for key, known in self._known.items() if current.get(key[0]) is known[0]}
         self.counters.keep({pool.label for pool in current.values()})
@@ -47,7 +47,7 @@ class RequestMetrics(RequestObserver):
         declared = _declared(pool, model)
         counters = self.counters.of(pool.label, pool.strategy, model, served_model or model, declared=declared)
         if counters.model == (model or ""):
-            # Models beyond the limit of labels are too many to keep.
+            # Models beyond the limit of labels are not kept, because their number is not limited.
             self._known[pool.key, model, served_model] = pool, counters
         return counters
 

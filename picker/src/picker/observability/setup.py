@@ -1,4 +1,4 @@
-"""Sets up everything that observes one picker."""
+"""Sets up the observers of a picker."""
 
 import asyncio
 import time
@@ -39,10 +39,10 @@ class Observability:
         scrape_clock: Callable[[], float],
         refused_changes: Callable[[], int],
     ) -> None:
-        """`pools`: those that are served now. `refused_changes`: counts the source's.
-        Raises ExtraMissing, LogUnusable."""
+        """`pools`: the pools that are served now. `refused_changes`: how many changes the source has refused. Raises
+        ExtraMissing, LogUnusable."""
         self.timer = time.perf_counter
-        """Of the director: finer than an event loop's clock."""
+        """The director's timer, finer than an event loop's clock."""
         self._access_log = AccessLog(settings.access_log) if settings.access_log is not None else None
         self._traces = _traces(settings)
         self._requests = RequestMetrics()
@@ -53,17 +53,17 @@ class Observability:
 
     @property
     def observers(self) -> Sequence[RequestObserver]:
-        """For the director."""
+        """The observers of the director."""
         decisions = self.decisions if self.decisions.most else None
         observers = (self._requests, decisions, DecisionLog(), self._access_log, self._traces)
         return [observer for observer in observers if observer is not None]
 
     def register(self, registry: CollectorRegistry) -> None:
-        """Add the picker's metrics to the process's."""
+        """Adds the picker's metrics to `registry`."""
         registry.register(self.metrics)
 
     def pages(self) -> list[Route]:
-        """`/pools` and `/decisions`."""
+        """Returns the routes of `/pools` and `/decisions`."""
         return pages(
             lambda: pool_states(self._pools(), self._requests.counters, self._scrape_clock()),
             lambda: self.decisions,
@@ -71,12 +71,12 @@ class Observability:
         )
 
     def pools_changed(self) -> None:
-        """The pools are those of a new inventory."""
+        """Removes the counters of pools that are no longer served. Called after each inventory."""
         self.metrics.applied_changes += 1
         self._requests.keep(self._pools())
 
     async def close(self) -> None:
-        """Write the lines and export the spans that wait."""
+        """Writes the lines of the access log and exports the spans that wait."""
         if self._access_log is not None:
             await self._access_log.close()
         if self._traces is not None:
@@ -87,9 +87,11 @@ def _traces(settings: CommonSettings) -> "Traces | None":
     if settings.traces_endpoint is None:
         return None
     try:
-        # Imported on demand: it takes longer than the rest of the picker.
+        # Imported on demand, because the import takes longer than that of the rest of the picker.
         from picker.observability.traces import Traces
     except ImportError as error:
-        needed = "the packages of picker[traces], opentelemetry-proto last: xds-protos overwrites files of it"
+        needed = (
+            "the packages of picker[traces], with opentelemetry-proto last, because xds-protos overwrites its files"
+        )
         raise ExtraMissing(f"traces-endpoint needs {needed}: {error}") from None
     return Traces.to(settings.traces_endpoint, version("picker"), settings.traces_sample_ratio)

@@ -1,5 +1,5 @@
-"""A span for each request, in the trace of the proxy and the model server (W3C Trace Context), exported by OTLP over
-HTTP. Needs the extra `picker[traces]`; it is imported only where the setting asks for it."""
+"""Exports a span for each request by OTLP over HTTP, in the trace of the proxy and the model server (W3C Trace
+Context). Needs the extra `picker[traces]`. It is imported only if the setting `traces_endpoint` is set."""
 
 import time
 
@@ -21,14 +21,14 @@ from picker.requestcontrol.served_pool import ServedPool
 
 SPAN = "endpoint_picker.request"
 NOT_SAMPLED = "-00"
-"""The end of a `traceparent` whose trace is not recorded. Most are not, so this is checked first."""
+"""The end of a `traceparent` whose trace is not sampled. Most are not sampled, so this is checked first."""
 
 
 class Traces(RequestObserver):
-    """Exports a span per request."""
+    """Exports a span for each request."""
 
     def __init__(self, exporter: SpanExporter, version: str, sample_ratio: float) -> None:
-        """`sample_ratio`: of requests without a trace. Requests with a trace follow its flag."""
+        """`sample_ratio`: of requests without a `traceparent`. The flag of a `traceparent` overrides it."""
         resource = Resource.create({SERVICE_NAME: "endpoint-picker", SERVICE_VERSION: version})
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(sample_ratio),
@@ -41,11 +41,11 @@ class Traces(RequestObserver):
 
     @classmethod
     def to(cls, url: str, version: str, sample_ratio: float) -> "Traces":
-        """Exports spans to a collector's `url`, its path included (`http://HOST:4318/v1/traces`)."""
+        """Returns an observer that exports spans to a collector's `url` (`http://HOST:4318/v1/traces`)."""
         return cls(OTLPSpanExporter(endpoint=url), version, sample_ratio)
 
     def ended(self, request: InFlightRequest) -> None:
-        if _unrecorded(request.info.trace):
+        if _not_sampled(request.info.trace):
             return
         host, port = split_address(request.endpoint.address)
         attributes: dict[str, AttributeValue] = {
@@ -72,7 +72,7 @@ class Traces(RequestObserver):
         self._span(request.info, attributes, events, duration_s, None)
 
     def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
-        if _unrecorded(request.info.trace):
+        if _not_sampled(request.info.trace):
             return
         rejection = request.rejection
         attributes: dict[str, AttributeValue] = {
@@ -88,7 +88,7 @@ class Traces(RequestObserver):
         self._span(request.info, attributes, {}, request.decided_s - request.begun_s, rejection.message)
 
     def close(self) -> None:
-        """Export the spans that wait. Blocks until that is done or the exporter gives up."""
+        """Exports the spans that wait. Blocks until the export succeeds or fails."""
         self._provider.shutdown()
 
     def _span(
@@ -99,7 +99,7 @@ class Traces(RequestObserver):
         duration_s: float,
         error: str | None,
     ) -> None:
-        """A span that ends now. `events`: seconds after its start."""
+        """Makes a span that ends now. `events`: seconds after its start, by name."""
         end_ns = time.time_ns()
         start_ns = end_ns - int(duration_s * 1e9)
         parent = self._propagator.extract({"traceparent": info.trace} if info.trace is not None else {})
@@ -114,5 +114,5 @@ class Traces(RequestObserver):
         span.end(end_ns)
 
 
-def _unrecorded(trace: str | None) -> bool:
+def _not_sampled(trace: str | None) -> bool:
     return trace is not None and trace.endswith(NOT_SAMPLED)

@@ -1,1 +1,1 @@
-"""A request's life: its body is read, it is admitted or queued, scheduled and counted, or rejected."""
+"""The path of a request: it is parsed, admitted or queued, scheduled and counted, or rejected."""

@@ -1,4 +1,4 @@
-"""The APIs of model servers: which fields of a body each of them reads, by the request's path."""
+"""The APIs of model servers by path, and the fields of a body that each of them reads."""
 
 from collections.abc import Mapping
 from urllib.parse import unquote
@@ -6,40 +6,40 @@ from urllib.parse import unquote
 import msgspec
 
 DEFAULT_OUTPUT_TOKENS = 256
-"""Expected of a sequence whose request names no limit."""
+"""Expected for a sequence whose request has no limit. Judgement."""
 
 AUDIO_TOKENS = 750
-"""Of an audio clip: 30 s, the longest that Whisper and Qwen2-Audio take in one piece, at Qwen2-Audio's 25 tokens a
-second. Others make 375 (Voxtral) to 1,500 (Whisper's encoder) of it."""
+"""Of an audio clip of 30 s, the longest that Whisper and Qwen2-Audio read in one piece, at Qwen2-Audio's 25 tokens a
+second. Other models need 375 (Voxtral) to 1,500 (Whisper's encoder)."""
 
 PICTURE_TOKENS = 1200
-"""Of a picture of a megapixel: 1,337 in Qwen2-VL (28 x 28 pixels a token), 1,024 in Qwen3-VL, 576 in LLaVA 1.5, 256 in
-Gemma 3, 1,601 in Llama 3.2, 765 in OpenAI's models. Bytes do not tell the number of pixels."""
+"""Judgement, for a picture of a megapixel: 1,337 in Qwen2-VL (28 x 28 pixels a token), 1,024 in Qwen3-VL, 576 in LLaVA
+1.5, 256 in Gemma 3, 1,601 in Llama 3.2, 765 in OpenAI's models. The number of pixels is not known from the bytes."""
 
 
 class Api(msgspec.Struct, frozen=True, gc=False):
-    """What one API reads of its requests. Other fields of a body cost the server nothing, and do not count."""
+    """The fields that one API reads. Other fields of a body cost the server nothing, and are not counted."""
 
     prompts: tuple[str, ...] = ()
-    """Fields that become the prompt, in the order in which chat templates place them."""
+    """Fields of the prompt, in the order in which chat templates place them."""
     sequences: tuple[str, ...] = ()
-    """Those of them in which each element of a list is a sequence of its own."""
+    """Those of `prompts` in which each element of a list is a separate sequence."""
     repeated: str | None = None
-    """One of them that is computed again for each sequence: the query of a reranker."""
+    """The one of `prompts` that is computed again for each sequence: the query of a reranker."""
     limits: tuple[str, ...] = ()
-    """Fields that limit the answer's tokens. The first that holds a positive number counts."""
+    """Fields that limit the output tokens. The first that has a positive number is used."""
     copies: tuple[str, ...] = ()
-    """Fields that ask for several answers to each prompt. The largest counts."""
+    """Fields that request several outputs for each prompt. The largest is used."""
     inner: str | None = None
-    """The object that holds limits and copies, where that is not the body itself."""
+    """The object that has `limits` and `copies`; None for the body itself."""
     output_tokens: int = DEFAULT_OUTPUT_TOKENS
-    """Of a sequence whose request names no limit; 0 where no tokens are generated, but vectors, scores or pictures."""
+    """Of a sequence whose request has no limit. 0 for APIs that return vectors, scores or pictures."""
     form_tokens: int = 0
-    """Of the file that a request brings as a form."""
+    """Prompt tokens of a file in a form."""
     names_model: bool = True
-    """Whether a body has to be JSON that names a model, or a form that does."""
+    """Whether a body must be JSON or a form that names a model."""
     choices: tuple[tuple[str, "Api"], ...] = ()
-    """For routes of several APIs: the API by the first of these fields that a body has."""
+    """For routes of several APIs: the first of these fields that a body has selects its API."""
 
 
 CHAT = Api(("tools", "messages"), (), None, ("max_completion_tokens", "max_tokens"), ("n",))
@@ -82,13 +82,13 @@ _CHOICES = (
     *_SCORES,
 )
 INVOCATIONS = Api(output_tokens=0, choices=_CHOICES)
-"""SageMaker's route: any of the APIs, by the fields of the body."""
+"""SageMaker's route: the fields of the body select the API."""
 
 UNKNOWN = Api(output_tokens=0, names_model=False, choices=_CHOICES)
-"""A route that is not known here. What its body says counts; what it does not say is the server's to judge."""
+"""A route that is not in `APIS`. The known fields of its body are counted, and none of them is required."""
 
 NO_WORK = Api(output_tokens=0, names_model=False)
-"""Routes that compute nothing on a GPU."""
+"""Routes that do not use the GPU."""
 
 APIS: Mapping[str, Api] = {
     "/v1/chat/completions": CHAT,
@@ -131,8 +131,8 @@ _PREFIXES = ("/inference/v1/", "/v1/", "/v2/")
 
 
 def api_of(path: str) -> Api:
-    """The API of a request to `path`, its query included or not. Below another prefix, as a route may rewrite it, the
-    rest of the path tells."""
+    """Returns the API of a request to `path`, with or without its query. A prefix before the known path is ignored,
+    because a route may rewrite it."""
     return APIS.get(path) or _searched(path)
 
 

@@ -1,4 +1,4 @@
-"""Assigns endpoints to requests: pool, model, schedule and count in one step."""
+"""The director: finds the pool and the model of a request, schedules it, and counts it, in one step."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,17 +23,17 @@ from picker.resources.names import PoolName
 from picker.scheduling.request import InferenceRequest
 
 BLOCK_TOKENS = 64
-"""Of a hashed block: four of vLLM's blocks. Judgement: finer blocks would follow the server's cache more closely and
-cost more hashes; a turn of a conversation is longer than this."""
+"""Of a hashed block: four of vLLM's blocks. Judgement: smaller blocks would match the server's cache more closely and
+cost more hashes. A turn of a conversation is longer than this."""
 
 BLOCK_BYTES = BLOCK_TOKENS * BYTES_PER_TOKEN
 
 MAX_BLOCKS = 2048
-"""Hashed of one prompt: half a MiB of text, or 131,072 tokens. Text beyond that hardly changes which endpoint has the
-longest prefix."""
+"""Hashed of one prompt: half a MiB of text, or 131,072 tokens. Judgement: text beyond that hardly changes which
+endpoint has the longest prefix."""
 
 MAX_MESSAGE_CHARACTERS = 1024
-"""Of a rejection's message that observers get: a sentence and the names in it."""
+"""Of a rejection's message that observers get. Judgement: a sentence and the names in it."""
 
 
 class Director:
@@ -63,27 +63,27 @@ class Director:
         self._pools: Mapping[str, ServedPool] = {}
         self._default: str | None = None
         self.on_repeated: Callable[[PickRequest, InFlightRequest], None] | None = None
-        """Called for each prompt whose beginning was seen before and whose tokens are not known."""
+        """Called for each prompt whose beginning is already indexed and whose tokens are not known."""
 
     def serve(self, pools: Iterable[ServedPool], default: PoolName | None) -> None:
-        """Serve these pools from now on. `default` gets the requests of gateways that name no pool."""
+        """Replaces the pools. `default` gets the requests of gateways that name no pool."""
         self._pools = {pool.key: pool for pool in pools}
         self._default = str(default) if default is not None else None
         self._sampler.renaming(frozenset(key for key, pool in self._pools.items() if pool.renames()))
 
     def served(self, pool: str | None) -> ServedPool | None:
-        """The pool of requests that name `pool`, in the form `str(PoolName)`; None where it is not known."""
+        """Returns the pool of requests that name `pool`, in the form `str(PoolName)`; None if it is not known."""
         name = pool if pool is not None else self._default
         return self._pools.get(name) if name is not None else None
 
     def wants_response_headers(self, pool: str | None) -> bool:
-        """Whether the response headers of a request to `pool` are wanted. Called once per request, before its body is
-        known."""
+        """Whether the proxy has to send the response headers of a request to `pool`. Called once per request, before
+        its body is known."""
         served = self.served(pool)
         return served is not None and self._sampler.wanted(served.key)
 
     def assign(self, request: PickRequest) -> InFlightRequest | Rejection:
-        """Schedule `request` and count it on its endpoint, or reject it. Observers are called with the outcome."""
+        """Schedules `request` and counts it on its endpoint, or rejects it. Calls the observers with the outcome."""
         timer = self._timer
         begun_s = timer()
         pool = self.served(request.pool)
@@ -101,15 +101,16 @@ class Director:
         return outcome
 
     def report_rejected(self, request: PickRequest, rejection: Rejection) -> None:
-        """Report a request that was rejected before `assign`: its body is too large, or is no JSON. The body may not
-        have been read."""
+        """Reports to the observers a request that was rejected before `assign`, for example because its body is too
+        large. The body may not have been read."""
         now_s = self._timer()
         self._report_rejected(request, rejection, self.served(request.pool), now_s, now_s)
 
     def response_started(self, request: InFlightRequest, served_by: str | None, status: int | None) -> None:
-        """The response headers have come. `served_by`: the endpoint that answered, where the proxy reports it."""
-        # vLLM sends a stream's headers before its first token, and those of a whole answer after its last one. Neither
-        # marks the end of the prefill, so neither releases the prompt nor teaches the endpoint's speed.
+        """Records the response headers. `served_by`: the endpoint that answered; None where the proxy does not report
+        it."""
+        # vLLM sends a stream's headers before its first token, and those of a whole response after its last one.
+        # Neither marks the end of the prefill. So neither releases the prompt, nor is it used to estimate the speed.
         if served_by is not None:
             request.served_by(served_by)
         if request.response_s is not None or request.ended_s is not None:
@@ -120,11 +121,11 @@ class Director:
             self._sampler.sample_all(request.pool_key)
 
     def ended(self, request: InFlightRequest, *, not_sampled: bool = False) -> None:
-        """The request has left its endpoint. `not_sampled`: its response headers were not asked for."""
+        """Ends a request. `not_sampled`: its response headers were not requested."""
         if request.ended_s is not None:
             return
         if not_sampled:
-            # Nearly all of these succeed, and while some fail all are sampled.
+            # Nearly all of these succeed: while some fail, all responses are sampled.
             request.count_response(failed=False)
         request.ended_s = self._timer()
         request.end(self._clock())
@@ -134,7 +135,9 @@ class Director:
     def _schedule(self, request: PickRequest, pool: ServedPool | None) -> InFlightRequest | Rejection:
         if pool is None:
             name = shorten(request.pool or "")
-            return Rejection(RejectReason.POOL_UNKNOWN, f"The endpoint picker knows no InferencePool {name}.")
+            return Rejection(
+                RejectReason.POOL_UNKNOWN, f"This endpoint picker does not serve the InferencePool {name}."
+            )
         body = request.body
         asked = body.model
         targets = pool.targets(asked) if asked is not None else None
@@ -198,5 +201,5 @@ def _bounded(text: str | None) -> str | None:
 
 
 def _seed(model: str | None, salt: bytes) -> bytes:
-    """The start of the chain of block hashes: caches are shared neither between models nor between salts."""
+    """The start of the chain of block hashes. Prefix caches are not shared between models, nor between salts."""
     return (model or "").encode() + b"\0" + salt

@@ -18,8 +18,8 @@ from picker.scheduling.terms.prefill import requests_there, work_ahead
 class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
     """A scheduled request, counted on its endpoint until `end`. Its methods may be called repeatedly, in any order.
 
-    It outlives its request in the list of recent decisions: it never holds the body, and drops the prompt's hashes at
-    the end. Times are in seconds on the director's timer, a monotonic clock."""
+    The list of recent decisions keeps it after the request's end. So it never refers to the body, and discards the
+    prompt's hashes at the end. Times are in seconds on the director's timer, a monotonic clock."""
 
     request: InferenceRequest
     """Without the hashes of the prompt's blocks after the end."""
@@ -30,7 +30,7 @@ class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
     sent: SentPrompt | None
     """The prompt as the prefix index expects it in the endpoint's cache; None after the end."""
     predicted_ttft_s: float | None
-    """From the pick to the first token. None while the endpoint's speed is unknown, and where requests queue."""
+    """From the pick to the first token. None while the endpoint's speed is unknown, and while requests queue there."""
     info: RequestInfo = NO_INFO
     pool: str = ""
     """NAMESPACE/NAME."""
@@ -45,7 +45,7 @@ class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
     """When the director received the request."""
     decided_s: float = 0.0
     response_s: float | None = None
-    """When the response headers came; None before them, and where the proxy does not send them."""
+    """When the response headers were received; None before that, and where the proxy does not send them."""
     status: int | None = None
     """Of the response; None where it is not known."""
     ended_s: float | None = None
@@ -57,13 +57,15 @@ class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
 
     @property
     def rerouted(self) -> bool:
-        """Whether another endpoint than the best one serves the request."""
+        """Whether the proxy sent the request to another endpoint than the best one."""
         return self.endpoint is not self.ranking.endpoints[0]
 
     def served_by(self, address: str) -> None:
-        """Count the request on the endpoint of the ranking that serves it, as the proxy reports.
+        """Counts the request on the endpoint that serves it, as the proxy reports. An `address` outside the ranking is
+        ignored.
 
-        The proxy tries them in order, so each one before it has failed: it refused or cut the connection."""
+        The proxy tries the endpoints in order. So each one before `address` has refused or reset the connection, and is
+        counted as failed."""
         prefixes = self.prefixes
         if prefixes is None or self.endpoint.address == address:
             return
@@ -78,7 +80,7 @@ class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
                 return
 
     def end(self, now_s: float) -> None:
-        """The request has left its endpoint. `now_s` is on the clock of the scrapes."""
+        """Ends the request. `now_s` is on the clock of the scrapes."""
         self.uncount(now_s)
         self._drop_sent()
         if self.prefixes is not None:
@@ -92,10 +94,10 @@ class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
 
 
 class Schedules(Protocol):
-    """A scheduler: the picker's, or another that it is compared with."""
+    """A scheduler: the picker's, or one that it is compared with."""
 
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
-        """Rank `endpoints` for `request`, or reject it."""
+        """Ranks `endpoints` for `request`, or rejects it."""
         ...
 
 
@@ -107,8 +109,8 @@ def schedule(
     tracker: InFlightTracker,
     now_s: float,
 ) -> InFlightRequest | Rejection:
-    """Choose among `endpoints`, the ready ones of the pool, and count the request on the best one in the same step.
-    `now_s` is on the clock of the scrapes."""
+    """Ranks `endpoints`, the ready ones of the pool, and counts the request on the best one in the same step. `now_s`
+    is on the clock of the scrapes."""
     tracker.expect(now_s)
     ranking = scheduler.schedule(request, endpoints, now_s)
     if isinstance(ranking, Rejection):
@@ -119,7 +121,7 @@ def schedule(
     work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), uncached)
     sequences = request.sequences
     pace = best.pace.seconds_per_token
-    # As if nothing were cached: the cache holds other clients' prompts, whose contents a prediction would disclose.
+    # As if nothing were cached. A prediction that depends on the cache would disclose the prompts of other clients.
     predicted_ttft_s = (
         pace * (work_tokens + request.prompt_tokens - uncached) if pace is not None and work_tokens else None
     )

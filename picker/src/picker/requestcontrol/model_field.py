@@ -1,6 +1,6 @@
-"""Where the values of `model` sit in a JSON text, so that a name can be exchanged and every other byte stays as it is.
+"""Finds the values of `model` in a JSON text, and replaces a name without a change of any other byte.
 
-Re-serialising would change numbers beyond 2**53, key order and escapes, which belong to the client.
+Encoding the parsed text again would change numbers beyond 2**53, key order and escapes.
 """
 
 import json
@@ -9,8 +9,8 @@ import re
 import msgspec
 
 _TOKEN = re.compile(
-    # A string, a colon behind it if it is a key, or a bracket. A string that never ends is one to the text's end, and
-    # no part of it is looked at twice: time stays linear in texts that were cut off.
+    # A string, with the colon after it if it is a key, or a bracket. A string without an end extends to the text's end.
+    # No byte of it is matched twice, so time is linear in a truncated text.
     rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"(\s*+:)?|\Z)|[{}\[\]]',
     re.DOTALL,
 )
@@ -18,11 +18,11 @@ _MODEL_VALUE = re.compile(rb'"model"\s*+:\s*+("[^"\\]*+(?:\\.[^"\\]*+)*+")')
 _OPEN, _CLOSE = (b"{", b"["), (b"}", b"]")
 
 WRAPPERS = frozenset({"response", "message"})
-"""Keys of the objects in which the Responses API's and the Messages API's stream events carry the model's name."""
+"""Keys of the objects that name the model in stream events of the Responses API and the Messages API."""
 
 
 def string_of(token: bytes) -> str | None:
-    """The string that a JSON string token stands for; None for one that is not valid."""
+    """Decodes a JSON string token; None for one that is not valid."""
     try:
         value = json.loads(token)
     except ValueError:
@@ -31,9 +31,9 @@ def string_of(token: bytes) -> str | None:
 
 
 def model_spans(text: bytes, name: str, wrappers: frozenset[str] = WRAPPERS) -> list[tuple[int, int]]:
-    """The spans `text[start:end]`, quotes included, of every string `name` under a key `model` of the outermost object
-    or of one directly in it under a key of `wrappers`. Time is linear in the text. A text that is not JSON gives
-    whatever was found before it broke; it never raises."""
+    """Returns the spans `text[start:end]`, quotes included, of every string `name` under a key `model`. The key is in
+    the outermost object, or in an object directly in it under a key of `wrappers`. Time is linear in the text. Raises
+    nothing: for a text that is not JSON the result has what was found before the error."""
     spans: list[tuple[int, int]] = []
     path: list[str | None] = []
     key: str | None = None
@@ -56,21 +56,21 @@ def model_spans(text: bytes, name: str, wrappers: frozenset[str] = WRAPPERS) -> 
 
 
 def _carries_model(path: list[str | None], wrappers: frozenset[str]) -> bool:
-    """Whether the object at `path` (keys from outside in, None for the outermost and in arrays) may name the model."""
+    """Whether the object at `path` may name the model. `path`: keys from the outside in, None for the outermost object
+    and for arrays."""
     return len(path) == 1 or (len(path) == 2 and path[1] in wrappers)
 
 
 def replace_model(text: bytes, old: str, new: str) -> bytes:
-    """An answer with the model's name `old` exchanged for `new`; the same object when there is nothing to exchange."""
+    """Replaces the model's name `old` by `new` in a response. Returns the same object if the name is not there."""
     return _with(text, model_spans(text, old), new)
 
 
 def rename_request(body: bytes, old: str, new: str) -> bytes:
-    """A request's body, which is a JSON object whose `model` is `old`, with `new` there.
+    """Replaces the model's name `old` by `new` in a request's body, a JSON object.
 
-    A prompt may be long, and finding the name's place takes longer than parsing the text does in C. So the last thing
-    that looks like the place is taken, and the result is parsed; only if the name is not there then, all of the text is
-    looked through.
+    A search of a long prompt takes longer than parsing it in C. So the last match of `"model"` is replaced, and the
+    result is parsed. Only if its model is not `new`, the whole body is searched.
     """
     at = body.rfind(b'"model"')
     if at >= 0 and (found := _MODEL_VALUE.match(body, at)) and string_of(found[1]) == old:
@@ -95,7 +95,7 @@ def _named_model(body: bytes) -> str | None:
 
 
 def _with(text: bytes, spans: list[tuple[int, int]], name: str) -> bytes:
-    """`text` with `name` in the place of what stands in `spans`."""
+    """Replaces the `spans` of `text` by `name`."""
     if not spans:
         return text
     quoted = msgspec.json.encode(name)

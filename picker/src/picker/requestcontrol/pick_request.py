@@ -1,4 +1,4 @@
-"""A request that was read and asks for an endpoint."""
+"""A parsed request that needs an endpoint."""
 
 import msgspec
 
@@ -6,25 +6,25 @@ from picker.requestcontrol.request_body import ParsedBody
 
 
 class RequestInfo(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of a client's request for logs and traces. A new fact is one field here, set in `extproc.headers`.
+    """Facts about a client's request for logs and traces. A new one is a field here, which `extproc.headers` sets.
 
-    Every text is bounded in length by the one who sets it."""
+    `extproc.headers` limits the length of every text."""
 
     path: str = ""
     """Without the query, which may hold keys of clients."""
     request_id: str | None = None
     """`x-request-id`."""
     trace: str | None = None
-    """W3C's `traceparent`: the proxy's own span where the proxy sends it, else the client's."""
+    """W3C's `traceparent`: the proxy's own span if the proxy sends it, else the client's."""
     body_bytes: int = 0
-    """Of the whole body, as the client sent it."""
+    """Length of the whole body, as the client sent it."""
 
 
 NO_INFO = RequestInfo()
 
 
 class PickRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request that was read and asks for an endpoint. It holds the whole body, so it must not outlive the pick."""
+    """A parsed request that needs an endpoint. It refers to the whole body, so it must not be kept after the pick."""
 
     pool: str | None
     """The InferencePool as the gateway names it, `GROUP/NAMESPACE/NAME`; None where the gateway names none."""
@@ -34,5 +34,5 @@ class PickRequest(msgspec.Struct, frozen=True, gc=False):
     objective: str | None = None
     """Name of an InferenceObjective in the pool's namespace, as the client gave it; it may not exist."""
     flow: str | None = None
-    """The fairness id that the client gave; requests without one share a flow."""
+    """The fairness id that the client gave. Requests with None share a flow."""
     info: RequestInfo = NO_INFO

@@ -1,54 +1,54 @@
-"""Counts what the JSON of a prompt is for a model server: tokens and sequences.
+"""Estimates the tokens and sequences of a prompt from its JSON.
 
-Text counts by its bytes, token ids and lists by their elements, pictures, audio, video and files by what models make of
-them. All of it is an estimate, made in time linear in the prompt and with bounded memory."""
+Text is counted by its bytes, token ids and lists by their elements. Pictures, audio, video and files count as fixed
+numbers of tokens. Time is linear in the prompt, and memory is bounded."""
 
 import msgspec
 
 from picker.requestcontrol.apis import AUDIO_TOKENS, PICTURE_TOKENS
 
 BYTES_PER_TOKEN = 4
-"""Of JSON text around English: the usual estimate."""
+"""Of JSON text, mostly English: the usual estimate."""
 
 VIDEO_TOKENS = 8000
-"""32 frames, as many as vLLM takes of a video by default, of some 250 tokens each (LLaVA-OneVision 196, Qwen2-VL up to
-768)."""
+"""Judgement: 32 frames, the number that vLLM reads of a video by default, of some 250 tokens each (LLaVA-OneVision 196,
+Qwen2-VL up to 768)."""
 
 FILE_TOKENS = 2000
-"""Of a document: judgement, a page or two as text and as a picture."""
+"""Of a document. Judgement: a page or two as text and as a picture."""
 
 MAX_MEDIA = 999
-"""Counted of one request: vLLM's default for `--limit-mm-per-prompt`, beyond which it answers 400."""
+"""Counted of one request: vLLM's default for `--limit-mm-per-prompt`, beyond which it responds 400."""
 
 MAX_PROMPT_TOKENS = 4 << 20
-"""Counted of one request: as many as a body of the default limit, 16 MiB, has as text."""
+"""Counted of one request: a text of the default body limit, 16 MiB."""
 
 MAX_SEQUENCES = 256
-"""Counted of one request: vLLM's default for `--max-num-seqs`, all that a server runs at once."""
+"""Counted of one request: vLLM's default for `--max-num-seqs`, which a server runs at once."""
 
 MAX_NODES = 50_000
-"""Of objects in the messages of a chat that are looked into for pictures: some 5 MiB of memory, 5 ms. A chat of more
-counts as text."""
+"""Objects of a chat's messages that are searched for media: some 5 MiB of memory, 5 ms. A chat with more objects counts
+as text."""
 
 _DEPTH = 3
-"""A chat's messages, the parts of one, and the parts of a tool's result among those."""
+"""A chat's messages, the parts of a message, and the parts of a tool's result in it."""
 
-_LOOKS = 32
-"""At brackets of a chat for a list of parts. Beyond, the chat is parsed for them."""
+_MAX_BRACKETS = 32
+"""Brackets of a chat that are checked for a list of parts. A chat with more is parsed."""
 
 _WINDOW_BYTES = 128
 _WINDOWS = 16
 _SHORT_BYTES = 4096
-"""A shorter text is judged by one window, in its middle."""
+"""A shorter text is sampled by one window, in its middle."""
 
 _ESCAPED_SHARE = 16
-"""Where more than this part of the windows is backslashes, the text is counted whole."""
+"""If more than one of this many bytes in the windows is a backslash, all escapes of the text are counted."""
 
 _IDS = b"0123456789, \t\r\n[]"
 
 
 class _Node(msgspec.Struct, gc=False):
-    """A message, or a part of one: what may hold further parts, and what holds a picture, audio, a video or a file."""
+    """A message or a part of one: the fields that may have further parts, and the fields of media."""
 
     text: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     content: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -77,14 +77,14 @@ _MEDIA = (
     ("file", FILE_TOKENS),
     ("file_data", FILE_TOKENS),
 )
-"""`source` is the Messages API's, of pictures and documents."""
+"""Tokens by field. `source` is a picture or document of the Messages API."""
 
 _nodes = msgspec.json.Decoder(list[_Node])
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Media:
-    """What a prompt holds beside text."""
+    """Counts the media of a prompt: pictures, audio, videos and files."""
 
     __slots__ = ("count", "json_bytes", "tokens")
 
@@ -92,16 +92,16 @@ class Media:
         self.count = 0
         self.tokens = 0
         self.json_bytes = 0
-        """Of its own, and what escapes take beyond the text that they stand for: none of it is text."""
+        """Bytes that are not text: the media, and the bytes that escapes need beyond their text."""
 
-    def look(self, nodes: bytes, depth: int = _DEPTH) -> None:
-        """Count what the JSON list `nodes` holds. A list of anything but objects holds none."""
+    def count_in(self, nodes: bytes, depth: int = _DEPTH) -> None:
+        """Counts the media in the JSON list `nodes`. A list that is not all objects has none."""
         try:
             found = _nodes.decode(nodes)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         for node in found:
-            self._look_at(node)
+            self._count_node(node)
             for raw in (node.text, node.content, node.output):
                 if not raw:
                     continue
@@ -109,9 +109,9 @@ class Media:
                 if inner[:1] != b"[":
                     self.json_bytes += len(inner) - _text_bytes(inner)
                 elif depth > 1:
-                    self.look(inner, depth - 1)
+                    self.count_in(inner, depth - 1)
 
-    def _look_at(self, node: _Node) -> None:
+    def _count_node(self, node: _Node) -> None:
         for field, tokens in _MEDIA:
             raw: msgspec.Raw | msgspec.UnsetType = getattr(node, field)
             if raw and (size := memoryview(raw).nbytes) > len(b"null"):
@@ -122,20 +122,20 @@ class Media:
 
 
 def prompt_tokens(prompt: bytes) -> int:
-    """Tokens of one field of a prompt, as its JSON."""
+    """Estimates the tokens of one field of a prompt, given as JSON."""
     if prompt.startswith(b"["):
-        if (listed := _listed_ids(prompt)) is not None:
-            return listed
+        if (count := _listed_ids(prompt)) is not None:
+            return count
         if _may_hold_parts(prompt) and prompt.count(b"{") <= MAX_NODES:
             media = Media()
-            media.look(prompt)
+            media.count_in(prompt)
             if media.count:
                 return media.tokens + (len(prompt) - media.json_bytes) // BYTES_PER_TOKEN
     return _text_bytes(prompt) // BYTES_PER_TOKEN
 
 
 def sequences(prompt: bytes) -> int:
-    """How many sequences a prompt is of which each element of a list is one; at most MAX_SEQUENCES."""
+    """Estimates the sequences of a prompt in which each element of a list is one; at most MAX_SEQUENCES."""
     if prompt[:1] != b"[":
         return 1
     first = prompt[1:64].lstrip()[:1]
@@ -153,7 +153,7 @@ def _bounded(count: int) -> int:
 
 
 def _strings(prompt: bytes) -> int:
-    """Of a list of strings, how many. Quotes within them are escaped."""
+    """The number of strings in a list of strings. Quotes within them are escaped."""
     quotes = prompt.count(b'"')
     if b"\\" in prompt:
         quotes -= prompt.replace(b"\\\\", b"").count(b'\\"')
@@ -161,7 +161,7 @@ def _strings(prompt: bytes) -> int:
 
 
 def _listed_ids(prompt: bytes) -> int | None:
-    """The number of token ids in a list of ids, or of lists of them; None for what is neither."""
+    """The number of token ids in a list of ids, or of lists of ids; None for any other list."""
     if prompt.startswith((b"[{", b'["')):
         return None
     if not prompt[1:64].lstrip(b" \t\r\n[")[:1].isdigit() or prompt.translate(None, _IDS):
@@ -170,10 +170,10 @@ def _listed_ids(prompt: bytes) -> int | None:
 
 
 def _may_hold_parts(nodes: bytes) -> bool:
-    """Whether a list may begin as a value or an element in the JSON `nodes`. Few texts have a bracket, and fewer after
-    a colon, a comma or a bracket."""
+    """Whether the JSON `nodes` may have a list as a value or an element. Few texts have a bracket after a colon, a
+    comma or a bracket."""
     at = 0
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_BRACKETS):
         at = nodes.find(b"[", at + 1)
         if at < 0:
             return False
@@ -184,7 +184,7 @@ def _may_hold_parts(nodes: bytes) -> bool:
 
 
 def _text_bytes(text: bytes) -> int:
-    """Bytes of `text` as UTF-8, as far as escapes make up much of it. A few windows of it tell whether they do."""
+    """The bytes of the JSON `text` as UTF-8. Escapes are counted only if samples of the text have many of them."""
     size = len(text)
     if size < _SHORT_BYTES:
         middle = size // 2
@@ -199,7 +199,8 @@ def _text_bytes(text: bytes) -> int:
 
 
 def _unescaped_bytes(text: bytes) -> int:
-    """Bytes of JSON text as UTF-8: an escape is one, `\\uXXXX` is three, two below U+1000, and one below U+0100."""
+    """The bytes of JSON text as UTF-8. An escape counts as one byte, `\\uXXXX` as three, two below U+1000, one below
+    U+0100."""
     plain = text.replace(b"\\\\", b"/")
     count = plain.count
     unicode = count(b"\\u")

@@ -1,4 +1,4 @@
-"""Read from a request's body what the decision needs, and nothing else."""
+"""Parses the fields of a request's body that scheduling needs."""
 
 from codecs import BOM_UTF8
 
@@ -12,12 +12,11 @@ from picker.requestcontrol.multipart_forms import MAX_FIELD_BYTES, FormUnreadabl
 from picker.requestcontrol.prompt_work import MAX_MEDIA, MAX_PROMPT_TOKENS, MAX_SEQUENCES, prompt_tokens, sequences
 
 MAX_OUTPUT_TOKENS = 1 << 20
-"""Expected of a sequence at most: no server's context is longer."""
+"""Upper limit on the expected output of a sequence. Judgement: no server's context is longer."""
 
 
 class _Fields(msgspec.Struct):
-    """The fields read. `Raw` ones are checked to be JSON and kept as they are: no string of a prompt is ever
-    decoded."""
+    """The fields that are read. `Raw` fields are checked to be JSON and not decoded: prompts may be long."""
 
     model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     cache_salt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -53,41 +52,42 @@ _integer = msgspec.json.Decoder(int, strict=False)
 
 
 class ParsedBody(msgspec.Struct, frozen=True, gc=False):
-    """What a body says."""
+    """The parsed fields of a body."""
 
     model: str | None
     prompt: bytes
-    """The JSON of the prompt, tools and system text first, so that equal beginnings are equal bytes."""
+    """JSON of the prompt. Tools and system text come first, so that equal beginnings are equal bytes."""
     salt: bytes
-    """What keeps equal prompts of different clients apart in a prefix cache."""
+    """JSON of `cache_salt`: prompts with different salts share no prefix cache. Empty without one."""
     prompt_tokens: int
+    """Estimated."""
     output_tokens: int
-    """Expected of each sequence."""
+    """Expected for each sequence."""
     sequences: int = 1
-    """Answers that the server generates at once: prompts times copies."""
+    """Sequences that the server generates at once: prompts times copies."""
     json: bytes = b""
-    """All of it; empty for a form."""
+    """The whole body; empty for a form."""
     model_span: tuple[int, int] | None = None
-    """Where the model is in a form."""
+    """Start and end of the model's name in a form; None for JSON."""
 
 
 EMPTY_BODY = ParsedBody(model=None, prompt=b"", salt=b"", prompt_tokens=0, output_tokens=0)
 
 
 def must_name_model(path: str, content_type: str) -> bool:
-    """Whether a body sent to `path` has to be a JSON object with a `model`, or a form that names one."""
+    """Whether a body sent to `path` must be a JSON object with a `model`, or a form with one."""
     return api_of(path).names_model
 
 
 def declared_bytes(content_length: str) -> int:
-    """The length that a request declares; 0 when it declares none that can be read."""
+    """Parses a content-length; 0 if it is not valid."""
     return (
         int(content_length) if content_length.isascii() and content_length.isdigit() and len(content_length) < 20 else 0
     )
 
 
 def content_coding(content_encoding: str) -> str | None:
-    """The first coding of a body that is none of its own text: gzip, say. None for a body as it is."""
+    """The first coding of a content-encoding header other than identity, for example gzip; None without one."""
     if not content_encoding:
         return None
     codings = (coding.strip().lower() for coding in content_encoding.split(","))
@@ -95,8 +95,10 @@ def content_coding(content_encoding: str) -> str | None:
 
 
 def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool = False) -> ParsedBody | Rejection:
-    """Read what `api` reads of `body`. With `strict` what is not a JSON object with a string `model` is rejected;
-    otherwise such a body is passed on unread, unless its content type `says_json` and it is none."""
+    """Parses the fields of `body` that `api` reads. With `strict`, `body` must be a JSON object with a string `model`.
+
+    Without `strict` the model may be missing, and a body that is not a JSON object gives `EMPTY_BODY`. Only bytes that
+    are not JSON are rejected, if the content type `says_json`."""
     if not body:
         return Rejection(RejectReason.BODY_MISSING, "The request has no body.") if strict else EMPTY_BODY
     try:
@@ -114,13 +116,13 @@ def read_body(body: bytes, strict: bool, api: Api = UNKNOWN, *, says_json: bool 
 
 
 def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> ParsedBody | Rejection:
-    """The same of a form."""
+    """Parses the fields of a form that `api` reads. With `strict`, the form must be valid and name a model."""
     try:
         form = read_form(body, content_type)
     except FormUnreadable as problem:
         if not strict:
             return EMPTY_BODY
-        return Rejection(RejectReason.BODY_NOT_FORM, f"The request body is not a form that can be read: {problem}.")
+        return Rejection(RejectReason.BODY_NOT_FORM, f"The request body is not a valid form: {problem}.")
     fields = _Fields()
     for name in ("model", *api.limits, *api.copies):
         span = form.fields.get(name)
@@ -143,11 +145,11 @@ def read_form_body(body: bytes, content_type: str, strict: bool, api: Api) -> Pa
     )
 
 
-def rename(read: ParsedBody, body: bytes, model: str) -> bytes:
-    """`body`, of which `read` says what it says, with another model's name."""
-    if read.model_span is not None:
-        return with_value(body, read.model_span, model)
-    return rename_request(body, read.model or "", model)
+def rename(parsed: ParsedBody, body: bytes, model: str) -> bytes:
+    """Replaces the model's name in `body`. `parsed`: the fields of `body`."""
+    if parsed.model_span is not None:
+        return with_value(body, parsed.model_span, model)
+    return rename_request(body, parsed.model or "", model)
 
 
 def _counted(model: str | None, fields: _Fields, api: Api, body: bytes) -> ParsedBody:
@@ -188,23 +190,25 @@ def _present(raw: msgspec.Raw | msgspec.UnsetType) -> bool:
 
 
 def _decode(body: bytes) -> _Fields:
-    """Raises msgspec.DecodeError. A byte order mark and escapes of half a character are read over: the decoder takes
-    neither, yet both are sent (by editors, and by clients that cut text by UTF-16 units), and servers may read them."""
+    """Decodes `body`. Raises msgspec.DecodeError.
+
+    A byte order mark and escapes of lone surrogates are accepted, although the decoder rejects them. Editors and
+    clients that split text by UTF-16 units send them, and servers may read them."""
     try:
         return _decoder.decode(body)
     except msgspec.DecodeError:
-        # Escapes of surrogates become ones of as many bytes that stand alone, so that halves are none.
-        mended = body.removeprefix(BOM_UTF8).replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\uE")
-        if mended == body:
+        # Escapes of surrogates become escapes of private use characters, which have the same length and need no pair.
+        repaired = body.removeprefix(BOM_UTF8).replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\uE")
+        if repaired == body:
             raise
-        fields = _decoder.decode(mended)
+        fields = _decoder.decode(repaired)
         if fields.model and (name := bytes(fields.model)).find(b"\\u") >= 0:
-            fields.model = msgspec.Raw(_unmended(name))
+            fields.model = msgspec.Raw(_original_name(name))
         return fields
 
 
-def _unmended(name: bytes) -> bytes:
-    """The JSON of a name as it was before its body was mended; as it is now where it had half a character."""
+def _original_name(name: bytes) -> bytes:
+    """The JSON of a model's name before the repair of its body; unchanged if the original has a lone surrogate."""
     original = name.replace(b"\\ue", b"\\ud").replace(b"\\uE", b"\\uD")
     try:
         _string.decode(original)
@@ -233,7 +237,8 @@ def _model(fields: _Fields) -> str | Rejection:
 
 
 def _output_tokens(fields: _Fields, api: Api) -> int:
-    """Of one sequence. A limit that is not positive is none: servers reject it or take it for their default."""
+    """The expected output of one sequence. A limit that is not positive is ignored: servers reject it, or use their
+    default."""
     for name in api.limits:
         raw: msgspec.Raw | msgspec.UnsetType = getattr(fields, name)
         if raw and (limit := _positive(raw)):
@@ -251,7 +256,7 @@ def _copies(fields: _Fields, api: Api) -> int:
 
 
 def _positive(raw: msgspec.Raw) -> int:
-    """The number, if it is a positive integer; else 0."""
+    """Decodes a positive integer; 0 for anything else."""
     try:
         return max(0, _integer.decode(raw))
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -259,7 +264,7 @@ def _positive(raw: msgspec.Raw) -> int:
 
 
 def _inner(raw: msgspec.Raw | msgspec.UnsetType) -> _Fields:
-    """The fields of an object in the body; none where it is no object."""
+    """The fields of an object in the body; no fields if it is not an object."""
     try:
         return _decoder.decode(raw) if raw else _Fields()
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -9,7 +9,7 @@ from picker.requestcontrol.served_pool import ServedPool
 
 
 class RejectedRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A request that no endpoint was assigned to. Times are in seconds on the director's timer."""
+    """A request without an endpoint. Times are in seconds on the director's timer."""
 
     rejection: Rejection
     """Its message is cut to `director.MAX_MESSAGE_CHARACTERS`."""
@@ -26,14 +26,14 @@ class RejectedRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 
 class RequestObserver:
-    """Is called by the director at the steps of every request. The methods do nothing here; observers override those
+    """The director calls it at the steps of every request. The methods here do nothing, and observers override those
     that they need. They must not raise, and must not change the request."""
 
     def scheduled(self, request: InFlightRequest, pool: ServedPool) -> None:
-        """An endpoint was assigned, and the request is counted there."""
+        """Called when an endpoint was assigned, and the request is counted there."""
 
     def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
-        """The picker answers the request itself. `pool`: None where it is not known."""
+        """Called when the picker rejects the request. `pool`: None if it is not known."""
 
     def ended(self, request: InFlightRequest) -> None:
-        """The request has left its endpoint. Called once."""
+        """Called once for each scheduled request, at its end."""

@@ -1,4 +1,4 @@
-"""A pool with everything that scheduling its requests needs."""
+"""A pool with the parts that schedule its requests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ NO_REWRITES = ModelRewrites({}, ())
 
 @dataclass(frozen=True, slots=True)
 class ServedPool:
-    """A pool with everything that scheduling its requests needs. A change of the pool's object replaces it; the
-    scheduler and the prefix index stay."""
+    """A pool with the parts that schedule its requests. A change of the pool's object replaces it, and keeps the
+    scheduler and the prefix index."""
 
     pool: InferencePool
     models: Mapping[str, InferenceModel]
     endpoints: Sequence[Endpoint]
-    """The pool's ready endpoints now: the datastore's own sequence, changed in place."""
+    """The pool's ready endpoints: the datastore's own sequence, which it changes in place."""
     scheduler: Scheduler
     prefixes: PrefixIndex
     rewrites: ModelRewrites = NO_REWRITES
@@ -39,18 +39,18 @@ class ServedPool:
     strategy: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # Once here, because every request uses them.
+        # Computed once, because every request uses them.
         object.__setattr__(self, "key", str(self.pool.name))
         object.__setattr__(self, "label", self.pool.name.label)
         object.__setattr__(self, "strategy", self.scheduler.strategy.value)
 
     def targets(self, model: str) -> Sequence[TargetModel] | None:
-        """The targets of `model`, by its InferenceModel or else by a rewrite; None for a model without either."""
+        """The targets of `model`, from its InferenceModel, else from a rewrite; None for a model without either."""
         declared = self.models.get(model)
         return declared.targets if declared is not None else self.rewrites.targets(model) or None
 
     def renames(self) -> bool:
-        """Whether any model may be served under another name."""
+        """Whether any model may have another name at the servers."""
         if self.rewrites.others:
             return True
         given = {name: model.targets for name, model in self.models.items()}
@@ -58,7 +58,8 @@ class ServedPool:
         return any(target.name != name for name, targets in named for target in targets)
 
     def criticality(self, model: str | None, objective: str | None) -> Criticality:
-        """By the objective that a request names, if the pool has it; else by the request's model."""
+        """The criticality of the objective that a request names, if the pool has it; else that of the request's
+        model."""
         named = self.objectives.get(objective) if objective is not None else None
         if named is not None:
             return Criticality.of_priority(named.priority)

@@ -1,8 +1,8 @@
-"""A client of vLLM's `/tokenize`: learns the tokens of prompts whose blocks KV events name by tokens.
+"""A client of vLLM's `/tokenize`: requests the tokens of prompts, because KV events identify blocks by tokens.
 
 A prompt whose beginning was seen before and is not mapped yet (see `prefix_cache.kv_event_index`) is sent to
-`/tokenize` of the endpoint that served it, which has the tokenizer, chat template and tools. A prompt that never
-repeats costs nothing; one that does costs a millisecond of the server's front end once. No request waits for it.
+`/tokenize` of the endpoint that served it. The endpoint has the tokenizer, chat template and tools. A prompt that never
+repeats costs nothing. One that repeats costs a millisecond of the server's front end, once. No request waits for it.
 Needs the extra `picker[kv-events]`."""
 
 import asyncio
@@ -28,32 +28,32 @@ from picker.requestcontrol.pick_request import PickRequest
 log = structlog.get_logger(__name__)
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
-"""APIs whose bodies `/tokenize` accepts; it ignores fields that it does not need."""
+"""APIs whose bodies `/tokenize` accepts. It ignores fields that it does not need."""
 
 NOT_TEXT = re.compile(rb'"(?:image|video|audio|input_image|input_audio|prompt_embeds)\w*"\s*:')
-"""In such prompts a block's hash covers more than its tokens."""
+"""In a prompt with such a field, a block's hash covers more than its tokens."""
 
 CONCURRENT_CALLS = 2
 """Judgement: the servers do the work, and it is not urgent."""
 
 MAX_WAITING = 64
-"""Prompts that were served and wait for a call. Further ones are skipped until they repeat."""
+"""Prompts that were served and wait for a call. Further ones are skipped until they repeat. Judgement."""
 
 MAX_KEPT_BYTES = 32 << 20
-"""Of bodies kept until their requests end: about a hundred long prompts."""
+"""Of bodies kept until their requests end. Judgement: about a hundred long prompts."""
 
 MAX_REQUESTED = 4096
-"""Prefixes that were requested: one that cannot be mapped is not requested repeatedly."""
+"""Prefixes remembered as requested: one that cannot be mapped is not requested repeatedly. Judgement."""
 
 TIMEOUT_S = 5.0
-"""Of one whole call. A front end that is not overloaded responds within 0.1 s."""
+"""Of one whole call. Judgement: a front end that is not overloaded responds within 0.1 s."""
 
-MAX_ANSWER_BYTES = 16 << 20
-ANSWER_BYTES_PER_BYTE = 32
-"""Of the prompt's body, plus 64 KiB: a token is at least a byte, and becomes an id and a string in JSON."""
+MAX_RESPONSE_BYTES = 16 << 20
+RESPONSE_BYTES_PER_BYTE = 32
+"""Of the prompt's body, plus 64 KiB. Judgement: a token is at least a byte, and is an id and a string in JSON."""
 
-MAX_SILENT = 1000
-"""Servers known as failing, so that each is logged once."""
+MAX_FAILING = 1000
+"""Servers remembered as failing, so that each is logged once. Judgement."""
 
 
 class UnusableResponse(Exception):
@@ -72,7 +72,7 @@ class _Prompt(msgspec.Struct, frozen=True):
     prefixes: KvEventIndex
     blocks: tuple[int, ...]
     text_bytes: int
-    """Of the text that the blocks are cut from."""
+    """Of the text that the blocks are hashes of."""
     body: bytes
     model: str
     beginning: int
@@ -83,7 +83,7 @@ _decoder = msgspec.json.Decoder(_Tokenized)
 
 
 class TokenizeClient:
-    """Tokenizes repeated prompts in the background. Call `repeated` for each; `run` it as long as the picker runs."""
+    """Tokenizes repeated prompts in the background. Call `repeated` for each, while `run` runs."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """`transport`: None means HTTP over TCP."""
@@ -91,11 +91,11 @@ class TokenizeClient:
         self._waiting: asyncio.Queue[_Prompt] = asyncio.Queue(MAX_WAITING)
         self._requested: OrderedDict[int, None] = OrderedDict()
         self._kept_bytes = 0
-        self._silent: set[str] = set()
+        self._failing: set[str] = set()
         """Servers whose failure was logged."""
 
     def repeated(self, request: PickRequest, in_flight: InFlightRequest) -> None:
-        """Queue the prompt of `request`, whose beginning was seen before, for the time when it has been served."""
+        """Requests the tokens of a prompt whose beginning was seen before, once it has been served."""
         sent, prefixes, body = in_flight.sent, in_flight.prefixes, request.body
         if sent is None or sent.unnamed is None or not isinstance(prefixes, KvEventIndex):
             return
@@ -112,7 +112,7 @@ class TokenizeClient:
         sent.on_end = partial(self._served, prompt)
 
     async def run(self) -> None:
-        # httpx logs each request at the level at which the picker logs each change.
+        # httpx logs each request at level info.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         async with (
             httpx.AsyncClient(transport=self._transport, timeout=TIMEOUT_S, trust_env=False) as client,
@@ -122,7 +122,7 @@ class TokenizeClient:
                 tasks.create_task(self._work(client))
 
     async def drained(self) -> None:
-        """Wait until every prompt that was served is tokenized or dropped."""
+        """Waits until every prompt that was served is tokenized or discarded."""
         await self._waiting.join()
 
     def _served(self, prompt: _Prompt) -> None:
@@ -150,23 +150,23 @@ class TokenizeClient:
                 response = await _call(client, f"http://{address}/tokenize", prompt)
             found = _decoder.decode(response)
             ends = _ends(len(prompt.blocks), prompt.text_bytes, found)
-            named = prompt.prefixes.learn(prompt.endpoint, prompt.blocks, ends, found.tokens, prompt.model)
+            mapped = prompt.prefixes.learn(prompt.endpoint, prompt.blocks, ends, found.tokens, prompt.model)
         except (httpx.HTTPError, TimeoutError, UnusableResponse, msgspec.DecodeError, ValueError) as error:
-            if address not in self._silent:
-                if len(self._silent) >= MAX_SILENT:
-                    self._silent.clear()
-                self._silent.add(address)
+            if address not in self._failing:
+                if len(self._failing) >= MAX_FAILING:
+                    self._failing.clear()
+                self._failing.add(address)
                 log.warning("tokenize.failed", endpoint=address, problem=shorten(str(error) or type(error).__name__))
             if isinstance(error, httpx.TransportError | TimeoutError):
                 self._requested.pop(prompt.beginning, None)
             return
-        self._silent.discard(address)
-        log.debug("tokenize.succeeded", endpoint=address, tokens=len(found.tokens), blocks=named)
+        self._failing.discard(address)
+        log.debug("tokenize.succeeded", endpoint=address, tokens=len(found.tokens), blocks=mapped)
 
 
 async def _call(client: httpx.AsyncClient, url: str, prompt: _Prompt) -> bytes:
-    """The body of the response. Raises httpx.HTTPError, UnusableResponse."""
-    limit = min(MAX_ANSWER_BYTES, (64 << 10) + ANSWER_BYTES_PER_BYTE * len(prompt.body))
+    """Returns the body of the response. Raises httpx.HTTPError, UnusableResponse."""
+    limit = min(MAX_RESPONSE_BYTES, (64 << 10) + RESPONSE_BYTES_PER_BYTE * len(prompt.body))
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     content = _tokenize_body(prompt.body, prompt.model)
     async with client.stream("POST", url, content=content, headers=headers) as response:
@@ -182,14 +182,14 @@ async def _call(client: httpx.AsyncClient, url: str, prompt: _Prompt) -> bytes:
 
 
 def _tokenize_body(body: bytes, model: str) -> bytes:
-    """The body of a request as a body of `/tokenize`. Of two fields of one name the last one counts."""
+    """The body of a request as a body of `/tokenize`. The model is appended: of two equal keys the last one counts."""
     fields = b'"model":' + msgspec.json.encode(model) + b',"return_token_strs":true}'
     return body.rstrip()[:-1] + b"," + fields
 
 
 def _ends(blocks: int, text_bytes: int, found: _Tokenized) -> Sequence[int]:
-    """For each block of the text the number of tokens up to its end, by its share of all characters. It is approximate:
-    a chat's text is JSON, while its tokens are of the rendered template."""
+    """Estimates for each block of the text the number of tokens up to its end, by its share of all characters. A chat's
+    text is JSON, and its tokens are of the rendered template, so the result is approximate."""
     strings = found.token_strs
     if strings is None or len(strings) != len(found.tokens):
         return [len(found.tokens) * BLOCK_BYTES * (number + 1) // text_bytes for number in range(blocks)]

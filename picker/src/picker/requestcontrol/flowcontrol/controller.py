@@ -1,4 +1,4 @@
-"""Flow control: queues requests while the endpoints of their pool are full. `queue` has the order."""
+"""Flow control: queues requests while the endpoints of their pool are full. `queue` defines the order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from picker.resources.inference import Criticality
 from picker.scheduling.request import allowed
 
 TICK_S = 0.1
-"""Between two checks for expired requests and for capacity that a scrape has found."""
+"""Between two checks for expired requests, and for capacity that a scrape reports. Judgement."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """What waits of one criticality in one pool."""
+    """The queued requests of one criticality in one pool."""
 
     pool: str
     """NAMESPACE/NAME."""
@@ -34,7 +34,7 @@ class QueueStats:
 
 
 class FlowControl:
-    """The queues of all pools. Call `tick` every TICK_S, and `freed` when an endpoint has got less to do.
+    """The queues of all pools. Call `tick` every TICK_S, and `freed` when an endpoint has become less busy.
 
     Critical requests are queued too, so that those of several clients take turns. They are never rejected: beyond the
     bounds or the time limit they are scheduled on a full server."""
@@ -49,7 +49,7 @@ class FlowControl:
     ) -> None:
         """`clock`: that of the scrapes. `soon` calls a function after the current event (`loop.call_soon`)."""
         self.time_limit_s = time_limit_s
-        """How long a request waits at most."""
+        """The longest time that a request is queued."""
         self._director = director
         self._clock = clock
         self._soon = soon
@@ -60,7 +60,8 @@ class FlowControl:
         self._stopped = False
 
     def join(self, request: PickRequest, on_admitted: OnAdmitted) -> QueuedRequest | Rejection | None:
-        """None: schedule the request now. Else it is queued, and `on_admitted` is called once unless it leaves before.
+        """Queues `request`, or returns None if it is to be scheduled now. `on_admitted` is called once for a queued
+        request, unless `leave` is called before.
 
         A request that computes nothing on a server is never queued."""
         pool = self._director.served(request.pool)
@@ -92,19 +93,20 @@ class FlowControl:
         return None if criticality is Criticality.CRITICAL else rejection
 
     def leave(self, queued: QueuedRequest) -> None:
-        """The client has gone. A no-op for a request that has left the queue."""
+        """Removes a request whose client has disconnected. No effect if it has already left the queue."""
         queue = self._queues.get(queued.pool)
         if queue is not None:
             queue.remove(queued)
 
     def freed(self) -> None:
-        """An endpoint has become less busy: check once, after the current event, which requests may go."""
+        """Releases requests after the current event, because an endpoint has become less busy. Several calls during one
+        event cause one release."""
         if self._queues and not self._release_is_due:
             self._release_is_due = True
             self._soon(self._release)
 
     def tick(self) -> None:
-        """Reject what has expired, and release what has capacity by now."""
+        """Rejects expired requests, and releases those that there is capacity for."""
         now_s = self._clock()
         for queue in list(self._queues.values()):
             for queued in queue.expired(now_s):
@@ -112,7 +114,7 @@ class FlowControl:
         self._release()
 
     def stop(self) -> None:
-        """Queue nothing from now on, and release everything: the scheduler decides as it does without flow control."""
+        """Releases all requests, and queues no further ones. The scheduler then decides as without flow control."""
         self._stopped = True
         for queue in list(self._queues.values()):
             for queued in queue.release(lambda _: True, lambda _: True):
@@ -120,7 +122,7 @@ class FlowControl:
         self._queues.clear()
 
     def waiting(self) -> Iterator[QueueStats]:
-        """What waits now, for pools that have a queue."""
+        """Returns the queued requests, for pools that have a queue."""
         for key, queue in list(self._queues.items()):
             pool = self._director.served(key)
             if pool is not None:

@@ -1,8 +1,8 @@
 """The queue of requests that wait while all endpoints of a pool are full: its order, bounds and expiry.
 
-More critical requests go first. Flows of one criticality take turns by the tokens that their requests cost (start-time
-fair queueing: Goyal, Vin and Cheng, 1996). While two flows wait, neither gets further ahead of the other than the cost
-of the two most expensive requests. Requests of one flow are served in order of arrival."""
+More critical requests are released first. Flows of one criticality share the capacity by the tokens that their requests
+cost (start-time fair queueing: Goyal, Vin and Cheng, 1996). While two flows wait, neither gets further ahead of the
+other than the cost of their two most expensive requests. Requests of one flow are released in order of arrival."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,55 +17,56 @@ from picker.scheduling.saturation import SATURATION_LIMITS, STALE_AFTER_S, Satur
 QUEUEING_LIMITS: Mapping[Criticality, SaturationLimit] = {
     # Without a queue, Sheddable requests are rejected here.
     Criticality.SHEDDABLE: SATURATION_LIMITS[Criticality.SHEDDABLE],
-    # Requests wait at a server in order of arrival, and for that server alone. A few must wait there, so that its next
-    # step has no gap: at the rate of an A10 two requests wait one second.
+    # At a server requests wait in order of arrival, and only for that server. A few have to wait there, so that its
+    # next step has no gap. At the rate of an A10 two requests wait one second.
     Criticality.STANDARD: SaturationLimit(wait_s=1.0, kv_cache_usage=inf),
-    # Twice that, so that a critical request is sent before any other, even after one was just released.
+    # Twice that, so that a critical request is sent before any other, even if one was just released.
     Criticality.CRITICAL: SaturationLimit(wait_s=2.0, kv_cache_usage=inf),
 }
-"""Requests of a criticality are queued while no endpoint is below these limits. Less critical ones need more room."""
+"""Requests of a criticality are queued while no endpoint is below these limits. Less critical ones need more
+capacity."""
 
 ORDER = (Criticality.CRITICAL, Criticality.STANDARD, Criticality.SHEDDABLE)
 
 MAX_UNSCRAPED_BURST = 16
-"""Requests that an endpoint may be sent beyond those of its newest scrape, or as many again as it had then if that is
-more. Judgement: an idle endpoint takes a step's worth at once, and a burst that it can serve passes within a few
+"""Requests that an endpoint may be sent between two scrapes; as many as it had at the last one, if that is more.
+Judgement: an idle endpoint starts the requests of a step at once, and a burst that it can serve passes within a few
 scrapes."""
 
 IDLE_FLOWS = 1000
 """Flows without waiting requests that are kept because they are ahead of others. Clients choose the names of flows, so
-their number has to be bounded."""
+their number is limited. Judgement."""
 
 
 def has_capacity_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
-    """Whether a request of this criticality may be scheduled now. True where no endpoint is reachable: waiting would
-    not help."""
-    room = QUEUEING_LIMITS[criticality]
-    answering = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
-    return not answering or any(
-        has_capacity(room, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in answering
+    """Whether a request of this criticality may be scheduled now. True if no endpoint is reachable, because waiting
+    would not help."""
+    limit = QUEUEING_LIMITS[criticality]
+    reachable = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
+    return not reachable or any(
+        has_capacity(limit, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in reachable
     )
 
 
 def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
-    """Whether so many requests were sent since the newest scrape that a queue may have grown unnoticed."""
+    """Whether the endpoint may have a queue that its newest scrape does not show: many requests were sent since."""
     metrics = endpoint.metrics
     if metrics is None or now_s - metrics.scraped_at_s > STALE_AFTER_S:
         return False
-    then = metrics.in_flight_at_scrape
-    return endpoint.in_flight.requests - then >= max(MAX_UNSCRAPED_BURST, then)
+    at_scrape = metrics.in_flight_at_scrape
+    return endpoint.in_flight.requests - at_scrape >= max(MAX_UNSCRAPED_BURST, at_scrape)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of what waits in one pool, for each criticality."""
+    """Limits on the queued requests of one pool, for each criticality."""
 
     requests: int
     body_bytes: int
 
 
 OnAdmitted = Callable[[Rejection | None], None]
-"""Called once when a request has left the queue: with None to schedule it now, else with its rejection."""
+"""Called once when a request has left the queue. The argument is None to schedule it now, else its rejection."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,11 +106,11 @@ class FlowQueue:
         return self._bands[criticality].body_bytes
 
     def goes_before(self, criticality: Criticality) -> bool:
-        """Whether a waiting request would be served before one of this criticality that arrives now."""
+        """Whether a waiting request would be released before one of this criticality that arrives now."""
         return any(self._bands[other].waiting for other in ORDER[: ORDER.index(criticality) + 1])
 
     def add(self, request: QueuedRequest) -> Rejection | None:
-        """Queue `request`, or reject it beyond the bounds.
+        """Queues `request`, or rejects it beyond the bounds.
 
         Raises ValueError if it expires before one of the same criticality that was added earlier."""
         band, bounds = self._bands[request.criticality], self._bounds
@@ -122,7 +123,7 @@ class FlowQueue:
         return None
 
     def remove(self, request: QueuedRequest) -> None:
-        """Remove a request whose client has left. A no-op for one that does not wait."""
+        """Removes a request whose client has disconnected. No effect if it does not wait."""
         band = self._bands[request.criticality]
         if request in band.waiting:
             band.remove(request)
@@ -130,15 +131,15 @@ class FlowQueue:
     def release(
         self, has_capacity: Callable[[Criticality], bool], may_go: Callable[[QueuedRequest], bool]
     ) -> Iterator[QueuedRequest]:
-        """Remove waiting requests in order while there is capacity. `has_capacity` is called before each request.
-        `may_go` returns whether this one in particular has capacity; if not, its flow is skipped. The queue may change
-        between two requests."""
+        """Removes waiting requests in order while there is capacity, and yields each. `has_capacity` is called before
+        each request. `may_go` returns whether there is capacity for this request; if not, its flow is skipped. The
+        queue may change between two requests."""
         for criticality in ORDER:
             band = self._bands[criticality]
             skipped: list[_Flow] = []
-            room = True
+            free = True
             try:
-                while band.waiting and (room := has_capacity(criticality)) and (flow := band.next_flow()) is not None:
+                while band.waiting and (free := has_capacity(criticality)) and (flow := band.next_flow()) is not None:
                     request = flow.first
                     if may_go(request):
                         band.serve(flow, request)
@@ -148,12 +149,12 @@ class FlowQueue:
             finally:
                 for flow in skipped:
                     band.take_turn(flow)
-            if not room:
-                # Less critical requests need more room.
+            if not free:
+                # Less critical requests need more capacity.
                 return
 
     def expired(self, now_s: float) -> Iterator[QueuedRequest]:
-        """Remove the requests that have expired."""
+        """Removes the requests that have expired, and yields each."""
         for band in self._bands.values():
             while band.waiting and (first := next(iter(band.waiting))).expires_s <= now_s:
                 band.remove(first)
@@ -169,9 +170,9 @@ class _Flow:
         self.waiting: dict[QueuedRequest, None] = {}
         """In order of arrival."""
         self.served_tokens = 0
-        """The flow's virtual time: the band's when it began to wait, plus the cost of what was served since."""
+        """The flow's virtual time: the band's when it began to wait, plus the cost of its requests released since."""
         self.in_turn = False
-        """Whether the flow is in the band's heap of turns."""
+        """Whether the flow is in the band's heap."""
 
     @property
     def first(self) -> QueuedRequest:
@@ -189,11 +190,11 @@ class PriorityBand:
         self.body_bytes = 0
         self._flows: dict[str, _Flow] = {}
         self._turns: list[tuple[int, int, _Flow]] = []
-        """A heap of the waiting flows by virtual time, then by when they began to wait. It may hold flows without
+        """A heap of the waiting flows by virtual time, then by when they began to wait. It may have flows without
         waiting requests."""
         self._level_tokens = 0
-        """The band's virtual time: that of the flow that was served last. A flow that begins to wait starts from it: an
-        idle flow saves nothing up."""
+        """The band's virtual time: that of the flow that was served last. A flow that begins to wait starts from it, so
+        an idle flow collects no credit."""
         self._count = 0
 
     def add(self, request: QueuedRequest) -> None:
@@ -213,18 +214,18 @@ class PriorityBand:
             self.take_turn(flow)
 
     def remove(self, request: QueuedRequest) -> None:
-        """Remove a waiting request. Raises KeyError for one that does not wait."""
+        """Removes a waiting request. Raises KeyError for one that does not wait."""
         del self.waiting[request]
         del self._flows[request.flow].waiting[request]
         self.body_bytes -= request.body_bytes
         if not self.waiting:
-            # Being ahead of flows that waited at the same time is no debt towards later ones.
+            # A flow owes nothing to flows that come after all others have left.
             self._flows.clear()
             self._turns.clear()
             self._level_tokens = 0
 
     def next_flow(self) -> _Flow | None:
-        """Remove and return the flow with the lowest virtual time; `take_turn` puts it back."""
+        """Removes and returns the flow with the lowest virtual time. `take_turn` puts it back."""
         while self._turns:
             _, _, flow = heappop(self._turns)
             flow.in_turn = False
@@ -233,22 +234,22 @@ class PriorityBand:
         return None
 
     def take_turn(self, flow: _Flow) -> None:
-        """Let `next_flow` return `flow` again, if a request of it waits."""
+        """Adds `flow` to the heap of `next_flow`, if a request of it waits."""
         if flow.waiting and not flow.in_turn:
             flow.in_turn = True
             self._count += 1
             heappush(self._turns, (flow.served_tokens, self._count, flow))
 
     def serve(self, flow: _Flow, request: QueuedRequest) -> None:
-        """Remove `request` and charge its cost to its flow."""
+        """Removes `request`, and charges its cost to its flow."""
         self._level_tokens = max(self._level_tokens, flow.served_tokens)
         flow.served_tokens += 1 + request.cost_tokens
         self.remove(request)
         self.take_turn(flow)
 
     def _drop_idle(self) -> None:
-        """Drop flows whose virtual time is not ahead of the band's: they would start from it anyway. If too many are
-        ahead, drop those of them that are idle."""
+        """Removes idle flows whose virtual time is not ahead of the band's, from which they would start again. If too
+        many are ahead, removes all idle ones."""
         level_tokens = self._level_tokens
         ahead = {name: flow for name, flow in self._flows.items() if flow.waiting or flow.served_tokens > level_tokens}
         if len(ahead) > len(self.waiting) + IDLE_FLOWS // 2:
