@@ -1,4 +1,4 @@
-"""A director that records its calls, and messages of a conversation with an exchange."""
+"""Support for tests of exchanges: a director that records its calls, and the messages of a proxy."""
 
 import json
 from random import Random
@@ -22,7 +22,7 @@ ENDPOINTS = "10.0.0.1:8000,10.0.0.2:8000"
 
 
 class FakeDirector(Director):
-    """Assigns ENDPOINTS to every request, or answers `fails`, and records its calls."""
+    """Assigns ENDPOINTS to every request and records the calls. With `fails`, `assign` returns or raises it."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class FakeDirector(Director):
         self.served_model = served_model
         self.predicted_ttft_s = predicted_ttft_s
         self.samples = samples
-        """Whether response headers are wanted."""
+        """The result of `wants_response_headers`."""
         self.requests: list[PickRequest] = []
         self.rejections: list[Rejection] = []
-        """Those that the exchange reported."""
+        """The rejections that the exchange reported."""
         self.responses: list[tuple[str | None, int | None]] = []
-        """The endpoint that answered, and the status."""
+        """For each response: the endpoint that answered, and the status."""
         self.ends: list[bool] = []
-        """Of each request that ended, whether it was not sampled."""
+        """For each request that ended: `not_sampled`."""
 
     def wants_response_headers(self, pool: str | None) -> bool:
         return self.samples
@@ -66,12 +66,13 @@ class FakeDirector(Director):
 
 
 class FakeQueue(FlowControl):
-    """Queues every request until the test calls `admit`."""
+    """Queues every request until `admit` is called. With `rejection`, rejects every request."""
 
     def __init__(self, rejection: Rejection | None = None) -> None:
         super().__init__(FakeDirector(), lambda: 0.0, lambda _: None, Bounds(1, 1), time_limit_s=60.0)
         self.rejection = rejection
         self.left = 0
+        """Calls of `leave`."""
         self._on_admitted: OnAdmitted | None = None
 
     def join(self, request: PickRequest, on_admitted: OnAdmitted) -> QueuedRequest | Rejection | None:
@@ -87,7 +88,7 @@ class FakeQueue(FlowControl):
 
 
 def assigned(served_model: str | None = None, predicted_ttft_s: float | None = None) -> InFlightRequest:
-    """A request that ENDPOINTS are assigned to."""
+    """Returns a request that ENDPOINTS are assigned to."""
     endpoints = endpoint(1), endpoint(2)
     return InFlightRequest(
         endpoints[0],
@@ -103,7 +104,7 @@ def assigned(served_model: str | None = None, predicted_ttft_s: float | None = N
     )
 
 
-def exchange(director: FakeDirector, **limits: Any) -> Exchange:
+def new_exchange(director: FakeDirector, **limits: Any) -> Exchange:
     return Exchange(director, Limits(**limits))
 
 
@@ -133,5 +134,5 @@ def response(
     return ResponseHeaders({":status": "200", "content-type": content_type}, end, served)
 
 
-def answer(data: bytes, *, end: bool = False) -> Body:
+def response_body(data: bytes, *, end: bool = False) -> Body:
     return Body(Phase.RESPONSE, data, end)

@@ -1,4 +1,4 @@
-"""The protocol's messages in their wire form."""
+"""Decoding and encoding of the protocol's messages."""
 
 from contextlib import suppress
 
@@ -67,7 +67,7 @@ def sent(reply: Reply) -> pb.ProcessingResponse:
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_headers_are_read_from_either_field(raw: bool) -> None:
-    """Envoy fills raw_value, older proxies value; names are lower case here, and what is not needed is left out."""
+    """Envoy sets raw_value, older proxies set value. Names become lower case, and other headers are omitted."""
     sent_headers = header_map(
         (":method", "POST"), ("Content-Type", "a/b"), (OBJECTIVE, "o"), (FAIRNESS_ID, "f"), ("cookie", "x"), raw=raw
     )
@@ -77,23 +77,21 @@ def test_headers_are_read_from_either_field(raw: bool) -> None:
     )
 
 
-def test_a_header_that_is_no_utf8_is_read_byte_by_byte() -> None:
-    """HTTP has no say in what its bytes mean."""
+def test_a_header_that_is_not_utf8_is_read_as_latin_1() -> None:
+    """HTTP does not define the encoding of header values."""
     message = received(request_headers=header_map((":path", "/\xff")))
     assert isinstance(message, RequestHeaders)
     assert message.headers[":path"] == "/\xff"
 
 
-def test_the_proxy_tells_its_modes() -> None:
-    """In the first message."""
+def test_the_first_message_has_the_proxys_body_modes() -> None:
     config = pb.ProtocolConfiguration(request_body_mode=Mode.BUFFERED, response_body_mode=Mode.FULL_DUPLEX_STREAMED)
     message = received(request_headers=header_map(), protocol_config=config)
     assert isinstance(message, RequestHeaders)
     assert message.modes == Modes(BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED)
 
 
-def test_a_mode_that_came_after_this_was_written_is_a_violation() -> None:
-    """Rather than a crash."""
+def test_an_unknown_body_mode_is_a_protocol_violation() -> None:
     config = pb.ProtocolConfiguration()
     data = pb.ProcessingRequest(request_headers=header_map(), protocol_config=config).SerializeToString()
     # Field 1 of the configuration, the request's mode, is 99.
@@ -115,8 +113,8 @@ def test_a_mode_that_came_after_this_was_written_is_a_violation() -> None:
         ([3.0, "10.0.0.1:8000"], {"10.0.0.1:8000"}),
     ],
 )
-def test_the_subset_hint_is_a_list_or_one_text(hint: object, subset: set[str]) -> None:
-    """What names no endpoint allows none: the proxy did give a hint."""
+def test_the_subset_hint_is_a_list_or_one_string(hint: object, subset: set[str]) -> None:
+    """A hint without an endpoint allows no endpoint."""
     message = received(
         request_headers=header_map(), metadata_context=metadata(SUBSET_NAMESPACE, DESTINATION_SUBSET, hint)
     )
@@ -127,22 +125,19 @@ def test_the_subset_hint_is_a_list_or_one_text(hint: object, subset: set[str]) -
 @pytest.mark.parametrize(
     "context", [None, metadata(SUBSET_NAMESPACE, "other", "x"), metadata("other", DESTINATION_SUBSET, "x")]
 )
-def test_no_hint_is_no_subset(context: base_pb2.Metadata | None) -> None:
-    """All endpoints are allowed."""
+def test_without_a_subset_hint_all_endpoints_are_allowed(context: base_pb2.Metadata | None) -> None:
     message = received(request_headers=header_map(), metadata_context=context)
     assert isinstance(message, RequestHeaders)
     assert message.subset is None
 
 
-def test_the_endpoint_that_served_is_read() -> None:
-    """From the metadata of the response."""
+def test_the_endpoint_that_answered_is_read_from_the_metadata() -> None:
     context = metadata(LB_NAMESPACE, DESTINATION_SERVED, "10.0.0.1:8000")
     message = received(response_headers=header_map((":status", "200")), metadata_context=context)
     assert message == ResponseHeaders({":status": "200"}, False, "10.0.0.1:8000")
 
 
-def test_bodies_and_trailers_are_read() -> None:
-    """Of either phase, the end of the stream with them."""
+def test_bodies_and_trailers_of_both_phases_are_decoded() -> None:
     data = pb.HttpBody(body=b"x", end_of_stream=True)
     assert received(request_body=data) == Body(Phase.REQUEST, b"x", True)
     assert received(response_body=data) == Body(Phase.RESPONSE, b"x", True)
@@ -153,22 +148,21 @@ def test_bodies_and_trailers_are_read() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\xff", b"\x0a", b"\x10\x01", pb.ProcessingRequest(observability_mode=True).SerializeToString()]
 )
-def test_what_is_no_message_is_a_violation(data: bytes) -> None:
-    """Empty, broken, cut off, or of no kind."""
+def test_invalid_bytes_are_a_protocol_violation(data: bytes) -> None:
+    """Empty, broken, truncated, or without a request."""
     with pytest.raises(ProtocolViolation):
         decode(data, None)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_violation(data: bytes) -> None:
-    """Nothing else is raised."""
     with suppress(ProtocolViolation):
-        decode(data, None)
+        decode(data, None)  # must not raise anything else
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_a_message_with_any_byte_changed_is_a_message_or_a_violation(place: int, byte: int) -> None:
-    """Near misses get further into the reader than noise does."""
+    """Nearly valid messages reach more of the decoder than random bytes do."""
     whole = bytearray(
         pb.ProcessingRequest(
             request_headers=header_map((":method", "POST"), (":path", "/v1"), ("content-type", "application/json")),
@@ -178,7 +172,7 @@ def test_a_message_with_any_byte_changed_is_a_message_or_a_violation(place: int,
     )
     whole[place % len(whole)] = byte
     with suppress(ProtocolViolation):
-        decode(bytes(whole), None)
+        decode(bytes(whole), None)  # must not raise anything else
 
 
 texts = st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=60)
@@ -197,38 +191,38 @@ def of_phase(message: pb.ProcessingResponse, phase: Phase, part: str) -> object:
     return getattr(message, f"{phase.value}_{part}")
 
 
-def check_changes(message: pb.ProcessingResponse, common: pb.CommonResponse, wanted: Changes) -> None:
+def check_changes(message: pb.ProcessingResponse, common: pb.CommonResponse, expected: Changes) -> None:
     mutation = common.header_mutation
     overwrite = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-    assert [(each.header.key, each.header.raw_value.decode()) for each in mutation.set_headers] == list(
-        wanted.set_headers
+    assert [(option.header.key, option.header.raw_value.decode()) for option in mutation.set_headers] == list(
+        expected.set_headers
     )
-    assert all(each.append_action == overwrite for each in mutation.set_headers)
-    assert tuple(mutation.remove_headers) == wanted.remove_headers
-    assert common.clear_route_cache == wanted.clear_route_cache
+    assert all(option.append_action == overwrite for option in mutation.set_headers)
+    assert tuple(mutation.remove_headers) == expected.remove_headers
+    assert common.clear_route_cache == expected.clear_route_cache
     assert common.status == pb.CommonResponse.CONTINUE
     namespaces = {key: dict(value.struct_value) for key, value in message.dynamic_metadata.fields.items()}
-    expected = {} if wanted.destination is None else {LB_NAMESPACE: {DESTINATION: wanted.destination}}
-    assert namespaces == expected
+    destination = expected.destination
+    assert namespaces == ({} if destination is None else {LB_NAMESPACE: {DESTINATION: destination}})
 
 
 @given(phases, changes)
-def test_an_answer_to_headers_says_what_shall_change(phase: Phase, wanted: Changes) -> None:
-    """The destination goes both as a header, if it is among them, and as metadata."""
-    message = sent(HeadersReply(phase, wanted))
+def test_a_headers_reply_has_the_changes(phase: Phase, expected: Changes) -> None:
+    """The destination is sent as metadata, and as a header if `set_headers` has it."""
+    message = sent(HeadersReply(phase, expected))
     headers = of_phase(message, phase, "headers")
     assert isinstance(headers, pb.HeadersResponse)
-    check_changes(message, headers.response, wanted)
+    check_changes(message, headers.response, expected)
     assert not message.HasField("mode_override")
 
 
 @given(phases, changes, st.none() | st.binary(max_size=300))
-def test_an_answer_to_a_body_says_what_shall_change(phase: Phase, wanted: Changes, data: bytes | None) -> None:
-    """Its bytes are replaced, by none too, or left alone."""
-    message = sent(BodyReply(phase, wanted, data))
+def test_a_body_reply_has_the_changes(phase: Phase, expected: Changes, data: bytes | None) -> None:
+    """`data` replaces the body, also by nothing. None keeps it."""
+    message = sent(BodyReply(phase, expected, data))
     body = of_phase(message, phase, "body")
     assert isinstance(body, pb.BodyResponse)
-    check_changes(message, body.response, wanted)
+    check_changes(message, body.response, expected)
     assert body.response.HasField("body_mutation") == (data is not None)
     if data is not None:
         assert body.response.body_mutation.WhichOneof("mutation") == "body"
@@ -237,7 +231,6 @@ def test_an_answer_to_a_body_says_what_shall_change(phase: Phase, wanted: Change
 
 @given(phases, st.binary(max_size=300), st.booleans())
 def test_a_piece_of_a_duplex_body_is_a_streamed_response(phase: Phase, data: bytes, end: bool) -> None:
-    """With the end of the stream."""
     body = of_phase(sent(DuplexBodyReply(phase, data, end)), phase, "body")
     assert isinstance(body, pb.BodyResponse)
     streamed = body.response.body_mutation.streamed_response
@@ -245,13 +238,12 @@ def test_a_piece_of_a_duplex_body_is_a_streamed_response(phase: Phase, data: byt
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_trailers_are_answered(phase: Phase) -> None:
-    """With nothing."""
+def test_a_trailers_reply_has_its_phase(phase: Phase) -> None:
     of_phase(sent(TrailersReply(phase)), phase, "trailers")
 
 
-def test_a_mode_override_keeps_what_the_filter_was_configured_with() -> None:
-    """Envoy refuses an override that changes the request's header mode; the trailers tell the end."""
+def test_a_mode_override_keeps_the_header_and_trailer_modes() -> None:
+    """Envoy rejects an override that changes the request header mode. The trailers are the end of a response."""
     message = sent(HeadersReply(Phase.REQUEST, Changes(), ModeOverride(BodyMode.STREAMED)))
     assert message.mode_override == Mode(
         request_header_mode=Mode.SEND,
@@ -263,8 +255,7 @@ def test_a_mode_override_keeps_what_the_filter_was_configured_with() -> None:
 
 
 @given(st.sampled_from([400, 404, 408, 413, 415, 429, 500, 503]), st.binary(max_size=300))
-def test_an_immediate_reply_is_the_clients_answer(status: int, body: bytes) -> None:
-    """Status, headers and body."""
+def test_an_immediate_reply_has_status_headers_and_body(status: int, body: bytes) -> None:
     message = sent(ImmediateReply(status, (("content-type", "application/json"),), body)).immediate_response
     assert (message.status.code, message.body) == (status, body)
     [option] = message.headers.set_headers
@@ -273,7 +264,7 @@ def test_an_immediate_reply_is_the_clients_answer(status: int, body: bytes) -> N
 
 @given(st.integers(1, 4), st.integers(0, 2**32))
 def test_a_pick_names_its_endpoints_as_header_and_as_metadata(count: int, seed: int) -> None:
-    """Whatever their addresses' lengths, which decide how lengths are written around them."""
+    """For all lengths of addresses, because protobuf writes lengths before them."""
     addresses = [f"10.{seed >> 24}.{seed % 7**index}.{index}:{seed % 60_000}" for index in range(1, count + 1)]
     destination = ",".join([*addresses, "[2001:db8::1]:8000"])
     changes = Changes(set_headers=((DESTINATION, destination),), destination=destination)

@@ -1,4 +1,4 @@
-"""How many functions lie between the bytes of a connection and the cost of an endpoint."""
+"""The number of stack frames between the bytes of a connection and the cost of an endpoint."""
 
 import traceback
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from pick_stream import PickStream, pool_director
 from picker.scheduling.cost import PredictedCost
 
 MAX_FRAMES = 14
-"""From the connection's bytes to the strategy's costs, both included."""
+"""From the read of the connection's bytes to the strategy's costs, both included. Judgement."""
 
 
-def test_a_pick_is_few_frames_from_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pick_is_few_frames_away_from_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
     costs = PredictedCost.costs
 

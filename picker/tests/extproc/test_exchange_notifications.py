@@ -1,26 +1,27 @@
-"""What an exchange tells of its request besides the pick: to those who count, log and trace."""
+"""What an exchange reports to the director besides the request to schedule."""
 
-from exchange_conversation import FakeDirector, body, exchange, headers
+from exchange_conversation import FakeDirector, body, headers, new_exchange
 from picker.rejection import Rejection, RejectReason
 
 
-def test_only_what_no_desk_was_asked_about_is_told_as_turned_away() -> None:
-    """The director knows of its own refusals."""
+def test_only_rejections_of_the_exchange_itself_are_reported() -> None:
+    """The director reports its own rejections."""
     early = FakeDirector()
-    talk = exchange(early, max_body_bytes=10)
-    talk.receive(headers(content_length="11"))
-    own = FakeDirector(Rejection(RejectReason.SATURATED, "Busy."))
-    talk = exchange(own)
-    talk.receive(headers())
-    talk.receive(body())
-    assert ([each.reason for each in early.rejections], own.rejections) == ([RejectReason.BODY_TOO_LARGE], [])
+    exchange = new_exchange(early, max_body_bytes=10)
+    exchange.receive(headers(content_length="11"))
+    saturated = FakeDirector(Rejection(RejectReason.SATURATED, "Busy."))
+    exchange = new_exchange(saturated)
+    exchange.receive(headers())
+    exchange.receive(body())
+    assert [rejection.reason for rejection in early.rejections] == [RejectReason.BODY_TOO_LARGE]
+    assert saturated.rejections == []
 
 
-def test_logs_and_traces_get_what_they_need() -> None:
+def test_a_request_has_the_facts_for_logs_and_traces() -> None:
     director = FakeDirector()
-    talk = exchange(director)
-    talk.receive(headers(x_request_id="id-1", traceparent="00-a-b-01"))
-    talk.receive(body(b'{"model": "m"}'))
+    exchange = new_exchange(director)
+    exchange.receive(headers(x_request_id="id-1", traceparent="00-a-b-01"))
+    exchange.receive(body(b'{"model": "m"}'))
     [request] = director.requests
     info = request.info
     assert (info.request_id, info.trace, info.path, info.body_bytes) == (

@@ -1,9 +1,9 @@
-"""The request half of an exchange: when the pick is made, and in which message it travels."""
+"""The request half of an exchange: when the pick is made, and which reply carries it."""
 
 import json
 
 import pytest
-from exchange_conversation import ENDPOINTS, FakeDirector, body, exchange, headers, response
+from exchange_conversation import ENDPOINTS, FakeDirector, body, headers, new_exchange, response
 from hypothesis import given
 from hypothesis import strategies as st
 from picker.bounded_text import MARK, MAX_CHARACTERS
@@ -29,40 +29,40 @@ from picker.requestcontrol.request_body import EMPTY_BODY
 DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
 
-def test_a_buffered_body_is_asked_for_before_the_pick() -> None:
-    """In BUFFERED mode the proxy sends the body only after its headers were answered."""
+def test_buffered_headers_are_answered_before_the_pick() -> None:
+    """In mode BUFFERED the proxy sends the body only after the reply to the headers."""
     director = FakeDirector()
-    [reply] = exchange(director).receive(headers())
+    [reply] = new_exchange(director).receive(headers())
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination is None
     assert director.requests == []
 
 
-def test_what_a_client_says_in_control_headers_is_dropped() -> None:
-    """A client must never pick its own target."""
-    [reply] = exchange(FakeDirector()).receive(headers())
+def test_control_headers_of_a_client_are_removed() -> None:
+    """A client must not choose its endpoint."""
+    [reply] = new_exchange(FakeDirector()).receive(headers())
     assert isinstance(reply, HeadersReply)
     assert reply.changes.remove_headers == CONTROL_HEADERS
 
 
-def test_the_pick_goes_with_the_buffered_body_as_header_and_metadata() -> None:
-    """The body itself stays as it is."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers())
-    [reply] = talk.receive(body())
+def test_the_reply_to_a_buffered_body_carries_the_pick() -> None:
+    """As header and as metadata. The body is unchanged."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers())
+    [reply] = exchange.receive(body())
     assert isinstance(reply, BodyReply)
     assert reply.changes.destination == ENDPOINTS
     assert (DESTINATION, ENDPOINTS) in reply.changes.set_headers
     assert reply.data is None
 
 
-def test_a_duplex_request_is_answered_only_when_its_body_is_complete() -> None:
-    """Earlier, the proxy would route it before the pick."""
-    talk = exchange(FakeDirector())
-    assert talk.receive(headers(mode=DUPLEX)) == []
+def test_a_duplex_request_is_answered_when_its_body_is_complete() -> None:
+    """After an earlier reply the proxy would route the request without a pick."""
+    exchange = new_exchange(FakeDirector())
+    assert exchange.receive(headers(mode=DUPLEX)) == []
     data = json.dumps({"model": "m"}).encode()
-    assert talk.receive(body(data[:5], end=False)) == []
-    first, *rest = talk.receive(body(data[5:]))
+    assert exchange.receive(body(data[:5], end=False)) == []
+    first, *rest = exchange.receive(body(data[5:]))
     assert isinstance(first, HeadersReply)
     assert first.changes.destination == ENDPOINTS
     assert first.changes.clear_route_cache
@@ -70,68 +70,67 @@ def test_a_duplex_request_is_answered_only_when_its_body_is_complete() -> None:
 
 
 @given(st.integers(min_value=0, max_value=4 * DUPLEX_PIECE_BYTES))
-def test_a_duplex_body_comes_back_whole_in_pieces_that_envoy_takes(padding: int) -> None:
-    """Every byte once, in order, the end told exactly once and last."""
+def test_a_duplex_body_is_returned_whole_in_pieces_that_envoy_accepts(padding: int) -> None:
+    """Every byte once and in order. Only the last piece ends the stream."""
     data = json.dumps({"model": "m", "prompt": "x" * padding}).encode()
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=DUPLEX))
-    pieces = [reply for reply in talk.receive(body(data)) if isinstance(reply, DuplexBodyReply)]
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=DUPLEX))
+    pieces = [reply for reply in exchange.receive(body(data)) if isinstance(reply, DuplexBodyReply)]
     assert b"".join(piece.data for piece in pieces) == data
     assert [piece.end_of_stream for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert max(len(piece.data) for piece in pieces) <= DUPLEX_PIECE_BYTES
 
 
 def test_a_second_end_of_stream_is_ignored() -> None:
-    """Seen from a proxy with bodies over 1 MB."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=DUPLEX))
-    talk.receive(body())
-    assert talk.receive(body(b"")) == []
+    """Envoy sends it with bodies above 1 MB."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=DUPLEX))
+    exchange.receive(body())
+    assert exchange.receive(body(b"")) == []
 
 
 def test_duplex_trailers_end_the_body() -> None:
-    """The end is then told by the trailers, not by the last piece."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=DUPLEX))
-    talk.receive(body(end=False))
-    first, piece, last = talk.receive(Trailers(Phase.REQUEST))
+    """The last piece does not end the stream then."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=DUPLEX))
+    exchange.receive(body(end=False))
+    first, piece, last = exchange.receive(Trailers(Phase.REQUEST))
     assert isinstance(first, HeadersReply)
     assert isinstance(piece, DuplexBodyReply)
     assert not piece.end_of_stream
     assert last == TrailersReply(Phase.REQUEST)
 
 
-def test_trailers_without_a_body_are_a_bad_request() -> None:
-    """The proxy keeps the body, and has none to put the pick to."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(path="/tokenize"))
-    [reply] = talk.receive(Trailers(Phase.REQUEST))
+def test_buffered_trailers_without_a_body_are_rejected() -> None:
+    """No later reply can carry the pick."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(path="/tokenize"))
+    [reply] = exchange.receive(Trailers(Phase.REQUEST))
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 400
 
 
-def test_a_request_without_a_body_gets_any_endpoint_of_the_subset() -> None:
-    """GET /v1/models and the like."""
+def test_a_request_without_a_body_is_picked_by_its_headers() -> None:
+    """For example GET /v1/models."""
     director = FakeDirector()
     subset = frozenset({"10.0.0.2:8000"})
-    [reply] = exchange(director).receive(headers("GET", "/v1/models", end=True, subset=subset))
+    [reply] = new_exchange(director).receive(headers("GET", "/v1/models", end=True, subset=subset))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
     assert director.requests[0].subset == subset
     assert director.requests[0].body.model is None
 
 
-def test_a_proxy_that_shows_no_bodies_still_gets_a_pick() -> None:
-    """With body mode NONE or STREAMED the request leaves before its body is known."""
-    [reply] = exchange(FakeDirector()).receive(headers(mode=BodyMode.NONE))
+def test_a_proxy_that_sends_no_bodies_gets_a_pick() -> None:
+    """In mode NONE the proxy forwards the request before its body is known."""
+    [reply] = new_exchange(FakeDirector()).receive(headers(mode=BodyMode.NONE))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
 
 
-def test_the_pool_that_the_gateway_named_is_asked() -> None:
-    """One picker serves many pools."""
+def test_a_request_names_the_pool_of_the_gateway() -> None:
     director = FakeDirector()
-    exchange(director).receive(headers("GET", "/v1/models", end=True, pool="g/ns/pool"))
+    new_exchange(director).receive(headers("GET", "/v1/models", end=True, pool="g/ns/pool"))
     assert director.requests[0].pool == "g/ns/pool"
 
 
@@ -153,10 +152,10 @@ def test_the_pool_that_the_gateway_named_is_asked() -> None:
 )
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
 def test_a_body_that_names_no_model_is_a_bad_request(data: bytes, reason: str, mode: BodyMode) -> None:
-    """400 in OpenAI's shape, with the reason in a header too."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=mode))
-    [reply] = talk.receive(body(data))
+    """Status 400 in OpenAI's error format. A header has the reason too."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=mode))
+    [reply] = exchange.receive(body(data))
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 400
     assert dict(reply.headers)["x-inference-gateway-reason"] == reason
@@ -170,40 +169,40 @@ def test_a_body_that_names_no_model_is_a_bad_request(data: bytes, reason: str, m
     [("/tokenize", "text/plain"), ("/files", "multipart/form-data; boundary=1"), ("/v1/files", "")],
 )
 def test_other_routes_may_have_bodies_of_their_own(path: str, content_type: str) -> None:
-    """They are passed on unread."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(path=path, content_type=content_type))
-    [reply] = talk.receive(body(b"--1 not json"))
+    """Such bodies are passed on without parsing."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(path=path, content_type=content_type))
+    [reply] = exchange.receive(body(b"--1 not json"))
     assert isinstance(reply, BodyReply)
     assert reply.changes.destination == ENDPOINTS
 
 
 @pytest.mark.parametrize("path", ["/v1/responses/resp_1/cancel", "/v1/completions"])
 def test_a_post_without_a_body_is_picked_by_its_headers(path: str) -> None:
-    """What it means is the server's to say."""
-    [reply] = exchange(FakeDirector()).receive(headers(path=path, end=True))
+    """The server decides whether an empty body is valid."""
+    [reply] = new_exchange(FakeDirector()).receive(headers(path=path, end=True))
     assert isinstance(reply, HeadersReply)
     assert reply.changes.destination == ENDPOINTS
 
 
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
-def test_an_empty_body_is_picked_when_its_end_comes(mode: BodyMode) -> None:
-    """A chunked body without a chunk: its headers do not say that it is empty."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=mode))
-    reply = talk.receive(body(b""))[0]
+def test_an_empty_body_gets_a_pick_at_its_end(mode: BodyMode) -> None:
+    """A chunked body without a chunk: its headers do not show that it is empty."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=mode))
+    reply = exchange.receive(body(b""))[0]
     assert isinstance(reply, BodyReply | HeadersReply)
     assert reply.changes.destination == ENDPOINTS
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_over_the_limit_is_refused(declared: bool) -> None:
-    """By its Content-Length at once, or when it has grown too long."""
-    talk = exchange(FakeDirector(), max_body_bytes=100)
-    replies = talk.receive(headers(mode=DUPLEX, content_length="101" if declared else ""))
+def test_a_body_over_the_limit_is_rejected(declared: bool) -> None:
+    """At once by its content-length, or when the received bytes exceed the limit."""
+    exchange = new_exchange(FakeDirector(), max_body_bytes=100)
+    replies = exchange.receive(headers(mode=DUPLEX, content_length="101" if declared else ""))
     if not declared:
-        assert talk.receive(body(b"x" * 100, end=False)) == []
-        replies = talk.receive(body(b"x", end=False))
+        assert exchange.receive(body(b"x" * 100, end=False)) == []
+        replies = exchange.receive(body(b"x", end=False))
     [reply] = replies
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 413
@@ -211,9 +210,9 @@ def test_a_body_over_the_limit_is_refused(declared: bool) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "GZip", "identity, gzip"])
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, DUPLEX])
-def test_a_compressed_body_is_refused_before_it_is_sent(coding: str, mode: BodyMode) -> None:
-    """Model servers do not read them either; the answer says what would be taken."""
-    [reply] = exchange(FakeDirector()).receive(headers(mode=mode, content_encoding=coding))
+def test_a_compressed_body_is_rejected_before_it_is_sent(coding: str, mode: BodyMode) -> None:
+    """Model servers do not read compressed bodies. The response has the accepted coding (RFC 9110, 15.5.16)."""
+    [reply] = new_exchange(FakeDirector()).receive(headers(mode=mode, content_encoding=coding))
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 415
     assert dict(reply.headers)["accept-encoding"] == "identity"
@@ -221,82 +220,78 @@ def test_a_compressed_body_is_refused_before_it_is_sent(coding: str, mode: BodyM
 
 
 @pytest.mark.parametrize("coding", ["identity", "", " Identity , identity"])
-def test_identity_is_no_compression(coding: str) -> None:
-    """The body is read."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(content_encoding=coding))
-    [reply] = talk.receive(body())
+def test_a_body_with_the_identity_coding_is_read(coding: str) -> None:
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(content_encoding=coding))
+    [reply] = exchange.receive(body())
     assert isinstance(reply, BodyReply)
 
 
-def test_a_compressed_body_of_another_route_is_passed_on_unread() -> None:
-    """Nobody needs its model."""
+def test_a_compressed_body_of_a_route_without_a_model_is_passed_on() -> None:
     director = FakeDirector()
-    talk = exchange(director)
-    talk.receive(headers(path="/tokenize", content_encoding="gzip"))
-    [reply] = talk.receive(body(b"\x1f\x8b"))
+    exchange = new_exchange(director)
+    exchange.receive(headers(path="/tokenize", content_encoding="gzip"))
+    [reply] = exchange.receive(body(b"\x1f\x8b"))
     assert isinstance(reply, BodyReply)
     assert director.requests[0].body.model is None
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "\u00b2", "9" * 5000, ""])
-def test_a_content_length_that_is_none_is_not_believed(length: str) -> None:
-    """The bytes that come are counted all the same."""
-    talk = exchange(FakeDirector(), max_body_bytes=10)
-    assert talk.receive(headers(mode=DUPLEX, content_length=length)) == []
-    [reply] = talk.receive(body(b"x" * 11, end=False))
+def test_an_invalid_content_length_is_ignored(length: str) -> None:
+    """The received bytes are still counted."""
+    exchange = new_exchange(FakeDirector(), max_body_bytes=10)
+    assert exchange.receive(headers(mode=DUPLEX, content_length=length)) == []
+    [reply] = exchange.receive(body(b"x" * 11, end=False))
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 413
 
 
-def test_a_refusal_of_the_desk_reaches_the_client() -> None:
-    """With the status the director chose, and a hint when to come back."""
-    talk = exchange(FakeDirector(Rejection(RejectReason.SATURATED, "Busy.")))
-    talk.receive(headers())
-    [reply] = talk.receive(body())
+def test_a_rejection_of_the_director_reaches_the_client() -> None:
+    """With its status, and with retry-after."""
+    exchange = new_exchange(FakeDirector(Rejection(RejectReason.SATURATED, "Busy.")))
+    exchange.receive(headers())
+    [reply] = exchange.receive(body())
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 429
     assert dict(reply.headers)["retry-after"] == "1"
 
 
-def test_pieces_that_come_after_a_refusal_are_ignored() -> None:
-    """They were on their way when the client was answered."""
-    talk = exchange(FakeDirector(), max_body_bytes=10)
-    talk.receive(headers(mode=DUPLEX))
-    talk.receive(body(b"x" * 11, end=False))
-    assert talk.receive(body(b"x", end=True)) == []
+def test_pieces_of_the_body_after_a_rejection_are_ignored() -> None:
+    """The proxy may have sent them before it received the immediate response."""
+    exchange = new_exchange(FakeDirector(), max_body_bytes=10)
+    exchange.receive(headers(mode=DUPLEX))
+    exchange.receive(body(b"x" * 11, end=False))
+    assert exchange.receive(body(b"x", end=True)) == []
 
 
 @pytest.mark.parametrize("first", [body(), Trailers(Phase.REQUEST), Trailers(Phase.RESPONSE)])
 def test_an_exchange_must_begin_with_headers(first: object) -> None:
-    """Out of order messages end the stream."""
+    """Messages out of order end the stream."""
     with pytest.raises(ProtocolViolation):
-        exchange(FakeDirector()).receive(first)  # type: ignore[arg-type]
+        new_exchange(FakeDirector()).receive(first)  # type: ignore[arg-type]
 
 
-def test_headers_must_not_come_twice() -> None:
-    """Duplicated messages end the stream."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers())
+def test_repeated_headers_are_a_violation() -> None:
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers())
     with pytest.raises(ProtocolViolation):
-        talk.receive(headers())
+        exchange.receive(headers())
 
 
 def test_a_body_after_its_end_is_a_violation() -> None:
-    """And the request stays counted once."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers())
-    talk.receive(body())
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers())
+    exchange.receive(body())
     with pytest.raises(ProtocolViolation):
-        talk.receive(body())
+        exchange.receive(body())
 
 
-def test_a_body_that_never_comes_ends_with_a_timeout() -> None:
-    """The deadline is a value; who carries the exchange keeps the time."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers())
-    assert talk.deadline_s is not None
-    [reply] = talk.expire()
+def test_a_body_that_does_not_arrive_is_rejected_with_408() -> None:
+    """The caller of the exchange waits for `deadline_s`, and calls `expire`."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers())
+    assert exchange.deadline_s is not None
+    [reply] = exchange.expire()
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 408
 
@@ -309,118 +304,114 @@ def test_a_body_that_never_comes_ends_with_a_timeout() -> None:
         (None, UNDECLARED_BODY_TIMEOUT_S),
     ],
 )
-def test_a_kept_body_may_take_the_time_of_its_length(length: int | None, seconds: float) -> None:
-    """The proxy shows no piece of it before the last, so that pauses cannot be seen."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(content_length=str(length)) if length is not None else headers())
-    assert talk.deadline_s == seconds
+def test_the_timeout_of_a_buffered_body_depends_on_its_length(length: int | None, seconds: float) -> None:
+    """The proxy sends it in one message, so its pauses are not visible."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(content_length=str(length)) if length is not None else headers())
+    assert exchange.deadline_s == seconds
 
 
-def test_a_body_in_pieces_may_take_as_long_as_none_of_its_pauses_is_long() -> None:
-    """The deadline is that of the next piece."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=DUPLEX, content_length=str(4 << 20)))
-    talk.receive(body(b"{", end=False))
-    assert talk.deadline_s == BODY_TIMEOUT_S
+def test_the_timeout_of_a_body_in_pieces_is_that_of_one_piece() -> None:
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=DUPLEX, content_length=str(4 << 20)))
+    exchange.receive(body(b"{", end=False))
+    assert exchange.deadline_s == BODY_TIMEOUT_S
 
 
-def test_an_error_of_the_picker_is_answered_500() -> None:
-    """Before anything was answered."""
-    talk = exchange(FakeDirector(RuntimeError("boom")))
-    talk.receive(headers())
+def test_an_error_of_the_picker_before_the_pick_is_a_500() -> None:
+    exchange = new_exchange(FakeDirector(RuntimeError("boom")))
+    exchange.receive(headers())
     with pytest.raises(RuntimeError):
-        talk.receive(body())
-    [reply] = talk.fail()
+        exchange.receive(body())
+    [reply] = exchange.fail()
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 500
 
 
 @pytest.mark.parametrize("messages", [0, 1, 2])
-def test_a_client_that_leaves_is_no_longer_counted(messages: int) -> None:
-    """At whatever point; before the pick there is nothing to end."""
+def test_a_request_whose_client_disconnects_ends(messages: int) -> None:
+    """Before the pick no request is in flight."""
     director = FakeDirector()
-    talk = exchange(director)
+    exchange = new_exchange(director)
     for message in (headers(), body())[:messages]:
-        talk.receive(message)
-    talk.close()
+        exchange.receive(message)
+    exchange.close()
     assert len(director.ends) == (1 if messages == 2 else 0)
 
 
-def test_the_desk_is_told_the_objective_and_the_flow() -> None:
-    """How much the request matters, and whose it is."""
+def test_trusted_headers_set_the_objective_and_the_flow() -> None:
     director = FakeDirector()
-    talk = exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
-    talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
-    talk.receive(body())
+    exchange = new_exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
+    exchange.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
+    exchange.receive(body())
     assert (director.requests[0].objective, director.requests[0].flow) == ("batch", "tenant-a")
 
 
-def test_headers_that_are_not_trusted_give_no_priority_and_no_flow() -> None:
+def test_headers_that_are_not_trusted_are_ignored() -> None:
     """Any client can send them."""
     director = FakeDirector()
-    talk = exchange(director, trusted_headers=frozenset({FAIRNESS_ID}))
-    talk.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
-    talk.receive(body())
+    exchange = new_exchange(director, trusted_headers=frozenset({FAIRNESS_ID}))
+    exchange.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
+    exchange.receive(body())
     assert (director.requests[0].objective, director.requests[0].flow) == (None, "tenant-a")
 
 
 def test_an_empty_objective_or_flow_is_none() -> None:
-    """As if the header were not there."""
     director = FakeDirector()
-    talk = exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
-    talk.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
-    talk.receive(body())
+    exchange = new_exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
+    exchange.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
+    exchange.receive(body())
     assert (director.requests[0].objective, director.requests[0].flow) == (None, None)
 
 
 @pytest.mark.parametrize("mode", [BodyMode.STREAMED, BodyMode.BUFFERED_PARTIAL])
-def test_bodies_that_the_pick_did_not_wait_for_pass(mode: BodyMode) -> None:
-    """Also once the answer has begun."""
-    talk = exchange(FakeDirector())
-    talk.receive(headers(mode=mode))
-    assert talk.receive(body(b"not json", end=False)) == [BodyReply(Phase.REQUEST)]
-    talk.receive(response())
-    assert talk.receive(body(b"at all")) == [BodyReply(Phase.REQUEST)]
+def test_a_body_after_the_pick_is_passed_on(mode: BodyMode) -> None:
+    """Also after the response began."""
+    exchange = new_exchange(FakeDirector())
+    exchange.receive(headers(mode=mode))
+    assert exchange.receive(body(b"not json", end=False)) == [BodyReply(Phase.REQUEST)]
+    exchange.receive(response())
+    assert exchange.receive(body(b"at all")) == [BodyReply(Phase.REQUEST)]
 
 
-def test_an_answer_of_the_proxy_itself_is_left_alone() -> None:
-    """It found the body too large or too slow; nobody was asked for an endpoint."""
+def test_a_response_of_the_proxy_itself_is_unchanged() -> None:
+    """The proxy rejected the body, for example. No endpoint was assigned."""
     director = FakeDirector()
-    talk = exchange(director)
-    talk.receive(headers())
-    assert talk.receive(response()) == [HeadersReply(Phase.RESPONSE)]
-    assert talk.deadline_s is None
+    exchange = new_exchange(director)
+    exchange.receive(headers())
+    assert exchange.receive(response()) == [HeadersReply(Phase.RESPONSE)]
+    assert exchange.deadline_s is None
     assert director.requests == []
 
 
-def test_after_its_end_an_exchange_says_nothing_more() -> None:
-    """And the request was counted out once."""
+def test_a_closed_exchange_returns_no_replies() -> None:
+    """The request ends once, also if `close` is called again."""
     director = FakeDirector()
-    talk = exchange(director)
-    talk.receive(headers())
-    talk.receive(body())
-    talk.close()
-    talk.close()
-    assert talk.receive(response()) == []
+    exchange = new_exchange(director)
+    exchange.receive(headers())
+    exchange.receive(body())
+    exchange.close()
+    exchange.close()
+    assert exchange.receive(response()) == []
     assert len(director.ends) == 1
 
 
-def test_a_body_that_says_it_is_json_and_is_not_is_refused_on_any_path() -> None:
-    """A server that reads more than JSON would see a model where the picker sees none."""
+def test_invalid_json_of_type_json_is_rejected_on_any_path() -> None:
+    """A lenient server could read a model where the picker reads none."""
     for path in ("/tokenize", "/v1/files", "/another/route"):
-        talk = exchange(FakeDirector())
-        talk.receive(headers(path=path, content_type="Application/JSON; charset=utf-8"))
-        [reply] = talk.receive(body(b'{"model": "m", "temperature": NaN}'))
+        exchange = new_exchange(FakeDirector())
+        exchange.receive(headers(path=path, content_type="Application/JSON; charset=utf-8"))
+        [reply] = exchange.receive(body(b'{"model": "m", "temperature": NaN}'))
         assert isinstance(reply, ImmediateReply)
         assert reply.status == 400
 
 
-def test_no_text_of_a_client_is_kept_longer_than_the_bound() -> None:
+def test_texts_of_a_client_are_bounded() -> None:
     long = "x" * 60_000
     names = (OBJECTIVE, FAIRNESS_ID, "x-request-id", "traceparent")
     request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
-    asked = pick_request(request, EMPTY_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
-    for text in (asked.objective, asked.flow, asked.info.request_id, asked.info.trace, asked.info.path):
+    picked = pick_request(request, EMPTY_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
+    for text in (picked.objective, picked.flow, picked.info.request_id, picked.info.trace, picked.info.path):
         assert text is not None
         assert len(text) == MAX_CHARACTERS
         assert text.endswith(MARK)
@@ -431,10 +422,10 @@ def test_a_path_is_kept_without_its_query() -> None:
     assert pick_request(request, EMPTY_BODY, 0).info.path == "/v1/completions"
 
 
-def test_a_refusal_quotes_no_more_of_a_header_than_the_bound() -> None:
+def test_a_header_in_a_rejection_is_bounded() -> None:
     director = FakeDirector()
     coding = {"content-encoding": "x" * 60_000}
     request = RequestHeaders({":method": "POST", ":path": "/v1/completions", **coding}, False)
-    [reply] = exchange(director).receive(request)
+    [reply] = new_exchange(director).receive(request)
     assert isinstance(reply, ImmediateReply)
     assert len(reply.body) < 1000

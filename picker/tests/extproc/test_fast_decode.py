@@ -1,4 +1,4 @@
-"""Envoy's frequent messages read in their bytes: never otherwise than protobuf reads them."""
+"""The decoder of Envoy's frequent messages agrees with protobuf."""
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -42,13 +42,13 @@ def body_message(body: bytes, ended: bool) -> bytes:
 
 
 @given(headers, st.booleans(), rests)
-def test_the_headers_that_matter_are_read_and_the_rest_is_handed_on(
+def test_the_named_headers_and_the_rest_of_the_message_are_returned(
     named: list[tuple[str, bytes]], ended: bool, rest: bytes
 ) -> None:
     read = fast_decode.read_headers(headers_message(named, ended) + rest, NAMES)
     assert read is not None
-    wanted = {NAMES[key.encode()]: value.decode("latin-1") for key, value in named if key.encode() in NAMES}
-    assert (read.headers, read.end_of_stream, read.rest) == (wanted, ended, rest)
+    expected = {NAMES[key.encode()]: value.decode("latin-1") for key, value in named if key.encode() in NAMES}
+    assert (read.headers, read.end_of_stream, read.rest) == (expected, ended, rest)
 
 
 @given(st.binary(max_size=20_000), st.booleans(), rests)
@@ -58,8 +58,8 @@ def test_a_body_is_read_whole(body: bytes, ended: bool, rest: bytes) -> None:
     assert (read.data, read.end_of_stream) == (body, ended)
 
 
-def test_a_header_in_another_form_is_left_to_protobuf() -> None:
-    """A value as a string, where Envoy writes bytes."""
+def test_a_header_with_a_string_value_is_left_to_protobuf() -> None:
+    """Envoy writes bytes."""
     values = [base_pb2.HeaderValue(key=":path", value="/v1/models")]
     content = pb.HttpHeaders(headers=base_pb2.HeaderMap(headers=values))
     assert fast_decode.read_headers(pb.ProcessingRequest(request_headers=content).SerializeToString(), NAMES) is None
@@ -77,10 +77,10 @@ def test_a_header_in_another_form_is_left_to_protobuf() -> None:
 )
 @example(b"\x12" + b"\xff" * 9, [], 0)
 @example(b"\x22" + b"\xff" * 9, [], 0)
-def test_damaged_messages_are_never_read_otherwise_than_by_protobuf(
+def test_damaged_messages_are_read_as_protobuf_reads_them_or_not_at_all(
     message: bytes, changes: list[tuple[int, int]], cut: int
 ) -> None:
-    """What protobuf does not read at all is nothing that a proxy sends."""
+    """Messages that protobuf rejects are not compared, because no proxy sends them."""
     damaged = bytearray(message)
     for at, byte in changes:
         damaged[1 + at % (len(damaged) - 1)] = byte
@@ -97,9 +97,9 @@ def test_damaged_messages_are_never_read_otherwise_than_by_protobuf(
     if isinstance(reading, fast_decode.Headers) and request.WhichOneof("request") == "request_headers":
         content = request.request_headers
         found = {
-            NAMES[each.key.encode()]: each.raw_value.decode("latin-1")
-            for each in content.headers.headers
-            if each.key.encode() in NAMES
+            NAMES[header.key.encode()]: header.raw_value.decode("latin-1")
+            for header in content.headers.headers
+            if header.key.encode() in NAMES
         }
         assert (reading.headers, reading.end_of_stream) == (found, content.end_of_stream)
     elif isinstance(reading, Body) and request.WhichOneof("request") == "request_body":

@@ -1,4 +1,4 @@
-"""What a proxy sends costs time in proportion to its length, whatever its shape."""
+"""Processing time is linear in the length of what a proxy sends, for every shape of it."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SERVER_PREFACE = frames.PREFACE + frames.settings_frame({}) + frames.frame(frame
 
 
 def _in_data(message: bytes, size: int) -> bytes:
-    """A request, and `message` in DATA frames of `size` bytes."""
+    """A request with `message` in DATA frames of `size` bytes."""
     sent = framed(message)
     pieces = [frames.frame(frames.DATA, 0, 1, sent[at : at + size]) for at in range(0, len(sent), size)]
     return SERVER_PREFACE + headers(1, FIELDS) + b"".join(pieces)
@@ -40,7 +40,7 @@ def _tiny_messages(count: int) -> bytes:
 
 
 def _repeated_fields(count: int) -> bytes:
-    """Requests whose heads have as many fields as fit, all of one name."""
+    """Requests whose header blocks have as many fields of one name as fit."""
     block = encode_headers([*FIELDS, *[("a", "b")] * 300])
     return SERVER_PREFACE + b"".join(
         frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 2 * number + 1, block)
@@ -79,7 +79,7 @@ def _cost_s(data: bytes, read_bytes: int) -> float:
 @pytest.mark.parametrize("read_bytes", [100, 1 << 16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_four_times_as_much_takes_four_times_as_long(shape: str, read_bytes: int) -> None:
-    """Not sixteen times; the least of several, as what else runs only adds to it."""
+    """Quadratic time would be sixteen times as long. The minimum of several runs excludes other load."""
     make, count = SHAPES[shape]
     small, large = make(count), make(4 * count)
     least_s = min(_cost_s(small, read_bytes) for _ in range(4))

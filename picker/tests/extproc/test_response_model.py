@@ -1,4 +1,4 @@
-"""Answers with the client's model name in them, however they are cut."""
+"""Restoring the client's model name in responses, however they are split."""
 
 import json
 import time
@@ -12,13 +12,13 @@ from picker.requestcontrol.model_field import replace_model
 
 
 def restored(kind: ResponseKind, chunks: list[bytes]) -> list[bytes]:
-    """What comes out for each chunk, the last one ending the answer."""
-    restorer = ResponseModelRewriter(kind, served="m-v2", asked="m")
-    return [restorer.feed(chunk, index == len(chunks) - 1) for index, chunk in enumerate(chunks)]
+    """The output for each chunk. The last chunk ends the response."""
+    rewriter = ResponseModelRewriter(kind, served="m-v2", asked="m")
+    return [rewriter.feed(chunk, index == len(chunks) - 1) for index, chunk in enumerate(chunks)]
 
 
 def cut(text: bytes, cuts: list[int]) -> list[bytes]:
-    edges = [0, *sorted(min(each, len(text)) for each in cuts), len(text)]
+    edges = [0, *sorted(min(place, len(text)) for place in cuts), len(text)]
     return [text[start:end] for start, end in pairwise(edges)]
 
 
@@ -28,10 +28,10 @@ cuts = st.lists(st.integers(0, 600), max_size=8)
 
 
 @given(st.lists(contents, max_size=4), line_ends, cuts)
-def test_an_event_stream_cut_anywhere_is_restored_event_by_event(
+def test_the_name_is_restored_in_an_event_stream_split_anywhere(
     texts: list[str], line_end: str, places: list[int]
 ) -> None:
-    """In the middle of the name, of a character, of a line end; comments and other fields pass as they are."""
+    """Also within the name, a character or a line end. Comments and other fields are unchanged."""
 
     def stream(model: str) -> bytes:
         events = [
@@ -45,37 +45,36 @@ def test_an_event_stream_cut_anywhere_is_restored_event_by_event(
 
 
 @given(contents, cuts, st.booleans())
-def test_a_json_answer_cut_anywhere_is_restored_whole(text: str, places: list[int], ends_with_trailers: bool) -> None:
-    """Whether its last piece ends the answer, or trailers do that come after."""
+def test_the_name_is_restored_in_json_split_anywhere(text: str, places: list[int], ends_with_trailers: bool) -> None:
+    """The last piece or the trailers end the response."""
 
-    def answer(model: str) -> bytes:
+    def whole(model: str) -> bytes:
         return json.dumps(
             {"id": text, "choices": [{"message": {"content": text, "model": "m-v2"}}], "model": model}
         ).encode()
 
-    chunks = cut(answer("m-v2"), places) + ([b""] if ends_with_trailers else [])
+    chunks = cut(whole("m-v2"), places) + ([b""] if ends_with_trailers else [])
     out = restored(ResponseKind.JSON, chunks)
-    assert b"".join(out) == answer("m")
+    assert b"".join(out) == whole("m")
     if ends_with_trailers:
         assert out[-1] == b""
 
 
-def test_all_but_the_name_goes_on_at_once() -> None:
-    """A client waits for its tokens, and a picker that goes takes nothing with it."""
+def test_only_the_name_is_held_back() -> None:
+    """All other bytes reach the client without delay."""
     chunks = [b'data: {"model":"m-v2"}\n', b'\ndata: {"mod', b'el": "m', b"-v2", b'", "n": 1}\n', b""]
     out = [b'data: {"model":"m"}\n', b'\ndata: {"mod', b'el": ', b"", b'"m", "n": 1}\n', b""]
     assert restored(ResponseKind.EVENTS, chunks) == out
 
 
 @pytest.mark.parametrize("kind", ResponseKind)
-def test_an_answer_that_breaks_off_passes_as_far_as_it_came(kind: ResponseKind) -> None:
-    """A server that died halfway."""
+def test_a_truncated_response_is_passed_on_to_its_end(kind: ResponseKind) -> None:
+    """The server has crashed."""
     assert b"".join(restored(kind, [b'data: {"model":"m-', b""])) == b'data: {"model":"m-'
 
 
 @pytest.mark.parametrize("kind", ResponseKind)
-def test_a_value_longer_than_the_name_is_not_held(kind: ResponseKind) -> None:
-    """It cannot be the name any more."""
+def test_a_value_longer_than_the_name_is_not_held_back(kind: ResponseKind) -> None:
     chunks = [b'data: {"model":"', b"m" * 100, b"x" * MAX_HELD_BYTES, b'"}', b""]
     out = restored(kind, chunks)
     assert out[1] == b'"' + chunks[1]
@@ -83,8 +82,8 @@ def test_a_value_longer_than_the_name_is_not_held(kind: ResponseKind) -> None:
 
 
 @pytest.mark.parametrize("length", [1, MAX_HELD_BYTES // 10])
-def test_a_long_answer_is_restored_at_its_end_too(length: int) -> None:
-    """However long it is, nothing of it is held."""
+def test_the_name_is_restored_after_a_long_string(length: int) -> None:
+    """The long string is not held back."""
     chunks = [b'{"x":"', b"x" * length, b'","model":"m-v2"}', b""]
     assert restored(ResponseKind.JSON, chunks) == [*chunks[:2], b'","model":"m"}', b""]
 
@@ -100,15 +99,15 @@ json_values = st.recursive(
 
 
 @given(json_values, cuts, st.booleans())
-def test_a_text_in_pieces_is_restored_as_a_whole_one_is(value: object, places: list[int], escaped: bool) -> None:
-    """The same strings, wherever it is cut."""
+def test_a_text_in_pieces_is_restored_like_a_whole_one(value: object, places: list[int], escaped: bool) -> None:
+    """`replace_model` replaces the same strings."""
     text = json.dumps(value, ensure_ascii=escaped).encode()
     assert b"".join(restored(ResponseKind.JSON, cut(text, places))) == replace_model(text, "m-v2", "m")
 
 
 @given(st.lists(st.sampled_from([*b'{}[]":,\\m-v2 data\n\r', 0x80]), max_size=40), st.sampled_from(ResponseKind))
-def test_cuts_change_nothing_whatever_the_bytes(text: list[int], kind: ResponseKind) -> None:
-    """JSON or not: a byte at a time gives what all at once gives."""
+def test_splits_do_not_change_the_result_for_any_bytes(text: list[int], kind: ResponseKind) -> None:
+    """Single bytes give the same result as the whole text, for JSON and for other text."""
     whole = b'data: {"model":"m-v2' + bytes(text)
     single = [bytes([byte]) for byte in whole]
     assert b"".join(restored(ResponseKind.JSON, [*single, b""])) == b"".join(restored(ResponseKind.JSON, [whole, b""]))
@@ -116,17 +115,17 @@ def test_cuts_change_nothing_whatever_the_bytes(text: list[int], kind: ResponseK
 
 
 @given(st.text(max_size=6), st.integers(0, 100))
-def test_what_is_left_without_the_held_bytes_is_no_json(text: str, place: int) -> None:
-    """So that a client can tell an answer whose picker was killed in its middle."""
+def test_a_response_without_the_held_back_bytes_is_not_json(text: str, place: int) -> None:
+    """So a client detects a response whose picker was killed."""
     whole = json.dumps({"id": text, "model": "m-v2", "x": [text]}).encode()
-    restorer = ResponseModelRewriter(ResponseKind.JSON, served="m-v2", asked="m")
+    rewriter = ResponseModelRewriter(ResponseKind.JSON, served="m-v2", asked="m")
     place %= len(whole)
-    came = restorer.feed(whole[:place], False) + whole[place:]
-    if restorer.feed(b"", True):
+    received = rewriter.feed(whole[:place], False) + whole[place:]
+    if rewriter.feed(b"", True):
         with pytest.raises(ValueError, match=r"Expecting|delimiter|Extra|Invalid|Unterminated"):
-            json.loads(came)
+            json.loads(received)
     else:
-        assert json.loads(came)["model"] in ("m", "m-v2")
+        assert json.loads(received)["model"] in ("m", "m-v2")
 
 
 SHAPES = {
@@ -145,8 +144,8 @@ SHAPES = {
 @pytest.mark.parametrize("piece", [1, 7, 1 << 16])
 @pytest.mark.parametrize("kind", ResponseKind)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_time_is_linear_in_the_answer(shape: str, kind: ResponseKind, piece: int) -> None:
-    """Twice the answer takes twice the time, not four times, whatever it holds and however it is cut."""
+def test_time_is_linear_in_the_response(shape: str, kind: ResponseKind, piece: int) -> None:
+    """For all contents and all splits."""
 
     def cost_s(size: int) -> float:
         text = b'data: {"x":' + SHAPES[shape] * (size // len(SHAPES[shape]))
@@ -155,14 +154,13 @@ def test_time_is_linear_in_the_answer(shape: str, kind: ResponseKind, piece: int
         restored(kind, [*pieces, b""])
         return time.process_time() - began_s
 
-    # The least of several: what else runs on the machine only adds to it.
+    # The minimum of several runs excludes other load on the machine.
     size = 2_000 if piece == 1 else 16_000
     assert min(cost_s(4 * size) for _ in range(4)) < 10 * min(cost_s(size) for _ in range(4)) + 0.002
 
 
 @given(st.lists(st.binary(max_size=20), max_size=6), st.sampled_from(ResponseKind))
-def test_bytes_that_are_no_answer_pass_unchanged(chunks: list[bytes], kind: ResponseKind) -> None:
-    """None is lost, none is added."""
+def test_bytes_without_a_model_are_unchanged(chunks: list[bytes], kind: ResponseKind) -> None:
     assert b"".join(restored(kind, [*chunks, b""])) == b"".join(chunks)
 
 
@@ -178,6 +176,6 @@ def test_bytes_that_are_no_answer_pass_unchanged(chunks: list[bytes], kind: Resp
         ("", None),
     ],
 )
-def test_only_json_and_event_streams_hold_names(content_type: str, kind: ResponseKind | None) -> None:
-    """Parameters and case do not count."""
+def test_only_json_and_event_streams_are_rewritten(content_type: str, kind: ResponseKind | None) -> None:
+    """Parameters and case of the content type are ignored."""
     assert ResponseKind.of(content_type) is kind

@@ -1,4 +1,4 @@
-"""The server over sockets: grpcio's own client, TLS, draining, peers that stall."""
+"""The gRPC server over sockets: grpcio's client, health checks, TLS and drain."""
 
 import asyncio
 import ssl
@@ -20,7 +20,7 @@ from picker.protocol import EXT_PROC_SERVICE
 from wire_messages import body_message, headers_message
 
 BODY = b'{"model": "m"}'
-Answers = health_pb2.HealthCheckResponse
+HealthStatus = health_pb2.HealthCheckResponse
 
 
 def new_server(director: FakeDirector, tls: TlsFiles | None = None) -> ExtProcServer:
@@ -55,7 +55,7 @@ async def check(channel: grpc.aio.Channel, service: str = "") -> int:
     method = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        response_deserializer=Answers.FromString,
+        response_deserializer=HealthStatus.FromString,
     )
     return (await method(health_pb2.HealthCheckRequest(service=service), timeout=10)).status
 
@@ -64,10 +64,10 @@ def watch(channel: grpc.aio.Channel, service: str = "") -> AsyncIterator[int]:
     method = channel.unary_stream(
         "/grpc.health.v1.Health/Watch",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        response_deserializer=Answers.FromString,
+        response_deserializer=HealthStatus.FromString,
     )
     call = method(health_pb2.HealthCheckRequest(service=service))
-    return (answer.status async for answer in call)
+    return (response.status async for response in call)
 
 
 async def until(condition: AsyncIterator[bool]) -> None:
@@ -78,8 +78,7 @@ async def until(condition: AsyncIterator[bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_exchange_by_grpcios_client(channel: grpc.aio.Channel, director: FakeDirector) -> None:
-    """Written, read, half-closed, ended well."""
+async def test_an_exchange_with_grpcios_client_ends_with_ok(channel: grpc.aio.Channel, director: FakeDirector) -> None:
     call = process(channel)
     await call.write(headers_message())
     assert await call.read()
@@ -91,23 +90,21 @@ async def test_an_exchange_by_grpcios_client(channel: grpc.aio.Channel, director
     assert len(director.ends) == 1
 
 
-async def test_a_body_of_15_mib_goes_both_ways(channel: grpc.aio.Channel) -> None:
-    """In full duplex it is handed back in pieces, all of it."""
+async def test_a_full_duplex_body_of_15_mib_is_returned_whole(channel: grpc.aio.Channel) -> None:
     call = process(channel)
     await call.write(headers_message(mode="FULL_DUPLEX_STREAMED"))
     body = b'{"model": "m", "prompt": "' + b"x" * (15 << 20) + b'"}'
     await call.write(body_message(body))
     size = 0
     while size < len(body):
-        answer = await call.read()
-        assert isinstance(answer, bytes)
-        size += len(answer)
+        reply = await call.read()
+        assert isinstance(reply, bytes)
+        size += len(reply)
     await call.done_writing()
     assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_many_calls_at_once(channel: grpc.aio.Channel, director: FakeDirector) -> None:
-    """A hundred, all open together."""
+async def test_a_hundred_calls_at_once_are_served(channel: grpc.aio.Channel, director: FakeDirector) -> None:
 
     async def exchange() -> grpc.aio.StreamStreamCall[bytes, bytes]:
         call = process(channel)
@@ -128,58 +125,59 @@ async def test_many_calls_at_once(channel: grpc.aio.Channel, director: FakeDirec
     await until(ended())
 
 
-async def test_a_method_that_is_not_there(channel: grpc.aio.Channel) -> None:
-    """UNIMPLEMENTED, with its name."""
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await channel.unary_unary("/nobody.Knows/It")(b"")
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert error.value.details() == "unknown method /nobody.Knows/It"
 
 
-async def test_compressed_calls_are_refused(channel: grpc.aio.Channel) -> None:
-    """The picker's messages are small; nobody need compress them."""
+async def test_compressed_calls_are_unimplemented(channel: grpc.aio.Channel) -> None:
     call = channel.stream_stream(PROCESS)(compression=grpc.Compression.Gzip)
     assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("own_port", [True, False])
-async def test_health_checks(server: ExtProcServer, own_port: bool) -> None:
-    """On both ports: not ready, then ready; alive in any case; NOT_FOUND for a name nobody has."""
+async def test_health_checks_report_readiness_and_liveness(server: ExtProcServer, own_port: bool) -> None:
+    """On both ports. An unknown service is NOT_FOUND."""
     port = server.health_port if own_port else server.port
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         names = ("", "readiness", "liveness", EXT_PROC_SERVICE)
 
-        async def answers() -> list[int]:
+        async def statuses() -> list[int]:
             return [await check(channel, name) for name in names]
 
-        assert await answers() == [Answers.NOT_SERVING, Answers.NOT_SERVING, Answers.SERVING, Answers.NOT_SERVING]
+        assert await statuses() == [
+            HealthStatus.NOT_SERVING,
+            HealthStatus.NOT_SERVING,
+            HealthStatus.SERVING,
+            HealthStatus.NOT_SERVING,
+        ]
         await server.ready(True)
-        assert await answers() == [Answers.SERVING] * 4
+        assert await statuses() == [HealthStatus.SERVING] * 4
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await check(channel, "nobody")
+            await check(channel, "unknown")
         assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_health_watches(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
-    """An answer at once, and one for each change; a drain ends them."""
-    watching, unknown = watch(channel), watch(channel, "nobody")
-    assert await anext(watching) == Answers.NOT_SERVING
-    assert await anext(unknown) == Answers.SERVICE_UNKNOWN
+async def test_a_health_watch_reports_each_change(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
+    """It reports the status at once, and a drain ends it."""
+    watching, unknown = watch(channel), watch(channel, "unknown")
+    assert await anext(watching) == HealthStatus.NOT_SERVING
+    assert await anext(unknown) == HealthStatus.SERVICE_UNKNOWN
     await server.ready(True)
     await server.ready(True)
-    assert await anext(watching) == Answers.SERVING
+    assert await anext(watching) == HealthStatus.SERVING
     draining = asyncio.create_task(server.drain(10))
-    assert await anext(watching) == Answers.NOT_SERVING
+    assert await anext(watching) == HealthStatus.NOT_SERVING
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await anext(watching)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     await draining
 
 
-async def test_draining_hands_back_what_is_picked_and_serves_what_is_not(
-    server: ExtProcServer, channel: grpc.aio.Channel
-) -> None:
-    """The settled call ends well at once, the other one after its pick, and then the server is done."""
+async def test_a_drain_ends_each_call_after_its_pick(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
+    """The settled call ends with OK at once, the other one after its pick. Then the drain is complete."""
     settled, waiting = process(channel), process(channel)
     for call in (settled, waiting):
         await call.write(headers_message())
@@ -197,10 +195,10 @@ async def test_draining_hands_back_what_is_picked_and_serves_what_is_not(
         await asyncio.open_connection("127.0.0.1", server.port)
 
 
-async def test_a_drain_does_not_wait_longer_than_it_may(
+async def test_a_drain_resets_calls_after_its_grace_period(
     server: ExtProcServer, channel: grpc.aio.Channel, director: FakeDirector
 ) -> None:
-    """A call whose body never comes is cut."""
+    """The body of the call does not arrive."""
     call = process(channel)
     await call.write(headers_message())
     await call.read()
@@ -210,28 +208,27 @@ async def test_a_drain_does_not_wait_longer_than_it_may(
 
 
 async def test_probes_are_answered_while_draining(server: ExtProcServer, channel: grpc.aio.Channel) -> None:
-    """Alive, and not ready."""
+    """Alive and not ready."""
     call = process(channel)
     await call.write(headers_message())
     await call.read()
     await server.ready(True)
     draining = asyncio.create_task(server.drain(10))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as probing:
-        assert await check(probing, "liveness") == Answers.SERVING
-        assert await check(probing, "readiness") == Answers.NOT_SERVING
+        assert await check(probing, "liveness") == HealthStatus.SERVING
+        assert await check(probing, "readiness") == HealthStatus.NOT_SERVING
     call.cancel()
     await draining
 
 
-def test_an_address_that_is_taken(director: FakeDirector) -> None:
-    """Known at once."""
+def test_an_address_in_use_is_an_error_of_the_constructor(director: FakeDirector) -> None:
     first = new_server(director)
     with pytest.raises(OSError, match="in use"):
         ExtProcServer(lambda: Exchange(director, Limits()), f"127.0.0.1:{first.port}")
 
 
-async def test_the_last_word_reaches_a_peer_that_goes_on_sending(server: ExtProcServer) -> None:
-    """GOAWAY is not lost to a reset of the connection."""
+async def test_an_error_reaches_a_peer_that_continues_to_send(server: ExtProcServer) -> None:
+    """A reset of the connection would discard it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET / HTTP/1.1\r\n\r\n" * 5_000)
     received = await reader.read()
@@ -247,7 +244,7 @@ def authority() -> trustme.CA:
 def written(
     folder: Path, authority: trustme.CA, name: str = "localhost", client_ca: trustme.CA | None = None
 ) -> TlsFiles:
-    """Files with a certificate for `name`, replaced as a person or a Secret's volume would."""
+    """Writes files with a certificate for `name`. A rename replaces existing files, as in a volume of a Secret."""
     issued = authority.issue_cert(name)
     files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt" if client_ca else None)
     for path, content in (
@@ -274,11 +271,11 @@ async def checked(port: int, trusted: grpc.ChannelCredentials) -> int:
         return await check(channel, "liveness")
 
 
-async def test_tls_speaks_http2_by_alpn(tmp_path: Path, authority: trustme.CA, director: FakeDirector) -> None:
-    """To grpcio, which insists on it; and the health port stays plain."""
+async def test_tls_selects_http2_by_alpn(tmp_path: Path, authority: trustme.CA, director: FakeDirector) -> None:
+    """grpcio requires it. The health port has no TLS."""
     server = new_server(director, written(tmp_path, authority))
     await server.start()
-    assert await checked(server.port, credentials(authority)) == Answers.SERVING
+    assert await checked(server.port, credentials(authority)) == HealthStatus.SERVING
     context = ssl.create_default_context()
     authority.configure_trust(context)
     context.set_alpn_protocols(["http/1.1", "h2"])
@@ -286,18 +283,17 @@ async def test_tls_speaks_http2_by_alpn(tmp_path: Path, authority: trustme.CA, d
     assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
     writer.close()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.health_port}") as channel:
-        assert await check(channel, "liveness") == Answers.SERVING
+        assert await check(channel, "liveness") == HealthStatus.SERVING
     await server.drain(0)
 
 
-async def test_client_certificates_are_asked_for_where_set(
+async def test_only_clients_with_a_certificate_of_the_client_ca_connect(
     tmp_path: Path, authority: trustme.CA, director: FakeDirector
 ) -> None:
-    """One that the named authority has signed is let in; none, and another authority's, are not."""
     clients = trustme.CA()
     server = new_server(director, written(tmp_path, authority, client_ca=clients))
     await server.start()
-    assert await checked(server.port, credentials(authority, clients.issue_cert("envoy"))) == Answers.SERVING
+    assert await checked(server.port, credentials(authority, clients.issue_cert("envoy"))) == HealthStatus.SERVING
     for own in (None, trustme.CA().issue_cert("envoy")):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await checked(server.port, credentials(authority, own))
@@ -305,10 +301,10 @@ async def test_client_certificates_are_asked_for_where_set(
     await server.drain(0)
 
 
-async def test_certificates_that_change_are_used_for_new_connections(
+async def test_changed_certificates_are_used_for_new_connections(
     tmp_path: Path, authority: trustme.CA, director: FakeDirector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls that are open go on; files that do not fit together change nothing; then the new authority's is shown."""
+    """Open calls continue. Files that do not match change nothing."""
     monkeypatch.setattr(server_module, "CHECK_S", 0.05)
     files = written(tmp_path, authority)
     server = new_server(director, files)
@@ -320,13 +316,13 @@ async def test_certificates_that_change_are_used_for_new_connections(
     whole = files.certificate.read_bytes()
     with structlog.testing.capture_logs() as logs:
 
-        async def complained() -> AsyncIterator[bool]:
+        async def warned() -> AsyncIterator[bool]:
             while True:
                 yield [line["event"] for line in logs] == ["grpc_server.certificates_unusable"]
 
         files.certificate.write_text("half a certific")
-        await until(complained())
-    assert await checked(server.port, credentials(authority)) == Answers.SERVING
+        await until(warned())
+    assert await checked(server.port, credentials(authority)) == HealthStatus.SERVING
     files.certificate.write_bytes(whole)
     successor = trustme.CA()
     written(tmp_path, successor)
@@ -334,7 +330,7 @@ async def test_certificates_that_change_are_used_for_new_connections(
     async def shown() -> AsyncIterator[bool]:
         while True:
             try:
-                yield await checked(server.port, credentials(successor)) == Answers.SERVING
+                yield await checked(server.port, credentials(successor)) == HealthStatus.SERVING
             except grpc.aio.AioRpcError:
                 yield False
 
@@ -345,7 +341,6 @@ async def test_certificates_that_change_are_used_for_new_connections(
     await server.drain(0)
 
 
-def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    """At the start that is an error."""
+def test_missing_certificate_files_are_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(CertificatesUnusable, match=r"absent\.crt"):
         TlsFiles(tmp_path / "absent.crt", tmp_path / "absent.key").context()

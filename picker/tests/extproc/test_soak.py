@@ -1,4 +1,4 @@
-"""Many requests over one connection: nothing of them stays, not even for the collector."""
+"""Many requests over one connection leave no memory and no reference cycles behind."""
 
 import gc
 import tracemalloc
@@ -21,12 +21,12 @@ from picker.requestcontrol.pick_request import PickRequest
 from wire_messages import body_message, headers_message
 
 FIELDS = [(":path", PROCESS) if name == ":path" else (name, value) for name, value in REQUEST]
-QUESTION = framed(headers_message(content_type="application/json"))
+HEADERS = framed(headers_message(content_type="application/json"))
 BODY = framed(body_message(b'{"model": "m", "prompt": "' + b"word " * 100 + b'"}'))
 
 
-class ForgetfulDirector(FakeDirector):
-    """Remembers no request."""
+class UnrecordedDirector(FakeDirector):
+    """A director that does not record its calls."""
 
     def assign(self, request: PickRequest) -> InFlightRequest | Rejection:
         self.requests.clear()
@@ -36,11 +36,11 @@ class ForgetfulDirector(FakeDirector):
 
 
 class Served:
-    """A connection whose client opens, answers, leaves, and ends as proxies do."""
+    """A connection whose client ends, resets or breaks its streams."""
 
     def __init__(self) -> None:
         self.deadlines: Deadlines[Call] = Deadlines()
-        director = ForgetfulDirector()
+        director = UnrecordedDirector()
         methods = {PROCESS: process(lambda: Exchange(director, Limits()))}
         self.connection = Connection(HeaderBlockCache())
         self.calls = CallDispatcher(self.connection, methods, self.deadlines, lambda: None)
@@ -57,15 +57,15 @@ class Served:
                     then = data(stream_id, BODY) + frames.rst_stream(stream_id, ErrorCode.CANCEL)
                 case _:
                     then = data(stream_id, b"\1\0\0\0\1x")
-            for sent in (headers(stream_id, FIELDS) + data(stream_id, QUESTION), then + frames.window_update(0, 2_000)):
+            for sent in (headers(stream_id, FIELDS) + data(stream_id, HEADERS), then + frames.window_update(0, 2_000)):
                 self.calls.receive(sent, number / 1_000)
                 self.connection.data_to_send()
         self.number += count
 
 
 def test_memory_is_flat_and_no_cycles_are_made() -> None:
-    """Requests that end well, whose clients leave, and that break the protocol: once the memory of ended
-    streams is full, 2,000 more cost less than the least that could be kept of each; a dictionary may double once."""
+    """The first requests fill the record of closed streams. 2,000 more add fewer bytes than any object for each
+    would. A dictionary may double once meanwhile."""
     served = Served()
     served.requests(200)
     gc.collect()
