@@ -1,4 +1,4 @@
-"""Where a request that has been read gets its endpoint."""
+"""The director: pools, models, criticality, counting, and sampling of responses."""
 
 import json
 from random import Random
@@ -59,37 +59,37 @@ def served(
     pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, strategy)
     return ServedPool(
         pool,
-        {each.model_name: each for each in models},
+        {model.model_name: model for model in models},
         endpoints,
         Scheduler(strategy, prefixes, Random(1)),
         prefixes,
         rewrites,
-        {each.name.name: each for each in objectives},
+        {objective.name.name: objective for objective in objectives},
     )
 
 
 def director(pool: ServedPool, clock: Clock | None = None, unknown_models: bool = True) -> Director:
-    made = Director(InFlightTracker(), clock or Clock(), Random(1), unknown_models=unknown_models)
-    made.serve([pool], POOL)
-    return made
+    director = Director(InFlightTracker(), clock or Clock(), Random(1), unknown_models=unknown_models)
+    director.serve([pool], POOL)
+    return director
 
 
-def wanted(
-    asked: str = "qwen", prompt: str = "hello", objective: str | None = None, pool: str | None = None
+def pick_request(
+    model: str = "qwen", prompt: str = "hello", objective: str | None = None, pool: str | None = None
 ) -> PickRequest:
-    body = read_body(json.dumps({"model": asked, "prompt": prompt, "max_tokens": 10}).encode(), strict=True)
+    body = read_body(json.dumps({"model": model, "prompt": prompt, "max_tokens": 10}).encode(), strict=True)
     assert not isinstance(body, Rejection)
     return PickRequest(pool, body, None, objective)
 
 
-def assigned(answer: InFlightRequest | Rejection) -> InFlightRequest:
-    assert isinstance(answer, InFlightRequest)
-    return answer
+def assigned(outcome: InFlightRequest | Rejection) -> InFlightRequest:
+    assert isinstance(outcome, InFlightRequest)
+    return outcome
 
 
-def rejected(answer: InFlightRequest | Rejection) -> Rejection:
-    assert isinstance(answer, Rejection)
-    return answer
+def rejected(outcome: InFlightRequest | Rejection) -> Rejection:
+    assert isinstance(outcome, Rejection)
+    return outcome
 
 
 def test_a_request_counts_as_many_sequences_as_its_server_generates() -> None:
@@ -99,145 +99,142 @@ def test_a_request_counts_as_many_sequences_as_its_server_generates() -> None:
     director.serve([served], served.pool.name)
     read = read_body(json.dumps({"model": "m", "prompt": ["a", "b"], "n": 3, "max_tokens": 10}).encode(), strict=True)
     assert not isinstance(read, Rejection)
-    answer = assigned(director.assign(PickRequest(None, read, None)))
+    request = assigned(director.assign(PickRequest(None, read, None)))
     assert (fleet[0].in_flight.requests, fleet[0].in_flight.decode_tokens) == (6, 60)
-    director.ended(answer)
+    director.ended(request)
     assert fleet[0].in_flight.requests == 0
 
 
-def test_a_pool_that_is_not_known_is_answered_503() -> None:
-    """The gateway may know it before the picker does."""
-    answer = rejected(director(served([endpoint(1)])).assign(wanted(pool="other")))
-    assert (answer.status, answer.reason) == (503, RejectReason.POOL_UNKNOWN)
+def test_a_request_to_an_unknown_pool_is_rejected_with_503() -> None:
+    """The gateway may be configured with it before the picker."""
+    rejection = rejected(director(served([endpoint(1)])).assign(pick_request(pool="other")))
+    assert (rejection.status, rejection.reason) == (503, RejectReason.POOL_UNKNOWN)
 
 
-def test_a_model_that_is_not_declared_keeps_its_name() -> None:
-    """A pool without InferenceModels just works."""
-    assert assigned(director(served([endpoint(1)])).assign(wanted("anything"))).served_model is None
+def test_an_undeclared_model_keeps_its_name() -> None:
+    """A pool needs no InferenceModels."""
+    assert assigned(director(served([endpoint(1)])).assign(pick_request("anything"))).served_model is None
 
 
-def test_a_model_that_is_not_declared_is_answered_404_where_that_is_asked_for() -> None:
-    """A rewrite declares it as well."""
+def test_without_unknown_models_an_undeclared_model_is_rejected_with_404() -> None:
+    """A rewrite declares a model too."""
     rewrites = ModelRewrites({"alias": (TargetModel("base", 1),)}, ())
     strict = director(served([endpoint(1)], rewrites=rewrites), unknown_models=False)
-    assert rejected(strict.assign(wanted("anything"))).status == 404
-    assert assigned(strict.assign(wanted("alias"))).served_model == "base"
+    assert rejected(strict.assign(pick_request("anything"))).status == 404
+    assert assigned(strict.assign(pick_request("alias"))).served_model == "base"
 
 
-def test_targets_are_drawn_by_weight() -> None:
-    """Three in four go to the heavier one, give or take."""
+def test_targets_are_selected_at_random_by_weight() -> None:
+    """About three of four requests get the target of weight 3."""
     splitting = director(served([endpoint(1)], model("qwen", ("v1", 3), ("v2", 1))))
-    names = [assigned(splitting.assign(wanted())).served_model for _ in range(400)]
+    names = [assigned(splitting.assign(pick_request())).served_model for _ in range(400)]
     assert names.count("v1") + names.count("v2") == 400
     assert 260 < names.count("v1") < 340
 
 
-def test_an_inference_model_comes_before_a_rewrite() -> None:
-    """The rewrite is for the models that it alone names."""
+def test_an_inference_model_takes_precedence_over_a_rewrite() -> None:
     rewrites = ModelRewrites({"qwen": (TargetModel("rewritten", 1),)}, (TargetModel("other", 1),))
     both = director(served([endpoint(1)], model("qwen", ("declared", 1)), rewrites=rewrites))
-    assert assigned(both.assign(wanted("qwen"))).served_model == "declared"
-    assert assigned(both.assign(wanted("unheard-of"))).served_model == "other"
+    assert assigned(both.assign(pick_request("qwen"))).served_model == "declared"
+    assert assigned(both.assign(pick_request("unheard-of"))).served_model == "other"
 
 
 @pytest.mark.parametrize(("priority", "passes"), [(-1, False), (0, True), (5, True)])
-def test_an_objective_says_how_much_a_request_matters(priority: int, passes: bool) -> None:
-    """Below 0 it is shed when the servers queue, whatever its model says."""
+def test_an_objective_with_a_negative_priority_is_rejected_at_saturation(priority: int, passes: bool) -> None:
+    """The objective overrides the model's criticality."""
     full = endpoint(1, running=50, queue_depth=9, kv=0.95)
     clock = Clock()
     clock.now_s = 0.0
     critical = model("qwen", criticality=Criticality.CRITICAL)
-    answer = director(served([full], critical, objectives=(objective("batch", priority),)), clock).assign(
-        wanted(objective="batch")
+    outcome = director(served([full], critical, objectives=(objective("batch", priority),)), clock).assign(
+        pick_request(objective="batch")
     )
-    assert isinstance(answer, InFlightRequest) is passes
+    assert isinstance(outcome, InFlightRequest) is passes
     if not passes:
-        assert (rejected(answer).status, rejected(answer).reason) == (429, RejectReason.SATURATED)
+        assert (rejected(outcome).status, rejected(outcome).reason) == (429, RejectReason.SATURATED)
 
 
-def test_an_objective_that_does_not_exist_changes_nothing() -> None:
-    """The model's criticality stands."""
+def test_an_unknown_objective_is_ignored() -> None:
+    """The model's criticality is used."""
     clock = Clock()
     clock.now_s = 0.0
     full = endpoint(1, running=50, queue_depth=9, kv=0.95)
     pool = served([full], model("qwen", criticality=Criticality.SHEDDABLE))
-    assert rejected(director(pool, clock).assign(wanted(objective="nobody"))).status == 429
+    assert rejected(director(pool, clock).assign(pick_request(objective="unknown"))).status == 429
 
 
 def test_a_request_is_counted_from_its_pick_to_its_end() -> None:
-    """The prompt's tokens too: a stream's headers come before its first token, and say nothing of it."""
+    """With its prompt's tokens: a stream's headers come before its first token, so they do not end the prefill."""
     only = endpoint(1)
     counting = director(served([only]))
-    assignment = assigned(counting.assign(wanted(prompt="word " * 400)))
+    request = assigned(counting.assign(pick_request(prompt="word " * 400)))
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
-    counting.response_started(assignment, None, 200)
+    counting.response_started(request, None, 200)
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
     assert only.pace.seconds_per_token is None
-    counting.ended(assignment)
+    counting.ended(request)
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (0, 0)
 
 
-def test_a_request_is_counted_where_it_was_served() -> None:
-    """The proxy fell back to the second of the list, and says so."""
+def test_a_rerouted_request_is_counted_on_the_endpoint_that_served_it() -> None:
     fleet = [endpoint(1), endpoint(2)]
-    assignment = assigned(director(served(fleet)).assign(wanted()))
-    first, second = assignment.destination.split(",")
-    assignment.served_by(second)
-    assert {each.address: each.in_flight.requests for each in fleet} == {first: 0, second: 1}
+    request = assigned(director(served(fleet)).assign(pick_request()))
+    first, second = request.destination.split(",")
+    request.served_by(second)
+    assert {server.address: server.in_flight.requests for server in fleet} == {first: 0, second: 1}
 
 
-def test_errors_make_an_endpoint_worse_and_answers_make_it_good_again() -> None:
-    """A server that answers errors at once looks idle."""
+def test_a_failing_endpoint_is_avoided_until_it_recovers() -> None:
+    """A server that responds with errors at once looks idle."""
     broken, busy = endpoint(1), endpoint(2, requests=3)
     choosing = director(served([broken, busy]))
     for _ in range(20):
-        assignment = assigned(choosing.assign(wanted()))
-        failed = assignment.destination.startswith(broken.address)
-        choosing.response_started(assignment, None, 500 if failed else 200)
-        choosing.ended(assignment)
-    assert assigned(choosing.assign(wanted())).destination.startswith(busy.address)
+        request = assigned(choosing.assign(pick_request()))
+        failed = request.destination.startswith(broken.address)
+        choosing.response_started(request, None, 500 if failed else 200)
+        choosing.ended(request)
+    assert assigned(choosing.assign(pick_request())).destination.startswith(busy.address)
     broken.failing = 0.0
-    assert assigned(choosing.assign(wanted())).destination.startswith(broken.address)
+    assert assigned(choosing.assign(pick_request())).destination.startswith(broken.address)
 
 
-def test_endpoints_before_the_one_that_answered_have_failed() -> None:
-    """The proxy tries them in order: a cut or refused connection is seen by this only."""
+def test_endpoints_before_the_one_that_answered_count_as_failed() -> None:
+    """The proxy tries them in order. A refused or reset connection is not reported otherwise."""
     fleet = [endpoint(number) for number in (1, 2, 3)]
-    by_address = {each.address: each for each in fleet}
+    by_address = {server.address: server for server in fleet}
     choosing = director(served(fleet))
-    assignment = assigned(choosing.assign(wanted()))
-    first, second, third = (by_address[address] for address in assignment.destination.split(","))
-    choosing.response_started(assignment, third.address, 200)
-    choosing.response_started(assignment, third.address, 200)
+    request = assigned(choosing.assign(pick_request()))
+    first, second, third = (by_address[address] for address in request.destination.split(","))
+    choosing.response_started(request, third.address, 200)
+    choosing.response_started(request, third.address, 200)
     assert (first.failing, second.failing, third.failing) == (0.1, 0.1, 0.0)
 
 
-def seen_answers(choosing: Director, asked: int = 100) -> int:
-    return sum(choosing.wants_response_headers(str(POOL)) for _ in range(asked))
+def sampled(choosing: Director, requests: int = 100) -> int:
+    return sum(choosing.wants_response_headers(str(POOL)) for _ in range(requests))
 
 
 @pytest.mark.parametrize("status", [400, 503])
-def test_a_few_answers_are_seen_and_all_after_an_error(status: int) -> None:
-    """Errors are counted."""
+def test_a_share_of_responses_is_sampled_and_all_after_an_error(status: int) -> None:
     choosing = director(served([endpoint(1)]))
-    choosing.response_started(assigned(choosing.assign(wanted())), None, 200)
-    assert 0 < seen_answers(choosing) < 40
-    choosing.response_started(assigned(choosing.assign(wanted())), None, status)
-    assert seen_answers(choosing) == 100
+    choosing.response_started(assigned(choosing.assign(pick_request())), None, 200)
+    assert 0 < sampled(choosing) < 40
+    choosing.response_started(assigned(choosing.assign(pick_request())), None, status)
+    assert sampled(choosing) == 100
 
 
-def test_all_answers_are_seen_after_one_from_another_endpoint_than_the_picked_one() -> None:
-    """The picked one may have gone, and what is in flight has to be counted where it is."""
+def test_all_responses_are_sampled_after_a_rerouted_request() -> None:
+    """The picked endpoint may have stopped, and each request is to be counted on the endpoint that serves it."""
     choosing = director(served([endpoint(1), endpoint(2)]))
-    first, second = (assigned(choosing.assign(wanted())) for _ in range(2))
+    first, second = (assigned(choosing.assign(pick_request())) for _ in range(2))
     choosing.response_started(first, first.destination.split(",")[0], 200)
-    assert seen_answers(choosing) < 40
+    assert sampled(choosing) < 40
     choosing.response_started(second, second.destination.split(",")[1], 200)
-    assert seen_answers(choosing) == 100
+    assert sampled(choosing) == 100
 
 
 @pytest.mark.parametrize(
-    ("models", "rewrites", "all_seen"),
+    ("models", "rewrites", "all_sampled"),
     [
         ((model("qwen"),), NO_REWRITES, False),
         ((model("qwen", ("qwen", 1), ("qwen-v2", 1)),), NO_REWRITES, True),
@@ -246,53 +243,52 @@ def test_all_answers_are_seen_after_one_from_another_endpoint_than_the_picked_on
         ((), ModelRewrites({}, (TargetModel("base", 1),)), True),
     ],
 )
-def test_all_answers_are_seen_where_one_may_name_another_model(
-    models: tuple[InferenceModel, ...], rewrites: ModelRewrites, all_seen: bool
+def test_all_responses_of_a_pool_that_renames_models_are_sampled(
+    models: tuple[InferenceModel, ...], rewrites: ModelRewrites, all_sampled: bool
 ) -> None:
-    """When the proxy is to be told, nobody knows yet which model a request names."""
+    """The decision is made before the request's model is known."""
     choosing = director(served([endpoint(1)], *models, rewrites=rewrites))
-    assert (seen_answers(choosing) == 100) == all_seen
+    assert (sampled(choosing) == 100) == all_sampled
 
 
-def test_an_answer_that_was_not_looked_at_counts_as_a_good_one() -> None:
-    """One that never came does not."""
+def test_a_response_that_was_not_sampled_counts_as_a_success() -> None:
+    """A response that was requested and did not come is not counted."""
     broken = endpoint(1)
     broken.failing = 0.5
     choosing = director(served([broken]))
-    choosing.ended(assigned(choosing.assign(wanted())))
+    choosing.ended(assigned(choosing.assign(pick_request())))
     assert broken.failing == 0.5
-    choosing.ended(assigned(choosing.assign(wanted())), not_sampled=True)
+    choosing.ended(assigned(choosing.assign(pick_request())), not_sampled=True)
     assert broken.failing < 0.5
 
 
-def test_the_time_to_the_first_token_is_predicted_from_those_before() -> None:
-    """None before there was one."""
+def test_the_time_to_the_first_token_is_predicted_from_earlier_ones() -> None:
     clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
     learning = Director(tracker, clock, Random(1), unknown_models=True)
     learning.serve([served([only])], POOL)
     scrape(tracker, only, clock.now_s)
-    first = assigned(learning.assign(wanted(prompt="word " * 400)))
+    first = assigned(learning.assign(pick_request(prompt="word " * 400)))
     assert first.predicted_ttft_s is None
     clock.now_s += 2.0
     scrape(tracker, only, clock.now_s, first_tokens=1, seconds=2.0)
     learning.ended(first)
-    again = assigned(learning.assign(wanted(prompt="text " * 400)))
+    again = assigned(learning.assign(pick_request(prompt="text " * 400)))
     assert again.predicted_ttft_s == pytest.approx(2.0, rel=0.1)
 
 
-def test_a_prediction_does_not_say_what_is_cached() -> None:
-    """Else clients could ask block by block what others have sent."""
+def test_a_prediction_does_not_depend_on_the_cache() -> None:
+    """Otherwise clients could find out the prompts of others, block by block."""
     clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
     only.pace.learn(1000, 0.2, clock.now_s)
     director = Director(tracker, clock, Random(1), unknown_models=True)
     director.serve([served([only])], POOL)
     secret = "word " * 400
-    director.ended(assigned(director.assign(wanted(prompt=secret))))
-    right = assigned(director.assign(wanted(prompt=secret)))
-    director.ended(right)
-    wrong = assigned(director.assign(wanted(prompt="text " * 400)))
-    assert right.ranking.cached_tokens > wrong.ranking.cached_tokens
-    assert right.predicted_ttft_s == wrong.predicted_ttft_s is not None
+    director.ended(assigned(director.assign(pick_request(prompt=secret))))
+    cached = assigned(director.assign(pick_request(prompt=secret)))
+    director.ended(cached)
+    uncached = assigned(director.assign(pick_request(prompt="text " * 400)))
+    assert cached.ranking.cached_tokens > uncached.ranking.cached_tokens
+    assert cached.predicted_ttft_s == uncached.predicted_ttft_s is not None
 
 
 def chat(*texts: str) -> bytes:
@@ -300,8 +296,8 @@ def chat(*texts: str) -> bytes:
     return json.dumps([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]).encode()
 
 
-def test_the_turns_of_a_conversation_are_told_as_one() -> None:
-    """The first, which has no answer in it yet, among them."""
+def test_all_turns_of_a_conversation_have_the_same_session_key() -> None:
+    """Also the first, which has no answer of the assistant."""
     turns = ([], ["hi", "you?"], ["hi", "you?", "fine", "good"])
     first, *later = (session_key(chat("be kind", "hello", *more), b"") for more in turns)
     assert first[0] is not None
@@ -311,13 +307,13 @@ def test_the_turns_of_a_conversation_are_told_as_one() -> None:
     assert session_key(chat("be kind", "hello"), b"other model")[0] != first[0]
 
 
-def test_text_that_names_roles_is_no_conversation() -> None:
-    """Its quotes are escaped."""
+def test_a_text_with_names_of_roles_has_no_session_key() -> None:
+    """The quotes in it are escaped."""
     assert session_key(json.dumps('say "user" and "assistant" and "role"').encode(), b"") == (None, False)
 
 
-def test_of_a_long_prompt_only_the_beginning_is_looked_at() -> None:
-    """A first turn that is longer has no name; a later one does where the first answer comes early."""
+def test_only_the_beginning_of_a_long_prompt_is_searched() -> None:
+    """A longer first turn has no key. A later turn has one if the first answer comes early."""
     assert session_key(chat("be kind", "x" * 40_000), b"") == (None, False)
     early = session_key(chat("be kind", "hello", "hi", "x" * 40_000), b"")
     assert early == (session_key(chat("be kind", "hello"), b"")[0], True)

@@ -1,4 +1,4 @@
-"""A model's name is exchanged in a JSON text, and every other byte stays as it was."""
+"""Replacing a model's name in a JSON text without a change of any other byte."""
 
 import json
 from time import process_time
@@ -23,7 +23,7 @@ objects = st.dictionaries(keys, values, max_size=5)
 
 @st.composite
 def written(draw: st.DrawFn, value: object) -> str:
-    """JSON text of a value, as any client may write it: spaces, and escapes where none are needed."""
+    """JSON text of a value as any client may write it, with spaces and needless escapes."""
     space = draw(st.sampled_from(["", " ", "\n\t"]))
     match value:
         case str():
@@ -34,9 +34,9 @@ def written(draw: st.DrawFn, value: object) -> str:
                 else json.dumps(value, ensure_ascii=draw(st.booleans()))
             )
         case list():
-            return "[" + f"{space},".join(draw(written(each)) for each in value) + space + "]"
+            return "[" + f"{space},".join(draw(written(item)) for item in value) + space + "]"
         case dict():
-            members = (f"{draw(written(key))}{space}:{space}{draw(written(each))}" for key, each in value.items())
+            members = (f"{draw(written(key))}{space}:{space}{draw(written(item))}" for key, item in value.items())
             return "{" + space + ("," + space).join(members) + "}"
         case _:
             return json.dumps(value)
@@ -44,7 +44,7 @@ def written(draw: st.DrawFn, value: object) -> str:
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[dict[str, object], bytes]:
-    """A request whose model is OLD, at any place among its fields, and its text."""
+    """A request whose model is OLD, with the field at any position, and its text."""
     fields = draw(objects)
     fields.pop("model", None)
     ordered = draw(st.permutations([*fields.items(), ("model", OLD)]))
@@ -54,20 +54,20 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, object], bytes]:
 
 @settings(max_examples=50)
 @given(requests())
-def test_renaming_a_request_changes_its_model_and_nothing_else(request_: tuple[dict[str, object], bytes]) -> None:
-    """Whatever surrounds it: other keys `model` deeper down, strings that look like it, escapes, spaces."""
+def test_renaming_a_request_changes_only_its_model(request_: tuple[dict[str, object], bytes]) -> None:
+    """With nested keys `model`, strings that resemble it, escapes and spaces around it."""
     value, text = request_
     renamed = rename_request(text, OLD, NEW)
     assert json.loads(renamed) == {**value, "model": NEW}
     start = next(index for index, (a, b) in enumerate(zip(text, renamed, strict=False)) if a != b)
     end = len(text) - next(index for index, (a, b) in enumerate(zip(text[::-1], renamed[::-1], strict=False)) if a != b)
-    assert end - start <= len('"\\u006d"'), "more than the name has changed"
+    assert end - start <= len('"\\u006d"'), "other bytes than the name's have changed"
 
 
 @settings(max_examples=50)
 @given(objects)
-def test_an_answer_gets_its_name_back_at_the_places_of_the_apis_and_nowhere_else(value: dict[str, object]) -> None:
-    """The outermost object, and the objects in which the Responses and Messages APIs put it."""
+def test_a_responses_name_is_replaced_in_the_objects_of_the_apis(value: dict[str, object]) -> None:
+    """The outermost object, and the objects that name the model in the Responses API and the Messages API."""
     text = json.dumps(value).encode()
     expected = dict(value)
     if value.get("model") == OLD:
@@ -79,16 +79,16 @@ def test_an_answer_gets_its_name_back_at_the_places_of_the_apis_and_nowhere_else
     assert json.loads(replace_model(text, OLD, NEW)) == expected
 
 
-BYTES_THAT_STAY = (
+KEPT_BYTES = (
     b'{ "seed": 9007199254740993, "t":1e400,"u":1E-999, "b": "<&>\\u003c\\/", "a":-0.0, "model" : %s ,"z":[ ] }\n'
 )
 
 
 @pytest.mark.parametrize("rename", [rename_request, replace_model])
-def test_numbers_escapes_order_and_spaces_are_the_clients(rename: object) -> None:
-    """Nothing goes through a parser and back."""
+def test_numbers_escapes_order_and_spaces_are_kept(rename: object) -> None:
+    """The text is not encoded again."""
     assert callable(rename)
-    assert rename(BYTES_THAT_STAY % b'"m"', "m", "m-v2") == BYTES_THAT_STAY % b'"m-v2"'
+    assert rename(KEPT_BYTES % b'"m"', "m", "m-v2") == KEPT_BYTES % b'"m-v2"'
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,18 @@ def test_numbers_escapes_order_and_spaces_are_the_clients(rename: object) -> Non
         b'{"model":"m","mod\\u0065l":"m"}',
     ],
 )
-def test_the_name_is_found_however_it_is_written(text: bytes) -> None:
-    """Escaped, after its like, before its like: a parser reads the new name, and all else as before."""
+def test_the_name_is_replaced_in_every_spelling_and_position(text: bytes) -> None:
+    """Escaped, or before or after strings that resemble it."""
     assert json.loads(rename_request(text, "m", "n")) == {**json.loads(text), "model": "n"}
 
 
-def test_of_a_key_written_twice_the_one_that_parsers_take_is_renamed() -> None:
-    """The last."""
+def test_of_a_repeated_key_the_last_is_renamed() -> None:
+    """Parsers read the last one."""
     assert json.loads(rename_request(b'{"model":"m","model":"m"}', "m", "n"))["model"] == "n"
     assert json.loads(rename_request(b'{"model":"x","mod\\u0065l":"m"}', "m", "n"))["model"] == "n"
 
 
-def test_a_text_without_the_name_is_the_same_object() -> None:
-    """Nothing is copied."""
+def test_a_text_without_the_name_is_not_copied() -> None:
     text = b'{"model":"other"}'
     assert replace_model(text, "m", "n") is text
     assert rename_request(text, "m", "n") is text
@@ -127,15 +126,15 @@ def test_a_text_without_the_name_is_the_same_object() -> None:
 @given(names, names)
 @example("m", 'quote"\\back')
 @example("é", "漢字")
-def test_any_name_can_stand_in_for_any_other(old: str, new: str) -> None:
-    """Quotes, backslashes and every script."""
+def test_any_name_can_replace_any_other(old: str, new: str) -> None:
+    """With quotes, backslashes and all scripts."""
     text = json.dumps({"model": old, "n": 1}).encode()
     assert json.loads(rename_request(text, old, new)) == {"model": new, "n": 1}
     assert json.loads(replace_model(text, old, new)) == {"model": new, "n": 1}
 
 
-def test_deep_nesting_is_no_recursion() -> None:
-    """A hundred thousand levels."""
+def test_nesting_is_not_limited_by_recursion() -> None:
+    """100,000 levels."""
     deep = b"[" * 100_000 + b"]" * 100_000
     text = b'{"x":' + deep + b',"model":"m"}'
     assert rename_request(text, "m", "n") == b'{"x":' + deep + b',"model":"n"}'
@@ -144,15 +143,15 @@ def test_deep_nesting_is_no_recursion() -> None:
 @given(
     st.binary(max_size=60) | st.lists(st.sampled_from(list('{}[]":,\\ m')), max_size=40).map("".join).map(str.encode)
 )
-def test_any_bytes_are_looked_through(text: bytes) -> None:
-    """Nothing is raised, and what is found is the name."""
+def test_every_span_found_in_any_bytes_is_the_name(text: bytes) -> None:
+    """Nothing is raised."""
     for start, end in model_spans(text, "m"):
         assert json.loads(text[start:end]) == "m"
 
 
 @pytest.mark.parametrize("unit", [b'\\"', b'"', b"\\", b'"   ', b"{", b'{"model":', b'"model" '])
-def test_time_is_linear_in_texts_that_were_cut_off(unit: bytes) -> None:
-    """Sixteen times the text takes nowhere near 256 times as long."""
+def test_time_is_linear_in_truncated_texts(unit: bytes) -> None:
+    """Quadratic time for sixteen times the text would be 256 times as long."""
 
     def seconds(repeats: int) -> float:
         text = b'{"a":"' + unit * repeats

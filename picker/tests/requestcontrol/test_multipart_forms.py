@@ -1,4 +1,4 @@
-"""What is read of multipart forms, and which are rejected."""
+"""Multipart forms: the fields that are read, and the forms that are rejected."""
 
 import pytest
 from hypothesis import given
@@ -38,12 +38,12 @@ def read(body: bytes, content_type: str = TYPE) -> ParsedBody:
         form(part(b"en", "language"), part(b"whisper"), part(b"json", "response_format")),
     ],
 )
-def test_a_form_names_its_model_wherever_it_is(body: bytes) -> None:
+def test_the_model_of_a_form_is_read_at_any_position(body: bytes) -> None:
     assert read(body).model == "whisper"
 
 
 @given(st.text(min_size=1, max_size=40).filter(lambda name: "\r" not in name), st.binary(max_size=200))
-def test_a_renamed_form_differs_in_its_model_alone(name: str, audio: bytes) -> None:
+def test_renaming_a_form_changes_only_its_model(name: str, audio: bytes) -> None:
     file = part(audio.replace(b"\r", b""), "file", '; filename="a"')
     body = form(file, part(b"whisper"), part(b"en", "language"))
     renamed = rename(read(body), body, name)
@@ -51,7 +51,7 @@ def test_a_renamed_form_differs_in_its_model_alone(name: str, audio: bytes) -> N
     assert read(renamed).model == name
 
 
-def test_a_clip_counts_by_what_models_make_of_it_and_not_by_its_bytes() -> None:
+def test_an_audio_clip_counts_as_a_fixed_number_of_tokens() -> None:
     short, long = (
         read(form(part(b"m"), part(b"x" * size, "file", '; filename="a"'))).prompt_tokens for size in (9, 1 << 20)
     )
@@ -78,7 +78,8 @@ def test_a_clip_counts_by_what_models_make_of_it_and_not_by_its_bytes() -> None:
         (form(*[part(b"m")] * (MAX_PARTS + 1)), TYPE),
     ],
 )
-def test_a_form_that_servers_may_read_in_another_way_is_rejected(body: bytes, content_type: str) -> None:
+def test_an_ambiguous_form_is_rejected(body: bytes, content_type: str) -> None:
+    """Servers may read it in another way."""
     found = read_form_body(body, content_type, True, TRANSCRIPTION)
     assert isinstance(found, Rejection)
     assert (found.status, found.reason) == (400, "body-not-form")
@@ -92,7 +93,7 @@ def test_a_form_that_servers_may_read_in_another_way_is_rejected(body: bytes, co
         (form(part(b"m" * 100_000)), "model-missing"),
     ],
 )
-def test_a_form_has_to_name_a_model_of_a_bounded_length(body: bytes, reason: str) -> None:
+def test_a_form_must_name_a_model_of_a_bounded_length(body: bytes, reason: str) -> None:
     found = read_form_body(body, TYPE, True, TRANSCRIPTION)
     assert isinstance(found, Rejection)
     assert found.reason == reason

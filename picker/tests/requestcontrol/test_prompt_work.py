@@ -1,4 +1,4 @@
-"""What prompts count for: text, ids, pictures, sequences."""
+"""Estimates of a prompt's tokens and sequences: text, ids, pictures, copies."""
 
 import base64
 import json
@@ -70,8 +70,8 @@ def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
         (EMBED, "messages", {"type": "image_url", "image_url": {"url": URL}}, PICTURE_TOKENS),
     ],
 )
-def test_a_picture_counts_by_what_models_make_of_it(api: Api, field: str, part: dict[str, Any], tokens: int) -> None:
-    """Neither by its bytes, nor by those of its URL."""
+def test_media_count_as_a_fixed_number_of_tokens(api: Api, field: str, part: dict[str, Any], tokens: int) -> None:
+    """Their bytes and the bytes of their URLs are not counted."""
     found = read(api, **{field: user(part)}).prompt_tokens
     assert tokens <= found <= tokens + 60
 
@@ -82,22 +82,22 @@ def test_text_beside_a_picture_counts_as_text() -> None:
     assert read(CHAT, messages=user(text, picture)).prompt_tokens == pytest.approx(5000 + PICTURE_TOKENS, rel=0.02)
 
 
-def test_pictures_count_no_further_than_servers_take_them() -> None:
+def test_pictures_beyond_the_servers_limit_are_not_counted() -> None:
     parts = [{"type": "image_url", "image_url": {"url": URL}}] * (3 * MAX_MEDIA)
     assert read(CHAT, messages=user(*parts)).prompt_tokens < MAX_MEDIA * PICTURE_TOKENS + 60_000
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", ": [", '"image_url": {"url": "x"}', "x,[[["])
-def test_brackets_in_a_text_make_no_parts(text: str) -> None:
+def test_brackets_in_a_text_are_not_read_as_parts(text: str) -> None:
     content = text * 100
     plain = "x" * len(json.dumps(content)[1:-1])
-    with_brackets, without = (read(CHAT, messages=[{"role": "user", "content": each}]) for each in (content, plain))
+    with_brackets, without = (read(CHAT, messages=[{"role": "user", "content": found}]) for found in (content, plain))
     assert with_brackets.prompt_tokens == pytest.approx(without.prompt_tokens, rel=0.25)
 
 
 @pytest.mark.parametrize("text", ["多くの言葉がある。" * 50, "Слова и ещё слова " * 300, "plain words " * 500])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_escaped_text_counts_as_the_same_text_in_utf_8(text: str, wrapped: bool) -> None:
+def test_escaped_text_counts_like_the_same_text_in_utf_8(text: str, wrapped: bool) -> None:
     prompt: Any = user({"type": "text", "text": text}, {"image_url": URL}) if wrapped else text
     body = {"model": "m", "messages" if wrapped else "prompt": prompt}
     counts: list[int] = []
@@ -108,8 +108,8 @@ def test_escaped_text_counts_as_the_same_text_in_utf_8(text: str, wrapped: bool)
     assert counts[0] == pytest.approx(counts[1], rel=0.35)
 
 
-def test_an_escaped_backslash_before_a_u_hides_nothing() -> None:
-    """In JSON it is two characters, and no escape of a character."""
+def test_an_escaped_backslash_before_a_u_is_not_a_unicode_escape() -> None:
+    """In JSON it is two characters."""
     assert read(COMPLETIONS, prompt="\\u" * 10_000).prompt_tokens >= 2 * 10_000 // 4
 
 
@@ -128,7 +128,7 @@ def test_an_escaped_backslash_before_a_u_hides_nothing() -> None:
         (COMPLETIONS, {"prompt": [[1, 2], [3, 4, 5]]}, 5),
     ],
 )
-def test_only_what_the_api_reads_counts(api: Api, fields: dict[str, Any], tokens: int) -> None:
+def test_only_the_fields_that_the_api_reads_are_counted(api: Api, fields: dict[str, Any], tokens: int) -> None:
     assert read(api, **fields).prompt_tokens == pytest.approx(tokens, abs=1)
 
 
@@ -165,7 +165,7 @@ def test_a_rerankers_query_counts_for_each_document() -> None:
     assert found.prompt_tokens == pytest.approx(3000, rel=0.02)
 
 
-def test_limits_are_read_where_the_api_has_them() -> None:
+def test_limits_are_read_from_the_object_that_the_api_defines() -> None:
     assert read(GENERATE, token_ids=[1], max_tokens=9, sampling_params={"max_tokens": 5}).output_tokens == 5
 
 
@@ -183,7 +183,7 @@ def test_a_pooling_request_generates_no_tokens() -> None:
         ("", UNKNOWN),
     ],
 )
-def test_the_path_says_which_api_it_is(path: str, api: Api) -> None:
+def test_the_path_selects_the_api(path: str, api: Api) -> None:
     assert api_of(path) is api
 
 
@@ -199,7 +199,7 @@ def test_the_path_says_which_api_it_is(path: str, api: Api) -> None:
         ["messages", "prompt", "input", "documents", "text_2", "token_ids", "n", "max_tokens", "sampling_params"]
     ),
 )
-def test_any_shape_of_a_field_is_counted(value: object, field: str) -> None:
+def test_any_value_of_a_field_is_counted(value: object, field: str) -> None:
     for api in (UNKNOWN, CHAT, COMPLETIONS, GENERATE, SCORE, POOL):
         found = read(api, **{field: value})
         assert found.prompt_tokens >= 0
@@ -207,11 +207,11 @@ def test_any_shape_of_a_field_is_counted(value: object, field: str) -> None:
         assert found.output_tokens >= 0
 
 
-def cost_s(read_it: Callable[[bytes], object], body: bytes) -> float:
+def cost_s(function: Callable[[bytes], object], body: bytes) -> float:
     times: list[float] = []
     for _ in range(5):
         begun_s = time.perf_counter()
-        read_it(body)
+        function(body)
         times.append(time.perf_counter() - begun_s)
     return min(times)
 
@@ -225,7 +225,7 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "parts": lambda count: b'{"model":"m","messages":[{"content":[%s{}]}]}' % (b'{"image_url":"x"},' * count),
     "empty objects": member("{},"),
     "keys": lambda count: b'{"model":"m",%s"z":1}' % (b'"a":1,' * count),
-    "fields again and again": lambda count: b'{"model":"m",%s"z":1}' % (b'"prompt":"a",' * count),
+    "repeated fields": lambda count: b'{"model":"m",%s"z":1}' % (b'"prompt":"a",' * count),
     "nested lists": lambda count: b'{"model":"m","messages":%s' % (b"[" * count),
     "nested objects": lambda count: b'{"model":"m","messages":[%s' % (b'{"content":[' * count),
     "brackets": lambda count: b'{"model":"m","prompt":"%s"}' % (b"[" * count),
@@ -244,12 +244,12 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
 }
 
 
-def assert_linear(read_it: Callable[[bytes], object], shape: Callable[[int], bytes], size: int) -> None:
-    """The cost of four times as much is at most eight times that, in one of three tries: quadratic is sixteen."""
+def assert_linear(function: Callable[[bytes], object], shape: Callable[[int], bytes], size: int) -> None:
+    """Four times the size costs at most eight times as much, in one of three tries. Quadratic cost is sixteen times."""
     small, large = shape(size), shape(4 * size)
     ratios: list[float] = []
     for _ in range(3):
-        ratios.append(cost_s(read_it, large) / cost_s(read_it, small))
+        ratios.append(cost_s(function, large) / cost_s(function, small))
         if ratios[-1] <= 8:
             return
     raise AssertionError(ratios)
@@ -288,7 +288,7 @@ def test_reading_a_form_is_linear_in_its_length(unit: bytes, head: bytes) -> Non
     assert_linear(lambda body: read_form_body(body, kind, True, api_of("/v1/audio/transcriptions")), shape, 20_000)
 
 
-def test_half_a_surrogate_leaves_an_emoji_in_the_name() -> None:
+def test_a_lone_surrogate_in_the_prompt_keeps_an_emoji_in_the_name() -> None:
     body = b'{"model":"A\\ud83d\\ude00","prompt":"\\ud800"}'
     found = read_body(body, True, COMPLETIONS)
     assert isinstance(found, ParsedBody)

@@ -1,4 +1,4 @@
-"""What is read of a request's body, and what is not."""
+"""Parsing of a request's body."""
 
 import json
 
@@ -29,8 +29,8 @@ def chat(content: object, **more: object) -> bytes:
 
 
 @given(st.text(max_size=30), st.text(max_size=200))
-def test_the_model_is_read_whatever_surrounds_it(model: str, content: str) -> None:
-    """In every script, escaped or not."""
+def test_the_model_is_read_among_any_other_fields(model: str, content: str) -> None:
+    """In all scripts, escaped or not."""
     body = {"messages": [{"content": content, "model": "x"}], "model": model, "metadata": {"model": "y"}}
     for ascii_only in (True, False):
         assert read(json.dumps(body, ensure_ascii=ascii_only).encode()).model == model
@@ -50,15 +50,15 @@ def test_the_model_is_read_whatever_surrounds_it(model: str, content: str) -> No
         b'{"model":"m","x":' + b"[" * 900 + b"]" * 900 + b"}",
     ],
 )
-def test_whatever_a_server_may_understand_is_read(body: bytes) -> None:
-    """Escapes in keys, the last of two, numbers beyond 64 bits, bytes that are no UTF-8, a byte order mark, half an
-    emoji: what the picker does not need it does not judge."""
+def test_a_body_that_a_server_may_accept_is_read(body: bytes) -> None:
+    """Escapes in keys, repeated keys, numbers beyond 64 bits, bytes that are not UTF-8, a byte order mark, lone
+    surrogates, deep nesting."""
     assert read(body).model == "m"
 
 
 @given(st.text(max_size=60), st.integers(0, 12))
-def test_half_a_character_anywhere_in_a_prompt_does_not_matter(text: str, place: int) -> None:
-    """A client that cuts text by UTF-16 units writes it."""
+def test_a_lone_surrogate_anywhere_in_a_prompt_is_accepted(text: str, place: int) -> None:
+    """Clients that split text by UTF-16 units send it."""
     broken = text[:place] + "\ud83d" + text[place:]
     assert read(chat(broken)).model == "m"
     assert read(chat(text)).model == "m"
@@ -73,12 +73,12 @@ def test_half_a_character_anywhere_in_a_prompt_does_not_matter(text: str, place:
     ],
 )
 def test_equal_prompts_are_equal_bytes(first: bytes, second: bytes) -> None:
-    """Whatever else the request says, and in whatever order."""
+    """With any other fields, in any order."""
     assert read(first).prompt == read(second).prompt != b""
 
 
 def test_tools_and_system_text_come_before_the_messages() -> None:
-    """Chat templates put them there, so requests that share them share a prefix."""
+    """Chat templates place them there, so requests with the same tools have a common prefix."""
     tools = [{"type": "function", "function": {"name": "f"}}]
     first, second = (read(chat(text, tools=tools, system="You are kind."), MESSAGES).prompt for text in ("a", "b"))
     beginning = json.dumps(tools).encode() + b'"You are kind."'
@@ -86,8 +86,7 @@ def test_tools_and_system_text_come_before_the_messages() -> None:
     assert second.startswith(beginning)
 
 
-def test_a_salt_is_read() -> None:
-    """It keeps prompts of different clients apart."""
+def test_the_cache_salt_is_read() -> None:
     assert read(chat("hi", cache_salt="s")).salt == b'"s"'
     assert read(chat("hi")).salt == b""
 
@@ -113,7 +112,7 @@ def test_a_salt_is_read() -> None:
     ],
 )
 def test_the_expected_output_is_the_limit_that_the_api_reads(api: Api, fields: dict[str, object], tokens: int) -> None:
-    """A limit that is no positive number counts as absent."""
+    """A limit that is not a positive integer is ignored."""
     assert read(chat("hi", **fields), api).output_tokens == tokens
 
 
@@ -121,8 +120,7 @@ def test_the_expected_output_is_the_limit_that_the_api_reads(api: Api, fields: d
     ("prompt", "tokens"),
     [([1, 2, 3], 3), ([[1, 2], [3, 4, 5]], 5), ("x" * 398, 100), ([], 0), ([7], 1), (["text"], 2), ([[7]], 1)],
 )
-def test_prompt_tokens_are_counted_in_ids_and_estimated_in_text(prompt: object, tokens: int) -> None:
-    """Four bytes a token."""
+def test_prompt_tokens_are_ids_or_four_bytes_of_text(prompt: object, tokens: int) -> None:
     body = json.dumps({"model": "m", "prompt": prompt}, separators=(",", ":")).encode()
     assert read(body).prompt_tokens == tokens
 
@@ -144,16 +142,15 @@ def test_prompt_tokens_are_counted_in_ids_and_estimated_in_text(prompt: object, 
         ("/", "", False),
     ],
 )
-def test_what_must_name_a_model(path: str, content_type: str, must: bool) -> None:
-    """Bodies on the routes that compute something."""
+def test_bodies_of_routes_that_compute_must_name_a_model(path: str, content_type: str, must: bool) -> None:
     assert must_name_model(path, content_type) is must
 
 
 @given(
     st.binary(max_size=80) | st.lists(st.sampled_from(list('{}[]":,\\u m1')), max_size=40).map("".join).map(str.encode)
 )
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    """Nothing is raised; where nothing has to be read, nothing is refused."""
+def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
+    """Nothing is raised. Without `strict` nothing is rejected."""
     found = read_body(body, strict=True)
     assert isinstance(found, ParsedBody | Rejection)
     if isinstance(found, Rejection):
@@ -162,7 +159,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("characters", "allowed"), [(256, True), (257, False), (1 << 20, False)])
-def test_a_model_name_has_at_most_as_many_characters_as_an_object_may_declare(characters: int, allowed: bool) -> None:
+def test_the_length_of_a_models_name_is_bounded(characters: int, allowed: bool) -> None:
     body = json.dumps({"model": "é" * characters, "prompt": "hi"}).encode()
     strict, lenient = read_body(body, strict=True), read_body(body, strict=False)
     assert isinstance(lenient, ParsedBody)
@@ -174,8 +171,8 @@ def test_a_model_name_has_at_most_as_many_characters_as_an_object_may_declare(ch
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"[1]", b'{"model":3}', b"[" * 100_000])
-def test_where_no_model_is_needed_none_is_missed(body: bytes) -> None:
-    """Other routes have bodies of their own."""
+def test_without_strict_a_body_needs_no_model(body: bytes) -> None:
+    """Other routes have other bodies."""
     found = read_body(body, strict=False)
     assert isinstance(found, ParsedBody)
     assert found.model is None

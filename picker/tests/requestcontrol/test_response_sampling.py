@@ -1,4 +1,4 @@
-"""Of which requests the picker sees how they are answered."""
+"""The requests whose response headers are sampled."""
 
 from random import Random
 
@@ -18,36 +18,36 @@ def clock() -> Clock:
     return Clock()
 
 
-def share(answers: ResponseHeaderSampler, pool: str = "a") -> float:
-    """Of 4,000 answers, those wanted."""
-    return sum(answers.wanted(pool) for _ in range(4000)) / 4000
+def share(sampler: ResponseHeaderSampler, pool: str = "a") -> float:
+    """The sampled share of 4,000 responses."""
+    return sum(sampler.should_sample(pool) for _ in range(4000)) / 4000
 
 
-def test_of_a_pool_without_trouble_one_answer_in_eight_is_seen(clock: Clock) -> None:
+def test_without_errors_one_response_in_eight_is_sampled(clock: Clock) -> None:
     assert share(ResponseHeaderSampler(clock, Random(1), every=False)) == pytest.approx(SAMPLED_SHARE, abs=0.02)
 
 
-def test_all_are_seen_where_that_is_wanted(clock: Clock) -> None:
+def test_with_every_all_responses_are_sampled(clock: Clock) -> None:
     assert share(ResponseHeaderSampler(clock, Random(1), every=True)) == 1.0
 
 
-def test_all_are_seen_where_models_are_renamed(clock: Clock) -> None:
-    """There the answer holds a name to put right."""
-    answers = ResponseHeaderSampler(clock, Random(1), every=False)
-    answers.renaming(frozenset({"a"}))
-    assert share(answers, "a") == 1.0
-    assert share(answers, "b") < 0.2
+def test_all_responses_of_renaming_pools_are_sampled(clock: Clock) -> None:
+    """The response has a name to restore."""
+    sampler = ResponseHeaderSampler(clock, Random(1), every=False)
+    sampler.renaming(frozenset({"a"}))
+    assert share(sampler, "a") == 1.0
+    assert share(sampler, "b") < 0.2
 
 
-def test_after_trouble_all_answers_of_the_pool_are_seen_for_a_while(clock: Clock) -> None:
-    """And again after the next."""
-    answers = ResponseHeaderSampler(clock, Random(1), every=False)
-    answers.sample_all("a")
+def test_all_responses_of_the_pool_are_sampled_for_some_time_after_an_error(clock: Clock) -> None:
+    """A further error extends the time."""
+    sampler = ResponseHeaderSampler(clock, Random(1), every=False)
+    sampler.sample_all("a")
     clock.now_s += SAMPLE_ALL_AFTER_ERROR_S - 1
-    assert share(answers, "a") == 1.0
-    assert share(answers, "b") < 0.2
-    answers.sample_all("a")
+    assert share(sampler, "a") == 1.0
+    assert share(sampler, "b") < 0.2
+    sampler.sample_all("a")
     clock.now_s += SAMPLE_ALL_AFTER_ERROR_S - 1
-    assert share(answers, "a") == 1.0
+    assert share(sampler, "a") == 1.0
     clock.now_s += 1
-    assert share(answers, "a") < 0.2
+    assert share(sampler, "a") < 0.2

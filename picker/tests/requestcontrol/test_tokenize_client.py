@@ -1,4 +1,4 @@
-"""Which prompts the servers are asked about, and what becomes of their answers."""
+"""The prompts that are sent to `/tokenize`, and the handling of the responses."""
 
 import asyncio
 import json
@@ -48,51 +48,56 @@ def conversation(question: str, system: str = SYSTEM) -> list[dict[str, Any]]:
 
 @dataclass
 class Fleet:
-    """One server, which tokenizes four characters a token, and the director before it."""
+    """One server that makes a token of four characters, with a director and a client of its `/tokenize`."""
 
-    where: Endpoint = field(default_factory=lambda: endpoint(1))
-    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    answers: Any = None
-    """Instead of tokens."""
+    server: Endpoint = field(default_factory=lambda: endpoint(1))
+    calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """The bodies of the calls of `/tokenize`, with the URL."""
+    response: Any = None
+    """A response or error in place of the tokens."""
     strings: bool = True
+    """Whether the response has `token_strs`."""
 
     def __post_init__(self) -> None:
-        self.held = ReportedBlocks()
-        self.held.follow(self.where)
-        self.held.restart(self.where, empty=True)
-        self.index = KvEventIndex(BLOCK_TOKENS, self.held, [self.where])
-        self.prompts = TokenizeClient(httpx.MockTransport(self._answer))
+        self.reported = ReportedBlocks()
+        self.reported.follow(self.server)
+        self.reported.restart(self.server, empty=True)
+        self.index = KvEventIndex(BLOCK_TOKENS, self.reported, [self.server])
+        self.client = TokenizeClient(httpx.MockTransport(self._respond))
         pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT)
         model = InferenceModel(
             ObjectName("default", "m"), POOL, "alias", Criticality.STANDARD, (TargetModel("qwen", 1),), None
         )
         self.director = Director(InFlightTracker(), lambda: 1.0, Random(1), unknown_models=True)
         scheduler = Scheduler(pool.strategy, self.index, Random(1))
-        self.director.serve([ServedPool(pool, {"alias": model}, [self.where], scheduler, self.index)], POOL)
-        self.director.on_repeated = self.prompts.repeated
+        self.director.serve([ServedPool(pool, {"alias": model}, [self.server], scheduler, self.index)], POOL)
+        self.director.on_repeated = self.client.repeated
 
-    def pieces(self, asked: dict[str, Any]) -> list[str]:
-        said = asked.get("messages")
-        text = asked["prompt"] if said is None else "".join(f"<{each['role']}>{each['content']}" for each in said)
+    def token_strings(self, body: dict[str, Any]) -> list[str]:
+        messages = body.get("messages")
+        if messages is None:
+            text = body["prompt"]
+        else:
+            text = "".join(f"<{message['role']}>{message['content']}" for message in messages)
         return [text[start : start + 4] for start in range(0, len(text), 4)]
 
-    def ids(self, asked: dict[str, Any]) -> list[int]:
-        return [int.from_bytes(piece.encode()[:3], "big") for piece in self.pieces(asked)]
+    def token_ids(self, body: dict[str, Any]) -> list[int]:
+        return [int.from_bytes(string.encode()[:3], "big") for string in self.token_strings(body)]
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        if isinstance(self.answers, httpx.TransportError):
-            raise self.answers
-        asked = json.loads(request.content)
-        self.asked.append({"url": str(request.url), **asked})
-        if self.answers is not None:
-            return self.answers
-        tokens = self.ids(asked)
-        found: dict[str, Any] = {"count": len(tokens), "max_model_len": 4096, "tokens": tokens}
+    def _respond(self, request: httpx.Request) -> httpx.Response:
+        if isinstance(self.response, httpx.TransportError):
+            raise self.response
+        body = json.loads(request.content)
+        self.calls.append({"url": str(request.url), **body})
+        if self.response is not None:
+            return self.response
+        tokens = self.token_ids(body)
+        content: dict[str, Any] = {"count": len(tokens), "max_model_len": 4096, "tokens": tokens}
         if self.strings:
-            found["token_strs"] = self.pieces(asked)
-        return httpx.Response(200, json=found)
+            content["token_strs"] = self.token_strings(body)
+        return httpx.Response(200, json=content)
 
-    def sends(self, path: str = CHAT, **body: Any) -> InFlightRequest:
+    def assign(self, path: str = CHAT, **body: Any) -> InFlightRequest:
         body = {"model": "qwen", "max_tokens": 5, "stream": True, **body}
         read = read_body(json.dumps(body).encode(), strict=True)
         assert not isinstance(read, Rejection)
@@ -100,71 +105,73 @@ class Fleet:
         assert isinstance(assigned, InFlightRequest)
         return assigned
 
-    def computes(self, **body: Any) -> None:
-        tokens = self.ids(body)
+    def report_blocks(self, **body: Any) -> None:
+        """The server reports the blocks of the prompt by a KV event."""
+        tokens = self.token_ids(body)
         full = len(tokens) // SIZE * SIZE
         hashes = token_chain(tokens, SIZE, chain_root(SIZE, None))
-        self.held.apply(self.where, [BlockStored(hashes, None, tokens[:full], SIZE)])
+        self.reported.apply(self.server, [BlockStored(hashes, None, tokens[:full], SIZE)])
 
-    async def serves(self, path: str = CHAT, **body: Any) -> InFlightRequest:
-        assigned = self.sends(path, **body)
+    async def serve(self, path: str = CHAT, **body: Any) -> InFlightRequest:
+        """Assigns a request, and ends it."""
+        assigned = self.assign(path, **body)
         if "messages" in body or isinstance(body.get("prompt"), str):
-            self.computes(**body)
+            self.report_blocks(**body)
         self.director.ended(assigned)
-        await self.prompts.drained()
+        await self.client.drained()
         return assigned
 
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[None]:
-        async with running(asyncio.create_task(self.prompts.run())):
+    async def tokenizing(self) -> AsyncIterator[None]:
+        async with running(asyncio.create_task(self.client.run())):
             yield
 
 
-async def test_a_prompt_whose_beginning_comes_again_is_asked_for_once_it_is_served() -> None:
+async def test_a_repeated_prompt_is_tokenized_after_it_was_served() -> None:
     fleet = Fleet()
-    async with fleet.asking():
-        await fleet.serves(messages=conversation("first"))
-        assert fleet.asked == [], "nobody knows whether it will come again"
-        again = fleet.sends(messages=conversation("second"))
-        fleet.computes(messages=conversation("second"))
-        assert fleet.asked == [], "no request waits for it"
+    async with fleet.tokenizing():
+        await fleet.serve(messages=conversation("first"))
+        assert fleet.calls == [], "it may not repeat"
+        again = fleet.assign(messages=conversation("second"))
+        fleet.report_blocks(messages=conversation("second"))
+        assert fleet.calls == [], "no request waits for it"
         fleet.director.ended(again)
-        await fleet.prompts.drained()
-        [asked] = fleet.asked
-        assert asked["url"] == "http://10.0.0.1:8000/tokenize"
-        assert (asked["messages"], asked["model"]) == (conversation("second"), "qwen")
-        await fleet.serves(messages=conversation("third"))
-        assert len(fleet.asked) == 1
+        await fleet.client.drained()
+        [call] = fleet.calls
+        assert call["url"] == "http://10.0.0.1:8000/tokenize"
+        assert (call["messages"], call["model"]) == (conversation("second"), "qwen")
+        await fleet.serve(messages=conversation("third"))
+        assert len(fleet.calls) == 1
 
 
 @pytest.mark.parametrize("strings", [True, False], ids=["with the tokens' text", "without"])
-async def test_then_the_servers_word_counts(strings: bool) -> None:
+async def test_after_tokenizing_the_servers_reports_are_used(strings: bool) -> None:
     fleet = Fleet(strings=strings)
-    async with fleet.asking():
+    async with fleet.tokenizing():
         for question in ("first", "second"):
-            await fleet.serves(messages=conversation(question))
-        third = await fleet.serves(messages=conversation("third"))
+            await fleet.serve(messages=conversation(question))
+        third = await fleet.serve(messages=conversation("third"))
         assert third.ranking.cached_tokens > 0.8 * len(SYSTEM) / 4
-        fleet.held.restart(fleet.where, empty=True)
-        fourth = fleet.sends(messages=conversation("fourth"))
+        fleet.reported.restart(fleet.server, empty=True)
+        fourth = fleet.assign(messages=conversation("fourth"))
         assert fourth.ranking.cached_tokens == 0
 
 
-async def test_a_prompt_of_completions_is_asked_for_as_well() -> None:
+async def test_a_prompt_of_completions_is_tokenized_too() -> None:
     fleet = Fleet()
-    async with fleet.asking():
+    async with fleet.tokenizing():
         for question in ("first", "second"):
-            await fleet.serves("/v1/completions?a=b", prompt=SYSTEM + question)
-        [asked] = fleet.asked
-        assert asked["prompt"] == SYSTEM + "second"
+            await fleet.serve("/v1/completions?a=b", prompt=SYSTEM + question)
+        [call] = fleet.calls
+        assert call["prompt"] == SYSTEM + "second"
 
 
-async def test_servers_are_asked_by_their_own_name_of_the_model() -> None:
+async def test_the_call_has_the_servers_name_of_the_model() -> None:
     fleet = Fleet()
-    async with fleet.asking():
+    async with fleet.tokenizing():
         for question in ("first", "second"):
-            await fleet.serves(model="alias", messages=conversation(question))
-        assert fleet.asked[0]["model"] == "qwen"
+            await fleet.serve(model="alias", messages=conversation(question))
+        assert fleet.calls[0]["model"] == "qwen"
 
 
 @pytest.mark.parametrize(
@@ -176,19 +183,19 @@ async def test_servers_are_asked_by_their_own_name_of_the_model() -> None:
     ],
     ids=["salted", "with an image", "another route"],
 )
-async def test_what_more_than_text_names_is_not_asked_for(path: str, body: dict[str, Any]) -> None:
+async def test_a_prompt_whose_hashes_cover_more_than_text_is_not_tokenized(path: str, body: dict[str, Any]) -> None:
     fleet = Fleet()
-    async with fleet.asking():
+    async with fleet.tokenizing():
         for question in ("first", "second", "third"):
-            fleet.computes(messages=conversation(question))
-            assigned = fleet.sends(path, **{"messages": conversation(question), **body})
+            fleet.report_blocks(messages=conversation(question))
+            assigned = fleet.assign(path, **{"messages": conversation(question), **body})
             fleet.director.ended(assigned)
-            await fleet.prompts.drained()
-    assert fleet.asked == []
+            await fleet.client.drained()
+    assert fleet.calls == []
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         httpx.Response(404, text="no such route"),
         httpx.Response(200, text="rubbish"),
@@ -200,43 +207,43 @@ async def test_what_more_than_text_names_is_not_asked_for(path: str, body: dict[
     ],
     ids=["no route", "no JSON", "no tokens", "beyond numbers", "none", "too long", "compressed"],
 )
-async def test_an_answer_that_is_none_names_nothing_and_is_not_asked_for_again(answer: httpx.Response) -> None:
-    fleet = Fleet(answers=answer)
-    async with fleet.asking():
+async def test_an_invalid_response_maps_nothing_and_is_not_requested_again(response: httpx.Response) -> None:
+    fleet = Fleet(response=response)
+    async with fleet.tokenizing():
         for question in ("first", "second", "third", "fourth"):
-            await fleet.serves(messages=conversation(question))
-        assert 1 <= len(fleet.asked) <= 3
-        assert fleet.sends(messages=conversation("fifth")).ranking.cached_tokens > 0
+            await fleet.serve(messages=conversation(question))
+        assert 1 <= len(fleet.calls) <= 3
+        assert fleet.assign(messages=conversation("fifth")).ranking.cached_tokens > 0
 
 
-async def test_an_answer_has_a_time_in_all_however_it_drips(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_response_is_ended_by_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenize_client, "TIMEOUT_S", 0.05)
 
-    class Dripping(httpx.AsyncByteStream):
+    class Slow(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             while True:
                 yield b" "
                 await asyncio.sleep(0.01)
 
-    fleet = Fleet(answers=httpx.Response(200, stream=Dripping()))
-    async with fleet.asking(), asyncio.timeout(5):
+    fleet = Fleet(response=httpx.Response(200, stream=Slow()))
+    async with fleet.tokenizing(), asyncio.timeout(5):
         for question in ("first", "second"):
-            await fleet.serves(messages=conversation(question))
-        await fleet.prompts.drained()
-    assert len(fleet.asked) >= 1
+            await fleet.serve(messages=conversation(question))
+        await fleet.client.drained()
+    assert len(fleet.calls) >= 1
 
 
-async def test_a_server_that_was_not_reached_is_asked_when_the_prompt_comes_again() -> None:
-    fleet = Fleet(answers=httpx.ConnectError("refused"))
-    async with fleet.asking():
+async def test_a_prompt_is_requested_again_after_a_connection_error() -> None:
+    fleet = Fleet(response=httpx.ConnectError("refused"))
+    async with fleet.tokenizing():
         for question in ("first", "second"):
-            await fleet.serves(messages=conversation(question))
-        fleet.answers = None
-        await fleet.serves(messages=conversation("third"))
-        assert len(fleet.asked) == 1
+            await fleet.serve(messages=conversation(question))
+        fleet.response = None
+        await fleet.serve(messages=conversation("third"))
+        assert len(fleet.calls) == 1
 
 
-async def test_prompts_that_find_the_queue_full_are_asked_for_when_they_come_again(
+async def test_a_prompt_that_does_not_fit_the_queue_is_requested_when_it_repeats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tokenize_client, "MAX_WAITING", 1)
@@ -244,35 +251,35 @@ async def test_prompts_that_find_the_queue_full_are_asked_for_when_they_come_aga
     others = [SYSTEM[::-1], SYSTEM[5:]]
     for system in others:
         for question in ("first", "second"):
-            fleet.computes(messages=conversation(question, system))
-            fleet.director.ended(fleet.sends(messages=conversation(question, system)))
-    async with fleet.asking():
-        await fleet.prompts.drained()
-        assert len(fleet.asked) == 1
-        await fleet.serves(messages=conversation("third", others[1]))
-        assert len(fleet.asked) == 2
+            fleet.report_blocks(messages=conversation(question, system))
+            fleet.director.ended(fleet.assign(messages=conversation(question, system)))
+    async with fleet.tokenizing():
+        await fleet.client.drained()
+        assert len(fleet.calls) == 1
+        await fleet.serve(messages=conversation("third", others[1]))
+        assert len(fleet.calls) == 2
 
 
-async def test_an_error_nobody_has_thought_of_costs_a_name_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unexpected_error_does_not_stop_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet()
 
     def fail(*_: object) -> int:
-        raise RuntimeError("of a kind nobody has thought of")
+        raise RuntimeError("unexpected")
 
     monkeypatch.setattr(fleet.index, "learn", fail)
-    async with fleet.asking():
+    async with fleet.tokenizing():
         for question in ("first", "second"):
-            await fleet.serves(messages=conversation(question))
+            await fleet.serve(messages=conversation(question))
         monkeypatch.undo()
         for question in ("first", "second"):
-            await fleet.serves(messages=conversation(question, system=SYSTEM[::-1]))
-        await until(lambda: len(fleet.asked) == 2)
+            await fleet.serve(messages=conversation(question, system=SYSTEM[::-1]))
+        await until(lambda: len(fleet.calls) == 2)
 
 
-async def test_bodies_kept_for_asking_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_bytes_of_kept_bodies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenize_client, "MAX_KEPT_BYTES", 1000)
     fleet = Fleet()
-    async with fleet.asking():
+    async with fleet.tokenizing():
         for question in ("first", "second"):
-            await fleet.serves(messages=conversation(question))
-    assert fleet.asked == []
+            await fleet.serve(messages=conversation(question))
+    assert fleet.calls == []

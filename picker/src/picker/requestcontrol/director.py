@@ -80,7 +80,7 @@ class Director:
         """Whether the proxy has to send the response headers of a request to `pool`. Called once per request, before
         its body is known."""
         served = self.served(pool)
-        return served is not None and self._sampler.wanted(served.key)
+        return served is not None and self._sampler.should_sample(served.key)
 
     def assign(self, request: PickRequest) -> InFlightRequest | Rejection:
         """Schedules `request` and counts it on its endpoint, or rejects it. Calls the observers with the outcome."""

@@ -31,8 +31,8 @@ class ResponseHeaderSampler:
         has to restore."""
         self._renaming = pools
 
-    def wanted(self, pool: str) -> bool:
-        """Whether the response headers of a request to `pool` are wanted."""
+    def should_sample(self, pool: str) -> bool:
+        """Whether to request the response headers of a request to `pool`."""
         if self._every or pool in self._renaming or self._rng.random() < SAMPLED_SHARE:
             return True
         until_s = self._until_s.get(pool)

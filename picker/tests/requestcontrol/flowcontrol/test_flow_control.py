@@ -1,4 +1,4 @@
-"""Requests that are held while all servers of their pool are full: the queues, and an exchange that waits in one."""
+"""Flow control: requests that are queued while all servers of their pool are full, and exchanges that wait."""
 
 import json
 from collections.abc import Callable
@@ -49,19 +49,19 @@ from picker.scheduling.scheduler import Scheduler
 POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
 TIME_LIMIT_S = 60.0
 FULL_S = 3.0
-"""Of prompts in flight, at the pace that the servers of these tests have."""
+"""Of prompts in flight on a full endpoint, at the speed of the servers in these tests."""
 
 
 @dataclass
 class Fleet:
-    """A pool with flow control, and a clock that stands still."""
+    """A pool with flow control, and a clock that tests set."""
 
     endpoints: list[Endpoint]
     bounds: Bounds = field(default_factory=lambda: Bounds(requests=100, body_bytes=1 << 20))
     now_s: float = 100.0
     soon: list[Callable[[], None]] = field(default_factory=list)
-    turns: list[str] = field(default_factory=list)
-    """Who had its turn, and what was refused, in order."""
+    admitted: list[str] = field(default_factory=list)
+    """The requests that left the queue, in order, with the reason if they were rejected."""
 
     def __post_init__(self) -> None:
         self.tracker = InFlightTracker()
@@ -72,10 +72,10 @@ class Fleet:
 
     def serve(self) -> None:
         models = {
-            each.value: InferenceModel(
-                ObjectName("default", each.value), POOL, each.value, each, (TargetModel(each.value, 1),), None
+            level.value: InferenceModel(
+                ObjectName("default", level.value), POOL, level.value, level, (TargetModel(level.value, 1),), None
             )
-            for each in Criticality
+            for level in Criticality
         }
         pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT)
         prefixes = PrefixIndex(BLOCK_TOKENS)
@@ -86,35 +86,35 @@ class Fleet:
         return self.now_s
 
     def fill(self) -> list[InFlightRequest]:
-        """Prompts in flight on every endpoint, more than any request waits for there; each ends when it is told to."""
+        """Schedules a prompt on every endpoint that exceeds all queueing limits. Returns the requests."""
         filling: list[InFlightRequest] = []
-        for each in self.endpoints:
-            each.pace.learn(1000, 1.0, 0.0)
-            answer = self.director.assign(
-                wanted("Critical", tokens=int(FULL_S * 1000), subset=frozenset({each.address}))
+        for server in self.endpoints:
+            server.pace.learn(1000, 1.0, 0.0)
+            request = self.director.assign(
+                pick_request("Critical", tokens=int(FULL_S * 1000), subset=frozenset({server.address}))
             )
-            assert isinstance(answer, InFlightRequest)
-            filling.append(answer)
+            assert isinstance(request, InFlightRequest)
+            filling.append(request)
         return filling
 
-    def asks(self, name: str, criticality: str = "Standard", **more: object) -> QueuedRequest | Rejection | None:
-        def on_admitted(refusal: Rejection | None) -> None:
-            self.turns.append(name if refusal is None else f"{name}: {refusal.reason}")
+    def join(self, name: str, criticality: str = "Standard", **more: object) -> QueuedRequest | Rejection | None:
+        def on_admitted(rejection: Rejection | None) -> None:
+            self.admitted.append(name if rejection is None else f"{name}: {rejection.reason}")
 
-        return self.control.join(wanted(criticality, **more), on_admitted)  # type: ignore[arg-type]
+        return self.control.join(pick_request(criticality, **more), on_admitted)  # type: ignore[arg-type]
 
-    def later(self) -> None:
-        """What happens now has happened."""
+    def run_soon(self) -> None:
+        """Runs the functions that were scheduled with `soon`."""
         due, self.soon[:] = list(self.soon), []
-        for each in due:
-            each()
+        for function in due:
+            function()
 
     @property
-    def held(self) -> int:
-        return sum(each.requests for each in self.control.waiting())
+    def queued(self) -> int:
+        return sum(stats.requests for stats in self.control.waiting())
 
 
-def wanted(
+def pick_request(
     model: str,
     *,
     flow: str | None = None,
@@ -134,264 +134,263 @@ def full(*endpoints: Endpoint, bounds: Bounds | None = None) -> tuple[Fleet, lis
     return fleet, fleet.fill()
 
 
-def test_where_there_is_room_nothing_is_held() -> None:
+def test_with_capacity_no_request_is_queued() -> None:
     fleet = Fleet([endpoint(1)])
-    assert [fleet.asks(each, each) for each in Criticality] == [None, None, None]
+    assert [fleet.join(level, level) for level in Criticality] == [None, None, None]
 
 
 def test_a_request_waits_until_another_has_ended() -> None:
-    """And not within that one's end: it is told soon after, once for all that ended together."""
+    """It is released after the event of that end, once for all requests that ended together."""
     fleet, filling = full(endpoint(1), endpoint(2))
-    fleet.asks("held")
-    assert fleet.held == 1
-    for each in filling:
-        fleet.director.ended(each)
-    assert fleet.turns == []
+    fleet.join("queued")
+    assert fleet.queued == 1
+    for request in filling:
+        fleet.director.ended(request)
+    assert fleet.admitted == []
     assert len(fleet.soon) == 1
-    fleet.later()
-    assert (fleet.turns, fleet.held) == (["held"], 0)
+    fleet.run_soon()
+    assert (fleet.admitted, fleet.queued) == (["queued"], 0)
 
 
-def test_a_prompt_that_is_computed_makes_room_before_its_answer_ends() -> None:
+def test_a_computed_prompt_frees_capacity_before_its_response_ends() -> None:
     fleet, [filling] = full()
-    fleet.asks("held")
+    fleet.join("queued")
     only = filling.endpoint
     scrape(fleet.tracker, only, fleet.now_s)
     scrape(fleet.tracker, only, fleet.now_s, first_tokens=1, seconds=0.1)
-    fleet.later()
-    assert fleet.turns == ["held"]
+    fleet.run_soon()
+    assert fleet.admitted == ["queued"]
 
 
-def test_room_that_only_a_scrape_sees_is_found_by_the_clock() -> None:
+def test_capacity_that_only_a_scrape_reports_is_found_by_the_tick() -> None:
     fleet = Fleet([endpoint(1, queue_depth=20)], now_s=0.0)
-    fleet.asks("held")
+    fleet.join("queued")
     fleet.control.tick()
-    assert fleet.turns == []
+    assert fleet.admitted == []
     fleet.endpoints[0].metrics = endpoint(1).metrics
     fleet.control.tick()
-    assert fleet.turns == ["held"]
+    assert fleet.admitted == ["queued"]
 
 
-def test_a_burst_does_not_outrun_the_scrapes() -> None:
-    """The rest waits for the next one to tell whether the first have begun to queue."""
+def test_a_burst_between_two_scrapes_is_bounded() -> None:
+    """The next scrape shows whether the first requests have begun to queue."""
     fleet = Fleet([endpoint(1)], now_s=0.0)
-    sent = [fleet.director.assign(wanted("Standard")) for _ in range(MAX_UNSCRAPED_BURST)]
+    sent = [fleet.director.assign(pick_request("Standard")) for _ in range(MAX_UNSCRAPED_BURST)]
     assert len(sent) == MAX_UNSCRAPED_BURST
-    fleet.asks("held")
-    assert fleet.held == 1
+    fleet.join("queued")
+    assert fleet.queued == 1
     fleet.endpoints[0].metrics = endpoint(
         1, running=MAX_UNSCRAPED_BURST, in_flight_at_scrape=MAX_UNSCRAPED_BURST
     ).metrics
     fleet.control.tick()
-    assert fleet.turns == ["held"]
+    assert fleet.admitted == ["queued"]
 
 
-def test_only_as_many_go_as_there_is_room_for() -> None:
-    """Each is counted before the next is looked at."""
+def test_only_as_many_requests_are_released_as_there_is_capacity_for() -> None:
+    """Each is counted before the next is considered."""
     fleet, [filling] = full()
 
-    def takes_room(_: Rejection | None) -> None:
-        fleet.turns.append("gone")
-        assert isinstance(fleet.director.assign(wanted("Standard", tokens=1500)), InFlightRequest)
+    def assign(_: Rejection | None) -> None:
+        fleet.admitted.append("gone")
+        assert isinstance(fleet.director.assign(pick_request("Standard", tokens=1500)), InFlightRequest)
 
     for _ in range(3):
-        fleet.control.join(wanted("Standard"), takes_room)
+        fleet.control.join(pick_request("Standard"), assign)
     fleet.director.ended(filling)
-    fleet.later()
-    assert (fleet.turns, fleet.held) == (["gone"], 2)
+    fleet.run_soon()
+    assert (fleet.admitted, fleet.queued) == (["gone"], 2)
 
 
-def test_one_that_comes_while_its_equals_wait_does_not_overtake_them() -> None:
-    """Though there is room, just now; and none of them waits for the clock."""
+def test_a_new_request_does_not_overtake_waiting_ones_of_its_criticality() -> None:
+    """Although there is capacity. None of them waits for a tick."""
     fleet, [filling] = full()
-    fleet.asks("first")
+    fleet.join("first")
     fleet.director.ended(filling)
-    assert fleet.asks("second") is not None
-    assert fleet.asks("critical", "Critical") is None
-    fleet.later()
-    assert fleet.turns == ["first", "second"]
+    assert fleet.join("second") is not None
+    assert fleet.join("critical", "Critical") is None
+    fleet.run_soon()
+    assert fleet.admitted == ["first", "second"]
 
 
-def test_what_costs_a_server_nothing_is_not_held() -> None:
+def test_a_request_that_computes_nothing_is_not_queued() -> None:
     fleet, _ = full()
-    assert fleet.asks("tokenize", api=NO_WORK) is None
-    assert fleet.asks("embedding", api=Api(("prompt",), output_tokens=0)) is not None
+    assert fleet.join("tokenize", api=NO_WORK) is None
+    assert fleet.join("embedding", api=Api(("prompt",), output_tokens=0)) is not None
 
 
-def test_a_limit_of_nothing_does_not_pass_the_queue() -> None:
+def test_a_request_with_an_output_limit_of_0_is_queued() -> None:
     fleet, _ = full()
-    assert fleet.asks("standard", max_tokens=0) is not None
+    assert fleet.join("standard", max_tokens=0) is not None
 
 
-def test_one_that_may_only_go_where_there_is_no_room_keeps_nobody_waiting() -> None:
+def test_a_request_whose_subset_is_full_does_not_block_other_flows() -> None:
     fleet, filling = full(endpoint(1), endpoint(2))
-    fleet.asks("elsewhere", flow="a", subset=frozenset({fleet.endpoints[0].address}))
-    fleet.asks("anywhere", flow="b")
+    fleet.join("elsewhere", flow="a", subset=frozenset({fleet.endpoints[0].address}))
+    fleet.join("anywhere", flow="b")
     fleet.director.ended(filling[1])
-    fleet.later()
-    assert fleet.turns == ["anywhere"]
+    fleet.run_soon()
+    assert fleet.admitted == ["anywhere"]
     fleet.director.ended(filling[0])
-    fleet.later()
-    assert fleet.turns == ["anywhere", "elsewhere"]
+    fleet.run_soon()
+    assert fleet.admitted == ["anywhere", "elsewhere"]
 
 
 @pytest.mark.parametrize(
-    ("criticality", "turn"),
+    ("criticality", "outcome"),
     [("Critical", "one"), ("Standard", "one: queue-timeout"), ("Sheddable", "one: queue-timeout")],
 )
-def test_after_the_time_limit_a_request_is_refused_unless_it_is_critical(criticality: str, turn: str) -> None:
+def test_an_expired_request_is_rejected_unless_it_is_critical(criticality: str, outcome: str) -> None:
     fleet, _ = full()
-    fleet.asks("one", criticality)
+    fleet.join("one", criticality)
     fleet.now_s += TIME_LIMIT_S - 1
     fleet.control.tick()
-    assert fleet.turns == []
+    assert fleet.admitted == []
     fleet.now_s += 1
     fleet.control.tick()
-    assert (fleet.turns, fleet.held) == ([turn], 0)
+    assert (fleet.admitted, fleet.queued) == ([outcome], 0)
 
 
-def test_what_does_not_fit_is_refused_unless_it_is_critical() -> None:
+def test_a_request_beyond_the_bounds_is_rejected_unless_it_is_critical() -> None:
     fleet, _ = full(bounds=Bounds(requests=1, body_bytes=1 << 20))
-    for each in Criticality:
-        fleet.asks("held", each)
-    refusal = fleet.asks("more")
-    assert isinstance(refusal, Rejection)
-    assert (refusal.status, refusal.reason) == (429, "queue-full")
-    assert fleet.asks("more", "Critical") is None
+    for level in Criticality:
+        fleet.join("queued", level)
+    rejection = fleet.join("more")
+    assert isinstance(rejection, Rejection)
+    assert (rejection.status, rejection.reason) == (429, "queue-full")
+    assert fleet.join("more", "Critical") is None
 
 
-def test_who_has_left_has_no_turn() -> None:
+def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
     fleet, [filling] = full()
-    place = fleet.asks("held")
-    assert place is not None
-    assert not isinstance(place, Rejection)
-    fleet.control.leave(place)
+    queued = fleet.join("queued")
+    assert queued is not None
+    assert not isinstance(queued, Rejection)
+    fleet.control.leave(queued)
     fleet.director.ended(filling)
-    fleet.later()
-    assert (fleet.turns, fleet.held) == ([], 0)
+    fleet.run_soon()
+    assert (fleet.admitted, fleet.queued) == ([], 0)
 
 
-def test_without_an_endpoint_that_answers_nobody_waits() -> None:
-    """They are answered that there is none, those that have waited too."""
+def test_without_endpoints_no_request_waits() -> None:
+    """The director rejects them, also those that have waited."""
     fleet, _ = full()
-    fleet.asks("held")
+    fleet.join("queued")
     fleet.endpoints.clear()
     fleet.control.tick()
-    assert fleet.turns == ["held"]
-    assert fleet.asks("more") is None
+    assert fleet.admitted == ["queued"]
+    assert fleet.join("more") is None
 
 
-def test_a_pool_that_goes_lets_go_of_what_waits_for_it() -> None:
+def test_a_deleted_pool_releases_its_requests() -> None:
     fleet, _ = full()
-    fleet.asks("held")
+    fleet.join("queued")
     fleet.director.serve([], None)
     fleet.control.tick()
-    assert (fleet.turns, fleet.held) == (["held"], 0)
+    assert (fleet.admitted, fleet.queued) == (["queued"], 0)
 
 
-def test_a_picker_that_stops_holds_nothing_any_more() -> None:
+def test_a_picker_that_stops_queues_no_requests() -> None:
     fleet, _ = full()
-    fleet.asks("held")
+    fleet.join("queued")
     fleet.control.stop()
-    assert fleet.turns == ["held"]
-    assert fleet.asks("more") is None
+    assert fleet.admitted == ["queued"]
+    assert fleet.join("more") is None
 
 
-class Talk:
-    """An exchange whose request is held, and what it said since."""
+class QueueingExchange:
+    """An exchange whose request is queued, and its replies after it left the queue."""
 
     def __init__(self, mode: BodyMode = BodyMode.BUFFERED, served_model: str | None = None) -> None:
         self.director = FakeDirector(served_model=served_model)
         self.queue = FakeQueue()
         self.exchange = Exchange(self.director, Limits(), queue=self.queue)
-        self.exchange.on_admitted(self._turn)
+        self.exchange.on_admitted(self._resume)
         self.mode = mode
         self.exchange.receive(headers(mode=mode))
         self.replies: list[Reply] = []
 
-    def _turn(self, refusal: Rejection | None) -> None:
-        self.replies += self.exchange.resume(refusal)
+    def _resume(self, rejection: Rejection | None) -> None:
+        self.replies += self.exchange.resume(rejection)
 
-    def turn(self, refusal: Rejection | None = None) -> list[Reply]:
-        self.queue.admit(refusal)
+    def admit(self, rejection: Rejection | None = None) -> list[Reply]:
+        self.queue.admit(rejection)
         return self.replies
 
 
-def test_a_held_request_asks_the_proxy_for_patience_and_gets_its_pick_later() -> None:
-    talk = Talk()
-    assert talk.exchange.receive(body()) == [ExtendTimeout(TIME_LIMIT_S + EXTRA_MESSAGE_TIMEOUT_S)]
-    assert (talk.director.requests, talk.exchange.deadline_s, talk.exchange.settled) == ([], None, False)
-    [reply] = talk.turn()
+def test_a_queued_request_extends_the_message_timeout_and_gets_its_pick_later() -> None:
+    queueing = QueueingExchange()
+    assert queueing.exchange.receive(body()) == [ExtendTimeout(TIME_LIMIT_S + EXTRA_MESSAGE_TIMEOUT_S)]
+    assert (queueing.director.requests, queueing.exchange.deadline_s, queueing.exchange.settled) == ([], None, False)
+    [reply] = queueing.admit()
     assert isinstance(reply, BodyReply)
     assert reply.changes.destination is not None
-    assert len(talk.director.requests) == 1
+    assert len(queueing.director.requests) == 1
 
 
-def test_a_held_request_has_its_model_renamed_as_any_other() -> None:
-    talk = Talk(served_model="m-v2")
-    talk.exchange.receive(body())
-    [reply] = talk.turn()
+def test_the_model_of_a_queued_request_is_renamed() -> None:
+    queueing = QueueingExchange(served_model="m-v2")
+    queueing.exchange.receive(body())
+    [reply] = queueing.admit()
     assert isinstance(reply, BodyReply)
     assert reply.data is not None
     assert json.loads(reply.data)["model"] == "m-v2"
 
 
 @pytest.mark.parametrize("with_trailers", [True, False])
-def test_a_held_body_in_full_duplex_is_handed_back_whole_with_its_pick(with_trailers: bool) -> None:
-    """Its trailers last. An end of stream that is said twice, meanwhile, changes nothing."""
-    talk = Talk(BodyMode.FULL_DUPLEX_STREAMED)
-    said = talk.exchange.receive(body(end=not with_trailers))
+def test_a_queued_full_duplex_body_is_returned_whole_after_its_pick(with_trailers: bool) -> None:
+    """Its trailers come last. A repeated end of the stream is ignored meanwhile."""
+    queueing = QueueingExchange(BodyMode.FULL_DUPLEX_STREAMED)
+    replies = queueing.exchange.receive(body(end=not with_trailers))
     if with_trailers:
-        said += talk.exchange.receive(Trailers(Phase.REQUEST))
+        replies += queueing.exchange.receive(Trailers(Phase.REQUEST))
     else:
-        assert talk.exchange.receive(Body(Phase.REQUEST, b"", True)) == []
-    assert [type(each) for each in said] == [ExtendTimeout]
-    first, piece, *rest = talk.turn()
+        assert queueing.exchange.receive(Body(Phase.REQUEST, b"", True)) == []
+    assert [type(reply) for reply in replies] == [ExtendTimeout]
+    first, piece, *rest = queueing.admit()
     assert isinstance(first, HeadersReply)
     assert isinstance(piece, DuplexBodyReply)
     assert (piece.data, piece.end_of_stream) == (body().data, not with_trailers)
     assert rest == ([TrailersReply(Phase.REQUEST)] if with_trailers else [])
 
 
-def test_a_held_request_may_be_refused() -> None:
-    talk = Talk()
-    talk.exchange.receive(body())
-    [reply] = talk.turn(Rejection(RejectReason.QUEUE_TIMEOUT, "No."))
+def test_a_queued_request_may_be_rejected() -> None:
+    queueing = QueueingExchange()
+    queueing.exchange.receive(body())
+    [reply] = queueing.admit(Rejection(RejectReason.QUEUE_TIMEOUT, "No."))
     assert isinstance(reply, ImmediateReply)
-    assert (reply.status, talk.director.requests, len(talk.director.rejections)) == (503, [], 1)
+    assert (reply.status, queueing.director.requests, len(queueing.director.rejections)) == (503, [], 1)
 
 
-def test_a_request_that_the_queue_has_no_place_for_is_refused_at_once() -> None:
-    talk = Talk()
-    talk.queue.rejection = Rejection(RejectReason.QUEUE_FULL, "No.")
-    [reply] = talk.exchange.receive(body())
+def test_a_request_that_does_not_fit_the_queue_is_rejected_at_once() -> None:
+    queueing = QueueingExchange()
+    queueing.queue.rejection = Rejection(RejectReason.QUEUE_FULL, "No.")
+    [reply] = queueing.exchange.receive(body())
     assert isinstance(reply, ImmediateReply)
-    assert (reply.status, len(talk.director.rejections)) == (429, 1)
+    assert (reply.status, len(queueing.director.rejections)) == (429, 1)
 
 
 @pytest.mark.parametrize("ends", ["closes", "proxy answers", "fails"])
-def test_a_held_request_that_ends_leaves_its_place_once(ends: str) -> None:
-    """Its client has gone, or the proxy has answered it; a turn that comes all the same is nobody's."""
-    talk = Talk()
-    talk.exchange.receive(body())
+def test_a_queued_request_that_ends_leaves_the_queue_once(ends: str) -> None:
+    """Its client disconnects, the proxy answers it, or the picker fails. A later admission has no effect."""
+    queueing = QueueingExchange()
+    queueing.exchange.receive(body())
     if ends == "proxy answers":
-        talk.exchange.receive(response())
+        queueing.exchange.receive(response())
     elif ends == "fails":
-        assert [type(each) for each in talk.exchange.fail()] == [ImmediateReply]
-    talk.exchange.close()
-    talk.exchange.close()
-    assert talk.queue.left == 1
-    talk.queue.admit()
-    assert (talk.replies, talk.director.requests) == ([], [])
+        assert [type(reply) for reply in queueing.exchange.fail()] == [ImmediateReply]
+    queueing.exchange.close()
+    queueing.exchange.close()
+    assert queueing.queue.left == 1
+    queueing.queue.admit()
+    assert (queueing.replies, queueing.director.requests) == ([], [])
 
 
-def test_a_desk_that_fails_at_the_turn_is_answered_for() -> None:
-    """As it is without a queue."""
-    talk = Talk()
-    talk.exchange.receive(body())
-    talk.director.fails = RuntimeError("boom")
+def test_a_director_that_fails_after_the_queue_is_a_500() -> None:
+    queueing = QueueingExchange()
+    queueing.exchange.receive(body())
+    queueing.director.fails = RuntimeError("boom")
     with pytest.raises(RuntimeError):
-        talk.turn()
-    [reply] = talk.exchange.fail()
+        queueing.admit()
+    [reply] = queueing.exchange.fail()
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 500

@@ -1,4 +1,4 @@
-"""What waits while all servers are full: order, fairness, bounds."""
+"""The queue of flow control: order, fairness, bounds and expiry."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from picker.requestcontrol.flowcontrol.queue import IDLE_FLOWS, ORDER, QUEUEING_
 from picker.resources.inference import Criticality
 
 STANDARD = Criticality.STANDARD
-PRESSURE_STARTS_AT = Bounds(requests=10_000, body_bytes=1 << 30)
+WIDE_BOUNDS = Bounds(requests=10_000, body_bytes=1 << 30)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Numbered(QueuedRequest):
-    """A request that a test recognises by its number."""
+    """A queued request that a test identifies by its number."""
 
     number: int
 
 
-def held(
-    item: int,
+def queued(
+    number: int,
     flow: str = "a",
     criticality: Criticality = STANDARD,
     *,
@@ -31,14 +31,14 @@ def held(
     body_bytes: int = 10,
     expires_s: float = 60.0,
 ) -> Numbered:
-    return Numbered("pool", criticality, flow, tokens, body_bytes, None, expires_s, lambda _: None, item)
+    return Numbered("pool", criticality, flow, tokens, body_bytes, None, expires_s, lambda _: None, number)
 
 
-def queue(*waiting: Numbered, bounds: Bounds = PRESSURE_STARTS_AT) -> FlowQueue:
-    made = FlowQueue(bounds)
-    for each in waiting:
-        assert made.add(each) is None
-    return made
+def flow_queue(*waiting: Numbered, bounds: Bounds = WIDE_BOUNDS) -> FlowQueue:
+    queue = FlowQueue(bounds)
+    for request in waiting:
+        assert queue.add(request) is None
+    return queue
 
 
 def number_of(request: QueuedRequest) -> int:
@@ -46,122 +46,121 @@ def number_of(request: QueuedRequest) -> int:
     return request.number
 
 
-def released(of: FlowQueue, most: int = 1 << 30, barred: frozenset[int] = frozenset()) -> list[int]:
-    """The numbers of what is released with capacity for `most`, and none for those that are `barred`."""
+def released(queue: FlowQueue, most: int = 1 << 30, barred: frozenset[int] = frozenset()) -> list[int]:
+    """The numbers of the requests that are released with capacity for `most`, and none for `barred` ones."""
     out: list[int] = []
-    for request in of.release(lambda _: len(out) < most, lambda request: number_of(request) not in barred):
-        out.append(number_of(request))  # noqa: PERF401 - the capacity depends on what was released before
+    for request in queue.release(lambda _: len(out) < most, lambda request: number_of(request) not in barred):
+        out.append(number_of(request))  # noqa: PERF401 - the capacity depends on the requests released before
     return out
 
 
-def test_the_more_critical_go_first() -> None:
-    waiting = [held(number, criticality=each) for number, each in enumerate(reversed(ORDER))]
-    assert released(queue(*waiting)) == [2, 1, 0]
+def test_more_critical_requests_are_released_first() -> None:
+    waiting = [queued(number, criticality=criticality) for number, criticality in enumerate(reversed(ORDER))]
+    assert released(flow_queue(*waiting)) == [2, 1, 0]
 
 
-def test_less_critical_ones_wait_while_a_more_critical_one_has_no_room() -> None:
-    """Even where there would be room for them."""
-    waiting = queue(held(1, criticality=Criticality.SHEDDABLE), held(2, criticality=Criticality.CRITICAL))
-    assert list(waiting.release(lambda each: each is Criticality.SHEDDABLE, lambda _: True)) == []
-    assert len(waiting) == 2
+def test_less_critical_requests_wait_behind_a_more_critical_one() -> None:
+    """Even if there is capacity for them."""
+    queue = flow_queue(queued(1, criticality=Criticality.SHEDDABLE), queued(2, criticality=Criticality.CRITICAL))
+    assert list(queue.release(lambda criticality: criticality is Criticality.SHEDDABLE, lambda _: True)) == []
+    assert len(queue) == 2
 
 
-def test_less_critical_ones_need_more_room() -> None:
-    """The order of the queue relies on it: where there is none for a critical one, there is none for others."""
-    rooms = [QUEUEING_LIMITS[each] for each in ORDER]
-    assert rooms == sorted(rooms, key=lambda room: (-room.wait_s, -room.kv_cache_usage))
+def test_less_critical_requests_need_more_capacity() -> None:
+    """`release` relies on it: without capacity for a critical request there is none for others."""
+    limits = [QUEUEING_LIMITS[criticality] for criticality in ORDER]
+    assert limits == sorted(limits, key=lambda limit: (-limit.wait_s, -limit.kv_cache_usage))
 
 
-def test_a_flow_is_served_in_the_order_of_its_coming() -> None:
-    assert released(queue(*(held(number) for number in range(5)))) == [0, 1, 2, 3, 4]
+def test_requests_of_a_flow_are_released_in_order_of_arrival() -> None:
+    assert released(flow_queue(*(queued(number) for number in range(5)))) == [0, 1, 2, 3, 4]
 
 
-def test_a_client_that_sends_much_does_not_delay_one_that_sends_little() -> None:
-    many = [held(number, "many") for number in range(100)]
-    assert released(queue(*many, held(100, "few"), held(101, "few")), most=4) == [0, 100, 1, 101]
+def test_a_flow_with_many_requests_does_not_delay_one_with_few() -> None:
+    many = [queued(number, "many") for number in range(100)]
+    assert released(flow_queue(*many, queued(100, "few"), queued(101, "few")), most=4) == [0, 100, 1, 101]
 
 
-def test_turns_are_by_tokens_and_not_by_requests() -> None:
-    """One long prompt for every ten short ones."""
-    dear = [held(number, "dear", tokens=999) for number in range(50)]
-    cheap = [held(100 + number, "cheap", tokens=99) for number in range(50)]
-    flows = Counter("dear" if item < 100 else "cheap" for item in released(queue(*dear, *cheap), most=44))
-    assert flows == {"dear": 4, "cheap": 40}
+def test_flows_share_the_capacity_by_tokens() -> None:
+    """One long prompt is released for ten short ones."""
+    long = [queued(number, "long", tokens=999) for number in range(50)]
+    short = [queued(100 + number, "short", tokens=99) for number in range(50)]
+    flows = Counter("long" if number < 100 else "short" for number in released(flow_queue(*long, *short), most=44))
+    assert flows == {"long": 4, "short": 40}
 
 
-def test_a_flow_that_was_served_does_not_come_back_ahead_of_those_that_waited() -> None:
-    """A client that asks one thing after the other has a turn a round, too."""
-    waiting = queue(held(0, "one", tokens=1000), *(held(number, f"other {number}") for number in range(1, 4)))
-    assert released(waiting, most=1) == [0]
-    assert waiting.add(held(9, "one", tokens=1000)) is None
-    assert released(waiting, most=3) == [1, 2, 3]
+def test_a_flow_that_was_served_waits_behind_the_others() -> None:
+    """Also if its next request arrives only after the first was released."""
+    queue = flow_queue(queued(0, "one", tokens=1000), *(queued(number, f"other {number}") for number in range(1, 4)))
+    assert released(queue, most=1) == [0]
+    assert queue.add(queued(9, "one", tokens=1000)) is None
+    assert released(queue, most=3) == [1, 2, 3]
 
 
-def test_a_flow_that_comes_anew_has_nothing_saved() -> None:
-    """It would keep all others waiting until it has caught up with what they had while it was away."""
-    waiting = queue(*(held(number, "old") for number in range(100)))
-    assert len(released(waiting, most=50)) == 50
+def test_an_idle_flow_collects_no_credit() -> None:
+    """Otherwise it would block the others until it has got as many tokens as they got before."""
+    queue = flow_queue(*(queued(number, "old") for number in range(100)))
+    assert len(released(queue, most=50)) == 50
     for number in range(100, 120):
-        assert waiting.add(held(number, "new")) is None
-    assert sum(item >= 100 for item in released(waiting, most=10)) in (4, 5, 6)
+        assert queue.add(queued(number, "new")) is None
+    assert sum(number >= 100 for number in released(queue, most=10)) in (4, 5, 6)
 
 
-def test_a_flow_that_may_not_go_is_passed_over_and_keeps_its_place() -> None:
-    waiting = queue(held(0, "barred"), held(1, "barred"), held(2, "free"), held(3, "free"))
-    assert released(waiting, barred=frozenset({0})) == [2, 3]
-    assert released(waiting) == [0, 1]
+def test_a_flow_whose_first_request_may_not_go_is_skipped() -> None:
+    """It keeps its position."""
+    queue = flow_queue(queued(0, "barred"), queued(1, "barred"), queued(2, "free"), queued(3, "free"))
+    assert released(queue, barred=frozenset({0})) == [2, 3]
+    assert released(queue) == [0, 1]
 
 
-def test_who_has_left_is_not_served() -> None:
-    first, second = held(1), held(2)
-    waiting = queue(first, second)
-    waiting.remove(first)
-    waiting.remove(first)
-    assert released(waiting) == [2]
-    waiting.remove(second)
-    assert (len(waiting), waiting.waiting_bytes(STANDARD)) == (0, 0)
+def test_a_removed_request_is_not_released() -> None:
+    first, second = queued(1), queued(2)
+    queue = flow_queue(first, second)
+    queue.remove(first)
+    queue.remove(first)
+    assert released(queue) == [2]
+    queue.remove(second)
+    assert (len(queue), queue.waiting_bytes(STANDARD)) == (0, 0)
 
 
 @pytest.mark.parametrize("bounds", [Bounds(requests=2, body_bytes=1000), Bounds(requests=100, body_bytes=25)])
-def test_more_than_the_bounds_allow_is_refused_by_name(bounds: Bounds) -> None:
-    """Each criticality has bounds of its own: a flood of batch requests keeps no other out."""
-    waiting = queue(held(1), held(2), bounds=bounds)
-    refusal = waiting.add(held(3))
-    assert isinstance(refusal, Rejection)
-    assert refusal.reason is RejectReason.QUEUE_FULL
-    assert "Standard" in refusal.message
-    assert waiting.add(held(4, criticality=Criticality.SHEDDABLE)) is None
-    assert sorted(released(waiting)) == [1, 2, 4]
+def test_a_request_beyond_the_bounds_is_rejected(bounds: Bounds) -> None:
+    """Each criticality has its own bounds, so many batch requests do not block others."""
+    queue = flow_queue(queued(1), queued(2), bounds=bounds)
+    rejection = queue.add(queued(3))
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason is RejectReason.QUEUE_FULL
+    assert "Standard" in rejection.message
+    assert queue.add(queued(4, criticality=Criticality.SHEDDABLE)) is None
+    assert sorted(released(queue)) == [1, 2, 4]
 
 
-def test_what_has_waited_to_its_end_comes_out_once() -> None:
-    waiting = queue(*(held(number, f"flow {number % 2}", expires_s=60.0 + number) for number in range(4)))
-    assert list(map(number_of, waiting.expired(59.9))) == []
-    assert list(map(number_of, waiting.expired(61.0))) == [0, 1]
-    assert list(map(number_of, waiting.expired(61.0))) == []
-    assert released(waiting) == [2, 3]
+def test_an_expired_request_is_returned_once() -> None:
+    queue = flow_queue(*(queued(number, f"flow {number % 2}", expires_s=60.0 + number) for number in range(4)))
+    assert list(map(number_of, queue.expired(59.9))) == []
+    assert list(map(number_of, queue.expired(61.0))) == [0, 1]
+    assert list(map(number_of, queue.expired(61.0))) == []
+    assert released(queue) == [2, 3]
 
 
-def test_a_time_limit_that_goes_back_is_an_error() -> None:
-    waiting = queue(held(1, expires_s=60.0))
+def test_an_expiry_before_that_of_an_earlier_request_is_an_error() -> None:
+    queue = flow_queue(queued(1, expires_s=60.0))
     with pytest.raises(ValueError, match=r"expires at 59\.0 s"):
-        waiting.add(held(2, expires_s=59.0))
+        queue.add(queued(2, expires_s=59.0))
 
 
-def test_flows_that_clients_make_up_do_not_pile_up() -> None:
-    """With one that waits all the time, so that the band is never empty, and others that come and leave or are
-    served."""
-    stays = held(0, "stays", tokens=1 << 20)
-    waiting = queue(stays, held(1, "served"))
-    assert released(waiting, most=1) == [0]
+def test_the_number_of_idle_flows_is_bounded() -> None:
+    """One flow waits all the time, so that the band is never empty. The others leave or are released."""
+    queue = flow_queue(queued(0, "stays", tokens=1 << 20), queued(1, "released"))
+    assert released(queue, most=1) == [0]
     for number in range(10 * IDLE_FLOWS):
-        passing = held(number, f"flow {number}")
-        waiting.add(passing)
+        passing = queued(number, f"flow {number}")
+        queue.add(passing)
         if number % 2:
-            waiting.remove(passing)
+            queue.remove(passing)
         else:
-            assert len(released(waiting, most=1)) == 1
-    band = waiting._bands[STANDARD]
+            assert len(released(queue, most=1)) == 1
+    band = queue._bands[STANDARD]
     assert len(band._flows) <= IDLE_FLOWS + 3
     assert len(band._turns) <= IDLE_FLOWS + 3
 
@@ -170,27 +169,29 @@ costs = st.integers(0, 5000)
 
 
 @given(st.lists(costs, min_size=1, max_size=60), st.lists(costs, min_size=1, max_size=60), st.integers(1, 120))
-def test_while_two_flows_wait_neither_gets_ahead_by_more_than_their_dearest_requests(
+def test_no_waiting_flow_gets_ahead_by_more_than_the_two_highest_costs(
     left: list[int], right: list[int], most: int
 ) -> None:
     cost_of = {**dict(enumerate(left)), **{1000 + number: cost for number, cost in enumerate(right)}}
-    waiting = queue(*(held(item, "left" if item < 1000 else "right", tokens=cost) for item, cost in cost_of.items()))
+    queue = flow_queue(
+        *(queued(number, "left" if number < 1000 else "right", tokens=cost) for number, cost in cost_of.items())
+    )
     served = {"left": 0, "right": 0}
-    for item in released(waiting, most):
-        flow = "left" if item < 1000 else "right"
-        served[flow] += 1 + cost_of[item]
-        left_waits, right_waits = waiting_flows(waiting)
+    for number in released(queue, most):
+        flow = "left" if number < 1000 else "right"
+        served[flow] += 1 + cost_of[number]
+        left_waits, right_waits = waiting_flows(queue)
         if left_waits and right_waits:
             assert abs(served["left"] - served["right"]) <= max(left) + max(right) + 2
 
 
-def waiting_flows(of: FlowQueue) -> tuple[bool, bool]:
-    flows = {each.flow for each in of._bands[STANDARD].waiting}
+def waiting_flows(queue: FlowQueue) -> tuple[bool, bool]:
+    flows = {request.flow for request in queue._bands[STANDARD].waiting}
     return "left" in flows, "right" in flows
 
 
 class AnyQueue(RuleBasedStateMachine):
-    """Requests come, leave, go and expire in any order; each comes out once, and none is lost."""
+    """Requests are added, removed, released and expire in any order. Each is returned once, and none is lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,48 +202,52 @@ class AnyQueue(RuleBasedStateMachine):
         self.count = 0
 
     @rule(flow=st.sampled_from("abc"), criticality=st.sampled_from(ORDER), tokens=costs, body_bytes=st.integers(0, 50))
-    def comes(self, flow: str, criticality: Criticality, tokens: int, body_bytes: int) -> None:
+    def add(self, flow: str, criticality: Criticality, tokens: int, body_bytes: int) -> None:
         self.count += 1
-        new = held(self.count, flow, criticality, tokens=tokens, body_bytes=body_bytes, expires_s=self.now_s + 10.0)
-        same = [each for each in self.waiting.values() if each.criticality is criticality]
-        fits = len(same) < 6 and sum(each.body_bytes for each in same) + body_bytes <= 120
+        new = queued(self.count, flow, criticality, tokens=tokens, body_bytes=body_bytes, expires_s=self.now_s + 10.0)
+        same = [request for request in self.waiting.values() if request.criticality is criticality]
+        fits = len(same) < 6 and sum(request.body_bytes for request in same) + body_bytes <= 120
         assert (self.queue.add(new) is None) is fits
         if fits:
             self.waiting[self.count] = new
 
     @rule(data=st.data())
-    def leaves(self, data: st.DataObject) -> None:
+    def remove(self, data: st.DataObject) -> None:
         if self.waiting:
             self.queue.remove(self.waiting.pop(data.draw(st.sampled_from(sorted(self.waiting)))))
 
     @rule(most=st.integers(0, 4), barred=st.frozensets(st.integers(1, 30), max_size=3))
-    def some_go(self, most: int, barred: frozenset[int]) -> None:
-        for item in released(self.queue, most, barred):
-            assert item not in barred
-            gone = self.waiting.pop(item)
-            before = [each for number, each in self.waiting.items() if number < item and each.flow == gone.flow]
-            assert all(each.criticality is not gone.criticality for each in before)
-            more = [
-                each for each in self.waiting.values() if ORDER.index(each.criticality) < ORDER.index(gone.criticality)
+    def release(self, most: int, barred: frozenset[int]) -> None:
+        for number in released(self.queue, most, barred):
+            assert number not in barred
+            gone = self.waiting.pop(number)
+            earlier = [
+                request for request in self.waiting.values() if request.number < number and request.flow == gone.flow
             ]
-            first = {(each.criticality, each.flow): each.number for each in reversed(more)}
-            assert barred >= set(first.values()), "a more critical one that may go still waits"
+            assert all(request.criticality is not gone.criticality for request in earlier)
+            more_critical = [
+                request
+                for request in self.waiting.values()
+                if ORDER.index(request.criticality) < ORDER.index(gone.criticality)
+            ]
+            first = {(request.criticality, request.flow): request.number for request in reversed(more_critical)}
+            assert barred >= set(first.values()), "a more critical request that may go still waits"
 
     @rule(seconds=st.floats(0, 20))
-    def time_passes(self, seconds: float) -> None:
+    def expire(self, seconds: float) -> None:
         self.now_s += seconds
-        over = [item for item, each in self.waiting.items() if each.expires_s <= self.now_s]
-        assert sorted(map(number_of, self.queue.expired(self.now_s))) == over
-        for item in over:
-            del self.waiting[item]
+        expired = [number for number, request in self.waiting.items() if request.expires_s <= self.now_s]
+        assert sorted(map(number_of, self.queue.expired(self.now_s))) == expired
+        for number in expired:
+            del self.waiting[number]
 
     @invariant()
-    def the_counts_are_true(self) -> None:
+    def the_counts_are_correct(self) -> None:
         assert len(self.queue) == len(self.waiting)
-        for each in ORDER:
-            mine = [held for held in self.waiting.values() if held.criticality is each]
-            assert self.queue.waiting(each) == len(mine)
-            assert self.queue.waiting_bytes(each) == sum(held.body_bytes for held in mine)
+        for criticality in ORDER:
+            same = [request for request in self.waiting.values() if request.criticality is criticality]
+            assert self.queue.waiting(criticality) == len(same)
+            assert self.queue.waiting_bytes(criticality) == sum(request.body_bytes for request in same)
 
     def teardown(self) -> None:
         assert sorted(released(self.queue)) == sorted(self.waiting)
