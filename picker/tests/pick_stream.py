@@ -1,4 +1,4 @@
-"""Whole picks as Envoy asks for them: bytes of HTTP/2 in, bytes out, everything between them real but the socket."""
+"""Whole picks over HTTP/2 as Envoy requests them, with all parts of the picker but the socket."""
 
 import json
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ POOL = "inference.networking.x-k8s.io/default/a"
 
 
 def served_pool(endpoints: list[Endpoint], strategy: RoutingStrategy = RoutingStrategy.DEFAULT) -> ServedPool:
-    [each] = resources(pool("a")).pools.values()
+    [inference_pool] = resources(pool("a")).pools.values()
     prefixes = PrefixIndex(BLOCK_TOKENS)
-    return ServedPool(each, {}, endpoints, Scheduler(strategy, prefixes, Random(1)), prefixes)
+    return ServedPool(inference_pool, {}, endpoints, Scheduler(strategy, prefixes, Random(1)), prefixes)
 
 
 def pool_director(endpoints: int = 8, observers: Sequence[RequestObserver] = ()) -> Director:
@@ -45,43 +45,44 @@ def pool_director(endpoints: int = 8, observers: Sequence[RequestObserver] = ())
 
 
 class PickStream:
-    """One connection; `pick` begins and ends a request on it."""
+    """One connection. `pick` begins and ends a request on it."""
 
     def __init__(self, director: Director, prompt_bytes: int = 2000) -> None:
         self._connection = Connection(HeaderBlockCache())
         deadlines: Deadlines[Call] = Deadlines()
         methods = {PROCESS: process(lambda: Exchange(director, Limits()))}
         self._calls = CallDispatcher(self._connection, methods, deadlines, lambda: None)
-        greeting = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
+        preface = frames.PREFACE + frames.settings_frame({}) + frames.frame(frames.SETTINGS, frames.ACK, 0)
         unlimited = frames.frame(frames.WINDOW_UPDATE, 0, 0, (1 << 30).to_bytes(4, "big"))
-        self._calls.receive(greeting + unlimited, 0.0)
-        head = dict(REQUEST) | {":path": PROCESS, "x-inference-pool": POOL}
-        # As Envoy does once it has been told to use no dynamic table: the picker then knows blocks by their bytes.
+        self._calls.receive(preface + unlimited, 0.0)
+        call_headers = dict(REQUEST) | {":path": PROCESS, "x-inference-pool": POOL}
+        # Envoy sends this size update because the picker's SETTINGS disable the dynamic table. The picker can then
+        # cache header blocks by their bytes.
         dynamic_table_disabled = b"\x20"
-        self._head = dynamic_table_disabled + encode_headers(list(head.items()))
+        self._call_headers = dynamic_table_disabled + encode_headers(list(call_headers.items()))
         self._headers = framed(_headers())
         text = "".join(Random(2).choices("abcdefgh ", k=prompt_bytes))
         self._body = framed(body_message(json.dumps({"model": "qwen", "prompt": text, "max_tokens": 100}).encode()))
-        self._answer = framed(_answer_headers())
+        self._response = framed(_response_headers())
         self._stream_id = -1
 
     def pick(self) -> bytes:
-        """What Envoy was answered."""
+        """Sends a request. Returns the bytes of the picker's replies to its headers and body."""
         self._stream_id += 2
         stream_id, receive = self._stream_id, self._calls.receive
-        receive(frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, self._head), 0.0)
+        receive(frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, self._call_headers), 0.0)
         receive(frames.frame(frames.DATA, 0, stream_id, self._headers), 0.0)
         receive(frames.frame(frames.DATA, 0, stream_id, self._body), 0.0)
-        answer = self._connection.data_to_send()
-        receive(frames.frame(frames.DATA, 0, stream_id, self._answer), 0.0)
+        replies = self._connection.data_to_send()
+        receive(frames.frame(frames.DATA, 0, stream_id, self._response), 0.0)
         self._connection.data_to_send()
         receive(frames.frame(frames.DATA, frames.END_STREAM, stream_id, b""), 0.0)
         self._connection.data_to_send()
-        return answer
+        return replies
 
 
-def _answer_headers() -> bytes:
-    """What a stream of tokens begins with."""
+def _response_headers() -> bytes:
+    """The response headers of a stream of tokens."""
     named = {":status": "200", "content-type": "text/event-stream", "server": "uvicorn", "date": "Sun, 06 Nov 1994"}
     headers = [base_pb2.HeaderValue(key=key, raw_value=value.encode()) for key, value in named.items()]
     return pb.ProcessingRequest(
@@ -90,7 +91,7 @@ def _answer_headers() -> bytes:
 
 
 def _headers() -> bytes:
-    """With what else a client sends."""
+    """Request headers with those that an OpenAI client and Envoy add."""
     more = {
         ":scheme": "http", ":authority": "gateway:8081", "user_agent": "AsyncOpenAI/Python 2.1", "accept": "*/*",
         "accept_encoding": "gzip", "authorization": "Bearer " + "k" * 40, "content_type": "application/json",

@@ -28,10 +28,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def served(name: str, endpoints: list[Endpoint], strategy: RoutingStrategy = RoutingStrategy.DEFAULT) -> ServedPool:
-    """The pool NAMESPACE/NAME."""
-    [each] = resources(pool(name)).pools.values()
+    """Returns the pool `default/NAME`."""
+    [inference_pool] = resources(pool(name)).pools.values()
     prefixes = PrefixIndex(BLOCK_TOKENS)
-    return ServedPool(each, {}, endpoints, Scheduler(strategy, prefixes, Random(1)), prefixes)
+    return ServedPool(inference_pool, {}, endpoints, Scheduler(strategy, prefixes, Random(1)), prefixes)
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Watched:
     """A director with observers over two endpoints in one pool, `a`, by default."""
 
     observers: Sequence[RequestObserver] = ()
-    """Besides the metrics and the recent decisions."""
+    """In addition to the metrics and the recent decisions."""
     kept: int = 10
     unknown_models: bool = True
     endpoints: list[Endpoint] = field(default_factory=lambda: [endpoint(1), endpoint(2, queue_depth=3, kv=0.25)])
@@ -83,13 +83,13 @@ class Watched:
         return self.director.assign(PickRequest(str(name), body, subset, info=info))
 
     def scheduled(self, model: str | None = "m", *, pool: str = "a", trace: str | None = None) -> InFlightRequest:
-        """A request that an endpoint is assigned to."""
+        """Returns a request that an endpoint is assigned to."""
         request = self.assign(model, pool=pool, trace=trace)
         assert isinstance(request, InFlightRequest)
         return request
 
     def respond(self, request: InFlightRequest, status: int, served_by: str | None = None) -> None:
-        """The response headers come."""
+        """Sends the response headers."""
         self.director.response_started(request, served_by, status)
 
     def end(self, request: InFlightRequest) -> None:
@@ -100,7 +100,7 @@ class Watched:
         return list(newest(self.decisions, self.now_s, limit=10_000, request_id=None, pool=None))
 
     def value(self, name: str, /, **labels: str) -> float | None:
-        """Of a sample of `/metrics`; None where there is none."""
+        """The value of a sample of `/metrics`; None if it does not exist."""
         registry = CollectorRegistry()
         registry.register(self.metrics)
         for family in text_string_to_metric_families(generate_latest(registry).decode()):

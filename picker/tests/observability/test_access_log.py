@@ -1,4 +1,4 @@
-"""The access log: a line of JSON a request."""
+"""The access log: a line of JSON for each request."""
 
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -33,7 +33,7 @@ async def lines(log: AccessLog, path: Path) -> list[Mapping[str, object]]:
 
 
 @pytest.mark.looptime
-async def test_a_request_is_told_at_its_end(log: AccessLog, path: Path) -> None:
+async def test_a_request_is_logged_at_its_end(log: AccessLog, path: Path) -> None:
     watched = Watched(observers=(log,))
     request = watched.scheduled()
     assert await lines(log, path) == []
@@ -51,7 +51,7 @@ async def test_a_request_is_told_at_its_end(log: AccessLog, path: Path) -> None:
 
 
 @pytest.mark.looptime
-async def test_a_request_that_was_turned_away_is_told_with_the_reason(log: AccessLog, path: Path) -> None:
+async def test_a_rejected_request_is_logged_with_its_reason(log: AccessLog, path: Path) -> None:
     Watched(observers=(log,)).assign(subset=frozenset())
     [line] = await lines(log, path)
     assert (line["status"], line["reason"], line["pool"]) == (503, "subset-empty", "default/a")
@@ -59,7 +59,7 @@ async def test_a_request_that_was_turned_away_is_told_with_the_reason(log: Acces
 
 
 @pytest.mark.looptime
-async def test_a_file_that_was_rotated_away_is_made_anew(log: AccessLog, path: Path) -> None:
+async def test_a_rotated_file_is_created_again(log: AccessLog, path: Path) -> None:
     watched = Watched(observers=(log,))
     watched.end(watched.scheduled())
     assert len(await lines(log, path)) == 1
@@ -69,10 +69,10 @@ async def test_a_file_that_was_rotated_away_is_made_anew(log: AccessLog, path: P
 
 
 @pytest.mark.looptime
-async def test_what_a_slow_disk_cannot_take_is_dropped_and_told(
+async def test_lines_beyond_the_bound_are_discarded_and_counted(
     log: AccessLog, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory is bounded, and no request waits."""
+    """So a slow disk uses bounded memory, and no request waits."""
     watched = Watched(observers=(log,))
     watched.end(watched.scheduled())
     [line] = await lines(log, path)
@@ -81,9 +81,9 @@ async def test_what_a_slow_disk_cannot_take_is_dropped_and_told(
     monkeypatch.setattr(module, "MAX_WAITING_BYTES", 3 * size + size // 2)
     for _ in range(5):
         watched.end(watched.scheduled())
-    with capture_logs() as told:
+    with capture_logs() as logs:
         assert len(await lines(log, path)) == 3
-    assert [(each["event"], each["lines"]) for each in told] == [("access_log.lines_discarded", 2)]
+    assert [(entry["event"], entry["lines"]) for entry in logs] == [("access_log.lines_discarded", 2)]
 
 
 @pytest.mark.looptime
@@ -108,19 +108,19 @@ async def test_a_line_is_bounded_and_has_no_query(log: AccessLog, path: Path) ->
 
 
 @pytest.mark.looptime
-async def test_a_disk_that_fails_is_told_and_the_log_goes_on(log: AccessLog, path: Path) -> None:
+async def test_the_log_continues_after_a_failed_write(log: AccessLog, path: Path) -> None:
     watched = Watched(observers=(log,))
     path.unlink()
     path.mkdir()
     watched.end(watched.scheduled())
-    with capture_logs() as told:
+    with capture_logs() as logs:
         await log.close()
-    assert [each["event"] for each in told] == ["access_log.failed"]
+    assert [entry["event"] for entry in logs] == ["access_log.failed"]
     path.rmdir()
     watched.end(watched.scheduled())
     assert len(await lines(log, path)) == 1
 
 
-def test_a_file_that_cannot_be_written_stops_the_picker_at_its_start(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(LogUnusable, match="No such file or directory"):
         AccessLog(str(tmp_path / "nowhere" / "access.jsonl"))

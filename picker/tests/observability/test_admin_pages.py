@@ -1,4 +1,4 @@
-"""What operators see: the admin address, and the decisions in the log."""
+"""The pages of the admin address, and the decisions in the log."""
 
 import logging
 
@@ -27,7 +27,7 @@ def test_health_follows_readiness() -> None:
     assert client(ready=False).get("/healthz").status_code == 503
 
 
-def test_the_endpoints_are_shown_with_what_is_known_of_them() -> None:
+def test_the_endpoints_are_shown_with_their_load_and_metrics() -> None:
     [shown] = client().get("/endpoints").json()
     assert shown["address"] == "10.0.0.1:8000"
     assert (shown["in_flight_requests"], shown["queue_depth"], shown["kv_cache_usage"]) == (2, 3, 0.5)
@@ -38,13 +38,13 @@ def test_metrics_are_in_prometheus_form() -> None:
     assert "# TYPE" in client().get("/metrics").text
 
 
-def test_the_log_level_changes_while_running_and_an_unknown_one_is_refused() -> None:
+def test_the_log_level_can_be_set_and_an_unknown_one_is_rejected() -> None:
     before = logging.getLogger().level
     try:
         assert client().put("/log-level", content="debug").status_code == 200
         assert logging.getLogger().isEnabledFor(logging.DEBUG)
-        refused = client().put("/log-level", content="loud")
-        assert (refused.status_code, "debug, info, warning, error" in refused.text) == (400, True)
+        rejected = client().put("/log-level", content="loud")
+        assert (rejected.status_code, "debug, info, warning, error" in rejected.text) == (400, True)
     finally:
         logging.getLogger().setLevel(before)
 
@@ -63,7 +63,7 @@ REJECTED = RejectedRequest(
 
 
 def logged(request: InFlightRequest | RejectedRequest, level: int) -> list[object]:
-    """The lines that a decision writes."""
+    """The log lines of a decision."""
     logger = logging.getLogger("picker.observability.decision_log")
     before = logger.level
     logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""How large what the picker keeps and shows can become, and how much of it is made in one go."""
+"""Limits on what the picker keeps and shows, and on the pieces of large responses."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ from watched import Watched, served
 
 LONG = 32 << 10
 MAX_PIECE_BYTES = 256 << 10
-"""Of an answer: below that a piece takes a few milliseconds, whatever it holds."""
+"""Of a response. A smaller piece takes a few milliseconds."""
 
 
 def registry(watched: Watched) -> CollectorRegistry:
@@ -38,9 +38,9 @@ def pieces(watched: Watched) -> list[bytes]:
 
 
 def busy(characters: int, models: int = 100, character: str = "x") -> Watched:
-    """Every model of a picker with eight pools of 25 endpoints each."""
+    """A picker with eight pools of 25 endpoints, and requests to `models` models in each."""
     watched = Watched(kept=1000)
-    watched.serve(*(served(f"p{number}", [endpoint(each) for each in range(25)]) for number in range(8)))
+    watched.serve(*(served(f"p{pool}", [endpoint(number) for number in range(25)]) for pool in range(8)))
     for number in range(models):
         for pool in range(8):
             request = watched.scheduled(f"{number:04}" + character * characters, pool=f"p{pool}")
@@ -51,13 +51,13 @@ def busy(characters: int, models: int = 100, character: str = "x") -> Watched:
 
 @pytest.mark.parametrize("character", ["x", '"', "\U0001f600"])
 @pytest.mark.parametrize("characters", [40, 252, LONG])
-def test_a_metrics_page_is_bounded_whatever_models_clients_name(characters: int, character: str) -> None:
+def test_a_metrics_page_is_bounded_for_any_model_names(characters: int, character: str) -> None:
     page = pieces(busy(characters, character=character))
     assert sum(map(len, page)) < 8 << 20
     assert max(map(len, page)) < MAX_PIECE_BYTES
 
 
-def test_a_page_is_the_same_in_pieces_as_whole() -> None:
+def test_the_pieces_of_a_page_are_the_whole_page() -> None:
     watched = busy(10, models=20)
     assert b"".join(pieces(watched)) == generate_latest(registry(watched))
     parts, content_type = metrics_page(registry(watched), "application/openmetrics-text; version=1.0.0")
@@ -73,15 +73,15 @@ def test_a_piece_of_a_page_has_few_samples() -> None:
 def test_labels_are_bounded_in_number_and_bytes(names: list[tuple[str, str, bool]], times: int) -> None:
     labels = ModelLabels()
     found = {labels.of(model * times, target * times, declared=declared) for model, target, declared in names}
-    assert all(len(each) <= MAX_CHARACTERS for pair in found for each in pair)
-    assert sum(len(each.encode()) for pair in found for each in pair) < DECLARED_BYTES + UNDECLARED_BYTES + 2048
+    assert all(len(label) <= MAX_CHARACTERS for pair in found for label in pair)
+    assert sum(len(label.encode()) for pair in found for label in pair) < DECLARED_BYTES + UNDECLARED_BYTES + 2048
 
 
-def test_a_label_has_no_half_surrogate() -> None:
+def test_a_label_has_no_lone_surrogate() -> None:
     assert ModelLabels().of("m\ud800", "t\udc00", declared=False) == ("m?", "t?")
 
 
-def test_declared_models_are_told_apart_however_many_names_clients_make_up() -> None:
+def test_declared_models_have_labels_beside_many_undeclared_ones() -> None:
     labels = ModelLabels()
     made_up = {labels.of(f"{number}", f"{number}", declared=False) for number in range(1000)}
     assert len(made_up) == MOST_UNDECLARED + 1
@@ -118,7 +118,8 @@ def test_kept_decisions_over_many_endpoints_are_fewer() -> None:
     watched.serve(served("a", [endpoint(number) for number in range(3000)], RoutingStrategy.LEAST_REQUEST))
     for _ in range(100):
         watched.scheduled()
-    kept = sum(len(each.snapshot.endpoints) for each in watched.decisions if each.snapshot is not None)
+    snapshots = [decision.snapshot for decision in watched.decisions]
+    kept = sum(len(snapshot.endpoints) for snapshot in snapshots if snapshot is not None)
     assert MAX_ENDPOINTS - 3000 < kept <= MAX_ENDPOINTS
 
 
@@ -131,11 +132,11 @@ def test_a_decision_over_many_endpoints_shows_the_best() -> None:
     assert decision.candidates[0].rank == 1
 
 
-def test_a_list_ends_at_the_bound_and_is_still_json() -> None:
+def test_a_list_ends_at_the_bound_and_is_valid_json() -> None:
     item = msgspec.json.encode("x" * 10_000)
-    answer = b"".join(json_list(item for _ in range(10_000)))
-    assert len(answer) <= MAX_ANSWER_BYTES + 16
-    assert set(msgspec.json.decode(answer)) == {"x" * 10_000}
+    text = b"".join(json_list(item for _ in range(10_000)))
+    assert len(text) <= MAX_ANSWER_BYTES + 16
+    assert set(msgspec.json.decode(text)) == {"x" * 10_000}
     assert msgspec.json.decode(b"".join(json_list(()))) == []
 
 
@@ -158,7 +159,7 @@ async def test_the_loop_runs_between_two_pieces() -> None:
     assert len(set(seen)) == 100
 
 
-async def test_answers_at_once_take_turns() -> None:
+async def test_concurrent_responses_take_turns() -> None:
     turns, order = Turns(), list[str]()
 
     def made(name: str) -> Iterable[bytes]:
@@ -174,7 +175,7 @@ async def test_answers_at_once_take_turns() -> None:
     assert order != sorted(order)
 
 
-def test_what_is_counted_of_a_pool_goes_with_it_and_the_models_counters_go_on() -> None:
+def test_a_removed_pool_has_no_counters_and_its_models_keep_theirs() -> None:
     watched = Watched()
     for number in range(300):
         watched.serve(served(f"p{number}", watched.endpoints))
@@ -202,6 +203,6 @@ def test_a_request_that_outlives_its_pool_is_counted_when_it_ends() -> None:
 def test_memory_of_long_names_is_bounded() -> None:
     watched = busy(LONG)
     requests = [decision.request for decision in watched.decisions]
-    kept = sum(sys.getsizeof(each.requested_model) + sys.getsizeof(each.info.path) for each in requests)
-    labels = sum(sys.getsizeof(each.model) for each in watched.requests.counters.unsettled())
+    kept = sum(sys.getsizeof(request.requested_model) + sys.getsizeof(request.info.path) for request in requests)
+    labels = sum(sys.getsizeof(counters.model) for counters in watched.requests.counters.unsettled())
     assert kept + labels < 2 << 20

@@ -1,4 +1,4 @@
-"""How long certificates are valid, as /metrics tells."""
+"""The metric of the remaining validity of certificates."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,21 +35,21 @@ def test_the_seconds_until_a_certificate_expires_are_a_metric(files: TlsFiles) -
     assert float(line.split()[-1]) == pytest.approx(10 * 86_400, abs=2)
 
 
-def test_only_what_ends_within_a_month_is_worth_a_warning(files: TlsFiles) -> None:
+def test_only_certificates_that_end_within_a_month_end_soon(files: TlsFiles) -> None:
     assert expiry(files, NOW).soon() == {}
     assert list(expiry(files, NOW + LIFE - timedelta(days=29)).soon()) == ["server"]
 
 
-def test_an_expired_certificate_has_less_than_no_time_left(files: TlsFiles) -> None:
+def test_an_expired_certificate_has_negative_time_left(files: TlsFiles) -> None:
     assert expiry(files, NOW + LIFE + timedelta(seconds=60)).left_s()["server"] < 0
 
 
-def test_a_file_that_holds_no_certificate_has_no_time_left(files: TlsFiles) -> None:
+def test_a_file_without_a_certificate_has_no_time_left(files: TlsFiles) -> None:
     files.certificate.write_bytes(b"\x00 no certificate")
     assert expiry(files, NOW).soon() == {"server": 0.0}
 
 
-def test_of_two_authorities_the_one_that_stays_counts(files: TlsFiles) -> None:
+def test_of_two_authorities_the_one_that_ends_last_counts(files: TlsFiles) -> None:
     assert files.client_ca is not None
     older = new_authority(NOW - timedelta(days=3640))
     files.client_ca.write_bytes(files.client_ca.read_bytes() + older.certificate)

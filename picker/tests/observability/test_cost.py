@@ -1,4 +1,4 @@
-"""What watching costs, as a share of a whole pick: HTTP/2, protobuf, the body, the decision; all but the socket."""
+"""The cost of observers as a share of a whole pick without the socket."""
 
 import random
 import statistics
@@ -11,15 +11,15 @@ from picker.observability.recent_decisions import RecentDecisions
 from picker.observability.request_metrics import RequestMetrics
 
 MOST_COUNTED = 0.07
-"""Of the pick without the socket, which is two thirds of what a pick costs the process."""
+"""Of a pick without the socket, which is two thirds of the cost of a pick. Judgement."""
 
 MOST_KEPT = 0.12
-"""With the newest decisions kept besides."""
+"""The same with recent decisions kept. Judgement."""
 
 
 @pytest.mark.bench
-def test_counting_costs_a_small_share_of_a_pick() -> None:
-    """Paired: in one run, in turns, in short batches."""
+def test_observers_cost_a_small_share_of_a_pick() -> None:
+    """The variants run in turns, in short batches, so that other load affects all of them."""
     streams = {
         "plain": PickStream(pool_director()),
         "counted": PickStream(pool_director(observers=[RequestMetrics()])),
@@ -38,7 +38,7 @@ def test_counting_costs_a_small_share_of_a_pick() -> None:
             seconds[name].append((time.process_time() - began_s) / 64)
     plain = seconds["plain"]
     share = {
-        name: statistics.median(mine / its for mine, its in zip(seconds[name], plain, strict=True)) - 1
+        name: statistics.median(own / base for own, base in zip(seconds[name], plain, strict=True)) - 1
         for name in ("counted", "kept")
     }
     print(f"plain {statistics.median(plain) * 1e6:.1f} us; counted +{share['counted']:.1%}, kept +{share['kept']:.1%}")

@@ -1,4 +1,4 @@
-"""Kept decisions: why a request went where it went."""
+"""Kept decisions, and the pages that show them."""
 
 from fleet import endpoint
 from picker.observability.admin_pages import pages
@@ -15,7 +15,7 @@ def kept(
     return list(newest(watched.decisions, watched.now_s, limit=limit, request_id=request_id, pool=pool))
 
 
-def test_a_decision_tells_what_it_saw_of_every_endpoint() -> None:
+def test_a_decision_shows_the_state_of_every_endpoint_at_its_time() -> None:
     watched = Watched()
     request = watched.scheduled()
     watched.endpoints[0].in_flight.requests = 7
@@ -28,7 +28,7 @@ def test_a_decision_tells_what_it_saw_of_every_endpoint() -> None:
     assert best.cost < other.cost
 
 
-def test_the_costs_are_those_of_the_decision_and_not_of_now() -> None:
+def test_the_costs_of_a_decision_do_not_change_later() -> None:
     watched = Watched()
     watched.scheduled()
     before = kept(watched)[0].candidates
@@ -37,7 +37,7 @@ def test_the_costs_are_those_of_the_decision_and_not_of_now() -> None:
     assert kept(watched)[-1].candidates == before
 
 
-def test_the_newest_come_first_and_the_oldest_are_forgotten() -> None:
+def test_the_newest_decisions_come_first_and_the_oldest_are_discarded() -> None:
     watched = Watched(kept=3)
     for number in range(5):
         watched.scheduled(f"m{number}")
@@ -45,14 +45,14 @@ def test_the_newest_come_first_and_the_oldest_are_forgotten() -> None:
     assert [decision.model for decision in kept(watched, limit=1)] == ["m4"]
 
 
-def test_they_are_found_by_how_the_requests_id_begins_and_by_pool() -> None:
+def test_decisions_are_found_by_prefix_of_the_request_id_and_by_pool() -> None:
     watched = Watched()
     watched.scheduled()
     assert len(kept(watched, request_id="id", pool="default/a")) == 1
     assert kept(watched, request_id="other") == kept(watched, pool="default/b") == []
 
 
-def test_what_becomes_of_the_request_is_told_too() -> None:
+def test_a_decision_shows_the_outcome_of_its_request() -> None:
     watched = Watched()
     request = watched.scheduled()
     assert kept(watched)[0].outcome == "in flight"
@@ -64,22 +64,22 @@ def test_what_becomes_of_the_request_is_told_too() -> None:
     assert (ended.outcome, ended.status, ended.first_byte_s, ended.duration_s) == ("ended", 200, 0.5, 2.0)
 
 
-def test_a_request_that_was_rejected_shows_the_reason_and_the_load() -> None:
+def test_a_rejected_request_shows_the_reason_and_the_load() -> None:
     watched = Watched()
     watched.assign(subset=frozenset())
     [decision] = kept(watched)
     assert (decision.outcome, decision.reason, decision.status) == ("rejected", "subset-empty", 503)
-    assert [(each.server, each.cost, each.queue_depth) for each in decision.candidates] == [
+    assert [(candidate.server, candidate.cost, candidate.queue_depth) for candidate in decision.candidates] == [
         ("qwen-1", None, 0), ("qwen-2", None, 3),
     ]  # fmt: skip
 
 
-def test_an_endpoint_that_refuses_connections_is_seen_to_have_been_cheaper() -> None:
+def test_an_unreachable_endpoint_is_shown_with_its_lower_cost() -> None:
     watched = Watched(endpoints=[endpoint(1, refused=True), endpoint(2, requests=9)])
     watched.scheduled()
-    best, refusing = kept(watched)[0].candidates
-    assert (best.server, refusing.server) == ("qwen-2", "qwen-1")
-    assert (refusing.cost or 0.0) < (best.cost or 0.0)
+    best, unreachable = kept(watched)[0].candidates
+    assert (best.server, unreachable.server) == ("qwen-2", "qwen-1")
+    assert (unreachable.cost or 0.0) < (best.cost or 0.0)
 
 
 def client(watched: Watched) -> TestClient:
@@ -106,4 +106,4 @@ def test_the_admin_address_shows_pools_with_their_counts_and_endpoints() -> None
     watched.assign(subset=frozenset())
     [shown] = client(watched).get("/pools").json()
     assert (shown["decisions"], shown["running"], shown["rejected"], shown["prompt_tokens"]) == (2, 1, 1, 2000)
-    assert [each["server"] for each in shown["endpoints"]] == ["qwen-1", "qwen-2"]
+    assert [state["server"] for state in shown["endpoints"]] == ["qwen-1", "qwen-2"]

@@ -1,4 +1,4 @@
-"""Histograms that are filled many values at a time."""
+"""Histograms that add many values at a time."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ values = st.lists(st.floats(min_value=-1.0, max_value=20.0) | st.sampled_from(BO
 
 @given(st.lists(values, max_size=4))
 def test_each_bucket_counts_the_values_up_to_its_bound(batches: list[list[float]]) -> None:
-    """However they came, one's bound included."""
+    """The bound is included. The batches do not matter."""
     histogram = Histogram(BOUNDS)
     for batch in batches:
         histogram.add(batch)
@@ -20,7 +20,7 @@ def test_each_bucket_counts_the_values_up_to_its_bound(batches: list[list[float]
 
 
 @given(values, values)
-def test_a_total_is_what_one_histogram_of_all_would_be(some: list[float], others: list[float]) -> None:
+def test_a_total_equals_one_histogram_of_all_values(some: list[float], others: list[float]) -> None:
     left, right, both = Histogram(BOUNDS), Histogram(BOUNDS), Histogram(BOUNDS)
     left.add(some)
     right.add(others)

@@ -1,4 +1,4 @@
-"""What one client can take of the HTTP servers, and which pages each address has."""
+"""The limits of the HTTP server, and the pages of each address."""
 
 import asyncio
 import socket
@@ -50,8 +50,8 @@ async def serving(app: Starlette, free_address: str) -> AsyncGenerator[tuple[str
         yield host, port
 
 
-async def answer(address: tuple[str, int], sent: bytes) -> bytes:
-    """All that the server answers until it ends the connection."""
+async def response(address: tuple[str, int], sent: bytes) -> bytes:
+    """All bytes that the server sends until the connection ends."""
     reader, writer = await asyncio.open_connection(*address)
     try:
         writer.write(sent)
@@ -66,20 +66,20 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz"])
-def test_the_metrics_address_shows_metrics_and_health(path: str) -> None:
+def test_the_metrics_address_serves_metrics_and_health(path: str) -> None:
     assert TestClient(public()).get(path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/endpoints", "/pools", "/decisions", "/log-level", "/"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
-def test_the_metrics_address_shows_nothing_else(method: str, path: str) -> None:
+def test_the_metrics_address_serves_no_other_pages(method: str, path: str) -> None:
     assert TestClient(public()).request(method, path).status_code == 404
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/metrics"), ("GET", "/log-level"), ("BREW", "/endpoints"), ("DELETE", "/healthz")]
 )
-def test_a_method_that_a_page_does_not_have_is_405(method: str, path: str) -> None:
+def test_an_unsupported_method_is_a_405(method: str, path: str) -> None:
     assert TestClient(admin()).request(method, path).status_code == 405
 
 
@@ -87,38 +87,38 @@ def test_a_method_that_a_page_does_not_have_is_405(method: str, path: str) -> No
 async def test_a_large_body_is_rejected_before_it_is_sent(path: str, free_address: str) -> None:
     head = f"PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {MAX_BODY_BYTES + 1}\r\n\r\n"
     async with serving(admin(), free_address) as address:
-        assert (await answer(address, head.encode())).startswith(b"HTTP/1.1 413 ")
+        assert (await response(address, head.encode())).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_body_without_a_length_is_rejected_before_it_is_sent(free_address: str) -> None:
     head = b"PUT /log-level HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with serving(admin(), free_address) as address:
-        assert (await answer(address, head)).startswith(b"HTTP/1.1 411 ")
+        assert (await response(address, head)).startswith(b"HTTP/1.1 411 ")
 
 
 async def test_a_header_beyond_the_bound_ends_the_connection(free_address: str) -> None:
     head = b"GET /healthz HTTP/1.1\r\nHost: h\r\nX: " + b"x" * (MAX_HEADER_BYTES + (1 << 20)) + b"\r\n\r\n"
     async with serving(public(), free_address) as address:
-        assert b" 200 " not in await answer(address, head)
+        assert b" 200 " not in await response(address, head)
 
 
-async def test_silent_connections_lock_nobody_out(free_address: str) -> None:
+async def test_silent_connections_do_not_block_new_ones(free_address: str) -> None:
     async with serving(public(), free_address) as address:
         silent = [await asyncio.open_connection(*address) for _ in range(MAX_CONNECTIONS + 20)]
-        assert (await answer(address, GET)).startswith(b"HTTP/1.1 200 ")
+        assert (await response(address, GET)).startswith(b"HTTP/1.1 200 ")
         ended = [reader for reader, _ in silent if reader.at_eof() or reader.exception() is not None]
         assert len(ended) >= 20
         for _, writer in silent:
             writer.close()
 
 
-async def test_a_request_that_drips_ends(free_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_does_not_end_is_aborted(free_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.1)
     async with serving(public(), free_address) as address:
-        assert await answer(address, GET[:-2]) == b""
+        assert await response(address, GET[:-2]) == b""
 
 
-async def test_a_reader_that_does_not_read_ends(free_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_does_not_read_is_aborted(free_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.1)
     ended = asyncio.Event()
 
@@ -139,7 +139,7 @@ async def test_a_reader_that_does_not_read_ends(free_address: str, monkeypatch: 
         writer.close()
 
 
-async def test_both_families_of_addresses_are_served_by_one(free_port: int) -> None:
+async def test_one_ipv6_address_serves_ipv4_too(free_port: int) -> None:
     async with serving(public(), f"[::]:{free_port}"):
         for host in ("127.0.0.1", "::1"):
-            assert (await answer((host, free_port), GET)).startswith(b"HTTP/1.1 200 ")
+            assert (await response((host, free_port), GET)).startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""What the picker's metrics say after this and that."""
+"""The picker's metrics after requests, rejections, scrapes and changes of pools."""
 
 import pytest
 from fleet import endpoint
@@ -17,7 +17,7 @@ FAMILIES = ("inference_objective", "inference_model")
 
 
 @pytest.mark.parametrize("prefix", FAMILIES)
-def test_a_request_counts_under_both_of_upstreams_names(prefix: str) -> None:
+def test_a_request_counts_under_both_prefixes_of_gaie(prefix: str) -> None:
     watched = Watched()
     watched.scheduled()
     assert watched.value(f"{prefix}_request_total", **MODEL) == 1
@@ -38,8 +38,8 @@ def test_a_request_runs_until_its_end_and_ends_once() -> None:
     assert watched.value("inference_gateway_in_flight_requests", endpoint="qwen-1") == 0
 
 
-def test_histograms_are_complete_whenever_they_are_read() -> None:
-    """However many requests are sorted in at once."""
+def test_histograms_are_complete_when_they_are_read() -> None:
+    """Also with requests that are not added to them yet."""
     watched = Watched()
     for _ in range(FOLDED + 3):
         watched.end(watched.scheduled())
@@ -47,18 +47,18 @@ def test_histograms_are_complete_whenever_they_are_read() -> None:
         assert watched.value(f"{name}_count") == FOLDED + 3
 
 
-def test_the_first_byte_is_timed_where_it_is_seen() -> None:
+def test_the_time_to_the_first_byte_is_that_of_sampled_responses() -> None:
     watched = Watched()
-    seen, _unseen = watched.scheduled(), watched.scheduled()
+    sampled, _not_sampled = watched.scheduled(), watched.scheduled()
     watched.now_s = 0.3
-    watched.respond(seen, 200)
-    watched.end(seen)
+    watched.respond(sampled, 200)
+    watched.end(sampled)
     assert watched.value("inference_gateway_time_to_first_byte_seconds_count", pool="default/a") == 1
     assert watched.value("inference_gateway_time_to_first_byte_seconds_bucket", pool="default/a", le="0.3") == 1
     assert watched.value("inference_model_request_ttft_seconds_count", **MODEL) == 1
 
 
-def test_an_error_of_the_model_server_is_an_error_of_a_request_that_was_picked() -> None:
+def test_an_error_of_the_model_server_is_counted_as_an_error() -> None:
     watched = Watched()
     for status in (200, 500):
         request = watched.scheduled()
@@ -68,7 +68,7 @@ def test_an_error_of_the_model_server_is_an_error_of_a_request_that_was_picked()
     assert watched.value("inference_objective_request_total", **MODEL) == 2
 
 
-def test_answers_of_other_endpoints_than_the_picked_one_are_counted() -> None:
+def test_rerouted_requests_are_counted() -> None:
     watched = Watched()
     request = watched.scheduled()
     first, second = request.destination.split(",")
@@ -79,7 +79,7 @@ def test_answers_of_other_endpoints_than_the_picked_one_are_counted() -> None:
     assert request.endpoint.address == second != first
 
 
-def test_cached_tokens_are_those_that_the_decision_counted_on() -> None:
+def test_cached_tokens_are_those_that_the_decision_expected() -> None:
     watched = Watched()
     watched.scheduled()
     watched.scheduled()
@@ -88,7 +88,7 @@ def test_cached_tokens_are_those_that_the_decision_counted_on() -> None:
     assert watched.value("inference_extension_prefix_indexer_hit_ratio_sum") == 1.0
 
 
-def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code() -> None:
+def test_a_rejection_is_counted_by_reason_criticality_and_gaies_code() -> None:
     watched = Watched()
     assert isinstance(watched.assign(subset=frozenset()), Rejection)
     assert watched.value("inference_gateway_rejections_total", pool="default/a", reason="subset-empty") == 1
@@ -98,10 +98,10 @@ def test_a_request_that_is_turned_away_tells_why_of_whom_and_by_upstreams_code()
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
 
 
-def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
+def test_a_rejection_of_the_exchange_is_not_a_failed_decision() -> None:
     watched = Watched()
-    wanted = PickRequest(str(watched.pools[0].pool.name), EMPTY_BODY, None)
-    watched.director.report_rejected(wanted, Rejection(RejectReason.BODY_TOO_LARGE, "Too large."))
+    request = PickRequest(str(watched.pools[0].pool.name), EMPTY_BODY, None)
+    watched.director.report_rejected(request, Rejection(RejectReason.BODY_TOO_LARGE, "Too large."))
     assert (
         watched.value("inference_gateway_rejections_total", pool="default/a", reason="body-too-large", criticality="")
         == 1
@@ -110,8 +110,8 @@ def test_what_the_exchange_itself_turns_away_is_no_failed_decision() -> None:
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 0
 
 
-def test_what_flow_control_gives_up_on_is_a_failed_decision() -> None:
-    """By criticality, as the requests have it."""
+def test_a_rejection_of_flow_control_is_a_failed_decision() -> None:
+    """It is counted by criticality."""
     watched = Watched()
     name = watched.pools[0].pool.name
     body = ParsedBody("m", b"", b"", 0, 100)
@@ -120,13 +120,13 @@ def test_what_flow_control_gives_up_on_is_a_failed_decision() -> None:
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
 
 
-def test_requests_to_a_pool_that_nobody_knows_are_counted_without_one() -> None:
+def test_requests_to_an_unknown_pool_are_counted_without_a_pool() -> None:
     watched = Watched()
     assert isinstance(watched.assign(pool="b"), Rejection)
     assert watched.value("inference_gateway_rejections_total", pool="", reason="pool-unknown") == 1
 
 
-def test_models_that_clients_make_up_share_a_label_once_they_are_many() -> None:
+def test_undeclared_models_beyond_the_limit_share_a_label() -> None:
     watched = Watched()
     for number in range(MOST_UNDECLARED + 20):
         watched.end(watched.scheduled(f"made-up-{number}"))
@@ -135,7 +135,8 @@ def test_models_that_clients_make_up_share_a_label_once_they_are_many() -> None:
     assert watched.value("inference_objective_request_total", model_name=f"made-up-{MOST_UNDECLARED}") is None
 
 
-def test_decisions_are_counted_by_strategy_and_go_on_when_it_changes() -> None:
+def test_decisions_are_counted_by_strategy() -> None:
+    """A change of the strategy keeps the counts."""
     watched = Watched()
     watched.scheduled()
     watched.serve(served("a", watched.endpoints, RoutingStrategy.LEAST_REQUEST))
@@ -146,7 +147,7 @@ def test_decisions_are_counted_by_strategy_and_go_on_when_it_changes() -> None:
     assert watched.value("inference_gateway_pool_strategy_info", strategy="DEFAULT") is None
 
 
-def test_the_endpoints_gauges_follow_the_ledger_and_the_scrapes() -> None:
+def test_the_gauges_of_endpoints_show_in_flight_requests_and_scrapes() -> None:
     watched = Watched(now_s=2.0)
     request = watched.scheduled()
     label = request.endpoint.server
@@ -160,7 +161,7 @@ def test_the_endpoints_gauges_follow_the_ledger_and_the_scrapes() -> None:
     assert watched.value("inference_pool_per_pod_queue_size", name="a", model_server_pod="qwen-2") == 3
 
 
-def test_an_endpoint_that_has_left_has_no_series() -> None:
+def test_a_removed_endpoint_has_no_series() -> None:
     watched = Watched()
     watched.endpoints.pop()
     assert watched.value("inference_gateway_endpoint_queue_depth", endpoint="qwen-2") is None
@@ -173,7 +174,7 @@ def test_an_endpoint_that_was_never_scraped_has_no_metrics_age() -> None:
     assert watched.value("inference_gateway_in_flight_requests", endpoint="qwen-1") == 0
 
 
-def test_a_servers_endpoints_are_told_apart_by_their_ports() -> None:
+def test_several_endpoints_of_a_server_are_labelled_by_address() -> None:
     first, second = endpoint(1), endpoint(1)
     second.address = "10.0.0.1:8001"
     watched = Watched(endpoints=[first, second])
@@ -181,7 +182,7 @@ def test_a_servers_endpoints_are_told_apart_by_their_ports() -> None:
         assert watched.value("inference_gateway_in_flight_requests", endpoint=f"qwen-1/{address}") == 0
 
 
-def test_a_pool_that_has_left_takes_its_series_along_but_no_counter_goes_back() -> None:
+def test_a_removed_pool_has_no_series_and_no_counter_decreases() -> None:
     watched = Watched()
     request = watched.scheduled()
     watched.serve()
@@ -191,7 +192,7 @@ def test_a_pool_that_has_left_takes_its_series_along_but_no_counter_goes_back() 
     assert watched.value("inference_objective_running_requests", **MODEL) == 0
 
 
-def test_scrapes_are_counted_by_how_they_ended() -> None:
+def test_scrapes_are_counted_by_result() -> None:
     watched = Watched()
     watched.metrics.scraped(watched.endpoints[0], None)
     watched.metrics.scraped(watched.endpoints[0], ScrapeFailure.TIMEOUT)
@@ -199,8 +200,8 @@ def test_scrapes_are_counted_by_how_they_ended() -> None:
     assert watched.value("inference_gateway_scrapes_total", result="timeout") == 1
 
 
-def test_a_course_keeps_no_prompt_and_nothing_of_the_decision_when_none_are_kept() -> None:
-    """5,000 of them are in flight at times."""
+def test_an_ended_request_keeps_no_prompt() -> None:
+    """Up to 5,000 requests are in flight."""
     watched = Watched(kept=0)
     request = watched.scheduled()
     watched.end(request)

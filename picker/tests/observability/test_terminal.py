@@ -1,4 +1,4 @@
-"""What foreign names can do to the terminal of who reads them."""
+"""Names from clients and servers contain no control characters or markup when they are shown in a terminal."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def test_printable_text_has_no_control_characters(text: str) -> None:
 
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_every_text_of_an_answer_is_printable(value: object) -> None:
+def test_all_texts_of_a_response_are_printable(value: object) -> None:
     assert "\\u" not in json.dumps(printable_all(value), ensure_ascii=False).replace("\\\\", "")
 
 
@@ -84,12 +84,12 @@ def test_the_client_shows_control_characters_as_escapes(capsys: pytest.CaptureFi
     finally:
         server.shutdown()
     out = capsys.readouterr().out
-    assert all(each.isprintable() for each in out.splitlines())
+    assert all(line.isprintable() for line in out.splitlines())
     assert r"\x1b]0;owned\x07" in out
 
 
 @pytest.mark.parametrize("page", [b"[" * 100_000, b"{}", b"\xff", b"[" + b"1," * (17 << 20) + b"1]"])
-def test_an_answer_that_is_none_of_a_pickers_is_one_error(page: bytes) -> None:
+def test_an_invalid_response_is_one_error(page: bytes) -> None:
     server, url = served(page)
     try:
         with pytest.raises(NoAnswer):

@@ -1,4 +1,4 @@
-"""Spans that join the trace of the proxy and the model server."""
+"""Spans of requests in the trace of the proxy and the model server."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ TRACE, PARENT = "a" * 32, "b" * 16
 
 @contextmanager
 def traced(spans: list[ReadableSpan], *, ratio: float = 0.0) -> Generator[Watched]:
-    """Within, requests are traced; after it, `spans` has theirs."""
+    """Traces requests inside the block. After it, `spans` has their spans."""
     exporter = InMemorySpanExporter()
     traces = Traces(exporter, "1.0", ratio)
     yield Watched(observers=(traces,))
@@ -25,7 +25,7 @@ def traced(spans: list[ReadableSpan], *, ratio: float = 0.0) -> Generator[Watche
     spans += exporter.get_finished_spans()
 
 
-def test_a_requests_span_is_a_child_of_the_span_that_it_came_with() -> None:
+def test_a_requests_span_is_a_child_of_the_span_in_its_traceparent() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans) as watched:
         request = watched.scheduled(trace=f"00-{TRACE}-{PARENT}-01")
@@ -45,7 +45,7 @@ def test_a_requests_span_is_a_child_of_the_span_that_it_came_with() -> None:
     assert dict(span.attributes or {})["gen_ai.request.model"] == "m"
 
 
-def test_a_trace_that_nobody_records_gets_no_span() -> None:
+def test_a_trace_that_is_not_sampled_gets_no_span() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans, ratio=1.0) as watched:
         request = watched.scheduled(trace=f"00-{TRACE}-{PARENT}-00")
@@ -53,7 +53,7 @@ def test_a_trace_that_nobody_records_gets_no_span() -> None:
     assert spans == []
 
 
-def test_of_requests_without_a_trace_the_set_share_is_traced() -> None:
+def test_the_sample_ratio_applies_to_requests_without_a_trace() -> None:
     all_of_them: list[ReadableSpan] = []
     none: list[ReadableSpan] = []
     for spans, ratio in ((all_of_them, 1.0), (none, 0.0)):
@@ -63,7 +63,7 @@ def test_of_requests_without_a_trace_the_set_share_is_traced() -> None:
     assert (len(all_of_them), len(none)) == (5, 0)
 
 
-def test_a_traceparent_that_is_none_begins_a_trace_of_its_own() -> None:
+def test_an_invalid_traceparent_begins_a_new_trace() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans, ratio=1.0) as watched:
         request = watched.scheduled(trace="rubbish")
@@ -71,7 +71,7 @@ def test_a_traceparent_that_is_none_begins_a_trace_of_its_own() -> None:
     assert spans[0].parent is None
 
 
-def test_a_request_that_was_turned_away_is_an_error_with_its_reason() -> None:
+def test_the_span_of_a_rejected_request_is_an_error_with_its_reason() -> None:
     spans: list[ReadableSpan] = []
     with traced(spans) as watched:
         watched.assign(trace=f"00-{TRACE}-{PARENT}-01", subset=frozenset())
@@ -91,6 +91,6 @@ def test_attributes_and_messages_are_bounded() -> None:
         watched.end(request)
     assert len(spans) == 2
     for span in spans:
-        texts = [each for each in (span.attributes or {}).values() if isinstance(each, str)]
+        texts = [value for value in (span.attributes or {}).values() if isinstance(value, str)]
         assert max(map(len, texts)) <= 256
         assert len(span.status.description or "") <= 1024

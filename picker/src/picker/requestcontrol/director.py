@@ -52,7 +52,8 @@ class Director:
     ) -> None:
         """`clock`: the monotonic clock of the scrapes. `unknown_models`: whether a model that the pool does not declare
         is scheduled as Standard; else it is rejected with 404. `sample_all`: whether the response headers of every
-        request are wanted. `timer`: of the requests' times; an event loop's clock may stand still during a decision."""
+        request are requested. `timer`: measures the requests' times, because an event loop's clock may not advance
+        during a decision."""
         self._tracker = tracker
         self._clock = clock
         self._rng = rng
