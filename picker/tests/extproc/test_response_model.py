@@ -13,7 +13,7 @@ from picker.requestcontrol.model_field import replace_model
 
 def restored(kind: ResponseKind, chunks: list[bytes]) -> list[bytes]:
     """The output for each chunk. The last chunk ends the response."""
-    rewriter = ResponseModelRewriter(kind, served="m-v2", asked="m")
+    rewriter = ResponseModelRewriter(kind, served="m-v2", requested="m")
     return [rewriter.feed(chunk, index == len(chunks) - 1) for index, chunk in enumerate(chunks)]
 
 
@@ -118,7 +118,7 @@ def test_splits_do_not_change_the_result_for_any_bytes(text: list[int], kind: Re
 def test_a_response_without_the_held_back_bytes_is_not_json(text: str, place: int) -> None:
     """So a client detects a response whose picker was killed."""
     whole = json.dumps({"id": text, "model": "m-v2", "x": [text]}).encode()
-    rewriter = ResponseModelRewriter(ResponseKind.JSON, served="m-v2", asked="m")
+    rewriter = ResponseModelRewriter(ResponseKind.JSON, served="m-v2", requested="m")
     place %= len(whole)
     received = rewriter.feed(whole[:place], False) + whole[place:]
     if rewriter.feed(b"", True):

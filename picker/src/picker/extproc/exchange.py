@@ -77,7 +77,7 @@ class Exchange:
         if request.state is not RequestState.FORWARDED:
             return request.state is RequestState.REJECTED
         mode = self._response.mode if self._response is not None else request.response_mode
-        return request.asked_model is None and mode is not BodyMode.FULL_DUPLEX_STREAMED
+        return request.requested_model is None and mode is not BodyMode.FULL_DUPLEX_STREAMED
 
     def receive(self, message: Incoming) -> list[Reply]:
         """Returns the replies to `message`, in order. Raises ProtocolViolation."""
@@ -136,14 +136,14 @@ class Exchange:
             self._director.response_started(
                 request.in_flight, message.served, int(status) if status.isdecimal() else None
             )
-        self._response = ResponsePhase(request.response_mode, request.asked_model)
+        self._response = ResponsePhase(request.response_mode, request.requested_model)
         return self._response.headers(message, request.in_flight, request.predicts)
 
     def _response_trailers(self) -> list[Reply]:
         request = self._request
         if self._response is None and request.state is RequestState.FORWARDED:
             # The response headers were not requested, so the trailers come first.
-            self._response = ResponsePhase(request.response_mode, request.asked_model)
+            self._response = ResponsePhase(request.response_mode, request.requested_model)
         return self._open_response("response trailers").trailers()
 
     def _open_response(self, found: str) -> ResponsePhase:

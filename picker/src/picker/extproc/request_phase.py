@@ -102,7 +102,7 @@ class RequestPhase:
         self.on_admitted: OnAdmitted | None = None
         self.in_flight: InFlightRequest | None = None
         """The pick; None before it, and for a request without a pick."""
-        self.asked_model: str | None = None
+        self.requested_model: str | None = None
         """The model's name as the client gave it, if it was replaced in the body; else None."""
         self.response_mode = BodyMode.NONE
         self.predicts = False
@@ -273,7 +273,7 @@ class RequestPhase:
         body, data = complete.request.body, complete.data
         renamed: bytes | None = None
         if assigned.served_model is not None and body.model is not None:
-            self.asked_model = body.model
+            self.requested_model = body.model
             renamed = rename(body, data, assigned.served_model)
         renamed_bytes = len(renamed) if renamed is not None else None
         changes = to_endpoint(assigned, self._mode, body=True, renamed_bytes=renamed_bytes)

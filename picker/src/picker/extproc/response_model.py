@@ -35,12 +35,12 @@ _DATA = b"data:"
 
 
 class ResponseModelRewriter:
-    """Replaces the name `served` by `asked` in a response body. Time is linear in the body, however it is split."""
+    """Replaces the name `served` by `requested` in a response body. Time is linear in the body, however it is split."""
 
-    def __init__(self, kind: ResponseKind, served: str, asked: str) -> None:
+    def __init__(self, kind: ResponseKind, served: str, requested: str) -> None:
         self._served = served
-        self._asked = asked
-        self._scanner = ModelScanner(served, msgspec.json.encode(asked))
+        self._requested = requested
+        self._scanner = ModelScanner(served, msgspec.json.encode(requested))
         self._by_line = kind is ResponseKind.EVENTS
         self.unanswered: list[bytes] = []
         """The replacement for each piece of the body that was received and has no reply yet."""
@@ -64,7 +64,7 @@ class ResponseModelRewriter:
         """Handles a piece of a line of an event stream. `ended`: whether the line ends with it."""
         if ended and self._matched == 0 and piece.startswith(_DATA):
             # The common case: a whole line.
-            return _DATA + replace_model(piece[len(_DATA) :], self._served, self._asked)
+            return _DATA + replace_model(piece[len(_DATA) :], self._served, self._requested)
         begins = b""
         if self._matched is not None and self._matched < len(_DATA):
             begins, piece = piece[: len(_DATA) - self._matched], piece[len(_DATA) - self._matched :]

@@ -22,13 +22,13 @@ from picker.requestcontrol.request_body import content_coding
 class ResponsePhase:
     """The response half of an exchange. Each method returns the replies to send, in order."""
 
-    def __init__(self, mode: BodyMode, asked_model: str | None) -> None:
-        """`mode`: the response body mode. `asked_model`: the client's name for the model, if it was replaced in the
+    def __init__(self, mode: BodyMode, requested_model: str | None) -> None:
+        """`mode`: the response body mode. `requested_model`: the client's name for the model, if it was replaced in the
         request; else None."""
         self.mode = mode
         self.ended = False
         """Whether the trailers were received."""
-        self._asked_model = asked_model
+        self._requested_model = requested_model
         self._rewriter: ResponseModelRewriter | None = None
 
     def headers(self, message: ResponseHeaders, in_flight: InFlightRequest | None, predicts: bool) -> list[Reply]:
@@ -37,11 +37,11 @@ class ResponsePhase:
         if in_flight is None:
             return [HeadersReply(Phase.RESPONSE)]
         kind = ResponseKind.of(message.headers.get("content-type", ""))
-        served, asked = in_flight.served_model, self._asked_model
+        served, requested = in_flight.served_model, self._requested_model
         compressed = content_coding(message.headers.get("content-encoding", "")) is not None
-        if asked is None or served is None or kind is None or compressed or message.end_of_stream:
+        if requested is None or served is None or kind is None or compressed or message.end_of_stream:
             return [HeadersReply(Phase.RESPONSE, prediction_headers(in_flight, predicts))]
-        self._rewriter = ResponseModelRewriter(kind, served, asked)
+        self._rewriter = ResponseModelRewriter(kind, served, requested)
         override = None
         if self.mode is not BodyMode.FULL_DUPLEX_STREAMED:
             self.mode = BodyMode.STREAMED

@@ -140,17 +140,17 @@ class Director:
                 RejectReason.POOL_UNKNOWN, f"This endpoint picker does not serve the InferencePool {name}."
             )
         body = request.body
-        asked = body.model
-        targets = pool.targets(asked) if asked is not None else None
-        if targets is None and asked is not None and not self._unknown_models:
-            return Rejection(RejectReason.MODEL_UNKNOWN, f"The model {asked!r} does not exist.", param="model")
-        target = choose_target(targets, self._rng) if targets is not None else asked
+        requested = body.model
+        targets = pool.targets(requested) if requested is not None else None
+        if targets is None and requested is not None and not self._unknown_models:
+            return Rejection(RejectReason.MODEL_UNKNOWN, f"The model {requested!r} does not exist.", param="model")
+        target = choose_target(targets, self._rng) if targets is not None else requested
         seed = _seed(target, body.salt)
         conversation, continues = session_key(body.prompt, seed)
         scheduled = schedule(
             InferenceRequest(
                 model=target,
-                criticality=pool.criticality(asked, request.objective),
+                criticality=pool.criticality(requested, request.objective),
                 prompt_tokens=body.prompt_tokens,
                 output_tokens=body.output_tokens,
                 blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
@@ -169,8 +169,8 @@ class Director:
             return scheduled
         scheduled.info = request.info
         scheduled.pool, scheduled.pool_key, scheduled.strategy = pool.label, pool.key, pool.strategy
-        scheduled.requested_model = _bounded(asked)
-        scheduled.served_model = target if target != asked else None
+        scheduled.requested_model = _bounded(requested)
+        scheduled.served_model = target if target != requested else None
         return scheduled
 
     def _report_rejected(
