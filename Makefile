@@ -72,7 +72,7 @@ lint: install lint-files ## run ruff, pyright, import-linter and lint-files
 lint-files: install ## check the version, Markdown, words of the glossary, and the schemas of workflows
 	@$(RUN) python ci/version.py
 	@$(RUN) rumdl check --quiet $$(git ls-files '*.md')
-	@$(RUN) codespell --builtin '' --dictionary ci/glossary/words.txt $$(cat ci/glossary/files.txt)
+	@$(RUN) codespell --builtin '' $$(git ls-files)
 	@$(RUN) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(RUN) check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@! command -v actionlint >/dev/null || actionlint

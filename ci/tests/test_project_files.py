@@ -73,12 +73,6 @@ def test_the_charts_schema_and_readme_are_current() -> None:
     assert (generator.CHART / "README.md").read_text() == generator.readme()
 
 
-def test_the_glossary_lists_files_that_exist() -> None:
-    listed = (ROOT / "ci/glossary/files.txt").read_text().split()
-    assert listed
-    assert [name for name in listed if not (ROOT / name).is_file()] == []
-
-
 def test_a_word_of_the_glossary_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("The metrics tell the picker.\n")

@@ -65,13 +65,12 @@ class LoggedChild:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback TCP ports that nobody listened on a moment ago, outside the range from which Linux gives ports to
-    outgoing connections: until they are listened on, one of those could take them. Nor is one given to anybody else
-    here who asks, as long as it is among the last that this process was given."""
+    """Loopback TCP ports without a listener, outside Linux's range of ephemeral ports: an outgoing connection could
+    take one of those before its listener starts. The last _MOST_HELD ports are not returned again in this process."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(*_SELDOM_USED_PORTS)
-        # Whoever is given the port can bind it beside this socket, which does not listen; this function cannot.
+        # With SO_REUSEADDR the caller can bind the port beside this socket, which does not listen.
         held = socket.socket()
         try:
             held.bind(("127.0.0.1", port))
@@ -87,7 +86,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def taken(ports: Sequence[int]) -> list[int]:
-    """Those of `ports` that somebody listens on."""
+    """Those of `ports` that have a listener."""
 
     def is_taken(port: int) -> bool:
         with socket.socket() as probe:

@@ -127,9 +127,9 @@ async def test_a_hundred_calls_at_once_are_served(channel: grpc.aio.Channel, dir
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await channel.unary_unary("/nobody.Knows/It")(b"")
+        await channel.unary_unary("/unknown.Service/Method")(b"")
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error.value.details() == "unknown method /nobody.Knows/It"
+    assert error.value.details() == "unknown method /unknown.Service/Method"
 
 
 async def test_compressed_calls_are_unimplemented(channel: grpc.aio.Channel) -> None:

@@ -57,44 +57,43 @@ class ServeSettings(Settings):
     )
     seed: int = Field(0, description="Another seed, another text")
     metrics_profile: Literal["v1-current", "v1-0.10", "v1-0.8", "v0-0.6"] = Field(
-        "v1-current", description="Whose names /metrics shows: vLLM 0.32, 0.10, 0.8, or 0.6 with the old engine"
+        "v1-current",
+        description="Version whose metric names /metrics has: vLLM 0.32, 0.10, 0.8, or 0.6 with the old engine",
     )
     kv_events_config: str | None = Field(
         None,
-        description="JSON, as vLLM takes it: publish what enters and leaves the prefix cache over ZeroMQ; "
+        description="JSON, as in vLLM: publish the blocks that enter and leave the prefix cache over ZeroMQ; "
         "replica N has the ports + N",
     )
     answer_tokens: int = Field(
-        256,  # A few paragraphs: a person who tries it out does not wait for minutes.
+        256,  # Judgement: a few paragraphs, which do not take minutes.
         ge=1,
-        description="About as many tokens has an answer to a request that names no limit",
+        description="Approximate tokens of an answer to a request without a limit",
     )
     older_chat_fields: bool = Field(
-        True,  # The tutorial prints them, and clients written for it read them.
+        True,  # The tutorial shows them, and its clients read them.
         description="reasoning_content and tool_calls in every chat message; vLLM 0.32 has left them out",
     )
     max_model_len: int = Field(4096, ge=1, description="Tokens of prompt and answer together")
     max_num_seqs: int = Field(256, ge=1, description="Sequences that run at the same time")
     max_num_batched_tokens: int = Field(2048, ge=1, description="Tokens that one step computes")
     block_size: int = Field(16, ge=1, description="Tokens of a KV cache block")
-    num_gpu_blocks_override: int | None = Field(
-        None, ge=2, description="KV cache blocks; without it what the card holds"
-    )
-    enable_prefix_caching: bool = Field(True, description="Find prompts' beginnings in the KV cache")
+    num_gpu_blocks_override: int | None = Field(None, ge=2, description="KV cache blocks; by default those of the card")
+    enable_prefix_caching: bool = Field(True, description="Reuse KV cache blocks of prompts with the same beginning")
     enable_chunked_prefill: bool = Field(True, description="Compute long prompts in several steps")
     enable_lora: bool = Field(False, description="Serve LoRA adapters")
     max_loras: int = Field(1, ge=1, description="Adapters that run at the same time")
-    max_lora_rank: int = Field(16, ge=1, description="Adapters above are refused")
-    lora_modules: list[str] = Field(default=[], description="Adapters to begin with, as NAME=PATH")
-    check_lora_paths: bool = Field(False, description="Refuse adapters whose path does not exist")
-    api_key: list[str] = Field(default=[], description="Keys of which /v1 asks one")
+    max_lora_rank: int = Field(16, ge=1, description="Adapters of a higher rank are rejected")
+    lora_modules: list[str] = Field(default=[], description="Adapters loaded at the start, as NAME=PATH")
+    check_lora_paths: bool = Field(False, description="Reject adapters whose path does not exist")
+    api_key: list[str] = Field(default=[], description="Accepted keys; /v1 requires one of them")
     max_num_queued_reqs: int | None = Field(
         None, ge=1, description="Running and waiting requests, above which new ones get 503"
     )
     shutdown_timeout: float = Field(0, ge=0, description="Seconds after SIGTERM in which running requests may finish")
     enable_request_id_headers: bool = Field(False, description="Answer with the request's X-Request-Id")
     enable_server_load_tracking: bool = Field(False, description="Count running requests in /load")
-    enable_prompt_tokens_details: bool = Field(False, description="Tell cached tokens in usage")
+    enable_prompt_tokens_details: bool = Field(False, description="Report cached tokens in usage")
     enable_auto_tool_choice: bool = Field(False, description="Let the model choose a tool; it takes the first")
     dev_mode: bool = Field(False, description="/pause and /resume, which vLLM has with VLLM_SERVER_DEV_MODE=1")
     startup_delay: float = Field(0, ge=0, description="Fault: seconds before the port opens")
@@ -105,7 +104,7 @@ class ServeSettings(Settings):
     cut_stream_after_events: int = Field(3, ge=0, description="Fault: events of a stream before it breaks")
     metrics_delay_s: float = Field(0, ge=0, description="Fault: seconds before /metrics answers")
     metrics_hang: bool = Field(False, description="Fault: /metrics never answers")
-    metrics_stale: bool = Field(False, description="Fault: /metrics shows the same page for ever")
+    metrics_stale: bool = Field(False, description="Fault: /metrics always shows the same page")
     stalled: bool = Field(False, description="Fault: the engine makes no steps")
     slow_factor: float = Field(1, gt=0, description="Fault: steps take this many times as long")
 
@@ -117,7 +116,7 @@ class ServeSettings(Settings):
 class FitSettings(Settings):
     """Fit the speed model to a benchmark of a real server: TTFT and TPOT at several concurrencies.
 
-    Without files: the presets beside what is publicly known."""
+    Without files: the presets beside public measurements."""
 
     first_word: ClassVar[str] = "files"
     files: list[Path] = Field(
@@ -128,7 +127,7 @@ class FitSettings(Settings):
 
 
 class VerifySettings(Settings):
-    """Replay a folder of recordings against the mock and say where it differs. Exit status 1 if anywhere."""
+    """Replay a folder of recordings against the mock and print the differences. Exit status 1 if there are any."""
 
     first_word: ClassVar[str] = "folder"
     folder: Path = Field(description="The recordings of one vLLM version")
@@ -137,7 +136,7 @@ class VerifySettings(Settings):
 
 
 def _spread(arguments: Sequence[str], first: str) -> list[str]:
-    """`WORD --x a b` as `--FIRST WORD --x a --x b`."""
+    """Rewrite `WORD --x a b` as `--FIRST WORD --x a --x b`."""
     flags: list[str] = []
     several: str | None = None
     for at, argument in enumerate(arguments):
