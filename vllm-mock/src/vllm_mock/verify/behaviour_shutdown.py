@@ -21,6 +21,7 @@ from vllm_mock.settings import ServeSettings
 from vllm_mock.verify.compare import first_difference
 from vllm_mock.verify.cut_stream import events_of, response_of
 from vllm_mock.verify.exchanges import Json
+from vllm_mock.verify.http import NO_REUSE
 from vllm_mock.verify.running_mock import prompt
 
 _TIMEOUT_S = 60.0
@@ -109,9 +110,10 @@ async def _server(start: ServeSettings, *more: str) -> AsyncGenerator[_Server]:
         sys.executable, "-m", "vllm_mock.cli", "serve", "--host", "127.0.0.1", "--port", str(port),
         "--tokenizer", "approximate", *_flags(start), *more,
     )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=_TIMEOUT_S) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=NO_REUSE) as client:
             async with asyncio.timeout(_TIMEOUT_S):
                 while await _Server(process, client).port_is_closed():  # noqa: ASYNC110
                     await asyncio.sleep(0.02)

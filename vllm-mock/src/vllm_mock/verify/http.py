@@ -92,12 +92,17 @@ async def replay(exchange: Exchange, fixture: Fixture, server: RecordedServer) -
             return await _send(client, exchange)
 
 
+NO_REUSE = httpx.Limits(max_keepalive_connections=0)
+"""A new connection for each request. The server closes an idle one after 5 s: on a stalled machine that happens just
+when the client sends the next request on it, which then fails."""
+
+
 @contextlib.asynccontextmanager
 async def client_of(api_server: ApiServer) -> AsyncGenerator[httpx.AsyncClient]:
     """A served mock and its client, which sends no optional headers of its own."""
     listener = Listener(api_server, listen("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.port}"
-    async with serving([listener]), httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S) as client:
+    async with serving([listener]), httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=NO_REUSE) as client:
         for name in ("accept", "accept-encoding", "user-agent"):
             del client.headers[name]
         yield client
