@@ -11,6 +11,10 @@ from picker.printable import printable
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
+_QUIET = ("httpcore", "httpcore2", "httpx", "httpx2", "watchfiles")
+"""Loggers of libraries that log each request or each check of a file, at info or debug. Only their warnings are logged,
+at every level."""
+
 
 def configure_logging(level: Level, output: Literal["json", "text"]) -> None:
     """Configures structlog and the standard library's logging. Lines are written to standard error."""
@@ -45,5 +49,5 @@ def _escape(_logger: object, _method: str, event: structlog.typing.EventDict) ->
 def set_level(level: Level) -> None:
     """Sets the least severe level that is logged, in every module."""
     logging.getLogger().setLevel(level.upper())
-    # The file watcher logs every check at debug level, which is of no use here.
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

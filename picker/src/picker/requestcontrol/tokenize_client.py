@@ -6,7 +6,6 @@ repeats costs nothing. One that repeats costs a millisecond of the server's fron
 Needs the extra `picker[kv-events]`."""
 
 import asyncio
-import logging
 import re
 from bisect import bisect_right
 from collections import OrderedDict
@@ -112,8 +111,6 @@ class TokenizeClient:
         sent.on_end = partial(self._served, prompt)
 
     async def run(self) -> None:
-        # httpx logs each request at level info.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         async with (
             httpx.AsyncClient(transport=self._transport, timeout=TIMEOUT_S, trust_env=False) as client,
             asyncio.TaskGroup() as tasks,

@@ -1,6 +1,5 @@
 """The client of the Kubernetes API server. It limits the size of responses."""
 
-import logging
 import socket
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -84,8 +83,6 @@ def kubernetes_client(config: SingleConfig | None = None) -> AsyncClient:
 
     Raises lightkube's ConfigError.
     """
-    # httpx logs each request at INFO, the level at which the picker logs changes.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
     config = config or KubeConfig.from_env().get()
     assert config is not None
     return AsyncClient(config=config, transport=_transport(config))
