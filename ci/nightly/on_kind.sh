@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One nightly run on a kind cluster with mocks in place of GPUs. Log, reports and their history are copied to out/nightly.
 # Needs docker, kind, kubectl and helm. KEEP=1 keeps the cluster for the next run.
+# VLLM=1 first compares the ports with real vLLM servers on this machine's CPUs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -23,6 +24,11 @@ touch "$folder/began"
 seconds=${FUZZ_SECONDS:-300}
 log "fuzzing the picker for $seconds s (make fuzz)"
 make fuzz SECONDS="$seconds"
+
+if [[ ${VLLM:-} ]]; then
+  log "comparing the ports with real vLLM servers (make vllm)"
+  make vllm ARGS=--quick
+fi
 
 log "building ${images[*]}"
 # The image gets this machine's helm, so that the build needs no registry for it.

@@ -1,15 +1,15 @@
-"""The complete gateway on this machine: vLLM mocks, the picker and Envoy, with the tutorial's manifests."""
+"""The complete gateway on this machine: model servers, the picker and Envoy, with the tutorial's manifests."""
 
 import asyncio
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import httpx
 import yaml
@@ -34,6 +34,31 @@ class PortsTaken(Exception):
     """Another process listens on a port of the gateway."""
 
 
+class Fleet(Protocol):
+    """Model servers of one kind. Each is a process of its own, so that it can be killed."""
+
+    @property
+    def replicas(self) -> int: ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables of the processes beyond this process's own."""
+        ...
+
+    @property
+    def start_timeout_s(self) -> float:
+        """Longest time until a server responds."""
+        ...
+
+    def command(self, index: int, port: int) -> Sequence[str]:
+        """The command of the replica `index`, which listens on `port` of 127.0.0.1."""
+        ...
+
+    def labels(self, index: int) -> Mapping[str, str]:
+        """Labels of the replica's line in the endpoints file beyond the pool's selector."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MockFleet:
     """Mocks of one card. Each is a process of its own, so that it can be killed."""
@@ -45,6 +70,25 @@ class MockFleet:
     """Further flags of `vllm-mock serve`."""
     metrics_profiles: tuple[str, ...] = ("v1-current",)
     """Metrics profiles, which the replicas use in turn. A profile sets the names of the metrics."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def start_timeout_s(self) -> float:
+        return _START_TIMEOUT_S
+
+    def command(self, index: int, port: int) -> Sequence[str]:
+        return [
+            str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
+            "--host", "127.0.0.1", "--port", str(port),
+            "--preset", self.preset, "--time-scale", str(self.time_scale),
+            "--metrics-profile", self.metrics_profiles[index % len(self.metrics_profiles)], *self.arguments,
+        ]  # fmt: skip
+
+    def labels(self, index: int) -> Mapping[str, str]:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +125,7 @@ class Ports:
 class LocalGateway:
     """`async with` starts all processes, and stops them at the end, also after an error."""
 
-    fleets: Sequence[MockFleet] = (MockFleet(),)
+    fleets: Sequence[Fleet] = (MockFleet(),)
     ports: Ports | None = None
     picker_arguments: Sequence[str] = ()
     folder: Path = field(init=False)
@@ -166,8 +210,13 @@ class LocalGateway:
     def write_endpoints(self, without: Sequence[int] = ()) -> None:
         """Writes the endpoints file with all mocks except the numbers in `without`."""
         servers = [
-            {"name": f"qwen-{number}", "address": "127.0.0.1", "port": port, "labels": {"app": "qwen"}}
-            for number, port in enumerate(self._ports.mocks)
+            {
+                "name": f"qwen-{number}",
+                "address": "127.0.0.1",
+                "port": port,
+                "labels": {"app": "qwen", **fleet.labels(index)},
+            }
+            for number, (port, (fleet, index)) in enumerate(zip(self._ports.mocks, self._replicas, strict=True))
             if number not in without
         ]
         self.endpoints_file.write_text(yaml.safe_dump({"endpoints": servers}, sort_keys=False))
@@ -194,15 +243,15 @@ class LocalGateway:
                     if strategy not in [pool["strategy"] for pool in pools if pool["pool"].endswith(POOL)]:
                         raise NotReady(f"the picker does not use the pool's strategy {strategy}")
 
+    @property
+    def _replicas(self) -> list[tuple[Fleet, int]]:
+        """Each model server's fleet, and its index there."""
+        return [(fleet, index) for fleet in self.fleets for index in range(fleet.replicas)]
+
     async def _start_mock(self, number: int) -> LoggedChild:
-        fleet, index = [(fleet, index) for fleet in self.fleets for index in range(fleet.replicas)][number]
-        command = [
-            str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
-            "--host", "127.0.0.1", "--port", str(self._ports.mocks[number]),
-            "--preset", fleet.preset, "--time-scale", str(fleet.time_scale),
-            "--metrics-profile", fleet.metrics_profiles[index % len(fleet.metrics_profiles)], *fleet.arguments,
-        ]  # fmt: skip
-        return await LoggedChild.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log")
+        fleet, index = self._replicas[number]
+        command = fleet.command(index, self._ports.mocks[number])
+        return await LoggedChild.start(f"qwen-{number}", command, self.folder / f"qwen-{number}.log", fleet.environment)
 
     async def _start_picker(self) -> LoggedChild:
         ports = self._ports
@@ -217,18 +266,19 @@ class LocalGateway:
         return await LoggedChild.start("picker standalone", command, self.folder / "gateway.log")
 
     async def wait_until_ready(self) -> None:
-        """Waits until mocks, picker and both ports serve. Raises ProcessFailed if a part exits, and NotReady."""
+        """Waits until servers, picker and both ports serve. Raises ProcessFailed if a part exits, and NotReady."""
         async with httpx.AsyncClient(timeout=2.0) as client:
-            for url in [
-                *(f"{mock}/health" for mock in self.mock_urls),
+            for url, (fleet, _) in zip(self.mock_urls, self._replicas, strict=True):
+                await self._wait_for(client, f"{url}/health", fleet.start_timeout_s)
+            for url in (
                 f"{self.admin_url}/healthz",
                 f"{self.plain_url}/v1/models",
                 f"{self.picked_url}/v1/models",
-            ]:
-                await self._wait_for(client, url)
+            ):
+                await self._wait_for(client, url, _START_TIMEOUT_S)
 
-    async def _wait_for(self, client: httpx.AsyncClient, url: str) -> None:
-        async for attempt in _retrying():
+    async def _wait_for(self, client: httpx.AsyncClient, url: str, timeout_s: float) -> None:
+        async for attempt in _retrying(timeout_s):
             with attempt:
                 self.check()
                 answer = await client.get(url)
@@ -236,13 +286,13 @@ class LocalGateway:
                     raise NotReady(f"{url} responds with {answer.status_code}")
 
 
-def _retrying() -> AsyncRetrying:
+def _retrying(timeout_s: float = _START_TIMEOUT_S) -> AsyncRetrying:
     return AsyncRetrying(
-        stop=stop_after_delay(_START_TIMEOUT_S),
+        stop=stop_after_delay(timeout_s),
         wait=wait_fixed(0.05),
         retry=retry_if_exception_type((httpx.TransportError, NotReady)),
         reraise=True,
     )
 
 
-__all__ = ["MODEL", "LocalGateway", "MockFleet", "NotReady", "Ports", "PortsTaken", "ProcessFailed"]
+__all__ = ["MODEL", "Fleet", "LocalGateway", "MockFleet", "NotReady", "Ports", "PortsTaken", "ProcessFailed"]

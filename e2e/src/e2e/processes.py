@@ -8,7 +8,7 @@ import signal
 import socket
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -35,10 +35,12 @@ class LoggedChild:
     log: Path
 
     @classmethod
-    async def start(cls, name: str, command: Sequence[str], log: Path) -> "LoggedChild":
-        """Starts `command`, and appends both its outputs to `log`."""
+    async def start(
+        cls, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> "LoggedChild":
+        """Starts `command`, and appends both its outputs to `log`. `environment`: variables beyond this process's."""
         with log.open("ab") as output:
-            return cls(await Child.start(name, command, os.environ, output), log)
+            return cls(await Child.start(name, command, {**os.environ, **(environment or {})}, output), log)
 
     @property
     def name(self) -> str:

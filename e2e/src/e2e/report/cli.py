@@ -80,7 +80,7 @@ async def _run(settings: ReportSettings, loads: Settings, console: Console) -> S
 
 def flags(load: Load, gateway: LocalGateway, rounds: int) -> Sequence[str]:
     """Flags of `benchmark-serving compare`."""
-    cards = [fleet.preset for fleet in gateway.fleets for _ in range(fleet.replicas)]
+    cards = [fleet.preset for fleet in FLEETS for _ in range(fleet.replicas)]
     replicas = {
         f"{mock.name} ({card})": url for mock, card, url in zip(gateway.mocks, cards, gateway.mock_urls, strict=True)
     }

@@ -1,0 +1,1 @@
+"""Real vLLM servers on CPUs, behind the complete gateway."""
