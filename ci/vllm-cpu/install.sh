@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 "$uv" venv --quiet --clear --python "$python" "$folder"
 install=("$uv" pip install --quiet --python "$folder/bin/python" -r requirements.txt --overrides overrides.txt)
-if ! "${install[@]}" --torch-backend cpu; then
+if ! "${install[@]}" --torch-backend cpu 2>/dev/null; then
   echo "No torch from download.pytorch.org: taking PyPI's, with CUDA (6 GB)"
   "${install[@]}" --overrides overrides-pypi.txt
 fi
