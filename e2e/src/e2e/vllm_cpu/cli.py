@@ -61,7 +61,7 @@ async def _run(settings: VllmSettings, console: Console) -> Sequence[str]:
             for load in settings.loads:
                 console.print(f"\n[bold]{load.name}[/bold]: {load.about}")
                 compared = await compare(run, load, console.print)
-                title = f"{settings.rounds} rounds, {settings.prompts} requests, {settings.concurrency} at a time"
+                title = f"Rounds: {settings.rounds} of {settings.prompts} requests, {settings.concurrency} at a time"
                 console.print(figures_table(title, compared.plain, compared.picked))
                 problems += compared.problems
             gateway.check()

@@ -42,7 +42,7 @@ def read_settings(arguments: Sequence[str]) -> VllmSettings:
     )
     parser.add_argument("--out", type=Path, default=Path("out/vllm"), help="folder for the model, results and logs")
     parser.add_argument("--python", type=Path, help="Python that has vLLM (default: OUT/.venv/bin/python)")
-    parser.add_argument("--servers", type=whole(1), default=2, help="vLLM servers, of one core and 2 GB each")
+    parser.add_argument("--servers", type=whole(1), default=2, help="vLLM servers, of one core and 3.2 GB each")
     parser.add_argument("--kv-blocks", type=whole(1), default=512, help="KV cache blocks of each server, of 32 tokens")
     parser.add_argument("--pin", action="store_true", help="bind each server to a core of its own")
     parser.add_argument("--only", choices=("shared-prefixes", "random"), help="the only load to send")
