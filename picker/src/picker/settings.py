@@ -27,6 +27,12 @@ def _address(value: str) -> str:
     return value
 
 
+def _host_and_port(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+        raise ValueError(f"peers: allowed is HOST:PORT, found {address}")
+
+
 ListenAddress = Annotated[str, AfterValidator(_address)]
 
 
@@ -196,6 +202,12 @@ class ServeSettings(CommonSettings):
     sharing_namespaces: list[str] = Field(
         [], description="Namespaces whose pools may name this picker's Service as if it were in theirs"
     )
+    peer_address: ListenAddress | None = Field(
+        None,  # One picker at a time needs no peers.
+        description="Where the other replicas of this picker read what it assigns and what ends; with it, the replicas "
+        "report to each other. In a cluster they are the pods of `service`",
+    )
+    peers: list[str] = Field([], description="HOST:PORT of the other replicas, in place of the pods of `service`")
     tls_certificate: Path | None = Field(
         None,  # Envoy's default is no TLS, and a service mesh adds its own.
         description="PEM file: the server certificate of ext-proc-address; without it there is no TLS",
@@ -213,6 +225,20 @@ class ServeSettings(CommonSettings):
             raise ValueError("tls-certificate and tls-key: give both, or neither for no TLS")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls-client-ca: needs tls-certificate and tls-key")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable_peers(self) -> Self:
+        if self.peer_address is None:
+            if self.peers:
+                raise ValueError("peers: needs peer-address, because each replica reads from the others")
+            return self
+        if not self.peers and self.manifests is None and self.service == "*":
+            raise ValueError("peer-address: needs service, whose pods are the peers, or peers")
+        if self.tls_certificate is not None and self.tls_client_ca is None:
+            raise ValueError("peer-address: with tls-certificate it needs tls-client-ca, which verifies the peers")
+        for address in self.peers:
+            _host_and_port(address)
         return self
 
     @model_validator(mode="after")

@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--traces", type=Path, default=TRACES, help="folder of traces (ci/simulator/traces)")
     parser.add_argument("--pickers", type=_positive, help="replicas of the picker (default: the scenario's)")
+    parser.add_argument(
+        "--exchange",
+        type=_seconds,
+        metavar="S",
+        help="minimum seconds between two reports of a picker to the others (default: the scenario's)",
+    )
     parser.add_argument("--scrape-interval", type=_seconds, metavar="S", help="seconds (default: the scenario's)")
     parser.add_argument(
         "--losses", action="store_true", help="compare 1, 2 and 4 pickers, and scrapes every 0.2, 1 and 5 s"
@@ -120,6 +126,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:
     if given.pickers is not None:
         scenario = scenario.model_copy(update={"pickers": given.pickers})
+    if given.exchange is not None:
+        scenario = scenario.model_copy(update={"exchange_s": given.exchange})
     if given.scrape_interval is not None:
         scenario = scenario.scraped_every(given.scrape_interval)
     return scenario

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from random import Random
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,6 +27,7 @@ from picker.observability.flow_control_metrics import FlowControlMetrics
 from picker.observability.http_server import http_server
 from picker.observability.registry import process_registry
 from picker.observability.setup import ExtraMissing, Observability
+from picker.peers.publisher import Publisher
 from picker.requestcontrol.director import Director
 from picker.requestcontrol.flowcontrol.controller import TICK_S, FlowControl
 from picker.requestcontrol.flowcontrol.queue import Bounds
@@ -39,7 +41,10 @@ from picker.xds.eds_server import EdsServer
 
 if TYPE_CHECKING:
     from picker.commands.kv_events import KvEventMode
+    from picker.commands.peers import PeerMode
     from picker.observability.certificates import CertificateExpiry
+
+_ADDRESSES = ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address", "peer_address")
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +57,7 @@ class Picker:
         LogUnusable."""
         addresses = {
             name: getattr(settings, name)
-            for name in ("ext_proc_address", "health_address", "xds_address", "admin_address", "metrics_address")
+            for name in _ADDRESSES
             if getattr(settings, name) is not None and (name != "xds_address" or _serves_endpoints(settings))
         }
         check_free(addresses)
@@ -66,13 +71,14 @@ class Picker:
         # Scrapes have timestamps of the event loop's clock.
         clock = asyncio.get_running_loop().time
         self.observability = Observability(settings, lambda: self._reconciler.served, clock, lambda: source.refused)
+        publisher = Publisher(clock, token_hex(8)) if settings.peer_address is not None else None
         self.director = director = Director(
             self.tracker,
             clock,
             rng,
             unknown_models=settings.unknown_models == "pass",
             sample_all=_samples_all_responses(settings),
-            observers=self.observability.observers,
+            observers=(*self.observability.observers, *([publisher] if publisher is not None else [])),
             timer=self.observability.timer,
         )
         scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
@@ -84,6 +90,8 @@ class Picker:
             self._endpoints, self._scraper, director, rng, settings.pool, precise=self._kv_events
         )
         self.tracker.on_restarted = self._cache_cleared
+        self.peers = self._peer_mode(publisher) if publisher is not None else None
+        """The exchange with the other replicas; None if it is disabled."""
         self.flow_control = self._flow_control(director) if settings.flow_control else None
         """None if it is disabled."""
         limits = Limits(settings.max_body_bytes, frozenset(settings.trusted_headers), settings.predict_ttft)
@@ -127,6 +135,9 @@ class Picker:
                 background.append(tasks.create_task(_tick(self.flow_control)))
             if self._kv_events is not None:
                 background.append(tasks.create_task(self._kv_events.run()))
+            if self.peers is not None:
+                await self.peers.start()
+                background.append(tasks.create_task(self.peers.run()))
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait((reconciling, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -164,6 +175,20 @@ class Picker:
         """Called when an endpoint's prefix cache is empty: it reports that, or has restarted."""
         self._reconciler.forget(endpoint)
 
+    def _peer_mode(self, publisher: Publisher) -> "PeerMode":
+        # gRPC's client takes long to import.
+        from picker.commands.peers import PeerMode
+
+        return PeerMode(
+            self._settings,
+            _tls(self._settings),
+            publisher,
+            self.tracker,
+            self._endpoints,
+            self.director,
+            lambda: self._reconciler.served,
+        )
+
     def _flow_control(self, director: Director) -> FlowControl:
         settings, loop = self._settings, asyncio.get_running_loop()
         bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
@@ -182,6 +207,9 @@ class Picker:
         if self.flow_control is not None:
             self.flow_control.stop()
         await self._ext_proc.drain(self._settings.drain_s)
+        if self.peers is not None:
+            # After the requests, whose ends it reports.
+            await self.peers.stop()
         if self._discovery is not None:
             await self._discovery.stop()
         self._scraper.close()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from picker.endpoints.load.prefill_tracker import PrefillCounters, PrefillTracker
 from picker.endpoints.load.speed import CompletionRate, SpeedEstimate
@@ -51,12 +51,13 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     stalled: bool = False
     """Whether `credibility` has replaced the reported load by 0."""
     in_flight_at_scrape: int = 0
-    """This picker's requests in flight there at the time of the scrape."""
+    """Requests in flight there of this picker and its peers at the time of the scrape. Later reports of peers correct
+    it."""
     cache_tokens: int = 0
     """Derived: capacity of the KV cache. 0 if the server does not report it."""
     foreign_requests: int = 0
-    """Derived: requests there that this picker did not send (another replica of it, or the plain port). The scrape
-    counts the picker's own requests too, so these are the requests beyond `in_flight_at_scrape`."""
+    """Derived: requests there that neither this picker nor a peer sent (a replica that is no peer, or the plain port).
+    The scrape counts their own requests too, so these are the requests beyond `in_flight_at_scrape`."""
     queues: bool = False
     """Derived: whether requests wait for room, or soon will. The time to a first token then shows the queue, and not
     the work ahead."""
@@ -70,7 +71,7 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class InFlight:
-    """What this picker has sent to an endpoint and has not seen the end of."""
+    """What was sent to an endpoint and has not ended."""
 
     requests: int = 0
     """As model servers count them: each sequence of a request (`n`, lists of prompts) is one."""
@@ -94,6 +95,9 @@ class Endpoint:
     metrics: ServerMetrics | None = None
     """The newest scrape, however old. None if none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
+    """What this picker has there, and what its peers report to have there."""
+    peers_in_flight: InFlight = field(default_factory=InFlight)
+    """The part of `in_flight` that peers report. Its `models` stay empty."""
     prefills: PrefillTracker = field(default_factory=PrefillTracker)
     foreign_prefill_tokens: int = 0
     """Pending prefill of requests that this picker did not send, as far as the newest scrape shows it."""
@@ -113,6 +117,17 @@ class Endpoint:
         self.failing += FAILURE_WEIGHT * (failed - self.failing)
         if failed:
             self.failing_at_s = None
+
+    def correct_scrape(self, requests: int, prefill_tokens: int) -> None:
+        """Correct what the newest scrape counted as foreign. Peers report late: at that scrape they had `requests` and
+        `prefill_tokens` more there than `in_flight` then said, or less where these are negative."""
+        metrics = self.metrics
+        if metrics is None or not (requests or prefill_tokens):
+            return
+        metrics = replace(metrics, in_flight_at_scrape=max(0, metrics.in_flight_at_scrape + requests))
+        self.metrics = metrics
+        tokens = self.foreign_prefill_tokens - prefill_tokens
+        self.foreign_prefill_tokens = max(0, tokens) if metrics.foreign_requests else 0
 
     def fade_failures(self, now_s: float) -> None:
         """Decay `failing` to `now_s`. Called at each scrape and by strategies; may be called at any rate."""

@@ -1,4 +1,5 @@
-"""Requests in flight through this picker, counted per endpoint in the same step as the pick: no scrape is as fresh.
+"""Requests in flight, counted per endpoint. This picker's are counted in the same step as the pick: no scrape is as
+fresh. Those of its peers are counted as soon as they are reported (see `peers`), and like its own.
 
 Prompt tokens leave the count when the prompt is computed. The endpoint's speed predicts when; a scrape confirms it."""
 
@@ -38,6 +39,9 @@ class CountedRequest(msgspec.Struct, eq=False, gc=False):
         sequences = prompt.sequences
         _add(before.in_flight, -sequences, -prompt.tokens, -self.decode_tokens)
         _add(endpoint.in_flight, sequences, prompt.tokens, self.decode_tokens)
+        if prompt.from_peer:
+            _add(before.peers_in_flight, -sequences, -prompt.tokens, -self.decode_tokens)
+            _add(endpoint.peers_in_flight, sequences, prompt.tokens, self.decode_tokens)
         if self.decode_tokens:
             before.credibility.generating -= 1
             endpoint.credibility.generating += 1
@@ -66,6 +70,19 @@ class CountedRequest(msgspec.Struct, eq=False, gc=False):
         tracker = self.tracker
         if tracker is None:
             return
+        self._subtract(tracker)
+        endpoint = self.endpoint
+        endpoint.drain.ended(now_s, endpoint.in_flight.requests, self.prompt.sequences)
+        if tracker.on_freed is not None:
+            tracker.on_freed()
+
+    def withdraw(self) -> None:
+        """Stop counting the request without knowledge of its end: its peer is silent. Nothing is learned from it."""
+        if self.tracker is not None:
+            self.succeeded = False
+            self._subtract(self.tracker)
+
+    def _subtract(self, tracker: "InFlightTracker") -> None:
         self.tracker = None
         endpoint, prompt = self.endpoint, self.prompt
         endpoint.prefills.ended(prompt, self.succeeded)
@@ -74,22 +91,25 @@ class CountedRequest(msgspec.Struct, eq=False, gc=False):
             endpoint.credibility.ended += self.succeeded
         sequences = prompt.sequences
         _add(endpoint.in_flight, -sequences, -prompt.tokens, -self.decode_tokens)
-        _add(tracker.total, -sequences, -prompt.tokens, -self.decode_tokens)
+        if prompt.from_peer:
+            _add(endpoint.peers_in_flight, -sequences, -prompt.tokens, -self.decode_tokens)
+            _add(tracker.peers, -sequences, -prompt.tokens, -self.decode_tokens)
+        else:
+            _add(tracker.total, -sequences, -prompt.tokens, -self.decode_tokens)
         _count_model(endpoint.in_flight, self.model, -sequences)
-        endpoint.drain.ended(now_s, endpoint.in_flight.requests, sequences)
-        if tracker.on_freed is not None:
-            tracker.on_freed()
 
 
 class InFlightTracker:
-    """All requests in flight through this picker. Its counts are sums over the counted requests, so they are never
-    negative, and 0 when the last request has ended."""
+    """All requests in flight through this picker and its peers. Its counts are sums over the counted requests, so they
+    are never negative, and 0 when the last request has ended."""
 
-    __slots__ = ("_begun", "_expected", "on_freed", "on_restarted", "total")
+    __slots__ = ("_begun", "_expected", "on_freed", "on_restarted", "peers", "total")
 
     def __init__(self) -> None:
         self.total = InFlight()
-        """Over all endpoints, those that have left their pools included."""
+        """This picker's, over all endpoints, those that have left their pools included."""
+        self.peers = InFlight()
+        """The same of its peers. They are no part of `total`."""
         self.on_freed: Callable[[], None] | None = None
         """Called when a scrape shows that prompts are computed, and when a request has ended."""
         self.on_restarted: Callable[[Endpoint], None] | None = None
@@ -106,7 +126,11 @@ class InFlightTracker:
             raise ValueError(f"{prompt.tokens} prefill and {decode_tokens} decode tokens: neither may be negative")
         sequences = prompt.sequences
         _add(endpoint.in_flight, sequences, prompt.tokens, decode_tokens)
-        _add(self.total, sequences, prompt.tokens, decode_tokens)
+        if prompt.from_peer:
+            _add(endpoint.peers_in_flight, sequences, prompt.tokens, decode_tokens)
+            _add(self.peers, sequences, prompt.tokens, decode_tokens)
+        else:
+            _add(self.total, sequences, prompt.tokens, decode_tokens)
         _count_model(endpoint.in_flight, request.model, sequences)
         request.tracker = self
         if decode_tokens:
@@ -155,12 +179,18 @@ class InFlightTracker:
 
     def release(self, endpoint: Endpoint, prompts: Sequence[Prompt]) -> None:
         """Stop counting the tokens of `prompts`: they are computed."""
-        tokens = 0
+        own = of_peers = 0
         for prompt in prompts:
-            tokens += prompt.tokens
+            if prompt.from_peer:
+                of_peers += prompt.tokens
+            else:
+                own += prompt.tokens
             prompt.tokens = 0
-        _add(endpoint.in_flight, 0, -tokens, 0)
-        _add(self.total, 0, -tokens, 0)
+        _add(endpoint.in_flight, 0, -own - of_peers, 0)
+        _add(self.total, 0, -own, 0)
+        if of_peers:
+            _add(endpoint.peers_in_flight, 0, -of_peers, 0)
+            _add(self.peers, 0, -of_peers, 0)
 
 
 def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now_s: float) -> None:
@@ -174,8 +204,9 @@ def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now
 
 
 def _foreign_prefill_tokens(endpoint: Endpoint, progress: PrefillCounters, metrics: ServerMetrics) -> int:
-    """Prompt tokens to be computed that did not come through this picker: those that the server has in prefill and in
-    its queue, minus those that this picker has there. Prompts that begin and end within one step are never shown."""
+    """Prompt tokens to be computed that did not come through this picker or its peers: those that the server has in
+    prefill and in its queue, minus those that these have there. Prompts that begin and end within one step are never
+    shown."""
     inside = endpoint.prefills.pending_prefill_tokens(progress, metrics.scraped_at_s)
     if not metrics.foreign_requests or progress.prefix_queries < 1 or progress.first_tokens < 1:
         return 0

@@ -113,7 +113,11 @@ class Director:
         # vLLM sends a stream's headers before its first token, and those of a whole response after its last one.
         # Neither marks the end of the prefill. So neither releases the prompt, nor is it used to estimate the speed.
         if served_by is not None:
+            before = request.endpoint
             request.served_by(served_by)
+            if request.endpoint is not before:
+                for observer in self._observers:
+                    observer.moved(request)
         if request.response_s is not None or request.ended_s is not None:
             return
         request.response_s, request.status = self._timer(), status

@@ -35,5 +35,8 @@ class RequestObserver:
     def rejected(self, request: RejectedRequest, pool: ServedPool | None) -> None:
         """Called when the picker rejects the request. `pool`: None if it is not known."""
 
+    def moved(self, request: InFlightRequest) -> None:
+        """Another endpoint than the one before serves the request: the proxy fell back."""
+
     def ended(self, request: InFlightRequest) -> None:
         """Called once for each scheduled request, at its end."""

@@ -1,5 +1,6 @@
-"""A replica of the picker: the picker's code with its own view of the fleet."""
+"""A replica of the picker: the picker's code, its exchange included, with its own view of the fleet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -8,6 +9,8 @@ from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.scraper import at_rest_s, rests
 from picker.endpoints.prefix_cache.index import PrefixIndex
+from picker.peers.peer_state import PeerState
+from picker.peers.publisher import Publisher
 from picker.rejection import Rejection
 from picker.requestcontrol.director import BLOCK_TOKENS, MAX_BLOCKS
 from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
@@ -47,6 +50,8 @@ class Picker:
         self._scheduler = spec.make(self._prefixes, rng, ground_truth)
         self._known: dict[str, Endpoint] = {}
         self._endpoints: list[Endpoint] = []
+        self._publisher: Publisher | None = None
+        self._peers: list[PeerState] = []
         fleet.listeners.append(self._update_endpoints)
         self._update_endpoints()
 
@@ -66,7 +71,60 @@ class Picker:
             conversation=turn.conversation,
             continues=turn.continues,
         )
-        return schedule(request, self._endpoints, self._scheduler, self._prefixes, self._tracker, self._timeline.now_s)
+        now_s = self._timeline.now_s
+        picked = schedule(request, self._endpoints, self._scheduler, self._prefixes, self._tracker, now_s)
+        if self._publisher is not None and not isinstance(picked, Rejection):
+            self._publisher.scheduled(picked)
+        return picked
+
+    def served_by(self, request: InFlightRequest, address: str) -> None:
+        """The server at `address` takes `request`."""
+        before = request.endpoint
+        request.served_by(address)
+        if self._publisher is not None and request.endpoint is not before:
+            self._publisher.moved(request)
+
+    def end(self, request: InFlightRequest) -> None:
+        """The answer has ended."""
+        if self._publisher is not None:
+            self._publisher.ended(request)
+        request.end(self._timeline.now_s)
+
+    def report_to(self, others: "Sequence[Picker]", every_s: float) -> None:
+        """Report to the `others` what is assigned and what ends: at once, but at most every so many seconds."""
+        publisher = self._publisher = Publisher(lambda: self._timeline.now_s, "")
+        publisher.active = True
+        states = [other.peer() for other in others]
+        for state in states:
+            state.apply(publisher.hello(), self._timeline.now_s)
+        flushed_s = -every_s
+
+        def flush() -> None:
+            nonlocal flushed_s
+            flushed_s = self._timeline.now_s
+            arrives_s = flushed_s + self._scenario.network_s
+            batch = publisher.flush()
+            for state in states:
+                self._timeline.at(arrives_s, partial(state.apply, batch, arrives_s))
+
+        def changed(is_full: bool) -> None:
+            if not is_full:
+                self._timeline.at(max(self._timeline.now_s, flushed_s + every_s), flush)
+
+        publisher.on_changed = changed
+
+    def peer(self) -> PeerState:
+        """A new peer of this picker."""
+        self._peers.append(PeerState(self._tracker, self))
+        return self._peers[-1]
+
+    def endpoint(self, address: str, server: str) -> Endpoint | None:
+        """Implements `Directory`."""
+        return self._known.get(address)
+
+    def prefixes(self, pool: str) -> PrefixIndex:
+        """Implements `Directory`: there is one pool."""
+        return self._prefixes
 
     def _update_endpoints(self) -> None:
         """Adopts a change of the fleet."""
@@ -83,6 +141,8 @@ class Picker:
                     first_s = self._timeline.now_s + self._rng.uniform(0, self._polls_every_s)
                     self._polled.append(_PolledMetrics(endpoint, replica, first_s))
         self._endpoints[:] = [self._known[address] for address in ready]
+        for peer in self._peers:
+            peer.joined(self._endpoints)
         self._polled = [polled for polled in self._polled if self._is_known(polled.endpoint)]
 
     def _is_known(self, endpoint: Endpoint) -> bool:

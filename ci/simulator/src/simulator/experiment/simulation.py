@@ -45,6 +45,9 @@ class Simulation:
             Picker(scenario, spec, self._fleet, ground_truth, timeline, Random(f"{seed} picker {number}"))
             for number in range(scenario.pickers)
         ]
+        if scenario.exchange_s is not None:
+            for picker in self._pickers:
+                picker.report_to([other for other in self._pickers if other is not picker], scenario.exchange_s)
         workload, rng = scenario.workload, Random(f"{seed} load")
         arriving: Iterable[Session]
         if isinstance(workload, Trace):
@@ -76,12 +79,13 @@ class Simulation:
         record = Record(now_s, turn.criticality, turn.prompt_tokens, turn.output_tokens)
         self.records.append(record)
         pickers = self._pickers
-        picked = (pickers[0] if len(pickers) == 1 else self._rng.choice(pickers)).pick(turn)
+        picker = pickers[0] if len(pickers) == 1 else self._rng.choice(pickers)
+        picked = picker.pick(turn)
         if isinstance(picked, Rejection):
             record.outcome, record.end_s = Outcome.SHED, now_s
             self._next_turn(session, BACK_OFF_S)
             return
-        _Attempt(self, session, turn, record, picked).send()
+        _Attempt(self, session, turn, record, picker, picked).send()
 
     def _sample_kv(self) -> None:
         now_s = self._timeline.now_s
@@ -118,12 +122,19 @@ class _Attempt:
     refused, or is lost before the response has started."""
 
     def __init__(
-        self, simulation: Simulation, session: Session, turn: Turn, record: Record, in_flight: InFlightRequest
+        self,
+        simulation: Simulation,
+        session: Session,
+        turn: Turn,
+        record: Record,
+        picker: Picker,
+        in_flight: InFlightRequest,
     ) -> None:
         self._simulation = simulation
         self._session = session
         self._turn = turn
         self._record = record
+        self._picker = picker
         self._in_flight = in_flight
         self._remaining = list(in_flight.ranking.endpoints)
 
@@ -140,7 +151,7 @@ class _Attempt:
             self.send()
             return
         self._record.address = address
-        self._in_flight.served_by(address)
+        self._picker.served_by(self._in_flight, address)
         turn = self._turn
         request = EngineRequest(
             self._simulation.next_number(), turn.content, turn.prompt_tokens, turn.output_tokens, turn.lora
@@ -164,7 +175,7 @@ class _Attempt:
                 self.send()
 
     def _end(self, outcome: Outcome) -> None:
-        self._in_flight.end(self._simulation.now_s)
+        self._picker.end(self._in_flight)
         self._record.outcome = outcome
         simulation = self._simulation
         self._record.end_s = simulation.now_s + simulation.scenario.network_s

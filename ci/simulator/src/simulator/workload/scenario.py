@@ -171,8 +171,9 @@ class Scenario(Schema):
     warmup_s: float = Field(ge=0, description="requests that arrive before are not measured")
     slo: Slo
     disturbances: tuple[Disturbance, ...] = ()
-    pickers: int = Field(
-        1, gt=0, description="number of pickers without shared state; each request goes to a random one"
+    pickers: int = Field(1, gt=0, description="number of pickers; each request goes to a random one")
+    exchange_s: float | None = Field(
+        None, gt=0, description="minimum seconds between two reports of a picker to the others; unset, there are none"
     )
     scrapes: Scrapes = Scrapes()  # pyright: ignore[reportCallIssue]
     network_s: float = Field(0.001, ge=0, description="one-way delay between picker, server and client")

@@ -7,6 +7,7 @@ first token, and scrapes read them. A server computes prompts in the order of th
 
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 
 import msgspec
 
@@ -64,16 +65,20 @@ class Prompt:
     sent_s: float
     sequences: int = 1
     """Number of first tokens that the server counts for it."""
+    from_peer: bool = False
+    """Whether another replica of the picker has sent and reported it."""
 
 
 class PrefillTracker:
     """The prompts that this picker has sent to one server and whose first tokens no scrape has shown."""
 
-    __slots__ = ("_ended", "_minimum", "_minimum_before", "_minimum_since_s", "_prompts")
+    __slots__ = ("_ended", "_minimum", "_minimum_before", "_minimum_since_s", "_prompts", "_unsorted")
 
     def __init__(self) -> None:
         self._prompts: dict[Prompt, None] = {}
-        """In the order of sending."""
+        """In the order of sending, unless `_unsorted`."""
+        self._unsorted = False
+        """Whether a peer's prompt was reported after later prompts of this picker."""
         self._ended = 0
         """Sequences that ended with a response since the last scrape. The next scrape counts their first tokens."""
         self._minimum = self._minimum_before = inf
@@ -81,6 +86,8 @@ class PrefillTracker:
 
     def sent(self, prompt: Prompt) -> None:
         self._prompts[prompt] = None
+        if prompt.from_peer:
+            self._unsorted = True
 
     def moved(self, prompt: Prompt) -> bool:
         """Remove a prompt that another server has now. Returns whether it was still pending here."""
@@ -116,6 +123,9 @@ class PrefillTracker:
         surely_s = before_s - mean_s - NETWORK_S
         # The count includes other clients' prompts. A prompt older than the present time to first token is done.
         likely_s = inf if alone else now_s - mean_s
+        if self._unsorted:
+            self._unsorted = False
+            self._prompts = dict.fromkeys(sorted(self._prompts, key=attrgetter("sent_s")))
         found: list[Prompt] = []
         sequences = 0
         for prompt in self._prompts:

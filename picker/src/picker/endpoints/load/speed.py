@@ -134,6 +134,8 @@ class CompletionRate:
     def ended(self, now_s: float, left: int, sequences: int = 1) -> None:
         """A request of so many `sequences` has ended; `left` others are there."""
         if self._ended_s is not None:
+            # Peers report ends late. A gap must be neither negative nor counted twice.
+            now_s = max(now_s, self._ended_s)
             gap_s = min((now_s - self._ended_s) / sequences, self.MAX_GAP * max(self.interval_s, MIN_INTERVAL_S))
             self.interval_s = self.DECAY * self.interval_s + (1 - self.DECAY) * gap_s
         # Idle time does not show the speed.

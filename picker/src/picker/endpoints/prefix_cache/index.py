@@ -8,7 +8,7 @@ this is an estimate.
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from struct import Struct
 
@@ -121,9 +121,13 @@ class PrefixIndex:
     def record(self, endpoint: Endpoint, hashes: Sequence[int]) -> None:
         """Record that `endpoint` is sent a prompt of these blocks (from `block_hashes`) and will hold them. Evicts
         blocks beyond its capacity."""
+        self.record_sampled(endpoint, sampled_hashes(hashes[: self.capacity_blocks(endpoint)]))
+
+    def record_sampled(self, endpoint: Endpoint, sampled: Sequence[int]) -> None:
+        """As `record`, with the result of `sampled_hashes`."""
         holding = self._holdings.get(endpoint) or self._admit(endpoint)
         capacity = self.capacity_blocks(endpoint)
-        sampled = sampled_hashes(hashes[:capacity])
+        sampled = sampled[: _sampled_of(capacity)]
         if len(sampled) > FINE_BLOCKS:
             self._touch(holding, sampled[FINE_BLOCKS:], COARSE_STRIDE)
             sampled = sampled[:FINE_BLOCKS]
@@ -171,6 +175,27 @@ class PrefixIndex:
 
     def ended(self, sent: SentPrompt) -> None:
         """The request has ended at its endpoint, served or not."""
+
+    def held(self, endpoint: Endpoint) -> Sequence[tuple[int, int]]:
+        """What `endpoint` is taken to hold, the most recently used block first: each with the number of blocks that it
+        stands for. Any beginning of this sequence holds whole beginnings of prompts."""
+        holding = self._holdings.get(endpoint)
+        return list(reversed(holding.blocks.items())) if holding is not None else ()
+
+    def restore(self, endpoint: Endpoint, blocks: Iterable[tuple[int, int]]) -> None:
+        """Add what another index returned from `held`, as used less recently than all that is held here. It may come in
+        several parts, in their order. What exceeds the capacity is left out."""
+        holding = self._holdings.get(endpoint) or self._admit(endpoint)
+        capacity, bit, known, holders = self.capacity_blocks(endpoint), holding.bit, holding.blocks, self._holders
+        for block, stands_for in blocks:
+            if block in known:
+                continue
+            if holding.size + stands_for > capacity:
+                return
+            known[block] = stands_for
+            known.move_to_end(block, last=False)
+            holders[block] = holders.get(block, 0) | bit
+            holding.size += stands_for
 
     def forget(self, endpoint: Endpoint) -> None:
         """Remove `endpoint`, which has left or has lost its cache."""
@@ -221,3 +246,8 @@ def sampled_hashes(hashes: Sequence[int]) -> Sequence[int]:
 def depth_of(sampled: int) -> int:
     """Number of blocks that a prompt's first `sampled` stored hashes represent."""
     return sampled if sampled <= FINE_BLOCKS else FINE_BLOCKS + COARSE_STRIDE * (sampled - FINE_BLOCKS)
+
+
+def _sampled_of(blocks: int) -> int:
+    """Number of hashes that are stored of a prompt's first `blocks`: the inverse of `depth_of`."""
+    return blocks if blocks <= FINE_BLOCKS else FINE_BLOCKS + (blocks - FINE_BLOCKS) // COARSE_STRIDE
