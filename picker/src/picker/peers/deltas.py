@@ -176,7 +176,7 @@ def decode(data: bytes) -> Message:
         raise InvalidMessage(f"message of {len(data)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidMessage(str(error)) from None
 
 
@@ -184,7 +184,7 @@ def decode_subscription(data: bytes) -> Subscribe:
     """Raises InvalidMessage."""
     try:
         return _subscription_decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidMessage(str(error)) from None
 
 

@@ -47,6 +47,7 @@ class _PeerRequest(msgspec.Struct, eq=False, gc=False):
     begun: Scheduled
     model: str | None
     sent_s: float
+    """When it was sent to the endpoint, on this picker's clock."""
     counted: CountedRequest | None = None
     """None while this picker does not know the endpoint."""
 
@@ -143,7 +144,7 @@ class PeerState:
         for scheduled in batch.scheduled:
             self._scheduled(scheduled, batch.names, time_of)
         for moved in batch.moved:
-            self._moved(moved, batch.names)
+            self._moved(moved, batch.names, time_of)
         for ended in batch.ended:
             self._ended(ended, time_of)
 
@@ -185,7 +186,7 @@ class PeerState:
         self._tracker.begin(request.counted, sent_s)
         self._late_by(endpoint, sent_s, begun.sequences, begun.prefill_tokens)
 
-    def _moved(self, moved: Moved, names: Names) -> None:
+    def _moved(self, moved: Moved, names: Names, time_of: Callable[[int], float]) -> None:
         name = names.endpoints[moved.endpoint]
         endpoint = self._directory.endpoint(*name)
         if moved.blocks and endpoint is not None:
@@ -193,23 +194,22 @@ class PeerState:
         request = self._requests.get(moved.number)
         if request is None:
             return
-        request.endpoint = name
-        counted = request.counted
-        if counted is None:
-            if endpoint is not None:
-                self._count(request, endpoint)
+        counted, moved_s = request.counted, time_of(moved.at_ms)
+        if counted is not None and counted.endpoint is endpoint:
             return
-        before, sequences = counted.endpoint, counted.prompt.sequences
-        if endpoint is before:
-            return
-        before.answer_counted(failed=True)
-        self._late_by(before, request.sent_s, -sequences)
+        if counted is not None:
+            counted.endpoint.answer_counted(failed=True)
+            self._late_by(counted.endpoint, moved_s, -counted.prompt.sequences)
+        request.endpoint, request.sent_s = name, moved_s
         if endpoint is None:
-            counted.withdraw()
-            request.counted = None
-            return
-        counted.move_to(endpoint)
-        self._late_by(endpoint, request.sent_s, sequences, counted.prompt.tokens)
+            if counted is not None:
+                counted.withdraw()
+                request.counted = None
+        elif counted is None:
+            self._count(request, endpoint)
+        else:
+            counted.move_to(endpoint)
+            self._late_by(endpoint, moved_s, counted.prompt.sequences, counted.prompt.tokens)
 
     def _ended(self, ended: Ended, time_of: Callable[[int], float]) -> None:
         request = self._requests.pop(ended.number, None)
@@ -220,9 +220,7 @@ class PeerState:
         if ended.outcome in (SUCCEEDED, FAILED):
             counted.count_response(failed=ended.outcome == FAILED)
         counted.uncount(ended_s)
-        metrics = endpoint.metrics
-        if metrics is not None and ended_s <= metrics.scraped_at_s:
-            self._late_by(endpoint, request.sent_s, -counted.prompt.sequences)
+        self._late_by(endpoint, max(request.sent_s, ended_s), -counted.prompt.sequences)
 
     def _withdraw(self, number: int) -> None:
         request = self._requests.pop(number, None)

@@ -51,9 +51,15 @@ def print_sensitivity(
         means = [_geometric_mean(column) for column in zip(*all_ratios, strict=True)]
         table.add_row("geometric mean", "", *map(_cell, means))
         console.print(table)
+    exchanges_s = sorted({scenario.exchange_s for scenario in scenarios if scenario.exchange_s is not None})
+    shares = (
+        f"report to each other at most every {', '.join(f'{each:g}' for each in exchanges_s)} s"
+        if exchanges_s
+        else "share no state (see --exchange)"
+    )
     console.print(
-        "\nThese pickers share no state, and requests go to all of them (picker.spread=true). In the chart's default, "
-        "one picker gets all requests and the others are standbys; the columns of 1 picker apply."
+        f"\nRequests go to all of these pickers (picker.spread=true), which {shares}. In the chart's default, one "
+        "picker gets all requests and the others are standbys; the columns of 1 picker apply."
     )
 
 
