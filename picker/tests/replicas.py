@@ -13,7 +13,7 @@ from picker.peers.publisher import Publisher, prefix_snapshot
 from picker.requestcontrol.director import BLOCK_TOKENS, Director
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.pick_request import PickRequest
-from picker.requestcontrol.request_body import read_body
+from picker.requestcontrol.request_body import ParsedBody, read_body
 from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import AppProtocol, InferencePool, RoutingStrategy
 from picker.resources.names import PoolName
@@ -52,7 +52,9 @@ class ReplicaOfPicker:
 
     def pick(self, prompt: str = "hello", sequences: int = 1, model: str = "qwen") -> InFlightRequest:
         body = {"model": model, "prompt": prompt, "max_tokens": 10, "n": sequences}
-        picked = self.director.assign(PickRequest(None, read_body(json.dumps(body).encode(), strict=True), None))
+        read = read_body(json.dumps(body).encode(), strict=True)
+        assert isinstance(read, ParsedBody)
+        picked = self.director.assign(PickRequest(None, read, None))
         assert isinstance(picked, InFlightRequest)
         return picked
 
@@ -87,7 +89,8 @@ class ReplicaOfPicker:
 class Link:
     """What `listener` reads of `speaker`. A batch may be lost, or the subscription."""
 
-    def __init__(self, speaker: ReplicaOfPicker, listener: ReplicaOfPicker) -> None:
+    def __init__(self, speaker: ReplicaOfPicker, listener: ReplicaOfPicker, clock: Clock) -> None:
+        self.clock = clock
         self.speaker = speaker
         self.listener = listener
         self.state = PeerState(listener.tracker, listener)
@@ -110,6 +113,6 @@ class Link:
         """An invalid message ends the subscription."""
         if self.up:
             try:
-                self.state.apply(message, self.listener.clock())
+                self.state.apply(message, self.clock.now_s)
             except InvalidMessage:
                 self.up = False

@@ -92,3 +92,26 @@ def test_trusted_headers_may_be_named_in_the_environment(value: str, monkeypatch
 
 def test_only_headers_that_are_obeyed_can_be_trusted() -> None:
     assert "x-gateway-inference-objective" in refused(*GIVEN, "--trusted-headers=x-client-id")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--peers=10.0.0.1:9005",), "peers: needs peer-address"),
+        ((*GIVEN, "--peer-address=[::]:9005", "--peers=10.0.0.1"), "peers: allowed is HOST:PORT, found 10.0.0.1"),
+        (("--peer-address=[::]:9005",), "peer-address: needs service"),
+        (
+            (*GIVEN, "--peer-address=[::]:9005", "--tls-certificate=c", "--tls-key=k"),
+            "peer-address: with tls-certificate it needs tls-client-ca",
+        ),
+    ],
+)
+def test_peers_that_could_not_be_reached_are_rejected(arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(*GIVEN, '--peers=["picker-1:9005", "[::1]:9005"]'), ("--service=ai/picker",)], ids=str
+)
+def test_peers_are_listed_or_those_of_the_service(arguments: tuple[str, ...]) -> None:
+    assert read("--peer-address=[::]:9005", *arguments).peer_address == "[::]:9005"

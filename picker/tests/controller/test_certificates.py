@@ -14,7 +14,15 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 from picker.controller.certificate_authority import OVERLAP
 from picker.controller.certificate_secrets import CHECK_S, Certificates, CertificateSecrets, PickerTlsSecrets
-from picker.controller.certificates import AUTHORITY_LIFE, LIFE, KeyPair, is_due, issue, new_authority
+from picker.controller.certificates import (
+    AUTHORITY_LIFE,
+    LIFE,
+    KeyPair,
+    is_due,
+    is_for_clients,
+    issue,
+    new_authority,
+)
 from picker.resources.names import ObjectName
 
 NOW = datetime.now(UTC)
@@ -54,6 +62,12 @@ def test_certificates_of_one_ca_are_accepted(tmp_path: Path) -> None:
     """The client verifies the server's host name."""
     authority = new_authority(NOW)
     handshake(authority, issue(authority, "picker", [HOST], NOW), issue(authority, "envoy", [], NOW), tmp_path)
+
+
+def test_pickers_accept_each_other_as_clients(tmp_path: Path) -> None:
+    authority = new_authority(NOW)
+    picker = issue(authority, "picker", [HOST], NOW, is_peer=True)
+    handshake(authority, picker, picker, tmp_path)
 
 
 @pytest.mark.parametrize("client", ["none", "of another authority", "a server's"])
@@ -140,6 +154,22 @@ async def test_only_due_certificates_are_renewed() -> None:
     await store.renew(NOW + AUTHORITY_LIFE * 0.7)
     assert api.secrets["ai/picker-tls"]["ca.crt"] != first["ca.crt"]
     assert api.secrets["ai/picker-tls"]["ca.crt"] == api.secrets["system/picker-envoy-tls"]["ca.crt"]
+
+
+async def test_picker_certificate_for_servers_only_is_issued_again() -> None:
+    """Earlier releases issued such certificates. Pickers must be clients of each other."""
+    api = Api()
+    await secrets(api).renew(NOW)
+    held = api.secrets["system/picker-envoy-tls"]
+    authority = KeyPair(base64.b64decode(held["ca.crt"]), base64.b64decode(held["ca.key"]))
+    old = issue(authority, "picker", [HOST], NOW)
+    api.secrets["ai/picker-tls"] |= {
+        "tls.crt": base64.b64encode(old.certificate).decode(),
+        "tls.key": base64.b64encode(old.key).decode(),
+    }
+    await secrets(api).renew(NOW)
+    assert api.pem("ai/picker-tls", "tls.crt") != old.certificate
+    assert is_for_clients(api.pem("ai/picker-tls", "tls.crt"))
 
 
 @pytest.mark.parametrize("reason", ["it is due", "its key is removed"])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -54,7 +55,7 @@ def listener() -> Listener:
     return Listener(picker, state)
 
 
-def scheduled(number: int = 0, **changes: object) -> Scheduled:
+def scheduled(number: int = 0, **changes: Any) -> Scheduled:
     return msgspec.structs.replace(Scheduled(number, 0, 0, 0, 0, 10, 10, 10, 1, b""), **changes)
 
 
@@ -148,9 +149,9 @@ def test_rubbish_is_rejected(data: bytes, listener: Listener) -> None:
         {"at_ms": 1001},
     ],
 )
-def test_an_entry_beyond_its_limits_is_rejected(change: dict[str, object], listener: Listener) -> None:
+def test_an_entry_beyond_its_limits_is_rejected(change: dict[str, Any], listener: Listener) -> None:
     with pytest.raises(InvalidMessage):
-        listener.state.apply(batch(scheduled(**change)), 1.0)
+        listener.state.apply(batch(msgspec.structs.replace(scheduled(), **change)), 1.0)
     listener.state.drop()
     assert listener.picker.counts() == [(0, 0, 0)] * 3
 
@@ -232,9 +233,9 @@ def sent_batches(replica: ReplicaOfPicker) -> list[bytes]:
 
 
 def test_a_publisher_keeps_its_messages_below_the_limit() -> None:
-    replica = ReplicaOfPicker("a", Clock())
-    listener = ReplicaOfPicker("b", Clock())
-    link = Link(replica, listener)
+    clock = Clock()
+    replica, listener = ReplicaOfPicker("a", clock), ReplicaOfPicker("b", clock)
+    link = Link(replica, listener, clock)
     link.connect()
     full = sent_batches(replica)
     long = "x" * (1 << 19)
@@ -249,8 +250,9 @@ def test_a_publisher_keeps_its_messages_below_the_limit() -> None:
 
 
 def test_long_model_names_of_clients_do_not_overfill_a_message() -> None:
-    replica, listener = ReplicaOfPicker("a", Clock()), ReplicaOfPicker("b", Clock())
-    link = Link(replica, listener)
+    clock = Clock()
+    replica, listener = ReplicaOfPicker("a", clock), ReplicaOfPicker("b", clock)
+    link = Link(replica, listener, clock)
     link.connect()
     full = sent_batches(replica)
     for number in range(1500):
@@ -271,7 +273,9 @@ def test_the_largest_messages_are_within_the_limit() -> None:
     message = encode(Batch(1, 1 << 51, NAMES, entries, moved, ended))
     assert len(message) + FULL_BYTES + MAX_BLOCKS * 8 < MAX_MESSAGE_BYTES
     blocks = bytes(8 * MAX_PREFIX_BLOCKS)
-    assert len(encode(Prefixes("x" * 256, ("x" * 256,) * 2, blocks, bytes(MAX_PREFIX_BLOCKS)))) < MAX_MESSAGE_BYTES
+    assert (
+        len(encode(Prefixes("x" * 256, ("x" * 256, "x" * 256), blocks, bytes(MAX_PREFIX_BLOCKS)))) < MAX_MESSAGE_BYTES
+    )
 
 
 def test_requests_beyond_the_limit_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ LONG = "tell me more " * 400
 def pair() -> tuple[ReplicaOfPicker, ReplicaOfPicker, Link]:
     clock = Clock()
     speaker, listener = ReplicaOfPicker("a", clock), ReplicaOfPicker("b", clock)
-    link = Link(speaker, listener)
+    link = Link(speaker, listener, clock)
     link.connect()
     return speaker, listener, link
 
@@ -80,10 +80,10 @@ def test_a_peers_prompt_is_found_in_the_prefix_index() -> None:
 
 
 def test_a_new_picker_gets_requests_and_prefixes() -> None:
-    speaker, listener, _ = pair()
+    speaker, listener, link = pair()
     requests = [speaker.pick(f"{number} {LONG}") for number in range(20)]
     speaker.publisher.flush()
-    takeover = Link(speaker, listener)
+    takeover = Link(speaker, listener, link.clock)
     takeover.connect(prefixes=True)
     assert listener.counts() == speaker.counts()
     for request in requests:
@@ -93,10 +93,10 @@ def test_a_new_picker_gets_requests_and_prefixes() -> None:
 
 def test_a_snapshot_comes_in_parts_between_which_requests_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("picker.peers.publisher.MAX_ENTRIES", 3)
-    speaker, listener, _ = pair()
+    speaker, listener, link = pair()
     requests = [speaker.pick() for _ in range(8)]
     speaker.publisher.flush()
-    link = Link(speaker, listener)
+    link = Link(speaker, listener, link.clock)
     link.state.subscribed()
     link.up = True
     link.deliver(speaker.publisher.hello())
@@ -116,7 +116,7 @@ def test_a_scrape_does_not_count_a_peers_request_twice() -> None:
     speaker, listener, link = pair()
     request = speaker.pick()
     number = place(speaker, request)
-    speaker.clock.now_s += 0.05
+    link.clock.now_s += 0.05
     # The server has the request before its report is here.
     listener.scrape(number, running=1)
     endpoint = listener.endpoints[number]
@@ -132,9 +132,9 @@ def test_a_scrape_after_an_end_that_is_reported_later_hides_no_foreign_request()
     request = speaker.pick()
     flush(link)
     number = place(speaker, request)
-    speaker.clock.now_s += 0.05
+    link.clock.now_s += 0.05
     speaker.director.ended(request)
-    speaker.clock.now_s += 0.05
+    link.clock.now_s += 0.05
     # One request that came past both pickers. The peer's has ended.
     listener.scrape(number, running=1)
     flush(link)
@@ -147,7 +147,7 @@ def test_foreign_prefill_tokens_are_less_those_that_a_peer_reports_late() -> Non
     speaker, listener, link = pair()
     request = speaker.pick(LONG)
     number = place(speaker, request)
-    speaker.clock.now_s += 0.05
+    link.clock.now_s += 0.05
     listener.scrape(number, running=2)
     endpoint = listener.endpoints[number]
     endpoint.foreign_prefill_tokens = request.prompt.tokens + 70
@@ -160,7 +160,7 @@ def test_a_dropped_peers_requests_count_as_foreign() -> None:
     request = speaker.pick()
     flush(link)
     number = place(speaker, request)
-    speaker.clock.now_s += 0.05
+    link.clock.now_s += 0.05
     listener.scrape(number, running=1)
     link.state.drop()
     endpoint = listener.endpoints[number]
@@ -261,7 +261,7 @@ class World:
         clock = self.clock = Clock()
         self.replicas = [ReplicaOfPicker("a", clock), ReplicaOfPicker("b", clock)]
         first, second = self.replicas
-        self.links = [Link(first, second), Link(second, first)]
+        self.links = [Link(first, second, clock), Link(second, first, clock)]
         for link in self.links:
             link.connect()
         self.open: list[tuple[int, InFlightRequest]] = []

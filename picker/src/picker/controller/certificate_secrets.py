@@ -20,7 +20,7 @@ from lightkube.types import PatchType
 
 from picker.bounded_text import shorten
 from picker.controller.certificate_authority import TRUSTED, Authorities, advanced
-from picker.controller.certificates import EXPIRES_SOON, KeyPair, expiry, is_due, issue
+from picker.controller.certificates import EXPIRES_SOON, KeyPair, expiry, is_due, is_for_clients, issue
 from picker.resources.names import ObjectName
 from picker.sources.api_metrics import API_METRICS
 from picker.sources.informer import UNREADABLE
@@ -176,12 +176,12 @@ class CertificateSecrets:
             await self._write(self._names.envoy_secret, secret.version, changes)
         bundle = authorities.bundle
         await self._write_if_changed(self._names.authority_secret, {_CERTIFICATE: bundle})
-        for name, common_name, hosts, extra in (
-            (self._names.picker_secret, self._names.picker.name, (self._names.host,), {TRUSTED: bundle}),
-            (self._names.client_secret, "envoy-gateway", (), {}),
+        for name, common_name, hosts, is_peer, extra in (
+            (self._names.picker_secret, self._names.picker.name, (self._names.host,), True, {TRUSTED: bundle}),
+            (self._names.client_secret, "envoy-gateway", (), False, {}),
         ):
             secret_version = await self._read(name)
-            leaf = _leaf(secret_version.contents, authorities, common_name, hosts, now)
+            leaf = _leaf(secret_version.contents, authorities, common_name, hosts, now, is_peer=is_peer)
             expected = {**extra, **(_contents(leaf) if leaf is not None else {})}
             await self._write_if_changed(name, expected, secret_version)
 
@@ -216,13 +216,21 @@ class CertificateSecrets:
 
 
 def _leaf(
-    contents: Mapping[str, bytes], authorities: Authorities, common_name: str, hosts: Sequence[str], now: datetime
+    contents: Mapping[str, bytes],
+    authorities: Authorities,
+    common_name: str,
+    hosts: Sequence[str],
+    now: datetime,
+    *,
+    is_peer: bool = False,
 ) -> KeyPair | None:
     """Returns a new certificate if the one in `contents` is not valid; else None."""
     certificate = contents.get(_CERTIFICATE, b"")
-    if contents.get(_KEY) and authorities.has_issued(certificate) and not is_due(certificate, now):
+    is_valid = contents.get(_KEY) and authorities.has_issued(certificate) and not is_due(certificate, now)
+    # Earlier releases issued certificates of pickers that are for servers only.
+    if is_valid and (not is_peer or is_for_clients(certificate)):
         return None
-    return issue(authorities.issuer, common_name, hosts, now)
+    return issue(authorities.issuer, common_name, hosts, now, is_peer=is_peer)
 
 
 def _contents(key_pair: KeyPair) -> Mapping[str, bytes]:

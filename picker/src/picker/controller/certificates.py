@@ -45,19 +45,24 @@ def new_authority(now: datetime) -> KeyPair:
     return _key_pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: KeyPair, common_name: str, dns_names: Sequence[str], now: datetime) -> KeyPair:
-    """Issues a certificate for a server of `dns_names`; for a client if there are none."""
+def issue(
+    authority: KeyPair, common_name: str, dns_names: Sequence[str], now: datetime, *, is_peer: bool = False
+) -> KeyPair:
+    """Issues a certificate for a server of `dns_names`; for a client if there are none. `is_peer`: the server is also a
+    client of the other servers of its name."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = serialization.load_pem_private_key(authority.key, None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
-    purpose = ExtendedKeyUsageOID.SERVER_AUTH if dns_names else ExtendedKeyUsageOID.CLIENT_AUTH
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH] if dns_names else [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if is_peer:
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     names = list(dns_names) or [common_name]
     builder = (
         _builder(_name(common_name), issuer.subject, key.public_key(), now, LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
@@ -72,6 +77,15 @@ def is_due(certificate: bytes, now: datetime) -> bool:
         return True
     life = parsed.not_valid_after_utc - parsed.not_valid_before_utc
     return now >= parsed.not_valid_before_utc + life * RENEW_AFTER
+
+
+def is_for_clients(certificate: bytes) -> bool:
+    """Returns whether a client may present the certificate; False for an invalid one."""
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate)
+        return ExtendedKeyUsageOID.CLIENT_AUTH in parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (ValueError, x509.ExtensionNotFound):
+        return False
 
 
 def expiry(certificate: bytes) -> datetime | None:
