@@ -25,6 +25,7 @@ from picker.logs import configure_logging
 from picker.observability.admin import EndpointState, admin_app, endpoint_state, metrics_app
 from picker.observability.flow_control_metrics import FlowControlMetrics
 from picker.observability.http_server import http_server
+from picker.observability.peer_metrics import PeerMetrics
 from picker.observability.registry import process_registry
 from picker.observability.setup import ExtraMissing, Observability
 from picker.peers.publisher import Publisher
@@ -107,6 +108,8 @@ class Picker:
         """The metrics of `/metrics`."""
         self.registry.register(API_METRICS)
         self.observability.register(self.registry)
+        if self.peers is not None:
+            self.registry.register(PeerMetrics(self.peers.clients))
         if self.flow_control is not None:
             self.registry.register(FlowControlMetrics(self.flow_control.waiting))
         self.certificates = _certificate_expiry(settings)
@@ -176,7 +179,7 @@ class Picker:
         self._reconciler.forget(endpoint)
 
     def _peer_mode(self, publisher: Publisher) -> "PeerMode":
-        # gRPC's client takes long to import.
+        # With the client of Kubernetes it takes as long to import as all the rest.
         from picker.commands.peers import PeerMode
 
         return PeerMode(

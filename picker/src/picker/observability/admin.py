@@ -30,6 +30,8 @@ class EndpointState(msgspec.Struct, frozen=True):
     in_flight_requests: int
     in_flight_prefill_tokens: int
     in_flight_decode_tokens: int
+    peers_in_flight_requests: int
+    """Of the other replicas of the picker. They are no part of `in_flight_requests`."""
     running: int | None
     queue_depth: int | None
     kv_cache_usage: float | None
@@ -47,9 +49,10 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: Prefix
         pool=pool,
         address=endpoint.address,
         server=endpoint.server,
-        in_flight_requests=endpoint.in_flight.requests,
-        in_flight_prefill_tokens=endpoint.in_flight.prefill_tokens,
-        in_flight_decode_tokens=endpoint.in_flight.decode_tokens,
+        in_flight_requests=endpoint.in_flight.requests - endpoint.peers_in_flight.requests,
+        in_flight_prefill_tokens=endpoint.in_flight.prefill_tokens - endpoint.peers_in_flight.prefill_tokens,
+        in_flight_decode_tokens=endpoint.in_flight.decode_tokens - endpoint.peers_in_flight.decode_tokens,
+        peers_in_flight_requests=endpoint.peers_in_flight.requests,
         running=metrics.running if metrics else None,
         queue_depth=metrics.queue_depth if metrics else None,
         kv_cache_usage=metrics.kv_cache_usage if metrics else None,

@@ -111,17 +111,17 @@ _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
     (
         "in_flight_requests",
         "Sequences that this picker sent to the endpoint and that have not ended.",
-        lambda endpoint: endpoint.in_flight.requests,
+        lambda endpoint: endpoint.in_flight.requests - endpoint.peers_in_flight.requests,
     ),
     (
         "in_flight_prefill_tokens",
         "Prompt tokens in flight at the endpoint that are not computed yet, without those expected in its cache.",
-        lambda endpoint: endpoint.in_flight.prefill_tokens,
+        lambda endpoint: endpoint.in_flight.prefill_tokens - endpoint.peers_in_flight.prefill_tokens,
     ),
     (
         "in_flight_decode_tokens",
         "Tokens that the requests in flight at the endpoint are expected to generate.",
-        lambda endpoint: endpoint.in_flight.decode_tokens,
+        lambda endpoint: endpoint.in_flight.decode_tokens - endpoint.peers_in_flight.decode_tokens,
     ),
     (
         "endpoint_contradicts_ledger",

@@ -1,4 +1,4 @@
-"""Subscriptions to the peers. grpcio is imported here alone, and this module only where there are peers."""
+"""Subscriptions to the peers. Imported only where there are peers."""
 
 import asyncio
 import random
