@@ -135,6 +135,38 @@ def test_all_pickers_are_used_with_spread_or_autoscaling(setting: str) -> None:
     assert annotations(rendered("--set", setting)) == {SPREAD: "true"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "enabled"),
+    [
+        ("picker.replicas=2", False),
+        ("picker.spread=true", True),
+        ("picker.autoscaling.enabled=true", True),
+        ("picker.peers.enabled=true", True),
+        ("picker.spread=true,picker.peers.enabled=false", False),
+    ],
+)
+def test_pickers_that_share_requests_report_to_each_other(settings: str, enabled: bool) -> None:
+    objects = rendered("--set", settings)
+    name = "inference-gateway-ext-proc"
+    container = objects["Deployment", name]["spec"]["template"]["spec"]["containers"][0]
+    assert (environment(objects, name).get("PICKER_PEER_ADDRESS") == "[::]:9005") == enabled
+    assert ({"name": "peers", "containerPort": 9005} in container["ports"]) == enabled
+    assert (("Role", f"{name}-peers") in objects) == (("RoleBinding", f"{name}-peers") in objects) == enabled
+    # Reached by no Service: pickers connect to pods.
+    assert 9005 not in {port["port"] for port in objects["Service", name]["spec"]["ports"]}
+
+
+def test_only_pickers_connect_to_the_port_for_peers() -> None:
+    """A pod of another namespace may have a picker's labels, and another pod of this namespace may not."""
+    objects = rendered("--set", "picker.spread=true,workload.namespace=llm")
+    policy = objects["NetworkPolicy", "inference-gateway-ext-proc"]["spec"]
+    [rule] = [rule for rule in policy["ingress"] if {"port": 9005} in rule["ports"]]
+    assert rule["ports"] == [{"port": 9005}]
+    [peer] = rule["from"]
+    assert peer["podSelector"] == policy["podSelector"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "llm"}
+
+
 def environment(objects: Objects, deployment: str) -> dict[str, str]:
     """Variables with a literal value, of a Deployment's first container."""
     container = objects["Deployment", deployment]["spec"]["template"]["spec"]["containers"][0]
@@ -200,7 +232,8 @@ def test_defaults_in_values_yaml_are_those_of_the_settings() -> None:
 def test_policies_admit_the_needed_clients(name: str) -> None:
     """Proxies connect to the picker. Envoy Gateway and proxies connect to the extension."""
     objects = scenario(name)
-    for name, ports in (("inference-gateway-ext-proc", [9002]), ("inference-gateway-extension", [5005, 9004])):
+    peers = [9005] if ("Role", "inference-gateway-ext-proc-peers") in objects else []
+    for name, ports in (("inference-gateway-ext-proc", [9002, *peers]), ("inference-gateway-extension", [5005, 9004])):
         policy = objects["NetworkPolicy", name]["spec"]
         pods = objects["Deployment", name]["spec"]["selector"]["matchLabels"]
         assert policy["podSelector"]["matchLabels"] == pods
