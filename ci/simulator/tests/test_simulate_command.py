@@ -80,3 +80,10 @@ def test_an_invalid_scrape_interval_is_rejected(
     with pytest.raises(SystemExit):
         run(tmp_path, "--scrape-interval", interval)
     assert f"allowed are seconds above 0, found {interval}" in capsys.readouterr().err
+
+
+def test_losses_say_whether_pickers_report_to_each_other(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(scenario, "--losses", "--exchange=0.1") == 0
+    assert "which report to each other at most every 0.1 s." in capsys.readouterr().out
+    assert run(scenario, "--losses") == 0
+    assert "which share no state (see --exchange)." in capsys.readouterr().out

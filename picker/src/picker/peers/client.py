@@ -43,8 +43,12 @@ _OPTIONS = (
 log = structlog.get_logger(__name__)
 
 
-class _Rejected(InvalidMessage):
-    """The peer's instance is this process, or is subscribed to at another address."""
+class _OwnAddress(InvalidMessage):
+    """The address is this process's own."""
+
+
+class _KnownPeer(InvalidMessage):
+    """The peer is subscribed to at another address."""
 
 
 class PeerClients:
@@ -94,11 +98,11 @@ class PeerClients:
         return sum(state.instance is not None for state in self.states())
 
     def admit(self, instance: str) -> None:
-        """Raises _Rejected for this process, and for a peer that is counted already."""
+        """Raises _OwnAddress and _KnownPeer."""
         if instance == self._instance:
-            raise _Rejected("this is this picker itself")
+            raise _OwnAddress
         if any(state.instance == instance for state in self.states()):
-            raise _Rejected("the peer is subscribed to at another address")
+            raise _KnownPeer("subscribed to at another address")
 
     async def stop(self) -> None:
         """End all subscriptions."""
@@ -122,7 +126,7 @@ class _PeerClient:
         self._reported: str | None = None
 
     async def run(self) -> None:
-        """Subscribe again whenever the subscription ends, until cancelled."""
+        """Subscribe again whenever the subscription ends, until cancelled. Returns if the address is this process's."""
         longest_s = RETRY_BASE_S
         while True:
             began_s = self._loop.time()
@@ -131,11 +135,13 @@ class _PeerClient:
                 reason = "the peer ended the subscription"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            except _OwnAddress:
+                return
             except TimeoutError:
                 reason = f"silent for {self._clients.silence_s:g} s"
             except (InvalidMessage, OSError, ValueError) as error:
                 reason = f"{type(error).__name__}: {error}"
-                if isinstance(error, _Rejected):
+                if isinstance(error, _KnownPeer):
                     longest_s = RETRY_MAX_S
             except Exception as error:
                 # The subscription is all that keeps the peer's requests counted, so it is tried again.
