@@ -74,8 +74,8 @@ async def test_two_pickers_count_each_others_requests_over_mutual_tls(tmp_path: 
             replica.clients.follow([first.address, second.address])
         await until(lambda: first.clients.connected == second.clients.connected == 1)
         late = second.pick(LONG)
-        await until(lambda: first.counts() == second.counts())
-        assert first.tracker.peers.requests == second.tracker.peers.requests == 1
+        await until(lambda: first.tracker.peers.requests == second.tracker.peers.requests == 1)
+        assert first.counts() == second.counts()
         blocks = early.request.blocks
         await until(
             lambda: first.index.matches(blocks, first.endpoints) == second.index.matches(blocks, second.endpoints)
