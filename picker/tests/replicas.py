@@ -23,7 +23,7 @@ POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
 
 
 class Clock:
-    """Time stands still until a test sets it."""
+    """Time does not pass until a test sets it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

@@ -307,3 +307,24 @@ def test_without_subscribers_only_the_requests_in_flight_are_kept() -> None:
 def test_every_message_is_read_as_it_was_written() -> None:
     messages: list[Message] = [decode(message) for message in MESSAGES]
     assert [encode(message) for message in messages] == list(MESSAGES)
+
+
+def test_a_request_beyond_the_limits_of_the_format_is_reported_within_them() -> None:
+    """Otherwise one such request would end every subscription."""
+    clock = Clock()
+    replica, listener = ReplicaOfPicker("a", clock), ReplicaOfPicker("b", clock)
+    request = replica.pick()
+    replica.director.ended(request)
+    link = Link(replica, listener, clock)
+    replica.publisher.flush()
+    link.connect()
+    request.prompt.tokens = request.decode_tokens = 1 << 60
+    request.prompt.work_tokens = float("inf")
+    request.prompt.sequences = 10_000
+    request.pool_key = f"{'g' * 253}/{'n' * 63}/{'p' * 253}"
+    replica.publisher.scheduled(request)
+    link.deliver(replica.publisher.flush())
+    assert link.up
+    assert len(link.state) == 1
+    for part in replica.publisher.snapshot():
+        decode(part)  # must not raise

@@ -18,7 +18,7 @@ from picker.peers.server import SUBSCRIBE, PeerServer
 from replicas import ReplicaOfPicker
 
 NAME = "picker.inference-gateway.svc"
-LONG = "tell me more " * 400
+LONG = "a long prompt " * 400
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -28,7 +28,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Served(ReplicaOfPicker):
-    """A replica with both sides of the exchange, and `silence_s` of patience."""
+    """A replica with both sides of the exchange, which drops a peer after `silence_s`."""
 
     def __init__(self, name: str, tls: TlsFiles | None = None, silence_s: float = 3.0) -> None:
         super().__init__(name, asyncio.get_running_loop().time)

@@ -9,7 +9,7 @@ from picker.peers.deltas import InvalidMessage
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from replicas import Clock, Link, ReplicaOfPicker
 
-LONG = "tell me more " * 400
+LONG = "a long prompt " * 400
 
 
 def pair() -> tuple[ReplicaOfPicker, ReplicaOfPicker, Link]:

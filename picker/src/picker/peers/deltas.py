@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from picker.bounded_text import MAX_CHARACTERS
 from picker.endpoints.prefix_cache.index import sampled_hashes
+from picker.requestcontrol.prompt_work import MAX_SEQUENCES
 
 VERSION = 1
 """Of this format. Replicas of two versions share nothing while a release rolls out."""
@@ -38,9 +39,6 @@ MAX_PREFIX_BLOCKS = 8_192
 MAX_TOKENS = 1 << 40
 """Of one request. More than the limits of a request's body allow."""
 
-MAX_SEQUENCES = 256
-"""The limit of a request's body."""
-
 MAX_REQUESTS = 50_000
 """In flight through one peer, and the largest number of requests that are followed: the open calls that a picker
 accepts."""
@@ -50,6 +48,9 @@ Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Index = Annotated[int, Meta(ge=0, lt=MAX_ENTRIES * 2)]
 Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 Name = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
+PoolKey = Annotated[str, Meta(max_length=600)]
+"""In the form `str(PoolName)`: group, namespace and name have 253, 63 and 253 characters at most."""
+
 Blocks = Annotated[bytes, Meta(max_length=MAX_BLOCKS * BLOCK_BYTES)]
 
 NO_MODEL = ""
@@ -64,8 +65,7 @@ class Names(Struct, array_like=True, frozen=True, gc=False):
 
     endpoints: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=2 * MAX_ENTRIES)] = ()
     """Address and name of the model server of each."""
-    pools: Annotated[tuple[Name, ...], Meta(max_length=2 * MAX_ENTRIES)] = ()
-    """In the form `str(PoolName)`."""
+    pools: Annotated[tuple[PoolKey, ...], Meta(max_length=2 * MAX_ENTRIES)] = ()
     models: Annotated[tuple[Name, ...], Meta(max_length=2 * MAX_ENTRIES)] = ()
 
 
@@ -147,11 +147,11 @@ class Batch(Struct, array_like=True, tag="batch", frozen=True, gc=False):
 class Prefixes(Struct, array_like=True, tag="prefixes", frozen=True, gc=False):
     """A part of what one endpoint is taken to hold in its prefix cache, the most recently used block first."""
 
-    pool: Name
+    pool: PoolKey
     endpoint: tuple[Name, Name]
     blocks: Annotated[bytes, Meta(max_length=MAX_PREFIX_BLOCKS * BLOCK_BYTES)]
     stand_for: Annotated[bytes, Meta(max_length=MAX_PREFIX_BLOCKS)]
-    """For each block, of how many it stands."""
+    """For each block, the number of blocks that it represents."""
 
 
 Message = Hello | Snapshot | Batch | Prefixes

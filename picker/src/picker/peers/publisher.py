@@ -27,6 +27,7 @@ from picker.peers.deltas import (
     pack_hashes,
 )
 from picker.requestcontrol.in_flight_request import InFlightRequest
+from picker.requestcontrol.prompt_work import MAX_SEQUENCES
 from picker.requestcontrol.request_observer import RequestObserver
 from picker.requestcontrol.served_pool import ServedPool
 
@@ -154,16 +155,17 @@ def prefix_snapshot(pools: Iterable[tuple[str, PrefixIndex, Iterable[Endpoint]]]
 
 def _scheduled(request: InFlightRequest, number: int, names: NameTable, blocks: bytes) -> Scheduled:
     endpoint, prompt = request.endpoint, request.prompt
+    # Within the limits of the format: one request beyond them would end every subscription.
     return Scheduled(
         number,
         _ms(prompt.sent_s),
         names.endpoint(endpoint.address, endpoint.server),
         names.pool(request.pool_key),
         names.model(request.model),
-        prompt.tokens,
-        min(MAX_TOKENS, round(prompt.work_tokens)),
-        request.decode_tokens,
-        prompt.sequences,
+        min(MAX_TOKENS, prompt.tokens),
+        round(min(MAX_TOKENS, prompt.work_tokens)),
+        min(MAX_TOKENS, request.decode_tokens),
+        min(MAX_SEQUENCES, prompt.sequences),
         blocks,
     )
 

@@ -22,8 +22,8 @@ from picker.peers.publisher import Publisher, prefix_snapshot
 SUBSCRIBE = "/inference_gateway.picker.v1.Peers/Subscribe"
 
 BATCH_S = 0.1
-"""Least time between two batches. The first change after it is reported at once. Measured: two pickers that report
-every 0.2 s have 1.05 times the TTFT p90 of one, at 0.1 s the same as one."""
+"""Least time between two batches. The first change after it is reported at once. Measured in the simulator: TTFT p90 of
+two pickers is 1.00, 1.01, 1.05 and 1.13 of one picker's at 0.05, 0.1, 0.25 and 1 s."""
 
 HEARTBEAT_S = 1.0
 """Most time between two batches: an empty one shows that this picker is alive."""
