@@ -170,6 +170,20 @@ def test_a_dropped_peers_requests_count_as_foreign() -> None:
     assert listener.tracker.peers == InFlight()
 
 
+def test_after_a_drop_only_another_subscription_counts() -> None:
+    """The peer was silent and goes on: what it had in flight is known again by a snapshot only."""
+    speaker, listener, link = pair()
+    speaker.pick()
+    flush(link)
+    link.state.drop()
+    speaker.pick()
+    flush(link)
+    assert not link.up
+    assert listener.counts() == [(0, 0, 0)] * 3
+    link.connect()
+    assert listener.counts() == speaker.counts()
+
+
 def test_a_drop_is_no_end_that_the_completion_rate_counts() -> None:
     speaker, listener, link = pair()
     for _ in range(20):

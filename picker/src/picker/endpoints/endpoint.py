@@ -95,7 +95,7 @@ class Endpoint:
     metrics: ServerMetrics | None = None
     """The newest scrape, however old. None if none has succeeded."""
     in_flight: InFlight = field(default_factory=InFlight)
-    """What this picker has there, and what its peers report to have there."""
+    """Of this picker, and of its peers as they report it."""
     peers_in_flight: InFlight = field(default_factory=InFlight)
     """The part of `in_flight` that peers report. Its `models` stay empty."""
     prefills: PrefillTracker = field(default_factory=PrefillTracker)
@@ -120,7 +120,7 @@ class Endpoint:
 
     def correct_scrape(self, requests: int, prefill_tokens: int) -> None:
         """Correct what the newest scrape counted as foreign. Peers report late: at that scrape they had `requests` and
-        `prefill_tokens` more there than `in_flight` then said, or less where these are negative."""
+        `prefill_tokens` more there than were counted. A negative number of requests means fewer."""
         metrics = self.metrics
         if metrics is None or not (requests or prefill_tokens):
             return

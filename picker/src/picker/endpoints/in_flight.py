@@ -1,5 +1,5 @@
-"""Requests in flight, counted per endpoint. This picker's are counted in the same step as the pick: no scrape is as
-fresh. Those of its peers are counted as soon as they are reported (see `peers`), and like its own.
+"""Requests in flight, counted per endpoint. A request of this picker is counted in the same step as the pick: no scrape
+is as fresh. A request of a peer is counted as soon as it is reported (see the package `peers`), in the same way.
 
 Prompt tokens leave the count when the prompt is computed. The endpoint's speed predicts when; a scrape confirms it."""
 
@@ -77,7 +77,7 @@ class CountedRequest(msgspec.Struct, eq=False, gc=False):
             tracker.on_freed()
 
     def withdraw(self) -> None:
-        """Stop counting the request without knowledge of its end: its peer is silent. Nothing is learned from it."""
+        """Stop counting a request whose end is not known, because its peer is silent. Nothing is learned from it."""
         if self.tracker is not None:
             self.succeeded = False
             self._subtract(self.tracker)
@@ -107,9 +107,9 @@ class InFlightTracker:
 
     def __init__(self) -> None:
         self.total = InFlight()
-        """This picker's, over all endpoints, those that have left their pools included."""
+        """Sums over this picker's requests on all endpoints, those that have left their pools included."""
         self.peers = InFlight()
-        """The same of its peers. They are no part of `total`."""
+        """Sums over the requests of peers. They are no part of `total`."""
         self.on_freed: Callable[[], None] | None = None
         """Called when a scrape shows that prompts are computed, and when a request has ended."""
         self.on_restarted: Callable[[Endpoint], None] | None = None

@@ -114,11 +114,12 @@ class PeerState:
         self._correct()
 
     def drop(self) -> None:
-        """Count none of the peer's requests from now on. Those that the newest scrapes showed count as foreign."""
+        """Stop counting the peer's requests. Those that the newest scrapes showed count as foreign. The next message
+        must be the Hello of another subscription."""
         requests = list(self._requests)
         for number in requests:
             self._withdraw(number)
-        self._unconfirmed = self.instance = None
+        self._unconfirmed = self.instance = self._sequence = None
         self._correct()
         if requests and self._tracker.on_freed is not None:
             self._tracker.on_freed()

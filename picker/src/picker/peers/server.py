@@ -142,7 +142,11 @@ class PeerServer:
 
     def _send_snapshots(self) -> None:
         """Send a part of each snapshot that is not complete."""
-        self._snapshot_timer, is_left = None, False
+        if self._snapshot_timer is not None:
+            # Set by another subscription, whose snapshot is sent here, too.
+            self._snapshot_timer.cancel()
+            self._snapshot_timer = None
+        is_left = False
         for subscription, parts in list(self._subscriptions.items()):
             if subscription.unsent_bytes > SNAPSHOT_UNSENT_BYTES:
                 is_left = True

@@ -36,7 +36,7 @@ class RequestObserver:
         """Called when the picker rejects the request. `pool`: None if it is not known."""
 
     def moved(self, request: InFlightRequest) -> None:
-        """Another endpoint than the one before serves the request: the proxy fell back."""
+        """The proxy fell back: another endpoint serves the request."""
 
     def ended(self, request: InFlightRequest) -> None:
         """Called once for each scheduled request, at its end."""

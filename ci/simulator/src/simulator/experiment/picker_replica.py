@@ -78,20 +78,20 @@ class Picker:
         return picked
 
     def served_by(self, request: InFlightRequest, address: str) -> None:
-        """The server at `address` takes `request`."""
+        """The server at `address` accepts `request`."""
         before = request.endpoint
         request.served_by(address)
         if self._publisher is not None and request.endpoint is not before:
             self._publisher.moved(request)
 
     def end(self, request: InFlightRequest) -> None:
-        """The answer has ended."""
+        """The response has ended."""
         if self._publisher is not None:
             self._publisher.ended(request)
         request.end(self._timeline.now_s)
 
     def report_to(self, others: "Sequence[Picker]", every_s: float) -> None:
-        """Report to the `others` what is assigned and what ends: at once, but at most every so many seconds."""
+        """Reports to the `others` what is scheduled and what ends: at once, but at most every `every_s` seconds."""
         publisher = self._publisher = Publisher(lambda: self._timeline.now_s, "")
         publisher.active = True
         states = [other.peer() for other in others]
@@ -114,7 +114,7 @@ class Picker:
         publisher.on_changed = changed
 
     def peer(self) -> PeerState:
-        """A new peer of this picker."""
+        """Returns the state of a new peer of this picker."""
         self._peers.append(PeerState(self._tracker, self))
         return self._peers[-1]
 

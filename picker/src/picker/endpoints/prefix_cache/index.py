@@ -177,25 +177,25 @@ class PrefixIndex:
         """The request has ended at its endpoint, served or not."""
 
     def held(self, endpoint: Endpoint) -> Sequence[tuple[int, int]]:
-        """What `endpoint` is taken to hold, the most recently used block first: each with the number of blocks that it
-        stands for. Any beginning of this sequence holds whole beginnings of prompts."""
+        """Returns the stored hashes of `endpoint`, the most recently used first, each with the number of blocks that it
+        represents. Any beginning of this sequence consists of beginnings of prompts."""
         holding = self._holdings.get(endpoint)
         return list(reversed(holding.blocks.items())) if holding is not None else ()
 
     def restore(self, endpoint: Endpoint, blocks: Iterable[tuple[int, int]]) -> None:
-        """Add what another index returned from `held`, as used less recently than all that is held here. It may come in
-        several parts, in their order. What exceeds the capacity is left out."""
+        """Add what `held` of another index returned, as used less recently than everything stored here. It may be added
+        in several parts, in their order. Hashes beyond the capacity are discarded."""
         holding = self._holdings.get(endpoint) or self._admit(endpoint)
         capacity, bit, known, holders = self.capacity_blocks(endpoint), holding.bit, holding.blocks, self._holders
-        for block, stands_for in blocks:
+        for block, represents in blocks:
             if block in known:
                 continue
-            if holding.size + stands_for > capacity:
+            if holding.size + represents > capacity:
                 return
-            known[block] = stands_for
+            known[block] = represents
             known.move_to_end(block, last=False)
             holders[block] = holders.get(block, 0) | bit
-            holding.size += stands_for
+            holding.size += represents
 
     def forget(self, endpoint: Endpoint) -> None:
         """Remove `endpoint`, which has left or has lost its cache."""
