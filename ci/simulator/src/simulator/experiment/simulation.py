@@ -79,7 +79,13 @@ class Simulation:
         record = Record(now_s, turn.criticality, turn.prompt_tokens, turn.output_tokens)
         self.records.append(record)
         pickers = self._pickers
-        picker = pickers[0] if len(pickers) == 1 else self._rng.choice(pickers)
+        takeover_s = self._scenario.takeover_s
+        if len(pickers) == 1:
+            picker = pickers[0]
+        elif takeover_s is not None:
+            picker = pickers[now_s >= takeover_s]
+        else:
+            picker = self._rng.choice(pickers)
         picked = picker.pick(turn)
         if isinstance(picked, Rejection):
             record.outcome, record.end_s = Outcome.SHED, now_s

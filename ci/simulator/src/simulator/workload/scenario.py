@@ -175,6 +175,9 @@ class Scenario(Schema):
     exchange_s: float | None = Field(
         None, gt=0, description="minimum seconds between two reports of a picker to the others; unset, there are none"
     )
+    takeover_s: float | None = Field(
+        None, ge=0, description="all requests go to the first picker until then, and to the second from then on"
+    )
     scrapes: Scrapes = Scrapes()  # pyright: ignore[reportCallIssue]
     network_s: float = Field(0.001, ge=0, description="one-way delay between picker, server and client")
     estimate_error: float = Field(
