@@ -1,12 +1,14 @@
 """The fit recovers the speed model that produced the measurements."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from vllm_mock.engine.speed import CARDS, StepTime
-from vllm_mock.fit.anchors import anchors
+from vllm_mock.engine.roofline import derived_card
+from vllm_mock.engine.speed import CARDS, GPUS, MODELS, StepTime
+from vllm_mock.fit.anchors import A6000_TPOT_MS, BENCHMARKS, OPT_13B_A100_40G_TOKENS, anchors
 from vllm_mock.fit.closed_loop import measure
 from vllm_mock.fit.measurements import InvalidMeasurements, Measurement, read_measurements
 from vllm_mock.fit.report import report_anchors, report_fit
@@ -108,3 +110,45 @@ def test_presets_are_near_the_public_anchors(capsys: pytest.CaptureFixture[str])
     short, long = zip(*(anchor.errors for anchor in anchors()), strict=True)
     assert max(map(abs, short)) < 0.15
     assert max(map(abs, long)) < 0.3
+
+
+@pytest.mark.parametrize("card", ["a10", "l20"])
+def test_the_roofline_repeats_the_presets(card: str) -> None:
+    """The time per sequence of the L20 is the exception: 0.147 ms instead of 0.12."""
+    preset, derived = CARDS[card], derived_card(GPUS[card], MODELS["qwen2.5-7b"])
+    assert derived.num_gpu_blocks == pytest.approx(preset.num_gpu_blocks, rel=0.02)
+    assert derived.step_time.base_s == pytest.approx(preset.step_time.base_s, rel=0.04)
+    assert derived.step_time.per_prefill_token_s == pytest.approx(preset.step_time.per_prefill_token_s, rel=0.1)
+    assert derived.step_time.per_context_token_s == pytest.approx(preset.step_time.per_context_token_s, rel=0.02)
+    assert derived.step_time.per_decode_s == pytest.approx(preset.step_time.per_decode_s, rel=0.25)
+
+
+def test_the_roofline_is_near_the_published_tpot_of_an_a6000() -> None:
+    step_time = derived_card(GPUS["a6000"], MODELS["qwen2.5-7b"]).step_time
+    for sequences, tpot_ms in A6000_TPOT_MS.items():
+        assert 1000 * step_time.seconds(sequences, 0, 0) == pytest.approx(tpot_ms, rel=0.12)
+
+
+def test_the_roofline_is_near_published_benchmarks() -> None:
+    for benchmark in BENCHMARKS:
+        assert -0.2 < benchmark.error < 0.3, benchmark
+
+
+def test_the_kv_cache_of_a_13b_on_an_a100_is_near_the_published_one() -> None:
+    derived = derived_card(GPUS["a100-40g"], MODELS["llama-2-13b"])
+    assert derived.num_gpu_blocks * 16 == pytest.approx(OPT_13B_A100_40G_TOKENS, rel=0.2)
+
+
+def test_kv_heads_are_replicated_when_fewer_than_gpus() -> None:
+    """Eight GPUs keep eight copies of four heads, so a token takes twice its bytes."""
+    few, many = (
+        derived_card(GPUS["h20-fp8"], replace(MODELS["qwen3-235b-a22b-fp8"], kv_heads=heads), 8) for heads in (4, 8)
+    )
+    assert few.num_gpu_blocks == many.num_gpu_blocks
+
+
+def test_a_step_of_many_sequences_reads_nearly_all_experts() -> None:
+    model = MODELS["qwen3-235b-a22b-fp8"]
+    assert model.parameters_read(1) == pytest.approx(22.2e9)
+    assert model.parameters_read(16) == pytest.approx(0.66 * model.parameters, rel=0.02)
+    assert model.parameters_read(256) == pytest.approx(model.parameters)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from vllm_mock.fit.anchors import A6000_TPOT_MS, CONTEXT_TOKENS, anchors
+from vllm_mock.fit.anchors import A6000_TPOT_MS, BENCHMARKS, CONTEXT_TOKENS, anchors
 from vllm_mock.fit.closed_loop import measure
 from vllm_mock.fit.measurements import Measurement
 from vllm_mock.fit.solve import Fit, fit
@@ -62,4 +62,19 @@ def report_anchors(console: Console) -> None:
             for text in (f"{ms:.1f}", f"{error:+.1%}")
         ]
         table.add_row(anchor.card, str(anchor.concurrency), f"{anchor.expected_ms:.1f}", *cells)
+    console.print(table)
+    console.print(
+        "\nThe other cards are derived by the same formulas as these servers, whose benchmarks are published. "
+        "vLLM has become faster since the one of 2024."
+    )
+    table = Table("server", "sequences", "published tokens/s", "model", "error", "source")
+    for benchmark in BENCHMARKS:
+        table.add_row(
+            f"{benchmark.gpus} {benchmark.gpu} {benchmark.model}",
+            str(benchmark.sequences),
+            f"{benchmark.tokens_per_s:.0f}",
+            f"{benchmark.modelled_tokens_per_s:.0f}",
+            f"{benchmark.error:+.0%}",
+            benchmark.source,
+        )
     console.print(table)

@@ -18,20 +18,21 @@ START_PAUSE_S = 1.0
 class Replica:
     """One server at one address, from its start to its stop."""
 
-    def __init__(
-        self, address: str, card: str, slowdown: float, max_loras: int, history_s: float, timeline: Timeline
-    ) -> None:
+    def __init__(self, address: str, like: Replicas, max_loras: int, history_s: float, timeline: Timeline) -> None:
         """`history_s` is that of Engine."""
+        card = CARDS[like.card]
         self.address = address
-        self.card = card
+        self.like = like
         self.config = EngineConfig(
-            num_gpu_blocks=CARDS[card].num_gpu_blocks,
+            num_gpu_blocks=round(card.num_gpu_blocks * like.cache),
+            max_num_seqs=card.max_num_seqs,
+            max_num_batched_tokens=card.max_num_batched_tokens,
             max_model_len=1 << 20,
             max_loras=max_loras,
             enable_lora=True,
         )
-        self.engine = Engine(self.config, CARDS[card].step_time, history_s)
-        self.engine.slowdown = slowdown
+        self.engine = Engine(self.config, card.step_time, history_s)
+        self.engine.slowdown = like.slowdown
         self.alive = True
         self.listening = True
         """Whether the server accepts connections."""
@@ -108,7 +109,7 @@ class Fleet:
         scenario = self._scenario
         # A picker reads metrics when it receives them, which is `delay_s` after the scrape.
         history_s = HISTORY_S + scenario.scrapes.delay_s
-        replica = Replica(address, like.card, like.slowdown, scenario.max_loras, history_s, self._timeline)
+        replica = Replica(address, like, scenario.max_loras, history_s, self._timeline)
         self.by_address[address] = replica
         self.ready.append(replica)
         self._changed()
@@ -136,13 +137,13 @@ class Fleet:
                 self._timeline.after(disturbance.noticed_s, partial(self._remove, replica))
                 self._timeline.after(disturbance.down_s, partial(self._replace, number))
             case Join(card=card):
-                self.slots.append(self._start(Replicas(card=card, count=1, slowdown=1.0)))
+                self.slots.append(self._start(Replicas(card=card, count=1, slowdown=1.0, cache=1.0)))
             case RollingRestart():
                 self._restart(0, disturbance)
 
     def _replace(self, number: int) -> None:
         replaced = self.slots[number]
-        self.slots[number] = self._start(Replicas(card=replaced.card, count=1, slowdown=1.0))
+        self.slots[number] = self._start(replaced.like.model_copy(update={"slowdown": 1.0}))
 
     def _restart(self, number: int, restart: RollingRestart) -> None:
         """Restart replica `number`, then the following ones."""

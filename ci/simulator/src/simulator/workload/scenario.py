@@ -21,6 +21,7 @@ class Replicas(Schema):
     card: str = Field("a10", description=f"one of {', '.join(CARDS)}")
     count: int = Field(gt=0)
     slowdown: float = Field(1.0, gt=0, description="factor of the card's step times, from the start")
+    cache: float = Field(1.0, gt=0, description="factor of the card's KV cache")
 
 
 class Poisson(Schema):
