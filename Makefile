@@ -4,6 +4,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),.venv/bin/uv)
 VERSION = $(shell sed -n 's/^appVersion: //p' charts/inference-gateway/Chart.yaml)
 # make images PYTHON_IMAGE=python@sha256:... uses a base image by digest, as releases do.
 PYTHON_BASE = $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE))
+# make simulate SCENARIOS=--matrix runs the scenario matrix.
+SCENARIOS ?= ci/simulator/scenarios
 RUN := $(UV) run --frozen --no-sync
 
 .PHONY: help install demo up test e2e build-requirements sbom audit images nightly nightly-access fuzz lint lint-files set-version format bench bench-mock bench-report vllm crds chart-schema dashboards dashboard protos simulate clean
@@ -127,7 +129,7 @@ protos: install ## generate the messages of the project's .proto files
 	@cd picker/src && PATH=$(abspath .venv/bin):$$PATH python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. picker/xds/extension_service.proto
 
 simulate: install ## compare schedulers in virtual time: tables, plots and JSON in out/simulate
-	@$(RUN) picker simulate ci/simulator/scenarios --seeds 20 --json out/simulate/results.json --markdown out/simulate/tables.md --plots out/simulate $(ARGS)
+	@$(RUN) picker simulate $(SCENARIOS) --seeds 20 --json out/simulate/results.json --markdown out/simulate/tables.md --plots out/simulate $(ARGS)
 
 clean: ## remove .venv and out
 	@rm -rf .venv out

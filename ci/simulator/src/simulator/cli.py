@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from math import inf, nan
 from pathlib import Path
 from time import monotonic
@@ -16,6 +17,8 @@ from simulator.experiment.markdown import write_markdown
 from simulator.experiment.report import print_summary, print_tables, write_json
 from simulator.experiment.runner import Experiment, Results, run_experiment
 from simulator.experiment.sensitivity import print_sensitivity, variants
+from simulator.matrix.description import Split, read_matrix
+from simulator.matrix.worst_cells import OTHERS, cells, print_worst
 from simulator.schedulers.registry import SCHEDULERS
 from simulator.workload.scenario import InvalidScenario, Scenario, Trace, read_scenario
 from simulator.workload.traces import trace_file
@@ -24,16 +27,19 @@ TABLE_WIDTH = 230
 SECONDS_BETWEEN_LINES = 10.0
 TRACES = Path(__file__).parents[2] / "traces"
 """Folder of the project's traces. The simulator runs from its source tree only."""
+MATRIX = Path(__file__).parents[2] / "matrix.yaml"
 OURS = (RoutingStrategy.DEFAULT.value, RoutingStrategy.PREFIX_CACHE.value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command. Returns exit status 1 if there is no scenario to run, 2 on wrong usage."""
+    """Runs the command.
+
+    Returns exit status 1 if there is no scenario to run or `--check` finds a cell that is worse, 2 on wrong usage."""
     given = _parser().parse_args(arguments)
     # Wider than most terminals: a wrapped line is better than a truncated figure.
     console = Console(soft_wrap=True, width=TABLE_WIDTH)
     try:
-        scenarios = [_overridden(read_scenario(path), given) for path in _files(given.scenarios)]
+        scenarios, kinds, first_seed = _scenarios(given)
     except (InvalidScenario, OSError) as error:
         print(f"picker simulate: {error}", file=sys.stderr)
         return 2
@@ -42,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("picker simulate: no scenario to run", file=sys.stderr)
         return 1
     varied = list(variants(scenarios)) if given.losses else scenarios
-    results = _run(Experiment(varied, given.strategies, given.seeds, given.traces), given.jobs)
+    strategies = given.strategies or ([*OURS, *OTHERS] if given.matrix is not None else list(SCHEDULERS))
+    results = _run(Experiment(varied, strategies, given.seeds, given.traces, first_seed), given.jobs)
     if given.losses:
-        print_sensitivity(results, scenarios, given.strategies, console)
+        print_sensitivity(results, scenarios, strategies, console)
     else:
         print_tables(results, console)
-        print_summary(results, [name for name in OURS if name in given.strategies], console)
+        print_summary(results, [name for name in OURS if name in strategies], console)
+    found = list(cells(scenarios, results, OURS)) if not given.losses else []
+    if given.matrix is not None or given.check:
+        print_worst(found, kinds, console)
     if given.json is not None:
         write_json(results, given.json)
         console.print(f"The figures of every seed are in {given.json}.")
@@ -60,21 +70,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         written = plot_all(results, OURS, given.plots)
         console.print(f"{len(written)} plots are in {given.plots}.")
-    return 0
+    return int(given.check and any(cell.is_worse for cell in found))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("picker simulate", description="Run schedulers on scenarios, in virtual time.")
-    parser.add_argument("scenarios", nargs="+", type=Path, metavar="SCENARIO", help="a YAML file, or a folder of them")
+    parser.add_argument("scenarios", nargs="*", type=Path, metavar="SCENARIO", help="a YAML file, or a folder of them")
+    parser.add_argument(
+        "--matrix",
+        type=Path,
+        nargs="?",
+        const=MATRIX,
+        metavar="FILE",
+        help="run the scenario matrix of this file, and print the worst cell of every card (ci/simulator/matrix.yaml)",
+    )
+    parser.add_argument(
+        "--split",
+        type=Split,
+        choices=list(Split),
+        default=Split.FIT,
+        help="of the matrix: the cards and seeds for fitting, or all cards with seeds that are held out (%(default)s)",
+    )
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="only scenarios of these names (%(default)s)")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit with 1 if DEFAULT or PREFIX_CACHE is worse than least request or the weighted scorers in any cell",
+    )
     parser.add_argument(
         "--seeds", type=_positive, default=5, help="runs of each scenario, each with its own load (%(default)s)"
     )
     parser.add_argument(
         "--strategies",
         type=_strategies,
-        default=list(SCHEDULERS),
         metavar="NAME[,NAME...]",
-        help=f"of {', '.join(SCHEDULERS)} (all)",
+        help=f"of {', '.join(SCHEDULERS)} (all; for --matrix those that --check compares)",
     )
     parser.add_argument("--traces", type=Path, default=TRACES, help="folder of traces (ci/simulator/traces)")
     parser.add_argument("--pickers", type=_positive, help="replicas of the picker (default: the scenario's)")
@@ -121,6 +151,20 @@ def _strategies(text: str) -> list[str]:
 
 def _files(paths: Sequence[Path]) -> list[Path]:
     return [file for path in paths for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+
+
+def _scenarios(given: argparse.Namespace) -> tuple[list[Scenario], dict[str, str], int]:
+    """The scenarios to run, what each card is used for, and the first seed. Raises InvalidScenario, OSError."""
+    scenarios = [read_scenario(path) for path in _files(given.scenarios)]
+    kinds: dict[str, str] = {}
+    first_seed = 0
+    if given.matrix is not None:
+        matrix = read_matrix(given.matrix)
+        first_seed = matrix.seed_of(given.split)
+        scenarios += matrix.scenarios(given.split, given.only)
+        kinds = {card: matrix.usage_of(card, given.split) for card in matrix.cards_of(given.split)}
+    kept = [scenario for scenario in scenarios if fnmatchcase(scenario.name, given.only)]
+    return [_overridden(scenario, given) for scenario in kept], kinds, first_seed
 
 
 def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from simulator.experiment.measures import LOWER_IS_BETTER, MEASURES, Measures, estimate, values_of
+from simulator.experiment.measures import LOWER_IS_BETTER, MEASURES, Estimate, Measures, estimate, values_of
 from simulator.experiment.runner import Results
-from simulator.schedulers.registry import LEAST_REQUEST, ORACLE
+from simulator.schedulers.registry import LEAST_REQUEST, PERFECT_INFORMATION, WEIGHTED_SCORERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ COLUMNS = (
 )
 
 COMPARED = (("ttft_p90_s", "TTFT p90"), ("tokens_per_s", "tokens/s"), ("goodput_per_s", "goodput"))
-AGAINST = (LEAST_REQUEST, "weighted-scorers", ORACLE)
+AGAINST = (LEAST_REQUEST, WEIGHTED_SCORERS, PERFECT_INFORMATION)
 """Schedulers that our strategies are compared with, by the measures of `COMPARED`."""
 
 
@@ -69,11 +69,15 @@ class Verdict(StrEnum):
 
 def compare(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures]) -> Verdict:
     """Compares one measure. EQUAL means that the 95 % interval of the difference contains 0."""
-    differences = [getattr(a, measure) - getattr(b, measure) for a, b in zip(ours, theirs, strict=True)]
-    difference = estimate(differences)
+    difference = difference_of(measure, ours, theirs)
     if abs(difference.mean) <= difference.half_width or difference.mean == 0:
         return Verdict.EQUAL
     return Verdict.BETTER if (difference.mean < 0) == (measure in LOWER_IS_BETTER) else Verdict.WORSE
+
+
+def difference_of(measure: str, ours: Sequence[Measures], theirs: Sequence[Measures]) -> Estimate:
+    """The mean difference of one measure, seed by seed."""
+    return estimate([getattr(a, measure) - getattr(b, measure) for a, b in zip(ours, theirs, strict=True)])
 
 
 def print_tables(results: Results, console: Console) -> None:

@@ -20,9 +20,10 @@ class Experiment:
     schedulers: Sequence[str]
     """Names in `SCHEDULERS`."""
     seeds: int
-    """Number of seeds, from 0 on."""
+    """Number of seeds."""
     traces: Path
     """Folder of the traces."""
+    first_seed: int = 0
 
 
 Results = Mapping[str, Mapping[str, Sequence[Measures]]]
@@ -34,11 +35,12 @@ def run_experiment(experiment: Experiment, jobs: int, progress: Callable[[int, i
 
     A cell is all seeds of a scenario and a scheduler."""
     cells = [(scenario, name) for scenario in experiment.scenarios for name in experiment.schedulers]
+    seeds = range(experiment.first_seed, experiment.first_seed + experiment.seeds)
     results: dict[str, dict[str, Sequence[Measures]]] = {scenario.name: {} for scenario in experiment.scenarios}
     with ProcessPoolExecutor(jobs) as pool:
         # All seeds together: enough work to justify the transfer to another process.
         pending = [
-            (scenario, name, pool.submit(run_cell, scenario, name, experiment.seeds, experiment.traces))
+            (scenario, name, pool.submit(run_cell, scenario, name, seeds, experiment.traces))
             for scenario, name in cells
         ]
         for done, (scenario, name, future) in enumerate(pending, 1):
@@ -47,12 +49,12 @@ def run_experiment(experiment: Experiment, jobs: int, progress: Callable[[int, i
     return results
 
 
-def run_cell(scenario: Scenario, scheduler: str, seeds: int, traces: Path) -> list[Measures]:
-    """Runs all seeds of a scenario and a scheduler. Raises TraceError."""
+def run_cell(scenario: Scenario, scheduler: str, seeds: Sequence[int], traces: Path) -> list[Measures]:
+    """Runs the seeds of a scenario and a scheduler. Raises TraceError."""
     measures: list[Measures] = []
     # A run makes millions of blocks and few reference cycles, so the collector costs more than it frees.
     gc.disable()
-    for seed in range(seeds):
+    for seed in seeds:
         measures.append(run_one(scenario, SCHEDULERS[scheduler], seed, traces))
         gc.collect()
     return measures

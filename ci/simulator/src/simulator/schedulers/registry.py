@@ -42,7 +42,8 @@ def picker_strategy(strategy: RoutingStrategy) -> SchedulerSpec:
 
 
 LEAST_REQUEST = "least-request"
-ORACLE = "oracle"
+WEIGHTED_SCORERS = "weighted-scorers"
+PERFECT_INFORMATION = "perfect-information"
 """Name of the scheduler with perfect information."""
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = {
@@ -54,13 +55,15 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = {
         SchedulerSpec("two-choices-tokens", lambda _prefixes, rng, _: TwoChoicesOfTokens(rng), uses_counters=True),
         SchedulerSpec("filter-tree", lambda _prefixes, rng, _: FilterTree(rng), polls_every_s=UPSTREAM_SCRAPE_S),
         SchedulerSpec(
-            "weighted-scorers",
+            WEIGHTED_SCORERS,
             lambda prefixes, rng, _: WeightedScorers(rng, prefixes),
             polls_every_s=UPSTREAM_SCRAPE_S,
         ),
         SchedulerSpec("bounded-hashing", lambda _prefixes, _rng, _: BoundedHashing()),
         picker_strategy(RoutingStrategy.DEFAULT),
         picker_strategy(RoutingStrategy.PREFIX_CACHE),
-        SchedulerSpec(ORACLE, lambda _prefixes, rng, truth: PerfectInformation(truth, rng), uses_counters=True),
+        SchedulerSpec(
+            PERFECT_INFORMATION, lambda _prefixes, rng, truth: PerfectInformation(truth, rng), uses_counters=True
+        ),
     )
 }
