@@ -3,19 +3,22 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from math import inf, nan
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 from picker.resources.inference import RoutingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from simulator.bound.comparison import compare_all, print_bounds, small_scenarios
 from simulator.experiment.markdown import write_markdown
 from simulator.experiment.report import print_summary, print_tables, write_json
-from simulator.experiment.runner import Experiment, Results, run_experiment
+from simulator.experiment.runner import Experiment, run_experiment
 from simulator.experiment.sensitivity import print_sensitivity, variants
 from simulator.matrix.description import Split, read_matrix
 from simulator.matrix.worst_cells import OTHERS, cells, print_worst
@@ -23,11 +26,16 @@ from simulator.schedulers.registry import SCHEDULERS
 from simulator.workload.scenario import InvalidScenario, Scenario, Trace, read_scenario
 from simulator.workload.traces import trace_file
 
+Found = TypeVar("Found")
+Progressed = Callable[[int, int, str], None]
+"""Gets the number of ended cells, their total, and the last one."""
+
 TABLE_WIDTH = 230
 SECONDS_BETWEEN_LINES = 10.0
 TRACES = Path(__file__).parents[2] / "traces"
 """Folder of the project's traces. The simulator runs from its source tree only."""
 MATRIX = Path(__file__).parents[2] / "matrix.yaml"
+NO_SCENARIO = "picker simulate: no scenario to run"
 OURS = (RoutingStrategy.DEFAULT.value, RoutingStrategy.PREFIX_CACHE.value)
 
 
@@ -39,17 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Wider than most terminals: a wrapped line is better than a truncated figure.
     console = Console(soft_wrap=True, width=TABLE_WIDTH)
     try:
+        if given.bound:
+            return _bound(given, console)
         scenarios, kinds, first_seed = _scenarios(given)
     except (InvalidScenario, OSError) as error:
         print(f"picker simulate: {error}", file=sys.stderr)
         return 2
     scenarios = [scenario for scenario in scenarios if _has_trace(scenario, given.traces)]
     if not scenarios:
-        print("picker simulate: no scenario to run", file=sys.stderr)
+        print(NO_SCENARIO, file=sys.stderr)
         return 1
     varied = list(variants(scenarios)) if given.losses else scenarios
     strategies = given.strategies or ([*OURS, *OTHERS] if given.matrix is not None else list(SCHEDULERS))
-    results = _run(Experiment(varied, strategies, given.seeds, given.traces, first_seed), given.jobs)
+    experiment = Experiment(varied, strategies, given.seeds, given.traces, first_seed)
+    results = _with_progress(partial(run_experiment, experiment, given.jobs))
     if given.losses:
         print_sensitivity(results, scenarios, strategies, console)
     else:
@@ -71,6 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = plot_all(results, OURS, given.plots)
         console.print(f"{len(written)} plots are in {given.plots}.")
     return int(given.check and any(cell.is_worse for cell in found))
+
+
+def _bound(given: argparse.Namespace, console: Console) -> int:
+    """Compares with lower bounds and a clairvoyant search. Raises InvalidScenario, OSError."""
+    matrix = read_matrix(given.matrix or MATRIX)
+    scenarios = list(small_scenarios(matrix, given.split, given.only))
+    if not scenarios:
+        print(NO_SCENARIO, file=sys.stderr)
+        return 1
+    first_seed = matrix.seed_of(given.split)
+    seeds = range(first_seed, first_seed + given.seeds)
+    print_bounds(_with_progress(partial(compare_all, scenarios, seeds, given.jobs)), console)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scrape-interval", type=_seconds, metavar="S", help="seconds (default: the scenario's)")
     parser.add_argument(
         "--losses", action="store_true", help="compare 1, 2 and 4 pickers, and scrapes every 0.2, 1 and 5 s"
+    )
+    parser.add_argument(
+        "--bound",
+        action="store_true",
+        help="compare with lower bounds and a clairvoyant search, on small fleets of the matrix's cards",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of docs/scheduling.md")
@@ -188,8 +217,8 @@ def _has_trace(scenario: Scenario, traces: Path) -> bool:
     return True
 
 
-def _run(experiment: Experiment, jobs: int) -> Results:
-    """Runs the experiment with a progress bar, or with a line every `SECONDS_BETWEEN_LINES` without a terminal."""
+def _with_progress(run: Callable[[Progressed], Found]) -> Found:
+    """Calls `run` with a progress bar, or with a line every `SECONDS_BETWEEN_LINES` without a terminal."""
     if not sys.stderr.isatty():
         begun_s = printed_s = monotonic()
 
@@ -200,7 +229,7 @@ def _run(experiment: Experiment, jobs: int) -> Results:
                 printed_s = now_s
                 print(f"{done}/{total} after {now_s - begun_s:.0f} s, last {last}", file=sys.stderr, flush=True)
 
-        return run_experiment(experiment, jobs, print_line)
+        return run(print_line)
     columns = (TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting")
@@ -208,4 +237,4 @@ def _run(experiment: Experiment, jobs: int) -> Results:
         def progress(done: int, total: int, last: str) -> None:
             bar.update(task, completed=done, total=total, description=last)
 
-        return run_experiment(experiment, jobs, progress)
+        return run(progress)

@@ -179,8 +179,7 @@ def scenario(shape: Shape, card: str) -> Scenario:
         Replicas(card=card, count=members.count, slowdown=members.slowdown, cache=members.cache)
         for members in shape.fleet
     )
-    factor = sqrt(CARDS[card].num_gpu_blocks * BLOCK_TOKENS / REFERENCE_KV_TOKENS)
-    workload = scaled_lengths(_workload(shape), factor)
+    workload = workload_on(card, shape)
     capacity = FleetCapacity.of(fleet, workload)
     load = shape.load.relative if not isinstance(shape.load, RelativeBursts) else USUAL_LOAD
     rate_per_s = load * capacity.saturated_rate_per_s
@@ -211,10 +210,11 @@ def scenario(shape: Shape, card: str) -> Scenario:
     )  # pyright: ignore[reportCallIssue]
 
 
-def _workload(shape: Shape) -> Generated:
-    """The workload of a shape. Arrivals, think times and the number of prefixes are not those of a fleet yet."""
+def workload_on(card: str, shape: Shape) -> Generated:
+    """The workload of a shape with lengths for a card. Arrivals, think times and prefixes are not those of a fleet."""
+    factor = sqrt(CARDS[card].num_gpu_blocks * BLOCK_TOKENS / REFERENCE_KV_TOKENS)
     no_pause = Fixed(kind="fixed", value=0.0)
-    return Generated(
+    workload = Generated(
         kind="generated",
         arrivals=Poisson(kind="poisson", rate_per_s=1.0),
         input_tokens=shape.input_tokens,
@@ -225,6 +225,7 @@ def _workload(shape: Shape) -> Generated:
         criticality=shape.criticality,
         max_tokens=shape.max_tokens,
     )
+    return scaled_lengths(workload, factor)
 
 
 def _arrivals(load: Load, capacity: FleetCapacity, residence_s: float) -> Arrivals:

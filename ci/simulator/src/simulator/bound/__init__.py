@@ -1,0 +1,1 @@
+"""How far schedulers are from the optimum on small fleets: lower bounds, and a clairvoyant search."""
