@@ -43,7 +43,7 @@ class ServeSettings(Settings):
     host: str = Field("::", description="Address to listen on; :: is every address of both families")
     port: int = Field(8000, ge=0, le=65535, description="Port of the first replica")
     replicas: int = Field(1, ge=1, description="Servers in this process, on as many ports from --port on")
-    preset: Literal["a10", "l20"] = Field(
+    preset: Literal["a10", "l20", "a100-13b", "l4-8b", "4090-3b", "b200-70b", "mi300x-405b", "h20-235b"] = Field(
         "a10",  # The tutorial's first card.
         description="The card: its step times and KV cache size. Derived from public figures, not measured",
     )

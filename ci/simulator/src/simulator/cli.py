@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from math import inf, nan
 from pathlib import Path
@@ -20,7 +19,7 @@ from simulator.experiment.markdown import write_markdown
 from simulator.experiment.report import print_summary, print_tables, write_json
 from simulator.experiment.runner import Experiment, run_experiment
 from simulator.experiment.sensitivity import print_sensitivity, variants
-from simulator.matrix.description import Split, read_matrix
+from simulator.matrix.description import Split, read_matrix, selected
 from simulator.matrix.worst_cells import OTHERS, cells, print_worst
 from simulator.schedulers.registry import SCHEDULERS
 from simulator.workload.scenario import InvalidScenario, Scenario, Trace, read_scenario
@@ -115,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         default=Split.FIT,
         help="of the matrix: the cards and seeds for fitting, or all cards with seeds that are held out (%(default)s)",
     )
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="only scenarios of these names (%(default)s)")
+    parser.add_argument(
+        "--only", default="*", metavar="PATTERN[,PATTERN...]", help="only scenarios of these names (%(default)s)"
+    )
     parser.add_argument(
         "--check",
         action="store_true",
@@ -192,7 +193,7 @@ def _scenarios(given: argparse.Namespace) -> tuple[list[Scenario], dict[str, str
         first_seed = matrix.seed_of(given.split)
         scenarios += matrix.scenarios(given.split, given.only)
         kinds = {card: matrix.usage_of(card, given.split) for card in matrix.cards_of(given.split)}
-    kept = [scenario for scenario in scenarios if fnmatchcase(scenario.name, given.only)]
+    kept = [scenario for scenario in scenarios if selected(scenario.name, given.only)]
     return [_overridden(scenario, given) for scenario in kept], kinds, first_seed
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import nan
 from pathlib import Path
 from random import Random
@@ -19,7 +18,7 @@ from simulator.bound.search import OBJECTIVES, Schedule, search
 from simulator.experiment.record import Outcome
 from simulator.experiment.simulation import Simulation
 from simulator.matrix.capacity import BLOCK_TOKENS, FleetCapacity, mean_request
-from simulator.matrix.description import Matrix, Members, RelativeSteady, Shape, Split, scenario, workload_on
+from simulator.matrix.description import Matrix, Members, RelativeSteady, Shape, Split, scenario, selected, workload_on
 from simulator.schedulers.registry import LEAST_REQUEST, PERFECT_INFORMATION, SCHEDULERS, WEIGHTED_SCORERS
 from simulator.workload.distributions import Distribution, Exponential, Fixed, Lognormal, Mixture, Uniform
 from simulator.workload.scenario import Generated, Scenario
@@ -55,7 +54,7 @@ def small_scenarios(matrix: Matrix, split: Split, pattern: str) -> Iterator[Scen
     """`SHAPES` on every card of the split, named card/shape, as far as the name matches."""
     for card in matrix.cards_of(split):
         for shape in matrix.shapes:
-            if shape.name in SHAPES and fnmatchcase(f"{card}/{shape.name}", pattern):
+            if shape.name in SHAPES and selected(f"{card}/{shape.name}", pattern):
                 yield small_scenario(shape, card)
 
 

@@ -154,8 +154,13 @@ class Matrix(Schema):
         """Every shape on every card of the split, named card/shape, as far as the name matches."""
         for card in self.cards_of(split):
             for shape in self.shapes:
-                if fnmatchcase(f"{card}/{shape.name}", pattern):
+                if selected(f"{card}/{shape.name}", pattern):
                     yield scenario(shape, card)
+
+
+def selected(name: str, patterns: str) -> bool:
+    """Whether a scenario's name matches one of the patterns, which commas separate."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns.split(","))
 
 
 def read_matrix(path: Path) -> Matrix:
