@@ -1,4 +1,4 @@
-"""The description file of the matrix, and the scenarios that it stands for. Unknown keys are rejected."""
+"""The description file of the matrix, and its scenarios. Unknown keys are rejected."""
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
