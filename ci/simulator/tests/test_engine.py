@@ -218,6 +218,8 @@ def state_of_mock(engine: mock_core.Engine) -> EngineState:
         values.kv_cache_usage,
         frozenset(filter(None, newest.split(","))),
         PrefillCounters(ttft.count, ttft.total, values.prompt_tokens, values.prefix_queries, values.prefix_hits),
+        values.histograms["step_tokens"].count,
+        values.generation_tokens,
     )
 
 

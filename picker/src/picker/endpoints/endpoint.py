@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr, replace
 
 from picker.endpoints.load.prefill_tracker import PrefillCounters, PrefillTracker
 from picker.endpoints.load.speed import CompletionRate, SpeedEstimate
+from picker.endpoints.load.step_time import StepTimeEstimate
 from picker.endpoints.metrics.credibility import Credibility
 
 NEARLY_FULL = 0.9
@@ -48,6 +49,8 @@ class ServerMetrics(msgspec.Struct, frozen=True, gc=False):
     """None if the server does not report the counters."""
     generation_tokens: float | None = None
     """Generated since the server's start (`generation_tokens_total`). None if the server does not report it."""
+    steps: float | None = None
+    """Engine steps since its start (`iteration_tokens_total_count`); None if it does not report them."""
     stalled: bool = False
     """Whether `credibility` has replaced the reported load by 0."""
     in_flight_at_scrape: int = 0
@@ -81,6 +84,8 @@ class InFlight:
     """Tokens that those requests are expected to generate."""
     models: dict[str, int] = field(default_factory=dict[str, int])
     """Those requests by their model, names of adapters included. Holds no zero counts."""
+    was_idle: bool = True
+    """Whether no request was there at some time since the newest scrape."""
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +107,7 @@ class Endpoint:
     foreign_prefill_tokens: int = 0
     """Pending prefill of requests that this picker did not send, as far as the newest scrape shows it."""
     pace: SpeedEstimate = field(default_factory=SpeedEstimate)
+    step_time: StepTimeEstimate = field(default_factory=StepTimeEstimate)
     credibility: Credibility = field(default_factory=Credibility)
     drain: CompletionRate = field(default_factory=CompletionRate)
     failing: float = 0.0

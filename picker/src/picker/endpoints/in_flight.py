@@ -10,6 +10,7 @@ import msgspec
 
 from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
 from picker.endpoints.load.prefill_tracker import PrefillCounters, Prompt
+from picker.endpoints.load.step_time import StepWork
 
 
 class CountedRequest(msgspec.Struct, eq=False, gc=False):
@@ -176,6 +177,10 @@ class InFlightTracker:
                     if self.on_freed is not None:
                         self.on_freed()
         endpoint.foreign_prefill_tokens = _foreign_prefill_tokens(endpoint, progress, metrics)
+        if before is not None:
+            work = _step_work(endpoint, before, metrics)
+            endpoint.step_time.scraped(work, progress.prefix_queries - progress.prompt_tokens)
+        endpoint.in_flight.was_idle = not endpoint.in_flight.requests
 
     def release(self, endpoint: Endpoint, prompts: Sequence[Prompt]) -> None:
         """Stop counting the tokens of `prompts`: they are computed."""
@@ -203,6 +208,25 @@ def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now
     endpoint.pace.learn(work_tokens, len(done) * did.first_token_s / did.first_tokens, now_s, len(done))
 
 
+def _step_work(endpoint: Endpoint, before: ServerMetrics, metrics: ServerMetrics) -> StepWork | None:
+    """What the server computed between two scrapes; None if it may have been idle meanwhile, or does not report it."""
+    if endpoint.in_flight.was_idle or not (before.running and metrics.running):
+        return None
+    if before.steps is None or metrics.steps is None or metrics.progress is None or before.progress is None:
+        return None
+    if before.generation_tokens is None or metrics.generation_tokens is None:
+        return None
+    did = metrics.progress.since(before.progress)
+    steps = metrics.steps - before.steps
+    generated = metrics.generation_tokens - before.generation_tokens
+    if did is None or steps < 0.0 or generated < 0.0:
+        return None
+    # Queries count at a prompt's admission, prompt tokens at its first token.
+    prompt_tokens = did.prefix_queries - did.prefix_hits if did.prefix_queries else did.prompt_tokens
+    context = 0.5 * (before.kv_cache_usage * before.cache_tokens + metrics.kv_cache_usage * metrics.cache_tokens)
+    return StepWork(metrics.scraped_at_s - before.scraped_at_s, steps, generated, prompt_tokens, context * steps)
+
+
 def _foreign_prefill_tokens(endpoint: Endpoint, progress: PrefillCounters, metrics: ServerMetrics) -> int:
     """Prompt tokens to be computed that did not come through this picker or its peers: those that the server has in
     prefill and in its queue, minus those that these have there. Prompts that begin and end within one step are never
@@ -217,6 +241,8 @@ def _foreign_prefill_tokens(endpoint: Endpoint, progress: PrefillCounters, metri
 
 def _add(counts: InFlight, requests: int, prefill_tokens: int, decode_tokens: int) -> None:
     counts.requests += requests
+    if not counts.requests:
+        counts.was_idle = True
     counts.prefill_tokens += prefill_tokens
     counts.decode_tokens += decode_tokens
 

@@ -54,6 +54,7 @@ def test_the_recorded_loaded_server_is_read() -> None:
         block_size_tokens=32,
         kv_blocks=512,
         generation_tokens=371.0,
+        steps=56.0,
         progress=PrefillCounters(8.0, 0.14638280868530273, 996.0, 996.0, 0.0),
         scraped_at_s=12.5,
         in_flight_at_scrape=3,

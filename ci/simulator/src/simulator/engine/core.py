@@ -108,6 +108,8 @@ class Engine:
         prefilled, ended = self._scheduler.complete(step, batch.steps, batch.blocks_after_first(batch.steps))
         if self.config.enable_prefix_caching:
             self._counters.looked_up(step.admitted)
+        self._counters.steps += batch.steps
+        self._counters.generated += batch.steps * step.decoding + len(prefilled)
         # A preempted sequence is prefilled again, but has had its first token.
         events: list[FirstToken | Finished] = [
             self._first_token(sequence, now_s)
@@ -169,6 +171,8 @@ class Engine:
             kv_cache_usage=1.0 - scheduler.pool.free / scheduler.pool.usable,
             loras=frozenset(self._loras),
             counters=self._counters.progress(),
+            steps=self._counters.steps,
+            generated=self._counters.generated,
         )
 
     def _metrics_view(self, since_s: float, batch: StepBatch | None, before: EngineState) -> MetricsView:

@@ -91,6 +91,9 @@ class Counters:
     first_tokens: int = 0
     first_token_s: float = 0.0
     """Sum of the times from arrival to first token."""
+    steps: int = 0
+    generated: int = 0
+    """Tokens generated."""
 
     def looked_up(self, admitted: Iterable[Sequence]) -> None:
         for sequence in admitted:
@@ -119,6 +122,10 @@ class EngineState:
     loras: frozenset[str]
     """Adapters of requests that have a token. vLLM shows them both as running and as waiting."""
     counters: PrefillCounters
+    steps: int
+    """Of the engine since its start."""
+    generated: int
+    """Tokens since its start."""
 
 
 @dataclass(slots=True)
@@ -143,8 +150,11 @@ class MetricsView:
         if batch is None or batch.steps == 1 or not (ended := batch.steps_until(at_s) - 1):
             return before
         usage = 1.0 - (self.free_blocks - batch.blocks_after_first(ended)) / self.usable_blocks
-        # Counters and adapters do not change within a batch of several steps.
-        return EngineState(self.running, self.waiting, usage, before.loras, before.counters)
+        # Counters of first tokens and adapters do not change within a batch of several steps.
+        generated = before.generated + ended * batch.first.decoding
+        return EngineState(
+            self.running, self.waiting, usage, before.loras, before.counters, before.steps + ended, generated
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Picker:
         self._prefixes = PrefixIndex(BLOCK_TOKENS)
         self._scheduler = spec.make(self._prefixes, rng, ground_truth)
         self._known: dict[str, Endpoint] = {}
-        self._endpoints: list[Endpoint] = []
+        self.endpoints: list[Endpoint] = []
         self._publisher: Publisher | None = None
         self._peers: list[PeerState] = []
         fleet.listeners.append(self._update_endpoints)
@@ -72,7 +72,7 @@ class Picker:
             continues=turn.continues,
         )
         now_s = self._timeline.now_s
-        picked = schedule(request, self._endpoints, self._scheduler, self._prefixes, self._tracker, now_s)
+        picked = schedule(request, self.endpoints, self._scheduler, self._prefixes, self._tracker, now_s)
         if self._publisher is not None and not isinstance(picked, Rejection):
             self._publisher.scheduled(picked)
         return picked
@@ -140,9 +140,9 @@ class Picker:
                 elif self._polls_every_s is not None:
                     first_s = self._timeline.now_s + self._rng.uniform(0, self._polls_every_s)
                     self._polled.append(_PolledMetrics(endpoint, replica, first_s))
-        self._endpoints[:] = [self._known[address] for address in ready]
+        self.endpoints[:] = [self._known[address] for address in ready]
         for peer in self._peers:
-            peer.joined(self._endpoints)
+            peer.joined(self.endpoints)
         self._polled = [polled for polled in self._polled if self._is_known(polled.endpoint)]
 
     def _is_known(self, endpoint: Endpoint) -> bool:
@@ -193,6 +193,8 @@ class Picker:
             scraped_at_s=at_s + self._scenario.scrapes.delay_s,
             in_flight_at_scrape=endpoint.in_flight.requests,
             progress=state.counters if self._uses_counters else None,
+            generation_tokens=state.generated if self._uses_counters else None,
+            steps=state.steps if self._uses_counters else None,
         )
 
     def _jitter(self) -> float:

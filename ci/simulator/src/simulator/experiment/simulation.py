@@ -41,13 +41,13 @@ class Simulation:
         self._open = 0
         self._fleet = Fleet(scenario, timeline)
         ground_truth = GroundTruth(self._fleet)
-        self._pickers = [
+        self.pickers = [
             Picker(scenario, spec, self._fleet, ground_truth, timeline, Random(f"{seed} picker {number}"))
             for number in range(scenario.pickers)
         ]
         if scenario.exchange_s is not None:
-            for picker in self._pickers:
-                picker.report_to([other for other in self._pickers if other is not picker], scenario.exchange_s)
+            for picker in self.pickers:
+                picker.report_to([other for other in self.pickers if other is not picker], scenario.exchange_s)
         workload, rng = scenario.workload, Random(f"{seed} load")
         arriving: Iterable[Session]
         if isinstance(workload, Trace):
@@ -78,7 +78,7 @@ class Simulation:
         now_s = self._timeline.now_s
         record = Record(now_s, turn.criticality, turn.prompt_tokens, turn.output_tokens)
         self.records.append(record)
-        pickers = self._pickers
+        pickers = self.pickers
         takeover_s = self._scenario.takeover_s
         if len(pickers) == 1:
             picker = pickers[0]

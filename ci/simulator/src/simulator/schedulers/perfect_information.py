@@ -7,13 +7,18 @@ from random import Random
 
 from picker.endpoints.endpoint import Endpoint
 from picker.rejection import Rejection
-from picker.scheduling.cost import INTERRUPTED_SHARE, SLOWED_TOKENS
 from picker.scheduling.request import InferenceRequest, Ranking
 from picker.scheduling.saturation import shed
 
 from simulator.engine.fleet import Fleet, Replica
 from simulator.schedulers.peers import NONE_READY, SHED, ranked
 from simulator.workload.generator import Turn
+
+SLOWED_TOKENS = 56.0
+"""Delay of each running sequence by a request whatever its prompt, in prompt tokens. Measured on A10 and L20."""
+
+INTERRUPTED_SHARE = 0.1
+"""Delay of each running sequence, as a share of the prompt. Measured on A10 and L20."""
 
 
 @dataclass(slots=True)

@@ -27,6 +27,8 @@ FIRST_TOKEN = b"vllm:time_to_first_token_seconds_"
 FIRST_TOKENS, FIRST_TOKEN_S = FIRST_TOKEN + b"count", FIRST_TOKEN + b"sum"
 PROMPT_TOKENS = b"vllm:prompt_tokens_total"
 GENERATION_TOKENS = b"vllm:generation_tokens_total"
+STEPS = b"vllm:iteration_tokens_total_count"
+"""Engine steps: the number of observations of the histogram of their tokens."""
 PREFIX_QUERIES = (b"vllm:prefix_cache_queries_total", b"vllm:gpu_prefix_cache_queries_total")
 PREFIX_HITS = (b"vllm:prefix_cache_hits_total", b"vllm:gpu_prefix_cache_hits_total")
 """Newest first: `gpu_` in the first releases of the V1 engine. V0 had a rate only."""
@@ -149,6 +151,7 @@ class MetricsReader:
             kv_blocks=blocks,
             progress=self._progress(page),
             generation_tokens=_total(self._values(page, GENERATION_TOKENS)),
+            steps=_total(self._values(page, STEPS)),
             scraped_at_s=scraped_at_s,
             in_flight_at_scrape=in_flight_at_scrape,
         )
