@@ -25,7 +25,7 @@ class Candidate(msgspec.Struct, frozen=True):
     rank: int | None
     """The order in which the proxy tries the endpoints, from 1; None for those that are not sent to the proxy."""
     cost: float | None
-    """By the pool's strategy, lower is better. None for a rejected request."""
+    """By the pool's strategy, lower is better: seconds with DEFAULT and PREFIX_CACHE. None for a rejected request."""
     cached_tokens: int | None
     in_flight_requests: int
     """Through this picker, before this request."""

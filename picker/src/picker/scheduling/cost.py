@@ -1,9 +1,7 @@
-"""DEFAULT and PREFIX_CACHE: the predicted cost of a request on each endpoint, in prompt tokens.
-
-docs/scheduling.md lists the measured alternatives to the terms and the weights.
-"""
+"""DEFAULT and PREFIX_CACHE: the predicted cost of a request on each endpoint, in seconds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
 
@@ -12,84 +10,100 @@ from picker.scheduling.request import InferenceRequest
 from picker.scheduling.terms.affinity import CrossPickerAffinity
 from picker.scheduling.terms.kv_cache import KvDemand, pressure
 from picker.scheduling.terms.lora import LoraAffinity
-from picker.scheduling.terms.prefill import (
-    FAILING,
-    SEQUENCE_TOKENS,
-    STEP_TOKENS,
-    fleet_seconds_per_token,
-    requests_at,
-    requests_there,
-)
+from picker.scheduling.terms.prefill import fleet_seconds_per_token, requests_at, requests_there
+from picker.scheduling.terms.step_time import PoolStepTime
 
-SLOWED_TOKENS = 56.0
-"""Prompt tokens that a request costs each running sequence, because they share the engine's steps."""
 
-INTERRUPTED_SHARE = 0.1
-"""Share of a prompt that it costs each running sequence which it interrupts. A client that already receives tokens
-notices a pause less than a client that waits for its first token."""
+@dataclass(frozen=True, slots=True)
+class CostWeights:
+    """The weights of the cost. All are without a unit; the times that they weigh are learned from the servers.
 
-ROOM_SHARE = 6.0
-"""Cost of KV cache room, as a share of the tokens that a request will hold, at a cache that the running requests fill.
-Proportionally less at a cache that they fill partly. The term evens the caches out. Cached tokens need no new room.
-Measured: with 8, a mixed fleet has 1 % less goodput."""
+    "Measured" refers to the simulator's scenarios on A10 and L20 (docs/results.md, docs/scheduling.md)."""
 
-QUEUED_SHARE = 10.0
-"""Share of a prompt that it costs for each request in the server's queue. The prompt is computed after all of them,
-and needs room that they wait for. Cached tokens need little of it."""
+    first_token_steps: float = 2.1
+    """Empty steps ahead of a first token on an idle server: the rest of the one that runs, and its own. Measured."""
+    wait_for_sequence_steps: float = 5.0
+    """Steps in which each running sequence delays the first token. Measured."""
+    shared_steps: float = 35.0
+    """Steps in which the request delays each running sequence. Measured. Fewer than it runs: the delay of a running
+    sequence counts less than that of one that has no token yet."""
+    interruption: float = 0.1
+    """Share of its prefill by which the request delays each running sequence, for the same reason. Measured."""
+    kv_room: float = 6.0
+    """Cost of the KV cache blocks of the request, for each running sequence, where those there will fill the cache: a
+    multiple of the prefill of as many tokens. In proportion below that. Measured: 8 and 16 are worse."""
+    queue: float = 10.0
+    """Cost of a prefill for each request that waits on the server, as a multiple of it. Measured: 5 is worse."""
+    slowness_power: float = 2.5
+    """Exponent of the server's slowness: it also serves its later tokens slowly, so requests stay longer. Measured:
+    with 2 a server of half the speed gets too many requests, with 3 one of twice the speed."""
+    error_rate: float = 10.0
+    """Cost of a server whose every response is an error, as a multiple. Judgement: it ends requests at once and looks
+    idle."""
+    miss_penalty: float = 1.0
+    """Factor of the prompt tokens that are not cached."""
 
-NEXT_STEP_TOKENS = 2048.0
-"""A queue of at most this many tokens, the prompt included, costs nothing if the KV cache has room for it. It is
-computed in the next step (vLLM's `max_num_batched_tokens` on cards such as the A10)."""
+
+DEFAULT = CostWeights()
+PREFIX_CACHE = replace(DEFAULT, miss_penalty=1.2)
+"""Tokens that are computed again also evict other cached tokens. Measured: the two differ by little."""
+
+MAX_NUM_BATCHED_TOKENS = 2048.0
+"""Tokens that a step computes: vLLM's default. A queue of no more, the prompt included, waits for no other request if
+the KV cache has room for it."""
 
 QUEUE_HALF_AGE_S = 1.0
-"""A queue depth of this age counts half. Where scrapes are rare, the queue may be gone long since. All requests between
-two scrapes would then go to the one server that had none."""
-
-SLOWNESS_POWER = 2.5
-"""Exponent of slowness. A slow server delays the first token and all later ones, and its requests stay longer.
-Measured: squared, a server of half the speed still gets too much. Cubed, one of twice the speed does."""
+"""A queue counts half when its scrape is this old. With rare scrapes the queue may have ended, and every request
+meanwhile would avoid the endpoint."""
 
 TERMS_MAX_AGE_S = 0.02
-"""How long `EndpointTerms` are reused. Scrapes are ten times as far apart, and one response changes the terms little.
-Reuse saves work at thousands of requests per second. At low rates each decision computes them again."""
+"""How long an endpoint's terms are cached. Scrapes are ten times as far apart, and one request changes little."""
+
+UNKNOWN_SEQUENCE_TOKENS = 1500.0
+"""Tokens that a running sequence holds, as long as no server reports its cache. Judgement: the tutorial's prompts."""
 
 
 class EndpointTerms(NamedTuple):
-    """The parts of an endpoint's cost that do not depend on the request."""
+    """The parts of an endpoint's cost that do not depend on the request. Times are in seconds at the pool's speed."""
 
     factor: float
-    """Pressure times slowness to the power of `SLOWNESS_POWER`."""
-    shared_tokens: float
-    """Tokens that a request costs each running sequence whatever its prompt: by the shared steps, and by the room of
-    its answer."""
-    prompt_share: float
-    """Share of the uncached prompt that it costs each running sequence: by the interruption, and by its room."""
+    """Pressure times slowness to the power of `slowness_power`."""
+    first_step_s: float
+    """Ahead of any first token there."""
+    wait_per_sequence_s: float
+    """Ahead of a first token, for each request there."""
+    per_token_s: float
+    """Of an uncached prompt token."""
+    shared_s: float
+    """Delay of each request there, whatever the prompt: by the shared steps, and by the room of the answer."""
+    prefill_share: float
+    """Delay of each request there, as a share of the prefill: by the interruption, and by its room."""
     queue: int
     """Requests that wait on the server."""
     next_step_tokens: float
     """Tokens of the queue and the prompt that the next step computes."""
     queued_share: float
-    """Share of a prompt that it costs for each request in the queue. Decreases with the age of the scrape."""
+    """Cost of a prefill for each request in the queue, as a multiple. Decreases with the age of the scrape."""
 
 
 class PredictedCost:
-    """Cost = (work ahead of the first token + cost to the waiting and running requests + adapter)
-    x pressure x slowness^2.5 x failures.
+    """An endpoint's cost is the time to first token that the request would see there, plus the delay that it causes to
+    the others there, times how unhealthy the endpoint is.
 
-    The sum is in prompt tokens. Cached tokens of the prompt cost nothing, so a cached prefix attracts by as much as it
-    saves.
-    """
+        cost = health x (wait + prefill + running x delay + queue delay + adapter)
 
-    miss_penalty = 1.0
-    """Factor of the prompt tokens that are not cached."""
+    Times are those of the pool's own step model (`terms.step_time`). Cached tokens of the prompt cost nothing, so a
+    cached prefix attracts by as much as it saves."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: CostWeights = DEFAULT) -> None:
+        self._weights = weights
         self._affinity = CrossPickerAffinity()
         self._lora = LoraAffinity()
+        self._step_time = PoolStepTime()
+        self._kv_demand = KvDemand()
         self._terms: dict[Endpoint, EndpointTerms] = {}
         self._terms_expire_s = -inf
         self._fleet_s_per_token: float | None = None
-        self._kv_demand = KvDemand()
 
     def required_candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         preferred_endpoint = self._affinity.preferred_endpoint(request, endpoints)
@@ -110,8 +124,8 @@ class PredictedCost:
             uncached = self._affinity.uncached_tokens(request, endpoints, cached_tokens, required_candidates[0])
         else:
             uncached = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
-        if self.miss_penalty != 1.0:
-            uncached = [self.miss_penalty * count for count in uncached]
+        if self._weights.miss_penalty != 1.0:
+            uncached = [self._weights.miss_penalty * count for count in uncached]
         return self.costs_of(request, endpoints, uncached, running, now_s)
 
     def costs_of(
@@ -124,74 +138,75 @@ class PredictedCost:
     ) -> Sequence[float]:
         """`costs`, given the prompt tokens that each endpoint has to compute and the number of requests there."""
         if now_s >= self._terms_expire_s:
-            self._terms.clear()
-            self._terms_expire_s = now_s + TERMS_MAX_AGE_S
-            self._fleet_s_per_token = fleet_seconds_per_token(endpoints, now_s)
-            self._kv_demand.observe(endpoints, now_s)
-            self._affinity.observe(endpoints, running)
-            self._lora.observe(endpoints, now_s)
-            for endpoint in endpoints:
-                endpoint.fade_failures(now_s)
-        terms_of = self._terms.get
+            self._observe(endpoints, running, now_s)
+        terms_of, error_weight = self._terms.get, self._weights.error_rate
         costs: list[float] = []
-        # `terms.prefill.work_ahead` inlined: this loop takes most of the time of a decision.
+        # Unpacked rather than read by name: this loop takes most of the time of a decision.
         for endpoint, uncached, count in zip(endpoints, uncached_tokens, running, strict=True):
-            ahead = (
-                STEP_TOKENS
-                + SEQUENCE_TOKENS * count
-                + endpoint.in_flight.prefill_tokens
-                + endpoint.foreign_prefill_tokens
-                + uncached
-            )
-            factor, shared, share, queue, next_step, queued_share = terms_of(endpoint) or self._compute_terms(
-                endpoint, now_s
-            )
-            others = count * (shared + share * uncached)
-            if queue and (queued := (queue + 1) * uncached) > next_step:
-                others += queued_share * (queued - next_step)
-            costs.append((ahead + others) * factor * (1.0 + FAILING * endpoint.failing))
+            (
+                factor, first_step_s, wait_per_sequence_s, per_token_s, shared_s, prefill_share,
+                queue, next_step_tokens, queued_share,
+            ) = terms_of(endpoint) or self._compute_terms(endpoint, now_s)  # fmt: skip
+            prefill_s = per_token_s * uncached
+            pending_s = per_token_s * (endpoint.in_flight.prefill_tokens + endpoint.foreign_prefill_tokens)
+            wait_s = first_step_s + wait_per_sequence_s * count + pending_s
+            delay_s = count * (shared_s + prefill_share * prefill_s)
+            if queue and (queued := (queue + 1) * uncached) > next_step_tokens:
+                delay_s += queued_share * per_token_s * (queued - next_step_tokens)
+            costs.append((wait_s + prefill_s + delay_s) * factor * (1.0 + error_weight * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
         return [
-            cost + adapter * self._terms[endpoint].factor
+            cost + adapter * (terms := self._terms[endpoint]).per_token_s * terms.factor
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
+    def _observe(self, endpoints: Sequence[Endpoint], running: Sequence[int], now_s: float) -> None:
+        """Learn from the newest scrapes."""
+        self._terms.clear()
+        self._terms_expire_s = now_s + TERMS_MAX_AGE_S
+        self._fleet_s_per_token = fleet_seconds_per_token(endpoints, now_s)
+        self._step_time.observe(endpoints, now_s)
+        self._kv_demand.observe(endpoints, now_s)
+        self._affinity.observe(endpoints, running)
+        self._lora.observe(endpoints, now_s)
+        for endpoint in endpoints:
+            endpoint.fade_failures(now_s)
+
     def _compute_terms(self, endpoint: Endpoint, now_s: float) -> EndpointTerms:
+        weights, demand = self._weights, self._kv_demand
         metrics, missing = endpoint.metrics, endpoint.credibility.missing
         if metrics is not None and missing:
-            metrics = self._kv_demand.with_missing(metrics, missing, requests_there(endpoint))
-        factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, NEXT_STEP_TOKENS, 0.0
+            metrics = demand.with_missing(metrics, missing, requests_there(endpoint))
+        factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, MAX_NUM_BATCHED_TOKENS, 0.0
         if metrics is not None:
-            usage = self._kv_demand.usage(metrics, requests_there(endpoint))
+            usage = demand.usage(metrics, requests_there(endpoint))
             factor = pressure(usage, metrics.queue_depth, metrics.running)
             if metrics.cache_tokens:
-                room = ROOM_SHARE * self._kv_demand.tokens / metrics.cache_tokens
+                room = weights.kv_room * demand.tokens / metrics.cache_tokens
                 next_step = min(next_step, (1.0 - metrics.kv_cache_usage) * metrics.cache_tokens)
             else:
-                room = ROOM_SHARE * metrics.kv_cache_usage / max(1, metrics.running)
+                room = weights.kv_room * metrics.kv_cache_usage / max(1, metrics.running)
             queue = metrics.queue_depth
-            queued_share = QUEUED_SHARE / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
+            queued_share = weights.queue / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
         if self._fleet_s_per_token is not None:
             slowness = endpoint.pace.slowdown_vs(self._fleet_s_per_token, now_s)
             if missing and slowness < 1.0:
                 # A server that reports too little load may report too short times as well.
                 slowness = 1.0
-            factor *= slowness**SLOWNESS_POWER
+            factor *= slowness**weights.slowness_power
+        step = self._step_time.time
+        per_sequence_s = step.per_sequence_s + step.per_context_token_s * (demand.tokens or UNKNOWN_SEQUENCE_TOKENS)
         terms = self._terms[endpoint] = EndpointTerms(
-            factor,
-            SLOWED_TOKENS + room * self._kv_demand.answer_tokens,
-            INTERRUPTED_SHARE + room,
-            queue,
-            next_step,
-            queued_share,
+            factor=factor,
+            first_step_s=weights.first_token_steps * step.base_s,
+            wait_per_sequence_s=weights.wait_for_sequence_steps * per_sequence_s,
+            per_token_s=step.per_prompt_token_s,
+            shared_s=weights.shared_steps * per_sequence_s + room * step.per_prompt_token_s * demand.answer_tokens,
+            prefill_share=weights.interruption + room,
+            queue=queue,
+            next_step_tokens=next_step,
+            queued_share=queued_share,
         )
         return terms
-
-
-class PrefixCacheCost(PredictedCost):
-    """PREFIX_CACHE: DEFAULT's cost with a higher price for tokens that are not cached."""
-
-    miss_penalty = 1.2
-    """Tokens that are computed again also evict other cached tokens."""

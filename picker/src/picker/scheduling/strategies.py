@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.baselines import LeastRequest, RandomChoice, RoundRobin
-from picker.scheduling.cost import PredictedCost, PrefixCacheCost
+from picker.scheduling.cost import PREFIX_CACHE, PredictedCost
 from picker.scheduling.strategy import Strategy
 
 STRATEGIES: Mapping[RoutingStrategy, Callable[[], Strategy]] = {
     RoutingStrategy.DEFAULT: PredictedCost,
-    RoutingStrategy.PREFIX_CACHE: PrefixCacheCost,
+    RoutingStrategy.PREFIX_CACHE: lambda: PredictedCost(PREFIX_CACHE),
     RoutingStrategy.LEAST_REQUEST: LeastRequest,
     RoutingStrategy.ROUND_ROBIN: RoundRobin,
     RoutingStrategy.RANDOM: RandomChoice,

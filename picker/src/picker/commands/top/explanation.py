@@ -140,4 +140,4 @@ def _cell(content: str | Text) -> Text:
 
 
 def _cost(cost: float | None) -> str:
-    return "-" if cost is None else f"{cost:,.0f}" if cost >= 10 else f"{cost:.2f}"
+    return "-" if cost is None else f"{cost:,.0f}" if cost >= 100 else f"{cost:.3f}"

@@ -15,10 +15,6 @@ of its own step."""
 SEQUENCE_TOKENS = 8.0
 """Additional work per running sequence: each slows every step and takes part of the token budget."""
 
-FAILING = 10.0
-"""Weight of the error rate in the cost: 1 + 10 x error rate. A server that fails every request ends them at once and
-looks idle."""
-
 
 def requests_there(endpoint: Endpoint) -> int:
     """Requests on the server: this picker's, and those from elsewhere.
