@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import pytest
+import uvloop
 from picker.addresses import listening_socket
 from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import Deadlines
@@ -69,3 +70,24 @@ def test_host_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(socket, "create_server", without_ipv6)
     with listening_socket("[::]:0") as listening:
         socket.create_connection(("127.0.0.1", listening.getsockname()[1]), 2).close()
+
+
+async def _serve_during_restarts() -> None:
+    """Raises TimeoutError unless every connection gets the server's SETTINGS."""
+    listener = Listener("127.0.0.1:0", Health(HEALTH_SERVICES).methods, Deadlines())
+    await listener.start(None)
+    for number in range(40):
+        with socket.create_connection(("127.0.0.1", listener.port)) as connection:
+            connection.setblocking(False)
+            for _ in range(number % 5):
+                await asyncio.sleep(0)
+            await listener.start(None)
+            async with asyncio.timeout(2):
+                assert await asyncio.get_running_loop().sock_recv(connection, 1)
+    await listener.drain(0)
+
+
+def test_connections_are_served_while_the_certificate_changes() -> None:
+    """On the picker's event loop. asyncio's own discards connections that it accepts while a server closes."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_during_restarts())

@@ -42,7 +42,9 @@ class Listener:
         self._empty.set()
 
     async def start(self, tls: ssl.SSLContext | None) -> None:
-        """Starts to accept. If called again, new connections use the new `tls`; open connections stay as they are."""
+        """Starts to accept. If called again, new connections use the new `tls`; open connections stay as they are.
+
+        Needs uvloop then: asyncio's own loop discards a connection that it accepts while a server closes."""
         loop = asyncio.get_running_loop()
         previous = self._server
 
