@@ -1,13 +1,14 @@
 """Replicas exchange over gRPC on localhost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 import trustme
+from event_server import until
 from picker.grpc_server.tls import TlsFiles
 from picker.peers import client as peer_client
 from picker.peers import server as peer_server
@@ -19,12 +20,6 @@ from replicas import ReplicaOfPicker
 
 NAME = "picker.inference-gateway.svc"
 LONG = "a long prompt " * 400
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - any state of either side
-            await asyncio.sleep(0.01)
 
 
 class Served(ReplicaOfPicker):
@@ -284,7 +279,7 @@ async def test_a_hostile_peer_is_left_and_tried_again_later(messages: tuple[byte
 
 
 async def test_a_peer_that_floods_is_read_at_a_limited_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_client, "MESSAGE_BURST", 20.0)
+    monkeypatch.setattr(peer_client, "MESSAGE_BURST", 20)
     replica = Served("a")
     flood = (encode(Hello(1, "hostile", 0)), *(bytes(_empty_batch(number)) for number in range(1, 3000)))
     async with HostileServer(*flood) as hostile, running(replica):

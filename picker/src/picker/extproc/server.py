@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-import structlog
-
 from picker.extproc.exchange import Exchange
 from picker.extproc.stream import PROCESS, process
 from picker.grpc_server.call import Call
@@ -13,7 +11,7 @@ from picker.grpc_server.connection_limits import ConnectionLimits
 from picker.grpc_server.deadlines import TICK_S, Deadlines
 from picker.grpc_server.health import Health
 from picker.grpc_server.listener import Listener
-from picker.grpc_server.tls import CertificatesUnusable, TlsFiles
+from picker.grpc_server.tls import TlsFiles, WatchedTls
 from picker.protocol import HEALTH_SERVICES
 
 CHECK_S = 1.0
@@ -35,8 +33,6 @@ SILENCE_LIMIT_S = 3600.0
 """For a call whose request has its pick. A response of 131,072 tokens at 27 ms each takes as long. The end of the call
 does not end the response: the proxy continues without the picker, and the request is no longer counted."""
 
-log = structlog.get_logger(__name__)
-
 
 class ExtProcServer:
     """Serves Envoy's external processing streams, each with its own Exchange, and health checks."""
@@ -52,9 +48,7 @@ class ExtProcServer:
         """`address`, `health_address`: `host:port`; port 0 selects a free port (see `port`). Both serve health checks,
         `health_address` always without TLS, as probes need it. `silence_limit_s`: see SILENCE_LIMIT_S. Raises OSError
         if an address cannot be bound, and CertificatesUnusable."""
-        self._tls_files = tls
-        self._tls_state = tls.state() if tls is not None else ()
-        self._tls = tls.context() if tls is not None else None
+        self._tls = WatchedTls(tls)
         self._health = Health(HEALTH_SERVICES)
         self._deadlines: Deadlines[Call] = Deadlines()
         methods = {PROCESS: process(new_exchange), **self._health.methods}
@@ -78,7 +72,7 @@ class ExtProcServer:
 
     async def start(self) -> None:
         """Listens. Health checks report not ready until `ready` is called."""
-        await self._listener.start(self._tls)
+        await self._listener.start(self._tls.context)
         if self._health_listener is not None:
             await self._health_listener.start(None)
         self._maintenance = asyncio.create_task(self._maintain())
@@ -118,17 +112,5 @@ class ExtProcServer:
                 check_at_s = now_s + CHECK_S
                 for listener in self._listeners:
                     listener.check(now_s)
-                await self._reload_tls()
-
-    async def _reload_tls(self) -> None:
-        """Uses changed certificate files for new connections. Files that do not match keep the previous ones in use."""
-        if self._tls_files is None or (state := self._tls_files.state()) == self._tls_state:
-            return
-        self._tls_state = state
-        try:
-            tls = self._tls_files.context()
-        except CertificatesUnusable as error:
-            log.warning("grpc_server.certificates_unusable", detail=str(error))
-            return
-        await self._listener.start(tls)
-        log.info("grpc_server.certificates_reloaded", certificate=str(self._tls_files.certificate))
+                if self._tls.has_changed():
+                    await self._listener.start(self._tls.context)

@@ -4,7 +4,11 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from picker.cli_error import CliError
+
+log = structlog.get_logger(__name__)
 
 
 class CertificatesUnusable(CliError):
@@ -39,6 +43,30 @@ class TlsFiles:
     def state(self) -> tuple[tuple[int, int, int] | None, ...]:
         """Returns a value that changes when a file is written or replaced; None for a missing file."""
         return tuple(_state(path) for path in (self.certificate, self.key, self.client_ca) if path is not None)
+
+
+class WatchedTls:
+    """The TLS of a server whose certificate files are replaced while it runs."""
+
+    def __init__(self, files: TlsFiles | None) -> None:
+        """None: a server without TLS. Raises CertificatesUnusable."""
+        self._files = files
+        self._state = files.state() if files is not None else ()
+        self.context = files.context() if files is not None else None
+        """Of the newest files that match. None without TLS."""
+
+    def has_changed(self) -> bool:
+        """Reads files that were written since the last call. Files that do not match keep the previous context."""
+        if self._files is None or (state := self._files.state()) == self._state:
+            return False
+        self._state = state
+        try:
+            self.context = self._files.context()
+        except CertificatesUnusable as error:
+            log.warning("grpc_server.certificates_unusable", detail=str(error))
+            return False
+        log.info("grpc_server.certificates_reloaded", certificate=str(self._files.certificate))
+        return True
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

@@ -14,6 +14,7 @@ from cryptography import x509
 from picker.bounded_text import shorten
 from picker.endpoints.in_flight import InFlightTracker
 from picker.grpc_server.tls import TlsFiles
+from picker.grpc_server.token_bucket import TokenBucket
 from picker.peers.deltas import MAX_MESSAGE_BYTES, VERSION, InvalidMessage, Subscribe, encode
 from picker.peers.peer_state import Directory, PeerState
 from picker.peers.server import MAX_PEERS, SUBSCRIBE
@@ -26,7 +27,7 @@ RETRY_BASE_S, RETRY_MAX_S = 0.1, 5.0
 EndpointSlice."""
 
 MAX_MESSAGES_PER_S = 200.0
-MESSAGE_BURST = 400.0
+MESSAGE_BURST = 400
 """Messages that are read of a peer. A peer sends ten a second, and fifty while it sends a snapshot. What comes faster
 waits in the peer, which ends the subscription at its own limit."""
 
@@ -166,7 +167,7 @@ class _PeerClient:
         async with self._channel() as channel:
             subscribe = cast("grpc.aio.UnaryStreamMultiCallable[bytes, bytes]", channel.unary_stream(SUBSCRIBE))
             call = subscribe(encode(Subscribe(VERSION, prefixes=not self._has_prefixes)))
-            budget = _Budget(self._loop.time())
+            budget = TokenBucket(MESSAGE_BURST, MAX_MESSAGES_PER_S)
             while True:
                 async with asyncio.timeout(self._clients.silence_s):
                     message = await call.read()
@@ -174,8 +175,8 @@ class _PeerClient:
                     await _raise_status(call)
                     return
                 self._received(message)
-                if wait_s := budget.wait_s(self._loop.time()):
-                    await asyncio.sleep(wait_s)
+                if not budget.take(self._loop.time()):
+                    await asyncio.sleep(budget.debt_s())
 
     def _received(self, message: bytes) -> None:
         self._heard_s = now_s = self._loop.time()
@@ -212,20 +213,6 @@ class _PeerClient:
         name = server_name(tls.certificate)
         options = _OPTIONS if name is None else (*_OPTIONS, ("grpc.ssl_target_name_override", name))
         return grpc.aio.secure_channel(self._address, credentials, options=options)
-
-
-class _Budget:
-    """Limits the rate of messages: MESSAGE_BURST at once, MAX_MESSAGES_PER_S in the long run."""
-
-    def __init__(self, now_s: float) -> None:
-        self._left = MESSAGE_BURST
-        self._at_s = now_s
-
-    def wait_s(self, now_s: float) -> float:
-        """Count a message, and return how long to wait before the next."""
-        self._left = min(MESSAGE_BURST, self._left + MAX_MESSAGES_PER_S * (now_s - self._at_s)) - 1.0
-        self._at_s = now_s
-        return max(0.0, -self._left / MAX_MESSAGES_PER_S)
 
 
 def server_name(certificate: Path) -> str | None:

@@ -15,7 +15,7 @@ from picker.grpc_server.deadlines import TICK_S, Deadlines
 from picker.grpc_server.http2.headers import CallHeaders
 from picker.grpc_server.listener import Listener
 from picker.grpc_server.status import RpcError, Status
-from picker.grpc_server.tls import CertificatesUnusable, TlsFiles
+from picker.grpc_server.tls import TlsFiles, WatchedTls
 from picker.peers.deltas import InvalidMessage, decode_subscription
 from picker.peers.publisher import Publisher, prefix_snapshot
 
@@ -58,9 +58,7 @@ class PeerServer:
         OSError if the address cannot be bound, and CertificatesUnusable."""
         self._publisher = publisher
         self._pools = pools
-        self._tls_files = tls
-        self._tls_state = tls.state() if tls is not None else ()
-        self._tls = tls.context() if tls is not None else None
+        self._tls = WatchedTls(tls)
         self._loop = asyncio.get_running_loop()
         self._deadlines: Deadlines[Call] = Deadlines()
         limits = ConnectionLimits(
@@ -87,7 +85,7 @@ class PeerServer:
         return len(self._subscriptions)
 
     async def start(self) -> None:
-        await self._listener.start(self._tls)
+        await self._listener.start(self._tls.context)
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
@@ -173,18 +171,8 @@ class PeerServer:
                 check_at_s = now_s + CHECK_S
                 self._listener.check(now_s)
                 self._listener.end_silent(now_s, float("inf"))
-                await self._reload_tls()
-
-    async def _reload_tls(self) -> None:
-        if self._tls_files is None or (state := self._tls_files.state()) == self._tls_state:
-            return
-        self._tls_state = state
-        try:
-            tls = self._tls_files.context()
-        except CertificatesUnusable as error:
-            log.warning("peers.certificates_unusable", detail=str(error))
-            return
-        await self._listener.start(tls)
+                if self._tls.has_changed():
+                    await self._listener.start(self._tls.context)
 
 
 class _Subscription(Call):

@@ -3,33 +3,7 @@
 from picker.grpc_server.http2 import limits
 from picker.grpc_server.http2.events import ConnectionFailure
 from picker.grpc_server.http2.frames import ErrorCode
-
-
-class TokenBucket:
-    """A token bucket of `size` tokens, refilled at `per_s`. The time comes with each use, from any monotonic clock."""
-
-    __slots__ = ("_at_s", "_left", "_per_s", "_size")
-
-    def __init__(self, size: int, per_s: float) -> None:
-        self._size = size
-        self._per_s = per_s
-        self._left = float(size)
-        self._at_s = 0.0
-
-    def take(self, now_s: float, amount: int = 1) -> bool:
-        """Takes `amount` tokens; returns False if there were fewer."""
-        if self._left == self._size:
-            self._at_s = now_s
-        elif self._left < amount:
-            self._left = min(self._size, self._left + (now_s - self._at_s) * self._per_s)
-            self._at_s = now_s
-        self._left -= amount
-        return self._left >= 0
-
-    def refund(self, amount: int) -> None:
-        """Returns `amount` tokens to the bucket."""
-        if self._left < self._size:
-            self._left = min(self._size, self._left + amount)
+from picker.grpc_server.token_bucket import TokenBucket
 
 
 class AbuseBudget:
