@@ -25,7 +25,6 @@ from vllm_mock.settings import ServeSettings
 from vllm_mock.tokens.choose import choose_tokenizer
 from vllm_mock.tokens.tokenizer import Tokenizer
 
-_CARD_BLOCK_SIZE = 16
 _CRASHED = 1
 """Exit status."""
 
@@ -74,13 +73,12 @@ def engine_config(settings: ServeSettings) -> EngineConfig:
 
     Raises InvalidSettings if the KV cache cannot hold one request of `max_model_len` tokens, which would never run.
     """
-    card_tokens = CARDS[settings.preset].num_gpu_blocks * _CARD_BLOCK_SIZE
     config = EngineConfig(
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         block_size=settings.block_size,
-        num_gpu_blocks=settings.num_gpu_blocks_override or card_tokens // settings.block_size,
+        num_gpu_blocks=settings.num_gpu_blocks_override or CARDS[settings.preset].kv_tokens // settings.block_size,
         enable_prefix_caching=settings.enable_prefix_caching,
         enable_chunked_prefill=settings.enable_chunked_prefill,
         enable_lora=settings.enable_lora,

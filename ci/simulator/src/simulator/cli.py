@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compare with lower bounds and a clairvoyant search, on small fleets of the matrix's cards",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of docs/scheduling.md")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of docs/results.md")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a plot of each scenario")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
     return parser

@@ -38,14 +38,23 @@ class StepTime:
         )
 
 
+CARD_BLOCK_SIZE = 16
+"""vLLM's default `block_size` on GPUs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """A GPU, or several that work as one, with the model that it serves."""
 
     step_time: StepTime
     num_gpu_blocks: int
-    """Blocks of 16 tokens."""
+    """Blocks of CARD_BLOCK_SIZE tokens."""
     max_num_seqs: int = 256
     """vLLM's default on this card."""
     max_num_batched_tokens: int = 2048
     """vLLM's default on this card."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+        return self.num_gpu_blocks * CARD_BLOCK_SIZE

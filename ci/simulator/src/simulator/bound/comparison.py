@@ -17,7 +17,7 @@ from simulator.bound.lower_bound import lower_bounds
 from simulator.bound.search import OBJECTIVES, Schedule, search
 from simulator.experiment.record import Outcome
 from simulator.experiment.simulation import Simulation
-from simulator.matrix.capacity import BLOCK_TOKENS, FleetCapacity, mean_request
+from simulator.matrix.capacity import FleetCapacity, mean_request
 from simulator.matrix.description import Matrix, Members, RelativeSteady, Shape, Split, scenario, selected, workload_on
 from simulator.schedulers.registry import LEAST_REQUEST, PERFECT_INFORMATION, SCHEDULERS, WEIGHTED_SCORERS
 from simulator.workload.distributions import Distribution, Exponential, Fixed, Lognormal, Mixture, Uniform
@@ -66,7 +66,7 @@ def small_scenario(shape: Shape, card: str) -> Scenario:
     counts = (3,) if len(kinds) == 1 else (2, 1)
     workload = workload_on(card, shape)
     request = mean_request(workload)
-    kv_tokens = CARDS[card].num_gpu_blocks * BLOCK_TOKENS
+    kv_tokens = CARDS[card].kv_tokens
     smallest = min(members.cache for members in kinds)
     cache = max(SEQUENCES * request.held, LONGEST_SHARE * longest_tokens(workload) / smallest) / kv_tokens
     fleet = tuple(

@@ -1,4 +1,4 @@
-"""Writes results as the Markdown tables of `docs/scheduling.md`."""
+"""Writes results as the Markdown tables of `docs/results.md`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -19,8 +19,6 @@ from vllm_mock.engine.speed import CARDS, Card
 from simulator.workload.generator import sessions
 from simulator.workload.scenario import Generated, Poisson, Replicas
 
-BLOCK_TOKENS = 16
-
 SAMPLED_REQUESTS = 3000
 """Judgement: the standard error of a mean length is at most 3 %, with the heaviest tail of the matrix."""
 
@@ -82,7 +80,7 @@ class Server:
     @property
     def kv_tokens(self) -> float:
         """Tokens that its KV cache holds."""
-        return self.card.num_gpu_blocks * self.cache * BLOCK_TOKENS
+        return self.card.kv_tokens * self.cache
 
     def most_sequences(self, request: Request) -> float:
         """The largest number of such requests that run at once."""

@@ -7,12 +7,11 @@ from math import sqrt
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from picker.resources.inference import Criticality
-from pydantic import Field, ValidationError
+from pydantic import Field
 from vllm_mock.engine.speed import CARDS
 
-from simulator.matrix.capacity import BLOCK_TOKENS, FleetCapacity
+from simulator.matrix.capacity import FleetCapacity
 from simulator.matrix.scaling import scaled_lengths
 from simulator.workload.distributions import Distribution, Exponential, Fixed, Schema
 from simulator.workload.scenario import (
@@ -27,9 +26,10 @@ from simulator.workload.scenario import (
     Scenario,
     Slo,
     Turns,
+    read_description,
 )
 
-REFERENCE_KV_TOKENS = CARDS["a10"].num_gpu_blocks * BLOCK_TOKENS
+REFERENCE_KV_TOKENS = CARDS["a10"].kv_tokens
 """The KV cache for which a shape gives its lengths."""
 
 MEASURED_REQUESTS = 500
@@ -165,13 +165,7 @@ def selected(name: str, patterns: str) -> bool:
 
 def read_matrix(path: Path) -> Matrix:
     """Reads the description. Raises InvalidScenario, OSError."""
-    try:
-        matrix = Matrix.model_validate(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise InvalidScenario(f"{path}: not YAML: {error}") from None
-    except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        raise InvalidScenario("\n".join(lines)) from None
+    matrix = read_description(path, Matrix)
     unknown = [card for card in matrix.cards_of(Split.HELD_OUT) if card not in CARDS]
     if unknown:
         raise InvalidScenario(f"{path}: cards: no card {', '.join(unknown)}; allowed are {', '.join(CARDS)}")
@@ -217,7 +211,7 @@ def scenario(shape: Shape, card: str) -> Scenario:
 
 def workload_on(card: str, shape: Shape) -> Generated:
     """The workload of a shape with lengths for a card. Arrivals, think times and prefixes are not those of a fleet."""
-    factor = sqrt(CARDS[card].num_gpu_blocks * BLOCK_TOKENS / REFERENCE_KV_TOKENS)
+    factor = sqrt(CARDS[card].kv_tokens / REFERENCE_KV_TOKENS)
     no_pause = Fixed(kind="fixed", value=0.0)
     workload = Generated(
         kind="generated",

@@ -1,7 +1,7 @@
 """Scenario files: fleet, workload and disturbances. Unknown keys are rejected."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from picker.resources.inference import Criticality
@@ -191,16 +191,24 @@ class Scenario(Schema):
         return self.model_copy(update={"scrapes": self.scrapes.model_copy(update={"interval_s": interval_s})})
 
 
+Description = TypeVar("Description", bound=Schema)
+
+
 def read_scenario(path: Path) -> Scenario:
     """Reads a scenario file. Raises InvalidScenario, OSError."""
+    return read_description(path, Scenario)
+
+
+def read_description(path: Path, schema: type[Description]) -> Description:
+    """Reads a YAML file of a schema. Raises InvalidScenario, OSError."""
     try:
         document: object = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InvalidScenario(f"{path}: not YAML: {error}") from None
     if not isinstance(document, dict):
-        raise InvalidScenario(f"{path}: a scenario is a mapping, found {type(document).__name__}")
+        raise InvalidScenario(f"{path}: a {schema.__name__.lower()} is a mapping, found {type(document).__name__}")
     try:
-        return Scenario.model_validate(document)
+        return schema.model_validate(document)
     except ValidationError as error:
         lines = (
             f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}, found {str(problem['input'])[:60]}"
