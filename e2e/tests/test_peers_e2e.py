@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from e2e.processes import LoggedChild, free_ports
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from manifests import LOCAL_ENDPOINTS, LOCAL_POOL
 from picker.controller.certificates import issue, new_authority
 from waiting import eventually
 
@@ -21,22 +22,6 @@ pytestmark = pytest.mark.timeout(120)
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 START_S = 40.0
 """On a busy machine."""
-
-POOL = """
-apiVersion: inference.networking.k8s.io/v1
-kind: InferencePool
-metadata: {name: qwen, namespace: default}
-spec:
-  selector: {matchLabels: {app: qwen}}
-  targetPorts: [{number: 8000}]
-  endpointPickerRef: {name: picker, port: {number: 9002}}
-"""
-
-ENDPOINTS = """
-endpoints:
-- {name: qwen-1, address: 127.0.0.1, port: 1, labels: {app: qwen}}
-- {name: qwen-2, address: 127.0.0.1, port: 2, labels: {app: qwen}}
-"""
 
 
 class PickerProcess:
@@ -137,8 +122,8 @@ TLS_FILES = {"certificate": "tls.crt", "key": "tls.key", "client-ca": "ca.crt"}
 @asynccontextmanager
 async def two_pickers(folder: Path) -> AsyncIterator[tuple[PickerProcess, PickerProcess]]:
     (folder / "manifests").mkdir()
-    (folder / "manifests" / "pool.yaml").write_text(POOL)
-    (folder / "endpoints.yaml").write_text(ENDPOINTS)
+    (folder / "manifests" / "pool.yaml").write_text(LOCAL_POOL)
+    (folder / "endpoints.yaml").write_text(LOCAL_ENDPOINTS)
     now = datetime.now(UTC)
     authority = new_authority(now)
     own = issue(authority, "picker", [HOST], now, is_peer=True)

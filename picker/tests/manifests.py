@@ -95,3 +95,20 @@ spec:
     - modelRewrite: qwen-v2
       weight: 10
 """
+
+LOCAL_POOL = """\
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {name: qwen, namespace: default}
+spec:
+  selector: {matchLabels: {app: qwen}}
+  targetPorts: [{number: 8000}]
+  endpointPickerRef: {name: picker, port: {number: 9002}}
+"""
+
+LOCAL_ENDPOINTS = """\
+endpoints:
+- {name: qwen-1, address: 127.0.0.1, port: 1, labels: {app: qwen}}
+- {name: qwen-2, address: 127.0.0.1, port: 2, labels: {app: qwen}}
+"""
+"""The file of `--endpoints`: two servers of LOCAL_POOL where nothing listens."""

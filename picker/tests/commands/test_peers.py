@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from event_server import free_port, until
+from manifests import LOCAL_ENDPOINTS, LOCAL_POOL
 from picker.commands.peers import peer_addresses
 from picker.commands.serve import Picker
 from picker.controller.api_objects import EndpointSlice, read_slice
@@ -18,33 +19,6 @@ from picker.requestcontrol.request_body import ParsedBody, read_body
 from picker.settings import ServeSettings
 from picker.sources.folder import FolderSource
 from prometheus_client import generate_latest
-
-POOL = """
-apiVersion: inference.networking.k8s.io/v1
-kind: InferencePool
-metadata: {name: qwen, namespace: default}
-spec:
-  selector: {matchLabels: {app: qwen}}
-  targetPorts: [{number: 8000}]
-  endpointPickerRef: {name: picker, port: {number: 9002}}
-"""
-
-ENDPOINTS = """
-endpoints:
-- {name: qwen-1, address: 127.0.0.1, port: 1, labels: {app: qwen}}
-- {name: qwen-2, address: 127.0.0.1, port: 2, labels: {app: qwen}}
-"""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - any state of either side
-            await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 @asynccontextmanager
@@ -79,8 +53,8 @@ def metric(picker: Picker, name: str) -> float:
 async def test_pickers_count_each_others_requests(tmp_path: Path) -> None:
     manifests, endpoints = tmp_path / "manifests", tmp_path / "endpoints.yaml"
     manifests.mkdir()
-    (manifests / "pool.yaml").write_text(POOL)
-    endpoints.write_text(ENDPOINTS)
+    (manifests / "pool.yaml").write_text(LOCAL_POOL)
+    endpoints.write_text(LOCAL_ENDPOINTS)
     ports = (free_port(), free_port())
     names = ("ext-proc", "health", "admin", "xds")
     both = [

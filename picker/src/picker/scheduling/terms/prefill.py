@@ -1,7 +1,7 @@
 """Work ahead of a request's first token on an endpoint, from the in-flight tracker and the newest scrape.
 
 The unit of work is the prompt token: the time in which a server computes one token of a prompt. It is 0.2 ms on the
-cards of the simulator. The ratios between the kinds of work differ little from card to card.
+A10 and the L20 of the simulator, for which the constants are. The cost has learned ratios (`terms.step_time`).
 """
 
 from collections.abc import Sequence
