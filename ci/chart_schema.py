@@ -73,9 +73,19 @@ def _rows(schema: Json, root: Json, values: Any, path: str) -> Iterator[str]:
             if "description" in described:
                 yield f"| `{place}` | object | | {_cell(described['description'])} |"
             yield from _rows(described, root, default, place)
+        elif own := _own_properties(described.get("additionalProperties"), root):
+            yield f"| `{place}` | object | {_default(default)} | {_cell(described['description'])} |"
+            yield from _rows({"properties": own}, root, None, f"{place}.KEY")
         else:
             about = _cell(described.get("description", ""))
             yield f"| `{place}` | {_type(described)} | {_default(default)} | {about} |"
+
+
+def _own_properties(entry: Json | bool | None, root: Json) -> Json:
+    """Properties of a map's entries that are not those of `vllm`. Empty for a map of simple values."""
+    found: Json = entry.get("properties", {}) if isinstance(entry, dict) else {}
+    shared: Json = root["properties"]["vllm"]["properties"]
+    return {name: schema for name, schema in found.items() if schema != shared.get(name)}
 
 
 def _type(schema: Json) -> str:

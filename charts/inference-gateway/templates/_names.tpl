@@ -17,6 +17,19 @@
 {{- define "names.envoyProxy" -}}{{ .Values.gateway.name }}-proxy{{- end }}
 {{- define "names.pool" -}}{{ .Values.pool.name }}{{- end }}
 {{- define "names.vllm" -}}qwen{{- end }}
+{{/* The name of all objects of an entry of `models`: a DNS label that begins with a letter, as a Service's has to.
+Argument: (list . key). */}}
+{{- define "names.model" -}}
+{{- $root := index . 0 -}}
+{{- $name := printf "%s-%s" $root.Release.Name (index . 1) | replace "." "-" -}}
+{{- $name = ternary (printf "m%s" $name) $name (regexMatch "^[0-9]" $name) -}}
+{{- $name = ternary $name (printf "%s-%s" ($name | trunc 54 | trimSuffix "-") ($name | sha256sum | trunc 8)) (le (len $name) 63) -}}
+{{- $others := list (include "names.picker" $root) (include "names.extension" $root) (include "names.endpointDiscovery" $root) (include "names.benchmark" $root) (include "names.gateway" $root) "envoy-gateway" -}}
+{{- if has $name $others -}}
+{{- fail (printf "models.%s: %s is the name of another object of the release. Choose another key" (index . 1) $name) -}}
+{{- end -}}
+{{- $name -}}
+{{- end }}
 {{- define "names.benchmark" -}}vllm-benchmark{{- end }}
 {{- define "names.dashboard" -}}{{ printf "%s-dashboard-%s" (index . 0).Release.Name (index . 1) | trunc 63 | trimSuffix "-" }}{{- end }}
 {{- define "names.rules" -}}{{ printf "%s-rules" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}

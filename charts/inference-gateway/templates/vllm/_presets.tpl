@@ -1,6 +1,6 @@
-{{/* A preset: node selection, resources and flags of its pods. The values of `vllm` override it. */}}
+{{/* A preset: node selection, resources and flags of its pods. The values of `vllm` override it. Argument: these values. */}}
 {{- define "inference-gateway.vllmPreset" -}}
-{{- if eq .Values.vllm.preset "a10" }}
+{{- if eq .preset "a10" }}
 nodeSelector:
   aliyun.accelerator/nvidia_name: NVIDIA-A10
 tolerations:
@@ -10,7 +10,7 @@ resources:
   requests: {cpu: "4", memory: 24Gi, nvidia.com/gpu: "1"}
   limits: {nvidia.com/gpu: "1"}
 arguments: [--gpu-memory-utilization=0.95, --max-model-len=8192]
-{{- else if eq .Values.vllm.preset "l20" }}
+{{- else if eq .preset "l20" }}
 nodeSelector: {}
 tolerations:
 - {key: virtual-kubelet.io/provider, operator: Exists, effect: NoSchedule}
@@ -18,7 +18,7 @@ podLabels:
   alibabacloud.com/acs: "true"
   alibabacloud.com/compute-class: gpu
   alibabacloud.com/compute-qos: default
-  alibabacloud.com/gpu-model-series: {{ .Values.vllm.gpuModelSeries }}
+  alibabacloud.com/gpu-model-series: {{ .gpuModelSeries }}
 # ACS grants exactly the requests: requests and limits have to be equal.
 resources:
   requests: {cpu: "8", memory: 32Gi, nvidia.com/gpu: "1"}
