@@ -35,6 +35,7 @@ PHASES = (
         "The release with restarted pods. Replica counts and the pool's failure mode are set back.",
         ("test_failures",),
     ),
+    Phase("models", "The release with the tutorial's model again.", ("test_models",)),
     Phase("lifecycle", "No release: the last test uninstalls it.", ("test_lifecycle",)),
 )
 
