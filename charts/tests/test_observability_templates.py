@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_chart import CHART, Objects, pytestmark, rendered
+from test_chart import CHART, Objects, helm, pytestmark, rendered
 
 __all__ = ["pytestmark"]  # Skips these tests, too, if the chart cannot be rendered.
 
@@ -29,6 +29,13 @@ def test_every_dashboard_is_a_config_map_for_grafanas_sidecar() -> None:
     assert {name: json.loads(text) for name, text in found.items()} == {
         path.name: json.loads(path.read_text()) for path in files
     }
+
+
+def test_each_dashboard_has_its_own_name_in_a_release_with_a_long_name() -> None:
+    """Helm's limit on the name of a release is 53 characters."""
+    text = helm("template", "r" * 53, str(CHART), "--show-only", "templates/observability/dashboards.yaml")
+    names = [document["metadata"]["name"] for document in yaml.safe_load_all(text) if document]
+    assert len(names) == len(set(names)) == 2
 
 
 def test_without_prometheus_operator_none_of_its_kinds_is_rendered() -> None:

@@ -31,7 +31,7 @@ Argument: (list . key). */}}
 {{- $name -}}
 {{- end }}
 {{- define "names.benchmark" -}}vllm-benchmark{{- end }}
-{{- define "names.dashboard" -}}{{ printf "%s-dashboard-%s" (index . 0).Release.Name (index . 1) | trunc 63 | trimSuffix "-" }}{{- end }}
+{{- define "names.dashboard" -}}{{ printf "%s-dashboard-%s" (index . 0).Release.Name (index . 1) }}{{- end }}
 {{- define "names.rules" -}}{{ printf "%s-rules" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end }}
 {{/* The name that Envoy Gateway gives to all objects of the Gateway's proxy. */}}
 {{- define "names.proxy" -}}
