@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from command_settings import InvalidSettings
+from picker.endpoints.metrics.schedule import JITTER, ScrapeIntervals
+from picker.scheduling.saturation import STALE_AFTER_S
 from picker.settings import ServeSettings, StandaloneSettings, flags
 
 GIVEN = ("--manifests=m", "--endpoints=e.yaml")
@@ -115,3 +117,12 @@ def test_peers_that_could_not_be_reached_are_rejected(arguments: tuple[str, ...]
 )
 def test_peers_are_listed_or_those_of_the_service(arguments: tuple[str, ...]) -> None:
     assert read("--peer-address=[::]:9005", *arguments).peer_address == "[::]:9005"
+
+
+def test_scrapes_that_are_as_rare_as_allowed_are_in_time_to_reject_requests() -> None:
+    """Also if one of them times out, with the longest jitter."""
+    longest_s = 2.5
+    assert f"less than or equal to {longest_s}" in refused(*GIVEN, "--scrape-max-interval-s=2.6")
+    settings = read(*GIVEN, f"--scrape-max-interval-s={longest_s}")
+    intervals = ScrapeIntervals(settings.scrape_interval_s, settings.scrape_max_interval_s)
+    assert longest_s * (1 + JITTER) + settings.scrape_timeout_s + intervals.retry_after_s < STALE_AFTER_S

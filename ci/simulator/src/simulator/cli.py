@@ -139,7 +139,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="minimum seconds between two reports of a picker to the others (default: the scenario's)",
     )
-    parser.add_argument("--scrape-interval", type=_seconds, metavar="S", help="seconds (default: the scenario's)")
+    parser.add_argument(
+        "--scrape-interval", type=_seconds, metavar="S", help="constant, in seconds (default: by the scenario's pages)"
+    )
+    parser.add_argument(
+        "--page-time",
+        type=_seconds,
+        metavar="S",
+        help="seconds of a server for a page of metrics, on which scrape intervals depend (default: the scenario's)",
+    )
     parser.add_argument(
         "--losses", action="store_true", help="compare 1, 2 and 4 pickers, and scrapes every 0.2, 1 and 5 s"
     )
@@ -202,6 +210,8 @@ def _overridden(scenario: Scenario, given: argparse.Namespace) -> Scenario:
         scenario = scenario.model_copy(update={"pickers": given.pickers})
     if given.exchange is not None:
         scenario = scenario.model_copy(update={"exchange_s": given.exchange})
+    if given.page_time is not None:
+        scenario = scenario.scraped_at_cost(given.page_time)
     if given.scrape_interval is not None:
         scenario = scenario.scraped_every(given.scrape_interval)
     return scenario

@@ -59,7 +59,9 @@ def gateway_for(scenario: Scenario, time_scale: float) -> LocalGateway:
     fleets = [
         MockFleet(servers.count, servers.card, time_scale, ("--max-model-len=16384",)) for servers in scenario.fleet
     ]
-    return LocalGateway(fleets, picker_arguments=[f"--scrape-interval-s={SCRAPE_S / time_scale}"])
+    interval_s = SCRAPE_S / time_scale
+    arguments = [f"--scrape-interval-s={interval_s}", f"--scrape-max-interval-s={interval_s}"]
+    return LocalGateway(fleets, picker_arguments=arguments)
 
 
 async def through_envoy(

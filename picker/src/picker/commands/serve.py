@@ -17,6 +17,7 @@ from picker.commands.reconcile import Reconciler
 from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.metrics.schedule import ScrapeIntervals
 from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
 from picker.extproc.exchange import Exchange, Limits
 from picker.extproc.server import ExtProcServer
@@ -82,7 +83,10 @@ class Picker:
             observers=(*self.observability.observers, *([publisher] if publisher is not None else [])),
             timer=self.observability.timer,
         )
-        scraping = ScrapeSettings(settings.scrape_interval_s, settings.scrape_timeout_s)
+        intervals = ScrapeIntervals(
+            settings.scrape_interval_s, settings.scrape_max_interval_s, settings.scrape_server_share
+        )
+        scraping = ScrapeSettings(intervals, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, self.tracker, rng, self.observability.metrics.scraped)
         self._kv_events = _kv_event_mode(settings, self._cache_cleared)
         if self._kv_events is not None:

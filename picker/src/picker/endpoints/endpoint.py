@@ -25,6 +25,11 @@ FAILURE_HALF_LIFE_S = 3.0
 """Half-life of that rate. A server that has failed ten times gets requests again after some seconds. A server that
 still fails gets about one request in this time."""
 
+MAX_UNSCRAPED_BURST = 16
+"""Requests that an endpoint may be sent before its newest scrape is outrun; as many as it had then, if that is more.
+Judgement: an idle endpoint starts the requests of a step at once, and a burst that it can serve passes within a few
+scrapes."""
+
 MIN_ERROR_RATE = 0.01
 """A lower rate counts as 0. A cost that is a tenth higher than the best would still keep all of a light load away."""
 
@@ -110,6 +115,10 @@ class Endpoint:
     step_time: StepTimeEstimate = field(default_factory=StepTimeEstimate)
     credibility: Credibility = field(default_factory=Credibility)
     drain: CompletionRate = field(default_factory=CompletionRate)
+    scrape_interval_s: float | None = None
+    """Present time between two scrapes. None before the first."""
+    page_s: float | None = None
+    """The server's time for a page of metrics, estimated (`metrics.schedule`). None before the first."""
     failing: float = 0.0
     """Error rate of its newest responses as of `failing_at_s`, 0 to 1: 5xx, and responses that never arrived."""
     failing_at_s: float | None = None
@@ -117,6 +126,14 @@ class Endpoint:
     unreachable_since_s: float | None = None
     """Since when it refuses connections (monotonic). None while it accepts them, whatever it answers. Such an endpoint
     is ranked after the others."""
+
+    @property
+    def outran_scrape(self) -> bool:
+        """Whether it may have a queue that its newest scrape does not show: many requests were sent since."""
+        if self.metrics is None:
+            return False
+        at_scrape = self.metrics.in_flight_at_scrape
+        return self.in_flight.requests - at_scrape >= max(MAX_UNSCRAPED_BURST, at_scrape)
 
     def answer_counted(self, *, failed: bool) -> None:
         """Count one response in `failing`."""

@@ -104,7 +104,7 @@ class InFlightTracker:
     """All requests in flight through this picker and its peers. Its counts are sums over the counted requests, so they
     are never negative, and 0 when the last request has ended."""
 
-    __slots__ = ("_begun", "_expected", "on_freed", "on_restarted", "peers", "total")
+    __slots__ = ("_begun", "_expected", "on_freed", "on_outran_scrape", "on_restarted", "peers", "total")
 
     def __init__(self) -> None:
         self.total = InFlight()
@@ -115,6 +115,8 @@ class InFlightTracker:
         """Called when a scrape shows that prompts are computed, and when a request has ended."""
         self.on_restarted: Callable[[Endpoint], None] | None = None
         """Called when a scrape shows that a server has restarted: its prefix cache is empty."""
+        self.on_outran_scrape: Callable[[Endpoint], None] | None = None
+        """Called at each request that is sent to an endpoint which has outrun its newest scrape."""
         self._begun = 0
         self._expected: list[tuple[float, int, CountedRequest]] = []
         """A heap of the times at which prompts are expected to be computed. The number orders entries of one time."""
@@ -143,6 +145,8 @@ class InFlightTracker:
         if pace is not None and prompt.work_tokens:
             self._begun += 1
             heappush(self._expected, (now_s + pace * prompt.work_tokens, self._begun, request))
+        if self.on_outran_scrape is not None and endpoint.outran_scrape:
+            self.on_outran_scrape(endpoint)
 
     def expect(self, now_s: float) -> None:
         """Release the prompts that are expected to be computed by now. A server computes several prompts between two

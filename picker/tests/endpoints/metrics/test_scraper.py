@@ -3,19 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from random import Random
 
 import pytest
-from picker.endpoints.endpoint import Endpoint
+from fleet import begin
+from picker.endpoints.endpoint import MAX_UNSCRAPED_BURST, Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.connection import ScrapeFailure
-from picker.endpoints.metrics.scraper import BATCH_ENDPOINTS, JITTER, Scraper, ScrapeSettings
+from picker.endpoints.metrics.schedule import JITTER, ScrapeIntervals
+from picker.endpoints.metrics.scraper import BATCH_ENDPOINTS, MAX_ENTRIES, Scraper, ScrapeSettings
 from structlog.testing import capture_logs
 
 pytestmark = pytest.mark.looptime
 
 PAGE = b"vllm:num_requests_waiting 4\n"
-SETTINGS = ScrapeSettings(interval_s=1.0, timeout_s=0.5, retry_after_s=3.0)
+SETTINGS = ScrapeSettings(ScrapeIntervals(1.0, retry_after_s=3.0), timeout_s=0.5)
+OFTEN = ScrapeSettings(ScrapeIntervals(0.2), timeout_s=5.0)
 
 
 def answer(page: bytes = PAGE, head: bytes = b"") -> bytes:
@@ -90,6 +94,11 @@ class Network:
         return [failure for _, failure in self.seen]
 
 
+def gaps(server: FakeServer) -> list[float]:
+    """Times between two requests."""
+    return [later - earlier for earlier, later in pairwise(server.asked_at_s)]
+
+
 @pytest.fixture
 async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     created = Network()
@@ -104,11 +113,10 @@ async def test_an_endpoint_is_scraped_once_in_each_interval(network: Network) ->
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(20)
     assert server.asked_at_s[0] <= 1.0
-    gaps = [later - earlier for earlier, later in zip(server.asked_at_s, server.asked_at_s[1:], strict=False)]
     # A turn may come early by a tenth of the interval, to share the wake-up of another.
-    assert min(gaps) >= 1.0 - JITTER - 0.1
-    assert max(gaps) <= 1.0 + JITTER
-    assert len(set(gaps)) > 1
+    assert min(gaps(server)) >= 1.0 - JITTER - 0.1
+    assert max(gaps(server)) <= 1.0 + JITTER
+    assert len(set(gaps(server))) > 1
     assert server.connects == 1
     assert endpoint.metrics is not None
     assert endpoint.metrics.queue_depth == 4
@@ -116,9 +124,9 @@ async def test_an_endpoint_is_scraped_once_in_each_interval(network: Network) ->
 
 async def test_an_idle_server_is_scraped_once_a_second(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once per interval again as soon as its metrics or this picker's in-flight count show a request."""
-    often = Network(replace(SETTINGS, interval_s=0.2))
+    often = Network(OFTEN)
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", often.connect)
-    resting, busy = FakeServer(answer(b"vllm:num_requests_waiting 0\n")), FakeServer()
+    resting, busy = FakeServer(answer(b"vllm:num_requests_waiting 0\n"), latency_s=0.001), FakeServer()
     endpoint = often.endpoint(1, resting)
     often.endpoint(2, busy)
     await asyncio.sleep(20)
@@ -231,14 +239,12 @@ async def test_a_server_slower_than_the_interval_is_scraped_as_it_answers(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One scrape at a time, more often than once per timeout."""
-    slow = Network(ScrapeSettings(interval_s=0.2, timeout_s=5.0))
+    slow = Network(OFTEN)
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", slow.connect)
-    server = FakeServer(latency_s=0.3)
+    server = FakeServer(latency_s=1.5)
     slow.endpoint(1, server)
-    await asyncio.sleep(10)
-    gaps = [later - earlier for earlier, later in zip(server.asked_at_s, server.asked_at_s[1:], strict=False)]
-    assert min(gaps) >= 0.3
-    assert max(gaps) <= 0.3 + 2 * 0.2
+    await asyncio.sleep(20)
+    assert gaps(server) == pytest.approx([1.5] * len(gaps(server)))
 
 
 async def test_endpoints_share_wake_ups_and_none_waits_for_another(network: Network) -> None:
@@ -250,8 +256,7 @@ async def test_endpoints_share_wake_ups_and_none_waits_for_another(network: Netw
         network.endpoint(number + 1, server)
     await asyncio.sleep(10)
     for server in servers:
-        gaps = [later - earlier for earlier, later in zip(server.asked_at_s, server.asked_at_s[1:], strict=False)]
-        assert max(gaps) <= 1.0 + JITTER
+        assert max(gaps(server)) <= 1.0 + JITTER
     at = [moment for server in servers for moment in server.asked_at_s[1:]]
     batches = [at.count(moment) for moment in set(at)]
     assert max(batches) <= BATCH_ENDPOINTS
@@ -261,7 +266,7 @@ async def test_endpoints_share_wake_ups_and_none_waits_for_another(network: Netw
 async def test_a_removed_endpoint_is_not_scraped(network: Network) -> None:
     """Its metrics stay. A scrape under way is dropped."""
     server = FakeServer(latency_s=0.3)
-    first_turn_s = Random(1).random() * SETTINGS.interval_s
+    first_turn_s = Random(1).random() * SETTINGS.intervals.interval_s
     endpoint = network.endpoint(1, server)
     await asyncio.sleep(first_turn_s + 0.01)
     network.scraper.remove(endpoint)
@@ -324,9 +329,62 @@ async def test_a_fault_on_a_page_is_logged_and_ends_no_later_scrape(
     assert network.failures() == [ScrapeFailure.NOT_METRICS] * len(network.failures())
 
 
-@pytest.mark.parametrize("field_", ["interval_s", "timeout_s"])
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.intervals])
 @pytest.mark.parametrize("value", [0.0, -1.0, 0.001])
-def test_settings_that_would_keep_a_process_busy_are_rejected(field_: str, value: float) -> None:
+def test_settings_that_would_keep_a_process_busy_are_rejected(
+    settings: ScrapeSettings | ScrapeIntervals, value: float
+) -> None:
     """The error names the setting."""
-    with pytest.raises(ValueError, match=f"{field_} is {value}"):
-        replace(SETTINGS, **{field_: value})
+    name = "timeout_s" if isinstance(settings, ScrapeSettings) else "interval_s"
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        replace(settings, **{name: value})
+
+
+async def test_a_page_that_takes_long_is_requested_rarely(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it shows what the in-flight tracker has. The time counts from the request, not from the connection."""
+    often = Network(OFTEN)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", often.connect)
+    page = b"vllm:num_requests_running 3\nvllm:num_requests_waiting 0\n"
+    dear = FakeServer(answer(page), latency_s=0.02, connect_s=0.1)
+    cheap = FakeServer(answer(page), latency_s=0.0005, connect_s=0.1)
+    for number, server in enumerate((dear, cheap)):
+        often.endpoint(number, server).in_flight.requests = 3
+    await asyncio.sleep(20)
+    assert 18 <= len(dear.asked_at_s) <= 26
+    assert 85 <= len(cheap.asked_at_s) <= 115
+    dear.answer = answer(page.replace(b"3", b"30"))
+    await asyncio.sleep(2)
+    dear.asked_at_s.clear()
+    await asyncio.sleep(20)
+    # 20 ms are 5 % of 0.4 s.
+    assert 43 <= len(dear.asked_at_s) <= 57
+
+
+async def test_an_endpoint_that_outruns_its_scrape_is_scraped_soon(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, however many requests follow."""
+    often = Network(OFTEN)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", often.connect)
+    server = FakeServer(answer(b"vllm:num_requests_waiting 0\n"), latency_s=0.001)
+    endpoint = often.endpoint(1, server)
+    await asyncio.sleep(10)
+    await asyncio.sleep(server.asked_at_s[-1] + 0.3 - asyncio.get_running_loop().time())
+    before = len(server.asked_at_s)
+    for _ in range(2 * MAX_UNSCRAPED_BURST):
+        begin(often.scraper.tracker, endpoint, 10, 10)
+    await asyncio.sleep(0.01)
+    assert len(server.asked_at_s) == before + 1
+    await asyncio.sleep(0.15)
+    assert len(server.asked_at_s) == before + 1
+
+
+async def test_turns_that_are_no_longer_valid_are_removed(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long timeout leaves many of them."""
+    patient = Network(ScrapeSettings(ScrapeIntervals(0.01), timeout_s=1000.0))
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", patient.connect)
+    server = FakeServer(latency_s=0.0001)
+    patient.endpoint(1, server)
+    await asyncio.sleep(5)
+    assert len(server.asked_at_s) > 10 * MAX_ENTRIES
+    assert len(patient.scraper._turns) <= MAX_ENTRIES + 1  # pyright: ignore[reportPrivateUsage]

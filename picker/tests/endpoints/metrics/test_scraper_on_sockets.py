@@ -8,6 +8,7 @@ import pytest
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.connection import ScrapeFailure
+from picker.endpoints.metrics.schedule import ScrapeIntervals
 from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
 
 HEAD = b"HTTP/1.1 200 OK\r\nServer: uvicorn\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -52,7 +53,7 @@ class Watched:
     def __init__(self) -> None:
         self._scrape = asyncio.Event()
         self.last: ScrapeFailure | None = None
-        settings = ScrapeSettings(interval_s=0.02, timeout_s=5.0, retry_after_s=0.02)
+        settings = ScrapeSettings(ScrapeIntervals(0.02, 0.02, retry_after_s=0.02), timeout_s=5.0)
         self.scraper = Scraper(settings, InFlightTracker(), Random(1), self._seen)
 
     def _seen(self, _endpoint: Endpoint, failure: ScrapeFailure | None) -> None:

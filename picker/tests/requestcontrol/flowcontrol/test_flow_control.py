@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from exchange_conversation import FakeDirector, FakeQueue, body, headers, response
 from fleet import endpoint, scrape
-from picker.endpoints.endpoint import Endpoint
+from picker.endpoints.endpoint import MAX_UNSCRAPED_BURST, Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.extproc.exchange import Exchange, Limits
@@ -30,7 +30,7 @@ from picker.rejection import Rejection, RejectReason
 from picker.requestcontrol.apis import COMPLETIONS, NO_WORK, Api
 from picker.requestcontrol.director import BLOCK_TOKENS, Director
 from picker.requestcontrol.flowcontrol.controller import FlowControl
-from picker.requestcontrol.flowcontrol.queue import MAX_UNSCRAPED_BURST, Bounds, QueuedRequest
+from picker.requestcontrol.flowcontrol.queue import Bounds, QueuedRequest
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.pick_request import PickRequest, RequestInfo
 from picker.requestcontrol.request_body import read_body

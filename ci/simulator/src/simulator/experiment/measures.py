@@ -38,6 +38,8 @@ class Measures:
     """Share of the requests that were shed."""
     failed: float
     """Share of the requests that failed."""
+    scrapes_per_s: float
+    """Pages of metrics per second that one server answers, for all pickers together."""
 
 
 MEASURES = tuple(field.name for field in fields(Measures))
@@ -47,7 +49,9 @@ LOWER_IS_BETTER = frozenset(
 )
 
 
-def measure(records: Sequence[Record], kv_spreads: Sequence[float], scenario: Scenario) -> Measures:
+def measure(
+    records: Sequence[Record], kv_spreads: Sequence[float], scrapes_per_s: float, scenario: Scenario
+) -> Measures:
     """Computes the measures of a run from its records."""
     counted = [record for record in records if scenario.warmup_s <= record.arrived_s < scenario.duration_s]
     served = [record for record in counted if record.outcome is Outcome.SERVED]
@@ -74,6 +78,7 @@ def measure(records: Sequence[Record], kv_spreads: Sequence[float], scenario: Sc
         preemptions=float(sum(record.preemptions for record in served)),
         shed=_share(counted, Outcome.SHED),
         failed=_share(counted, Outcome.FAILED),
+        scrapes_per_s=scrapes_per_s,
     )
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.endpoints.in_flight import InFlightTracker
-from picker.endpoints.metrics.scraper import at_rest_s, rests
+from picker.endpoints.metrics.schedule import JITTER, ScrapeSchedule
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.peers.peer_state import PeerState
 from picker.peers.publisher import Publisher
@@ -46,9 +46,13 @@ class Picker:
         self._polls_every_s = spec.polls_every_s
         self._polled: list[_PolledMetrics] = []
         self._tracker = InFlightTracker()
+        self._tracker.on_outran_scrape = self._hasten
         self._prefixes = PrefixIndex(BLOCK_TOKENS)
         self._scheduler = spec.make(self._prefixes, rng, ground_truth)
         self._known: dict[str, Endpoint] = {}
+        self._scraped: dict[Endpoint, _ScrapedMetrics] = {}
+        self.scrapes: list[float] = []
+        """Times of all scrapes."""
         self.endpoints: list[Endpoint] = []
         self._publisher: Publisher | None = None
         self._peers: list[PeerState] = []
@@ -130,13 +134,16 @@ class Picker:
         """Adopts a change of the fleet."""
         ready = {replica.address: replica for replica in self._fleet.ready}
         for address in self._known.keys() - ready.keys():
-            self._prefixes.forget(self._known.pop(address))
+            endpoint = self._known.pop(address)
+            self._prefixes.forget(endpoint)
+            self._scraped.pop(endpoint, None)
         for address, replica in ready.items():
             if address not in self._known:
                 endpoint = self._known[address] = Endpoint(address, f"vllm-{address}")
                 if self._uses_counters:
-                    first_s = self._rng.uniform(0, self._scenario.scrapes.interval_s)
-                    self._timeline.after(first_s, partial(self._scrape, endpoint, replica))
+                    schedule = ScrapeSchedule(endpoint, self._scenario.scrapes.intervals, self._rng)
+                    scraped = self._scraped[endpoint] = _ScrapedMetrics(endpoint, replica, schedule)
+                    self._scrape_at(scraped, schedule.first_s(self._timeline.now_s))
                 elif self._polls_every_s is not None:
                     first_s = self._timeline.now_s + self._rng.uniform(0, self._polls_every_s)
                     self._polled.append(_PolledMetrics(endpoint, replica, first_s))
@@ -148,24 +155,40 @@ class Picker:
     def _is_known(self, endpoint: Endpoint) -> bool:
         return self._known.get(endpoint.address) is endpoint
 
-    def _scrape(self, endpoint: Endpoint, replica: Replica) -> None:
-        """Reads the server's metrics. They arrive after the delay of the scenario."""
-        if not self._is_known(endpoint):
-            return
-        now_s, scrapes = self._timeline.now_s, self._scenario.scrapes
-        interval_s = scrapes.interval_s
-        if replica.listening:
-            metrics = self._metrics(endpoint, replica, now_s)
-            self._timeline.after(scrapes.delay_s, partial(self._scraped, endpoint, metrics))
-            if rests(metrics, endpoint.in_flight.requests):
-                interval_s = at_rest_s(interval_s)
-        elif endpoint.unreachable_since_s is None:
-            endpoint.unreachable_since_s = now_s
-        self._timeline.after(interval_s * self._jitter(), partial(self._scrape, endpoint, replica))
+    def _scrape_at(self, scraped: "_ScrapedMetrics", at_s: float) -> None:
+        scraped.next_s = at_s
+        self._timeline.at(at_s, partial(self._scrape, scraped, at_s))
 
-    def _scraped(self, endpoint: Endpoint, metrics: ServerMetrics) -> None:
+    def _scrape(self, scraped: "_ScrapedMetrics", at_s: float) -> None:
+        """Reads the server's metrics, unless another time was set meanwhile. They arrive after the delay of the
+        scenario."""
+        endpoint, replica, schedule = scraped.endpoint, scraped.replica, scraped.schedule
+        if scraped.next_s != at_s or not self._is_known(endpoint):
+            return
+        self.scrapes.append(at_s)
+        schedule.started(at_s)
+        if replica.listening:
+            metrics = self._metrics(endpoint, replica, at_s)
+            self._timeline.after(self._scenario.scrapes.delay_s, partial(self._read, scraped, metrics))
+            return
+        if endpoint.unreachable_since_s is None:
+            endpoint.unreachable_since_s = at_s
+        self._scrape_at(scraped, schedule.failed(at_s))
+
+    def _read(self, scraped: "_ScrapedMetrics", metrics: ServerMetrics) -> None:
+        """The metrics have arrived."""
+        endpoint, scrapes = scraped.endpoint, self._scenario.scrapes
+        before = endpoint.metrics
         self._tracker.scraped(endpoint, metrics)
         endpoint.unreachable_since_s = None
+        self._scrape_at(scraped, scraped.schedule.read(before, scrapes.page_s, self._timeline.now_s))
+
+    def _hasten(self, endpoint: Endpoint) -> None:
+        """Scrapes an endpoint early that has outrun its newest scrape."""
+        scraped = self._scraped.get(endpoint)
+        next_s = scraped.schedule.hasten(self._timeline.now_s) if scraped is not None else None
+        if scraped is not None and next_s is not None:
+            self._scrape_at(scraped, next_s)
 
     def _poll(self, every_s: float) -> None:
         """Computes the newest metrics that have arrived. Scrapes between two decisions have no effect and are
@@ -175,7 +198,8 @@ class Picker:
             scraped_s = None
             while polled.next_s <= known_s:
                 scraped_s = polled.next_s
-                polled.next_s += every_s * self._jitter()
+                self.scrapes.append(scraped_s)
+                polled.next_s += every_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
             if scraped_s is not None and polled.replica.listening:
                 polled.endpoint.metrics = self._metrics(polled.endpoint, polled.replica, scraped_s)
 
@@ -197,9 +221,16 @@ class Picker:
             steps=state.steps if self._uses_counters else None,
         )
 
-    def _jitter(self) -> float:
-        jitter = self._scenario.scrapes.jitter
-        return self._rng.uniform(1 - jitter, 1 + jitter)
+
+@dataclass(slots=True)
+class _ScrapedMetrics:
+    """A server whose metrics are read as often as the picker's schedule decides."""
+
+    endpoint: Endpoint
+    replica: Replica
+    schedule: ScrapeSchedule
+    next_s: float = 0.0
+    """Time of the next scrape, once the metrics of the present one have arrived."""
 
 
 @dataclass(slots=True)

@@ -52,6 +52,7 @@ COLUMNS = (
     _Column("preempted\ntimes", "preemptions", "{:.0f}".format),
     _Column("shed\n%", "shed", _percent),
     _Column("failed\n%", "failed", _percent),
+    _Column("scrapes\n/s", "scrapes_per_s", "{:.1f}".format),
 )
 
 COMPARED = (("ttft_p90_s", "TTFT p90"), ("tokens_per_s", "tokens/s"), ("goodput_per_s", "goodput"))

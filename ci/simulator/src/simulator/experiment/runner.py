@@ -64,4 +64,4 @@ def run_one(scenario: Scenario, spec: SchedulerSpec, seed: int, traces: Path) ->
     """Runs a scenario with one scheduler and seed. Raises TraceError."""
     simulation = Simulation(scenario, spec, seed, traces)
     simulation.run()
-    return measure(simulation.records, simulation.kv_spreads, scenario)
+    return measure(simulation.records, simulation.kv_spreads, simulation.scrapes_per_s, scenario)

@@ -115,6 +115,13 @@ class Simulation:
         return self._timeline.now_s
 
     @property
+    def scrapes_per_s(self) -> float:
+        """Scrapes of all pickers after the warm-up, per second and server."""
+        since_s, until_s = self._scenario.warmup_s, self._scenario.duration_s
+        counted = sum(since_s <= at_s < until_s for picker in self.pickers for at_s in picker.scrapes)
+        return counted / (until_s - since_s) / len(self._fleet.slots)
+
+    @property
     def fleet(self) -> Fleet:
         return self._fleet
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
+from picker.endpoints.metrics.schedule import ScrapeIntervals
 from picker.resources.inference import Criticality
 from pydantic import Field, ValidationError
 from vllm_mock.engine.speed import CARDS
@@ -149,11 +150,20 @@ Disturbance = Annotated[Slow | Die | RollingRestart | Join, Field(discriminator=
 
 
 class Scrapes(Schema):
-    interval_s: float = Field(0.2, gt=0)
+    """Intervals between scrapes follow from the pages, by the picker's own schedule."""
+
+    interval_s: float = Field(0.2, gt=0, description="the shortest interval")
+    max_interval_s: float = Field(1.0, gt=0, description="the longest interval")
+    page_s: float = Field(
+        0.0003, ge=0, description="a server's time for a page: 0.01 to 0.03 of a vLLM, the default of a mock"
+    )
     delay_s: float = Field(
         0.01, ge=0, description="time between the reading at the server and the arrival at the picker"
     )
-    jitter: float = Field(0.1, ge=0, lt=1, description="relative variation of the interval")
+
+    @property
+    def intervals(self) -> ScrapeIntervals:
+        return ScrapeIntervals(self.interval_s, self.max_interval_s)
 
 
 class Slo(Schema):
@@ -187,8 +197,15 @@ class Scenario(Schema):
     max_loras: int = Field(4, gt=0, description="maximum number of adapters that a replica runs at once")
 
     def scraped_every(self, interval_s: float) -> "Scenario":
-        """This scenario with another scrape interval, which must be above 0."""
-        return self.model_copy(update={"scrapes": self.scrapes.model_copy(update={"interval_s": interval_s})})
+        """This scenario with a constant scrape interval, which must be above 0."""
+        return self._scraped(interval_s=interval_s, max_interval_s=interval_s)
+
+    def scraped_at_cost(self, page_s: float) -> "Scenario":
+        """This scenario with servers that take `page_s` for a page."""
+        return self._scraped(page_s=page_s)
+
+    def _scraped(self, **changes: float) -> "Scenario":
+        return self.model_copy(update={"scrapes": self.scrapes.model_copy(update=changes)})
 
 
 Description = TypeVar("Description", bound=Schema)

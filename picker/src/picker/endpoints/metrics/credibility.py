@@ -59,6 +59,11 @@ class Credibility:
         self._missing_since_s: float | None = None
         self._stalled_since_s: float | None = None
 
+    @property
+    def lacks_requests(self) -> bool:
+        """Whether the newest scrape leaves out so many requests that they will count as missing."""
+        return self._missing_since_s is not None
+
     def scraped(self, endpoint: "Endpoint", metrics: "ServerMetrics") -> "ServerMetrics":
         """The metrics to use for a new scrape of `endpoint`, whose `metrics` are still those of the last scrape."""
         self._compare(endpoint, metrics)

@@ -1,83 +1,57 @@
-"""Reads the metrics of all endpoints periodically.
+"""Reads the metrics of all endpoints, each as often as its `ScrapeSchedule` decides.
 
-While a server answers, `endpoint.metrics` is not older than the interval, or a second for an idle server. If a scrape
-fails the old metrics stay. Compare `scraped_at_s` with the clock to see their age.
+While a server answers, `endpoint.metrics` is not older than the longest interval. If a scrape fails the old metrics
+stay. Compare `scraped_at_s` with the clock to see their age.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from random import Random
 
 import structlog
 
 from picker.bounded_text import shorten
-from picker.endpoints.endpoint import Endpoint, ServerMetrics
+from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.connection import ScrapeConnection, ScrapeFailure
+from picker.endpoints.metrics.schedule import MIN_SETTING_S, ScrapeIntervals, ScrapeSchedule
 from picker.endpoints.metrics.vllm_parser import MetricsReader, NoServerMetrics
 
 log = structlog.get_logger(__name__)
 
 PATH = "/metrics"
 
-JITTER = 0.1
-"""Share of the interval by which scrapes vary either way. Endpoints that joined together are then not scraped at the
-same moment, and several pickers do not scrape a server at the same moment."""
-
-IDLE_INTERVALS = 5
-"""An idle server is scraped every fifth interval. This picker sees its own requests at once, so a scrape can only show
-requests from elsewhere. Large fleets are idle for long times."""
-
-IDLE_MAX_INTERVAL_S = 1.0
-"""Upper limit on the time between scrapes of an idle server, unless the interval itself is longer."""
-
 BATCH_SHARE = 0.1
-"""Share of the interval by which a scrape may be early to join a batch. To wake up for one scrape costs more than the
-scrape. A batch shares that cost."""
+"""Share of the shortest interval by which a scrape may be early to join a batch. To wake up for one scrape costs more
+than the scrape. A batch shares that cost."""
 
 BATCH_ENDPOINTS = 8
 """Limit on a batch: its pages arrive together and block other work of the process for that long."""
 
-MIN_SETTING_S = 0.01
-"""Lower limit on the interval and the timeout: below it a process would do nothing else."""
+MAX_ENTRIES = 16
+"""Entries of a target among the turns, from which those that are no longer valid are removed. A scrape leaves two."""
 
 FAILURES_BEFORE_LOG = 2
 """Failures in a row before the log reports that an endpoint's metrics have stopped. A single one changes no
 decision."""
 
 
-def rests(metrics: ServerMetrics, in_flight: int) -> bool:
-    """Whether a server is idle: neither its metrics nor this picker's `in_flight` count show a request."""
-    return not (metrics.running or metrics.queue_depth or in_flight)
-
-
-def at_rest_s(interval_s: float) -> float:
-    """Time between two scrapes of an idle server."""
-    return max(interval_s, min(IDLE_INTERVALS * interval_s, IDLE_MAX_INTERVAL_S))
-
-
 @dataclass(frozen=True, slots=True)
 class ScrapeSettings:
     """Intervals, timeouts and limits of scrapes."""
 
-    interval_s: float
-    """Between the starts of two scrapes of an endpoint. The in-flight tracker counts this picker's requests at once.
-    Scrapes add requests from elsewhere, and the servers' progress."""
+    intervals: ScrapeIntervals
     timeout_s: float
     """From the connection attempt to the last byte."""
-    retry_after_s: float = 1.0
-    """After a failure, if the interval is shorter: a connection costs more than a scrape, and endpoints that fail often
-    continue to fail for a while."""
     max_page_bytes: int = 1 << 20
-    """Twenty times a usual page of 42 KiB, so enough for 20 engines. A page of this size, whatever its content, takes
+    """Twenty times a usual page of 54 KB, so enough for 20 engines. A page of this size, whatever its content, takes
     at most some 10 ms of the event loop."""
 
     def __post_init__(self) -> None:
-        for name in ("interval_s", "timeout_s"):
-            if getattr(self, name) < MIN_SETTING_S:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {MIN_SETTING_S} s")
+        if self.timeout_s < MIN_SETTING_S:
+            raise ValueError(f"timeout_s is {self.timeout_s}: it must be at least {MIN_SETTING_S} s")
 
 
 Observer = Callable[[Endpoint, ScrapeFailure | None], None]
@@ -94,15 +68,17 @@ class Scraper:
         rng: Random,
         observer: Observer = lambda endpoint, failure: None,
     ) -> None:
-        """`tracker` receives the metrics. `rng` draws the jitter."""
+        """`tracker` receives the metrics, and reports endpoints that outrun them. `rng` draws the jitter."""
         self.settings = settings
         self.tracker = tracker
+        tracker.on_outran_scrape = self.hasten
         self.loop = asyncio.get_running_loop()
         self.observer = observer
-        self._rng = rng
+        self.rng = rng
         self._targets: dict[Endpoint, _Target] = {}
         self._turns: list[tuple[float, int, _Target]] = []
-        """A heap of the next turn of each target. The number keeps entries of the same time comparable."""
+        """A heap of the turns of the targets, and entries that are no longer valid: their number is not the target's.
+        The numbers also make entries of the same time comparable."""
         self._entries = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
@@ -113,14 +89,19 @@ class Scraper:
         if endpoint in self._targets:
             return
         target = self._targets[endpoint] = _Target(self, endpoint)
-        self._schedule(target, self.loop.time() + self._rng.random() * self.settings.interval_s)
-        self._arm()
+        self.schedule(target, target.schedule.first_s(self.loop.time()))
 
     def remove(self, endpoint: Endpoint) -> None:
         """Stop to scrape `endpoint`. Its metrics stay."""
         target = self._targets.pop(endpoint, None)
         if target is not None:
             target.stop()
+
+    def hasten(self, endpoint: Endpoint) -> None:
+        """Scrape `endpoint` after the shortest interval: its newest scrape no longer shows what is there."""
+        target = self._targets.get(endpoint)
+        if target is not None:
+            target.hasten()
 
     def close(self) -> None:
         """Remove all endpoints and stop."""
@@ -131,19 +112,21 @@ class Scraper:
             self._timer.cancel()
             self._timer = None
 
-    def jittered_s(self, interval_s: float) -> float:
-        """Time until an endpoint's next scrape."""
-        return interval_s * (1.0 + JITTER * (2.0 * self._rng.random() - 1.0))
-
-    def _schedule(self, target: "_Target", due_s: float) -> None:
+    def schedule(self, target: "_Target", due_s: float) -> None:
+        """Set the time of the next turn of `target`, in place of the one before."""
         self._entries += 1
+        target.entry = self._entries
         heappush(self._turns, (due_s, self._entries, target))
+        if len(self._turns) > MAX_ENTRIES * len(self._targets):
+            self._turns = [turn for turn in self._turns if turn[1] == turn[2].entry]
+            heapify(self._turns)
+        self._arm()
 
     def _arm(self) -> None:
         """Set the timer for the first turn."""
-        if not self._turns:
+        due_s = self._first_due_s()
+        if due_s is None:
             return
-        due_s = self._turns[0][0]
         if self._timer is not None:
             if self._timer_due_s <= due_s:
                 return
@@ -151,17 +134,23 @@ class Scraper:
         self._timer_due_s = due_s
         self._timer = self.loop.call_at(due_s, self._on_timer)
 
+    def _first_due_s(self) -> float | None:
+        """The time of the first turn. None if there is none."""
+        turns = self._turns
+        while turns and turns[0][1] != turns[0][2].entry:
+            heappop(turns)
+        return turns[0][0] if turns else None
+
     def _on_timer(self) -> None:
         """Run the turn of each target that is due."""
         self._timer = None
         now_s = self.loop.time()
-        soon_s = now_s + self.settings.interval_s * BATCH_SHARE
+        soon_s = now_s + self.settings.intervals.interval_s * BATCH_SHARE
         due: list[_Target] = []
-        while self._turns and self._turns[0][0] <= soon_s and len(due) < BATCH_ENDPOINTS:
+        while len(due) < BATCH_ENDPOINTS and (due_s := self._first_due_s()) is not None and due_s <= soon_s:
             due.append(heappop(self._turns)[2])
         for target in due:
-            if not target.stopped:
-                self._schedule(target, target.turn(now_s, soon_s))
+            target.turn(now_s)
         self._arm()
 
 
@@ -169,7 +158,9 @@ class _Target:
     """The scrapes of one endpoint, at most one at a time. See `connection.PageReader`."""
 
     def __init__(self, scraper: Scraper, endpoint: Endpoint) -> None:
-        self.stopped = False
+        self.entry = 0
+        """Number of the valid entry among the scraper's turns. 0: none."""
+        self.schedule = ScrapeSchedule(endpoint, scraper.settings.intervals, scraper.rng)
         self._scraper = scraper
         self._endpoint = endpoint
         host, _, port = endpoint.address.rpartition(":")
@@ -182,36 +173,40 @@ class _Target:
         self._connecting: asyncio.Task[None] | None = None
         self._scraping = False
         self._deadline_s = 0.0
-        self._due_s = 0.0
+        self._requested_s = 0.0
         self._failures = 0
         self._fault_logged = False
 
-    def turn(self, now_s: float, soon_s: float) -> float:
-        """Fail a scrape that is late at `now_s`, or start one that is due before `soon_s`. Returns the time of the next
-        turn."""
-        if self._scraping and self._deadline_s <= now_s:
-            self._drop_connection()
-            self._failed(ScrapeFailure.TIMEOUT, f"no response in {self._scraper.settings.timeout_s:g} s")
-        elif not self._scraping and self._due_s <= soon_s:
+    def turn(self, now_s: float) -> None:
+        """Start a scrape, or fail the one that is late at `now_s`."""
+        if not self._scraping:
             self._scraping = True
             self._deadline_s = now_s + self._scraper.settings.timeout_s
-            self._due_s = now_s + self._scraper.jittered_s(self._scraper.settings.interval_s)
+            self.schedule.started(now_s)
+            self._scraper.schedule(self, self._deadline_s)
             self._request_page()
-        if not self._scraping:
-            return self._due_s
-        # A server that answers later than the interval is checked once per interval.
-        next_s = self._due_s if self._due_s > soon_s else now_s + self._scraper.settings.interval_s
-        return min(next_s, self._deadline_s)
+        elif self._deadline_s <= now_s:
+            self._drop_connection()
+            self._failed(ScrapeFailure.TIMEOUT, f"no response in {self._scraper.settings.timeout_s:g} s")
+        else:
+            self._scraper.schedule(self, self._deadline_s)
+
+    def hasten(self) -> None:
+        due_s = self.schedule.hasten(self._scraper.loop.time())
+        if due_s is not None:
+            self._scraper.schedule(self, due_s)
 
     def stop(self) -> None:
-        self.stopped = True
+        self.entry = 0
         self._drop_connection()
 
     def connected(self) -> None:
         self._endpoint.unreachable_since_s = None
+        self._requested_s = self._scraper.loop.time()
 
     def page_read(self, page: bytes) -> None:
         endpoint, now_s = self._endpoint, self._scraper.loop.time()
+        before = endpoint.metrics
         try:
             # In-flight requests are counted now, and not when the page was requested: a server that answers late writes
             # its page late.
@@ -224,9 +219,7 @@ class _Target:
             self._broken(error)
             return
         self._scraping = False
-        if rests(metrics, endpoint.in_flight.requests):
-            resting_s = self._scraper.jittered_s(at_rest_s(self._scraper.settings.interval_s))
-            self._due_s = max(self._due_s, now_s + resting_s)
+        self._scraper.schedule(self, self.schedule.read(before, now_s - self._requested_s, now_s))
         if self._failures >= FAILURES_BEFORE_LOG:
             log.info("endpoint.metrics_resumed", endpoint=endpoint.address, server=endpoint.server)
         self._failures = 0
@@ -250,6 +243,7 @@ class _Target:
 
     def _request_page(self) -> None:
         if self._connection is not None and self._connection.idle:
+            self._requested_s = self._scraper.loop.time()
             self._connection.send_request()
             return
         self._connection = ScrapeConnection(self, self._request, self._scraper.settings.max_page_bytes)
@@ -275,9 +269,9 @@ class _Target:
 
     def _failed(self, failure: ScrapeFailure, detail: str) -> None:
         """Handle a scrape without metrics. The previous metrics stay."""
-        settings, endpoint = self._scraper.settings, self._endpoint
+        endpoint = self._endpoint
         self._scraping = False
-        self._due_s = max(self._due_s, self._scraper.loop.time() + settings.retry_after_s)
+        self._scraper.schedule(self, self.schedule.failed(self._scraper.loop.time()))
         self._failures += 1
         if self._failures == FAILURES_BEFORE_LOG:
             log.warning(

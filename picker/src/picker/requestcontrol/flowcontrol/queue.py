@@ -28,11 +28,6 @@ capacity."""
 
 ORDER = (Criticality.CRITICAL, Criticality.STANDARD, Criticality.SHEDDABLE)
 
-MAX_UNSCRAPED_BURST = 16
-"""Requests that an endpoint may be sent between two scrapes; as many as it had at the last one, if that is more.
-Judgement: an idle endpoint starts the requests of a step at once, and a burst that it can serve passes within a few
-scrapes."""
-
 IDLE_FLOWS = 1000
 """Flows without waiting requests that are kept because they are ahead of others. Clients choose the names of flows, so
 their number is limited. Judgement."""
@@ -49,12 +44,9 @@ def has_capacity_for(criticality: Criticality, endpoints: Sequence[Endpoint], no
 
 
 def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
-    """Whether the endpoint may have a queue that its newest scrape does not show: many requests were sent since."""
+    """Whether the endpoint may have a queue that a scrape will show soon."""
     metrics = endpoint.metrics
-    if metrics is None or now_s - metrics.scraped_at_s > STALE_AFTER_S:
-        return False
-    at_scrape = metrics.in_flight_at_scrape
-    return endpoint.in_flight.requests - at_scrape >= max(MAX_UNSCRAPED_BURST, at_scrape)
+    return endpoint.outran_scrape and metrics is not None and now_s - metrics.scraped_at_s <= STALE_AFTER_S
 
 
 @dataclass(frozen=True, slots=True)
