@@ -18,7 +18,9 @@ from watched import served
 
 
 def client(*, ready: bool = True) -> TestClient:
-    state = endpoint_state("default/a", endpoint(1, requests=2, queue_depth=3, kv=0.5), 1.5, PrefixIndex(64))
+    scraped = endpoint(1, requests=2, queue_depth=3, kv=0.5)
+    scraped.scrape_interval_s, scraped.page_s = 0.4, 0.02
+    state = endpoint_state("default/a", scraped, 1.5, PrefixIndex(64))
     return TestClient(admin_app(lambda: ready, lambda: [state]))
 
 
@@ -31,7 +33,7 @@ def test_the_endpoints_are_shown_with_their_load_and_metrics() -> None:
     [shown] = client().get("/endpoints").json()
     assert shown["address"] == "10.0.0.1:8000"
     assert (shown["in_flight_requests"], shown["queue_depth"], shown["kv_cache_usage"]) == (2, 3, 0.5)
-    assert shown["metrics_age_s"] == 1.5
+    assert (shown["metrics_age_s"], shown["scrape_interval_s"], shown["page_s"]) == (1.5, 0.4, 0.02)
 
 
 def test_metrics_are_in_prometheus_form() -> None:

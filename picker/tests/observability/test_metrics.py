@@ -149,6 +149,7 @@ def test_decisions_are_counted_by_strategy() -> None:
 
 def test_the_gauges_of_endpoints_show_in_flight_requests_and_scrapes() -> None:
     watched = Watched(now_s=2.0)
+    watched.endpoints[1].scrape_interval_s, watched.endpoints[1].page_s = 0.4, 0.02
     request = watched.scheduled()
     label = request.endpoint.server
     assert watched.value("inference_gateway_in_flight_requests", pool="default/a", endpoint=label) == 1
@@ -156,6 +157,8 @@ def test_the_gauges_of_endpoints_show_in_flight_requests_and_scrapes() -> None:
     assert watched.value("inference_gateway_endpoint_queue_depth", endpoint="qwen-2") == 3
     assert watched.value("inference_gateway_endpoint_kv_cache_utilization", endpoint="qwen-2") == 0.25
     assert watched.value("inference_gateway_endpoint_metrics_age_seconds", endpoint="qwen-2") == 2.0
+    assert watched.value("inference_gateway_endpoint_scrape_interval_seconds", endpoint="qwen-2") == 0.4
+    assert watched.value("inference_gateway_endpoint_metrics_page_seconds", endpoint="qwen-2") == 0.02
     assert watched.value("inference_pool_average_queue_size", name="a") == 1.5
     assert watched.value("inference_pool_ready_pods", name="a") == 2
     assert watched.value("inference_pool_per_pod_queue_size", name="a", model_server_pod="qwen-2") == 3
@@ -171,6 +174,7 @@ def test_a_removed_endpoint_has_no_series() -> None:
 def test_an_endpoint_that_was_never_scraped_has_no_metrics_age() -> None:
     watched = Watched(endpoints=[endpoint(1, scraped=False)])
     assert watched.value("inference_gateway_endpoint_metrics_age_seconds") is None
+    assert watched.value("inference_gateway_endpoint_scrape_interval_seconds") is None
     assert watched.value("inference_gateway_in_flight_requests", endpoint="qwen-1") == 0
 
 

@@ -36,6 +36,10 @@ class EndpointState(msgspec.Struct, frozen=True):
     queue_depth: int | None
     kv_cache_usage: float | None
     metrics_age_s: float | None
+    scrape_interval_s: float | None
+    """Present time between two scrapes."""
+    page_s: float | None
+    """The server's time for a page of metrics, estimated."""
     refuses_connections: bool
     reported_blocks: int | None
     """Blocks of its prefix cache that its KV events report; None without KV events."""
@@ -56,11 +60,17 @@ def endpoint_state(pool: str, endpoint: Endpoint, now_s: float, prefixes: Prefix
         running=metrics.running if metrics else None,
         queue_depth=metrics.queue_depth if metrics else None,
         kv_cache_usage=metrics.kv_cache_usage if metrics else None,
-        metrics_age_s=round(now_s - metrics.scraped_at_s, 3) if metrics else None,
+        metrics_age_s=_rounded(now_s - metrics.scraped_at_s, 3) if metrics else None,
+        scrape_interval_s=_rounded(endpoint.scrape_interval_s, 3),
+        page_s=_rounded(endpoint.page_s, 4),
         refuses_connections=endpoint.unreachable_since_s is not None,
         reported_blocks=prefixes.reported_blocks(endpoint),
         fully_reported=prefixes.fully_reported(endpoint),
     )
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return round(value, digits) if value is not None else None
 
 
 def metrics_app(is_ready: Callable[[], bool], registry: CollectorRegistry) -> Starlette:

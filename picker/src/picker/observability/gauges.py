@@ -107,7 +107,7 @@ def _queue_depth(metrics: ServerMetrics) -> float:
     return metrics.queue_depth
 
 
-_OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
+_OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float | None]]] = (
     (
         "in_flight_requests",
         "Sequences that this picker sent to the endpoint and that have not ended.",
@@ -132,6 +132,16 @@ _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float]]] = (
         "endpoint_refuses_connections",
         "1 while the endpoint refuses connections.",
         lambda endpoint: float(endpoint.unreachable_since_s is not None),
+    ),
+    (
+        "endpoint_scrape_interval_seconds",
+        "Present time between two scrapes of the endpoint.",
+        lambda endpoint: endpoint.scrape_interval_s,
+    ),
+    (
+        "endpoint_metrics_page_seconds",
+        "The endpoint's time for a page of metrics: the shortest of the newest ones, from request to last byte.",
+        lambda endpoint: endpoint.page_s,
     ),
 )
 

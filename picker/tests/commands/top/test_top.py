@@ -95,6 +95,12 @@ def test_two_samples_give_rates() -> None:
     assert "5.0 requests/s  0 running  0.0/s rejected  90%" in rendered(sample(watched, 2.0), previous)
 
 
+def test_the_scrape_interval_is_before_the_metrics_age() -> None:
+    scraped = endpoint(1)
+    scraped.scrape_interval_s = 0.6
+    assert "every 0.6 s, 2.0 s ago" in rendered(sample(Watched(endpoints=[scraped], now_s=2.0)))
+
+
 def test_endpoint_problems_replace_the_metrics_age() -> None:
     watched = Watched(endpoints=[endpoint(1, refused=True), endpoint(2, scraped=False)])
     text = rendered(sample(watched))

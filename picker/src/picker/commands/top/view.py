@@ -120,7 +120,9 @@ def _scraped(endpoint: EndpointState) -> Text:
         return Text("refuses connections", style="red")
     if endpoint.metrics_age_s is None:
         return Text("never", style="red")
-    return Text(f"{endpoint.metrics_age_s:.1f} s ago", style="red" if endpoint.metrics_age_s > STALE_S else "dim")
+    every = f"every {endpoint.scrape_interval_s:.1f} s, " if endpoint.scrape_interval_s is not None else ""
+    style = "red" if endpoint.metrics_age_s > STALE_S else "dim"
+    return Text(f"{every}{endpoint.metrics_age_s:.1f} s ago", style=style)
 
 
 def _or_dash(value: int | None) -> str:
