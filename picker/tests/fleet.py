@@ -119,7 +119,7 @@ class SeenScheduler(Scheduler):
         self._prefixes.record(where, blocks)
 
     def costs(self, what: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[float]:
-        return STRATEGIES[self.strategy]().costs(what, endpoints, [0] * len(endpoints), (), 0.0)
+        return STRATEGIES[self.strategy]().costs(what, endpoints, [0] * len(endpoints), 0.0)
 
 
 def scheduler(strategy: RoutingStrategy = RoutingStrategy.DEFAULT, rng: Random | None = None) -> SeenScheduler:

@@ -15,7 +15,6 @@ from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.request_body import read_body
 from picker.requestcontrol.served_pool import NO_REWRITES, ServedPool
-from picker.requestcontrol.session_key import session_key
 from picker.resources.inference import (
     AppProtocol,
     Criticality,
@@ -289,31 +288,3 @@ def test_a_prediction_does_not_depend_on_the_cache() -> None:
     uncached = assigned(director.assign(pick_request(prompt="text " * 400)))
     assert cached.ranking.cached_tokens > uncached.ranking.cached_tokens
     assert cached.predicted_ttft_s == uncached.predicted_ttft_s is not None
-
-
-def chat(*texts: str) -> bytes:
-    roles = ["system", *["user", "assistant"] * len(texts)]
-    return json.dumps([{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]).encode()
-
-
-def test_all_turns_of_a_conversation_have_the_same_session_key() -> None:
-    """Also the first, which has no answer of the assistant."""
-    turns = ([], ["hi", "you?"], ["hi", "you?", "fine", "good"])
-    first, *later = (session_key(chat("be kind", "hello", *more), b"") for more in turns)
-    assert first[0] is not None
-    assert not first[1]
-    assert later == [(first[0], True)] * 2
-    assert session_key(chat("be kind", "good day"), b"")[0] != first[0]
-    assert session_key(chat("be kind", "hello"), b"other model")[0] != first[0]
-
-
-def test_a_text_with_names_of_roles_has_no_session_key() -> None:
-    """The quotes in it are escaped."""
-    assert session_key(json.dumps('say "user" and "assistant" and "role"').encode(), b"") == (None, False)
-
-
-def test_only_the_beginning_of_a_long_prompt_is_searched() -> None:
-    """A longer first turn has no key. A later turn has one if the first answer comes early."""
-    assert session_key(chat("be kind", "x" * 40_000), b"") == (None, False)
-    early = session_key(chat("be kind", "hello", "hi", "x" * 40_000), b"")
-    assert early == (session_key(chat("be kind", "hello"), b"")[0], True)

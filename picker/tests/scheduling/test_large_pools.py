@@ -1,4 +1,4 @@
-"""Preferred endpoints, adapters, and pools that are sampled."""
+"""Adapters, and pools that are sampled."""
 
 from collections.abc import Sequence
 from random import Random
@@ -8,26 +8,7 @@ from picker.endpoints.endpoint import Endpoint, ServerMetrics
 from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Ranking
 from picker.scheduling.scheduler import FALLBACKS, FULL_SCAN_LIMIT
-from picker.scheduling.terms.hash_ring import HashRing
 from picker.scheduling.terms.lora import FULL_TOKENS, LoraAffinity
-
-
-def test_pickers_agree_on_preferred_endpoints_in_any_order() -> None:
-    """Each has its own objects for the same addresses."""
-    own, theirs = [endpoint(i) for i in range(6)], [endpoint(i) for i in reversed(range(6))]
-    for key in range(200):
-        assert HashRing().preferred_endpoint(key, own).address == HashRing().preferred_endpoint(key, theirs).address
-
-
-def test_keys_are_spread_and_few_move_when_an_endpoint_leaves() -> None:
-    """Only the keys of that endpoint move."""
-    fleet = [endpoint(i) for i in range(8)]
-    ring = HashRing()
-    before = {key: ring.preferred_endpoint(key, fleet) for key in range(2000)}
-    shares = [sum(owner is item for owner in before.values()) for item in fleet]
-    assert min(shares) > 100
-    after = {key: ring.preferred_endpoint(key, fleet[1:]) for key in range(2000)}
-    assert all(after[key] is owner for key, owner in before.items() if owner is not fleet[0])
 
 
 def test_a_large_pool_is_balanced_by_sampling() -> None:

@@ -18,7 +18,6 @@ from picker.requestcontrol.request_body import EMPTY_BODY
 from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
 from picker.requestcontrol.response_sampling import ResponseHeaderSampler
 from picker.requestcontrol.served_pool import ServedPool
-from picker.requestcontrol.session_key import session_key
 from picker.resources.names import PoolName
 from picker.scheduling.request import InferenceRequest
 
@@ -150,7 +149,6 @@ class Director:
             return Rejection(RejectReason.MODEL_UNKNOWN, f"The model {requested!r} does not exist.", param="model")
         target = choose_target(targets, self._rng) if targets is not None else requested
         seed = _seed(target, body.salt)
-        conversation, continues = session_key(body.prompt, seed)
         scheduled = schedule(
             InferenceRequest(
                 model=target,
@@ -158,8 +156,6 @@ class Director:
                 prompt_tokens=body.prompt_tokens,
                 output_tokens=body.output_tokens,
                 blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
-                conversation=conversation,
-                continues=continues,
                 sequences=body.sequences,
                 subset=request.subset,
             ),

@@ -9,17 +9,13 @@ from picker.scheduling.request import InferenceRequest
 class RandomChoice:
     """Any endpoint: all costs are equal, and the scheduler orders equal costs at random."""
 
-    def required_candidates(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
-    ) -> Sequence[Endpoint] | None:
-        return ()
+    is_sampled = True
 
     def costs(
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         return [0.0] * len(endpoints)
@@ -28,20 +24,16 @@ class RandomChoice:
 class RoundRobin:
     """Each endpoint in turn."""
 
+    is_sampled = False
+
     def __init__(self) -> None:
         self._turn = 0
-
-    def required_candidates(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
-    ) -> Sequence[Endpoint] | None:
-        return None
 
     def costs(
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         count = len(endpoints)
@@ -53,17 +45,13 @@ class RoundRobin:
 class LeastRequest:
     """The endpoint with the fewest requests in flight from this picker."""
 
-    def required_candidates(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
-    ) -> Sequence[Endpoint] | None:
-        return None
+    is_sampled = False
 
     def costs(
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         return [float(endpoint.in_flight.requests) for endpoint in endpoints]

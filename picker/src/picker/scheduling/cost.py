@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
-from picker.scheduling.terms.affinity import CrossPickerAffinity
 from picker.scheduling.terms.kv_cache import KvDemand, pressure
 from picker.scheduling.terms.lora import LoraAffinity
 from picker.scheduling.terms.prefill import fleet_seconds_per_token, requests_at, requests_there
@@ -95,9 +94,10 @@ class PredictedCost:
     Times are those of the pool's own step model (`terms.step_time`). Cached tokens of the prompt cost nothing, so a
     cached prefix attracts by as much as it saves."""
 
+    is_sampled = True
+
     def __init__(self, weights: CostWeights = DEFAULT) -> None:
         self._weights = weights
-        self._affinity = CrossPickerAffinity()
         self._lora = LoraAffinity()
         self._step_time = PoolStepTime()
         self._kv_demand = KvDemand()
@@ -105,28 +105,18 @@ class PredictedCost:
         self._terms_expire_s = -inf
         self._fleet_s_per_token: float | None = None
 
-    def required_candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        preferred_endpoint = self._affinity.preferred_endpoint(request, endpoints)
-        return () if preferred_endpoint is None else (preferred_endpoint,)
-
     def costs(
         self,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
-        running = requests_at(endpoints)
         tokens = request.prompt_tokens
-        uncached: Sequence[float]
-        if required_candidates:
-            uncached = self._affinity.uncached_tokens(request, endpoints, cached_tokens, required_candidates[0])
-        else:
-            uncached = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
+        uncached: Sequence[float] = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
         if self._weights.miss_penalty != 1.0:
             uncached = [self._weights.miss_penalty * count for count in uncached]
-        return self.costs_of(request, endpoints, uncached, running, now_s)
+        return self.costs_of(request, endpoints, uncached, requests_at(endpoints), now_s)
 
     def costs_of(
         self,
@@ -138,7 +128,7 @@ class PredictedCost:
     ) -> Sequence[float]:
         """`costs`, given the prompt tokens that each endpoint has to compute and the number of requests there."""
         if now_s >= self._terms_expire_s:
-            self._observe(endpoints, running, now_s)
+            self._observe(endpoints, now_s)
         terms_of, error_weight = self._terms.get, self._weights.error_rate
         costs: list[float] = []
         # Unpacked rather than read by name: this loop takes most of the time of a decision.
@@ -162,14 +152,13 @@ class PredictedCost:
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
-    def _observe(self, endpoints: Sequence[Endpoint], running: Sequence[int], now_s: float) -> None:
+    def _observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
         """Learn from the newest scrapes."""
         self._terms.clear()
         self._terms_expire_s = now_s + TERMS_MAX_AGE_S
         self._fleet_s_per_token = fleet_seconds_per_token(endpoints, now_s)
         self._step_time.observe(endpoints, now_s)
         self._kv_demand.observe(endpoints, now_s)
-        self._affinity.observe(endpoints, running)
         self._lora.observe(endpoints, now_s)
         for endpoint in endpoints:
             endpoint.fade_failures(now_s)

@@ -20,10 +20,6 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """Expected of each sequence; 0 for requests that generate nothing."""
     blocks: tuple[int, ...] = ()
     """Chained hashes of the prompt's blocks, first block first (see `endpoints.prefix_cache.index`)."""
-    conversation: int | None = None
-    """A hash of the beginning of the conversation, equal in all its turns; None for a prompt of no conversation."""
-    continues: bool = False
-    """Whether the prompt contains an answer: it is not the conversation's first turn."""
     sequences: int = 1
     """Answers that the server generates at once, each of which it counts as a request."""
     subset: frozenset[str] | None = None

@@ -46,24 +46,18 @@ class Scheduler:
                 RejectReason.SATURATED,
                 f"All model servers are busy and the request is {request.criticality}. Try again later.",
             )
-        required_candidates = self._strategy.required_candidates(request, endpoints)
-        endpoints = self._candidates(request, endpoints, required_candidates)
+        endpoints = self._candidates(request, endpoints)
         cached = self._cached_tokens(request, endpoints)
-        return self._ranked(
-            self._strategy.costs(request, endpoints, cached, required_candidates, now_s), endpoints, cached
-        )
+        return self._ranked(self._strategy.costs(request, endpoints, cached, now_s), endpoints, cached)
 
-    def _candidates(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint], required_candidates: Sequence[Endpoint] | None
-    ) -> Sequence[Endpoint]:
-        """All endpoints of a small pool. Of a larger one a sample, the holders of most of the prompt, and
-        `required_candidates`.
+    def _candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """All endpoints of a small pool. Of a larger one a sample, and the holders of most of the prompt.
 
         The best of some thirty endpoints drawn at random is hardly worse than the best of all. The cost of all of them
         takes longer than a request should wait for its pick.
         """
         count = len(endpoints)
-        if count <= FULL_SCAN_LIMIT or required_candidates is None:
+        if count <= FULL_SCAN_LIMIT or not self._strategy.is_sampled:
             return endpoints
         start, stride = int(self._rng.random() * count), 1 + int(self._rng.random() * (count // SAMPLE_SIZE))
         sampled = [endpoints[(start + index * stride) % count] for index in range(SAMPLE_SIZE)]
@@ -71,7 +65,7 @@ class Scheduler:
         if not drawn:
             return endpoints
         holders = allowed(self._prefixes.holders(request.blocks, MAX_CACHE_HOLDERS), request.subset)
-        return list(dict.fromkeys([*drawn, *holders, *required_candidates]))
+        return list(dict.fromkeys([*drawn, *holders]))
 
     def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:
         """Estimated cached prompt tokens of each endpoint: the matched share of the prompt's blocks."""

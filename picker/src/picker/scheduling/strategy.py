@@ -10,10 +10,9 @@ from picker.scheduling.request import InferenceRequest
 class Strategy(Protocol):
     """Computes what a request costs on each endpoint. May keep state of its own."""
 
-    def required_candidates(
-        self, request: InferenceRequest, endpoints: Sequence[Endpoint]
-    ) -> Sequence[Endpoint] | None:
-        """Endpoints that must be among the candidates when a pool is sampled. None: the pool must not be sampled."""
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a part of the endpoints of a large pool suffices for a decision."""
         ...
 
     def costs(
@@ -21,13 +20,11 @@ class Strategy(Protocol):
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         cached_tokens: Sequence[int],
-        required_candidates: Sequence[Endpoint] | None,
         now_s: float,
     ) -> Sequence[float]:
         """The cost of `request` on each of `endpoints`, which is never empty. The lowest cost is best.
 
         Equal costs are ordered at random. `cached_tokens[i]` is an estimate of the prompt tokens in the prefix cache
-        of `endpoints[i]`. `required_candidates` is the result of the method of that name. `now_s` is on the clock of
-        the scrapes.
+        of `endpoints[i]`. `now_s` is on the clock of the scrapes.
         """
         ...

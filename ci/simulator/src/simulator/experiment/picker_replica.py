@@ -72,8 +72,6 @@ class Picker:
             prompt_tokens=max(1, round(estimate)),
             output_tokens=turn.max_tokens,
             blocks=picker_blocks(turn.content, turn.prompt_tokens, BLOCK_TOKENS)[:MAX_BLOCKS],
-            conversation=turn.conversation,
-            continues=turn.continues,
         )
         now_s = self._timeline.now_s
         picked = schedule(request, self.endpoints, self._scheduler, self._prefixes, self._tracker, now_s)

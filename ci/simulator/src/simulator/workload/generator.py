@@ -31,10 +31,6 @@ class Turn:
     """`max_tokens` of the request."""
     lora: str | None
     criticality: Criticality
-    conversation: int | None = None
-    """Key of the conversation, by which the picker recognises it; None for a single request."""
-    continues: bool = False
-    """Whether the conversation has earlier turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +112,14 @@ class _Mix:
         turns = workload.turns
         turn_count = tokens(turns.count, rng) if turns is not None else 1
         gap_s = 0.0
-        for index in range(turn_count):
+        for _ in range(turn_count):
             output = tokens(workload.output_tokens, rng)
             if prompt + output > MAX_SEQUENCE_TOKENS:
                 return
             limit = workload.max_tokens
             answer = output if limit is None else min(output, limit)
             expected = limit if limit is not None else output
-            conversation = own.number if turns is not None else None
-            yield Turn(gap_s, content, prompt, answer, expected, lora, criticality, conversation, continues=index > 0)
+            yield Turn(gap_s, content, prompt, answer, expected, lora, criticality)
             if turns is not None:
                 gap_s = turns.think_s.draw(rng)
                 prompt += answer + tokens(turns.input_tokens, rng)
