@@ -86,13 +86,13 @@ def begin(
     where: Endpoint,
     prefill_tokens: int,
     decode_tokens: int,
-    work_tokens: float = 0.0,
+    predicted_s: float = 0.0,
     now_s: float = 0.0,
     model: str | None = None,
     sequences: int = 1,
 ) -> CountedRequest:
     """A request that is counted on `where` from now on."""
-    counted = CountedRequest(where, Prompt(prefill_tokens, work_tokens, now_s, sequences), decode_tokens, model)
+    counted = CountedRequest(where, Prompt(prefill_tokens, predicted_s, now_s, sequences), decode_tokens, model)
     tracker.begin(counted, now_s)
     return counted
 
@@ -119,7 +119,9 @@ class SeenScheduler(Scheduler):
         self._prefixes.record(where, blocks)
 
     def costs(self, what: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[float]:
-        return STRATEGIES[self.strategy]().costs(what, endpoints, [0] * len(endpoints), 0.0)
+        strategy = STRATEGIES[self.strategy]()
+        strategy.observe(endpoints, 0.0)
+        return strategy.costs(what, endpoints, [0] * len(endpoints), 0.0)
 
 
 def scheduler(strategy: RoutingStrategy = RoutingStrategy.DEFAULT, rng: Random | None = None) -> SeenScheduler:

@@ -17,9 +17,9 @@ STEPS = ("scrape", "expect", "headers", "end", "move")
 def test_counts_are_never_negative_and_are_0_at_the_end(steps: list[tuple[int, str]], others: int) -> None:
     """For any order and number of steps, and whatever the scrapes count."""
     tracker, fleet = InFlightTracker(), [endpoint(1), endpoint(2)]
-    fleet[0].pace.learn(1000, 0.5, 0.0)
+    fleet[0].speed.learn(0.2, 0.5, 0.0)
     requests = [
-        begin(tracker, fleet[n % 2], 100 * n, 10 * (n % 4), 500.0, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
+        begin(tracker, fleet[n % 2], 100 * n, 10 * (n % 4), 0.1, 0.0, f"model-{n % 2}", 1 + n % 3) for n in range(6)
     ]
 
     def take(number: int, step: str, now_s: float) -> None:
@@ -76,20 +76,20 @@ def test_a_slow_endpoint_is_detected_after_a_few_responses() -> None:
     """Half as fast counts as nearly twice as slow."""
     slow = SpeedEstimate()
     for _ in range(30):
-        slow.learn(2000, 0.8, 0.0)
-    assert 1.7 < slow.slowdown_vs(0.0002, 0.0) < 2.0
+        slow.learn(0.4, 0.8, 0.0)
+    assert 1.7 < slow.slowdown_vs(1.0, 0.0) < 2.0
 
 
 def test_one_slow_response_makes_no_slow_endpoint() -> None:
     """It may have waited for something."""
-    pace = SpeedEstimate()
-    pace.learn(1000, 0.4, 0.0)
-    assert pace.slowdown_vs(0.0002, 0.0) < 1.3
+    speed = SpeedEstimate()
+    speed.learn(0.2, 0.4, 0.0)
+    assert speed.slowdown_vs(1.0, 0.0) < 1.3
 
 
 def test_an_endpoint_without_responses_has_no_slowness() -> None:
     """It is neither avoided nor preferred."""
-    assert SpeedEstimate().slowdown_vs(0.0002, 0.0) == 1.0
+    assert SpeedEstimate().slowdown_vs(1.0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("scatter", [0.1, 0.3, 1.0])
@@ -97,31 +97,31 @@ def test_differences_within_chance_are_hardly_slowness(scatter: float) -> None:
     """First tokens of equal cards scatter, on a shared machine by as much as they take."""
     chance, slowdowns = Random(1), list[float]()
     for _ in range(200):
-        pace = SpeedEstimate()
+        speed = SpeedEstimate()
         for _ in range(150):
-            pace.learn(2000, 0.4 * max(0.1, chance.gauss(1.0, scatter)), 0.0)
-        slowdowns.append(pace.slowdown_vs(0.0002, 0.0))
+            speed.learn(0.4, 0.4 * max(0.1, chance.gauss(1.0, scatter)), 0.0)
+        slowdowns.append(speed.slowdown_vs(1.0, 0.0))
     assert sum(item == 1.0 for item in slowdowns) >= 180
     assert 0.75 < min(slowdowns) <= max(slowdowns) < 1.25
 
 
 def test_a_steady_difference_counts_even_if_small() -> None:
     """A card that always takes a fifth more is another card."""
-    pace = SpeedEstimate()
+    speed = SpeedEstimate()
     for number in range(200):
-        pace.learn(2000, (0.46, 0.5)[number % 2], 0.0)
-    assert 1.15 < pace.slowdown_vs(0.0002, 0.0) < 1.2
+        speed.learn(0.4, (0.46, 0.5)[number % 2], 0.0)
+    assert 1.15 < speed.slowdown_vs(1.0, 0.0) < 1.2
 
 
 def test_an_old_estimate_has_little_weight() -> None:
     """A slow endpoint is tried again, and a fast one is not overrun."""
     slow, fast = SpeedEstimate(), SpeedEstimate()
     for _ in range(200):
-        slow.learn(2000, 1.6, 0.0)
-        fast.learn(2000, 0.1, 0.0)
-    slow_now, fast_now = slow.slowdown_vs(0.0002, 0.0), fast.slowdown_vs(0.0002, 0.0)
-    assert slow_now > slow.slowdown_vs(0.0002, 30.0) > slow.slowdown_vs(0.0002, 300.0) == 1.0
-    assert fast_now < fast.slowdown_vs(0.0002, 60.0) < fast.slowdown_vs(0.0002, 300.0) == 1.0
+        slow.learn(0.4, 1.6, 0.0)
+        fast.learn(0.4, 0.1, 0.0)
+    slow_now, fast_now = slow.slowdown_vs(1.0, 0.0), fast.slowdown_vs(1.0, 0.0)
+    assert slow_now > slow.slowdown_vs(1.0, 30.0) > slow.slowdown_vs(1.0, 300.0) == 1.0
+    assert fast_now < fast.slowdown_vs(1.0, 60.0) < fast.slowdown_vs(1.0, 300.0) == 1.0
 
 
 def test_the_completion_rate_is_estimated_while_requests_are_there() -> None:

@@ -138,7 +138,7 @@ def test_rubbish_is_rejected(data: bytes, listener: Listener) -> None:
         {"model": 1},
         {"prefill_tokens": -1},
         {"prefill_tokens": 1 << 60},
-        {"work_tokens": -1},
+        {"predicted_ms": -1},
         {"decode_tokens": -1},
         {"decode_tokens": 1 << 60},
         {"sequences": 0},
@@ -319,7 +319,7 @@ def test_a_request_beyond_the_limits_of_the_format_is_reported_within_them() -> 
     replica.publisher.flush()
     link.connect()
     request.prompt.tokens = request.decode_tokens = 1 << 60
-    request.prompt.work_tokens = float("inf")
+    request.prompt.predicted_s = float("inf")
     request.prompt.sequences = 10_000
     request.pool_key = f"{'g' * 253}/{'n' * 63}/{'p' * 253}"
     replica.publisher.scheduled(request)

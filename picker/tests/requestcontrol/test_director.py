@@ -170,7 +170,7 @@ def test_a_request_is_counted_from_its_pick_to_its_end() -> None:
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
     counting.response_started(request, None, 200)
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (1, 500)
-    assert only.pace.seconds_per_token is None
+    assert only.speed.slowness is None
     counting.ended(request)
     assert (only.in_flight.requests, only.in_flight.prefill_tokens) == (0, 0)
 
@@ -278,7 +278,7 @@ def test_the_time_to_the_first_token_is_predicted_from_earlier_ones() -> None:
 def test_a_prediction_does_not_depend_on_the_cache() -> None:
     """Otherwise clients could find out the prompts of others, block by block."""
     clock, tracker, only = Clock(), InFlightTracker(), endpoint(1)
-    only.pace.learn(1000, 0.2, clock.now_s)
+    only.speed.learn(0.2, 0.2, clock.now_s)
     director = Director(tracker, clock, Random(1), unknown_models=True)
     director.serve([served([only])], POOL)
     secret = "word " * 400

@@ -42,17 +42,17 @@ def _send(traffic: Traffic, left: int) -> Endpoint:
     return chosen
 
 
-@pytest.mark.parametrize(("work_tokens", "seconds"), [(500_000.0, 0.4), (2000.0, 4000.0), (2000.0, 0.0)])
-def test_one_response_changes_a_speed_by_a_bounded_factor(work_tokens: float, seconds: float) -> None:
-    """A picture's bytes that were counted as text, or a response that hung."""
-    pace = SpeedEstimate()
+@pytest.mark.parametrize(("predicted_s", "seconds"), [(100.0, 0.4), (0.4, 4000.0), (0.4, 0.0), (100.0, 1600.0)])
+def test_one_response_changes_a_speed_by_a_bounded_factor(predicted_s: float, seconds: float) -> None:
+    """A picture's bytes that were counted as text, a response that hung, or a prompt of hours."""
+    speed = SpeedEstimate()
     for _ in range(300):
-        pace.learn(2000, 0.4, 0.0)
-    before = pace.seconds_per_token
-    pace.learn(work_tokens, seconds, 0.0)
+        speed.learn(0.4, 0.4, 0.0)
+    before = speed.slowness
+    speed.learn(predicted_s, seconds, 0.0)
     assert before is not None
-    assert pace.seconds_per_token is not None
-    assert 1 / 1.25 < pace.seconds_per_token / before < 1 + MAX_DEVIATION / 100
+    assert speed.slowness is not None
+    assert 1 / 1.25 < speed.slowness / before < 1.0 + MAX_DEVIATION / 100
 
 
 def test_one_long_gap_changes_the_completion_rate_by_a_bounded_factor() -> None:

@@ -5,12 +5,10 @@ from no_starvation_traffic import OURS, Traffic
 from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import RoutingStrategy
 
-FLEET_S_PER_TOKEN = 0.0002
-
 
 def learn(where: Endpoint, times_as_slow: float) -> None:
     for _ in range(200):
-        where.pace.learn(2000, 2000 * FLEET_S_PER_TOKEN * times_as_slow, 0.0)
+        where.speed.learn(0.4, 0.4 * times_as_slow, 0.0)
 
 
 @OURS
@@ -24,7 +22,7 @@ def test_a_slow_endpoint_that_has_recovered_gets_its_share_again(strategy: Routi
     for _ in range(4000):
         chosen = traffic.send()
         picks.append(chosen is fleet[0])
-        chosen.pace.learn(1000, 1000 * FLEET_S_PER_TOKEN, traffic.now_s)
+        chosen.speed.learn(0.2, 0.2, traffic.now_s)
         traffic.end_all_but(60)
     assert sum(picks[:200]) < 30
     assert sum(picks[-400:]) > 80

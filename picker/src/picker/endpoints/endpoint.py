@@ -111,7 +111,7 @@ class Endpoint:
     prefills: PrefillTracker = field(default_factory=PrefillTracker)
     foreign_prefill_tokens: int = 0
     """Pending prefill of requests that this picker did not send, as far as the newest scrape shows it."""
-    pace: SpeedEstimate = field(default_factory=SpeedEstimate)
+    speed: SpeedEstimate = field(default_factory=SpeedEstimate)
     step_time: StepTimeEstimate = field(default_factory=StepTimeEstimate)
     credibility: Credibility = field(default_factory=Credibility)
     drain: CompletionRate = field(default_factory=CompletionRate)

@@ -50,7 +50,7 @@ class CountedRequest(msgspec.Struct, eq=False, gc=False):
         _count_model(before.in_flight, self.model, -sequences)
         _count_model(endpoint.in_flight, self.model, sequences)
         # The work that the other endpoint had ahead of it is unknown.
-        prompt.work_tokens = 0.0
+        prompt.predicted_s = 0.0
         if before.prefills.moved(prompt):
             endpoint.prefills.sent(prompt)
         self.endpoint = endpoint
@@ -141,10 +141,10 @@ class InFlightTracker:
             endpoint.prefills.sent(prompt)
             endpoint.credibility.generating += 1
             endpoint.credibility.begun += 1
-        pace = endpoint.pace.seconds_per_token
-        if pace is not None and prompt.work_tokens:
+        slowness = endpoint.speed.slowness
+        if slowness is not None and prompt.predicted_s:
             self._begun += 1
-            heappush(self._expected, (now_s + pace * prompt.work_tokens, self._begun, request))
+            heappush(self._expected, (now_s + slowness * prompt.predicted_s, self._begun, request))
         if self.on_outran_scrape is not None and endpoint.outran_scrape:
             self.on_outran_scrape(endpoint)
 
@@ -204,12 +204,12 @@ class InFlightTracker:
 
 def _learn(endpoint: Endpoint, done: Sequence[Prompt], did: PrefillCounters, now_s: float) -> None:
     """Learn the speed, unless the work ahead of one of the prompts is unknown: the server reports one sum of times."""
-    work_tokens = 0.0
+    predicted_s = 0.0
     for prompt in done:
-        if not prompt.work_tokens:
+        if not prompt.predicted_s:
             return
-        work_tokens += prompt.work_tokens
-    endpoint.pace.learn(work_tokens, len(done) * did.first_token_s / did.first_tokens, now_s, len(done))
+        predicted_s += prompt.predicted_s
+    endpoint.speed.learn(predicted_s, len(done) * did.first_token_s / did.first_tokens, now_s, len(done))
 
 
 def _step_work(endpoint: Endpoint, before: ServerMetrics, metrics: ServerMetrics) -> StepWork | None:

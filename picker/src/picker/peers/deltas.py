@@ -43,7 +43,9 @@ MAX_REQUESTS = 50_000
 """In flight through one peer, and the largest number of requests that are followed: the open calls that a picker
 accepts."""
 
-Milliseconds = Annotated[int, Meta(ge=0, le=1 << 52)]
+MAX_MS = 1 << 52
+
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_MS)]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Index = Annotated[int, Meta(ge=0, lt=MAX_ENTRIES * 2)]
 Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
@@ -79,8 +81,8 @@ class Scheduled(Struct, array_like=True, frozen=True, gc=False):
     pool: Index
     model: Index
     prefill_tokens: Tokens
-    work_tokens: Tokens
-    """Ahead of the first token, the prompt's own included; 0 where it is not known."""
+    predicted_ms: Milliseconds
+    """To the first token, by the sender's step time; 0 where it is not known."""
     decode_tokens: Tokens
     sequences: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)]
     blocks: Blocks

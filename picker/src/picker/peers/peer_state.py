@@ -182,7 +182,7 @@ class PeerState:
 
     def _count(self, request: _PeerRequest, endpoint: Endpoint) -> None:
         begun, sent_s = request.begun, request.sent_s
-        prompt = Prompt(begun.prefill_tokens, float(begun.work_tokens), sent_s, begun.sequences, from_peer=True)
+        prompt = Prompt(begun.prefill_tokens, 0.001 * begun.predicted_ms, sent_s, begun.sequences, from_peer=True)
         request.counted = CountedRequest(endpoint, prompt, begun.decode_tokens, request.model)
         self._tracker.begin(request.counted, sent_s)
         self._late_by(endpoint, sent_s, begun.sequences, begun.prefill_tokens)

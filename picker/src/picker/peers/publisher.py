@@ -1,6 +1,7 @@
 """What this picker reports to its peers: its own requests, as the director observes them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from math import ceil
 
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
@@ -8,6 +9,7 @@ from picker.peers.deltas import (
     FAILED,
     FULL_BYTES,
     MAX_ENTRIES,
+    MAX_MS,
     MAX_PREFIX_BLOCKS,
     MAX_REQUESTS,
     MAX_TOKENS,
@@ -163,7 +165,7 @@ def _scheduled(request: InFlightRequest, number: int, names: NameTable, blocks: 
         names.pool(request.pool_key),
         names.model(request.model),
         min(MAX_TOKENS, prompt.tokens),
-        round(min(MAX_TOKENS, prompt.work_tokens)),
+        ceil(min(MAX_MS, 1000.0 * prompt.predicted_s)),
         min(MAX_TOKENS, request.decode_tokens),
         min(MAX_SEQUENCES, prompt.sequences),
         blocks,

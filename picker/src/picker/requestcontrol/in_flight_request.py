@@ -12,7 +12,7 @@ from picker.endpoints.prefix_cache.index import PrefixIndex, SentPrompt
 from picker.rejection import Rejection
 from picker.requestcontrol.pick_request import NO_INFO, RequestInfo
 from picker.scheduling.request import InferenceRequest, Ranking
-from picker.scheduling.terms.prefill import requests_there, work_ahead
+from picker.scheduling.terms.prefill import predicted_first_token_s, requests_there
 
 
 class InFlightRequest(CountedRequest, eq=False, gc=False, kw_only=True):
@@ -118,16 +118,18 @@ def schedule(
     best = ranking.endpoints[0]
     uncached = max(0, request.prompt_tokens - ranking.cached_tokens)
     queues = best.metrics is not None and best.metrics.queues
-    work_tokens = 0.0 if queues else work_ahead(best, requests_there(best), uncached)
+    running, slowness = requests_there(best), best.speed.slowness
+    predicted_s = 0.0 if queues else predicted_first_token_s(best, running, uncached)
     sequences = request.sequences
-    pace = best.pace.seconds_per_token
     # As if nothing were cached. A prediction that depends on the cache would disclose the prompts of other clients.
     predicted_ttft_s = (
-        pace * (work_tokens + request.prompt_tokens - uncached) if pace is not None and work_tokens else None
+        slowness * predicted_first_token_s(best, running, request.prompt_tokens)
+        if slowness is not None and predicted_s
+        else None
     )
     in_flight = InFlightRequest(
         best,
-        Prompt(uncached, work_tokens, now_s, sequences),
+        Prompt(uncached, predicted_s, now_s, sequences),
         request.output_tokens * sequences,
         request.model,
         request=request,

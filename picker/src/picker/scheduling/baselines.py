@@ -11,6 +11,9 @@ class RandomChoice:
 
     is_sampled = True
 
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
+        """Learn nothing."""
+
     def costs(
         self,
         request: InferenceRequest,
@@ -29,6 +32,9 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turn = 0
 
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
+        """Learn nothing."""
+
     def costs(
         self,
         request: InferenceRequest,
@@ -46,6 +52,9 @@ class LeastRequest:
     """The endpoint with the fewest requests in flight from this picker."""
 
     is_sampled = False
+
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
+        """Learn nothing."""
 
     def costs(
         self,

@@ -9,7 +9,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.terms.kv_cache import KvDemand, pressure
 from picker.scheduling.terms.lora import LoraAffinity
-from picker.scheduling.terms.prefill import fleet_seconds_per_token, requests_at, requests_there
+from picker.scheduling.terms.prefill import MAX_NUM_BATCHED_TOKENS, fleet_slowness, requests_at, requests_there
 from picker.scheduling.terms.step_time import PoolStepTime
 
 
@@ -46,10 +46,6 @@ class CostWeights:
 DEFAULT = CostWeights()
 PREFIX_CACHE = replace(DEFAULT, miss_penalty=1.2)
 """Tokens that are computed again also evict other cached tokens. Measured: the two differ by little."""
-
-MAX_NUM_BATCHED_TOKENS = 2048.0
-"""Tokens that a step computes: vLLM's default. A queue of no more, the prompt included, waits for no other request if
-the KV cache has room for it."""
 
 QUEUE_HALF_AGE_S = 1.0
 """A queue counts half when its scrape is this old. With rare scrapes the queue may have ended, and every request
@@ -103,7 +99,19 @@ class PredictedCost:
         self._kv_demand = KvDemand()
         self._terms: dict[Endpoint, EndpointTerms] = {}
         self._terms_expire_s = -inf
-        self._fleet_s_per_token: float | None = None
+        self._fleet_slowness: float | None = None
+
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
+        if now_s < self._terms_expire_s:
+            return
+        self._terms.clear()
+        self._terms_expire_s = now_s + TERMS_MAX_AGE_S
+        self._fleet_slowness = fleet_slowness(endpoints, now_s)
+        self._step_time.observe(endpoints, now_s)
+        self._kv_demand.observe(endpoints, now_s)
+        self._lora.observe(endpoints, now_s)
+        for endpoint in endpoints:
+            endpoint.fade_failures(now_s)
 
     def costs(
         self,
@@ -113,26 +121,13 @@ class PredictedCost:
         now_s: float,
     ) -> Sequence[float]:
         tokens = request.prompt_tokens
-        uncached: Sequence[float] = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
+        uncached_tokens: Sequence[float] = [tokens - cached if cached < tokens else 0 for cached in cached_tokens]
         if self._weights.miss_penalty != 1.0:
-            uncached = [self._weights.miss_penalty * count for count in uncached]
-        return self.costs_of(request, endpoints, uncached, requests_at(endpoints), now_s)
-
-    def costs_of(
-        self,
-        request: InferenceRequest,
-        endpoints: Sequence[Endpoint],
-        uncached_tokens: Sequence[float],
-        running: Sequence[int],
-        now_s: float,
-    ) -> Sequence[float]:
-        """`costs`, given the prompt tokens that each endpoint has to compute and the number of requests there."""
-        if now_s >= self._terms_expire_s:
-            self._observe(endpoints, now_s)
+            uncached_tokens = [self._weights.miss_penalty * count for count in uncached_tokens]
         terms_of, error_weight = self._terms.get, self._weights.error_rate
         costs: list[float] = []
         # Unpacked rather than read by name: this loop takes most of the time of a decision.
-        for endpoint, uncached, count in zip(endpoints, uncached_tokens, running, strict=True):
+        for endpoint, uncached, count in zip(endpoints, uncached_tokens, requests_at(endpoints), strict=True):
             (
                 factor, first_step_s, wait_per_sequence_s, per_token_s, shared_s, prefill_share,
                 queue, next_step_tokens, queued_share,
@@ -152,22 +147,12 @@ class PredictedCost:
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
-    def _observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
-        """Learn from the newest scrapes."""
-        self._terms.clear()
-        self._terms_expire_s = now_s + TERMS_MAX_AGE_S
-        self._fleet_s_per_token = fleet_seconds_per_token(endpoints, now_s)
-        self._step_time.observe(endpoints, now_s)
-        self._kv_demand.observe(endpoints, now_s)
-        self._lora.observe(endpoints, now_s)
-        for endpoint in endpoints:
-            endpoint.fade_failures(now_s)
-
     def _compute_terms(self, endpoint: Endpoint, now_s: float) -> EndpointTerms:
         weights, demand = self._weights, self._kv_demand
         metrics, missing = endpoint.metrics, endpoint.credibility.missing
         if metrics is not None and missing:
             metrics = demand.with_missing(metrics, missing, requests_there(endpoint))
+        # A queue of no more tokens, the prompt included, waits for no other request if the KV cache has room for it.
         factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, MAX_NUM_BATCHED_TOKENS, 0.0
         if metrics is not None:
             usage = demand.usage(metrics, requests_there(endpoint))
@@ -179,8 +164,8 @@ class PredictedCost:
                 room = weights.kv_room * metrics.kv_cache_usage / max(1, metrics.running)
             queue = metrics.queue_depth
             queued_share = weights.queue / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
-        if self._fleet_s_per_token is not None:
-            slowness = endpoint.pace.slowdown_vs(self._fleet_s_per_token, now_s)
+        if self._fleet_slowness is not None:
+            slowness = endpoint.speed.slowdown_vs(self._fleet_slowness, now_s)
             if missing and slowness < 1.0:
                 # A server that reports too little load may report too short times as well.
                 slowness = 1.0

@@ -36,8 +36,9 @@ def predicted_wait_s(endpoint: Endpoint, now_s: float) -> float:
 
     The longer of two waits: until the prompts ahead are computed, and until as many requests have ended as are queued.
     """
-    pace = endpoint.pace.seconds_per_token
-    wait_s = endpoint.in_flight.prefill_tokens * pace if pace is not None else 0.0
+    slowness = endpoint.speed.slowness
+    token_s = endpoint.step_time.pool_time.per_prompt_token_s
+    wait_s = endpoint.in_flight.prefill_tokens * token_s * slowness if slowness is not None else 0.0
     metrics = endpoint.metrics
     if metrics is not None and metrics.queue_depth and now_s - metrics.scraped_at_s <= STALE_AFTER_S:
         sent_since = max(0, endpoint.in_flight.requests - metrics.in_flight_at_scrape)

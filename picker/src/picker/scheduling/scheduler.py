@@ -48,6 +48,7 @@ class Scheduler:
             )
         endpoints = self._candidates(request, endpoints)
         cached = self._cached_tokens(request, endpoints)
+        self._strategy.observe(endpoints, now_s)
         return self._ranked(self._strategy.costs(request, endpoints, cached, now_s), endpoints, cached)
 
     def _candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:

@@ -15,6 +15,10 @@ class Strategy(Protocol):
         """Whether a part of the endpoints of a large pool suffices for a decision."""
         ...
 
+    def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
+        """Learn from the newest scrapes of `endpoints`, before a decision among them."""
+        ...
+
     def costs(
         self,
         request: InferenceRequest,

@@ -19,9 +19,9 @@ def server(tracker: InFlightTracker) -> Endpoint:
 
 
 def sent(
-    tracker: InFlightTracker, where: Endpoint, *at_s: float, tokens: int = 1000, work: float = 0.0
+    tracker: InFlightTracker, where: Endpoint, *at_s: float, tokens: int = 1000, predicted_s: float = 0.0
 ) -> list[CountedRequest]:
-    return [begin(tracker, where, tokens, 100, work, item) for item in at_s]
+    return [begin(tracker, where, tokens, 100, predicted_s, item) for item in at_s]
 
 
 def test_the_oldest_prompts_are_removed_as_first_tokens_are_counted() -> None:
@@ -83,11 +83,11 @@ def test_a_restarted_server_has_computed_no_pending_prompt() -> None:
     emptied: list[Endpoint] = []
     tracker.on_restarted = emptied.append
     only = server(tracker)
-    sent(tracker, only, 0.1, 0.2, work=1000)
+    sent(tracker, only, 0.1, 0.2, predicted_s=0.2)
     tracker.scraped(only, ServerMetrics(0, 2, 0.0, progress=PrefillCounters(1.0, 0.1, 10.0), scraped_at_s=1.0))
     assert emptied == [only]
     assert only.in_flight.prefill_tokens == 2000
-    assert only.pace.seconds_per_token is None
+    assert only.speed.slowness is None
     scrape(tracker, only, 2.0, first_tokens=1, seconds=1.5)
     assert only.in_flight.prefill_tokens == 1000
 
@@ -95,7 +95,7 @@ def test_a_restarted_server_has_computed_no_pending_prompt() -> None:
 def test_without_first_token_counters_prompts_are_pending_until_they_end() -> None:
     tracker = InFlightTracker()
     only = endpoint(1)
-    [counted] = sent(tracker, only, 0.1, work=1000)
+    [counted] = sent(tracker, only, 0.1, predicted_s=0.2)
     for now_s in (1.0, 2.0):
         tracker.scraped(only, ServerMetrics(0, 1, 0.0, scraped_at_s=now_s))
     assert only.in_flight.prefill_tokens == 1000
@@ -126,19 +126,19 @@ def test_foreign_first_tokens_do_not_count_for_own_prompts() -> None:
 def test_the_speed_is_estimated_from_the_reported_times() -> None:
     tracker = InFlightTracker()
     only = server(tracker)
-    sent(tracker, only, 0.1, 0.2, work=1500)
+    sent(tracker, only, 0.1, 0.2, predicted_s=0.3)
     scrape(tracker, only, 1.0, first_tokens=2, seconds=0.6)
-    assert only.pace.seconds_per_token == pytest.approx(0.0002)
+    assert only.speed.slowness == pytest.approx(1.0)
 
 
 def test_no_speed_is_estimated_if_the_work_ahead_is_unknown() -> None:
     """The server reports only the sum of the times."""
     tracker = InFlightTracker()
     only = server(tracker)
-    sent(tracker, only, 0.1, work=1500)
+    sent(tracker, only, 0.1, predicted_s=0.3)
     sent(tracker, only, 0.2)
     scrape(tracker, only, 1.0, first_tokens=2, seconds=0.6)
-    assert only.pace.seconds_per_token is None
+    assert only.speed.slowness is None
     assert only.in_flight.prefill_tokens == 0
 
 
@@ -147,10 +147,10 @@ def test_no_speed_is_estimated_from_first_tokens_during_a_queue(before: int, the
     """Their times include the wait for room: a burst that fills its cache would make a fast server look slow."""
     tracker = InFlightTracker()
     only = server(tracker)
-    sent(tracker, only, 0.1, work=1500)
+    sent(tracker, only, 0.1, predicted_s=0.3)
     scrape(tracker, only, 1.0, queue_depth=before)
     scrape(tracker, only, 2.0, first_tokens=1, seconds=1.5, queue_depth=then)
-    assert only.pace.seconds_per_token is None
+    assert only.speed.slowness is None
     assert only.in_flight.prefill_tokens == 0
 
 
@@ -158,9 +158,9 @@ def test_a_prompt_that_is_expected_to_be_computed_does_not_count() -> None:
     """Also without a scrape since then. The next scrape does not count another prompt as computed in its place."""
     tracker = InFlightTracker()
     only = server(tracker)
-    only.pace.learn(1000, 0.2, 0.0)
-    sent(tracker, only, 0.1, work=1000)
-    sent(tracker, only, 0.2, work=2000)
+    only.speed.learn(0.2, 0.2, 0.0)
+    sent(tracker, only, 0.1, predicted_s=0.2)
+    sent(tracker, only, 0.2, predicted_s=0.4)
     tracker.expect(0.29)
     assert only.in_flight.prefill_tokens == 2000
     tracker.expect(0.31)

@@ -91,7 +91,7 @@ def test_a_server_that_falsely_reports_idle_gets_about_its_share(lie: str) -> No
                     says = {"kv_blocks": None, "block_size_tokens": None}
                 scrapes(tracker, item, now_s, INTERVAL_S / 2, **says)
         for item in fleet:
-            item.pace.learn(2000, 0.02 if item is liar and lie == "idle and fast" else 0.4, now_s)
+            item.speed.learn(0.4, 0.02 if item is liar and lie == "idle and fast" else 0.4, now_s)
         created = schedule(request(tokens=1000), fleet, scheduler, prefixes, tracker, now_s)
         assert isinstance(created, InFlightRequest)
         picks.append(created.endpoint is liar)

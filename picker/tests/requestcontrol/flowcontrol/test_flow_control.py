@@ -89,7 +89,7 @@ class Fleet:
         """Schedules a prompt on every endpoint that exceeds all queueing limits. Returns the requests."""
         filling: list[InFlightRequest] = []
         for server in self.endpoints:
-            server.pace.learn(1000, 1.0, 0.0)
+            server.speed.learn(0.2, 1.0, 0.0)
             request = self.director.assign(
                 pick_request("Critical", tokens=int(FULL_S * 1000), subset=frozenset({server.address}))
             )

@@ -30,6 +30,8 @@ class Measures:
     """Requests per second within the scenario's SLO."""
     hit_ratio: float
     """Share of the prompt tokens found in a prefix cache."""
+    ttft_error: float
+    """Median of the absolute error of the predicted TTFT, as a share of the TTFT. 0 without predictions."""
     kv_spread: float
     """Mean difference between the highest and the lowest KV cache usage of the replicas."""
     preemptions: float
@@ -45,7 +47,7 @@ class Measures:
 MEASURES = tuple(field.name for field in fields(Measures))
 LOWER_IS_BETTER = frozenset(
     {name for name in MEASURES if name.endswith("_s") and not name.endswith("per_s")}
-    | {"kv_spread", "preemptions", "shed", "failed"}
+    | {"kv_spread", "preemptions", "shed", "failed", "ttft_error"}
 )
 
 
@@ -74,6 +76,11 @@ def measure(
         tokens_per_s=sum(record.output_tokens for record in ended) / window_s,
         goodput_per_s=good / window_s,
         hit_ratio=sum(record.cached_tokens for record in served) / max(1, prompt_tokens),
+        ttft_error=_quantiles(
+            abs(record.predicted_ttft_s / record.ttft_s - 1.0)
+            for record in served
+            if record.predicted_ttft_s is not None
+        )[0],
         kv_spread=mean(kv_spreads) if kv_spreads else 0.0,
         preemptions=float(sum(record.preemptions for record in served)),
         shed=_share(counted, Outcome.SHED),

@@ -25,6 +25,8 @@ class Record:
     first_s: float = 0.0
     end_s: float = 0.0
     cached_tokens: int = 0
+    predicted_ttft_s: float | None = None
+    """With the prompt's cached part as the picker expects it. None where it makes no prediction."""
     preemptions: int = 0
 
     @property

@@ -48,6 +48,7 @@ COLUMNS = (
     _Column("output\ntokens/s", "tokens_per_s", "{:.0f}".format, interval=True),
     _Column("goodput\nreq/s", "goodput_per_s", "{:.2f}".format, interval=True),
     _Column("hits\n%", "hit_ratio", _percent),
+    _Column("TTFT error\n%", "ttft_error", _percent),
     _Column("KV spread\n0 to 1", "kv_spread", "{:.2f}".format),
     _Column("preempted\ntimes", "preemptions", "{:.0f}".format),
     _Column("shed\n%", "shed", _percent),

@@ -91,6 +91,9 @@ class Simulation:
             record.outcome, record.end_s = Outcome.SHED, now_s
             self._next_turn(session, BACK_OFF_S)
             return
+        slowness = picked.endpoint.speed.slowness
+        if slowness is not None and picked.prompt.predicted_s:
+            record.predicted_ttft_s = slowness * picked.prompt.predicted_s
         _Attempt(self, session, turn, record, picker, picked).send()
 
     def _sample_kv(self) -> None:

@@ -60,8 +60,8 @@ class Prompt:
 
     tokens: int
     """To be computed, as far as is known. 0 once they are computed."""
-    work_tokens: float
-    """Work ahead of its first token when it was sent, its own included. 0 if unknown."""
+    predicted_s: float
+    """From sending to its first token, on a server as fast as the pool's mean. 0 if unknown."""
     sent_s: float
     sequences: int = 1
     """Number of first tokens that the server counts for it."""

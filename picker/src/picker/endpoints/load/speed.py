@@ -4,8 +4,9 @@ DECAY = 0.99
 """Of the sums, per first token: about the last 100 count. With fewer, single ones decide. With more, a replica that
 has become slow is found too late."""
 
-PRIOR_TOKENS = 4000.0
-"""Work at the fleet's mean speed that an endpoint starts with: some three prompts."""
+PRIOR_FIRST_TOKENS = 3.0
+"""First tokens at the fleet's mean speed that an endpoint starts with. Judgement: the first ones often wait for a
+server's warm-up."""
 
 HALF_LIFE_S = 15.0
 """An estimate counts half after this time without a response, so that a slow endpoint is tried again and a fast one is
@@ -18,14 +19,13 @@ MIN_SLOWDOWN = 1 / 2
 """Lower limit on an endpoint's slowness: at most twice as fast as the fleet. The server itself reports its times."""
 
 MAX_DEVIATION = 16.0
-"""Limit on the factor between a time to first token and the expected one. Work that was estimated wrong by a factor of
-a thousand (a picture, a prompt of escapes) must change the estimate little."""
-
-MAX_WORK_TOKENS = 32_768.0
-"""Limit on the work of one response: no response has more weight than a prompt of this length."""
+"""Limit on a time to first token and on a predicted one, in multiples of the mean, and on the factor by which a time is
+shorter than expected. A prediction that is wrong by a factor of a thousand (a picture, a prompt of escapes) must change
+the estimate little, and so must a response that hung."""
 
 PRIOR_ERROR = 0.2
-"""Standard error of the prior work's time, as a share. The first responses show little of how much later ones vary."""
+"""Standard error of the prior first tokens' times, as a share. The first responses show little of how much later ones
+vary."""
 
 MIN_STANDARD_ERRORS = 3.0
 """Standard errors from which an endpoint's difference from the fleet counts; the larger the difference, the more of it.
@@ -34,69 +34,74 @@ other processes of the machine."""
 
 
 class SpeedEstimate:
-    """Time to first token per token of the work ahead of it, from decaying sums of both."""
+    """Times to first token relative to the predicted ones, from decaying sums of both."""
 
     __slots__ = (
+        "_first_tokens",
         "_learned_s",
+        "_predicted_s",
+        "_product_s2",
         "_seconds",
-        "_seconds_tokens",
-        "_square_s",
-        "_square_tokens",
-        "_tokens",
-        "seconds_per_token",
+        "_square_predicted_s2",
+        "_square_s2",
+        "slowness",
     )
 
     def __init__(self) -> None:
-        self.seconds_per_token: float | None = None
-        """None before the first response."""
-        self._seconds = self._tokens = 0.0
-        self._square_s = self._square_tokens = self._seconds_tokens = 0.0
+        self.slowness: float | None = None
+        """Time to first token per predicted second. The prediction is that of the pool's step time
+        (`predicted_first_token_s`). None before the first response."""
+        self._first_tokens = self._seconds = self._predicted_s = 0.0
+        self._square_s2 = self._square_predicted_s2 = self._product_s2 = 0.0
         self._learned_s = 0.0
 
-    def learn(self, work_tokens: float, seconds: float, now_s: float, answers: int = 1) -> None:
-        """Add first tokens of so many `answers`: the sum of their times, and the sum of the work ahead of them when
-        their requests were sent."""
-        work_tokens, seconds = self._bounded(work_tokens, seconds, answers)
+    def learn(self, predicted_s: float, seconds: float, now_s: float, answers: int = 1) -> None:
+        """Add first tokens of so many `answers`: the sum of their times, and the sum of the times predicted when their
+        requests were sent."""
+        predicted_s, seconds = self._bounded(predicted_s, seconds, answers)
         kept = DECAY**answers * self._freshness(now_s)
         self._learned_s = now_s
+        self._first_tokens = kept * self._first_tokens + answers
         self._seconds = kept * self._seconds + seconds
-        self._tokens = kept * self._tokens + work_tokens
-        self._square_s = kept * kept * self._square_s + seconds * seconds
-        self._square_tokens = kept * kept * self._square_tokens + work_tokens * work_tokens
-        self._seconds_tokens = kept * kept * self._seconds_tokens + seconds * work_tokens
-        self.seconds_per_token = self._seconds / self._tokens if self._tokens else None
+        self._predicted_s = kept * self._predicted_s + predicted_s
+        self._square_s2 = kept * kept * self._square_s2 + seconds * seconds
+        self._square_predicted_s2 = kept * kept * self._square_predicted_s2 + predicted_s * predicted_s
+        self._product_s2 = kept * kept * self._product_s2 + seconds * predicted_s
+        self.slowness = self._seconds / self._predicted_s if self._predicted_s else None
 
-    def _bounded(self, work_tokens: float, seconds: float, answers: int) -> tuple[float, float]:
-        pace = self.seconds_per_token
-        if pace and work_tokens:
-            expected_s = pace * work_tokens
-            if seconds > MAX_DEVIATION * expected_s:
-                seconds = MAX_DEVIATION * expected_s
-            elif seconds < expected_s / MAX_DEVIATION:
-                work_tokens = MAX_DEVIATION * seconds / pace
-        if work_tokens > MAX_WORK_TOKENS * answers:
-            share = MAX_WORK_TOKENS * answers / work_tokens
-            work_tokens, seconds = share * work_tokens, share * seconds
-        return work_tokens, seconds
+    def _bounded(self, predicted_s: float, seconds: float, answers: int) -> tuple[float, float]:
+        slowness = self.slowness
+        if not slowness or not predicted_s:
+            return predicted_s, seconds
+        most_s = MAX_DEVIATION * answers * self._predicted_s / self._first_tokens
+        if predicted_s > most_s:
+            seconds *= most_s / predicted_s
+            predicted_s = most_s
+        if seconds < slowness * predicted_s / MAX_DEVIATION:
+            predicted_s = MAX_DEVIATION * seconds / slowness
+        return predicted_s, min(seconds, slowness * most_s)
 
     def decayed_totals(self, now_s: float) -> tuple[float, float]:
-        """Sums of seconds and of tokens, decayed to `now_s`."""
+        """Sums of seconds and of predicted seconds, decayed to `now_s`."""
         freshness = self._freshness(now_s)
-        return freshness * self._seconds, freshness * self._tokens
+        return freshness * self._seconds, freshness * self._predicted_s
 
-    def slowdown_vs(self, fleet_s_per_token: float, now_s: float) -> float:
+    def slowdown_vs(self, fleet_slowness: float, now_s: float) -> float:
         """Slowness relative to the fleet. 1 before the first response, and where the difference may be chance.
 
         The variance is that of a ratio of sums (Cochran, Sampling Techniques, 1977, 6.4). The part of a difference
         beyond it is shrunk as by James and Stein (1961), whose estimate is 0 where the noise explains all.
         """
+        own = self.slowness
+        if own is None:
+            return 1.0
         freshness = self._freshness(now_s)
-        seconds, tokens = freshness * self._seconds / fleet_s_per_token, freshness * self._tokens + PRIOR_TOKENS
-        slowness = (seconds + PRIOR_TOKENS) / tokens
-        own = fleet_s_per_token if self.seconds_per_token is None else self.seconds_per_token
-        scatter = self._square_s - 2.0 * own * self._seconds_tokens + own * own * self._square_tokens
-        scatter_tokens = freshness * freshness * scatter / (fleet_s_per_token * fleet_s_per_token)
-        error = (scatter_tokens + (PRIOR_ERROR * PRIOR_TOKENS) ** 2) / (tokens * tokens)
+        prior_s = PRIOR_FIRST_TOKENS * self._predicted_s / self._first_tokens
+        predicted_s = freshness * self._predicted_s + prior_s
+        slowness = (freshness * self._seconds / fleet_slowness + prior_s) / predicted_s
+        scatter_s2 = self._square_s2 - 2.0 * own * self._product_s2 + own * own * self._square_predicted_s2
+        scatter_s2 *= freshness * freshness / (fleet_slowness * fleet_slowness)
+        error = (scatter_s2 + (PRIOR_ERROR * prior_s) ** 2) / (predicted_s * predicted_s)
         excess = slowness - 1.0
         noise = MIN_STANDARD_ERRORS * MIN_STANDARD_ERRORS * error
         if excess * excess <= noise:

@@ -136,10 +136,12 @@ class Moments:
 class StepTimeEstimate:
     """The observations of one server. What is learned from it is bounded by `Moments.solve`."""
 
-    __slots__ = ("_pending", "_pending_at_start", "_window", "moments")
+    __slots__ = ("_pending", "_pending_at_start", "_window", "moments", "pool_time")
 
     def __init__(self) -> None:
         self.moments = Moments()
+        self.pool_time = PRIOR
+        """Of the pool's servers, at their mean scale, as it was last solved (`scheduling.terms.step_time`)."""
         self._window: StepWork | None = None
         self._pending = self._pending_at_start = 0.0
 

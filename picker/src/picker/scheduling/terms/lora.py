@@ -18,9 +18,6 @@ requests in flight, and keep the most recently used ones loaded."""
 MAX_SENT_ADAPTERS = 64
 """Sent adapters kept per endpoint. Never more than the endpoint runs at once."""
 
-ENDPOINT_TTL_S = 60.0
-"""State of an endpoint that was not observed for this long is dropped: the endpoint has left the pool."""
-
 
 class _EndpointAdapters:
     """The adapters of one endpoint."""
@@ -85,7 +82,8 @@ class LoraAffinity:
 
     def _prune(self, now_s: float) -> None:
         for endpoint, known in list(self._by_endpoint.items()):
-            if now_s - known.observed_s > ENDPOINT_TTL_S:
+            if now_s - known.observed_s > SENT_ADAPTER_TTL_S:
+                # It has left the pool.
                 del self._by_endpoint[endpoint]
                 continue
             most = min(MAX_SENT_ADAPTERS, known.metrics.max_loras if known.metrics is not None else 0)

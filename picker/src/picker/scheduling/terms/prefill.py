@@ -1,19 +1,18 @@
-"""Work ahead of a request's first token on an endpoint, from the in-flight tracker and the newest scrape.
-
-The unit of work is the prompt token: the time in which a server computes one token of a prompt. It is 0.2 ms on the
-A10 and the L20 of the simulator, for which the constants are. The cost has learned ratios (`terms.step_time`).
-"""
+"""The predicted time to first token of a request, from the in-flight tracker and the newest scrape."""
 
 from collections.abc import Sequence
+from math import ceil
 
 from picker.endpoints.endpoint import Endpoint
 
-STEP_TOKENS = 300.0
-"""Work of a first token on an idle server: the rest of the step that runs when the request arrives, and the fixed part
-of its own step."""
+MAX_NUM_BATCHED_TOKENS = 2048.0
+"""Tokens that a step computes: vLLM's default for an API server."""
 
-SEQUENCE_TOKENS = 8.0
-"""Additional work per running sequence: each slows every step and takes part of the token budget."""
+RUNNING_STEP = 0.5
+"""Share of a step until the one ends that runs when a request arrives: the mean."""
+
+MIN_PREDICTED_S = 0.001
+"""Sum of decayed times from which they are a reference."""
 
 
 def requests_there(endpoint: Endpoint) -> int:
@@ -33,29 +32,30 @@ def requests_at(endpoints: Sequence[Endpoint]) -> list[int]:
     ]
 
 
-def fleet_seconds_per_token(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
-    """The fleet's mean seconds per token of work, the reference of slowness. None if fewer than two endpoints have an
-    estimate.
+def fleet_slowness(endpoints: Sequence[Endpoint], now_s: float) -> float | None:
+    """The fleet's mean slowness, the reference of each endpoint's. None if fewer than two endpoints have an estimate.
 
-    Weighted by work, so that one slow response of one endpoint does not make the others look fast.
+    Weighted by predicted time, so that one slow response of one endpoint does not make the others look fast.
     """
-    learned = [endpoint.pace.decayed_totals(now_s) for endpoint in endpoints if endpoint.pace.seconds_per_token]
+    learned = [endpoint.speed.decayed_totals(now_s) for endpoint in endpoints if endpoint.speed.slowness]
     if len(learned) < 2:
         return None
-    tokens = sum(tokens for _, tokens in learned)
+    predicted_s = sum(predicted_s for _, predicted_s in learned)
     # Also None if all observations are so old that their weight is negligible.
-    return sum(seconds for seconds, _ in learned) / tokens if tokens > 1.0 else None
+    return sum(seconds for seconds, _ in learned) / predicted_s if predicted_s > MIN_PREDICTED_S else None
 
 
-def work_ahead(endpoint: Endpoint, running: int, uncached_tokens: float) -> float:
-    """Work until the first token of a prompt of which `uncached_tokens` are not cached, in prompt tokens.
+def predicted_first_token_s(endpoint: Endpoint, running: int, uncached_tokens: float) -> float:
+    """Predicted time to the first token of a prompt of which `uncached_tokens` are not cached, on a server as fast as
+    the pool's mean. `running` requests are there.
 
-    `running` requests are there. Measured: the constants are fitted to the simulator's first tokens.
+    The step that runs ends first. Each later step computes prompts in the order of arrival, as many tokens as it may,
+    and a token of each running sequence.
     """
-    return (
-        STEP_TOKENS
-        + SEQUENCE_TOKENS * running
-        + endpoint.in_flight.prefill_tokens
-        + endpoint.foreign_prefill_tokens
-        + uncached_tokens
-    )
+    step = endpoint.step_time.pool_time
+    metrics = endpoint.metrics
+    context_tokens = metrics.kv_cache_usage * metrics.cache_tokens if metrics is not None else 0.0
+    tokens = endpoint.in_flight.prefill_tokens + endpoint.foreign_prefill_tokens + uncached_tokens
+    steps = RUNNING_STEP + max(1, ceil(tokens / MAX_NUM_BATCHED_TOKENS))
+    decode_s = step.base_s + running * step.per_sequence_s + context_tokens * step.per_context_token_s
+    return steps * decode_s + tokens * step.per_prompt_token_s

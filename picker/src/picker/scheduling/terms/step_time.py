@@ -31,10 +31,15 @@ class PoolStepTime:
         self._expires_s = -inf
 
     def observe(self, endpoints: Sequence[Endpoint], now_s: float) -> None:
-        """Solve for the observations of `endpoints`, if the last solution is older than MAX_AGE_S."""
-        if now_s < self._expires_s:
-            return
-        self._expires_s = now_s + MAX_AGE_S
+        """Solve for the observations of `endpoints`, if the last solution is older than MAX_AGE_S. Each of them gets
+        the newest solution."""
+        if now_s >= self._expires_s:
+            self._expires_s = now_s + MAX_AGE_S
+            self._solve(endpoints)
+        for endpoint in endpoints:
+            endpoint.step_time.pool_time = self.time
+
+    def _solve(self, endpoints: Sequence[Endpoint]) -> None:
         known = [moments for endpoint in endpoints if (moments := endpoint.step_time.moments).weight > 0.0]
         if not known:
             return
