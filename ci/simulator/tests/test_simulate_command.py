@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from simulator.cli import main
+from simulator.schedulers.registry import FACTORS, WEIGHTS
 
 SMALL = """\
 name: small
@@ -52,6 +53,16 @@ def test_scrapes_may_arrive_late(scenario: Path, capsys: pytest.CaptureFixture[s
     scenario.write_text(SMALL + "scrapes: {delay_s: 0.7}\n")
     assert run(scenario, "--strategies=filter-tree,weighted-scorers") == 0
     assert "weighted-scorers" in capsys.readouterr().out
+
+
+def test_every_weight_is_compared_at_half_and_twice_its_value(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "sensitivity.md"
+    assert run(scenario, "--sensitivity", f"--markdown={table}") == 0
+    rows = table.read_text().splitlines()[2:]
+    assert [row.split("|")[1].strip(" `") for row in rows] == [name for name in WEIGHTS for _ in FACTORS]
+    assert rows[0] in capsys.readouterr().out
 
 
 def test_losses_are_printed_for_every_number_of_pickers_and_interval(

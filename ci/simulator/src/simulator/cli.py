@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from simulator.bound.comparison import compare_all, print_bounds, small_scenarios
+from simulator.experiment.losses import print_losses, variants
 from simulator.experiment.markdown import write_markdown
 from simulator.experiment.report import print_summary, print_tables, write_json
-from simulator.experiment.runner import Experiment, run_experiment
-from simulator.experiment.sensitivity import print_sensitivity, variants
+from simulator.experiment.runner import Experiment, Results, run_experiment
+from simulator.experiment.sensitivity import print_sensitivity, weight_schedulers
 from simulator.matrix.description import Split, read_matrix, selected
 from simulator.matrix.worst_cells import OTHERS, cells, print_worst
 from simulator.schedulers.registry import SCHEDULERS
@@ -56,21 +57,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not scenarios:
         print(NO_SCENARIO, file=sys.stderr)
         return 1
+    if given.sensitivity:
+        experiment = Experiment(scenarios, weight_schedulers(), given.seeds, given.traces, first_seed)
+        results = _with_progress(partial(run_experiment, experiment, given.jobs))
+        print_sensitivity(results, given.markdown, console)
+        _write_json(given, results, console)
+        return 0
     varied = list(variants(scenarios)) if given.losses else scenarios
     strategies = given.strategies or ([*OURS, *OTHERS] if given.matrix is not None else list(SCHEDULERS))
     experiment = Experiment(varied, strategies, given.seeds, given.traces, first_seed)
     results = _with_progress(partial(run_experiment, experiment, given.jobs))
     if given.losses:
-        print_sensitivity(results, scenarios, strategies, console)
+        print_losses(results, scenarios, strategies, console)
     else:
         print_tables(results, console)
         print_summary(results, [name for name in OURS if name in strategies], console)
     found = list(cells(scenarios, results, OURS)) if not given.losses else []
     if given.matrix is not None or given.check:
         print_worst(found, kinds, console)
-    if given.json is not None:
-        write_json(results, given.json)
-        console.print(f"The figures of every seed are in {given.json}.")
+    _write_json(given, results, console)
     if given.markdown is not None:
         write_markdown(results, OURS, given.markdown)
         console.print(f"Markdown tables are in {given.markdown}.")
@@ -81,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = plot_all(results, OURS, given.plots)
         console.print(f"{len(written)} plots are in {given.plots}.")
     return int(given.check and any(cell.is_worse for cell in found))
+
+
+def _write_json(given: argparse.Namespace, results: Results, console: Console) -> None:
+    if given.json is not None:
+        write_json(results, given.json)
+        console.print(f"The figures of every seed are in {given.json}.")
 
 
 def _bound(given: argparse.Namespace, console: Console) -> int:
@@ -150,6 +161,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--losses", action="store_true", help="compare 1, 2 and 4 pickers, and scrapes every 0.2, 1 and 5 s"
+    )
+    parser.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="compare DEFAULT with each of its weights at half and at twice its value",
     )
     parser.add_argument(
         "--bound",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from simulator.experiment.measures import Measures, measure
 from simulator.experiment.simulation import Simulation
-from simulator.schedulers.registry import SCHEDULERS, SchedulerSpec
+from simulator.schedulers.registry import SCHEDULERS, WEIGHT_VARIANTS, SchedulerSpec
 from simulator.workload.scenario import Scenario
 
 
@@ -18,7 +18,7 @@ class Experiment:
 
     scenarios: Sequence[Scenario]
     schedulers: Sequence[str]
-    """Names in `SCHEDULERS`."""
+    """Names in `SCHEDULERS` or `WEIGHT_VARIANTS`."""
     seeds: int
     """Number of seeds."""
     traces: Path
@@ -52,10 +52,11 @@ def run_experiment(experiment: Experiment, jobs: int, progress: Callable[[int, i
 def run_cell(scenario: Scenario, scheduler: str, seeds: Sequence[int], traces: Path) -> list[Measures]:
     """Runs the seeds of a scenario and a scheduler. Raises TraceError."""
     measures: list[Measures] = []
+    spec = SCHEDULERS.get(scheduler) or WEIGHT_VARIANTS[scheduler]
     # A run makes millions of blocks and few reference cycles, so the collector costs more than it frees.
     gc.disable()
     for seed in seeds:
-        measures.append(run_one(scenario, SCHEDULERS[scheduler], seed, traces))
+        measures.append(run_one(scenario, spec, seed, traces))
         gc.collect()
     return measures
 

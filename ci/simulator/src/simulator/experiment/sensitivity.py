@@ -1,77 +1,84 @@
-"""Sensitivity of the strategies to the number of pickers and to the scrape interval (`--losses`)."""
+"""Sensitivity of DEFAULT to its weights: each at half and at twice its value (`--sensitivity`)."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
-from math import isnan, nan
-from statistics import geometric_mean
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+from statistics import mean
 
+from picker.resources.inference import RoutingStrategy
 from rich.console import Console
-from rich.table import Table
 
-from simulator.experiment.measures import estimate, values_of
+from simulator.experiment.measures import Measures, estimate
 from simulator.experiment.runner import Results
-from simulator.workload.scenario import Scenario
+from simulator.schedulers.registry import FACTORS, WEIGHTS, variant_name
 
-PICKERS = (1, 2, 4)
-INTERVALS_S = (0.2, 1.0, 5.0)
-MEASURES = (("ttft_p90_s", "TTFT p90"), ("goodput_per_s", "goodput"), ("tokens_per_s", "tokens/s"))
-
-
-def variants(scenarios: Sequence[Scenario]) -> Iterator[Scenario]:
-    """Each scenario with every number of pickers and every scrape interval."""
-    for scenario, (pickers, interval_s) in product(scenarios, product(PICKERS, INTERVALS_S)):
-        name = _name(scenario.name, pickers, interval_s)
-        yield scenario.scraped_every(interval_s).model_copy(update={"name": name, "pickers": pickers})
+COMPARED = (
+    ("ttft_p90_s", "TTFT p90"),
+    ("tpot_p90_s", "TPOT p90"),
+    ("e2e_p90_s", "e2e p90"),
+    ("goodput_per_s", "goodput"),
+)
+DEFAULT = RoutingStrategy.DEFAULT.value
 
 
-def print_sensitivity(
-    results: Results, scenarios: Sequence[Scenario], strategies: Sequence[str], console: Console
-) -> None:
-    """Prints a table for each strategy and measure. The first column is the value of one picker with the shortest
-    interval; the others are ratios to it."""
-    for strategy, (measure, title) in product(strategies, MEASURES):
-        table = Table(
-            title=f"\n{strategy}: {title}, as ratios to one picker and scrapes every {INTERVALS_S[0]} s",
-            title_justify="left",
-            box=None,
-            padding=(0, 1),
-        )
-        table.add_column("scenario", no_wrap=True)
-        for pickers, interval_s in product(PICKERS, INTERVALS_S):
-            table.add_column(f"{pickers} picker{'s' * (pickers > 1)}\n{interval_s:g} s", justify="right", no_wrap=True)
-        all_ratios: list[list[float]] = []
-        for scenario in scenarios:
-            first, *others = [
-                estimate(values_of(results[_name(scenario.name, *variant)][strategy], measure)).mean
-                for variant in product(PICKERS, INTERVALS_S)
-            ]
-            ratios = [other / first if first else nan for other in others]
-            all_ratios.append(ratios)
-            table.add_row(scenario.name, f"{first:.2f}", *map(_cell, ratios))
-        means = [_geometric_mean(column) for column in zip(*all_ratios, strict=True)]
-        table.add_row("geometric mean", "", *map(_cell, means))
-        console.print(table)
-    exchanges_s = sorted({scenario.exchange_s for scenario in scenarios if scenario.exchange_s is not None})
-    shares = (
-        f"report to each other at most every {', '.join(f'{each:g}' for each in exchanges_s)} s"
-        if exchanges_s
-        else "share no state (see --exchange)"
-    )
-    console.print(
-        f"\nRequests go to all of these pickers (picker.spread=true), which {shares}. In the chart's default, one "
-        "picker gets all requests and the others are standbys; the columns of 1 picker apply."
-    )
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio to DEFAULT with its own weights: the geometric mean over scenarios, its 95 % interval over seeds, and the
+    scenario that is furthest from 1."""
+
+    mean: float
+    low: float
+    high: float
+    extreme: float
+    scenario: str
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
-def _geometric_mean(ratios: Iterable[float]) -> float:
-    """The geometric mean of the positive ratios; NaN if there are none. A measure may be 0 in a scenario."""
-    positive = [ratio for ratio in ratios if ratio > 0]
-    return geometric_mean(positive) if positive else nan
+def weight_schedulers() -> list[str]:
+    """The schedulers that `--sensitivity` compares."""
+    return [DEFAULT, *(variant_name(weight, factor) for weight in WEIGHTS for factor in FACTORS)]
 
 
-def _cell(ratio: float) -> str:
-    return "-" if isnan(ratio) else f"{ratio:.2f}"
+def ratio_to_default(results: Results, scheduler: str, measure: str) -> Ratio:
+    """Compares `scheduler` with DEFAULT, seed by seed. A scenario in which a measure is 0 is left out."""
+    by_scenario = {
+        scenario: ratios
+        for scenario, rows in results.items()
+        if (ratios := _log_ratios(rows[scheduler], rows[DEFAULT], measure)) is not None
+    }
+    by_seed = [mean(ratios) for ratios in zip(*by_scenario.values(), strict=True)]
+    found = estimate(by_seed)
+    means = {scenario: mean(ratios) for scenario, ratios in by_scenario.items()}
+    extreme = max(means, key=lambda scenario: abs(means[scenario]))
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    return Ratio(exp(found.mean), exp(low), exp(high), exp(means[extreme]), extreme)
 
 
-def _name(scenario: str, pickers: int, interval_s: float) -> str:
-    return f"{scenario}, {pickers} pickers, scrapes every {interval_s:g} s"
+def print_sensitivity(results: Results, path: Path | None, console: Console) -> None:
+    """Prints the table of all weights in Markdown, and writes it to `path`. Raises OSError."""
+    lines = list(_lines(results))
+    console.print("\n".join(lines), markup=False)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+
+def _lines(results: Results) -> Iterator[str]:
+    yield f"| weight | times | {' | '.join(title for _, title in COMPARED)} | furthest |"
+    yield f"|---|---:|{'---:|' * len(COMPARED)}---|"
+    for weight in WEIGHTS:
+        for factor in FACTORS:
+            ratios = {
+                title: ratio_to_default(results, variant_name(weight, factor), measure) for measure, title in COMPARED
+            }
+            title, furthest = max(ratios.items(), key=lambda item: abs(log(item[1].extreme)))
+            cells = " | ".join(map(str, ratios.values()))
+            yield f"| `{weight}` | {factor:g} | {cells} | {title} {furthest.extreme:.2f} in {furthest.scenario} |"
+
+
+def _log_ratios(ours: Sequence[Measures], theirs: Sequence[Measures], measure: str) -> list[float] | None:
+    pairs = [(getattr(a, measure), getattr(b, measure)) for a, b in zip(ours, theirs, strict=True)]
+    return [log(a / b) for a, b in pairs] if all(a > 0 and b > 0 for a, b in pairs) else None

@@ -1,12 +1,14 @@
-"""The schedulers by name: the picker's strategies, those of other projects, and one with perfect information."""
+"""The schedulers by name: the picker's strategies, those of other projects, one with perfect information, and DEFAULT
+with other weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from random import Random
 
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.in_flight_request import Schedules
 from picker.resources.inference import RoutingStrategy
+from picker.scheduling.cost import DEFAULT, CostWeights, PredictedCost
 from picker.scheduling.scheduler import Scheduler
 
 from simulator.schedulers.peers import (
@@ -67,3 +69,34 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = {
         ),
     )
 }
+
+FACTORS = (0.5, 2.0)
+"""Of a weight, in WEIGHT_VARIANTS."""
+
+WEIGHTS = tuple(field.name for field in fields(CostWeights))
+
+
+class _Reweighted(Scheduler):
+    """DEFAULT with other weights."""
+
+    def __init__(self, weights: CostWeights, prefixes: PrefixIndex, rng: Random) -> None:
+        super().__init__(RoutingStrategy.DEFAULT, prefixes, rng)
+        self._strategy = PredictedCost(weights)
+
+
+def variant_name(weight: str, factor: float) -> str:
+    """The name of DEFAULT with `factor` times one of its weights."""
+    return f"{RoutingStrategy.DEFAULT.value}, {weight} x {factor:g}"
+
+
+def _variant(weight: str, factor: float) -> SchedulerSpec:
+    weights = replace(DEFAULT, **{weight: factor * getattr(DEFAULT, weight)})
+    return SchedulerSpec(
+        variant_name(weight, factor), lambda prefixes, rng, _: _Reweighted(weights, prefixes, rng), uses_counters=True
+    )
+
+
+WEIGHT_VARIANTS: Mapping[str, SchedulerSpec] = {
+    variant_name(weight, factor): _variant(weight, factor) for weight in WEIGHTS for factor in FACTORS
+}
+"""DEFAULT with one weight changed, for each of its weights and FACTORS."""
