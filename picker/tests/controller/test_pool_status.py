@@ -5,7 +5,17 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 from picker.controller.api_objects import HTTPRoute, Service, read_grpc_route, read_pool_route, read_route, read_service
-from picker.controller.pool_status import PickerReference, accepted, parents, partially_invalid, resolved, strategy
+from picker.controller.pool_status import (
+    EXPORT_ANNOTATION,
+    PickerReference,
+    accepted,
+    exported,
+    parents,
+    partially_invalid,
+    pool_conditions,
+    resolved,
+    strategy,
+)
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ObjectName, PoolName
 from picker.resources.pool_wire import STRATEGY_ANNOTATION
 
@@ -207,3 +217,15 @@ def test_strategy_condition_has_the_strategy_as_its_reason(
     condition = strategy(annotations)
     assert (condition.holds, condition.reason) == (holds, reason)
     assert len(condition.message) < 1024
+
+
+def test_requested_export_is_reported_as_not_supported() -> None:
+    """The condition ends with the annotation."""
+    annotated = {EXPORT_ANNOTATION: "ClusterSet"}
+    found = pool_conditions(POOL, PICKER, True, service("ClusterIP", 9002), annotated, ())
+    assert ("Exported", False, "NotSupported") in [(made.type, made.holds, made.reason) for made in found]
+    assert exported(POOL, {}) is None
+
+
+def test_v1alpha2_pool_has_no_export_condition() -> None:
+    assert exported(PoolName(POOL_GROUP_V1ALPHA2, "default", "red"), {EXPORT_ANNOTATION: "ClusterSet"}) is None

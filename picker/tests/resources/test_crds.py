@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from picker.resources.crd import DEFINITIONS, Definition, crd
+from picker.resources.crd import BUNDLE_VERSION, DEFINITIONS, Definition, crd
 from picker.resources.parse import KINDS
 
 CHART = Path(__file__).parents[3] / "charts" / "inference-gateway" / "charts" / "crds" / "crds"
@@ -29,6 +29,37 @@ def test_the_chart_installs_the_generated_definitions() -> None:
     """After a change of the types run `make crds`."""
     installed = {path.name: yaml.safe_load(path.read_text()) for path in CHART.glob("*.yaml")}
     assert installed == {f"{definition.name}.yaml": crd(definition) for definition in DEFINITIONS}
+
+
+UPSTREAM = Path(__file__).parent / "upstream" / f"inferencepools.{BUNDLE_VERSION}.yaml"
+
+
+def comparable(node: Any) -> Any:
+    """Returns a schema without what does not restrict objects: descriptions, orders, and spaces in rules."""
+    if isinstance(node, list):
+        return [comparable(item) for item in node]
+    if isinstance(node, str):
+        return "".join(node.split())
+    if not isinstance(node, dict):
+        return node
+    made = {key: comparable(value) for key, value in node.items()}
+    if isinstance(made.get("required"), list):
+        made["required"].sort()
+    if isinstance(made.get("description"), str):
+        del made["description"]
+    if made.get("minLength") == 0:
+        del made["minLength"]
+    return made
+
+
+def test_the_v1_pool_equals_the_inference_extensions() -> None:
+    """The API server accepts and defaults the same objects as with upstream's definition of this bundle version."""
+    ours = next(crd(item) for item in DEFINITIONS if item.version == "v1")
+    upstream = yaml.safe_load(UPSTREAM.read_text())
+    assert ours["metadata"] == upstream["metadata"]
+    assert ours["spec"]["names"] == upstream["spec"]["names"]
+    [our_version], [upstream_version] = ours["spec"]["versions"], upstream["spec"]["versions"]
+    assert comparable(our_version["schema"]) == comparable(upstream_version["schema"])
 
 
 def test_every_inference_kind_has_a_definition() -> None:

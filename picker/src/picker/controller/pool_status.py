@@ -23,6 +23,9 @@ MAX_PROBLEMS = 1024
 
 _SUPPORTED_FILTERS = frozenset({"RequestHeaderModifier", "ResponseHeaderModifier"})
 
+EXPORT_ANNOTATION = "inference.networking.x-k8s.io/export"
+"""Asks for the pool in the other clusters of a ClusterSet (GAIE, proposal 1374)."""
+
 MAX_PARENTS = 32
 """Maximum number of entries of a status."""
 
@@ -41,7 +44,7 @@ class PickerReference:
 class ConditionResult:
     """A condition without its times."""
 
-    type: Literal["Accepted", "ResolvedRefs", "RoutingStrategy", "PartiallyInvalid"]
+    type: Literal["Accepted", "ResolvedRefs", "RoutingStrategy", "PartiallyInvalid", "Exported"]
     holds: bool
     reason: str
     message: str
@@ -123,8 +126,8 @@ def pool_conditions(
 ) -> Sequence[ConditionResult]:
     """Returns all conditions of a pool for one Gateway. `annotations`: the pool's. `routes`: those to the pool."""
     conditions = [accepted(pool, picker, route_accepted), resolved(picker, services), strategy(annotations)]
-    invalid = partially_invalid(pool, routes)
-    return [*conditions, invalid] if invalid is not None else conditions
+    optional = partially_invalid(pool, routes), exported(pool, annotations)
+    return [*conditions, *(condition for condition in optional if condition is not None)]
 
 
 def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: bool) -> ConditionResult:
@@ -175,6 +178,14 @@ def partially_invalid(pool: PoolName, routes: Iterable[HTTPRoute]) -> ConditionR
     if not problems:
         return None
     return ConditionResult("PartiallyInvalid", True, "UnsupportedValue", shorten(" ".join(problems), MAX_PROBLEMS))
+
+
+def exported(pool: PoolName, annotations: Mapping[str, str]) -> ConditionResult | None:
+    """Returns that an export is not supported; None if none is requested. v1alpha2 has no such condition."""
+    if pool.group != POOL_GROUP_V1 or EXPORT_ANNOTATION not in annotations:
+        return None
+    message = f"The annotation {EXPORT_ANNOTATION} has no effect: this gateway does not export pools to other clusters."
+    return ConditionResult("Exported", False, "NotSupported", message)
 
 
 def _unsupported(pool: PoolName, route: HTTPRoute) -> Iterator[str]:

@@ -29,6 +29,9 @@ from picker.resources.wire import Object
 Schema = dict[str, Any]
 """A structural OpenAPI schema."""
 
+BUNDLE_VERSION = "v1.6.0"
+"""The release of the inference extension whose schema the v1 InferencePool has. Its conformance suite reads it."""
+
 _GROUP: Schema = {"maxLength": 253, "pattern": r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"}
 _KIND: Schema = {"minLength": 1, "maxLength": 63, "pattern": "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$"}
 _ANY_REFERENCE: Schema = {"enum": None}
@@ -152,11 +155,14 @@ DEFINITIONS: Sequence[Definition] = (
             "endpointPickerRef.port.number": _NO_DEFAULT,
             "targetPorts": {"x-kubernetes-list-type": "atomic"}
             | _rule("self.all(p1, self.exists_one(p2, p1.number == p2.number))", "port number must be unique"),
-            "selector.matchLabels": _LABEL_VALUE | {"minProperties": None},
+            "selector.matchLabels": _LABEL_VALUE,
         },
-        # Groups under k8s.io need an approval of the Kubernetes project: this is the approval of this API.
         annotations={
-            "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api-inference-extension/pull/1173"
+            # Groups under k8s.io need an approval of the Kubernetes project: this is the approval of this API.
+            "api-approved.kubernetes.io": (
+                "https://github.com/kubernetes-sigs/gateway-api-inference-extension/pull/1173"
+            ),
+            "inference.networking.k8s.io/bundle-version": BUNDLE_VERSION,
         },
     ),
     Definition(

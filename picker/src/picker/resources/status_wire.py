@@ -15,6 +15,21 @@ BoundedText = Annotated[str, Field(max_length=1024)]
 """A field of an ObjectReference. The Kubernetes API does not limit it."""
 
 
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+"""DNS names in the patterns of the inference extension's CRDs."""
+
+Group = Annotated[str, Field(max_length=253, pattern=rf"^$|^{_SUBDOMAIN}$")]
+Kind = Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")]
+Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=f"^{_LABEL}$")]
+ControllerName = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$")
+]
+ConditionType = Annotated[
+    str, Field(max_length=316, pattern=rf"^({_SUBDOMAIN}/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$")
+]
+
+
 class StatusWire(BaseModel):
     """A part of a status. Serialise it with `by_alias`."""
 
@@ -24,7 +39,7 @@ class StatusWire(BaseModel):
 class Condition(StatusWire):
     """One aspect of an object's state, in the form of every Kubernetes API."""
 
-    type: Annotated[str, Field(max_length=316)]
+    type: ConditionType
     status: Literal["True", "False", "Unknown"]
     reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
     message: Annotated[str, Field(max_length=MAX_MESSAGE)]
@@ -44,9 +59,9 @@ Conditions = Annotated[
 class ParentReference(StatusWire):
     """The Gateway of a v1 status."""
 
-    group: Annotated[str, Field(max_length=253)] = GROUP
-    kind: Annotated[str, Field(min_length=1, max_length=63)] = "Gateway"
-    namespace: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    group: Group = GROUP
+    kind: Kind = "Gateway"
+    namespace: Namespace | None = None
     name: Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -54,7 +69,7 @@ class ParentStatus(StatusWire):
     """The status of a v1 pool at one Gateway."""
 
     parent_ref: ParentReference
-    controller_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    controller_name: ControllerName | None = None
     conditions: Conditions = ()
 
 
