@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import grpc
@@ -17,17 +17,26 @@ from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 from picker.controller.certificates import issue, new_authority
 from picker.endpoints.datastore import MembershipChange
-from picker.resources.inference import AppProtocol, FailureMode, InferencePool, PickerRef, RoutingStrategy
+from picker.resources.inference import (
+    AppProtocol,
+    FailureMode,
+    InferencePool,
+    PickerBodyMode,
+    PickerRef,
+    RoutingStrategy,
+)
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
 from picker.xds import extension_service_pb2 as service_pb2
 from picker.xds.clusters import INVALID_BACKEND_CLUSTER, pool_cluster_name
 from picker.xds.ext_proc_filter import FILTER_NAME
 from picker.xds.extension import Extension, ExtensionConfig, RuleBackend, RuleName
+from picker.xds.extension_objects import BODY_MODE_ANNOTATION, pools_of
 from picker.xds.extension_server import SERVICE, ExtensionServer, LookupFailed, ServerTls
 from picker.xds.picker_ref import PickerName, PickerReplicas
 from picker.xds.picker_tls import PickerTls
 from picker.xds.protobuf import duration, pack_any
 from picker.xds.route_expressions import NEVER
+from picker.xds.third_party_picker import BUFFER_FILTER_NAME, BUFFERED_FILTER_NAME
 
 RULE, NEXT_RULE = "httproute/default/chat/rule/0", "httproute/default/chat/rule/1"
 EDS = "extension.system.svc.cluster.local:9004"
@@ -208,13 +217,13 @@ def configuration(name: str, *routes: route_components_pb2.Route) -> route_pb2.R
     return route_pb2.RouteConfiguration(name=name, virtual_hosts=[route_components_pb2.VirtualHost(routes=routes)])
 
 
-def test_filter_is_inserted_only_into_listeners_with_a_pool(extension: Extension) -> None:
-    """It is inserted once, before the router, and the picker's cluster is added."""
+def test_filters_are_inserted_only_into_listeners_with_a_pool(extension: Extension) -> None:
+    """They are inserted once, before the router, and the picker's cluster is added."""
     pooled = extension.route(route((RULE, 1)), [RED], backends((RED, 1)))
     configurations = [configuration("llm", pooled, pooled), configuration("http", route(("x", 1)))]
     clusters, listeners = extension.translation([], [listener("llm"), listener("http")], configurations)
     assert [filters_of(translated_listener) for translated_listener in listeners] == [
-        [FILTER_NAME, "envoy.filters.http.router"],
+        [BUFFER_FILTER_NAME, BUFFERED_FILTER_NAME, FILTER_NAME, "envoy.filters.http.router"],
         ["envoy.filters.http.router"],
     ]
     assert [cluster.name for cluster in clusters] == ["inferencepicker/default/picker/9002"]
@@ -242,6 +251,36 @@ def test_third_party_picker_gets_streamed_bodies(extension: Extension) -> None:
     streamed = extension.route(route((RULE, 1)), [RED], rule, third_party={ObjectName("default", "picker")})
     assert modes_of(streamed).request_body_mode == processing_mode_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
     assert modes_of(extension.route(route((RULE, 1)), [RED], rule)) == processing_mode_pb2.ProcessingMode()
+
+
+def test_third_party_picker_in_buffered_mode_gets_one_message(extension: Extension) -> None:
+    """Its pool's cluster, and the listener's filter, are found as with the other mode."""
+    reference = PickerRef(ObjectName("default", "picker"), 9002, FailureMode.FAIL_OPEN, PickerBodyMode.BUFFERED)
+    buffered = replace(RED, picker=reference)
+    made = extension.route(route((RULE, 1)), [buffered], backends((RED, 1)), {ObjectName("default", "picker")})
+    assert made.typed_per_filter_config.keys() == {BUFFER_FILTER_NAME, BUFFERED_FILTER_NAME}
+    [translated], _ = extension.translation([], [listener("llm")], [configuration("llm", made)])
+    assert translated.name == "inferencepicker/default/picker/9002"
+    [limited] = extension.routes([listener("llm")], [configuration("llm", made)])
+    assert limited.virtual_hosts[0].routes[0].route.HasField("idle_timeout")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "mode"),
+    [
+        ({}, PickerBodyMode.DUPLEX),
+        (None, PickerBodyMode.DUPLEX),
+        ({BODY_MODE_ANNOTATION: "buffered"}, PickerBodyMode.BUFFERED),
+        ({BODY_MODE_ANNOTATION: "nonsense"}, PickerBodyMode.DUPLEX),
+        ({BODY_MODE_ANNOTATION: []}, PickerBodyMode.DUPLEX),
+    ],
+)
+def test_body_mode_is_that_of_the_pools_annotation(annotations: dict[str, object] | None, mode: PickerBodyMode) -> None:
+    object_ = json.loads(pool_json())
+    object_["metadata"]["annotations"] = annotations
+    [found] = pools_of([service_pb2.ExtensionResource(unstructured_bytes=json.dumps(object_).encode())])
+    assert found.picker is not None
+    assert found.picker.body_mode is mode
 
 
 class Services:

@@ -50,6 +50,15 @@ class Criticality(StrEnum):
         return cls.STANDARD if priority == 0 else cls.CRITICAL
 
 
+class PickerBodyMode(StrEnum):
+    """Values of BODY_MODE_ANNOTATION: how Envoy sends a request's body to a picker of another project."""
+
+    DUPLEX = "duplex"
+    """Envoy's FULL_DUPLEX_STREAMED, as the endpoint picker protocol requires. Envoy keeps no copy of the body."""
+    BUFFERED = "buffered"
+    """In one message, of which Envoy keeps a copy. The picker cannot change the body."""
+
+
 @dataclass(frozen=True, slots=True)
 class PickerRef:
     """The Service of the endpoint picker that a pool names (`extensionRef`, `endpointPickerRef`)."""
@@ -57,6 +66,8 @@ class PickerRef:
     service: ObjectName
     port: int
     failure_mode: FailureMode
+    body_mode: PickerBodyMode = PickerBodyMode.DUPLEX
+    """This project's own pickers ignore it."""
 
 
 @dataclass(frozen=True, slots=True)

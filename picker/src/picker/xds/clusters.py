@@ -63,8 +63,12 @@ INVALID_BACKEND_CLUSTER = "invalid-backend-cluster"
 _HttpOptions = http_protocol_options_pb2.HttpProtocolOptions
 
 
+POOL_CLUSTER_PREFIX = "inferencepool/"
+"""Start of the names of pools' clusters, and of no other cluster."""
+
+
 def pool_cluster_name(pool: PoolName) -> str:
-    return f"inferencepool/{pool}"
+    return f"{POOL_CLUSTER_PREFIX}{pool}"
 
 
 def pool_stat_name(pool: PoolName) -> str:

@@ -39,7 +39,14 @@ PROCESSING_MODE = _Mode(
 
 def inference_filter(picker_cluster: str) -> hcm_pb2.HttpFilter:
     """Returns the filter, disabled. `picker_cluster` is only a default; each route that enables it sets its own."""
-    processor = ext_proc_pb2.ExternalProcessor(
+    return hcm_pb2.HttpFilter(
+        name=FILTER_NAME, disabled=True, typed_config=pack_any(external_processor(picker_cluster))
+    )
+
+
+def external_processor(picker_cluster: str) -> ext_proc_pb2.ExternalProcessor:
+    """Returns the filter's configuration for this project's pickers."""
+    return ext_proc_pb2.ExternalProcessor(
         grpc_service=_grpc_service(picker_cluster),
         processing_mode=PROCESSING_MODE,
         allow_mode_override=True,
@@ -60,7 +67,6 @@ def inference_filter(picker_cluster: str) -> hcm_pb2.HttpFilter:
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         stat_prefix="inference_pool",
     )
-    return hcm_pb2.HttpFilter(name=FILTER_NAME, disabled=True, typed_config=pack_any(processor))
 
 
 def filter_for_pool(pool: PoolName, picker_cluster: str) -> ext_proc_pb2.ExtProcPerRoute:

@@ -26,7 +26,8 @@ from picker.resources.inference import AppProtocol, InferencePool, PickerRef
 from picker.resources.names import ObjectName, PoolName
 from picker.xds.cluster_policies import with_policies
 from picker.xds.clusters import eds_picker_cluster, pool_cluster
-from picker.xds.listeners import with_inference_filter
+from picker.xds.ext_proc_filter import inference_filter
+from picker.xds.listeners import with_filters
 from picker.xds.picker_ref import PickerName
 from picker.xds.picker_tls import PickerTls, transport_socket
 from picker.xds.pool_route import with_ext_proc
@@ -45,6 +46,7 @@ from picker.xds.rule_shares import (
     rule_of_route,
     split_to_pools,
 )
+from picker.xds.third_party_picker import third_party_filters
 
 log = structlog.get_logger(__name__)
 
@@ -100,9 +102,9 @@ class Extension:
         pool_of = split_to_pools(made.route, pools, backends or backends_of_deleted_rule(pools))
         for cluster, pool in sorted(pool_of.items()):
             picker = self.picker(pool)
-            is_third_party = picker is not None and picker.service in third_party
             name = str(picker) if picker is not None else _NO_PICKER
-            made = with_ext_proc(made, {cluster: pool.name}, name, self._config.max_body_bytes, streamed=is_third_party)
+            mode = pool.picker.body_mode if pool.picker and picker and picker.service in third_party else None
+            made = with_ext_proc(made, {cluster: pool.name}, name, self._config.max_body_bytes, third_party=mode)
         return made
 
     def cluster(
@@ -141,7 +143,7 @@ class Extension:
             pickers = set[PickerName]().union(
                 *(pickers_by_routes.get(name, ()) for name in route_configurations(listener))
             )
-            made.append(with_inference_filter(listener, min(map(str, pickers))) if pickers else listener)
+            made.append(self._with_filters(listener, min(map(str, pickers))) if pickers else listener)
         return list(all_clusters.values()), made
 
     def routes(
@@ -154,6 +156,10 @@ class Extension:
             configuration if configuration.name in limited else without_idle_timeouts(configuration)
             for configuration in routes
         ]
+
+    def _with_filters(self, listener: listener_pb2.Listener, picker: str) -> listener_pb2.Listener:
+        filters = [*third_party_filters(picker, self._config.max_body_bytes), inference_filter(picker)]
+        return with_filters(listener, filters)
 
     def _packed_cluster(self, pool: InferencePool) -> Any:
         """Returns the pool's packed cluster. It is cached, because hundreds of rules may route to one pool."""

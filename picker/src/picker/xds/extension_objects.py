@@ -1,18 +1,22 @@
 """Parses the objects that Envoy Gateway sends with a call of its extension."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from picker.bounded_text import shorten
-from picker.resources.inference import InferencePool
+from picker.resources.inference import InferencePool, PickerBodyMode
 from picker.resources.parse import KINDS, typed
 from picker.xds import extension_service_pb2 as service_pb2
 
 MAX_OBJECT_BYTES = 2 << 20
 """Limit on one object. Judgement: etcd accepts requests of up to 1.5 MiB, and stores custom resources as JSON."""
+
+BODY_MODE_ANNOTATION = "aigateway.envoyproxy.io/processing-body-mode"
+"""Annotation of an InferencePool: a PickerBodyMode. The name and the values are Envoy AI Gateway's."""
 
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 """Exceptions of reading JSON of an unexpected shape. ValueError includes the errors of json and of pydantic."""
@@ -45,10 +49,24 @@ def _pool(object_: Any) -> InferencePool | None:
     if wire is None:
         return None
     metadata = object_["metadata"]
-    # Only the picker reads annotations. An invalid one does not stop the pool here.
+    # The picker reads the other annotations. An invalid one does not stop the pool here.
     minimal = {**object_, "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
     pool = typed(wire.model_validate(minimal, extra="ignore"))
-    return pool if isinstance(pool, InferencePool) else None
+    if not isinstance(pool, InferencePool):
+        return None
+    if pool.picker is None:
+        return pool
+    return replace(pool, picker=replace(pool.picker, body_mode=_body_mode(metadata.get("annotations") or {}, pool)))
+
+
+def _body_mode(annotations: Mapping[str, object], pool: InferencePool) -> PickerBodyMode:
+    """Returns the annotation's mode; DUPLEX, with a log line, if it is not one."""
+    found = annotations.get(BODY_MODE_ANNOTATION, PickerBodyMode.DUPLEX)
+    try:
+        return PickerBodyMode(found)
+    except ValueError:
+        log.warning("extension.unknown_body_mode", pool=pool.name.label, found=shorten(str(found)))
+        return PickerBodyMode.DUPLEX
 
 
 def _name(object_: object) -> str:

@@ -1,12 +1,15 @@
 """Envoy's listeners, and the insertion of the ext_proc filter."""
 
+from collections.abc import Sequence
+
 from envoy.config.core.v3 import config_source_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from picker.xds.ext_proc_filter import FILTER_NAME, inference_filter
+from picker.xds.ext_proc_filter import inference_filter
+from picker.xds.picker_failures import with_picker_failures
 from picker.xds.protobuf import address, duration, pack_any, uint32
 
 ROUTER_NAME = "envoy.filters.http.router"
@@ -57,8 +60,13 @@ def http_listener(name: str, ip: str, port: int, routes: config_source_pb2.Confi
 
 
 def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) -> listener_pb2.Listener:
-    """Returns `listener` with the disabled ext_proc filter before the router, in every HTTP filter chain. An existing
-    one is replaced, so that the function is idempotent."""
+    """Returns `listener` with the ext_proc filter of this project's pickers."""
+    return with_filters(listener, [inference_filter(picker_cluster)])
+
+
+def with_filters(listener: listener_pb2.Listener, filters: Sequence[hcm_pb2.HttpFilter]) -> listener_pb2.Listener:
+    """Returns `listener` with `filters` before the router, in every HTTP filter chain. Existing ones of their names are
+    replaced, so that the function is idempotent."""
     made = listener_pb2.Listener()
     made.CopyFrom(listener)
     chains = list(made.filter_chains)
@@ -68,13 +76,17 @@ def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) 
         for network_filter in chain.filters:
             if network_filter.typed_config.Is(_Hcm.DESCRIPTOR):
                 manager = _Hcm.FromString(network_filter.typed_config.value)
-                _insert(manager, inference_filter(picker_cluster))
+                _insert(manager, filters)
                 network_filter.typed_config.CopyFrom(pack_any(manager))
     return made
 
 
-def _insert(manager: hcm_pb2.HttpConnectionManager, new: hcm_pb2.HttpFilter) -> None:
-    """Inserts `new` before the router, which is always the last filter."""
-    others = [other for other in manager.http_filters if other.name != FILTER_NAME]
+def _insert(manager: hcm_pb2.HttpConnectionManager, new: Sequence[hcm_pb2.HttpFilter]) -> None:
+    """Inserts `new` before the router, which is always the last filter, and the responses for failed pickers."""
+    mappers = with_picker_failures(manager.local_reply_config.mappers)
+    del manager.local_reply_config.mappers[:]
+    manager.local_reply_config.mappers.extend(mappers)
+    names = {http_filter.name for http_filter in new}
+    others = [other for other in manager.http_filters if other.name not in names]
     del manager.http_filters[:]
-    manager.http_filters.extend([*others[:-1], new, *others[-1:]])
+    manager.http_filters.extend([*others[:-1], *new, *others[-1:]])

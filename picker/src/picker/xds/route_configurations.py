@@ -1,15 +1,16 @@
 """Readers of Envoy Gateway's whole translation: which routes and listeners concern pools."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from google.protobuf.any_pb2 import Any
 
-from picker.xds.ext_proc_filter import FILTER_NAME
 from picker.xds.picker_ref import PickerName
 from picker.xds.protobuf import duration
+from picker.xds.third_party_picker import PICKER_FILTERS
 
 
 def pickers_of(configuration: route_pb2.RouteConfiguration) -> set[PickerName]:
@@ -22,9 +23,7 @@ def pickers_of(configuration: route_pb2.RouteConfiguration) -> set[PickerName]:
                 route.typed_per_filter_config,
                 *(cluster.typed_per_filter_config for cluster in route.route.weighted_clusters.clusters),
             ]
-            for override in overrides:
-                if FILTER_NAME in override:
-                    overrides_seen.add(override[FILTER_NAME].value)
+            overrides_seen.update(value for override in overrides if (value := _picker_config(override)) is not None)
     names = (
         ext_proc_pb2.ExtProcPerRoute.FromString(override).overrides.grpc_service.envoy_grpc.cluster_name
         for override in overrides_seen
@@ -52,9 +51,13 @@ def _lacks_idle_timeout(route: route_components_pb2.Route) -> bool:
     if not route.HasField("route") or route.route.HasField("idle_timeout"):
         return False
     weighted = route.route.weighted_clusters.clusters
-    return FILTER_NAME in route.typed_per_filter_config or any(
-        FILTER_NAME in cluster.typed_per_filter_config for cluster in weighted
-    )
+    overrides = route.typed_per_filter_config, *(cluster.typed_per_filter_config for cluster in weighted)
+    return any(_picker_config(override) is not None for override in overrides)
+
+
+def _picker_config(overrides: Mapping[str, Any]) -> bytes | None:
+    """Returns the configuration of the filter that asks a picker; None if none is enabled."""
+    return next((overrides[name].value for name in PICKER_FILTERS if name in overrides), None)
 
 
 def configurations_with_idle_timeout(listener: listener_pb2.Listener) -> Iterable[str]:
