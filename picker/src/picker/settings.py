@@ -115,6 +115,11 @@ class CommonSettings(DaemonSettings):
         False,  # Few clients use it.
         description="Answer x-inference-gateway-predict-ttft with the predicted milliseconds to the first token",
     )
+    only_best_endpoint: bool = Field(
+        False,  # The list is the order of Envoy's retries.
+        description="Reply with the best endpoint, without the next ones: for gateways that connect to the address in "
+        "the header x-gateway-destination-endpoint (Envoy's original_dst), which accept only one",
+    )
     unknown_models: Literal["pass", "refuse"] = Field(
         "pass",  # A pool without InferenceModels works by default.
         description="A model that the pool does not declare: pass it on as Standard, or reject it with 404",

@@ -99,7 +99,12 @@ class Picker:
         """The exchange with the other replicas; None if it is disabled."""
         self.flow_control = self._flow_control(director) if settings.flow_control else None
         """None if it is disabled."""
-        limits = Limits(settings.max_body_bytes, frozenset(settings.trusted_headers), settings.predict_ttft)
+        limits = Limits(
+            settings.max_body_bytes,
+            frozenset(settings.trusted_headers),
+            settings.predict_ttft,
+            settings.only_best_endpoint,
+        )
         self._ext_proc = ExtProcServer(
             lambda: Exchange(director, limits, queue=self.flow_control),
             settings.ext_proc_address,

@@ -75,10 +75,12 @@ def _bounded(value: str | None) -> str | None:
     return shorten(value) if value else None
 
 
-def to_endpoint(request: InFlightRequest, mode: BodyMode, body: bool, renamed_bytes: int | None = None) -> Changes:
+def to_endpoint(
+    request: InFlightRequest, mode: BodyMode, body: bool, renamed_bytes: int | None = None, *, only_best: bool = False
+) -> Changes:
     """Returns the changes to a request's headers that carry its pick. `body`: whether the whole body was received.
-    `renamed_bytes`: the length of the body if its model was renamed, else None."""
-    destination = request.destination
+    `renamed_bytes`: the length of the body if its model was renamed, else None. `only_best`: without the next ones."""
+    destination = request.endpoint.address if only_best else request.destination
     # Before a buffered body, the reply to the request's headers has removed the control headers.
     control_gone = body and mode is BodyMode.BUFFERED
     if control_gone and renamed_bytes is None:

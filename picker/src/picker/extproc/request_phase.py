@@ -70,6 +70,8 @@ class Limits:
     """Of `protocol.OBJECTIVE` and `protocol.FAIRNESS_ID`: those that a proxy or policy in front of the gateway sets."""
     predict_ttft: bool = False
     """Whether `headers.PREDICT_TTFT` has an effect."""
+    only_best: bool = False
+    """Whether the reply has only the best endpoint, without those for retries."""
 
 
 class RequestState(Enum):
@@ -214,7 +216,7 @@ class RequestPhase:
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
         self.in_flight, self.state = assigned, RequestState.FORWARDED
-        changes = to_endpoint(assigned, self._mode, body=False)
+        changes = to_endpoint(assigned, self._mode, body=False, only_best=self._limits.only_best)
         return [HeadersReply(Phase.REQUEST, changes, self._response_headers_override(message))]
 
     def _pick_tunnel(self, message: RequestHeaders) -> list[Reply]:
@@ -224,7 +226,8 @@ class RequestPhase:
             return replies
         self._mode = BodyMode.NONE
         override = ModeOverride(self.response_mode, request_body=BodyMode.NONE)
-        return [HeadersReply(Phase.REQUEST, to_endpoint(self.in_flight, BodyMode.NONE, body=False), override)]
+        changes = to_endpoint(self.in_flight, BodyMode.NONE, body=False, only_best=self._limits.only_best)
+        return [HeadersReply(Phase.REQUEST, changes, override)]
 
     def _take_body(self) -> bytes:
         data = bytes(self._body)
@@ -276,7 +279,9 @@ class RequestPhase:
             self.requested_model = body.model
             renamed = rename(body, data, assigned.served_model)
         renamed_bytes = len(renamed) if renamed is not None else None
-        changes = to_endpoint(assigned, self._mode, body=True, renamed_bytes=renamed_bytes)
+        changes = to_endpoint(
+            assigned, self._mode, body=True, renamed_bytes=renamed_bytes, only_best=self._limits.only_best
+        )
         if self._mode is BodyMode.BUFFERED:
             return [BodyReply(Phase.REQUEST, changes, renamed)]
         pieces = duplex_pieces(Phase.REQUEST, data if renamed is None else renamed, complete.end_of_stream)
