@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from clusters import Cluster
 from releases import MODEL
 
@@ -145,8 +146,5 @@ class Added:
                 self._cluster.rolled_out(added["metadata"]["name"])
 
     def __exit__(self, *_: object) -> None:
-        for added in self._objects:
-            kind = added["kind"]
-            group = added["apiVersion"].rpartition("/")[0]
-            full = f"{kind.lower()}s.{group}" if group else kind
-            self._cluster.kubectl("delete", full, added["metadata"]["name"], "--ignore-not-found", "--wait=false")
+        text = yaml.safe_dump_all(self._objects)
+        self._cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=text)

@@ -28,7 +28,7 @@ PHASES = (
     Phase(
         "operation",
         "The release as it was installed. Policies and Prometheus are deleted.",
-        ("test_access", "test_security_examples", "test_prometheus"),
+        ("test_access", "test_security_examples", "test_external_providers", "test_prometheus"),
     ),
     Phase(
         "failures",

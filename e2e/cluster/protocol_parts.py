@@ -3,8 +3,9 @@
 The picker implements the endpoint picker protocol and shares no code with this project.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from extra_objects import V1, Object, deployment, model_server, pool
@@ -13,6 +14,11 @@ RANKS = (8000, 8001)
 H2C_PORT = 8002
 PROTOCOL_PICKER = "protocol-picker"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
+
+
+def image_of(pod: Mapping[str, Any], container: str) -> str:
+    """The image of a pod's container."""
+    return next(entry["image"] for entry in pod["spec"]["containers"] if entry["name"] == container)
 
 
 def servers_with_ranks(name: str, proxy_image: str, replicas: int) -> Object:

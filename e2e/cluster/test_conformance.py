@@ -17,7 +17,15 @@ import httpx
 import pytest
 from clusters import Cluster
 from extra_objects import PICKER, V1, Added, Object, route, to_pool
-from protocol_parts import H2C_PORT, PROTOCOL_PICKER, RANKS, pool_with_ports, protocol_picker, servers_with_ranks
+from protocol_parts import (
+    H2C_PORT,
+    PROTOCOL_PICKER,
+    RANKS,
+    image_of,
+    pool_with_ports,
+    protocol_picker,
+    servers_with_ranks,
+)
 from releases import MODEL, NAMESPACE, OF_ENVOY, PICKED, Release, forwarded
 from test_requests import served
 from traffic import Load
@@ -51,8 +59,8 @@ class Fleet:
 @pytest.fixture(scope="module")
 def fleet(release: Release) -> Iterator[Fleet]:
     cluster = release.cluster
-    [proxy] = {_image(pod, "envoy") for pod in cluster.items("pods", *OF_ENVOY)}
-    image = _image(cluster.items("pods", "-l", "app.kubernetes.io/name=picker")[0], "picker")
+    [proxy] = {image_of(pod, "envoy") for pod in cluster.items("pods", *OF_ENVOY)}
+    image = image_of(cluster.items("pods", "-l", "app.kubernetes.io/name=picker")[0], "picker")
     objects = [
         servers_with_ranks(FLEET, proxy, replicas=2),
         *protocol_picker(image),
@@ -66,10 +74,6 @@ def fleet(release: Release) -> Iterator[Fleet]:
             "the pool of the independent picker serves",
         )
         yield made
-
-
-def _image(pod: Mapping[str, Any], container: str) -> str:
-    return next(entry["image"] for entry in pod["spec"]["containers"] if entry["name"] == container)
 
 
 def _addresses(cluster: Cluster, selector: str) -> dict[str, str]:
