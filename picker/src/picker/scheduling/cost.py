@@ -9,7 +9,13 @@ from picker.endpoints.endpoint import Endpoint
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.terms.kv_cache import KvDemand, pressure
 from picker.scheduling.terms.lora import LoraAffinity
-from picker.scheduling.terms.prefill import MAX_NUM_BATCHED_TOKENS, fleet_slowness, requests_at, requests_there
+from picker.scheduling.terms.prefill import (
+    FIRST_TOKEN_STEPS,
+    MAX_NUM_BATCHED_TOKENS,
+    fleet_slowness,
+    requests_at,
+    requests_there,
+)
 from picker.scheduling.terms.step_time import PoolStepTime
 
 
@@ -19,13 +25,9 @@ class CostWeights:
 
     "Measured" refers to the simulator's scenarios on A10 and L20 (docs/results.md, docs/scheduling.md)."""
 
-    first_token_steps: float = 2.1
-    """Empty steps ahead of a first token on an idle server: the rest of the one that runs, and its own. Measured."""
-    wait_for_sequence_steps: float = 5.0
-    """Steps in which each running sequence delays the first token. Measured."""
-    shared_steps: float = 35.0
-    """Steps in which the request delays each running sequence. Measured. Fewer than it runs: the delay of a running
-    sequence counts less than that of one that has no token yet."""
+    shared_steps: float = 40.0
+    """Steps in which the request and each running sequence delay each other by a sequence's time. Measured. Fewer than
+    it runs: the delay of a running sequence counts less than that of one that has no token yet."""
     interruption: float = 0.1
     """Share of its prefill by which the request delays each running sequence, for the same reason. Measured."""
     kv_room: float = 6.0
@@ -65,12 +67,10 @@ class EndpointTerms(NamedTuple):
     """Pressure times slowness to the power of `slowness_power`."""
     first_step_s: float
     """Ahead of any first token there."""
-    wait_per_sequence_s: float
-    """Ahead of a first token, for each request there."""
     per_token_s: float
     """Of an uncached prompt token."""
     shared_s: float
-    """Delay of each request there, whatever the prompt: by the shared steps, and by the room of the answer."""
+    """For each request there, whatever the prompt: by the shared steps, and by the room of the answer."""
     prefill_share: float
     """Delay of each request there, as a share of the prefill: by the interruption, and by its room."""
     queue: int
@@ -129,12 +129,11 @@ class PredictedCost:
         # Unpacked rather than read by name: this loop takes most of the time of a decision.
         for endpoint, uncached, count in zip(endpoints, uncached_tokens, requests_at(endpoints), strict=True):
             (
-                factor, first_step_s, wait_per_sequence_s, per_token_s, shared_s, prefill_share,
-                queue, next_step_tokens, queued_share,
+                factor, first_step_s, per_token_s, shared_s, prefill_share, queue, next_step_tokens, queued_share,
             ) = terms_of(endpoint) or self._compute_terms(endpoint, now_s)  # fmt: skip
             prefill_s = per_token_s * uncached
             pending_s = per_token_s * (endpoint.in_flight.prefill_tokens + endpoint.foreign_prefill_tokens)
-            wait_s = first_step_s + wait_per_sequence_s * count + pending_s
+            wait_s = first_step_s + pending_s
             delay_s = count * (shared_s + prefill_share * prefill_s)
             if queue and (queued := (queue + 1) * uncached) > next_step_tokens:
                 delay_s += queued_share * per_token_s * (queued - next_step_tokens)
@@ -174,8 +173,7 @@ class PredictedCost:
         per_sequence_s = step.per_sequence_s + step.per_context_token_s * (demand.tokens or UNKNOWN_SEQUENCE_TOKENS)
         terms = self._terms[endpoint] = EndpointTerms(
             factor=factor,
-            first_step_s=weights.first_token_steps * step.base_s,
-            wait_per_sequence_s=weights.wait_for_sequence_steps * per_sequence_s,
+            first_step_s=FIRST_TOKEN_STEPS * step.base_s,
             per_token_s=step.per_prompt_token_s,
             shared_s=weights.shared_steps * per_sequence_s + room * step.per_prompt_token_s * demand.answer_tokens,
             prefill_share=weights.interruption + room,

@@ -11,6 +11,9 @@ MAX_NUM_BATCHED_TOKENS = 2048.0
 RUNNING_STEP = 0.5
 """Share of a step until the one ends that runs when a request arrives: the mean."""
 
+FIRST_TOKEN_STEPS = RUNNING_STEP + 1.0
+"""Steps until the first token of a prompt that one step computes: the rest of the one that runs, and its own."""
+
 MIN_PREDICTED_S = 0.001
 """Sum of decayed times from which they are a reference."""
 
