@@ -225,6 +225,14 @@ def test_the_picker_accepts_its_settings(name: str, monkeypatch: pytest.MonkeyPa
             monkeypatch.delenv(key)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_config_maps_of_adapters_are_read_with_the_right_to_read_them(reads: bool) -> None:
+    objects = rendered("--set", f"extension.adapterConfigMaps={str(reads).lower()}")
+    rules = objects["ClusterRole", "inference-gateway-extension"]["rules"]
+    assert any("configmaps" in rule["resources"] for rule in rules) == reads
+    assert (environment(objects, "inference-gateway-extension").get("PICKER_ADAPTER_CONFIG_MAPS") != "false") == reads
+
+
 def test_defaults_in_values_yaml_are_those_of_the_settings() -> None:
     """values.yaml shows defaults of features that are disabled. The picker uses its own."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["picker"]

@@ -26,6 +26,12 @@ OBJECTIVE = "x-gateway-inference-objective"
 FAIRNESS_ID = "x-gateway-inference-fairness-id"
 """Header: the flow of the request. Flow control shares capacity fairly between flows."""
 
+MODEL_NAME = "x-gateway-model-name"
+"""Header: the model in the request's body. The gateway sets it before it selects the route."""
+
+BASE_MODEL_NAME = "x-gateway-base-model-name"
+"""Header: the base model of the model in the request's body, which is the model itself unless it is an adapter."""
+
 POOL_METADATA = "x-inference-pool"
 """gRPC metadata: the pool of the route, as NAMESPACE/NAME with its API group."""
 

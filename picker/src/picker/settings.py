@@ -292,6 +292,10 @@ class GatewaySettings(DaemonSettings):
         description="NAMESPACE/NAME of a picker's Service that pools of sharing-namespaces may reference",
     )
     sharing_namespaces: list[str] = Field([], description="See shared-picker")
+    adapter_config_maps: bool = Field(
+        True,
+        description="Read ConfigMaps with the label inference.llm-d.ai/ipp-managed: they map adapters to base models",
+    )
     tls_picker: str | None = Field(
         None,
         pattern="^[^/]+/[^/]+$",

@@ -1,4 +1,4 @@
-"""Route annotations that make Envoy Gateway translate again after a renewal of certificates."""
+"""Route annotations that make Envoy Gateway translate again."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from typing import Any, cast
 import httpx2
 import pytest
 from lightkube import AsyncClient
+from picker.controller.api_objects import read_route
 from picker.controller.route_annotations import RENEWALS_ANNOTATION, SPREAD_S, RouteAnnotations
 from picker.resources.names import POOL_GROUP_V1, PoolName
 
@@ -37,12 +38,16 @@ class Api:
         self.annotations.append((name, changes["metadata"]["annotations"][RENEWALS_ANNOTATION]))
 
 
+def annotations_of(api: Api) -> RouteAnnotations:
+    client = cast(AsyncClient, cast(Any, api))
+    return RouteAnnotations(client, RENEWALS_ANNOTATION, lambda route: POOL in set(route.pools()), SPREAD_S, first="0")
+
+
 async def annotations_after(api: Api, *renewals: int) -> list[tuple[str, str]]:
-    annotations = RouteAnnotations(cast(AsyncClient, cast(Any, api)))
-    annotations.pools = {POOL}
+    annotations = annotations_of(api)
     task = asyncio.create_task(annotations.keep())
     for renewal in renewals:
-        annotations.renewed(renewal)
+        annotations.require(str(renewal))
         await asyncio.sleep(3 * SPREAD_S)
     task.cancel()
     return api.annotations
@@ -70,10 +75,22 @@ async def test_failed_annotation_is_retried() -> None:
 async def test_annotation_waits_for_all_replicas() -> None:
     """Envoy Gateway may call any replica."""
     api = Api()
-    annotations = RouteAnnotations(cast(AsyncClient, cast(Any, api)))
-    annotations.pools = {POOL}
+    annotations = annotations_of(api)
     task = asyncio.create_task(annotations.keep())
-    annotations.renewed(1)
+    annotations.require("1")
     await asyncio.sleep(SPREAD_S * 0.9)
     assert api.annotations == []
     task.cancel()
+
+
+def test_routes_by_model_are_recognised() -> None:
+    """Names of headers are case-insensitive."""
+
+    def matching(header: str) -> bool:
+        matches = [{"headers": [{"name": header, "value": "qwen"}]}]
+        spec = {"rules": [{}, {"matches": matches}]}
+        return read_route({"metadata": {"name": "r", "namespace": "default"}, "spec": spec}).matches_by_model
+
+    assert matching("X-Gateway-Model-Name")
+    assert matching("x-gateway-base-model-name")
+    assert not matching("x-model")

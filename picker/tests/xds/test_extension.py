@@ -32,6 +32,8 @@ from picker.xds.ext_proc_filter import FILTER_NAME
 from picker.xds.extension import Extension, ExtensionConfig, RuleBackend, RuleName
 from picker.xds.extension_objects import BODY_MODE_ANNOTATION, pools_of
 from picker.xds.extension_server import SERVICE, ExtensionServer, LookupFailed, ServerTls
+from picker.xds.model_filter import MODEL_FILTER
+from picker.xds.model_names import UNKNOWN_TIME, DeclaredModels
 from picker.xds.picker_ref import PickerName, PickerReplicas
 from picker.xds.picker_tls import PickerTls
 from picker.xds.protobuf import duration, pack_any
@@ -238,6 +240,30 @@ def test_translation_is_idempotent(extension: Extension) -> None:
     once = extension.translation(clusters, [listener("llm")], [configuration("llm", pooled)])
     twice = extension.translation(*once, [configuration("llm", pooled)])
     assert twice == once
+
+
+def by_model(name: str, of_route: route_components_pb2.Route) -> route_components_pb2.Route:
+    """Adds Envoy Gateway's condition on the model to a route."""
+    condition = of_route.match.headers.add(name="X-Gateway-Model-Name")
+    condition.string_match.exact = name
+    of_route.match.prefix = "/"
+    return of_route
+
+
+def test_gateway_with_a_route_by_model_reads_models(extension: Extension) -> None:
+    """Other Gateways keep their bytes. Objects that Envoy Gateway does not send change only the routes."""
+    pooled = by_model("red", extension.route(route((RULE, 1)), [RED], backends((RED, 1))))
+    configurations = [configuration("llm", pooled), configuration("http", route(("x", 1)))]
+    received = [listener("llm"), listener("http")]
+    _, listeners = extension.translation([], received, configurations)
+    assert filters_of(listeners[0]) == [MODEL_FILTER, FILTER_NAME, "envoy.filters.http.router"]
+    assert listeners[1] == received[1]
+    made, other = extension.routes(received, configurations)
+    assert "inference-gateway/models" in [each.name for each in made.virtual_hosts[0].routes]
+    assert other == configurations[1]
+    extension.declared = DeclaredModels({RED.name: {"declared": UNKNOWN_TIME}})
+    pooled.match.headers[0].string_match.exact = "declared"
+    assert extension.translation([], received, configurations)[1] == listeners
 
 
 def modes_of(made: route_components_pb2.Route) -> processing_mode_pb2.ProcessingMode:

@@ -6,7 +6,7 @@ certificates."""
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
 import grpc
 import structlog
@@ -17,7 +17,13 @@ from picker.commands.serve import stop_on_signal
 from picker.controller.certificate_secrets import Certificates, CertificateSecrets, PickerTlsSecrets
 from picker.controller.leader_election import LeaderElector
 from picker.controller.picker_endpoints import PickerEndpoints
-from picker.controller.route_annotations import RouteAnnotations
+from picker.controller.route_annotations import (
+    MODELS_ANNOTATION,
+    RENEWALS_ANNOTATION,
+    SPREAD_S,
+    WATCH_SPREAD_S,
+    RouteAnnotations,
+)
 from picker.controller.route_backends import ApiRuleLookup
 from picker.controller.status_writer import StatusWriter
 from picker.endpoints.datastore import Datastore
@@ -26,7 +32,7 @@ from picker.observability.admin import metrics_app
 from picker.observability.certificates import CertificateExpiry
 from picker.observability.http_server import http_server
 from picker.observability.registry import process_registry
-from picker.resources.names import ObjectName
+from picker.resources.names import ObjectName, PoolName
 from picker.settings import GatewaySettings
 from picker.sources.api_metrics import API_METRICS
 from picker.sources.cluster import ClusterSource
@@ -37,6 +43,7 @@ from picker.xds.extension import Extension, ExtensionConfig
 from picker.xds.extension_server import ExtensionServer, ServerTls
 from picker.xds.grpc_bounds import SERVER_BOUNDS
 from picker.xds.health import Health
+from picker.xds.model_names import DeclaredModels
 
 LEASE = "inference-gateway-status"
 
@@ -58,7 +65,7 @@ class GatewayServer:
         self.registry.register(API_METRICS)
         """The metrics of `/metrics`."""
         self._endpoints = Datastore()
-        self._source = ClusterSource(client)
+        self._source = ClusterSource(client, reads_adapters=settings.adapter_config_maps)
         self._pickers = PickerEndpoints(client)
         self._discovery = EdsServer(self._endpoints, settings.xds_address, self._pickers)
         shared = settings.shared_picker
@@ -81,10 +88,19 @@ class GatewayServer:
         self._extension = extension
         self._secrets: CertificateSecrets | None = None
         self._certificates: Certificates | None = None
+        self._models = RouteAnnotations(client, MODELS_ANNOTATION, lambda route: route.matches_by_model, WATCH_SPREAD_S)
         self._annotations: RouteAnnotations | None = None
+        self._tls_pools: Collection[PoolName] = ()
         if settings.tls_picker is not None:
             picker = ObjectName.parse(settings.tls_picker)
-            self._annotations = RouteAnnotations(client)
+            self._annotations = RouteAnnotations(
+                client,
+                RENEWALS_ANNOTATION,
+                lambda route: not set(route.pools()).isdisjoint(self._tls_pools),
+                SPREAD_S,
+                # The first translation has the first certificates.
+                first="0",
+            )
             self._tls_picker = picker
             self._secrets = CertificateSecrets(
                 client, PickerTlsSecrets(picker, settings.namespace, settings.cluster_domain)
@@ -106,6 +122,7 @@ class GatewayServer:
             background = [
                 tasks.create_task(self._follow(inventories)),
                 tasks.create_task(self._lease.run(self._status.run)),
+                tasks.create_task(self._models.keep()),
             ]
             if self._secrets is not None and self._annotations is not None:
                 background.append(tasks.create_task(self._secrets.keep()))
@@ -150,7 +167,7 @@ class GatewayServer:
         self._certificates = certificates
         self._extension.picker_tls = certificates.picker
         if self._annotations is not None:
-            self._annotations.renewed(certificates.renewals)
+            self._annotations.require(str(certificates.renewals))
         self._has_certificates.set()
 
     def _certificates_by_name(self) -> dict[str, bytes]:
@@ -174,11 +191,13 @@ class GatewayServer:
         try:
             self._pickers.follow(picker for pool in pools if (picker := self._extension.picker(pool)) is not None)
             if self._annotations is not None:
-                self._annotations.pools = {
+                self._tls_pools = {
                     pool.name
                     for pool in pools
                     if (picker := self._extension.picker(pool)) is not None and picker.service == self._tls_picker
                 }
+            self._extension.declared = declared = DeclaredModels.of(inventory.resources)
+            self._models.require(declared.digest)
             self._endpoints.update(inventory)
         except Exception:
             # The previous inventory remains in use, and the next change is applied.

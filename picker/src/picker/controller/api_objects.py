@@ -11,6 +11,7 @@ from typing import cast
 
 import msgspec
 
+from picker.protocol import BASE_MODEL_NAME, MODEL_NAME
 from picker.resources.gateway_api import GROUP
 from picker.resources.names import ObjectName, PoolName
 from picker.sources.informer import Json, resource
@@ -114,6 +115,7 @@ class NamedMatch(msgspec.Struct, frozen=True):
     """A header or a query parameter."""
 
     value: str
+    name: str = ""
     type: str = "Exact"
 
 
@@ -161,6 +163,12 @@ class HTTPRoute(msgspec.Struct, frozen=True):
             for backend in (*rule.backend_refs, *rule.mirrors()):
                 if (pool := backend.pool(self.metadata.namespace)) is not None:
                     yield pool
+
+    @property
+    def matches_by_model(self) -> bool:
+        """Whether a rule matches on the requested model or on its base model."""
+        headers = (header for rule in self.spec.rules for match in rule.matches for header in match.headers)
+        return any(header.name.lower() in (MODEL_NAME, BASE_MODEL_NAME) for header in headers)
 
     def gateway(self, parent: ParentRef) -> ObjectName:
         return ObjectName(parent.namespace or self.metadata.namespace, parent.name)

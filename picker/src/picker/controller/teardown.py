@@ -19,6 +19,7 @@ from picker.cli_error import CliError
 from picker.controller.api_objects import SERVICE
 from picker.resources.gateway_api import GROUP
 from picker.resources.names import ObjectName
+from picker.sources.cluster import CONFIG_MAP
 from picker.sources.informer import Json, Resource, object_name, resource, status_code
 
 GATEWAY = resource(GROUP, "v1", "Gateway")
@@ -34,11 +35,9 @@ PROXY_KINDS = (
     resource("autoscaling", "v2", "HorizontalPodAutoscaler"),
     resource("policy", "v1", "PodDisruptionBudget"),
 )
-"""Kinds of the resources that Envoy Gateway creates for a Gateway, all of one name."""
+"""Kinds of the resources that Envoy Gateway creates for a Gateway, all of one name.
 
-CONFIG_MAP = resource("", "v1", "ConfigMap")
-"""Envoy Gateway creates a ConfigMap too. It is not listed, because that would require the right to read all
-ConfigMaps."""
+It creates a ConfigMap too. ConfigMaps are not listed, because that would require the right to read all of them."""
 
 POLL_S = 0.5
 OVERDUE_S = 20.0

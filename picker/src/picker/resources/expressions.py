@@ -29,3 +29,10 @@ def expression_problem(expression: str) -> str | None:
         [reason] = error.args
         return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
     return None
+
+
+def matches_whole(expression: str, text: str) -> bool:
+    """Whether `expression` matches the whole of `text`, as Envoy matches headers. False for a rejected expression."""
+    if expression_problem(expression) is not None:
+        return False
+    return _re2.compile(expression.encode(), _OPTIONS).fullmatch(text.encode()) is not None

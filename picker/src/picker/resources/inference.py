@@ -139,6 +139,16 @@ class InferenceModelRewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelAdapters:
+    """The adapters of a base model, by a ConfigMap of llm-d's payload processor."""
+
+    name: ObjectName
+    base_model: str
+    adapters: tuple[str, ...]
+    created: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRewrites:
     """All rewrite rules of a pool, merged."""
 

@@ -12,6 +12,7 @@ from picker.resources.inference import (
     InferenceModelRewrite,
     InferenceObjective,
     InferencePool,
+    ModelAdapters,
     ModelRewrites,
     TargetModel,
 )
@@ -23,6 +24,7 @@ AnyObject = (
     | InferenceModel
     | InferenceObjective
     | InferenceModelRewrite
+    | ModelAdapters
     | GatewayClass
     | Gateway
     | HTTPRoute
@@ -41,6 +43,7 @@ class Resources:
     models: tuple[InferenceModel, ...] = ()
     objectives: tuple[InferenceObjective, ...] = ()
     rewrites: tuple[InferenceModelRewrite, ...] = ()
+    adapters: tuple[ModelAdapters, ...] = ()
     gateway_classes: tuple[GatewayClass, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     http_routes: tuple[HTTPRoute, ...] = ()
@@ -57,6 +60,7 @@ class Resources:
             models=tuple(item for item in ordered if isinstance(item, InferenceModel)),
             objectives=tuple(item for item in ordered if isinstance(item, InferenceObjective)),
             rewrites=tuple(item for item in ordered if isinstance(item, InferenceModelRewrite)),
+            adapters=tuple(item for item in ordered if isinstance(item, ModelAdapters)),
             gateway_classes=tuple(item for item in ordered if isinstance(item, GatewayClass)),
             gateways=tuple(item for item in ordered if isinstance(item, Gateway)),
             http_routes=tuple(item for item in ordered if isinstance(item, HTTPRoute)),

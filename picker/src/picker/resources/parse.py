@@ -10,6 +10,7 @@ from picker.bounded_text import shorten
 from picker.printable import printable
 from picker.resources.envoy_gateway import BackendTrafficPolicy
 from picker.resources.gateway_api import Gateway, GatewayClass, HTTPRoute
+from picker.resources.model_adapters import ConfigMap, is_managed
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP
 from picker.resources.objective_wire import InferenceModelRewriteV1Alpha2, InferenceObjectiveV1Alpha2
 from picker.resources.objects import AnyObject
@@ -29,6 +30,7 @@ KINDS: Mapping[str, Mapping[str, type[Object]]] = {
     "InferenceModel": {f"{POOL_GROUP_V1ALPHA2}/v1alpha2": InferenceModelV1Alpha2},
     "InferenceObjective": dict.fromkeys(_OBJECTIVE_VERSIONS, InferenceObjectiveV1Alpha2),
     "InferenceModelRewrite": dict.fromkeys(_OBJECTIVE_VERSIONS, InferenceModelRewriteV1Alpha2),
+    "ConfigMap": {"v1": ConfigMap},
     "GatewayClass": dict.fromkeys(_GATEWAY_VERSIONS, GatewayClass),
     "Gateway": dict.fromkeys(_GATEWAY_VERSIONS, Gateway),
     "HTTPRoute": dict.fromkeys(_GATEWAY_VERSIONS, HTTPRoute),
@@ -62,7 +64,7 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An object of a kind that the gateway does not read, for example a Deployment."""
+    """An object that the gateway does not read, for example a Deployment, or a ConfigMap without the label."""
 
     file: str
     title: str
@@ -105,7 +107,7 @@ def _parse_document(document: Document) -> list[Parsed | Skipped | Problem]:
         return [_problem(document, "List", (), "nested List: a List may only contain objects")]
     title = shorten(printable(f"{kind} {_name_of(fields)}"), MAX_TITLE)
     versions = KINDS.get(kind)
-    if versions is None:
+    if versions is None or (kind == "ConfigMap" and not is_managed(fields)):
         return [Skipped(document.file, title)]
     wire = versions.get(version)
     if wire is None:
@@ -141,6 +143,8 @@ def typed(read: Object) -> AnyObject:
         return read.objective()
     if isinstance(read, InferenceModelRewriteV1Alpha2):
         return read.rewrite()
+    if isinstance(read, ConfigMap):
+        return read.adapters()
     assert isinstance(read, GatewayClass | Gateway | HTTPRoute | Service | BackendTrafficPolicy)
     return read
 

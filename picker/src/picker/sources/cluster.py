@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, ItemsView, Iterable, Mapping, Set
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from picker.bounded_text import shorten
 from picker.resources.inference import InferencePool
+from picker.resources.model_adapters import MANAGED_LABEL, ConfigMap
 from picker.resources.names import ObjectName
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import KINDS, typed
@@ -23,6 +25,7 @@ from picker.sources.inventory import Inventory, ModelServer
 
 INFERENCE_KINDS = ("InferencePool", "InferenceModel", "InferenceObjective", "InferenceModelRewrite")
 POD: Resource = resource("", "v1", "Pod")
+CONFIG_MAP: Resource = resource("", "v1", "ConfigMap")
 
 SETTLE_S = 0.02
 """Changes come in groups (a rollout, a list). A group is read once. The delay is short enough not to be noticed."""
@@ -38,10 +41,15 @@ class ClusterSource:
     state."""
 
     def __init__(
-        self, client: AsyncClient, namespace: str = "*", serves: Callable[[InferencePool], bool] = lambda _: True
+        self,
+        client: AsyncClient,
+        namespace: str = "*",
+        serves: Callable[[InferencePool], bool] = lambda _: True,
+        *,
+        reads_adapters: bool = False,
     ) -> None:
         """`namespace`: the only one to read; `*` is all. `serves`: whether a pool is followed. Pods of other pools are
-        not read."""
+        not read. `reads_adapters`: whether to read the ConfigMaps of adapters."""
         self._client = client
         self._namespace = namespace
         self._changed = asyncio.Event()
@@ -52,6 +60,10 @@ class ClusterSource:
             for api_version, wire in KINDS.get(kind, {}).items()
         ]
         self._objects = [Informer(client, kind, reader.keep, namespace) for kind, reader in self._readers]
+        if reads_adapters:
+            self._readers.append((CONFIG_MAP, reader := ObjectReader(ConfigMap)))
+            keep = partial(_keep_config_map, reader)
+            self._objects.append(Informer(client, CONFIG_MAP, keep, namespace, {MANAGED_LABEL: "true"}))
         self._serves = serves
         self._pods: dict[str, tuple[Informer[ModelServer], asyncio.Task[None]]] = {}
         """By namespace: one watch for all pools of a namespace."""
@@ -175,6 +187,11 @@ class ObjectReader:
         if len(problems) > MAX_LOGGED:
             log.error("source.invalid", problem=f"{title}: and {len(problems) - MAX_LOGGED} more problems")
         return before
+
+
+def _keep_config_map(reader: ObjectReader, object_: Json, before: AnyObject | None) -> AnyObject | None:
+    """Reads an item of a list of ConfigMaps: those of kinds that are built in have no kind and no version."""
+    return reader.keep({**object_, "apiVersion": "v1", "kind": "ConfigMap"}, before)
 
 
 def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer | None:

@@ -44,6 +44,7 @@ def _by_title(resources: Resources) -> dict[str, AnyObject]:
         *resources.models,
         *resources.objectives,
         *resources.rewrites,
+        *resources.adapters,
         *resources.gateway_classes,
         *resources.gateways,
         *resources.http_routes,

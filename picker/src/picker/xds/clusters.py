@@ -71,6 +71,16 @@ def pool_cluster_name(pool: PoolName) -> str:
     return f"{POOL_CLUSTER_PREFIX}{pool}"
 
 
+def pool_of_cluster(name: str) -> PoolName | None:
+    """Parses the name of a pool's cluster; returns None for other clusters."""
+    if not name.startswith(POOL_CLUSTER_PREFIX):
+        return None
+    try:
+        return PoolName.parse(name.removeprefix(POOL_CLUSTER_PREFIX))
+    except ValueError:
+        return None
+
+
 def pool_stat_name(pool: PoolName) -> str:
     """Returns the cluster's name in Envoy's metrics. Dots are replaced, because Envoy ends a name at a dot."""
     return f"inferencepool/{pool.namespace}/{pool.name}".replace(".", "_")

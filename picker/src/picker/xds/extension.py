@@ -28,6 +28,9 @@ from picker.xds.cluster_policies import with_policies
 from picker.xds.clusters import eds_picker_cluster, pool_cluster
 from picker.xds.ext_proc_filter import inference_filter
 from picker.xds.listeners import with_filters
+from picker.xds.model_filter import with_model_filter
+from picker.xds.model_names import DeclaredModels
+from picker.xds.model_routes import routes_by_model, with_model_routing
 from picker.xds.picker_ref import PickerName
 from picker.xds.picker_tls import PickerTls, transport_socket
 from picker.xds.pool_route import with_ext_proc
@@ -73,6 +76,8 @@ class Extension:
 
     picker_tls: PickerTls | None = None
     """Envoy's certificate for pickers with TLS. It is set before the first hook, and again after each renewal."""
+    declared: DeclaredModels = DeclaredModels()
+    """The models that objects declare, which Envoy Gateway does not send. It is set again after each change."""
 
     def __init__(self, config: ExtensionConfig) -> None:
         self._config = config
@@ -134,28 +139,34 @@ class Extension:
     ) -> tuple[list[cluster_pb2.Cluster], list[listener_pb2.Listener]]:
         """Returns the clusters, including those of pools and pickers, and the listeners. Listeners with a route to a
         pool get the filter. `with_keys`: whether the result may contain Envoy's private key."""
+        routes = list(routes)
         pickers_by_routes = {configuration.name: pickers_of(configuration) for configuration in routes}
+        by_model = {configuration.name for configuration in routes if routes_by_model(configuration)}
         all_clusters = _with_pools(clusters)
         for picker in sorted(set[PickerName]().union(*pickers_by_routes.values()), key=str):
             all_clusters[str(picker)] = self._picker_cluster(picker, with_keys)
         made: list[listener_pb2.Listener] = []
         for listener in listeners:
-            pickers = set[PickerName]().union(
-                *(pickers_by_routes.get(name, ()) for name in route_configurations(listener))
-            )
-            made.append(self._with_filters(listener, min(map(str, pickers))) if pickers else listener)
+            names = set(route_configurations(listener))
+            pickers = set[PickerName]().union(*(pickers_by_routes.get(name, ()) for name in names))
+            if pickers:
+                listener = self._with_filters(listener, min(map(str, pickers)))
+            made.append(with_model_filter(listener, by_model) if names & by_model else listener)
         return list(all_clusters.values()), made
 
     def routes(
         self, listeners: Iterable[listener_pb2.Listener], routes: Iterable[route_pb2.RouteConfiguration]
     ) -> list[route_pb2.RouteConfiguration]:
         """Returns the route configurations, without an idle timeout on routes to pools. Envoy's default ends a silent
-        stream after 5 minutes. A limit that the user sets on the route or the listener remains."""
+        stream after 5 minutes. A limit that the user sets on the route or the listener remains. Hosts that route by
+        model get the routes for that."""
         limited = {name for listener in listeners for name in configurations_with_idle_timeout(listener)}
-        return [
+        unlimited = (
             configuration if configuration.name in limited else without_idle_timeouts(configuration)
             for configuration in routes
-        ]
+        )
+        limit_bytes = self._config.max_body_bytes
+        return [with_model_routing(configuration, self.declared, limit_bytes) for configuration in unlimited]
 
     def _with_filters(self, listener: listener_pb2.Listener, picker: str) -> listener_pb2.Listener:
         filters = [*third_party_filters(picker, self._config.max_body_bytes), inference_filter(picker)]

@@ -1,6 +1,6 @@
 """Envoy's listeners, and the insertion of the ext_proc filter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from envoy.config.core.v3 import config_source_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -67,6 +67,11 @@ def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) 
 def with_filters(listener: listener_pb2.Listener, filters: Sequence[hcm_pb2.HttpFilter]) -> listener_pb2.Listener:
     """Returns `listener` with `filters` before the router, in every HTTP filter chain. Existing ones of their names are
     replaced, so that the function is idempotent."""
+    return with_managers(listener, lambda manager: _insert(manager, filters))
+
+
+def with_managers(listener: listener_pb2.Listener, change: Callable[[_Hcm], None]) -> listener_pb2.Listener:
+    """Returns `listener` with `change` applied to the connection manager of every HTTP filter chain."""
     made = listener_pb2.Listener()
     made.CopyFrom(listener)
     chains = list(made.filter_chains)
@@ -76,7 +81,7 @@ def with_filters(listener: listener_pb2.Listener, filters: Sequence[hcm_pb2.Http
         for network_filter in chain.filters:
             if network_filter.typed_config.Is(_Hcm.DESCRIPTOR):
                 manager = _Hcm.FromString(network_filter.typed_config.value)
-                _insert(manager, filters)
+                change(manager)
                 network_filter.typed_config.CopyFrom(pack_any(manager))
     return made
 

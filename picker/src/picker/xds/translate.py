@@ -17,6 +17,9 @@ from picker.resources.objects import Resources
 from picker.xds.clusters import picker_cluster, pool_cluster, service_cluster
 from picker.xds.hostnames import common_hostname
 from picker.xds.listeners import http_listener, with_inference_filter
+from picker.xds.model_filter import with_model_filter
+from picker.xds.model_names import DeclaredModels
+from picker.xds.model_routes import routes_by_model, with_model_routing
 from picker.xds.policies import ConnectionTimeouts, policy_timeouts
 from picker.xds.routes import Backend, RankedRoute, routes
 
@@ -71,6 +74,7 @@ def translate(resources: Resources, options: TranslateOptions) -> EnvoyConfig:
     configurations: list[route_pb2.RouteConfiguration] = []
     conflicts: list[str] = []
     all_attached: list[_Attached] = []
+    declared = DeclaredModels.of(resources)
     sections = [(gateway, listener) for gateway in resources.gateways for listener in gateway.spec.listeners]
     sections.sort(key=lambda section: section[1].port)
     for port, on_port in groupby(sections, key=lambda section: section[1].port):
@@ -81,12 +85,13 @@ def translate(resources: Resources, options: TranslateOptions) -> EnvoyConfig:
         made = http_listener(name, options.listen_ip, port, options.route_source(name))
         if any(backend.pool is not None for route in attached for backend in route.ranked.backends):
             made = with_inference_filter(made, PICKER_CLUSTER)
-        listeners.append(made)
-        configurations.append(
-            route_pb2.RouteConfiguration(
-                name=name, virtual_hosts=_virtual_hosts(name, attached), ignore_port_in_host_matching=True
-            )
+        configuration = route_pb2.RouteConfiguration(
+            name=name, virtual_hosts=_virtual_hosts(name, attached), ignore_port_in_host_matching=True
         )
+        if routes_by_model(configuration):
+            made = with_model_filter(made, {name})
+        listeners.append(made)
+        configurations.append(with_model_routing(configuration, declared, options.max_body_bytes))
     return EnvoyConfig(
         tuple(sorted(listeners, key=lambda listener: listener.name)),
         tuple(sorted(configurations, key=lambda configuration: configuration.name)),
