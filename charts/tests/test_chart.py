@@ -228,7 +228,10 @@ def test_the_picker_accepts_its_settings(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("reads", [True, False])
 def test_config_maps_of_adapters_are_read_with_the_right_to_read_them(reads: bool) -> None:
     objects = rendered("--set", f"extension.adapterConfigMaps={str(reads).lower()}")
-    rules = objects["ClusterRole", "inference-gateway-extension"]["rules"]
+    of_extension = [
+        object_ for (kind, name), object_ in objects.items() if kind == "ClusterRole" and "extension" in name
+    ]
+    rules = [rule for role in of_extension for rule in role["rules"]]
     assert any("configmaps" in rule["resources"] for rule in rules) == reads
     assert (environment(objects, "inference-gateway-extension").get("PICKER_ADAPTER_CONFIG_MAPS") != "false") == reads
 
