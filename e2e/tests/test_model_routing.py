@@ -134,7 +134,7 @@ async def test_canary_splits_a_model_between_two_pools(gateway: GatewayParts) ->
     assert 20 < counts["c"] < 80
 
 
-@pytest.mark.parametrize("header", ["X-Gateway-Model-Name", "x-gateway-base-model-name"])
+@pytest.mark.parametrize("header", ["X-Gateway-Model-Name", "x-gateway-base-model-name", "x-gateway-model-missing"])
 async def test_a_clients_header_selects_no_route(gateway: GatewayParts, header: str) -> None:
     spoofed = {header: "base-b"}
     assert served_by(await post(gateway, {"model": "model-a"}, headers=spoofed)) == "a"
@@ -181,6 +181,8 @@ async def test_a_route_without_a_model_serves_what_no_other_route_does(gateway: 
     assert served_by(await post(gateway, {"prompt": "x"}, "/other", headers=host)) == "c"
     assert served_by(await post(gateway, {"model": "model-s"}, headers=host)) == "s"
     assert served_by(await gateway.client.get(gateway.url("main", "/health"), headers=host)) == "c"
+    for received in gateway.upstreams["c"][0].received:
+        assert "x-gateway-model-missing" not in received.headers
 
 
 async def test_a_route_by_path_is_not_read(gateway: GatewayParts) -> None:

@@ -46,6 +46,7 @@ spec:
   listeners:
   - {{name: plain, port: {plain}, protocol: HTTP}}
   - {{name: picked, port: {picked}, protocol: HTTP}}
+  - {{name: by-model, port: {by_model}, protocol: HTTP}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -60,6 +61,15 @@ metadata: {{name: picked}}
 spec:
   parentRefs: [{{name: gateway, sectionName: picked}}]
   rules: [{{backendRefs: [{{group: inference.networking.x-k8s.io, kind: InferencePool, name: pool}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: by-model}}
+spec:
+  parentRefs: [{{name: gateway, sectionName: by-model}}]
+  rules:
+  - matches: [{{headers: [{{name: X-Gateway-Model-Name, value: m}}]}}]
+    backendRefs: [{{group: inference.networking.x-k8s.io, kind: InferencePool, name: pool}}]
 """
 
 
@@ -71,6 +81,8 @@ class Environment:
     """Port of a route without a picker."""
     picked: int
     """Port of the same Envoy with the picker."""
+    by_model: int
+    """Port of the same Envoy and picker, with a route that matches the body's model."""
     bare: int
     """Port of a second Envoy, with the bare gRPC picker."""
     constant: int
@@ -97,9 +109,11 @@ async def bench_environment(replicas: int) -> AsyncGenerator[Environment]:
         await _start_baseline(stack, folder, constant_picker, of_constant, endpoints)
         envoy, *_ = [await _start_envoy(stack, folder, gateway) for gateway in (of_picker, of_bare, of_constant)]
         pids = (child.process.pid for child in (picker, bare, envoy))
-        environment = Environment(of_picker.plain, of_picker.picked, of_bare.picked, of_constant.picked, *pids)
+        environment = Environment(
+            of_picker.plain, of_picker.picked, of_picker.by_model, of_bare.picked, of_constant.picked, *pids
+        )
         # The constant picker does not support requests without a body.
-        for port in (environment.plain, environment.picked, environment.bare, of_constant.plain):
+        for port in (environment.plain, environment.picked, environment.by_model, environment.bare, of_constant.plain):
             await _body_once_ready(f"http://127.0.0.1:{port}/v1/models")
         yield environment
 
@@ -120,19 +134,21 @@ class _Gateway:
     settings: StandaloneSettings
     plain: int
     picked: int
+    by_model: int
 
 
 def _settings(folder: Path, servers: Sequence[int], more: Sequence[str]) -> _Gateway:
     """Settings of a gateway whose files are in `folder`, with servers on loopback ports."""
-    plain, picked, *inside = free_ports(7)
+    plain, picked, by_model, *inside = free_ports(8)
     (folder / "m").mkdir(parents=True)
-    (folder / "m" / "all.yaml").write_text(MANIFESTS.format(plain=plain, picked=picked))
+    (folder / "m" / "all.yaml").write_text(MANIFESTS.format(plain=plain, picked=picked, by_model=by_model))
     lines = (f"- {{name: s{port}, address: 127.0.0.1, port: {port}, labels: {{app: bench}}}}" for port in servers)
     (folder / "endpoints.yaml").write_text("\n".join(["endpoints:", *lines]))
     names = ("ext-proc", "health", "xds", "admin", "envoy-admin")
     addresses = (f"--{name}-address=127.0.0.1:{port}" for name, port in zip(names, inside, strict=True))
     given = [f"--manifests={folder / 'm'}", f"--endpoints={folder / 'endpoints.yaml'}", *addresses, *more]
-    return _Gateway(StandaloneSettings.read([*given, "--listen-ip=127.0.0.1"], "gateway-bench"), plain, picked)
+    settings = StandaloneSettings.read([*given, "--listen-ip=127.0.0.1"], "gateway-bench")
+    return _Gateway(settings, plain, picked, by_model)
 
 
 async def _start_servers(stack: AsyncExitStack, folder: Path, ports: Sequence[int]) -> None:

@@ -114,8 +114,16 @@ class Bench:
         for size in (SMALL_BYTES, LARGE_BYTES):
             for figure in await self._against_no_picker(size):
                 yield figure
+        async for figure in self.routing_by_model():
+            yield figure
         yield await self._bodies()
         yield await self._soak()
+
+    async def routing_by_model(self) -> AsyncIterator[Figure]:
+        """Yields what it costs to select the route by the body's model, beside the same route without that."""
+        for size in (SMALL_BYTES, LARGE_BYTES):
+            for figure in await self._by_model(size):
+                yield figure
 
     async def _measure(self, port: int, request: bytes, clients: int, pid: int) -> Measured:
         before_s = cpu_s(pid)
@@ -257,6 +265,38 @@ class Bench:
             ),
         ]
 
+    async def _by_model(self, size: int) -> list[Figure]:
+        environment, request, name = self._environment, completion(size), f"{size // 1000} KB"
+        sides = ((environment.by_model, request), (environment.picked, request))
+        one = await self._in_turn(
+            f"one client by model, {name}", *((*side, 1, environment.envoy_pid) for side in sides)
+        )
+        many = await self._in_turn(
+            f"clients by model, {name}", *((*side, CLIENTS, environment.envoy_pid) for side in sides)
+        )
+        by_model_ms, picked_ms = (
+            statistics.median(pair[index].load.percentile_s(0.5) for pair in one) * 1e3 for index in (0, 1)
+        )
+        rates = [statistics.median(pair[index].load.rate for pair in many) for index in (0, 1)]
+        cpu = [_us([pair[index].cpu_per_request_s() for pair in many]) for index in (0, 1)]
+        return [
+            Figure(
+                f"p50 added by routing by model, one client, {name}",
+                by_model_ms - picked_ms,
+                "ms",
+                0.15,
+                f"{by_model_ms:.2f} ms with, {picked_ms:.2f} ms without",
+            ),
+            Figure(
+                f"rate by model / without, {CLIENTS} clients, {name}",
+                statistics.median(a.load.rate / b.load.rate for a, b in many),
+                "x",
+                0.95,
+                f"{rates[0]:.0f} / {rates[1]:.0f} req/s; Envoy {cpu[0]} / {cpu[1]} us a request",
+                at_least=True,
+            ),
+        ]
+
     async def _large_prompts(self, small: bytes) -> Figure:
         environment = self._environment
         pairs = await self._in_turn(
@@ -330,6 +370,14 @@ async def all_figures(seconds: float, rounds: int, progress: Callable[[str], Non
         async for figure in Bench(environment, seconds, rounds, progress).figures():
             yield figure
     yield await idle_figure(seconds, progress)
+
+
+async def model_figures(seconds: float, rounds: int, progress: Callable[[str], None]) -> AsyncIterator[Figure]:
+    """Yields the figures of routing by model alone."""
+    progress("starting")
+    async with bench_environment(REPLICAS) as environment:
+        async for figure in Bench(environment, seconds, rounds, progress).routing_by_model():
+            yield figure
 
 
 def _us(values_s: list[float]) -> str:

@@ -23,8 +23,9 @@ from picker.xds.protobuf import pack_any
 MODEL_FILTER = "envoy.filters.http.lua.inference_model"
 """Not the filter's plain name: Envoy Gateway may add Lua filters of its own to the same listener."""
 
-METADATA_NAMESPACE, METADATA_READ = "inference-gateway.model", "read"
-"""Metadata that the filter sets once it has read a request, whether it found a model or not."""
+MODEL_MISSING = "x-gateway-model-missing"
+"""Header that the filter sets if a body that it has read has no model. It is not sent to servers. Metadata would cost
+every request more."""
 
 _REMOVAL = "inference-gateway.model_headers"
 
@@ -73,6 +74,8 @@ def _filter() -> hcm_pb2.HttpFilter:
 
 
 def _removal() -> extension_pb2.TypedExtensionConfig:
-    mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in (MODEL_NAME, BASE_MODEL_NAME)]
+    mutations = [
+        mutation_rules_pb2.HeaderMutation(remove=name) for name in (MODEL_NAME, BASE_MODEL_NAME, MODEL_MISSING)
+    ]
     removal = header_mutation_pb2.HeaderMutation(mutations=mutations)
     return extension_pb2.TypedExtensionConfig(name=_REMOVAL, typed_config=pack_any(removal))

@@ -193,12 +193,13 @@ function envoy_on_request(handle)
       model = json_model(text)
     end
   end
-  handle:streamInfo():dynamicMetadata():set("inference-gateway.model", "read", true)
+  local headers = handle:headers()
   -- Control characters would end the header.
   if model and model ~= "" and #model <= MAX_NAME_BYTES and not find(model, "%c") then
-    local headers = handle:headers()
     headers:replace("x-gateway-model-name", model)
     headers:replace("x-gateway-base-model-name", handle:filterContext():get(model) or model)
+  else
+    headers:replace("x-gateway-model-missing", "true")
   end
   handle:clearRouteCache()
 end

@@ -5,7 +5,7 @@ body has been read. Envoy selects the route twice:
 
 1. A request with a body to be read gets the reading route. It enables `model_filter`, which reads the body, sets the
    headers, and clears the selection. Other requests never get it.
-2. The route is selected again, among the user's. Metadata of the filter exclude the reading route.
+2. The route is selected again, among the user's. The headers of the filter exclude the reading route.
 
 Envoy creates a request's chain of filters with its first route. So the reading route enables every filter that a later
 route enables. A later route that does not use one of them switches it off, where the filter has a setting for that."""
@@ -18,14 +18,14 @@ from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
-from envoy.type.matcher.v3 import metadata_pb2, regex_pb2, string_pb2, value_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.wrappers_pb2 import UInt64Value
 
 from picker.protocol import MODEL_NAME
 from picker.xds.clusters import INVALID_BACKEND_CLUSTER
 from picker.xds.ext_proc_filter import FILTER_NAME
-from picker.xds.model_filter import METADATA_NAMESPACE, METADATA_READ, MODEL_FILTER, enabled
+from picker.xds.model_filter import MODEL_FILTER, MODEL_MISSING, enabled
 from picker.xds.model_list import anthropic_list, openai_list
 from picker.xds.model_names import DeclaredModels, HostModels, host_models, matches_by_model
 from picker.xds.pool_route import SPARE_BODY_BYTES
@@ -56,6 +56,9 @@ _OFF: Sequence[tuple[str, Any]] = (
 )
 """The settings that switch a filter off for a route, by the prefix of the filter's name. Envoy Gateway appends the
 policy to the name."""
+
+_READ = (MODEL_NAME, MODEL_MISSING)
+"""Headers of which a request has one once its body has been read."""
 
 _NOT_FOUND = "The model `%REQ(X-GATEWAY-MODEL-NAME)%` does not exist or no route serves it."
 _NO_ROUTE = (
@@ -88,6 +91,8 @@ def with_model_routing(
             longest = max([longest, *(len(route.direct_response.body.inline_string.encode()) for route in made)])
             del host.routes[:]
             host.routes.extend(made)
+            if MODEL_MISSING not in host.request_headers_to_remove:
+                host.request_headers_to_remove.append(MODEL_MISSING)
     limit = result.max_direct_response_body_size_bytes
     # Envoy's default. A longer body invalidates the whole configuration.
     if longest > max(limit.value, 4096):
@@ -167,9 +172,8 @@ def _reading_route(models: HostModels, filters: Mapping[str, Any], max_body_byte
                 string_match=string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=_READ_CONTENT_TYPES)),
             ),
             # The body of an upgraded connection does not end.
-            _Matcher(name="upgrade", present_match=True, invert_match=True),
+            *(_Matcher(name=name, present_match=True, invert_match=True) for name in ("upgrade", *_READ)),
         ],
-        dynamic_metadata=[_is_read(invert=True)],
     )
     route = _Route(
         name=f"{_PREFIX}read-model",
@@ -205,20 +209,20 @@ def _list_routes(models: HostModels, filters: Mapping[str, Any]) -> Iterator[_Ro
 
 def _unserved_routes(filters: Mapping[str, Any]) -> Iterator[_Route]:
     """Yields the routes of requests whose body was read and that no other route serves."""
-    requested = _Matcher(name=MODEL_NAME, present_match=True)
-    for name, match, error in (
+    for name, header, error in (
         (
             "model-not-found",
-            _Match(prefix="/", headers=[requested]),
+            MODEL_NAME,
             {"message": _NOT_FOUND, "type": "invalid_request_error", "param": "model", "code": "model_not_found"},
         ),
         (
             "no-route",
-            _Match(prefix="/", dynamic_metadata=[_is_read()]),
+            MODEL_MISSING,
             {"message": _NO_ROUTE, "type": "invalid_request_error", "param": "model", "code": "route_not_found"},
         ),
     ):
-        route = _Route(name=f"{_PREFIX}{name}", match=match)
+        read = _Matcher(name=header, present_match=True)
+        route = _Route(name=f"{_PREFIX}{name}", match=_Match(prefix="/", headers=[read]))
         route.direct_response.status = 404
         # Envoy escapes the values in a JSON format, so that a client's name cannot end its string.
         json_format = substitution_format_string_pb2.SubstitutionFormatString()
@@ -226,15 +230,6 @@ def _unserved_routes(filters: Mapping[str, Any]) -> Iterator[_Route]:
         route.direct_response.body_format.CopyFrom(json_format)
         _set_filters(route, filters)
         yield route
-
-
-def _is_read(invert: bool = False) -> metadata_pb2.MetadataMatcher:
-    return metadata_pb2.MetadataMatcher(
-        filter=METADATA_NAMESPACE,
-        path=[metadata_pb2.MetadataMatcher.PathSegment(key=METADATA_READ)],
-        value=value_pb2.ValueMatcher(bool_match=True),
-        invert=invert,
-    )
 
 
 def _set_filters(route: _Route, filters: Mapping[str, Any]) -> None:
