@@ -1,9 +1,10 @@
 """`make demo` and `make up`: the tutorial's gateway on this machine."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import httpx
@@ -19,7 +20,18 @@ from benchmark.tokens.tokenizer import Tokenizer, find_tokenizer
 from rich.console import Console
 
 from e2e.demo_settings import DemoSettings, Load, read_settings
-from e2e.local_gateway import MODEL, LocalGateway, MockFleet, NotReady, Ports, PortsTaken, ProcessFailed
+from e2e.local_gateway import (
+    ADAPTER,
+    MODEL,
+    MODELS,
+    SECOND_MODEL,
+    LocalGateway,
+    MockFleet,
+    NotReady,
+    Ports,
+    PortsTaken,
+    ProcessFailed,
+)
 from e2e.processes import interruptible
 from e2e.smoke_commands import CurlFailed, curl_command, post_chat
 
@@ -56,13 +68,18 @@ def _gateway(settings: DemoSettings) -> LocalGateway:
         settings.time_scale,
         ("--num-gpu-blocks-override", str(settings.kv_blocks)) if settings.kv_blocks else (),
     )
-    return LocalGateway((fleet,), Ports.of_the_tutorial(settings.replicas))
+    if not settings.models:
+        return LocalGateway((fleet,), Ports.of_the_tutorial(settings.replicas))
+    with_adapter = replace(fleet, arguments=(*fleet.arguments, "--enable-lora", "--lora-modules", f"{ADAPTER}=/none"))
+    second = replace(fleet, model=SECOND_MODEL, app="llama")
+    return LocalGateway((with_adapter, second), Ports.of_the_tutorial(2 * settings.replicas), sources=MODELS)
 
 
 async def _up(settings: DemoSettings, console: Console) -> None:
     console.print(_starting(settings))
     async with _gateway(settings) as gateway:
-        console.print(_suggestions(gateway), markup=False)
+        suggestions = _model_suggestions() if settings.models else _suggestions(gateway)
+        console.print(suggestions, markup=False)
         reported: set[str] = set()
         while True:
             await asyncio.sleep(1)
@@ -101,6 +118,29 @@ Change it under load. The manifests are in {gateway.manifests}
 Kill a part:
   kill -9 {gateway.mocks[0].process.pid}                          a model server
   pkill -9 -f 'picker serve'            the picker: it restarts, and a FailOpen pool is served meanwhile
+
+Ctrl-C stops everything."""
+
+
+def _model_suggestions() -> str:
+    def curl(model: str) -> str:
+        body = json.dumps({"model": model, "max_tokens": 20, "prompt": "Los Angeles is"})
+        return f"curl localhost:{PICKED}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+
+    return f"""
+The gateway is up. Port {PICKED} serves two models and an adapter. The model in the body selects the pool.
+
+Ask one model, the other one, and the adapter of the first:
+  {curl(MODEL)}
+  {curl(SECOND_MODEL)}
+  {curl(ADAPTER)}
+
+Ask for a model that no route serves:
+  {curl("unknown")}
+
+List the models, in OpenAI's and in Anthropic's shape:
+  curl localhost:{PICKED}/v1/models
+  curl localhost:{PICKED}/v1/models -H 'anthropic-version: 2023-06-01'
 
 Ctrl-C stops everything."""
 
@@ -151,8 +191,6 @@ async def _compare(
 
 
 def _starting(settings: DemoSettings) -> str:
+    servers = f"{settings.replicas} model servers" + (" of each model" if settings.models else "")
     speed = f", {settings.time_scale:g} times as fast" if settings.time_scale != 1 else ""
-    return (
-        f"Starting {settings.replicas} model servers with the speed of {settings.preset.upper()} cards{speed}, "
-        "the picker, and Envoy ..."
-    )
+    return f"Starting {servers} with the speed of {settings.preset.upper()} cards{speed}, the picker, and Envoy ..."

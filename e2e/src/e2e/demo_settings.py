@@ -47,6 +47,8 @@ class DemoSettings:
     loads: tuple[Load, ...]
     rounds: int
     """Rounds of each load. The ports take turns in each."""
+    models: bool = False
+    """Whether `up` serves two models behind one port."""
 
 
 def read_settings(arguments: Sequence[str]) -> DemoSettings:
@@ -82,8 +84,11 @@ def read_settings(arguments: Sequence[str]) -> DemoSettings:
         "--output-tokens", type=whole(1), default=225, help="mean length of a response of the tutorial's load"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the plots")
+    parser.add_argument("--models", action="store_true", help="`up` serves two models behind port 8081")
     parser.add_argument("--quick", action="store_true", help="only two short rounds, as a smoke test")
     given = parser.parse_args(list(arguments))
+    if given.models and given.command != "up":
+        parser.error("--models is an option of `up`")
     prompts, rounds = (96, 2) if given.quick else (given.prompts, given.rounds)
     tutorial = RandomLengths(
         prompts, prefix_tokens=10, input_tokens=given.input_tokens, output_tokens=given.output_tokens, range_ratio=0.2
@@ -107,5 +112,13 @@ def read_settings(arguments: Sequence[str]) -> DemoSettings:
         ),
     )
     return DemoSettings(
-        given.command, given.replicas, given.preset, given.time_scale, given.kv_blocks, given.out, loads, rounds
+        given.command,
+        given.replicas,
+        given.preset,
+        given.time_scale,
+        given.kv_blocks,
+        given.out,
+        loads,
+        rounds,
+        given.models,
     )

@@ -1,4 +1,5 @@
-"""The complete gateway on this machine: model servers, the picker and Envoy, with the tutorial's manifests."""
+"""The complete gateway on this machine: model servers, the picker and Envoy, by default with the tutorial's
+manifests."""
 
 import asyncio
 import re
@@ -19,7 +20,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from e2e.processes import LoggedChild, ProcessFailed, free_ports, taken
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-MODEL = "/model/qwen"
+TUTORIAL = (*sorted((MANIFESTS / "tutorial").glob("*.yaml")), MANIFESTS / "vllm-service.yaml")
+MODELS = (MANIFESTS / "models" / "models.yaml",)
+"""Two models behind port 8081: MODEL with an adapter, and SECOND_MODEL."""
+MODEL, SECOND_MODEL, ADAPTER = "/model/qwen", "/model/llama", "qwen-reviews"
 POOL = "vllm-qwen-pool"
 PLAIN_PORT, PICKED_PORT = 8080, 8081
 _BIN = Path(sys.executable).parent
@@ -70,6 +74,9 @@ class MockFleet:
     """Further flags of `vllm-mock serve`."""
     metrics_profiles: tuple[str, ...] = ("v1-current",)
     """Metrics profiles, which the replicas use in turn. A profile sets the names of the metrics."""
+    model: str = MODEL
+    app: str = "qwen"
+    """The label by which a pool selects the servers."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -81,14 +88,14 @@ class MockFleet:
 
     def command(self, index: int, port: int) -> Sequence[str]:
         return [
-            str(_BIN / "vllm-mock"), "serve", "--served-model-name", MODEL,
+            str(_BIN / "vllm-mock"), "serve", "--served-model-name", self.model,
             "--host", "127.0.0.1", "--port", str(port),
             "--preset", self.preset, "--time-scale", str(self.time_scale),
             "--metrics-profile", self.metrics_profiles[index % len(self.metrics_profiles)], *self.arguments,
         ]  # fmt: skip
 
     def labels(self, index: int) -> Mapping[str, str]:
-        return {}
+        return {"app": self.app}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,8 @@ class LocalGateway:
     fleets: Sequence[Fleet] = (MockFleet(),)
     ports: Ports | None = None
     picker_arguments: Sequence[str] = ()
+    sources: Sequence[Path] = TUTORIAL
+    """The manifests."""
     folder: Path = field(init=False)
     mocks: list[LoggedChild] = field(init=False, default_factory=list)
     picker: LoggedChild | None = field(init=False, default=None)
@@ -199,9 +208,9 @@ class LocalGateway:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def write_manifests(self) -> None:
-        """Copies the tutorial's files. Only the ports of the listeners are replaced by those of `ports`."""
+        """Copies the manifests. Only the ports of the listeners are replaced by those of `ports`."""
         self.manifests.mkdir()
-        for source in [*sorted((MANIFESTS / "tutorial").glob("*.yaml")), MANIFESTS / "vllm-service.yaml"]:
+        for source in self.sources:
             text = source.read_text()
             for port, actual in ((PLAIN_PORT, self._ports.plain), (PICKED_PORT, self._ports.picked)):
                 text = re.sub(rf"\bport: {port}\b", f"port: {actual}", text)
@@ -270,11 +279,9 @@ class LocalGateway:
         async with httpx.AsyncClient(timeout=2.0) as client:
             for url, (fleet, _) in zip(self.mock_urls, self._replicas, strict=True):
                 await self._wait_for(client, f"{url}/health", fleet.start_timeout_s)
-            for url in (
-                f"{self.admin_url}/healthz",
-                f"{self.plain_url}/v1/models",
-                f"{self.picked_url}/v1/models",
-            ):
+            serves_plain = any(f"port: {PLAIN_PORT}" in source.read_text() for source in self.sources)
+            plain = [f"{self.plain_url}/v1/models"] if serves_plain else []
+            for url in (f"{self.admin_url}/healthz", *plain, f"{self.picked_url}/v1/models"):
                 await self._wait_for(client, url, _START_TIMEOUT_S)
 
     async def _wait_for(self, client: httpx.AsyncClient, url: str, timeout_s: float) -> None:
@@ -295,4 +302,16 @@ def _retrying(timeout_s: float = _START_TIMEOUT_S) -> AsyncRetrying:
     )
 
 
-__all__ = ["MODEL", "Fleet", "LocalGateway", "MockFleet", "NotReady", "Ports", "PortsTaken", "ProcessFailed"]
+__all__ = [
+    "ADAPTER",
+    "MODEL",
+    "MODELS",
+    "SECOND_MODEL",
+    "Fleet",
+    "LocalGateway",
+    "MockFleet",
+    "NotReady",
+    "Ports",
+    "PortsTaken",
+    "ProcessFailed",
+]
