@@ -23,7 +23,7 @@ PHASES = (
     Phase(
         "traffic",
         "The release as it was installed. Each test deletes the objects that it adds.",
-        ("test_requests", "test_pools", "test_conformance", "test_statuses"),
+        ("test_requests", "test_pools", "test_model_routing", "test_conformance", "test_statuses"),
     ),
     Phase(
         "operation",
