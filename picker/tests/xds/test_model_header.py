@@ -2,23 +2,18 @@
 
 import http.client
 import json
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway_objects import OPTIONS, gateway, resources, route
-from google.protobuf.json_format import MessageToJson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from picker.commands.standalone.envoy_process import envoy_binary
 from picker.xds.translate import translate
+from static_envoy import free_ports, running_envoy
 from test_envoy_accepts_routes import inlined
 
-START_S = 20.0
 ONLY_MODEL = "the only model that a route serves"
 
 text = st.one_of(st.text(max_size=8), st.text('\\"{}[]:,/ \n\u00e9\U0001f600', max_size=8), st.just("model"))
@@ -35,44 +30,15 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Yields the port of an Envoy that answers with the model's name, because no route serves it."""
     folder = tmp_path_factory.mktemp("envoy")
-    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as free_admin:
-        ports = free.getsockname()[1], free_admin.getsockname()[1]
+    listening, admin = free_ports()
     condition = {"name": "X-Gateway-Model-Name", "value": ONLY_MODEL}
     texts = [
-        gateway({"name": "http", "port": ports[0]}),
+        gateway({"name": "http", "port": listening}),
         route({"matches": [{"headers": [condition]}], "backendRefs": []}),
     ]
     whole = inlined(translate(resources(*texts), OPTIONS), folder)
-    whole.admin.address.socket_address.port_value = ports[1]
-    (folder / "envoy.json").write_text(MessageToJson(whole))
-    command = [
-        envoy_binary(None),
-        "--config-path",
-        folder / "envoy.json",
-        "--use-dynamic-base-id",
-        "--concurrency",
-        "1",
-    ]
-    with (folder / "log").open("wb") as log:
-        envoy = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        _wait_until_it_listens(envoy, ports[0], folder / "log")
-        yield ports[0]
-    finally:
-        envoy.terminate()
-        envoy.wait()
-
-
-def _wait_until_it_listens(envoy: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + START_S
-    while time.monotonic() < deadline_s:
-        assert envoy.poll() is None, log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    with running_envoy(whole, listening, admin, folder):
+        yield listening
 
 
 @pytest.fixture(scope="module")
