@@ -37,6 +37,15 @@ async def running() -> AsyncIterator[GatewayParts]:
         pool("main"),
         model("requested/model", "main", served=1),
         route("main", "main", {"backendRefs": [to_pool("main")]}),
+        route(
+            "models",
+            "main",
+            {
+                "matches": [{"headers": [{"name": "X-Gateway-Model-Name", "value": "m"}]}],
+                "backendRefs": [to_pool("main")],
+            },
+            hostnames=["models.example.com"],
+        ),
     ]
     upstreams = {"main": [Upstream("a"), Upstream("b")]}
     async with GatewayParts(upstreams, ["main"], manifests, amend_listeners=in_full_duplex) as parts:
@@ -56,6 +65,16 @@ async def test_a_body_passes_complete(gateway: GatewayParts, size: int) -> None:
     start = b'{"model": "m", "prompt": "'
     body = start + b"x" * (size - len(start) - 2) + b'"}'
     answer = await gateway.client.post(gateway.url("main"), content=body, headers={"x-behave": "echo"})
+    assert (answer.status_code, answer.content == body) == (200, True)
+
+
+@pytest.mark.parametrize("size", [100, 130_000, 5 * MIB])
+async def test_a_body_that_selects_its_route_passes_complete(gateway: GatewayParts, size: int) -> None:
+    """It is buffered before the picker gets it in pieces."""
+    start = b'{"model": "m", "prompt": "'
+    body = start + b"x" * (size - len(start) - 2) + b'"}'
+    headers = {"host": "models.example.com", "content-type": "application/json", "x-behave": "echo"}
+    answer = await gateway.client.post(gateway.url("main"), content=body, headers=headers)
     assert (answer.status_code, answer.content == body) == (200, True)
 
 
