@@ -158,7 +158,7 @@ async def test_an_unknown_model_gets_openais_error(gateway: GatewayParts) -> Non
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {
         "error": {
-            "message": f"The model `{name}` does not exist or no route serves it.",
+            "message": f"The model `{name}` does not exist or you do not have access to it.",
             "type": "invalid_request_error",
             "param": "model",
             "code": "model_not_found",

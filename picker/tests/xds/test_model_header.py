@@ -56,7 +56,9 @@ def found(connection: http.client.HTTPConnection, body: bytes, content_type: str
     assert answer.status == 404
     if error["code"] == "route_not_found":
         return None
-    return error["message"].removeprefix("The model `").removesuffix("` does not exist or no route serves it.")
+    return (
+        error["message"].removeprefix("The model `").removesuffix("` does not exist or you do not have access to it.")
+    )
 
 
 def served(body: bytes) -> str | None:

@@ -60,7 +60,7 @@ policy to the name."""
 _READ = (MODEL_NAME, MODEL_MISSING)
 """Headers of which a request has one once its body has been read."""
 
-_NOT_FOUND = "The model `%REQ(X-GATEWAY-MODEL-NAME)%` does not exist or no route serves it."
+_NOT_FOUND = "The model `%REQ(X-GATEWAY-MODEL-NAME)%` does not exist or you do not have access to it."
 _NO_ROUTE = (
     "No route serves this request. Routes of this host match the `model` of a JSON object or of a form, which the body "
     "does not have."
