@@ -36,6 +36,9 @@ MODELS_PATH = "/v1/models"
 READ_TIMEOUT_S = 600.0
 """Limit on the arrival of a body that is read. It is the picker's limit on a body of unknown length."""
 
+DEFAULT_RESPONSE_BYTES = 4096
+"""Envoy's limit on the body of a direct response. A longer body invalidates the whole configuration."""
+
 _PREFIX = "inference-gateway/"
 """Of the names of the routes that this module adds."""
 
@@ -94,8 +97,7 @@ def with_model_routing(
             if MODEL_MISSING not in host.request_headers_to_remove:
                 host.request_headers_to_remove.append(MODEL_MISSING)
     limit = result.max_direct_response_body_size_bytes
-    # Envoy's default. A longer body invalidates the whole configuration.
-    if longest > max(limit.value, 4096):
+    if longest > max(limit.value, DEFAULT_RESPONSE_BYTES):
         limit.value = longest
     return result
 
