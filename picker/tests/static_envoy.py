@@ -11,7 +11,7 @@ from envoy.config.bootstrap.v3 import bootstrap_pb2
 from google.protobuf.json_format import MessageToJson
 from picker.commands.standalone.envoy_process import envoy_binary
 
-START_S = 20.0
+START_S = 60.0
 
 
 def free_ports() -> tuple[int, int]:

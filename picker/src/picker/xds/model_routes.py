@@ -30,6 +30,7 @@ from picker.xds.model_list import anthropic_list, openai_list
 from picker.xds.model_names import DeclaredModels, HostModels, host_models, matches_by_model
 from picker.xds.pool_route import SPARE_BODY_BYTES
 from picker.xds.protobuf import duration, pack_any
+from picker.xds.third_party_picker import BUFFERED_FILTER_NAME
 
 MODELS_PATH = "/v1/models"
 
@@ -50,6 +51,7 @@ _Match = route_components_pb2.RouteMatch
 _Matcher = route_components_pb2.HeaderMatcher
 _Route = route_components_pb2.Route
 
+_PICKER_FILTERS = (FILTER_NAME, BUFFERED_FILTER_NAME)
 _EXT_PROC_OFF = pack_any(ext_proc_pb2.ExtProcPerRoute(disabled=True))
 _OFF: Sequence[tuple[str, Any]] = (
     ("envoy.filters.http.ext_proc", _EXT_PROC_OFF),
@@ -110,7 +112,7 @@ def _host_routes(own: Sequence[_Route], models: HostModels, max_body_bytes: int)
     for route in by_body:
         _switch_off_others(route, filters)
     # The added routes have no picker. The other filters do for them what they do for the first route by model.
-    added = filters | ({FILTER_NAME: _EXT_PROC_OFF} if FILTER_NAME in filters else {})
+    added = {name: _EXT_PROC_OFF if name in _PICKER_FILTERS else settings for name, settings in filters.items()}
     largest = max((route.request_body_buffer_limit.value for route in by_body), default=0)
     made = [
         *decided,
