@@ -58,9 +58,15 @@ def test_a_pool_without_a_picker_is_not_accepted(release: Release) -> None:
 
 
 def test_an_invalid_annotation_is_reported_and_ignored(release: Release) -> None:
-    """An event and a condition report it: the API server cannot validate annotations."""
+    """An event and a condition report it: the API server cannot validate annotations. The column shows the strategy in
+    force."""
     kind, name = "inferencepools.inference.networking.x-k8s.io", "vllm-qwen-pool"
     annotation = "inference.networking.x-k8s.io/routing-strategy"
+    release.cluster.kubectl("annotate", kind, name, "--overwrite", f"{annotation}=PREFIX_CACHE")
+    until(
+        lambda: conditions(release, name, V1ALPHA2).get("RoutingStrategy") == ("True", "PREFIX_CACHE"),
+        "a condition has the strategy",
+    )
     release.cluster.kubectl("annotate", kind, name, "--overwrite", f"{annotation}=FASTEST")
     try:
         until(
@@ -68,12 +74,31 @@ def test_an_invalid_annotation_is_reported_and_ignored(release: Release) -> None
             "an event reports the annotation",
         )
         until(
-            lambda: conditions(release, name, V1ALPHA2).get("RoutingStrategy") == ("False", "UnknownStrategy"),
-            "a condition reports the unknown strategy",
+            lambda: conditions(release, name, V1ALPHA2).get("RoutingStrategy") == ("False", "PREFIX_CACHE"),
+            "a condition reports the invalid annotation",
         )
+        assert "PREFIX_CACHE" in release.cluster.kubectl("get", kind, name)
         assert release.chat_status(PICKED) == 200
     finally:
         release.cluster.kubectl("annotate", kind, name, f"{annotation}-")
+
+
+def test_settings_of_a_pool_are_reported(release: Release) -> None:
+    kind, name = "inferencepools.inference.networking.x-k8s.io", "vllm-qwen-pool"
+    prefix = "inference.networking.x-k8s.io"
+    for values, condition in (
+        ((f"{prefix}/flow-control=true",), ("True", "Valid")),
+        ((f"{prefix}/flow-control=yes",), ("False", "UnsupportedValue")),
+        ((f"{prefix}/flow-control-", f"{prefix}/flow-controls=true"), ("False", "UnknownSetting")),
+    ):
+        release.cluster.kubectl("annotate", kind, name, "--overwrite", *values)
+        until(
+            lambda condition=condition: conditions(release, name, V1ALPHA2).get("Settings") == condition,
+            f"the condition is {condition}",
+        )
+    release.cluster.kubectl("annotate", kind, name, f"{prefix}/flow-controls-")
+    until(lambda: "Settings" not in conditions(release, name, V1ALPHA2), "the condition is gone")
+    assert release.chat_status(PICKED) == 200
 
 
 def test_one_replica_writes_statuses(release: Release) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 import httpx
 import yaml
-from picker.resources.pool_wire import STRATEGY_ANNOTATION
+from picker.resources.pool_annotations import STRATEGY_ANNOTATION
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from e2e.processes import LoggedChild, ProcessFailed, free_ports, taken

@@ -35,6 +35,15 @@ def _host_and_port(address: str) -> None:
 
 ListenAddress = Annotated[str, AfterValidator(_address)]
 
+# Types of the settings that a pool may override (`resources.pool_annotations`).
+ScrapeIntervalS = Annotated[float, Field(ge=0.01)]
+"""Below 10 ms a process would do nothing but scrape."""
+QueueTimeLimitS = Annotated[float, Field(gt=0, le=MAX_HOLD_S)]
+QueueRequests = Annotated[int, Field(ge=1, le=50_000)]
+"""The picker has at most as many calls open (`grpc_server.connection_limits.MAX_CALLS`)."""
+QueueBytes = Annotated[int, Field(ge=1, le=1 << 30)]
+"""The memory limit of the chart's picker is 1 GiB."""
+
 
 class DaemonSettings(CommandSettings):
     """Settings of every long-running command."""
@@ -78,9 +87,8 @@ class CommonSettings(DaemonSettings):
         None,
         description="NAMESPACE/NAME of the pool for gateways that name none; by default the only pool with a route",
     )
-    scrape_interval_s: float = Field(
+    scrape_interval_s: ScrapeIntervalS = Field(
         0.2,  # Some decode steps of 30-60 ms. A scrape costs little beside them.
-        gt=0,
         description="Shortest time in seconds between two scrapes of a model server",
     )
     scrape_max_interval_s: float = Field(
@@ -142,20 +150,16 @@ class CommonSettings(DaemonSettings):
         description="Queue requests while all model servers are full, and release them by criticality, and in turns "
         "between the clients that the header x-gateway-inference-fairness-id names",
     )
-    flow_control_time_limit_s: float = Field(
+    flow_control_time_limit_s: QueueTimeLimitS = Field(
         60.0,  # Upstream's default. Clients rarely wait longer.
-        gt=0,
-        le=MAX_HOLD_S,
         description="Longest time in the queue; then Critical requests go to a full server, others get 503",
     )
-    flow_control_max_requests: int = Field(
+    flow_control_max_requests: QueueRequests = Field(
         5000,  # Upstream's default: half of the streams that Envoy may have open on one connection.
-        ge=1,
         description="Most queued requests of one criticality in a pool; more get 429, but Critical ones are sent on",
     )
-    flow_control_max_bytes: int = Field(
+    flow_control_max_bytes: QueueBytes = Field(
         64 << 20,  # 5000 prompts of 3,000 tokens. A body is kept about twice; three criticalities fit into 1 GiB.
-        ge=1,
         description="Most bytes of queued bodies of one criticality in a pool; see flow-control-max-requests",
     )
     response_header_sampling: Literal["some", "all"] = Field(

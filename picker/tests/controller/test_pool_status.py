@@ -6,7 +6,6 @@ import msgspec
 import pytest
 from picker.controller.api_objects import HTTPRoute, Service, read_grpc_route, read_pool_route, read_route, read_service
 from picker.controller.pool_status import (
-    EXPORT_ANNOTATION,
     PickerReference,
     accepted,
     exported,
@@ -14,10 +13,12 @@ from picker.controller.pool_status import (
     partially_invalid,
     pool_conditions,
     resolved,
+    settings,
     strategy,
 )
+from picker.resources.inference import RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ObjectName, PoolName
-from picker.resources.pool_wire import STRATEGY_ANNOTATION
+from picker.resources.pool_annotations import EXPORT_ANNOTATION, PREFIX, STRATEGY_ANNOTATION
 
 OWN, FOREIGN = "gateway.envoyproxy.io/gatewayclass-controller", "istio.io/gateway-controller"
 POOL = PoolName(POOL_GROUP_V1, "default", "red")
@@ -207,14 +208,15 @@ def test_message_length_is_bounded() -> None:
     [
         ({}, True, "DEFAULT"),
         ({STRATEGY_ANNOTATION: "LEAST_REQUEST"}, True, "LEAST_REQUEST"),
-        ({STRATEGY_ANNOTATION: "NONSENSE"}, False, "UnknownStrategy"),
-        ({STRATEGY_ANNOTATION: "x" * 200_000}, False, "UnknownStrategy"),
+        ({STRATEGY_ANNOTATION: "NONSENSE"}, False, "PREFIX_CACHE"),
+        ({STRATEGY_ANNOTATION: "x" * 200_000}, False, "PREFIX_CACHE"),
     ],
 )
-def test_strategy_condition_has_the_strategy_as_its_reason(
+def test_strategy_condition_has_the_strategy_in_force_as_its_reason(
     annotations: dict[str, str], holds: bool, reason: str
 ) -> None:
-    condition = strategy(annotations)
+    """The printer column shows the reason. An invalid annotation keeps the last valid strategy in force."""
+    condition = strategy(annotations, RoutingStrategy.PREFIX_CACHE)
     assert (condition.holds, condition.reason) == (holds, reason)
     assert len(condition.message) < 1024
 
@@ -222,10 +224,35 @@ def test_strategy_condition_has_the_strategy_as_its_reason(
 def test_requested_export_is_reported_as_not_supported() -> None:
     """The condition ends with the annotation."""
     annotated = {EXPORT_ANNOTATION: "ClusterSet"}
-    found = pool_conditions(POOL, PICKER, True, service("ClusterIP", 9002), annotated, ())
+    found = pool_conditions(POOL, PICKER, True, service("ClusterIP", 9002), annotated, RoutingStrategy.DEFAULT, ())
     assert ("Exported", False, "NotSupported") in [(made.type, made.holds, made.reason) for made in found]
     assert exported(POOL, {}) is None
 
 
 def test_v1alpha2_pool_has_no_export_condition() -> None:
     assert exported(PoolName(POOL_GROUP_V1ALPHA2, "default", "red"), {EXPORT_ANNOTATION: "ClusterSet"}) is None
+
+
+@pytest.mark.parametrize(
+    ("annotations", "holds", "reason", "text"),
+    [
+        ({"flow-control": "true", "scrape-interval": "1s"}, True, "Valid", "flow-control=true, scrape-interval=1s"),
+        ({"flow-control": "yes"}, False, "UnsupportedValue", "flow-control: found 'yes'; allowed are 'true'"),
+        ({"model-server-runtime": "sglang"}, False, "UnsupportedValue", "found 'sglang'; allowed: 'vllm'"),
+        ({"flow-contrl": "true"}, False, "UnknownSetting", "did you mean inference.networking.x-k8s.io/flow-control?"),
+        ({"kv-events": "x" * 200_000}, False, "UnsupportedValue", "kv-events"),
+        ({"x" * 63 + str(number): "" for number in range(1000)}, False, "UnknownSetting", "is unknown"),
+    ],
+)
+def test_settings_condition_lists_problems(annotations: dict[str, str], holds: bool, reason: str, text: str) -> None:
+    condition = settings({PREFIX + name: value for name, value in annotations.items()})
+    assert condition is not None
+    assert (condition.holds, condition.reason) == (holds, reason)
+    assert text in condition.message
+    assert len(condition.message) <= 1024
+
+
+def test_a_pool_without_settings_has_no_condition_for_them() -> None:
+    """The strategy has a condition of its own. Annotations of others are not read."""
+    others = {STRATEGY_ANNOTATION: "NONSENSE", EXPORT_ANNOTATION: "ClusterSet", "example.com/flow-control": "yes"}
+    assert settings(others) is None

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from manifests import MODEL, OBJECTIVE, POOL, REWRITE, ROUTE
-from picker.resources.inference import InferencePool, RoutingStrategy
+from picker.resources.inference import InferencePool, PoolSettings, RoutingStrategy
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import Parsed, parse
 from picker.sources.diff import changes
@@ -48,6 +48,15 @@ def test_a_change_of_strategy_is_reported_from_and_to() -> None:
     after = Inventory(Resources.of([replace(pool, strategy=RoutingStrategy.PREFIX_CACHE)]), ())
     [line] = changes(inventory(POOL), after)
     assert line.endswith("vllm-qwen-pool: routing-strategy DEFAULT -> PREFIX_CACHE")
+
+
+def test_a_change_of_settings_is_reported_from_and_to() -> None:
+    pool = the_object(POOL)
+    assert isinstance(pool, InferencePool)
+    settings = PoolSettings(flow_control=True, scrape_interval_s=1.0)
+    after = Inventory(Resources.of([replace(pool, settings=settings)]), ())
+    [line] = changes(inventory(POOL), after)
+    assert line.endswith("vllm-qwen-pool: flow-control unset -> true, scrape-interval unset -> 1.0")
 
 
 def test_any_other_change_is_reported_by_name() -> None:

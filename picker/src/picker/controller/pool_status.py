@@ -13,7 +13,14 @@ from picker.controller.api_objects import HTTPRoute, Service
 from picker.resources.expressions import expression_problem
 from picker.resources.inference import RoutingStrategy
 from picker.resources.names import POOL_GROUP_V1, ObjectName, PoolName
-from picker.resources.pool_wire import STRATEGY_ANNOTATION
+from picker.resources.pool_annotations import (
+    EXPORT_ANNOTATION,
+    PREFIX,
+    STRATEGY_ANNOTATION,
+    STRATEGY_CONDITION,
+    invalid_settings,
+    unknown_annotations,
+)
 from picker.resources.status_wire import MAX_MESSAGE, Condition
 from picker.sources.informer import Json
 from picker.xds.header_changes import rejected_headers
@@ -22,9 +29,6 @@ MAX_PROBLEMS = 1024
 """Maximum characters of a condition that lists problems: about ten of them."""
 
 _SUPPORTED_FILTERS = frozenset({"RequestHeaderModifier", "ResponseHeaderModifier"})
-
-EXPORT_ANNOTATION = "inference.networking.x-k8s.io/export"
-"""Asks for the pool in the other clusters of a ClusterSet (GAIE, proposal 1374)."""
 
 MAX_PARENTS = 32
 """Maximum number of entries of a status."""
@@ -44,7 +48,7 @@ class PickerReference:
 class ConditionResult:
     """A condition without its times."""
 
-    type: Literal["Accepted", "ResolvedRefs", "RoutingStrategy", "PartiallyInvalid", "Exported"]
+    type: Literal["Accepted", "ResolvedRefs", "RoutingStrategy", "Settings", "PartiallyInvalid", "Exported"]
     holds: bool
     reason: str
     message: str
@@ -122,12 +126,20 @@ def pool_conditions(
     route_accepted: bool,
     services: Mapping[ObjectName, Service],
     annotations: Mapping[str, str],
+    strategy_before: RoutingStrategy,
     routes: Iterable[HTTPRoute],
 ) -> Sequence[ConditionResult]:
-    """Returns all conditions of a pool for one Gateway. `annotations`: the pool's. `routes`: those to the pool."""
-    conditions = [accepted(pool, picker, route_accepted), resolved(picker, services), strategy(annotations)]
-    optional = partially_invalid(pool, routes), exported(pool, annotations)
-    return [*conditions, *(condition for condition in optional if condition is not None)]
+    """Returns all conditions of a pool for one Gateway. `annotations`: the pool's. `strategy_before`: the strategy that
+    its status records. `routes`: those to the pool."""
+    conditions = [
+        accepted(pool, picker, route_accepted),
+        resolved(picker, services),
+        strategy(annotations, strategy_before),
+        settings(annotations),
+        partially_invalid(pool, routes),
+        exported(pool, annotations),
+    ]
+    return [condition for condition in conditions if condition is not None]
 
 
 def accepted(pool: PoolName, picker: PickerReference | None, route_accepted: bool) -> ConditionResult:
@@ -153,21 +165,38 @@ def resolved(picker: PickerReference | None, services: Mapping[ObjectName, Servi
     return ConditionResult("ResolvedRefs", True, "ResolvedRefs", "All references of the pool are resolved.")
 
 
-def strategy(annotations: Mapping[str, str]) -> ConditionResult:
-    """Returns the routing strategy of the pool's annotation, as the condition's reason."""
+def strategy(annotations: Mapping[str, str], before: RoutingStrategy) -> ConditionResult:
+    """Returns the routing strategy in force, as the condition's reason: that of the pool's annotation, or `before` if
+    the annotation is invalid."""
     named = annotations.get(STRATEGY_ANNOTATION)
     if named is None:
         return ConditionResult(
-            "RoutingStrategy", True, RoutingStrategy.DEFAULT.value, "The pool has no strategy annotation."
+            STRATEGY_CONDITION, True, RoutingStrategy.DEFAULT.value, "The pool has no strategy annotation."
         )
     if named in set(RoutingStrategy):
-        return ConditionResult("RoutingStrategy", True, named, "The strategy is that of the pool's annotation.")
-    allowed = ", ".join(RoutingStrategy)
+        return ConditionResult(STRATEGY_CONDITION, True, named, "The strategy is that of the pool's annotation.")
     message = (
-        f"The annotation {STRATEGY_ANNOTATION} is {shorten(named)!r}; allowed: {allowed}. "
-        f"Pickers keep the last valid strategy, or {RoutingStrategy.DEFAULT} if there is none."
+        f"The annotation {STRATEGY_ANNOTATION} is {shorten(named)!r}; allowed: {', '.join(RoutingStrategy)}. "
+        f"The last valid strategy remains in force: {before}."
     )
-    return ConditionResult("RoutingStrategy", False, "UnknownStrategy", message)
+    return ConditionResult(STRATEGY_CONDITION, False, before.value, message)
+
+
+def settings(annotations: Mapping[str, str]) -> ConditionResult | None:
+    """Returns whether the pool's other annotations are valid; None for a pool without any."""
+    others = (STRATEGY_ANNOTATION, EXPORT_ANNOTATION)
+    own = {name: value for name, value in annotations.items() if name.startswith(PREFIX) and name not in others}
+    if not own:
+        return None
+    unsupported, unknown = invalid_settings(own), list(unknown_annotations(own))
+    if not unsupported and not unknown:
+        listed = ", ".join(f"{name.removeprefix(PREFIX)}={shorten(value)}" for name, value in sorted(own.items()))
+        return ConditionResult("Settings", True, "Valid", listed)
+    reason = "UnsupportedValue" if unsupported else "UnknownSetting"
+    problems = [f"{problem}." for problem in (*unsupported, *unknown)]
+    if unsupported:
+        problems.append("Pickers keep the last valid value, or their own setting if there is none.")
+    return ConditionResult("Settings", False, reason, shorten(" ".join(problems), MAX_PROBLEMS))
 
 
 def partially_invalid(pool: PoolName, routes: Iterable[HTTPRoute]) -> ConditionResult | None:

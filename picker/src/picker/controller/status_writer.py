@@ -45,6 +45,7 @@ from picker.controller.pool_status import (
 )
 from picker.resources.gateway_api import GROUP
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP, ObjectName, PoolName
+from picker.resources.pool_annotations import strategy_in_force
 from picker.resources.pool_wire import PICKER_PORT
 from picker.resources.status_wire import (
     Condition,
@@ -207,7 +208,9 @@ class StatusWriter:
         annotations = cast(Mapping[str, str], metadata.get("annotations") or {})
         entries: list[Json] = list(foreign)
         for gateway, route_accepted in own.items():
-            results = pool_conditions(name, picker, route_accepted, services, annotations, routes.of_pool(name))
+            results = pool_conditions(
+                name, picker, route_accepted, services, annotations, strategy_in_force(pool), routes.of_pool(name)
+            )
             previous = conditions_of(gateway, before)
             conditions = tuple(
                 condition.condition(metadata.get("generation", 0), _now(), previous) for condition in results

@@ -141,6 +141,8 @@ DEFINITIONS: Sequence[Definition] = (
         columns=(
             Column("Ports", ".spec.targetPorts[*].number"),
             Column("Picker", ".spec.endpointPickerRef.name"),
+            Column("Strategy", '.status.parents[0].conditions[?(@.type=="RoutingStrategy")].reason'),
+            Column("Settings", '.status.parents[0].conditions[?(@.type=="Settings")].reason'),
             Column("Accepted", '.status.parents[0].conditions[?(@.type=="Accepted")].status'),
             Column("Resolved", '.status.parents[0].conditions[?(@.type=="ResolvedRefs")].status'),
             _AGE,
@@ -176,6 +178,7 @@ DEFINITIONS: Sequence[Definition] = (
             Column("Port", ".spec.targetPortNumber", "integer"),
             Column("Picker", ".spec.extensionRef.name"),
             Column("Strategy", '.status.parent[0].conditions[?(@.type=="RoutingStrategy")].reason'),
+            Column("Settings", '.status.parent[0].conditions[?(@.type=="Settings")].reason'),
             Column("Accepted", '.status.parent[0].conditions[?(@.type=="Accepted")].status'),
             Column("Resolved", '.status.parent[0].conditions[?(@.type=="ResolvedRefs")].status'),
             _AGE,

@@ -71,6 +71,18 @@ class PickerRef:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Settings of a pool in place of the picker's of the same name. None: the picker's."""
+
+    flow_control: bool | None = None
+    flow_control_time_limit_s: float | None = None
+    flow_control_max_requests: int | None = None
+    flow_control_max_bytes: int | None = None
+    kv_events: bool | None = None
+    scrape_interval_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InferencePool:
     """Interchangeable model servers, and the strategy that chooses among them."""
 
@@ -82,6 +94,7 @@ class InferencePool:
     picker: PickerRef | None
     app_protocol: AppProtocol
     strategy: RoutingStrategy
+    settings: PoolSettings = PoolSettings()
 
 
 @dataclass(frozen=True, slots=True)

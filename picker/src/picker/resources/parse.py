@@ -10,10 +10,12 @@ from picker.bounded_text import shorten
 from picker.printable import printable
 from picker.resources.envoy_gateway import BackendTrafficPolicy
 from picker.resources.gateway_api import Gateway, GatewayClass, HTTPRoute
+from picker.resources.inference import InferencePool
 from picker.resources.model_adapters import ConfigMap, is_managed
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ROUTER_GROUP
 from picker.resources.objective_wire import InferenceModelRewriteV1Alpha2, InferenceObjectiveV1Alpha2
 from picker.resources.objects import AnyObject
+from picker.resources.pool_annotations import unknown_annotations
 from picker.resources.pool_wire import InferenceModelV1Alpha2, InferencePoolV1, InferencePoolV1Alpha2
 from picker.resources.problems import Location, Problem, field_path, unsupported_locations, validation_errors
 from picker.resources.services import Service
@@ -130,6 +132,12 @@ def _validate(document: Document, title: str, wire: type[Object]) -> list[Parsed
         _problem(document, title, location, "has no effect: the gateway on one machine does not serve it")
         for location in unsupported_locations(wire, document.value)
     )
+    if isinstance(object_, InferencePool):
+        annotations = cast("Mapping[str, Mapping[str, object]]", document.value)["metadata"].get("annotations")
+        warnings += tuple(
+            _problem(document, title, ("metadata", "annotations"), message)
+            for message in unknown_annotations(cast("Mapping[str, object]", annotations or {}))
+        )
     return [Parsed(document.file, document.line_of(()), title, object_, warnings)]
 
 

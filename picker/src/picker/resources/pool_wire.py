@@ -1,11 +1,11 @@
 """Wire types of InferencePool (v1alpha2 and v1) and InferenceModel (v1alpha2), and their conversion.
 
-Rules and defaults are those of the Gateway API inference extension's CRDs. The routing-strategy annotation is ACK's.
+Rules and defaults are those of the Gateway API inference extension's CRDs. `pool_annotations` has the annotations.
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from picker.resources.inference import (
     AppProtocol,
@@ -14,26 +14,17 @@ from picker.resources.inference import (
     InferenceModel,
     InferencePool,
     PickerRef,
-    RoutingStrategy,
     TargetModel,
 )
 from picker.resources.names import POOL_GROUP_V1, POOL_GROUP_V1ALPHA2, ObjectName, PoolName
+from picker.resources.pool_annotations import PoolAnnotations
 from picker.resources.wire import DnsName, Labels, Metadata, Object, Port, Wire
 
-STRATEGY_ANNOTATION = "inference.networking.x-k8s.io/routing-strategy"
 PICKER_PORT = 9002
 """Port of the picker's Service if a pool names none."""
 
 MAX_TARGET_MODELS = 10
 MAX_WEIGHT = 1_000_000
-
-
-class PoolAnnotations(Wire):
-    """The annotation that is read. Others are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    strategy: RoutingStrategy = Field(default=RoutingStrategy.DEFAULT, validation_alias=STRATEGY_ANNOTATION)
 
 
 class PoolMetadata(Metadata):
@@ -74,6 +65,7 @@ class InferencePoolV1Alpha2(Object):
             picker=PickerRef(service, ref.port_number, ref.failure_mode) if ref is not None and service else None,
             app_protocol=AppProtocol.HTTP,
             strategy=self.metadata.annotations.strategy,
+            settings=self.metadata.annotations.settings(),
         )
 
 
@@ -129,6 +121,7 @@ class InferencePoolV1(Object):
             picker=PickerRef(service, ref.port.number, ref.failure_mode) if ref is not None and service else None,
             app_protocol=spec.app_protocol,
             strategy=self.metadata.annotations.strategy,
+            settings=self.metadata.annotations.settings(),
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, ItemsView, Iterable, Mapping, Set
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -12,11 +13,12 @@ from lightkube import AsyncClient
 from pydantic import ValidationError
 
 from picker.bounded_text import shorten
-from picker.resources.inference import InferencePool
+from picker.resources.inference import InferencePool, PoolSettings
 from picker.resources.model_adapters import MANAGED_LABEL, ConfigMap
 from picker.resources.names import ObjectName
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.parse import KINDS, typed
+from picker.resources.pool_annotations import keep_settings, strategy_in_force
 from picker.resources.problems import field_path, sentence
 from picker.resources.wire import Object
 from picker.sources.diff import changes
@@ -163,20 +165,23 @@ class ObjectReader:
     def keep(self, object_: Json, before: AnyObject | None) -> AnyObject | None:
         """The decoded object, or `before` if it is invalid.
 
-        A pool that was never valid, and is valid without its annotations, is used without them. Its requests matter
-        more than its routing strategy.
+        An invalid annotation keeps the value that `before` has for it. Without `before`, the strategy is that of the
+        object's status, and other settings are unset.
         """
         metadata = object_["metadata"]
+        annotations: set[str] = set()
         try:
             return typed(self._wire.model_validate(object_, extra="ignore"))
         except ValidationError as error:
-            problems = [f"{field_path(item['loc'])}: {sentence(item, self._wire)}" for item in error.errors()]
+            errors = error.errors()
+            problems = [f"{field_path(item['loc'])}: {sentence(item, self._wire)}" for item in errors]
+            if all(item["loc"][:2] == ("metadata", "annotations") for item in errors):
+                annotations = {str(item["loc"][2]) for item in errors}
         except ValueError as error:
             problems = [str(error)]
         self.refused += 1
-        if before is None and "annotations" in metadata:
-            bare = {key: value for key, value in metadata.items() if key != "annotations"}
-            before = self.keep({**object_, "metadata": bare}, None)
+        if annotations:
+            before = self._without(object_, annotations, before)
         title = f"{object_['kind']} {metadata['namespace']}/{metadata['name']}"
         for problem in problems[:MAX_LOGGED]:
             log.error(
@@ -187,6 +192,17 @@ class ObjectReader:
         if len(problems) > MAX_LOGGED:
             log.error("source.invalid", problem=f"{title}: and {len(problems) - MAX_LOGGED} more problems")
         return before
+
+    def _without(self, object_: Json, annotations: Set[str], before: AnyObject | None) -> AnyObject | None:
+        """The decoded object, with the settings that `annotations` name from `before`."""
+        metadata = object_["metadata"]
+        others = {name: value for name, value in metadata["annotations"].items() if name not in annotations}
+        read = self.keep({**object_, "metadata": {**metadata, "annotations": others}}, before)
+        if not isinstance(read, InferencePool):
+            return read
+        if not isinstance(before, InferencePool):
+            before = replace(read, strategy=strategy_in_force(object_), settings=PoolSettings())
+        return keep_settings(read, before, annotations)
 
 
 def _keep_config_map(reader: ObjectReader, object_: Json, before: AnyObject | None) -> AnyObject | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from picker.resources.inference import InferencePool
 from picker.resources.objects import AnyObject, Resources
+from picker.resources.pool_annotations import setting_changes
 from picker.sources.inventory import Inventory
 
 
@@ -33,8 +34,9 @@ def _object_changes(before: dict[str, AnyObject], after: dict[str, AnyObject]) -
 
 
 def _how(old: AnyObject, new: AnyObject) -> str:
-    if isinstance(old, InferencePool) and isinstance(new, InferencePool) and old.strategy != new.strategy:
-        return f": routing-strategy {old.strategy} -> {new.strategy}"
+    if isinstance(old, InferencePool) and isinstance(new, InferencePool):
+        changed = ", ".join(setting_changes(old, new))
+        return f": {changed}" if changed else " changed"
     return " changed"
 
 
