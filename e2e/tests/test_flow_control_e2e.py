@@ -78,7 +78,6 @@ async def _set_metrics(gateway: GatewayParts, metrics: bytes) -> None:
 
 def queued(gateway: GatewayParts) -> int:
     """Number of queued requests."""
-    assert gateway.picker.flow_control is not None
     return sum(queue.requests for queue in gateway.picker.flow_control.waiting())
 
 

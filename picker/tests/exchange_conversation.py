@@ -77,7 +77,7 @@ class FakeQueue(FlowControl):
 
     def join(self, request: PickRequest, on_admitted: OnAdmitted) -> QueuedRequest | Rejection | None:
         self._on_admitted = on_admitted
-        return self.rejection or QueuedRequest("pool", Criticality.STANDARD, "", 1, 1, None, 60.0, on_admitted)
+        return self.rejection or QueuedRequest("pool", Criticality.STANDARD, "", 1, 1, None, 60.0, 60.0, on_admitted)
 
     def leave(self, queued: QueuedRequest) -> None:
         self.left += 1

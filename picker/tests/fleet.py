@@ -116,7 +116,7 @@ class SeenScheduler(Scheduler):
     """A scheduler whose prefix index and costs are accessible to tests."""
 
     def seen(self, where: Endpoint, blocks: tuple[int, ...]) -> None:
-        self._prefixes.record(where, blocks)
+        self.prefixes.record(where, blocks)
 
     def costs(self, what: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[float]:
         strategy = STRATEGIES[self.strategy]()

@@ -1,13 +1,22 @@
-"""The setting `kv_events_port` enables the KV-event mode; without it nothing of the mode is imported."""
+"""The setting `kv_events_port`, or the first pool that uses KV events, starts the mode. It is not imported before."""
 
 import subprocess
 import sys
+from random import Random
 
 import pytest
 from command_settings import InvalidSettings
-from picker.commands import serve
+from picker.commands.kv_event_start import KvEventStart
+from picker.endpoints.in_flight import InFlightTracker
 from picker.observability.setup import ExtraMissing
+from picker.requestcontrol.director import Director
 from picker.settings import ServeSettings
+from structlog.testing import capture_logs
+
+
+def kv_event_start(*arguments: str) -> KvEventStart:
+    director = Director(InFlightTracker(), lambda: 0.0, Random(0), unknown_models=True)
+    return KvEventStart(ServeSettings.read(list(arguments), "test"), director, lambda _: None)
 
 
 def test_without_the_setting_the_mode_is_not_imported() -> None:
@@ -19,9 +28,26 @@ def test_without_the_setting_the_mode_is_not_imported() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "picker.commands.kv_events", None)
-    settings = ServeSettings.read(["--kv-events-port=5557"], "test")
-    with pytest.raises(ExtraMissing, match=r"kv-events-port needs the packages of picker\[kv-events\]"):
-        serve._kv_event_mode(settings, lambda _: None)
+    with pytest.raises(ExtraMissing, match=r"KV events need the packages of picker\[kv-events\]"):
+        kv_event_start("--kv-events-port=5557")
+
+
+def test_a_pool_that_needs_missing_packages_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "picker.commands.kv_events", None)
+    mode = kv_event_start()
+    with capture_logs() as logs:
+        assert mode.start() is None
+        assert mode.start() is None
+    assert [line["event"] for line in logs] == ["kv_events.unavailable"]
+
+
+async def test_the_first_pool_starts_the_mode() -> None:
+    mode = kv_event_start()
+    assert not mode.default
+    started = mode.start()
+    assert started is not None
+    assert mode.start() is started
+    await mode.stop()
 
 
 def test_invalid_port_is_rejected() -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from picker.addresses import allow_many_sockets, check_free
 from picker.commands import garbage_collector
+from picker.commands.kv_event_start import KvEventStart
 from picker.commands.reconcile import Reconciler
 from picker.endpoints.datastore import Datastore
 from picker.endpoints.endpoint import Endpoint
@@ -28,7 +29,7 @@ from picker.observability.flow_control_metrics import FlowControlMetrics
 from picker.observability.http_server import http_server
 from picker.observability.peer_metrics import PeerMetrics
 from picker.observability.registry import process_registry
-from picker.observability.setup import ExtraMissing, Observability
+from picker.observability.setup import Observability
 from picker.peers.publisher import Publisher
 from picker.requestcontrol.director import Director
 from picker.requestcontrol.flowcontrol.controller import TICK_S, FlowControl
@@ -42,7 +43,6 @@ from picker.sources.inventory import Inventory, Source
 from picker.xds.eds_server import EdsServer
 
 if TYPE_CHECKING:
-    from picker.commands.kv_events import KvEventMode
     from picker.commands.peers import PeerMode
     from picker.observability.certificates import CertificateExpiry
 
@@ -88,17 +88,12 @@ class Picker:
         )
         scraping = ScrapeSettings(intervals, settings.scrape_timeout_s)
         self._scraper = Scraper(scraping, self.tracker, rng, self.observability.metrics.scraped)
-        self._kv_events = _kv_event_mode(settings, self._cache_cleared)
-        if self._kv_events is not None:
-            director.on_repeated = self._kv_events.prompts.repeated
-        self._reconciler = Reconciler(
-            self._endpoints, self._scraper, director, rng, settings.pool, precise=self._kv_events
-        )
+        self._kv_events = KvEventStart(settings, director, self._cache_cleared)
+        self._reconciler = Reconciler(self._endpoints, self._scraper, director, rng, settings.pool, self._kv_events)
         self.tracker.on_restarted = self._cache_cleared
         self.peers = self._peer_mode(publisher) if publisher is not None else None
         """The exchange with the other replicas; None if it is disabled."""
-        self.flow_control = self._flow_control(director) if settings.flow_control else None
-        """None if it is disabled."""
+        self.flow_control = self._flow_control(director)
         limits = Limits(
             settings.max_body_bytes,
             frozenset(settings.trusted_headers),
@@ -119,8 +114,7 @@ class Picker:
         self.observability.register(self.registry)
         if self.peers is not None:
             self.registry.register(PeerMetrics(self.peers.clients))
-        if self.flow_control is not None:
-            self.registry.register(FlowControlMetrics(self.flow_control.waiting))
+        self.registry.register(FlowControlMetrics(self.flow_control.waiting))
         self.certificates = _certificate_expiry(settings)
         """The remaining validity of the certificates; None without TLS."""
         if self.certificates is not None:
@@ -142,11 +136,7 @@ class Picker:
             for name, left_s in (self.certificates.soon() if self.certificates is not None else {}).items():
                 log.warning("picker.certificate_expires_soon", certificate=name, days=round(left_s / 86_400, 1))
             log.info("picker.ready", **self._addresses)
-            background: list[asyncio.Task[None]] = []
-            if self.flow_control is not None:
-                background.append(tasks.create_task(_tick(self.flow_control)))
-            if self._kv_events is not None:
-                background.append(tasks.create_task(self._kv_events.run()))
+            background = [tasks.create_task(_tick(self.flow_control))]
             if self.peers is not None:
                 await self.peers.start()
                 background.append(tasks.create_task(self.peers.run()))
@@ -155,6 +145,7 @@ class Picker:
             stopping.cancel()
             for task in background:
                 task.cancel()
+            await self._kv_events.stop()
             await self._drain()
             reconciling.cancel()
 
@@ -204,7 +195,14 @@ class Picker:
     def _flow_control(self, director: Director) -> FlowControl:
         settings, loop = self._settings, asyncio.get_running_loop()
         bounds = Bounds(settings.flow_control_max_requests, settings.flow_control_max_bytes)
-        flow_control = FlowControl(director, loop.time, loop.call_soon, bounds, settings.flow_control_time_limit_s)
+        flow_control = FlowControl(
+            director,
+            loop.time,
+            loop.call_soon,
+            bounds,
+            settings.flow_control_time_limit_s,
+            enabled=settings.flow_control,
+        )
         self.tracker.on_freed = flow_control.freed
         return flow_control
 
@@ -216,8 +214,7 @@ class Picker:
         began_s = time.monotonic()
         log.info("picker.draining", in_flight=self.tracker.total.requests)
         await self._set_ready(False)
-        if self.flow_control is not None:
-            self.flow_control.stop()
+        self.flow_control.stop()
         await self._ext_proc.drain(self._settings.drain_s)
         if self.peers is not None:
             # After the requests, whose ends it reports.
@@ -285,17 +282,6 @@ def pool_filter(settings: ServeSettings) -> Callable[[InferencePool], bool]:
         return named is not None and named.name == own.name and named.namespace in namespaces
 
     return names_this_picker
-
-
-def _kv_event_mode(settings: ServeSettings, cache_cleared: Callable[[Endpoint], None]) -> "KvEventMode | None":
-    if settings.kv_events_port is None:
-        return None
-    try:
-        from picker.commands.kv_events import KvEventMode
-        from picker.endpoints.prefix_cache.kv_events.subscriber import KvEventPorts
-    except ImportError as error:
-        raise ExtraMissing(f"kv-events-port needs the packages of picker[kv-events]: {error}") from None
-    return KvEventMode(KvEventPorts(settings.kv_events_port, settings.kv_events_replay_port), cache_cleared)
 
 
 def _samples_all_responses(settings: ServeSettings) -> bool:

@@ -266,7 +266,7 @@ class RequestPhase:
         if isinstance(queued, Rejection):
             return self._reject(queued, request)
         self.state, self._queued, self._complete = RequestState.QUEUED, queued, complete
-        return [ExtendTimeout(self.queue.time_limit_s + EXTRA_MESSAGE_TIMEOUT_S)]
+        return [ExtendTimeout(queued.time_limit_s + EXTRA_MESSAGE_TIMEOUT_S)]
 
     def _pick(self, complete: _Complete) -> list[Reply]:
         assigned = self._director.assign(complete.request)

@@ -31,7 +31,8 @@ class Scheduler:
     def __init__(self, strategy: RoutingStrategy, prefixes: PrefixIndex, rng: Random) -> None:
         self.strategy = strategy
         self._strategy = STRATEGIES[strategy]()
-        self._prefixes = prefixes
+        self.prefixes = prefixes
+        """May be replaced at any time."""
         self._rng = rng
 
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
@@ -65,14 +66,14 @@ class Scheduler:
         drawn = [endpoint for endpoint in sampled if endpoint.unreachable_since_s is None]
         if not drawn:
             return endpoints
-        holders = allowed(self._prefixes.holders(request.blocks, MAX_CACHE_HOLDERS), request.subset)
+        holders = allowed(self.prefixes.holders(request.blocks, MAX_CACHE_HOLDERS), request.subset)
         return list(dict.fromkeys([*drawn, *holders]))
 
     def _cached_tokens(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[int]:
         """Estimated cached prompt tokens of each endpoint: the matched share of the prompt's blocks."""
         if not request.blocks:
             return [0] * len(endpoints)
-        matches = self._prefixes.matches(request.blocks, endpoints)
+        matches = self.prefixes.matches(request.blocks, endpoints)
         if not any(matches):
             return matches
         tokens, count = request.prompt_tokens, len(request.blocks)

@@ -107,6 +107,27 @@ async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     return created
 
 
+async def test_an_endpoint_may_have_an_interval_of_its_own(network: Network) -> None:
+    """A change takes effect while its scrapes run. The metrics stay."""
+    server, other = FakeServer(), FakeServer()
+    endpoint = network.endpoint(1, server)
+    network.endpoint(2, other)
+    network.scraper.add(endpoint, 4.0)
+    await asyncio.sleep(20)
+    assert 4 <= len(server.asked_at_s) <= 6
+    assert len(other.asked_at_s) >= 18
+    asked, metrics = len(server.asked_at_s), endpoint.metrics
+    network.scraper.add(endpoint, 0.5)
+    assert endpoint.metrics is metrics is not None
+    await asyncio.sleep(10)
+    assert 18 <= len(server.asked_at_s) - asked <= 24
+    assert len(other.asked_at_s) <= 36
+    asked = len(server.asked_at_s)
+    network.scraper.add(endpoint)
+    await asyncio.sleep(10)
+    assert len(server.asked_at_s) - asked <= 12
+
+
 async def test_an_endpoint_is_scraped_once_in_each_interval(network: Network) -> None:
     """Over one connection, with jitter. The first scrape is within the first interval."""
     server = FakeServer()

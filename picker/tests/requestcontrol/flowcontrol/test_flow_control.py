@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import pytest
 from exchange_conversation import FakeDirector, FakeQueue, body, headers, response
@@ -40,6 +41,7 @@ from picker.resources.inference import (
     Criticality,
     InferenceModel,
     InferencePool,
+    PoolSettings,
     RoutingStrategy,
     TargetModel,
 )
@@ -70,14 +72,17 @@ class Fleet:
         self.control = FlowControl(self.director, self.clock, self.soon.append, self.bounds, TIME_LIMIT_S)
         self.tracker.on_freed = self.control.freed
 
-    def serve(self) -> None:
+    def serve(self, **settings: Any) -> None:
+        """Serves the pool, with `settings` of its own."""
         models = {
             level.value: InferenceModel(
                 ObjectName("default", level.value), POOL, level.value, level, (TargetModel(level.value, 1),), None
             )
             for level in Criticality
         }
-        pool = InferencePool(POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT)
+        pool = InferencePool(
+            POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT, PoolSettings(**settings)
+        )
         prefixes = PrefixIndex(BLOCK_TOKENS)
         scheduler = Scheduler(RoutingStrategy.DEFAULT, prefixes, Random(1))
         self.director.serve([ServedPool(pool, models, self.endpoints, scheduler, prefixes)], POOL)
@@ -394,3 +399,58 @@ def test_a_director_that_fails_after_the_queue_is_a_500() -> None:
     [reply] = queueing.exchange.fail()
     assert isinstance(reply, ImmediateReply)
     assert reply.status == 500
+
+
+def test_a_pool_may_queue_requests_that_the_picker_does_not() -> None:
+    fleet, [filling] = full()
+    fleet.control = FlowControl(
+        fleet.director, fleet.clock, fleet.soon.append, fleet.bounds, TIME_LIMIT_S, enabled=False
+    )
+    fleet.tracker.on_freed = fleet.control.freed
+    assert fleet.join("not queued") is None
+    fleet.serve(flow_control=True)
+    fleet.join("queued")
+    assert fleet.queued == 1
+    fleet.director.ended(filling)
+    fleet.run_soon()
+    assert fleet.admitted == ["queued"]
+
+
+def test_a_pool_that_ceases_to_queue_loses_no_request() -> None:
+    """Waiting requests are scheduled, and requests in flight stay counted."""
+    fleet, [filling] = full()
+    fleet.join("one")
+    fleet.join("other", "Sheddable")
+    fleet.serve(flow_control=False)
+    assert fleet.join("not queued") is None
+    assert filling.endpoint.in_flight.requests == 1
+    fleet.control.tick()
+    assert (fleet.admitted, fleet.queued) == (["one", "other"], 0)
+
+
+def test_a_changed_time_limit_applies_to_requests_that_arrive_later() -> None:
+    """Those that wait keep their limit, which the proxy knows."""
+    fleet, _ = full()
+    fleet.join("before")
+    fleet.serve(flow_control_time_limit_s=5.0)
+    queued = fleet.join("after")
+    assert isinstance(queued, QueuedRequest)
+    assert queued.time_limit_s == 5.0
+    fleet.now_s += 5.0
+    fleet.control.tick()
+    assert fleet.admitted == ["after: queue-timeout"]
+    fleet.now_s += TIME_LIMIT_S - 5.0
+    fleet.control.tick()
+    assert fleet.admitted == ["after: queue-timeout", "before: queue-timeout"]
+
+
+def test_changed_bounds_of_a_pool_apply_to_a_queue_that_exists() -> None:
+    fleet, _ = full(bounds=Bounds(requests=1, body_bytes=1 << 20))
+    fleet.join("one")
+    assert isinstance(fleet.join("beyond"), Rejection)
+    fleet.serve(flow_control_max_requests=2)
+    fleet.join("two")
+    assert fleet.queued == 2
+    fleet.serve(flow_control_max_requests=2, flow_control_max_bytes=1)
+    assert isinstance(fleet.join("too large"), Rejection)
+    assert fleet.queued == 2

@@ -31,7 +31,7 @@ def queued(
     body_bytes: int = 10,
     expires_s: float = 60.0,
 ) -> Numbered:
-    return Numbered("pool", criticality, flow, tokens, body_bytes, None, expires_s, lambda _: None, number)
+    return Numbered("pool", criticality, flow, tokens, body_bytes, None, expires_s, 60.0, lambda _: None, number)
 
 
 def flow_queue(*waiting: Numbered, bounds: Bounds = WIDE_BOUNDS) -> FlowQueue:
@@ -143,10 +143,29 @@ def test_an_expired_request_is_returned_once() -> None:
     assert released(queue) == [2, 3]
 
 
-def test_an_expiry_before_that_of_an_earlier_request_is_an_error() -> None:
-    queue = flow_queue(queued(1, expires_s=60.0))
-    with pytest.raises(ValueError, match=r"expires at 59\.0 s"):
-        queue.add(queued(2, expires_s=59.0))
+def test_a_later_request_may_expire_earlier() -> None:
+    """The time limit was lowered between them."""
+    queue = flow_queue(queued(1, expires_s=60.0), queued(2, expires_s=20.0))
+    assert list(map(number_of, queue.expired(20.0))) == [2]
+    assert list(map(number_of, queue.expired(60.0))) == [1]
+
+
+def test_a_request_that_leaves_while_others_expire_is_not_returned() -> None:
+    """A callback of one may remove another."""
+    one, other = queued(1), queued(2)
+    queue = flow_queue(one, other)
+    expired = queue.expired(60.0)
+    assert next(expired) is one
+    queue.remove(other)
+    assert list(expired) == []
+
+
+def test_changed_bounds_apply_to_requests_that_are_added_later() -> None:
+    queue = flow_queue(queued(1), queued(2))
+    queue.bounds = Bounds(requests=1, body_bytes=1 << 30)
+    assert isinstance(queue.add(queued(3)), Rejection)
+    assert released(queue) == [1, 2]
+    assert queue.add(queued(4)) is None
 
 
 def test_the_number_of_idle_flows_is_bounded() -> None:

@@ -6,7 +6,7 @@ stay. Compare `scraped_at_s` with the clock to see their age.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from random import Random
 
@@ -83,12 +83,18 @@ class Scraper:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
 
-    def add(self, endpoint: Endpoint) -> None:
-        """Start to scrape `endpoint`, the first time within the interval. No-op for an endpoint that was added
-        before."""
-        if endpoint in self._targets:
-            return
-        target = self._targets[endpoint] = _Target(self, endpoint)
+    def add(self, endpoint: Endpoint, interval_s: float | None = None) -> None:
+        """Start to scrape `endpoint`, the first time within its shortest interval. That is `interval_s`, or the settings'
+        for None. No-op for an endpoint that was added with the same one."""
+        intervals = self.settings.intervals
+        if interval_s is not None and interval_s != intervals.interval_s:
+            intervals = replace(intervals, interval_s=interval_s)
+        target = self._targets.get(endpoint)
+        if target is not None:
+            if target.intervals == intervals:
+                return
+            self.remove(endpoint)
+        target = self._targets[endpoint] = _Target(self, endpoint, intervals)
         self.schedule(target, target.schedule.first_s(self.loop.time()))
 
     def remove(self, endpoint: Endpoint) -> None:
@@ -145,9 +151,11 @@ class Scraper:
         """Run the turn of each target that is due."""
         self._timer = None
         now_s = self.loop.time()
-        soon_s = now_s + self.settings.intervals.interval_s * BATCH_SHARE
         due: list[_Target] = []
-        while len(due) < BATCH_ENDPOINTS and (due_s := self._first_due_s()) is not None and due_s <= soon_s:
+        while len(due) < BATCH_ENDPOINTS and (due_s := self._first_due_s()) is not None:
+            early_s = self._turns[0][2].intervals.interval_s * BATCH_SHARE
+            if due_s > now_s + early_s:
+                break
             due.append(heappop(self._turns)[2])
         for target in due:
             target.turn(now_s)
@@ -157,10 +165,11 @@ class Scraper:
 class _Target:
     """The scrapes of one endpoint, at most one at a time. See `connection.PageReader`."""
 
-    def __init__(self, scraper: Scraper, endpoint: Endpoint) -> None:
+    def __init__(self, scraper: Scraper, endpoint: Endpoint, intervals: ScrapeIntervals) -> None:
         self.entry = 0
         """Number of the valid entry among the scraper's turns. 0: none."""
-        self.schedule = ScrapeSchedule(endpoint, scraper.settings.intervals, scraper.rng)
+        self.intervals = intervals
+        self.schedule = ScrapeSchedule(endpoint, intervals, scraper.rng)
         self._scraper = scraper
         self._endpoint = endpoint
         host, _, port = endpoint.address.rpartition(":")

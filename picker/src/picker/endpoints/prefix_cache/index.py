@@ -197,6 +197,11 @@ class PrefixIndex:
             holders[block] = holders.get(block, 0) | bit
             holding.size += represents
 
+    def adopt(self, other: "PrefixIndex") -> None:
+        """Replace the estimate by that of `other`, which from now on shares it. Requests in flight may still use
+        `other`."""
+        self._holdings, self._bits, self._holders = other._holdings, other._bits, other._holders
+
     def forget(self, endpoint: Endpoint) -> None:
         """Remove `endpoint`, which has left or has lost its cache."""
         holding = self._holdings.pop(endpoint, None)

@@ -15,6 +15,7 @@ from picker.requestcontrol.flowcontrol.queue import (
     has_capacity_for,
 )
 from picker.requestcontrol.pick_request import PickRequest
+from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import Criticality
 from picker.scheduling.request import allowed
 
@@ -46,10 +47,13 @@ class FlowControl:
         soon: Callable[[Callable[[], None]], object],
         bounds: Bounds,
         time_limit_s: float,
+        *,
+        enabled: bool = True,
     ) -> None:
-        """`clock`: that of the scrapes. `soon` calls a function after the current event (`loop.call_soon`)."""
-        self.time_limit_s = time_limit_s
-        """The longest time that a request is queued."""
+        """`clock`: that of the scrapes. `soon` calls a function after the current event (`loop.call_soon`). `bounds`,
+        `time_limit_s` and `enabled` apply to pools without settings of their own."""
+        self._time_limit_s = time_limit_s
+        self._enabled = enabled
         self._director = director
         self._clock = clock
         self._soon = soon
@@ -66,7 +70,7 @@ class FlowControl:
         A request that computes nothing on a server is never queued."""
         pool = self._director.served(request.pool)
         body = request.body
-        if pool is None or self._stopped or not (body.output_tokens or body.prompt_tokens):
+        if pool is None or not self._queues_for(pool) or not (body.output_tokens or body.prompt_tokens):
             return None
         criticality = pool.criticality(body.model, request.objective)
         queue = self._queues.get(pool.key)
@@ -75,8 +79,16 @@ class FlowControl:
                 return None
             # The requests before it are admitted with the next release.
             self.freed()
+        own = pool.pool.settings
+        # The pool's limits may have changed since its queue was made.
+        bounds = Bounds(
+            own.flow_control_max_requests or self._bounds.requests,
+            own.flow_control_max_bytes or self._bounds.body_bytes,
+        )
+        time_limit_s = own.flow_control_time_limit_s or self._time_limit_s
         if queue is None:
-            queue = self._queues[pool.key] = FlowQueue(self._bounds)
+            queue = self._queues[pool.key] = FlowQueue(bounds)
+        queue.bounds = bounds
         queued = QueuedRequest(
             pool.key,
             criticality,
@@ -84,7 +96,8 @@ class FlowControl:
             body.prompt_tokens + body.output_tokens * body.sequences,
             request.info.body_bytes,
             request.subset,
-            self._clock() + self.time_limit_s,
+            self._clock() + time_limit_s,
+            time_limit_s,
             on_admitted,
         )
         rejection = queue.add(queued)
@@ -110,7 +123,7 @@ class FlowControl:
         now_s = self._clock()
         for queue in list(self._queues.values()):
             for queued in queue.expired(now_s):
-                queued.on_admitted(self._expired(queued.criticality))
+                queued.on_admitted(self._expired(queued))
         self._release()
 
     def stop(self) -> None:
@@ -134,8 +147,8 @@ class FlowControl:
         self._release_is_due = False
         for key, queue in list(self._queues.items()):
             pool = self._director.served(key)
-            # All requests of a deleted pool are released; the director rejects them.
-            self._release_from(queue, pool.endpoints if pool is not None else ())
+            # Without flow control all requests are released. The director rejects those of a deleted pool.
+            self._release_from(queue, pool.endpoints if pool is not None and self._queues_for(pool) else ())
             if not len(queue):
                 del self._queues[key]
 
@@ -152,9 +165,13 @@ class FlowControl:
         for queued in queue.release(has_capacity, may_go):
             queued.on_admitted(None)
 
-    def _expired(self, criticality: Criticality) -> Rejection | None:
-        if criticality is Criticality.CRITICAL:
+    def _queues_for(self, pool: ServedPool) -> bool:
+        own = pool.pool.settings.flow_control
+        return not self._stopped and (own if own is not None else self._enabled)
+
+    def _expired(self, request: QueuedRequest) -> Rejection | None:
+        if request.criticality is Criticality.CRITICAL:
             return None
-        limit = f"{self.time_limit_s:g} seconds"
-        message = f"No model server had capacity for this {criticality} request within {limit}."
+        limit = f"{request.time_limit_s:g} seconds"
+        message = f"No model server had capacity for this {request.criticality} request within {limit}."
         return Rejection(RejectReason.QUEUE_TIMEOUT, message)

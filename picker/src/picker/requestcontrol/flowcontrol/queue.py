@@ -76,6 +76,8 @@ class QueuedRequest:
     """Addresses that the proxy allows; None allows all."""
     expires_s: float
     """On the clock of the scrapes."""
+    time_limit_s: float
+    """The time from its arrival until it expires."""
     on_admitted: OnAdmitted
 
 
@@ -83,7 +85,8 @@ class FlowQueue:
     """The queue of one pool."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
+        """A change applies to requests that are added later."""
         self._bands: Mapping[Criticality, PriorityBand] = {criticality: PriorityBand() for criticality in ORDER}
 
     def __len__(self) -> int:
@@ -102,10 +105,8 @@ class FlowQueue:
         return any(self._bands[other].waiting for other in ORDER[: ORDER.index(criticality) + 1])
 
     def add(self, request: QueuedRequest) -> Rejection | None:
-        """Queues `request`, or rejects it beyond the bounds.
-
-        Raises ValueError if it expires before one of the same criticality that was added earlier."""
-        band, bounds = self._bands[request.criticality], self._bounds
+        """Queues `request`, or rejects it beyond the bounds."""
+        band, bounds = self._bands[request.criticality], self.bounds
         if len(band.waiting) >= bounds.requests or band.body_bytes + request.body_bytes > bounds.body_bytes:
             return Rejection(
                 RejectReason.QUEUE_FULL,
@@ -148,9 +149,11 @@ class FlowQueue:
     def expired(self, now_s: float) -> Iterator[QueuedRequest]:
         """Removes the requests that have expired, and yields each."""
         for band in self._bands.values():
-            while band.waiting and (first := next(iter(band.waiting))).expires_s <= now_s:
-                band.remove(first)
-                yield first
+            # All are checked: the time limit may have been longer when the first ones arrived.
+            for request in [request for request in band.waiting if request.expires_s <= now_s]:
+                if request in band.waiting:
+                    band.remove(request)
+                    yield request
 
 
 class _Flow:
@@ -190,9 +193,6 @@ class PriorityBand:
         self._count = 0
 
     def add(self, request: QueuedRequest) -> None:
-        """Raises ValueError; see `FlowQueue.add`."""
-        if self.waiting and request.expires_s < next(reversed(self.waiting)).expires_s:
-            raise ValueError(f"expires at {request.expires_s} s, before one that was added earlier")
         flow = self._flows.get(request.flow)
         if flow is None:
             if len(self._flows) > len(self.waiting) + IDLE_FLOWS:
