@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from picker.controller.picker_endpoints import SPREAD
+from picker.resources.pool_annotations import FIELDS, PREFIX, STRATEGY_ANNOTATION, invalid_settings
 from picker.settings import GatewaySettings, ServeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,16 @@ def test_references_to_accounts_and_roles_resolve(name: str) -> None:
             assert ("ServiceAccount", account) in objects
         if kind in ("RoleBinding", "ClusterRoleBinding"):
             assert (manifest["roleRef"]["kind"], manifest["roleRef"]["name"]) in objects
+
+
+def test_settings_of_a_pool_are_annotations() -> None:
+    """The picker accepts all of them. Whole numbers stay whole."""
+    annotations = scenario("kitchen-sink-values")["InferencePool", "chat-pool"]["metadata"]["annotations"]
+    assert set(annotations) == set(FIELDS)
+    assert annotations[f"{PREFIX}flow-control-max-bytes"] == "16777216"
+    assert annotations[STRATEGY_ANNOTATION] == "PREFIX_CACHE"
+    assert invalid_settings(annotations) == []
+    assert "annotations" not in rendered()["InferencePool", "vllm-qwen-pool"]["metadata"]
 
 
 def test_the_extensions_address_follows_the_namespace() -> None:
@@ -574,6 +585,8 @@ def test_a_new_version_of_the_chart_restarts_no_model_server() -> None:
     [
         ("picker.replica=2", "additional properties 'replica' not allowed"),
         ("pool.routingStrategy=FASTEST", "/pool/routingStrategy"),
+        ("pool.settings.flow-contol=true", "flow-contol"),
+        ("pool.settings.scrape-interval=often", "scrape-interval"),
         ("vllm.preset=h100", "/vllm/preset"),
         ("picker.replicas=two", "/picker/replicas"),
         ("picker.settings.logLevel=debug", "logLevel"),

@@ -168,6 +168,19 @@ def test_an_entry_overrides_values_of_vllm() -> None:
     assert ports == {8200, 8100}
 
 
+def test_settings_of_an_entry_override_those_of_all_pools() -> None:
+    objects = render(
+        "--set", "pool.settings.flow-control=true,pool.settings.flow-control-max-requests=100",
+        "--set", "models.chat.preset=mock,models.chat.settings.flow-control=false,models.code.preset=mock",
+    )  # fmt: skip
+    chat, code = (
+        objects["InferencePool", f"inference-gateway-{key}"]["metadata"]["annotations"] for key in ("chat", "code")
+    )
+    prefix = "inference.networking.x-k8s.io"
+    assert code == {f"{prefix}/flow-control": "true", f"{prefix}/flow-control-max-requests": "100"}
+    assert chat == code | {f"{prefix}/flow-control": "false"}
+
+
 def test_replicas_of_null_in_an_entry_write_no_number() -> None:
     """The number of the model's servers is then left to an autoscaler."""
     objects = render("--set", "models.chat.replicas=null,models.code.preset=mock")
@@ -355,7 +368,7 @@ def test_every_value_of_an_entry_is_described_and_set_by_a_scenario() -> None:
     schema = yaml.safe_load((CHART / "values.schema.yaml").read_text())["properties"]
     entry = schema["models"]["additionalProperties"]["properties"]
     own = entry.keys() - schema["vllm"]["properties"].keys()
-    assert own == {"adapters", "criticality", "routingStrategy", "failureMode"}
+    assert own == {"adapters", "criticality", "routingStrategy", "settings", "failureMode"}
     assert schema["vllm"]["properties"].keys() <= entry.keys()
     used: set[str] = set()
     for name in SCENARIOS:

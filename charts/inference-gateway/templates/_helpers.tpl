@@ -112,6 +112,16 @@ any pod that carries it. */}}
 {{- if eq (toJson .Values.gateway.paths) (toJson (list "/")) }}true{{ end }}
 {{- end }}
 
+{{/* Annotations with a pool's settings. Argument: the pool's values. */}}
+{{- define "inference-gateway.poolAnnotations" -}}
+{{- $settings := deepCopy .settings -}}
+{{- with .routingStrategy }}{{ $_ := set $settings "routing-strategy" . }}{{ end -}}
+{{- range $name, $value := $settings }}
+{{- /* Helm parses whole numbers as floats, and would write 16777216 as 1.6777216e+07. */}}
+inference.networking.x-k8s.io/{{ $name }}: {{ ternary ($value | int64) $value (kindIs "float64" $value) | toString | quote }}
+{{- end }}
+{{- end }}
+
 {{/* The pod's own address, used by metricsAddress. */}}
 {{- define "inference-gateway.podIp" -}}
 - name: POD_IP

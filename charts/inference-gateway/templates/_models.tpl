@@ -2,7 +2,7 @@
 `models`. Each is a dict:
   name       of the Deployment, the Service, their budget and their monitor, and the value of the pods' label `app`
   server     values as in `vllm`
-  pool       name, selector, routingStrategy and failureMode of the InferencePool
+  pool       name, selector, routingStrategy, settings and failureMode of the InferencePool
   objects    the pool's InferenceModels, as in `pool.models`
   routes     HTTPRoutes: their names on both ports, path prefixes, and rules. A rule is the list of the names of models
              that it matches. The empty list matches every request. */}}
@@ -10,7 +10,7 @@
 {{- if or .Values.models .Values.gateway.defaultModel -}}
 {{- include "inference-gateway.namedModels" . -}}
 {{- else -}}
-{{- $pool := dict "name" (include "names.pool" .) "selector" .Values.pool.selector "routingStrategy" .Values.pool.routingStrategy "failureMode" .Values.pool.failureMode -}}
+{{- $pool := dict "name" (include "names.pool" .) "selector" .Values.pool.selector "routingStrategy" .Values.pool.routingStrategy "settings" .Values.pool.settings "failureMode" .Values.pool.failureMode -}}
 {{- $route := dict "pool" (include "names.poolRoute" .) "service" (include "names.serviceRoute" .) "paths" .Values.gateway.paths "rules" (list list) -}}
 {{- list (dict "name" (include "names.vllm" .) "server" .Values.vllm "pool" $pool "objects" .Values.pool.models "routes" (list $route)) | toJson -}}
 {{- end -}}
@@ -46,12 +46,12 @@
 {{- $entry := index . 2 -}}
 {{- $name := include "names.model" (list $root $key) -}}
 {{- $names := include "inference-gateway.servedNames" (list $key $entry) | fromJsonArray -}}
-{{- $server := mergeOverwrite (deepCopy $root.Values.vllm) (omit $entry "enabled" "adapters" "criticality" "routingStrategy" "failureMode") -}}
+{{- $server := mergeOverwrite (deepCopy $root.Values.vllm) (omit $entry "enabled" "adapters" "criticality" "routingStrategy" "settings" "failureMode") -}}
 {{- $_ := set $server.model "servedName" (first $names) -}}
 {{- with $entry.adapters -}}
 {{- $_ := set $server "arguments" (concat (include "inference-gateway.adapterArguments" . | fromJsonArray) $server.arguments) -}}
 {{- end -}}
-{{- $pool := dict "name" $name "selector" (dict "app" $name) "routingStrategy" ($entry.routingStrategy | default $root.Values.pool.routingStrategy) "failureMode" ($entry.failureMode | default $root.Values.pool.failureMode) -}}
+{{- $pool := dict "name" $name "selector" (dict "app" $name) "routingStrategy" ($entry.routingStrategy | default $root.Values.pool.routingStrategy) "settings" (mergeOverwrite (deepCopy $root.Values.pool.settings) ($entry.settings | default dict)) "failureMode" ($entry.failureMode | default $root.Values.pool.failureMode) -}}
 {{- $objects := list -}}
 {{- range $model := prepend ($entry.adapters | default list) (dict "name" (first $names)) -}}
 {{- with $model.criticality | default $entry.criticality -}}

@@ -84,8 +84,8 @@ class Scraper:
         self._timer_due_s = 0.0
 
     def add(self, endpoint: Endpoint, interval_s: float | None = None) -> None:
-        """Start to scrape `endpoint`, the first time within its shortest interval. That is `interval_s`, or the settings'
-        for None. No-op for an endpoint that was added with the same one."""
+        """Start to scrape `endpoint`, the first time within its shortest interval: `interval_s`, or that of the
+        settings. No-op for an endpoint that was added with the same one."""
         intervals = self.settings.intervals
         if interval_s is not None and interval_s != intervals.interval_s:
             intervals = replace(intervals, interval_s=interval_s)
