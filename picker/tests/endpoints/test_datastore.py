@@ -1,6 +1,7 @@
 """The endpoints of pools and the addresses of Services through changes of the inventory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,26 @@ def test_a_pool_has_the_servers_with_its_labels() -> None:
     )
     assert addresses(endpoints) == ["10.0.0.1:8000"]
     assert endpoints.addresses(str(QWEN)) == ("10.0.0.1:8000",)
+
+
+def test_a_terminating_server_leaves_a_pool_that_has_another() -> None:
+    endpoints = Datastore()
+    endpoints.update(inventory([pool()], A, B))
+    change = endpoints.update(inventory([pool()], replace(A, terminating=True), B))
+    assert [item.address for item in change.left] == ["10.0.0.1:8000"]
+    assert endpoints.addresses(str(QWEN)) == ("10.0.0.2:8000",)
+
+
+def test_terminating_servers_are_used_while_there_is_no_other() -> None:
+    """Their metrics and requests in flight stay. A new server takes over from them."""
+    endpoints = Datastore()
+    endpoints.update(inventory([pool()], A, B))
+    before = list(endpoints)
+    change = endpoints.update(inventory([pool()], replace(A, terminating=True), replace(B, terminating=True)))
+    assert (change.left, list(endpoints)) == ((), before)
+    new = server("c", "10.0.0.3")
+    endpoints.update(inventory([pool()], replace(A, terminating=True), replace(B, terminating=True), new))
+    assert endpoints.addresses(str(QWEN)) == ("10.0.0.3:8000",)
 
 
 def test_an_endpoint_is_kept_while_its_server_exists() -> None:

@@ -75,6 +75,13 @@ def test_servers_join_leave_and_change() -> None:
     ]
 
 
+def test_a_server_that_begins_to_terminate_is_reported() -> None:
+    leaving = replace(A, terminating=True)
+    [line] = changes(inventory(servers=(A,)), inventory(servers=(leaving,)))
+    assert line == "model server default/a terminates"
+    assert list(changes(inventory(servers=(leaving,)), inventory())) == ["model server default/a left"]
+
+
 def test_servers_of_one_name_in_two_namespaces_are_two() -> None:
     """Each is reported."""
     other = replace(A, namespace="other")

@@ -41,9 +41,14 @@ def test_a_pod_that_is_not_ready_is_none(status: dict[str, Any]) -> None:
     assert ready_server(pod(**status)) is None
 
 
-def test_a_terminating_pod_is_none_though_it_is_ready() -> None:
-    """It completes its requests."""
+def test_a_terminating_pod_that_is_ready_still_serves() -> None:
     leaving = pod()
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert ready_server(leaving) == ModelServer("qwen-0", "default", "10.0.0.1", None, {"app": "qwen"}, True)
+
+
+def test_a_terminating_pod_that_is_not_ready_is_none() -> None:
+    leaving = pod(conditions=[{"type": "Ready", "status": "False"}])
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert ready_server(leaving) is None
 

@@ -110,10 +110,13 @@ class _EndpointKey:
 
 
 def _pool_keys(pool: InferencePool, servers: Iterable[ModelServer]) -> Mapping[_EndpointKey, Mapping[str, str]]:
-    """A pool's endpoint keys with their labels. If two servers have one address, the first is used."""
+    """A pool's endpoint keys with their labels. If two servers have one address, the first is used.
+
+    Terminating servers that still serve are used if there are no others, as by kube-proxy (KEP-1669)."""
     own_port = len(pool.target_ports) == 1
     by_address: dict[str, tuple[_EndpointKey, Mapping[str, str]]] = {}
-    for server in _selected(servers, pool.name.namespace, pool.selector):
+    selected = list(_selected(servers, pool.name.namespace, pool.selector))
+    for server in [server for server in selected if not server.terminating] or selected:
         for port in pool.target_ports:
             address = join_address(server.address, server.port if own_port and server.port is not None else port)
             by_address.setdefault(address, (_EndpointKey(address, server.namespace, server.name), server.labels))

@@ -211,17 +211,19 @@ def _keep_config_map(reader: ObjectReader, object_: Json, before: AnyObject | No
 
 
 def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer | None:
-    """The pod as a model server. None for a pod that must get no requests: not ready, without an address, or
-    terminating."""
+    """The pod as a model server. None for a pod that must get no requests: not ready, or without an address.
+
+    The kubelet probes the readiness of a terminating pod until its container stops."""
     metadata, status = pod["metadata"], cast(Json, pod.get("status") or {})
     address = status.get("podIP")
-    if not address or "deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"):
+    if not address or status.get("phase") in ("Succeeded", "Failed"):
         return None
     conditions = cast(list[Mapping[str, str]], status.get("conditions") or [])
     if not any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions):
         return None
     labels = cast(Mapping[str, str], metadata.get("labels") or {})
-    return ModelServer(metadata["name"], metadata["namespace"], address, None, labels)
+    terminating = "deletionTimestamp" in metadata
+    return ModelServer(metadata["name"], metadata["namespace"], address, None, labels, terminating)
 
 
 def _group_and_version(api_version: str) -> tuple[str, str]:

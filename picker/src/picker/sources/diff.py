@@ -18,6 +18,8 @@ def changes(before: Inventory, after: Inventory) -> Iterator[str]:
             yield f"model server {name} left"
         elif name not in servers_before:
             yield f"model server {name} joined"
+        elif servers_after[name].terminating and not servers_before[name].terminating:
+            yield f"model server {name} terminates"
         elif servers_before[name] != servers_after[name]:
             yield f"model server {name} changed"
 

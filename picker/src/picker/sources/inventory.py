@@ -19,6 +19,8 @@ class ModelServer:
     port: int | None
     """Overrides the target ports of pools and Services (several servers on one machine). None on Kubernetes."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    terminating: bool = False
+    """Whether it is asked to stop and still serves. It gets requests only in place of no server at all."""
 
 
 @dataclass(frozen=True, slots=True)
