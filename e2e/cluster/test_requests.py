@@ -41,6 +41,11 @@ def test_both_curls_of_the_tutorial_get_its_response(release: Release, port: int
     assert (choice["finish_reason"], choice["message"]["role"]) == ("length", "assistant")
 
 
+def test_a_response_has_the_id_that_explains_its_decision(release: Release) -> None:
+    """Envoy Gateway replaces an id of the client."""
+    assert release.chat(PICKED, "Hi", max_tokens=1).headers["x-request-id"]
+
+
 @pytest.mark.parametrize("port", [PLAIN, PICKED])
 def test_a_response_can_be_streamed(release: Release, port: int) -> None:
     """The chunks arrive up to `[DONE]`."""

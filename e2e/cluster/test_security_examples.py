@@ -58,6 +58,9 @@ def test_with_api_keys_only_clients_with_one_are_served(release: Release, port: 
     with applied(release, "api-keys"):
         until(lambda: release.chat_status(port) == 401, "a request without a key is rejected")
         assert release.chat_status(port, headers={"authorization": "Bearer guessed"}) == 401
+        rejected = httpx.post(f"{release.urls[port]}/v1/chat/completions", json={}, timeout=30)
+        # Only routes to pools have OpenAI's error format.
+        assert rejected.headers.get("x-inference-gateway-reason") == ("unauthorized" if port == PICKED else None)
         right = {"authorization": "Bearer replace-this-key-of-team-a"}
         until(lambda: release.chat_status(port, headers=right) == 200, "a request with a key is served")
 

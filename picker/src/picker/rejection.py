@@ -57,6 +57,22 @@ _STATUS: Mapping[str, int] = {
 """HTTP status by reason; 400 for the others, which are errors of the client."""
 
 
+ERROR_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+"""The `type` of an error by its status, of the picker's responses and of Envoy's own on routes to pools."""
+
+
 class Rejection(msgspec.Struct, frozen=True, gc=False):
     """Why a request is rejected, for its client."""
 

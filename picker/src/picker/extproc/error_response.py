@@ -3,20 +3,9 @@
 import msgspec
 
 from picker.extproc.messages import ImmediateReply
-from picker.rejection import Rejection
+from picker.rejection import ERROR_TYPES, Rejection
 
 REASON_HEADER = "x-inference-gateway-reason"
-
-_TYPES = {
-    400: "invalid_request_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    415: "invalid_request_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    503: "service_unavailable_error",
-}
 
 RETRY_AFTER_S = 1
 """Sent with 429 and 503. Judgement: a replica's queue moves within a second, and clients back off from there."""
@@ -28,7 +17,7 @@ def error_response(rejection: Rejection) -> ImmediateReply:
         {
             "error": {
                 "message": rejection.message,
-                "type": _TYPES[rejection.status],
+                "type": ERROR_TYPES[rejection.status],
                 "param": rejection.param,
                 "code": rejection.reason,
             }

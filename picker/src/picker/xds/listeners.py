@@ -9,6 +9,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from picker.xds.ext_proc_filter import inference_filter
+from picker.xds.local_replies import add_error_bodies
 from picker.xds.picker_failures import with_picker_failures
 from picker.xds.protobuf import address, duration, pack_any, uint32
 
@@ -65,8 +66,9 @@ def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) 
 
 
 def with_filters(listener: listener_pb2.Listener, filters: Sequence[hcm_pb2.HttpFilter]) -> listener_pb2.Listener:
-    """Returns `listener` with `filters` before the router, in every HTTP filter chain. Existing ones of their names are
-    replaced, so that the function is idempotent."""
+    """Returns `listener` for routes to pools, in every HTTP filter chain: with `filters` before the router, OpenAI's error
+    format for Envoy's own responses, and the request's id in responses. Existing filters of their names are replaced,
+    so that the function is idempotent."""
     return with_managers(listener, lambda manager: _insert(manager, filters))
 
 
@@ -91,6 +93,9 @@ def _insert(manager: hcm_pb2.HttpConnectionManager, new: Sequence[hcm_pb2.HttpFi
     mappers = with_picker_failures(manager.local_reply_config.mappers)
     del manager.local_reply_config.mappers[:]
     manager.local_reply_config.mappers.extend(mappers)
+    add_error_bodies(manager)
+    # `picker explain` and the logs find a request by it.
+    manager.always_set_request_id_in_response = True
     names = {http_filter.name for http_filter in new}
     others = [other for other in manager.http_filters if other.name not in names]
     del manager.http_filters[:]

@@ -11,6 +11,7 @@ from picker.resources.inference import PickerBodyMode
 from picker.resources.names import PoolName
 from picker.scheduling.scheduler import FALLBACKS
 from picker.xds.ext_proc_filter import FILTER_NAME, filter_for_pool
+from picker.xds.local_replies import mark_route_to_pool
 from picker.xds.protobuf import duration, pack_any, uint32
 from picker.xds.third_party_picker import third_party_overrides
 
@@ -59,6 +60,7 @@ def with_ext_proc(
         for name, config in _overrides(pools[cluster], picker_cluster, third_party, buffer_bytes).items():
             configs[name].CopyFrom(config)
     if leads_to_pool:
+        mark_route_to_pool(made)
         # The listener's limit, often 32 KiB, would answer 413 to most chats.
         made.request_body_buffer_limit.value = buffer_bytes
         if not action.HasField("timeout"):
