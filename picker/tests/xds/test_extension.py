@@ -1,5 +1,6 @@
 """The hooks that add pools to Envoy Gateway's translation."""
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -356,7 +357,11 @@ def pool_json(annotations: dict[str, str] | None = None) -> bytes:
 
 async def modified_route(lookup: Lookup, pool_bytes: bytes, *own: ObjectName) -> route_components_pb2.Route:
     """Returns the route that the server returns over gRPC. `own`: the Services of this project's pickers."""
-    server = ExtensionServer(Extension(CONFIG), lookup, Services(*own), "127.0.0.1:0")
+    return await route_of(ExtensionServer(Extension(CONFIG), lookup, Services(*own), "127.0.0.1:0"), pool_bytes)
+
+
+async def route_of(server: ExtensionServer, pool_bytes: bytes) -> route_components_pb2.Route:
+    """Starts `server`, and returns the route that it returns over gRPC."""
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -399,6 +404,37 @@ async def test_failed_lookup_aborts_the_call() -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="HTTPRoute default/chat: the API server is away") as raised:
         await modified_route(Lookup(None), pool_json())
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+class FaultyLookup(Lookup):
+    """Raises an exception that the extension does not expect."""
+
+    async def backends(self, rule: RuleName) -> Sequence[RuleBackend]:
+        raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize(
+    ("lookup", "result"),
+    [(Lookup(backends((RED, 1))), "ok"), (Lookup(None), "unavailable"), (FaultyLookup(None), "internal")],
+)
+async def test_calls_are_counted_by_result(lookup: Lookup, result: str) -> None:
+    server = ExtensionServer(Extension(CONFIG), lookup, Services(), "127.0.0.1:0")
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await route_of(server, pool_json())
+    samples = [sample for metric in server.metrics.collect() for sample in metric.samples]
+    counted = {
+        sample.labels["result"]: sample.value
+        for sample in samples
+        if sample.name == "inference_gateway_extension_calls_total" and sample.labels["hook"] == "PostRouteModify"
+    }
+    assert counted == {"ok": 0, "unavailable": 0, "internal": 0} | {result: 1}
+    [measured] = [
+        sample.value
+        for sample in samples
+        if sample.name == "inference_gateway_extension_call_seconds_count"
+        and sample.labels["hook"] == "PostRouteModify"
+    ]
+    assert measured == 1
 
 
 async def test_unsupported_pool_is_left_to_envoy_gateway() -> None:

@@ -137,6 +137,7 @@ class GatewayServer:
                 self._settings.extension_address,
                 self._server_tls if self._secrets is not None else None,
             )
+            self.registry.register(server.metrics)
             await server.start()
             await self._set_ready(True)
             log.info("gateway.ready", extension=self._settings.extension_address, eds=self._settings.eds_target)

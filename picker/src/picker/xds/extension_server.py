@@ -16,6 +16,7 @@ from picker.resources.inference import InferencePool
 from picker.resources.names import ObjectName
 from picker.xds import extension_service_pb2 as service_pb2
 from picker.xds.extension import Extension, RuleBackend, RuleName, rule_of_route
+from picker.xds.extension_metrics import HOOKS, ExtensionMetrics
 from picker.xds.extension_objects import pools_of
 from picker.xds.grpc_bounds import SERVER_BOUNDS
 from picker.xds.picker_ref import Pickers, PickerUnknown
@@ -79,17 +80,16 @@ class ExtensionServer:
         self._extension = extension
         self._lookup = lookup
         self._pickers = pickers
+        self.metrics = ExtensionMetrics()
         self._server = grpc.aio.server(options=_OPTIONS)
+        methods: Sequence[Callable[[Any, _Call], Awaitable[Message]]] = (self._route, self._cluster, self._translation)
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "PostRouteModify": _handler(
-                self._route, service_pb2.PostRouteModifyRequest, service_pb2.PostRouteModifyResponse
-            ),
-            "PostClusterModify": _handler(
-                self._cluster, service_pb2.PostClusterModifyRequest, service_pb2.PostClusterModifyResponse
-            ),
-            "PostTranslateModify": _handler(
-                self._translation, service_pb2.PostTranslateModifyRequest, service_pb2.PostTranslateModifyResponse
-            ),
+            hook: _handler(
+                self._counted(hook, method),
+                getattr(service_pb2, f"{hook}Request"),
+                getattr(service_pb2, f"{hook}Response"),
+            )
+            for hook, method in zip(HOOKS, methods, strict=True)
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self._sends_keys = tls is not None
@@ -104,6 +104,15 @@ class ExtensionServer:
     async def stop(self) -> None:
         """Stops after the calls in progress have ended, at most 5 s."""
         await self._server.stop(5.0)
+
+    def _counted(
+        self, hook: str, method: Callable[[Any, _Call], Awaitable[Message]]
+    ) -> Callable[[Any, _Call], Awaitable[Message]]:
+        async def counted(request: Any, call: _Call) -> Message:
+            with self.metrics.call(hook):
+                return await method(request, call)
+
+        return counted
 
     async def _route(self, request: service_pb2.PostRouteModifyRequest, call: _Call) -> Message:
         pools = pools_of(request.post_route_context.extension_resources)

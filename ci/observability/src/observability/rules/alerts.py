@@ -113,6 +113,15 @@ GATEWAY_ALERTS = (
         f"{_SHARE} of the calls failed or timed out. FailClose pools return 503, FailOpen pools are not balanced.",
     ),
     Alert(
+        "ExtensionFailing",
+        'sum by (hook, result) (rate(inference_gateway_extension_calls_total{result!="ok"}[5m])) > 0',
+        "5m",
+        Severity.WARNING,
+        "Envoy Gateway's calls of the extension fail",
+        "{{ $labels.hook }} has failed ({{ $labels.result }}) for 5 minutes. Envoy keeps its configuration:"
+        " no change of a route has an effect.",
+    ),
+    Alert(
         "CertificateExpires",
         "min by (certificate, pod, instance) (inference_gateway_certificate_expiry_seconds) < 30 * 86400",
         "1h",
