@@ -547,6 +547,15 @@ def test_a_pre_delete_hook_deletes_the_gateway(arguments: Sequence[str], namespa
         assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
 
 
+def test_the_uninstall_hook_fits_on_a_full_or_cordoned_cluster() -> None:
+    """It requests nothing. A Job that cannot start ends before helm's timeout of 5 minutes."""
+    job = rendered("--set", "extension.tolerations[0].key=gpu")["Job", "inference-gateway-uninstall"]["spec"]
+    pod = job["template"]["spec"]
+    assert pod["containers"][0]["resources"]["requests"] == {"cpu": 0, "memory": 0}
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["gpu", "node.kubernetes.io/unschedulable"]
+    assert job["activeDeadlineSeconds"] < 300
+
+
 @pytest.mark.parametrize(
     ("gateway", "proxy"),
     [
