@@ -72,6 +72,8 @@ async def waiting(gateway: GatewayParts, requests: int) -> None:
 async def test_an_annotation_switches_flow_control_and_no_request_is_lost(gateway: GatewayParts) -> None:
     assert (await ask(gateway)).status_code == 200
     await changed(gateway, flow_control="true")
+    [shown] = (await gateway.client.get(f"http://{gateway.settings.admin_address}/pools")).json()
+    assert (shown["settings"]["flow_control"], shown["settings"]["scrape_interval_s"]) == (True, None)
     requests = [asyncio.create_task(ask(gateway)) for _ in range(5)]
     await waiting(gateway, 5)
     await changed(gateway, flow_control="false")

@@ -6,12 +6,19 @@ from random import Random
 
 import pytest
 from command_settings import InvalidSettings
+from event_server import EventServer, free_port, stored, until
+from gateway_objects import pool, resources
 from picker.commands.kv_event_start import KvEventStart
+from picker.commands.reconcile import Reconciler
+from picker.endpoints.datastore import Datastore
 from picker.endpoints.in_flight import InFlightTracker
+from picker.endpoints.prefix_cache.kv_events.subscriber import PORT_LABEL
 from picker.observability.setup import ExtraMissing
 from picker.requestcontrol.director import Director
 from picker.settings import ServeSettings
+from picker.sources.inventory import Inventory, ModelServer
 from structlog.testing import capture_logs
+from test_reconcile import A, RecordingDirector, RecordingScraper, annotated
 
 
 def kv_event_start(*arguments: str) -> KvEventStart:
@@ -53,3 +60,24 @@ async def test_the_first_pool_starts_the_mode() -> None:
 def test_invalid_port_is_rejected() -> None:
     with pytest.raises(InvalidSettings, match="kv_events_port"):
         ServeSettings.read(["--kv-events-port=70000"], "test")
+
+
+async def test_an_annotation_starts_and_ends_a_subscription() -> None:
+    """Through a real socket, of a picker without the setting."""
+    port = free_port()
+    labels = {"app": "a", PORT_LABEL: str(port)}
+    server = ModelServer("s", "default", "127.0.0.1", None, labels)
+    mode = kv_event_start()
+    director = RecordingDirector()
+    reconciler = Reconciler(Datastore(), RecordingScraper(), director, Random(0), None, mode)
+    async with EventServer(port, None) as events:
+        reconciler.follow(Inventory(resources(annotated("kv-events", "true")), (server,)))
+        await events.subscribed()
+        await events.publish(stored(1))
+        served = director.pools[A]
+        [endpoint] = served.endpoints
+        await until(lambda: served.prefixes.reported_blocks(endpoint) == 1)
+        reconciler.follow(Inventory(resources(pool("a")), (server,)))
+        assert director.pools[A].prefixes.reported_blocks(endpoint) is None
+        assert served.prefixes.reported_blocks(endpoint) is None
+    await mode.stop()

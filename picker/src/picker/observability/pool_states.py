@@ -9,6 +9,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.observability.admin import EndpointState, endpoint_state
 from picker.observability.request_counts import CounterRegistry, by_pool
 from picker.requestcontrol.served_pool import ServedPool
+from picker.resources.inference import PoolSettings
 
 
 class PoolState(msgspec.Struct, frozen=True):
@@ -29,6 +30,8 @@ class PoolState(msgspec.Struct, frozen=True):
     """The sum over all decisions."""
     prefix_blocks: int
     """Distinct blocks that are expected in the prefix cache of any endpoint."""
+    settings: PoolSettings
+    """Those of the pool that are in force in place of the picker's."""
     endpoints: Sequence[EndpointState]
 
 
@@ -48,6 +51,7 @@ def pool_states(pools: Iterable[ServedPool], registry: CounterRegistry, now_s: f
             cached_tokens=sum(counters.cached_tokens for counters in entries),
             decision_s=sum(counters.decision_seconds.sum for counters in entries),
             prefix_blocks=len(served.prefixes),
+            settings=served.pool.settings,
             endpoints=_Endpoints(label, served, now_s),
         )
 
