@@ -125,7 +125,7 @@ CASES = [
     ({"x_secured": "yes"}, 401, "authentication_error", "unauthorized", "jwt_authn_access_denied"),
     ({"x_denied": "yes"}, 403, "permission_error", "forbidden", "rbac_access_denied"),
     ({"x_limited": "yes"}, 429, "rate_limit_error", "rate-limited", "local_rate_limited"),
-    ({"x_behave": "reset"}, 503, "service_unavailable_error", "unavailable", "no_healthy_upstream"),
+    ({"x_behave": "reset"}, 503, "service_unavailable_error", "no-endpoint", "The pool has no endpoint"),
 ]
 
 

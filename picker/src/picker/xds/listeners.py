@@ -66,9 +66,9 @@ def with_inference_filter(listener: listener_pb2.Listener, picker_cluster: str) 
 
 
 def with_filters(listener: listener_pb2.Listener, filters: Sequence[hcm_pb2.HttpFilter]) -> listener_pb2.Listener:
-    """Returns `listener` for routes to pools, in every HTTP filter chain: with `filters` before the router, OpenAI's error
-    format for Envoy's own responses, and the request's id in responses. Existing filters of their names are replaced,
-    so that the function is idempotent."""
+    """Returns `listener` for routes to pools, in every HTTP filter chain: with `filters` before the router, OpenAI's
+    error format for Envoy's own responses, and the request's id in responses. Existing filters of their names are
+    replaced, so that the function is idempotent."""
     return with_managers(listener, lambda manager: _insert(manager, filters))
 
 
