@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import yaml
+from composed_envoy import running_envoy, with_endpoints
 from e2e.processes import free_ports
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import grpc_service_pb2
@@ -34,7 +35,6 @@ from picker.xds.listeners import http_listener, with_filters
 from picker.xds.picker_ref import PickerName
 from picker.xds.picker_tls import unverified_socket
 from picker.xds.protobuf import duration, pack_any
-from static_envoy import running_envoy, with_endpoints
 from upstream import Upstream
 from waiting import until
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from composed_envoy import running_envoy, with_endpoints
 from e2e.processes import free_ports
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from picker.resources.inference import (
@@ -27,7 +28,6 @@ from picker.xds.extension import Extension, ExtensionConfig, RuleBackend
 from picker.xds.listeners import http_listener
 from picker.xds.picker_ref import PickerName
 from picker_stand_in import Behaviour, PickerStandIn
-from static_envoy import running_envoy, with_endpoints
 from upstream import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
