@@ -148,12 +148,12 @@ async def test_a_disconnect_while_queued_removes_the_request(gateway: GatewayPar
 
 
 async def test_metrics_report_queued_requests(gateway: GatewayParts) -> None:
-    """There is one series per criticality."""
+    """There is one series per priority that waits."""
     requests = [await enqueue(gateway, "Standard") for _ in range(2)]
     metrics = await gateway.client.get(f"http://{gateway.settings.admin_address}/metrics")
     lines = metrics.text.splitlines()
-    assert 'inference_gateway_queued_requests{criticality="Standard",pool="default/main"} 2.0' in lines
-    assert 'inference_gateway_queued_requests{criticality="Sheddable",pool="default/main"} 0.0' in lines
+    assert 'inference_gateway_queued_requests{criticality="Standard",pool="default/main",priority="0"} 2.0' in lines
+    assert sum(line.startswith("inference_gateway_queued_requests{") for line in lines) == 1
     await _set_metrics(gateway, METRICS)
     assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
 

@@ -15,7 +15,6 @@ from picker.requestcontrol.flowcontrol.controller import FlowControl
 from picker.requestcontrol.flowcontrol.queue import Bounds, OnAdmitted, QueuedRequest
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.pick_request import PickRequest
-from picker.resources.inference import Criticality
 from picker.scheduling.request import Ranking
 
 ENDPOINTS = "10.0.0.1:8000,10.0.0.2:8000"
@@ -77,7 +76,7 @@ class FakeQueue(FlowControl):
 
     def join(self, request: PickRequest, on_admitted: OnAdmitted) -> QueuedRequest | Rejection | None:
         self._on_admitted = on_admitted
-        return self.rejection or QueuedRequest("pool", Criticality.STANDARD, "", 1, 1, None, 60.0, 60.0, on_admitted)
+        return self.rejection or QueuedRequest("pool", 0, "", 1, 1, None, 60.0, 60.0, on_admitted)
 
     def leave(self, queued: QueuedRequest) -> None:
         self.left += 1

@@ -7,7 +7,7 @@ from picker.endpoints.endpoint import Endpoint, InFlight, ServerMetrics
 from picker.endpoints.in_flight import CountedRequest, InFlightTracker
 from picker.endpoints.load.prefill_tracker import PrefillCounters, Prompt
 from picker.endpoints.prefix_cache.index import PrefixIndex
-from picker.resources.inference import Criticality, RoutingStrategy
+from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import InferenceRequest
 from picker.scheduling.scheduler import Scheduler
 from picker.scheduling.strategies import STRATEGIES
@@ -102,13 +102,13 @@ ZERO = PrefillCounters(0.0, 0.0, 0.0)
 
 def request(
     *,
-    criticality: Criticality = Criticality.STANDARD,
+    priority: int = 0,
     blocks: tuple[int, ...] = (),
     tokens: int = 1000,
     subset: frozenset[str] | None = None,
 ) -> InferenceRequest:
     return InferenceRequest(
-        model="m", criticality=criticality, prompt_tokens=tokens, output_tokens=100, blocks=blocks, subset=subset
+        model="m", priority=priority, prompt_tokens=tokens, output_tokens=100, blocks=blocks, subset=subset
     )
 
 

@@ -147,7 +147,7 @@ class CommonSettings(DaemonSettings):
     )
     flow_control: bool = Field(
         False,  # Servers queue, too. This is for full fleets, and for fairness between clients.
-        description="Queue requests while all model servers are full, and release them by criticality, and in turns "
+        description="Queue requests while all model servers are full, and release them by priority, and in turns "
         "between the clients that the header x-gateway-inference-fairness-id names",
     )
     flow_control_time_limit_s: QueueTimeLimitS = Field(

@@ -44,7 +44,7 @@ async def test_a_request_is_logged_at_its_end(log: AccessLog, path: Path) -> Non
     [line] = await lines(log, path)
     assert line == {
         "time": "1970-01-01T00:00:00Z", "request_id": "id-1", "pool": "default/a", "path": "", "model": "m",
-        "target_model": "m", "criticality": "Standard", "endpoint": request.endpoint.address,
+        "target_model": "m", "criticality": "Standard", "priority": 0, "endpoint": request.endpoint.address,
         "server": request.endpoint.server, "prompt_tokens": 1000, "max_output_tokens": 100, "request_bytes": 4030,
         "status": 200, "decision_s": 0.0, "time_to_first_byte_s": 0.25, "duration_s": 1.5,
     }  # fmt: skip

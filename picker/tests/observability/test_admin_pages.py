@@ -56,7 +56,7 @@ REJECTED = RejectedRequest(
     RequestInfo(request_id="id-1"),
     "n/p",
     "DEFAULT",
-    "Standard",
+    0,
     "m",
     10,
     0,

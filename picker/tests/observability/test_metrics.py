@@ -3,9 +3,12 @@
 import pytest
 from fleet import endpoint
 from picker.endpoints.metrics.connection import ScrapeFailure
+from picker.observability.flow_control_metrics import FlowControlMetrics
 from picker.observability.model_labels import MOST_UNDECLARED
+from picker.observability.priority_labels import MOST_PRIORITIES, PriorityLabels
 from picker.observability.request_counts import FOLDED
 from picker.rejection import Rejection, RejectReason
+from picker.requestcontrol.flowcontrol.controller import QueueStats
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.request_body import EMPTY_BODY, ParsedBody
@@ -111,13 +114,28 @@ def test_a_rejection_of_the_exchange_is_not_a_failed_decision() -> None:
 
 
 def test_a_rejection_of_flow_control_is_a_failed_decision() -> None:
-    """It is counted by criticality."""
+    """It is counted by criticality and priority."""
     watched = Watched()
     name = watched.pools[0].pool.name
     body = ParsedBody("m", b"", b"", 0, 100)
     watched.director.report_rejected(PickRequest(str(name), body, None), Rejection(RejectReason.QUEUE_FULL, "Full."))
-    assert watched.value("inference_gateway_rejections_total", reason="queue-full", criticality="Standard") == 1
+    assert watched.value("inference_gateway_rejections_total", criticality="Standard", priority="0") == 1
     assert watched.value("inference_extension_scheduler_attempts_total", status="failure") == 1
+
+
+def test_priorities_beyond_the_limit_share_a_label() -> None:
+    """Those of the criticalities always have their own."""
+    labels = PriorityLabels()
+    found = {labels.of(number) for number in range(10, 10 + 2 * MOST_PRIORITIES)}
+    assert (len(found), "other" in found) == (MOST_PRIORITIES - 3 + 1, True)
+    assert [labels.of(priority) for priority in (-1, 0, 1, 10, None)] == ["-1", "0", "1", "10", ""]
+
+
+def test_waiting_priorities_beyond_the_limit_are_added_up() -> None:
+    waiting = [QueueStats("default/a", number, 1, 10) for number in range(2 * MOST_PRIORITIES)]
+    requests, body_bytes = (list(family.samples) for family in FlowControlMetrics(lambda: waiting).collect())
+    assert len(requests) == MOST_PRIORITIES
+    assert (sum(s.value for s in requests), sum(s.value for s in body_bytes)) == (len(waiting), 10 * len(waiting))
 
 
 def test_requests_to_an_unknown_pool_are_counted_without_a_pool() -> None:

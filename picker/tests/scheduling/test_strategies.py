@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picker.endpoints.endpoint import Endpoint
 from picker.rejection import Rejection, RejectReason
-from picker.resources.inference import Criticality, RoutingStrategy
+from picker.resources.inference import RoutingStrategy
 from picker.scheduling.request import Ranking
 from picker.scheduling.scheduler import FALLBACKS
 
@@ -214,12 +214,12 @@ def test_the_subset_is_matched_with_its_port() -> None:
 def test_sheddable_requests_are_rejected_when_every_server_is_busy() -> None:
     """One server with capacity is enough. Critical requests are never rejected."""
     full, roomy = endpoint(1, running=50, queue_depth=9, kv=0.95), endpoint(2, running=10, kv=0.4)
-    sheddable = request(criticality=Criticality.SHEDDABLE)
+    sheddable = request(priority=-1)
     refusal = scheduler().schedule(sheddable, [full], 0)
     assert isinstance(refusal, Rejection)
     assert refusal.reason is RejectReason.SATURATED
     assert isinstance(scheduler().schedule(sheddable, [full, roomy], 0), Ranking)
-    assert isinstance(scheduler().schedule(request(criticality=Criticality.CRITICAL), [full], 0), Ranking)
+    assert isinstance(scheduler().schedule(request(priority=1), [full], 0), Ranking)
 
 
 def test_standard_requests_are_rejected_later_than_sheddable_ones() -> None:
@@ -232,7 +232,7 @@ def test_standard_requests_are_rejected_later_than_sheddable_ones() -> None:
 def test_no_request_is_rejected_because_of_old_metrics() -> None:
     """They do not show the present load."""
     full = endpoint(1, running=50, queue_depth=200, kv=1.0)
-    assert isinstance(scheduler().schedule(request(criticality=Criticality.SHEDDABLE), [full], 60), Ranking)
+    assert isinstance(scheduler().schedule(request(priority=-1), [full], 60), Ranking)
 
 
 loads = st.builds(
@@ -253,18 +253,18 @@ loads = st.builds(
 @given(
     st.sampled_from(RoutingStrategy),
     st.lists(loads, max_size=12),
-    st.sampled_from(Criticality),
+    st.integers(-(2**31), 2**31 - 1),
     st.lists(st.integers(0, 50), max_size=8).map(tuple),
     st.integers(0, 10**6),
 )
 def test_any_state_gives_a_ranking_without_repeats_or_a_rejection(
-    strategy: RoutingStrategy, fleet: list[Endpoint], criticality: Criticality, blocks: tuple[int, ...], tokens: int
+    strategy: RoutingStrategy, fleet: list[Endpoint], priority: int, blocks: tuple[int, ...], tokens: int
 ) -> None:
     """For all strategies and requests."""
     deciding = scheduler(strategy, Random(0))
     if fleet:
         deciding.seen(fleet[0], blocks)
-    decision = deciding.schedule(request(criticality=criticality, blocks=blocks, tokens=tokens), fleet, 0)
+    decision = deciding.schedule(request(priority=priority, blocks=blocks, tokens=tokens), fleet, 0)
     if isinstance(decision, Ranking):
         assert 1 <= len(decision.endpoints) <= min(len(fleet), 1 + FALLBACKS)
         assert len(set(map(id, decision.endpoints))) == len(decision.endpoints)
@@ -272,7 +272,7 @@ def test_any_state_gives_a_ranking_without_repeats_or_a_rejection(
         assert decision.cached_tokens <= max(tokens, 0)
     else:
         assert decision.reason in (RejectReason.NO_READY_ENDPOINTS, RejectReason.SATURATED)
-        assert criticality is not Criticality.CRITICAL or not fleet
+        assert priority <= 0 or not fleet
 
 
 @given(st.lists(loads, min_size=2, max_size=8, unique_by=lambda e: e.in_flight.prefill_tokens), st.randoms())

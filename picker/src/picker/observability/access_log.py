@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from picker.cli_error import CliError
+from picker.observability.priority_labels import criticality_name
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
 from picker.requestcontrol.served_pool import ServedPool
@@ -41,6 +42,7 @@ class AccessLogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     model: str | None
     target_model: str | None = None
     criticality: str = ""
+    priority: int | None = None
     endpoint: str | None = None
     """`ip:port` of the endpoint that served the request."""
     server: str | None = None
@@ -95,7 +97,8 @@ class AccessLog(RequestObserver):
                 path=info.path,
                 model=request.requested_model,
                 target_model=request.served_model or request.requested_model,
-                criticality=request.request.criticality,
+                criticality=criticality_name(request.request.priority),
+                priority=request.request.priority,
                 endpoint=request.endpoint.address,
                 server=request.endpoint.server,
                 fell_back=request.rerouted,
@@ -120,7 +123,8 @@ class AccessLog(RequestObserver):
                 pool=request.pool,
                 path=info.path,
                 model=request.requested_model,
-                criticality=request.criticality,
+                criticality=criticality_name(request.priority),
+                priority=request.priority,
                 prompt_tokens=request.prompt_tokens,
                 request_bytes=info.body_bytes,
                 status=request.rejection.status,

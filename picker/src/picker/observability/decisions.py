@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from picker.observability.priority_labels import criticality_name
 from picker.observability.recent_decisions import DecisionSnapshot, RecordedDecision
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.request_observer import RejectedRequest
@@ -42,6 +43,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     strategy: str
     criticality: str
+    priority: int | None = None
+    """None for a request that was rejected before its body was read."""
     model: str | None
     target_model: str | None
     path: str
@@ -94,7 +97,8 @@ def _scheduled(request: InFlightRequest, snapshot: DecisionSnapshot | None, at: 
         at=at,
         pool=request.pool,
         strategy=request.strategy,
-        criticality=request.request.criticality,
+        criticality=criticality_name(request.request.priority),
+        priority=request.request.priority,
         model=request.requested_model,
         target_model=request.served_model or request.requested_model,
         path=request.info.path,
@@ -119,7 +123,8 @@ def _rejected(request: RejectedRequest, snapshot: DecisionSnapshot | None, at: d
         at=at,
         pool=request.pool,
         strategy=request.strategy,
-        criticality=request.criticality,
+        criticality=criticality_name(request.priority),
+        priority=request.priority,
         model=request.requested_model,
         target_model=None,
         path=request.info.path,

@@ -54,7 +54,7 @@ class PickerMetrics(Collector):
         yield counter(
             "inference_gateway_rejections_total",
             "Requests that the picker rejected, by reason.",
-            ("pool", "reason", "criticality"),
+            ("pool", "reason", "criticality", "priority"),
             list(self._counters.rejections.items()),
         )
         yield from gauge_families(pools, self._clock())

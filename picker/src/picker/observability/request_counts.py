@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from picker.observability.histogram import Histogram
 from picker.observability.model_labels import ModelLabels
+from picker.observability.priority_labels import PriorityLabels, criticality_name
 from picker.rejection import SCHEDULING_REASONS, Rejection
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.request_observer import RejectedRequest
@@ -158,8 +159,9 @@ class CounterRegistry:
     """All counters of a picker since its start."""
 
     def __init__(self) -> None:
-        self.rejections: Counter[tuple[str, str, str]] = Counter()
-        """By pool, reason and criticality."""
+        self.priorities = PriorityLabels()
+        self.rejections: Counter[tuple[str, str, str, str]] = Counter()
+        """By pool, reason, criticality and label of the priority."""
         self.failed_decisions = 0
         """Requests that were rejected after the endpoints were considered."""
         self._counters: dict[tuple[str, str, str, str], RequestCounters] = {}
@@ -201,7 +203,9 @@ class CounterRegistry:
         """Counts a rejected request."""
         rejection = request.rejection
         counters.rejected(rejection)
-        self.rejections[request.pool, rejection.reason, request.criticality] += 1
+        priority = request.priority
+        labels = criticality_name(priority), self.priorities.of(priority)
+        self.rejections[request.pool, rejection.reason, *labels] += 1
         if rejection.reason in SCHEDULING_REASONS:
             self.failed_decisions += 1
 

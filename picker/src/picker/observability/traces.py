@@ -14,6 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 from picker.addresses import split_address
 from picker.bounded_text import MAX_CHARACTERS
+from picker.observability.priority_labels import criticality_name
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.pick_request import RequestInfo
 from picker.requestcontrol.request_observer import RejectedRequest, RequestObserver
@@ -51,7 +52,8 @@ class Traces(RequestObserver):
         attributes: dict[str, AttributeValue] = {
             "inference.pool": request.pool,
             "inference.strategy": request.strategy,
-            "inference.criticality": request.request.criticality,
+            "inference.criticality": criticality_name(request.request.priority),
+            "inference.priority": request.request.priority,
             "inference.prompt_tokens.estimated": request.request.prompt_tokens,
             "inference.prompt_tokens.cached": request.ranking.cached_tokens,
             "inference.endpoints": request.destination.split(","),
@@ -78,11 +80,13 @@ class Traces(RequestObserver):
         attributes: dict[str, AttributeValue] = {
             "inference.pool": request.pool,
             "inference.strategy": request.strategy,
-            "inference.criticality": request.criticality,
+            "inference.criticality": criticality_name(request.priority),
             "inference.prompt_tokens.estimated": request.prompt_tokens,
             "error.type": rejection.reason,
             "http.response.status_code": rejection.status,
         }
+        if request.priority is not None:
+            attributes["inference.priority"] = request.priority
         if request.requested_model is not None:
             attributes["gen_ai.request.model"] = request.requested_model
         self._span(request.info, attributes, {}, request.decided_s - request.begun_s, rejection.message)

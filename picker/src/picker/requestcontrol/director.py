@@ -50,7 +50,7 @@ class Director:
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`clock`: the monotonic clock of the scrapes. `unknown_models`: whether a model that the pool does not declare
-        is scheduled as Standard; else it is rejected with 404. `sample_all`: whether the response headers of every
+        is scheduled with priority 0; else it is rejected with 404. `sample_all`: whether the response headers of every
         request are requested. `timer`: measures the requests' times, because an event loop's clock may not advance
         during a decision."""
         self._tracker = tracker
@@ -152,7 +152,7 @@ class Director:
         scheduled = schedule(
             InferenceRequest(
                 model=target,
-                criticality=pool.criticality(requested, request.objective),
+                priority=pool.priority(requested, request.objective),
                 prompt_tokens=body.prompt_tokens,
                 output_tokens=body.output_tokens,
                 blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
@@ -176,9 +176,9 @@ class Director:
     def _report_rejected(
         self, request: PickRequest, rejection: Rejection, pool: ServedPool | None, begun_s: float, decided_s: float
     ) -> None:
-        body, criticality = request.body, ""
+        body, priority = request.body, None
         if pool is not None and (body is not EMPTY_BODY or rejection.reason in SCHEDULING_REASONS):
-            criticality = pool.criticality(body.model, request.objective)
+            priority = pool.priority(body.model, request.objective)
         if len(rejection.message) > MAX_MESSAGE_CHARACTERS:
             rejection = replace(rejection, message=shorten(rejection.message, MAX_MESSAGE_CHARACTERS))
         rejected = RejectedRequest(
@@ -186,7 +186,7 @@ class Director:
             request.info,
             pool.label if pool is not None else "",
             pool.strategy if pool is not None else "",
-            criticality,
+            priority,
             _bounded(body.model),
             body.prompt_tokens,
             begun_s,

@@ -17,8 +17,8 @@ class RejectedRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     pool: str
     """NAMESPACE/NAME; empty for a request of no known pool."""
     strategy: str
-    criticality: str
-    """Empty where the request was rejected before its body was read."""
+    priority: int | None
+    """None where the request was rejected before its body was read."""
     requested_model: str | None
     prompt_tokens: int
     begun_s: float

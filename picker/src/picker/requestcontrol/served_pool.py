@@ -57,11 +57,10 @@ class ServedPool:
         named = (*given.items(), *self.rewrites.by_model.items())
         return any(target.name != name for name, targets in named for target in targets)
 
-    def criticality(self, model: str | None, objective: str | None) -> Criticality:
-        """The criticality of the objective that a request names, if the pool has it; else that of the request's
-        model."""
+    def priority(self, model: str | None, objective: str | None) -> int:
+        """The priority of the objective that a request names, if the pool has it; else that of the request's model."""
         named = self.objectives.get(objective) if objective is not None else None
         if named is not None:
-            return Criticality.of_priority(named.priority)
+            return named.priority
         declared = self.models.get(model) if model is not None else None
-        return declared.criticality if declared is not None else Criticality.STANDARD
+        return declared.criticality.priority if declared is not None else Criticality.STANDARD.priority

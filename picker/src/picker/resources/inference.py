@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
 from picker.resources.names import ObjectName, PoolName
 
@@ -35,9 +36,18 @@ class RoutingStrategy(StrEnum):
 class Criticality(StrEnum):
     """Which requests are rejected first when there is no capacity for all. Unset means Standard."""
 
-    CRITICAL = "Critical"
-    STANDARD = "Standard"
-    SHEDDABLE = "Sheddable"
+    priority: int
+    """Of the requests of an InferenceModel with this criticality. The sign of any priority is its criticality."""
+
+    CRITICAL = "Critical", 1
+    STANDARD = "Standard", 0
+    SHEDDABLE = "Sheddable", -1
+
+    def __new__(cls, value: str, priority: int) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.priority = priority
+        return member
 
     @classmethod
     def of_priority(cls, priority: int) -> "Criticality":
@@ -121,7 +131,7 @@ class InferenceModel:
 
 @dataclass(frozen=True, slots=True)
 class InferenceObjective:
-    """The priority of requests that name it in the header `x-gateway-inference-objective`."""
+    """The priority of requests that name it in the header `x-llm-d-inference-objective`."""
 
     name: ObjectName
     pool: PoolName

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import msgspec
 
 from picker.endpoints.endpoint import Endpoint
-from picker.resources.inference import Criticality
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
@@ -13,7 +12,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
 
     model: str | None
     """The servers' name for the model, a LoRA adapter's name included; None for requests that name none."""
-    criticality: Criticality
+    priority: int
+    """Below 0 the request is rejected first when there is no capacity for all (see `Criticality`)."""
     prompt_tokens: int
     """Estimated from the bytes of the prompt."""
     output_tokens: int

@@ -1,16 +1,15 @@
 """Decides which requests are rejected when the servers are full."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from picker.endpoints.endpoint import Endpoint
-from picker.resources.inference import Criticality
 
 
 @dataclass(frozen=True, slots=True)
 class SaturationLimit:
-    """An endpoint has capacity for requests of a criticality while it is below both limits."""
+    """An endpoint has capacity for requests of a priority while it is below both limits."""
 
     wait_s: float
     """Predicted wait."""
@@ -18,14 +17,13 @@ class SaturationLimit:
     """0 to 1."""
 
 
-SATURATION_LIMITS: Mapping[Criticality, SaturationLimit] = {
-    # With a queue, one more request delays all the more critical ones. A cache this full soon causes a queue, because
-    # the running requests still grow.
-    Criticality.SHEDDABLE: SaturationLimit(wait_s=0.3, kv_cache_usage=0.8),
-    # Judgement: an interactive client has given up after one minute. A benchmark that overloads a fleet waits less.
-    Criticality.STANDARD: SaturationLimit(wait_s=60.0, kv_cache_usage=inf),
-}
-"""Critical requests are never rejected while an endpoint is ready."""
+SHEDDABLE_LIMIT = SaturationLimit(wait_s=0.3, kv_cache_usage=0.8)
+"""For priorities below 0. With a queue, one more request delays all the more critical ones. A cache this full soon
+causes a queue, because the running requests still grow."""
+
+STANDARD_LIMIT = SaturationLimit(wait_s=60.0, kv_cache_usage=inf)
+"""For priority 0. Judgement: an interactive client has given up after one minute. A benchmark that overloads a fleet
+waits less."""
 
 STALE_AFTER_S = 5.0
 """Metrics older than this do not show the present queue. No request is rejected because of them."""
@@ -46,11 +44,11 @@ def predicted_wait_s(endpoint: Endpoint, now_s: float) -> float:
     return wait_s
 
 
-def shed(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
-    """Whether no endpoint has capacity for a request of this criticality."""
-    limit = SATURATION_LIMITS.get(criticality)
-    if limit is None:
+def shed(priority: int, endpoints: Sequence[Endpoint], now_s: float) -> bool:
+    """Whether no endpoint has capacity for a request of this priority. Above 0 it is never rejected."""
+    if priority > 0:
         return False
+    limit = STANDARD_LIMIT if priority == 0 else SHEDDABLE_LIMIT
     for endpoint in endpoints:  # noqa: SIM110 - a generator costs more than the check of the first endpoint
         if has_capacity(limit, endpoint, now_s):
             return False

@@ -6,7 +6,7 @@ from random import Random
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.rejection import Rejection, RejectReason
-from picker.resources.inference import RoutingStrategy
+from picker.resources.inference import Criticality, RoutingStrategy
 from picker.scheduling.request import InferenceRequest, Ranking, allowed
 from picker.scheduling.saturation import shed
 from picker.scheduling.strategies import STRATEGIES
@@ -42,10 +42,11 @@ class Scheduler:
             return Rejection(RejectReason.SUBSET_EMPTY, "None of the endpoints that the proxy allows is ready.")
         if not endpoints:
             return Rejection(RejectReason.NO_READY_ENDPOINTS, "No model server of the pool is ready.")
-        if shed(request.criticality, endpoints, now_s):
+        if shed(request.priority, endpoints, now_s):
+            criticality = Criticality.of_priority(request.priority)
             return Rejection(
                 RejectReason.SATURATED,
-                f"All model servers are busy and the request is {request.criticality}. Try again later.",
+                f"All model servers are busy and the request is {criticality}. Try again later.",
             )
         endpoints = self._candidates(request, endpoints)
         cached = self._cached_tokens(request, endpoints)

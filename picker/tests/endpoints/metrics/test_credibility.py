@@ -10,7 +10,7 @@ from picker.endpoints.load.prefill_tracker import PrefillCounters
 from picker.endpoints.metrics.credibility import CONTRADICTED_AFTER_S, MISSING_AFTER_S, STALLED_BLIND_S, STALLED_S
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.requestcontrol.in_flight_request import InFlightRequest, schedule
-from picker.resources.inference import Criticality, RoutingStrategy
+from picker.resources.inference import RoutingStrategy
 from picker.scheduling.saturation import shed
 from picker.scheduling.scheduler import Scheduler
 from structlog.testing import capture_logs
@@ -115,9 +115,9 @@ def test_a_load_that_does_not_move_is_accepted_for_a_bounded_time(
     """All requests were aborted at once, and the engine makes no step that would write its gauges."""
     tracker, where = InFlightTracker(), endpoint(1, scraped=False)
     now_s = scrapes(tracker, where, 0.0, accepted_s - 1, **LOAD, **counters)
-    assert shed(Criticality.SHEDDABLE, [where], now_s)
+    assert shed(-1, [where], now_s)
     now_s = scrapes(tracker, where, now_s, 2.0, **LOAD, **counters)
-    assert not shed(Criticality.SHEDDABLE, [where], now_s)
+    assert not shed(-1, [where], now_s)
     now_s = scrapes(tracker, where, now_s, 20.0, **LOAD, **counters)
     metrics = where.metrics
     assert metrics is not None

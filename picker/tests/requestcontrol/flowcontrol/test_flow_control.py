@@ -40,6 +40,7 @@ from picker.resources.inference import (
     AppProtocol,
     Criticality,
     InferenceModel,
+    InferenceObjective,
     InferencePool,
     PoolSettings,
     RoutingStrategy,
@@ -80,12 +81,15 @@ class Fleet:
             )
             for level in Criticality
         }
+        objectives = {name: InferenceObjective(ObjectName("default", name), POOL, int(name)) for name in ("-2", "9")}
         pool = InferencePool(
             POOL, {"app": "qwen"}, (8000,), None, AppProtocol.HTTP, RoutingStrategy.DEFAULT, PoolSettings(**settings)
         )
         prefixes = PrefixIndex(BLOCK_TOKENS)
         scheduler = Scheduler(RoutingStrategy.DEFAULT, prefixes, Random(1))
-        self.director.serve([ServedPool(pool, models, self.endpoints, scheduler, prefixes)], POOL)
+        self.director.serve(
+            [ServedPool(pool, models, self.endpoints, scheduler, prefixes, objectives=objectives)], POOL
+        )
 
     def clock(self) -> float:
         return self.now_s
@@ -131,7 +135,7 @@ def pick_request(
     data = json.dumps({"model": model, "prompt": [1] * tokens, "max_tokens": max_tokens}).encode()
     read = read_body(data, True, api)
     assert not isinstance(read, Rejection)
-    return PickRequest(None, read, subset, None, flow, RequestInfo(body_bytes=len(data)))
+    return PickRequest(None, read, subset, model, flow, RequestInfo(body_bytes=len(data)))
 
 
 def full(*endpoints: Endpoint, bounds: Bounds | None = None) -> tuple[Fleet, list[InFlightRequest]]:
@@ -263,6 +267,24 @@ def test_a_request_beyond_the_bounds_is_rejected_unless_it_is_critical() -> None
     assert isinstance(rejection, Rejection)
     assert (rejection.status, rejection.reason) == (429, "queue-full")
     assert fleet.join("more", "Critical") is None
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher", "outcome"), [("-2", "Sheddable", "low: queue-full"), ("Critical", "9", "low")]
+)
+def test_a_displaced_request_is_rejected_unless_it_is_critical(lower: str, higher: str, outcome: str) -> None:
+    fleet, _ = full(bounds=Bounds(requests=1, body_bytes=1 << 20))
+    fleet.join("low", lower)
+    assert isinstance(fleet.join("high", higher), QueuedRequest)
+    assert (fleet.admitted, fleet.queued) == ([outcome], 1)
+
+
+def test_a_request_of_a_higher_priority_does_not_wait_behind_lower_ones() -> None:
+    """They are all Critical."""
+    fleet, [filling] = full()
+    fleet.join("lower", "Critical")
+    fleet.director.ended(filling)
+    assert fleet.join("higher", "9") is None
 
 
 def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:

@@ -8,10 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from picker.rejection import Rejection, RejectReason
-from picker.requestcontrol.flowcontrol.queue import IDLE_FLOWS, ORDER, QUEUEING_LIMITS, Bounds, FlowQueue, QueuedRequest
+from picker.requestcontrol.flowcontrol.capacity import QUEUEING_LIMITS
+from picker.requestcontrol.flowcontrol.queue import (
+    IDLE_FLOWS,
+    MAX_BANDS,
+    Bounds,
+    FlowQueue,
+    QueuedRequest,
+)
 from picker.resources.inference import Criticality
 
-STANDARD = Criticality.STANDARD
+PRIORITIES = (7, 1, 0, -1, -10)
 WIDE_BOUNDS = Bounds(requests=10_000, body_bytes=1 << 30)
 
 
@@ -25,19 +32,19 @@ class Numbered(QueuedRequest):
 def queued(
     number: int,
     flow: str = "a",
-    criticality: Criticality = STANDARD,
+    priority: int = 0,
     *,
     tokens: int = 100,
     body_bytes: int = 10,
     expires_s: float = 60.0,
 ) -> Numbered:
-    return Numbered("pool", criticality, flow, tokens, body_bytes, None, expires_s, 60.0, lambda _: None, number)
+    return Numbered("pool", priority, flow, tokens, body_bytes, None, expires_s, 60.0, lambda _: None, number)
 
 
 def flow_queue(*waiting: Numbered, bounds: Bounds = WIDE_BOUNDS) -> FlowQueue:
     queue = FlowQueue(bounds)
     for request in waiting:
-        assert queue.add(request) is None
+        assert queue.add(request) == []
     return queue
 
 
@@ -54,21 +61,22 @@ def released(queue: FlowQueue, most: int = 1 << 30, barred: frozenset[int] = fro
     return out
 
 
-def test_more_critical_requests_are_released_first() -> None:
-    waiting = [queued(number, criticality=criticality) for number, criticality in enumerate(reversed(ORDER))]
-    assert released(flow_queue(*waiting)) == [2, 1, 0]
+def test_requests_of_a_higher_priority_are_released_first() -> None:
+    """Also within a criticality."""
+    waiting = [queued(number, priority=priority) for number, priority in enumerate(reversed(PRIORITIES))]
+    assert released(flow_queue(*waiting)) == [4, 3, 2, 1, 0]
 
 
-def test_less_critical_requests_wait_behind_a_more_critical_one() -> None:
+def test_requests_of_a_lower_priority_wait_behind_one_of_a_higher() -> None:
     """Even if there is capacity for them."""
-    queue = flow_queue(queued(1, criticality=Criticality.SHEDDABLE), queued(2, criticality=Criticality.CRITICAL))
-    assert list(queue.release(lambda criticality: criticality is Criticality.SHEDDABLE, lambda _: True)) == []
+    queue = flow_queue(queued(1, priority=-1), queued(2, priority=1))
+    assert list(queue.release(lambda priority: priority < 0, lambda _: True)) == []
     assert len(queue) == 2
 
 
-def test_less_critical_requests_need_more_capacity() -> None:
+def test_requests_of_a_lower_priority_need_more_capacity() -> None:
     """`release` relies on it: without capacity for a critical request there is none for others."""
-    limits = [QUEUEING_LIMITS[criticality] for criticality in ORDER]
+    limits = [QUEUEING_LIMITS[Criticality.of_priority(priority)] for priority in PRIORITIES]
     assert limits == sorted(limits, key=lambda limit: (-limit.wait_s, -limit.kv_cache_usage))
 
 
@@ -93,7 +101,7 @@ def test_a_flow_that_was_served_waits_behind_the_others() -> None:
     """Also if its next request arrives only after the first was released."""
     queue = flow_queue(queued(0, "one", tokens=1000), *(queued(number, f"other {number}") for number in range(1, 4)))
     assert released(queue, most=1) == [0]
-    assert queue.add(queued(9, "one", tokens=1000)) is None
+    assert queue.add(queued(9, "one", tokens=1000)) == []
     assert released(queue, most=3) == [1, 2, 3]
 
 
@@ -102,7 +110,7 @@ def test_an_idle_flow_collects_no_credit() -> None:
     queue = flow_queue(*(queued(number, "old") for number in range(100)))
     assert len(released(queue, most=50)) == 50
     for number in range(100, 120):
-        assert queue.add(queued(number, "new")) is None
+        assert queue.add(queued(number, "new")) == []
     assert sum(number >= 100 for number in released(queue, most=10)) in (4, 5, 6)
 
 
@@ -120,7 +128,7 @@ def test_a_removed_request_is_not_released() -> None:
     queue.remove(first)
     assert released(queue) == [2]
     queue.remove(second)
-    assert (len(queue), queue.waiting_bytes(STANDARD)) == (0, 0)
+    assert (len(queue), list(queue.bands())) == (0, [])
 
 
 @pytest.mark.parametrize("bounds", [Bounds(requests=2, body_bytes=1000), Bounds(requests=100, body_bytes=25)])
@@ -131,8 +139,53 @@ def test_a_request_beyond_the_bounds_is_rejected(bounds: Bounds) -> None:
     assert isinstance(rejection, Rejection)
     assert rejection.reason is RejectReason.QUEUE_FULL
     assert "Standard" in rejection.message
-    assert queue.add(queued(4, criticality=Criticality.SHEDDABLE)) is None
+    assert queue.add(queued(4, priority=-1)) == []
     assert sorted(released(queue)) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("bounds", [Bounds(requests=4, body_bytes=1000), Bounds(requests=100, body_bytes=45)])
+def test_a_request_beyond_the_bounds_displaces_the_newest_of_the_lowest_priority(bounds: Bounds) -> None:
+    """Of its own criticality. Otherwise a flood of a low priority would keep a higher one out of the queue."""
+    waiting = [queued(1, priority=-1), queued(2, priority=-5), queued(3, priority=-5), queued(4, priority=-3)]
+    queue = flow_queue(queued(0), *waiting, bounds=bounds)
+    assert added(queue, queued(5, priority=-2)) == [3]
+    assert added(queue, queued(6, priority=-2, body_bytes=20)) == ([2] if bounds.requests == 4 else [2, 4])
+    assert added(queue, queued(7, priority=-5)) is None
+    assert released(queue)[:3] == [0, 1, 5]
+
+
+def test_a_request_that_does_not_fit_displaces_none() -> None:
+    """Not even those of a lower priority whose room would be a part of what it needs."""
+    queue = flow_queue(queued(1, priority=-1), queued(2, priority=-2), bounds=Bounds(requests=3, body_bytes=25))
+    assert added(queue, queued(3, priority=-1, body_bytes=20)) is None
+    assert released(queue) == [1, 2]
+
+
+def test_the_number_of_waiting_priorities_is_bounded() -> None:
+    """A further priority displaces the lowest one."""
+    queue = flow_queue(*(queued(number, priority=-2 - number) for number in range(MAX_BANDS)))
+    assert added(queue, queued(1000, priority=-1 - 2 * MAX_BANDS)) is None
+    assert added(queue, queued(1001, priority=-1)) == [MAX_BANDS - 1]
+    assert len(list(queue.bands())) == MAX_BANDS
+
+
+def test_a_priority_of_which_no_request_waits_has_no_band() -> None:
+    queue = flow_queue(*(queued(number, priority=number, expires_s=1.0 + number) for number in range(4)))
+    assert [number_of(request) for request in queue.expired(1.0)] == [0]
+    assert released(queue, most=1) == [3]
+    queue.remove(queue_first(queue))
+    assert [priority for priority, _ in queue.bands()] == [1]
+
+
+def queue_first(queue: FlowQueue) -> QueuedRequest:
+    _, band = next(queue.bands())
+    return next(iter(band.waiting))
+
+
+def added(queue: FlowQueue, request: Numbered) -> list[int] | None:
+    """The numbers of the requests that `request` displaces. None if it is rejected."""
+    result = queue.add(request)
+    return None if isinstance(result, Rejection) else list(map(number_of, result))
 
 
 def test_an_expired_request_is_returned_once() -> None:
@@ -165,7 +218,7 @@ def test_changed_bounds_apply_to_requests_that_are_added_later() -> None:
     queue.bounds = Bounds(requests=1, body_bytes=1 << 30)
     assert isinstance(queue.add(queued(3)), Rejection)
     assert released(queue) == [1, 2]
-    assert queue.add(queued(4)) is None
+    assert queue.add(queued(4)) == []
 
 
 def test_the_number_of_idle_flows_is_bounded() -> None:
@@ -179,7 +232,7 @@ def test_the_number_of_idle_flows_is_bounded() -> None:
             queue.remove(passing)
         else:
             assert len(released(queue, most=1)) == 1
-    band = queue._bands[STANDARD]
+    band = queue._bands[0]
     assert len(band._flows) <= IDLE_FLOWS + 3
     assert len(band._turns) <= IDLE_FLOWS + 3
 
@@ -205,7 +258,7 @@ def test_no_waiting_flow_gets_ahead_by_more_than_the_two_highest_costs(
 
 
 def waiting_flows(queue: FlowQueue) -> tuple[bool, bool]:
-    flows = {request.flow for request in queue._bands[STANDARD].waiting}
+    flows = {request.flow for _, band in queue.bands() for request in band.waiting}
     return "left" in flows, "right" in flows
 
 
@@ -220,15 +273,33 @@ class AnyQueue(RuleBasedStateMachine):
         self.now_s = 0.0
         self.count = 0
 
-    @rule(flow=st.sampled_from("abc"), criticality=st.sampled_from(ORDER), tokens=costs, body_bytes=st.integers(0, 50))
-    def add(self, flow: str, criticality: Criticality, tokens: int, body_bytes: int) -> None:
+    @rule(
+        flow=st.sampled_from("abc"), priority=st.sampled_from(PRIORITIES), tokens=costs, body_bytes=st.integers(0, 50)
+    )
+    def add(self, flow: str, priority: int, tokens: int, body_bytes: int) -> None:
         self.count += 1
-        new = queued(self.count, flow, criticality, tokens=tokens, body_bytes=body_bytes, expires_s=self.now_s + 10.0)
-        same = [request for request in self.waiting.values() if request.criticality is criticality]
-        fits = len(same) < 6 and sum(request.body_bytes for request in same) + body_bytes <= 120
-        assert (self.queue.add(new) is None) is fits
-        if fits:
-            self.waiting[self.count] = new
+        new = queued(self.count, flow, priority, tokens=tokens, body_bytes=body_bytes, expires_s=self.now_s + 10.0)
+        same = self._same_criticality(priority)
+        kept = [request for request in same if request.priority >= priority]
+        displaced = added(self.queue, new)
+        if displaced is None:
+            assert not self._fit([*kept, new])
+            return
+        gone = [self.waiting.pop(number) for number in displaced]
+        assert all(request in same and request.priority < priority for request in gone)
+        assert bool(gone) is not self._fit([*same, new])
+        self.waiting[self.count] = new
+        assert self._fit(self._same_criticality(priority))
+
+    def _same_criticality(self, priority: int) -> list[Numbered]:
+        criticality = Criticality.of_priority(priority)
+        return [
+            request for request in self.waiting.values() if Criticality.of_priority(request.priority) is criticality
+        ]
+
+    def _fit(self, requests: list[Numbered]) -> bool:
+        total_bytes = sum(request.body_bytes for request in requests)
+        return len(requests) <= self.bounds.requests and total_bytes <= self.bounds.body_bytes
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
@@ -243,14 +314,10 @@ class AnyQueue(RuleBasedStateMachine):
             earlier = [
                 request for request in self.waiting.values() if request.number < number and request.flow == gone.flow
             ]
-            assert all(request.criticality is not gone.criticality for request in earlier)
-            more_critical = [
-                request
-                for request in self.waiting.values()
-                if ORDER.index(request.criticality) < ORDER.index(gone.criticality)
-            ]
-            first = {(request.criticality, request.flow): request.number for request in reversed(more_critical)}
-            assert barred >= set(first.values()), "a more critical request that may go still waits"
+            assert all(request.priority != gone.priority for request in earlier)
+            higher = [request for request in self.waiting.values() if request.priority > gone.priority]
+            first = {(request.priority, request.flow): request.number for request in reversed(higher)}
+            assert barred >= set(first.values()), "a request of a higher priority that may go still waits"
 
     @rule(seconds=st.floats(0, 20))
     def expire(self, seconds: float) -> None:
@@ -263,10 +330,12 @@ class AnyQueue(RuleBasedStateMachine):
     @invariant()
     def the_counts_are_correct(self) -> None:
         assert len(self.queue) == len(self.waiting)
-        for criticality in ORDER:
-            same = [request for request in self.waiting.values() if request.criticality is criticality]
-            assert self.queue.waiting(criticality) == len(same)
-            assert self.queue.waiting_bytes(criticality) == sum(request.body_bytes for request in same)
+        bands = {priority: set(band.waiting) for priority, band in self.queue.bands()}
+        priorities = sorted({request.priority for request in self.waiting.values()}, reverse=True)
+        assert list(bands) == priorities
+        for priority, band in self.queue.bands():
+            same = {request for request in self.waiting.values() if request.priority == priority}
+            assert (bands[priority], band.body_bytes) == (same, sum(request.body_bytes for request in same))
 
     def teardown(self) -> None:
         assert sorted(released(self.queue)) == sorted(self.waiting)

@@ -68,7 +68,7 @@ class Picker:
         estimate = turn.prompt_tokens * (self._rng.lognormvariate(0, error) if error else 1.0)
         request = InferenceRequest(
             model=turn.lora or "base",
-            criticality=turn.criticality,
+            priority=turn.criticality.priority,
             prompt_tokens=max(1, round(estimate)),
             output_tokens=turn.max_tokens,
             blocks=picker_blocks(turn.content, turn.prompt_tokens, BLOCK_TOKENS)[:MAX_BLOCKS],

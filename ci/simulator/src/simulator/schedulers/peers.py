@@ -6,7 +6,6 @@ from random import Random
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.rejection import Rejection, RejectReason
-from picker.resources.inference import Criticality
 from picker.scheduling.request import InferenceRequest, Ranking
 from xxhash import xxh3_64_intdigest
 
@@ -70,7 +69,7 @@ class FilterTree:
         known = [endpoint for endpoint in endpoints if endpoint.metrics is not None]
         if not known:
             return ranked([0.0] * len(endpoints), endpoints, self._rng)
-        if request.criticality is not Criticality.CRITICAL:
+        if request.priority <= 0:
             known = [endpoint for endpoint in known if self._queue(endpoint) <= 5 and self._kv(endpoint) <= 0.8]
             if not known:
                 return SHED
@@ -119,7 +118,7 @@ class WeightedScorers:
         if not endpoints:
             return NONE_READY
         queues = [FilterTree._queue(endpoint) for endpoint in endpoints]  # pyright: ignore[reportPrivateUsage]
-        if request.criticality is Criticality.SHEDDABLE and self._saturation(endpoints) >= 1:
+        if request.priority < 0 and self._saturation(endpoints) >= 1:
             return SHED
         low, high = min(queues), max(queues)
         matched = self._prefixes.matches(request.blocks, endpoints)

@@ -50,7 +50,7 @@ class PerfectInformation:
     def schedule(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> Ranking | Rejection:
         if not endpoints:
             return NONE_READY
-        if shed(request.criticality, endpoints, now_s):
+        if shed(request.priority, endpoints, now_s):
             return SHED
         turn = self._ground_truth.turn
         assert turn is not None, "no request is being scheduled"

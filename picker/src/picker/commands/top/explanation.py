@@ -52,7 +52,8 @@ def _request(decision: Decision) -> str:
     model = f"model {decision.model}" if decision.model else "no model"
     if decision.target_model not in (None, decision.model):
         model += f", served as {decision.target_model}"
-    facts = [decision.path, model, decision.criticality, f"{decision.prompt_tokens:,} prompt tokens"]
+    priority = f"priority {decision.priority}" if abs(decision.priority or 0) > 1 else ""
+    facts = [decision.path, model, decision.criticality, priority, f"{decision.prompt_tokens:,} prompt tokens"]
     if decision.output_tokens:
         facts.append(f"up to {decision.output_tokens:,} output tokens")
     pool = f"pool {decision.pool}, strategy {decision.strategy}" if decision.pool else "unknown pool"

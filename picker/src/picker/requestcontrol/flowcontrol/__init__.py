@@ -1,1 +1,1 @@
-"""Flow control: queues of requests that wait for capacity, by criticality and flow."""
+"""Flow control: queues of requests that wait for capacity, by priority and flow."""

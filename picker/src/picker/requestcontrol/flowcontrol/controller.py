@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from picker.endpoints.endpoint import Endpoint
 from picker.rejection import Rejection, RejectReason
 from picker.requestcontrol.director import Director
+from picker.requestcontrol.flowcontrol.capacity import has_capacity_for
 from picker.requestcontrol.flowcontrol.queue import (
-    ORDER,
     Bounds,
     FlowQueue,
     OnAdmitted,
     QueuedRequest,
-    has_capacity_for,
 )
 from picker.requestcontrol.pick_request import PickRequest
 from picker.requestcontrol.served_pool import ServedPool
@@ -25,11 +24,11 @@ TICK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """The queued requests of one criticality in one pool."""
+    """The queued requests of one priority in one pool."""
 
     pool: str
     """NAMESPACE/NAME."""
-    criticality: Criticality
+    priority: int
     requests: int
     body_bytes: int
 
@@ -37,8 +36,8 @@ class QueueStats:
 class FlowControl:
     """The queues of all pools. Call `tick` every TICK_S, and `freed` when an endpoint has become less busy.
 
-    Critical requests are queued too, so that those of several clients take turns. They are never rejected: beyond the
-    bounds or the time limit they are scheduled on a full server."""
+    Requests of a priority above 0 are queued too, so that those of several clients take turns. They are never rejected:
+    beyond the bounds or the time limit they are scheduled on a full server."""
 
     def __init__(
         self,
@@ -72,10 +71,10 @@ class FlowControl:
         body = request.body
         if pool is None or not self._queues_for(pool) or not (body.output_tokens or body.prompt_tokens):
             return None
-        criticality = pool.criticality(body.model, request.objective)
+        priority = pool.priority(body.model, request.objective)
         queue = self._queues.get(pool.key)
-        if has_capacity_for(criticality, allowed(pool.endpoints, request.subset), self._clock()):
-            if queue is None or not queue.goes_before(criticality):
+        if has_capacity_for(priority, allowed(pool.endpoints, request.subset), self._clock()):
+            if queue is None or not queue.goes_before(priority):
                 return None
             # The requests before it are admitted with the next release.
             self.freed()
@@ -91,7 +90,7 @@ class FlowControl:
         queue.bounds = bounds
         queued = QueuedRequest(
             pool.key,
-            criticality,
+            priority,
             request.flow or "",
             body.prompt_tokens + body.output_tokens * body.sequences,
             request.info.body_bytes,
@@ -100,10 +99,12 @@ class FlowControl:
             time_limit_s,
             on_admitted,
         )
-        rejection = queue.add(queued)
-        if rejection is None:
-            return queued
-        return None if criticality is Criticality.CRITICAL else rejection
+        added = queue.add(queued)
+        if isinstance(added, Rejection):
+            return None if priority > 0 else added
+        for displaced in added:
+            displaced.on_admitted(_displaced(displaced.priority))
+        return queued
 
     def leave(self, queued: QueuedRequest) -> None:
         """Removes a request whose client has disconnected. No effect if it has already left the queue."""
@@ -135,13 +136,12 @@ class FlowControl:
         self._queues.clear()
 
     def waiting(self) -> Iterator[QueueStats]:
-        """Returns the queued requests, for pools that have a queue."""
+        """Returns the queued requests by pool and priority. Priorities of which none waits are left out."""
         for key, queue in list(self._queues.items()):
             pool = self._director.served(key)
             if pool is not None:
-                for criticality in ORDER:
-                    requests, body_bytes = queue.waiting(criticality), queue.waiting_bytes(criticality)
-                    yield QueueStats(pool.label, criticality, requests, body_bytes)
+                for priority, band in queue.bands():
+                    yield QueueStats(pool.label, priority, len(band.waiting), band.body_bytes)
 
     def _release(self) -> None:
         self._release_is_due = False
@@ -155,12 +155,12 @@ class FlowControl:
     def _release_from(self, queue: FlowQueue, endpoints: Sequence[Endpoint]) -> None:
         now_s = self._clock()
 
-        def has_capacity(criticality: Criticality) -> bool:
-            return has_capacity_for(criticality, endpoints, now_s)
+        def has_capacity(priority: int) -> bool:
+            return has_capacity_for(priority, endpoints, now_s)
 
         def may_go(queued: QueuedRequest) -> bool:
             subset = queued.subset
-            return subset is None or has_capacity_for(queued.criticality, allowed(endpoints, subset), now_s)
+            return subset is None or has_capacity_for(queued.priority, allowed(endpoints, subset), now_s)
 
         for queued in queue.release(has_capacity, may_go):
             queued.on_admitted(None)
@@ -170,8 +170,17 @@ class FlowControl:
         return not self._stopped and (own if own is not None else self._enabled)
 
     def _expired(self, request: QueuedRequest) -> Rejection | None:
-        if request.criticality is Criticality.CRITICAL:
+        if request.priority > 0:
             return None
         limit = f"{request.time_limit_s:g} seconds"
-        message = f"No model server had capacity for this {request.criticality} request within {limit}."
+        criticality = Criticality.of_priority(request.priority)
+        message = f"No model server had capacity for this {criticality} request within {limit}."
         return Rejection(RejectReason.QUEUE_TIMEOUT, message)
+
+
+def _displaced(priority: int) -> Rejection | None:
+    if priority > 0:
+        return None
+    criticality = Criticality.of_priority(priority)
+    message = f"The queue of {criticality} requests is full, and requests of a higher priority came. Try again later."
+    return Rejection(RejectReason.QUEUE_FULL, message)

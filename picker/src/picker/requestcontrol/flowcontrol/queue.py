@@ -1,57 +1,29 @@
 """The queue of requests that wait while all endpoints of a pool are full: its order, bounds and expiry.
 
-More critical requests are released first. Flows of one criticality share the capacity by the tokens that their requests
-cost (start-time fair queueing: Goyal, Vin and Cheng, 1996). While two flows wait, neither gets further ahead of the
-other than the cost of their two most expensive requests. Requests of one flow are released in order of arrival."""
+Requests of a higher priority are released first. Flows of one priority share the capacity by the tokens that their
+requests cost (start-time fair queueing: Goyal, Vin and Cheng, 1996). While two flows wait, neither gets further ahead
+of the other than the cost of their two most expensive requests. Requests of one flow are released in order of arrival.
+"""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from math import inf
 
-from picker.endpoints.endpoint import Endpoint
 from picker.rejection import Rejection, RejectReason
 from picker.resources.inference import Criticality
-from picker.scheduling.saturation import SATURATION_LIMITS, STALE_AFTER_S, SaturationLimit, has_capacity
 
-QUEUEING_LIMITS: Mapping[Criticality, SaturationLimit] = {
-    # Without a queue, Sheddable requests are rejected here.
-    Criticality.SHEDDABLE: SATURATION_LIMITS[Criticality.SHEDDABLE],
-    # At a server requests wait in order of arrival, and only for that server. A few have to wait there, so that its
-    # next step has no gap. At the rate of an A10 two requests wait one second.
-    Criticality.STANDARD: SaturationLimit(wait_s=1.0, kv_cache_usage=inf),
-    # Twice that, so that a critical request is sent before any other, even if one was just released.
-    Criticality.CRITICAL: SaturationLimit(wait_s=2.0, kv_cache_usage=inf),
-}
-"""Requests of a criticality are queued while no endpoint is below these limits. Less critical ones need more
-capacity."""
-
-ORDER = (Criticality.CRITICAL, Criticality.STANDARD, Criticality.SHEDDABLE)
+MAX_BANDS = 100
+"""Priorities of one criticality that wait at once in a pool. Each is checked for expired requests at each tick.
+Judgement: as many as metrics have labels for."""
 
 IDLE_FLOWS = 1000
 """Flows without waiting requests that are kept because they are ahead of others. Clients choose the names of flows, so
 their number is limited. Judgement."""
 
 
-def has_capacity_for(criticality: Criticality, endpoints: Sequence[Endpoint], now_s: float) -> bool:
-    """Whether a request of this criticality may be scheduled now. True if no endpoint is reachable, because waiting
-    would not help."""
-    limit = QUEUEING_LIMITS[criticality]
-    reachable = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
-    return not reachable or any(
-        has_capacity(limit, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in reachable
-    )
-
-
-def _outran_scrape(endpoint: Endpoint, now_s: float) -> bool:
-    """Whether the endpoint may have a queue that a scrape will show soon."""
-    metrics = endpoint.metrics
-    return endpoint.outran_scrape and metrics is not None and now_s - metrics.scraped_at_s <= STALE_AFTER_S
-
-
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits on the queued requests of one pool, for each criticality."""
+    """Limits on the queued requests of one pool, for all priorities of a criticality together."""
 
     requests: int
     body_bytes: int
@@ -67,7 +39,7 @@ class QueuedRequest:
 
     pool: str
     """`ServedPool.key`."""
-    criticality: Criticality
+    priority: int
     flow: str
     cost_tokens: int
     """Of its prompt and its expected output."""
@@ -87,52 +59,57 @@ class FlowQueue:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         """A change applies to requests that are added later."""
-        self._bands: Mapping[Criticality, PriorityBand] = {criticality: PriorityBand() for criticality in ORDER}
+        self._bands: dict[int, PriorityBand] = {}
+        """By priority, highest first. Empty bands are removed."""
 
     def __len__(self) -> int:
         return sum(len(band.waiting) for band in self._bands.values())
 
-    def waiting(self, criticality: Criticality) -> int:
-        """The number of requests of this criticality."""
-        return len(self._bands[criticality].waiting)
+    def bands(self) -> Iterator[tuple[int, "PriorityBand"]]:
+        """Returns the waiting requests by priority, highest first."""
+        return iter(list(self._bands.items()))
 
-    def waiting_bytes(self, criticality: Criticality) -> int:
-        """The bytes of those requests' bodies."""
-        return self._bands[criticality].body_bytes
+    def goes_before(self, priority: int) -> bool:
+        """Whether a waiting request would be released before one of this priority that arrives now."""
+        return any(band.waiting and other >= priority for other, band in self._bands.items())
 
-    def goes_before(self, criticality: Criticality) -> bool:
-        """Whether a waiting request would be released before one of this criticality that arrives now."""
-        return any(self._bands[other].waiting for other in ORDER[: ORDER.index(criticality) + 1])
-
-    def add(self, request: QueuedRequest) -> Rejection | None:
-        """Queues `request`, or rejects it beyond the bounds."""
-        band, bounds = self._bands[request.criticality], self.bounds
-        if len(band.waiting) >= bounds.requests or band.body_bytes + request.body_bytes > bounds.body_bytes:
+    def add(self, request: QueuedRequest) -> Sequence[QueuedRequest] | Rejection:
+        """Queues `request`, or rejects it beyond the bounds of its criticality. Returns the requests that it displaces:
+        those of the lowest priorities of its criticality, newest first, as many as it needs the room of."""
+        displaced = self._displaced(request)
+        if displaced is None:
+            criticality = Criticality.of_priority(request.priority)
             return Rejection(
                 RejectReason.QUEUE_FULL,
-                f"All model servers are busy and the queue of {request.criticality} requests is full. Try again later.",
+                f"All model servers are busy and the queue of {criticality} requests is full. Try again later.",
             )
+        for lower in displaced:
+            self.remove(lower)
+        band = self._bands.get(request.priority)
+        if band is None:
+            band = PriorityBand()
+            self._bands = dict(sorted([*self._bands.items(), (request.priority, band)], reverse=True))
         band.add(request)
-        return None
+        return displaced
 
     def remove(self, request: QueuedRequest) -> None:
         """Removes a request whose client has disconnected. No effect if it does not wait."""
-        band = self._bands[request.criticality]
-        if request in band.waiting:
+        band = self._bands.get(request.priority)
+        if band is not None and request in band.waiting:
             band.remove(request)
+            self._drop_empty(request.priority)
 
     def release(
-        self, has_capacity: Callable[[Criticality], bool], may_go: Callable[[QueuedRequest], bool]
+        self, has_capacity: Callable[[int], bool], may_go: Callable[[QueuedRequest], bool]
     ) -> Iterator[QueuedRequest]:
-        """Removes waiting requests in order while there is capacity, and yields each. `has_capacity` is called before
-        each request. `may_go` returns whether there is capacity for this request; if not, its flow is skipped. The
-        queue may change between two requests."""
-        for criticality in ORDER:
-            band = self._bands[criticality]
+        """Removes waiting requests in order while there is capacity, and yields each. `has_capacity` is called with the
+        priority before each request. `may_go` returns whether there is capacity for this request; if not, its flow is
+        skipped. The queue may change between two requests."""
+        for priority, band in self.bands():
             skipped: list[_Flow] = []
             free = True
             try:
-                while band.waiting and (free := has_capacity(criticality)) and (flow := band.next_flow()) is not None:
+                while band.waiting and (free := has_capacity(priority)) and (flow := band.next_flow()) is not None:
                     request = flow.first
                     if may_go(request):
                         band.serve(flow, request)
@@ -142,18 +119,45 @@ class FlowQueue:
             finally:
                 for flow in skipped:
                     band.take_turn(flow)
+                self._drop_empty(priority)
             if not free:
-                # Less critical requests need more capacity.
+                # Requests of a lower priority need at least as much capacity.
                 return
 
     def expired(self, now_s: float) -> Iterator[QueuedRequest]:
         """Removes the requests that have expired, and yields each."""
-        for band in self._bands.values():
+        for priority, band in self.bands():
             # All are checked: the time limit may have been longer when the first ones arrived.
             for request in [request for request in band.waiting if request.expires_s <= now_s]:
                 if request in band.waiting:
                     band.remove(request)
                     yield request
+            self._drop_empty(priority)
+
+    def _displaced(self, request: QueuedRequest) -> Sequence[QueuedRequest] | None:
+        """The requests of lower priority whose room `request` needs. None if there are not enough of them."""
+        criticality = Criticality.of_priority(request.priority)
+        same = [entry for entry in self._bands.items() if Criticality.of_priority(entry[0]) is criticality]
+        more_requests = sum(len(band.waiting) for _, band in same) + 1 - self.bounds.requests
+        more_bytes = sum(band.body_bytes for _, band in same) + request.body_bytes - self.bounds.body_bytes
+        more_bands = len(same) + (request.priority not in self._bands) - MAX_BANDS
+        displaced: list[QueuedRequest] = []
+        for priority, band in reversed(same):
+            if priority >= request.priority:
+                break
+            for lower in reversed(band.waiting):
+                if more_requests <= 0 and more_bytes <= 0 and more_bands <= 0:
+                    return displaced
+                displaced.append(lower)
+                more_requests -= 1
+                more_bytes -= lower.body_bytes
+            more_bands -= 1
+        return displaced if more_requests <= 0 and more_bytes <= 0 and more_bands <= 0 else None
+
+    def _drop_empty(self, priority: int) -> None:
+        band = self._bands.get(priority)
+        if band is not None and not band.waiting:
+            del self._bands[priority]
 
 
 class _Flow:
@@ -175,7 +179,7 @@ class _Flow:
 
 
 class PriorityBand:
-    """The waiting requests of one criticality."""
+    """The waiting requests of one priority."""
 
     __slots__ = ("_count", "_flows", "_level_tokens", "_turns", "body_bytes", "waiting")
 
