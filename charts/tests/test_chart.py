@@ -208,7 +208,8 @@ def test_values_are_settings_of_the_picker() -> None:
         "PICKER_FLOW_CONTROL_MAX_REQUESTS": "1000",
         "PICKER_FLOW_CONTROL_MAX_BYTES": "16777216",
         "PICKER_MAX_BODY_BYTES": "33554432",
-        "PICKER_TRUSTED_HEADERS": '["x-gateway-inference-fairness-id"]',
+        "PICKER_TRUSTED_HEADERS": '["x-llm-d-inference-fairness-id"]',
+        "PICKER_LEGACY_NAMES": "false",
     }.items() <= variables.items()
 
 

@@ -21,7 +21,7 @@ TIME_LIMIT_S = 2.0
 MAX_REQUESTS = 3
 ARGUMENTS = (
     "--flow-control",
-    "--trusted-headers=x-gateway-inference-fairness-id",
+    "--trusted-headers=x-llm-d-inference-fairness-id",
     f"--flow-control-time-limit-s={TIME_LIMIT_S}",
     f"--flow-control-max-requests={MAX_REQUESTS}",
     "--scrape-interval-s=0.05",
@@ -84,7 +84,7 @@ def queued(gateway: GatewayParts) -> int:
 async def enqueue(gateway: GatewayParts, criticality: str, flow: str = "") -> "asyncio.Task[httpx.Response]":
     """Sends a request, and waits until it is queued or has a response. `flow`: id of the client."""
     before = queued(gateway)
-    headers = {"x-gateway-inference-fairness-id": flow} if flow else {}
+    headers = {"x-llm-d-inference-fairness-id": flow} if flow else {}
     content = b'{"model": "%s", "prompt": "hello"}' % criticality.lower().encode()
     request = asyncio.create_task(gateway.client.post(gateway.url("main"), content=content, headers=headers))
     await until(lambda: request.done() or queued(gateway) == before + 1, "the request is queued")
@@ -114,7 +114,8 @@ async def test_a_request_over_the_time_limit_gets_503(gateway: GatewayParts) -> 
     began_s = asyncio.get_running_loop().time()
     answer = await (await enqueue(gateway, "Standard"))
     waited_s = asyncio.get_running_loop().time() - began_s
-    assert (answer.status_code, answer.headers["x-inference-gateway-reason"]) == (503, "queue-timeout")
+    assert (answer.status_code, answer.headers["x-inference-gateway-reason"]) == (429, "queue-timeout")
+    assert answer.headers["x-llm-d-request-dropped-reason"] == "rejected-ttl-expired"
     assert answer.json()["error"]["message"] == (
         "No model server had capacity for this Standard request within 2 seconds."
     )
@@ -133,6 +134,7 @@ async def test_a_request_to_a_full_queue_is_rejected_at_once(gateway: GatewayPar
     requests = [await enqueue(gateway, "Sheddable") for _ in range(MAX_REQUESTS)]
     answer = await (await enqueue(gateway, "Sheddable"))
     assert (answer.status_code, answer.headers["x-inference-gateway-reason"]) == (429, "queue-full")
+    assert answer.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
     await _set_metrics(gateway, METRICS)
     assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
 

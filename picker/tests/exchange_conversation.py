@@ -68,7 +68,8 @@ class FakeQueue(FlowControl):
     """Queues every request until `admit` is called. With `rejection`, rejects every request."""
 
     def __init__(self, rejection: Rejection | None = None) -> None:
-        super().__init__(FakeDirector(), lambda: 0.0, lambda _: None, Bounds(1, 1), time_limit_s=60.0)
+        self.now_s = 0.0
+        super().__init__(FakeDirector(), lambda: self.now_s, lambda _: None, Bounds(1, 1), time_limit_s=60.0)
         self.rejection = rejection
         self.left = 0
         """Calls of `leave`."""

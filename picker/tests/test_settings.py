@@ -96,6 +96,17 @@ def test_only_headers_that_are_obeyed_can_be_trusted() -> None:
     assert "x-gateway-inference-objective" in refused(*GIVEN, "--trusted-headers=x-client-id")
 
 
+def test_an_earlier_name_can_be_trusted_only_while_it_is_read() -> None:
+    legacy = "--trusted-headers=x-gateway-inference-objective"
+    assert "not read without legacy-names" in refused(*GIVEN, legacy, "--no-legacy-names")
+    assert read(*GIVEN, "--trusted-headers=x-llm-d-inference-objective", "--no-legacy-names").trusted_headers
+
+
+@pytest.mark.parametrize("name", ["", "X-Session", ":path", "a b", "x" * 65])
+def test_a_sessions_header_has_a_valid_name(name: str) -> None:
+    assert "session_headers" in refused(*GIVEN, f"--session-headers={name}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

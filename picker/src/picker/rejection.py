@@ -23,6 +23,7 @@ class RejectReason(StrEnum):
     NO_READY_ENDPOINTS = "no-ready-endpoints"
     SUBSET_EMPTY = "subset-empty"
     SATURATED = "saturated"
+    SLO_UNATTAINABLE = "slo-unattainable"
     QUEUE_FULL = "queue-full"
     QUEUE_TIMEOUT = "queue-timeout"
     INTERNAL = "internal"
@@ -33,6 +34,7 @@ SCHEDULING_REASONS = frozenset(
         RejectReason.NO_READY_ENDPOINTS,
         RejectReason.SUBSET_EMPTY,
         RejectReason.SATURATED,
+        RejectReason.SLO_UNATTAINABLE,
         RejectReason.QUEUE_FULL,
         RejectReason.QUEUE_TIMEOUT,
     }
@@ -44,17 +46,31 @@ _STATUS: Mapping[str, int] = {
     RejectReason.BODY_ENCODED: 415,
     RejectReason.BODY_TIMEOUT: 408,
     RejectReason.MODEL_UNKNOWN: 404,
-    # The endpoint picker protocol (GAIE, proposal 004): 503 where no endpoint is or becomes ready in time, 429 where a
-    # request is shed.
+    # The endpoint picker protocol (GAIE, proposal 004): 503 where no endpoint is ready, 429 where a request is shed.
+    # llm-d-router counts a time limit in the queue as shed: the endpoints are there, and others use them.
     RejectReason.POOL_UNKNOWN: 503,
     RejectReason.NO_READY_ENDPOINTS: 503,
     RejectReason.SUBSET_EMPTY: 503,
     RejectReason.SATURATED: 429,
+    RejectReason.SLO_UNATTAINABLE: 429,
     RejectReason.QUEUE_FULL: 429,
-    RejectReason.QUEUE_TIMEOUT: 503,
+    RejectReason.QUEUE_TIMEOUT: 429,
     RejectReason.INTERNAL: 500,
 }
 """HTTP status by reason; 400 for the others, which are errors of the client."""
+
+_DROPPED_REASON: Mapping[str, str] = {
+    RejectReason.POOL_UNKNOWN: "rejected-no-endpoints",
+    RejectReason.NO_READY_ENDPOINTS: "rejected-no-endpoints",
+    RejectReason.SUBSET_EMPTY: "rejected-no-endpoints",
+    RejectReason.SATURATED: "rejected-saturated",
+    RejectReason.SLO_UNATTAINABLE: "rejected-saturated",
+    RejectReason.QUEUE_FULL: "rejected-saturated",
+    RejectReason.QUEUE_TIMEOUT: "rejected-ttl-expired",
+    RejectReason.INTERNAL: "rejected-internal",
+}
+"""llm-d-router's words by reason (pkg/common/error/error.go there). It has none for errors of the client. A picker that
+stops schedules what it has queued, and a client that left gets no response, so its other words are never sent."""
 
 
 ERROR_TYPES: Mapping[int, str] = {
@@ -86,6 +102,11 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     def status(self) -> int:
         """The HTTP status."""
         return _STATUS.get(self.reason, 400)
+
+    @property
+    def dropped_reason(self) -> str | None:
+        """The value of `protocol.DROPPED_REASON`. None for an error of the client."""
+        return _DROPPED_REASON.get(self.reason)
 
 
 def too_large(found_bytes: int, allowed_bytes: int) -> Rejection:

@@ -33,6 +33,17 @@ def _host_and_port(address: str) -> None:
         raise ValueError(f"peers: allowed is HOST:PORT, found {address}")
 
 
+HeaderName = Annotated[str, Field(pattern="^[a-z0-9_-]{1,64}$")]
+
+TrustedHeader = Literal[
+    "x-llm-d-inference-objective",
+    "x-llm-d-inference-fairness-id",
+    "x-llm-d-model-name-rewrite",
+    "x-gateway-inference-objective",
+    "x-gateway-inference-fairness-id",
+    "x-gateway-model-name-rewrite",
+]
+
 ListenAddress = Annotated[str, AfterValidator(_address)]
 
 # Types of the settings that a pool may override (`resources.pool_annotations`).
@@ -115,9 +126,23 @@ class CommonSettings(DaemonSettings):
         gt=0,
         description="Largest request body; a larger one is rejected with 413",
     )
-    trusted_headers: list[Literal["x-gateway-inference-objective", "x-gateway-inference-fairness-id"]] = Field(
+    trusted_headers: list[TrustedHeader] = Field(
         [],  # A client that may name an objective gets its priority. One that may name flows gets as many turns.
         description="Request headers that are read: those that a proxy in front of the gateway sets or removes",
+    )
+    agent_sessions: bool = Field(
+        False,  # A client that invents sessions gets as many turns as it has sessions.
+        description="Use the session of a coding agent where a request has no fairness id: the first of "
+        "x-claude-code-session-id, x-session-affinity, session-id, session_id",
+    )
+    session_headers: list[HeaderName] = Field(
+        [], max_length=16, description="Further request headers with a session's id, which are used likewise"
+    )
+    legacy_names: bool = Field(
+        True,  # Dashboards, alerts and proxies have them.
+        description="Read the request headers x-gateway-inference-*, x-gateway-model-name-rewrite and x-slo-*, and "
+        "report the metrics inference_objective_*, inference_model_*, inference_pool_* and inference_extension_*, "
+        "beside upstream's present names",
     )
     predict_ttft: bool = Field(
         False,  # Few clients use it.
@@ -148,11 +173,11 @@ class CommonSettings(DaemonSettings):
     flow_control: bool = Field(
         False,  # Servers queue, too. This is for full fleets, and for fairness between clients.
         description="Queue requests while all model servers are full, and release them by priority, and in turns "
-        "between the clients that the header x-gateway-inference-fairness-id names",
+        "between the clients that the header x-llm-d-inference-fairness-id names",
     )
     flow_control_time_limit_s: QueueTimeLimitS = Field(
         60.0,  # Upstream's default. Clients rarely wait longer.
-        description="Longest time in the queue; then Critical requests go to a full server, others get 503",
+        description="Longest time in the queue; then Critical requests go to a full server, others get 429",
     )
     flow_control_max_requests: QueueRequests = Field(
         5000,  # Upstream's default: half of the streams that Envoy may have open on one connection.
@@ -200,6 +225,13 @@ class CommonSettings(DaemonSettings):
         ge=0,
         description="Seconds after SIGTERM in which waiting requests still get their pick",
     )
+
+    @model_validator(mode="after")
+    def _present_names(self) -> Self:
+        legacy = [name for name in self.trusted_headers if name.startswith("x-gateway-")]
+        if legacy and not self.legacy_names:
+            raise ValueError(f"trusted-headers: {legacy[0]} is not read without legacy-names")
+        return self
 
 
 class ServeSettings(CommonSettings):

@@ -21,6 +21,7 @@ from picker.extproc.messages import (
     Trailers,
     TrailersReply,
 )
+from picker.extproc.read_headers import ReadHeaders
 from picker.extproc.request_phase import BODY_TIMEOUT_S, SLOWEST_BODY_BYTES_PER_S, UNDECLARED_BODY_TIMEOUT_S
 from picker.protocol import DESTINATION, FAIRNESS_ID, OBJECTIVE
 from picker.rejection import Rejection, RejectReason
@@ -341,8 +342,8 @@ def test_a_request_whose_client_disconnects_ends(messages: int) -> None:
 
 def test_trusted_headers_set_the_objective_and_the_flow() -> None:
     director = FakeDirector()
-    exchange = new_exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
-    exchange.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
+    exchange = new_exchange(director, read_headers=ReadHeaders.of({OBJECTIVE, FAIRNESS_ID}))
+    exchange.receive(headers(x_llm_d_inference_objective="batch", x_llm_d_inference_fairness_id="tenant-a"))
     exchange.receive(body())
     assert (director.requests[0].objective, director.requests[0].flow) == ("batch", "tenant-a")
 
@@ -350,16 +351,16 @@ def test_trusted_headers_set_the_objective_and_the_flow() -> None:
 def test_headers_that_are_not_trusted_are_ignored() -> None:
     """Any client can send them."""
     director = FakeDirector()
-    exchange = new_exchange(director, trusted_headers=frozenset({FAIRNESS_ID}))
-    exchange.receive(headers(x_gateway_inference_objective="batch", x_gateway_inference_fairness_id="tenant-a"))
+    exchange = new_exchange(director, read_headers=ReadHeaders.of({FAIRNESS_ID}))
+    exchange.receive(headers(x_llm_d_inference_objective="batch", x_llm_d_inference_fairness_id="tenant-a"))
     exchange.receive(body())
     assert (director.requests[0].objective, director.requests[0].flow) == (None, "tenant-a")
 
 
 def test_an_empty_objective_or_flow_is_none() -> None:
     director = FakeDirector()
-    exchange = new_exchange(director, trusted_headers=frozenset({OBJECTIVE, FAIRNESS_ID}))
-    exchange.receive(headers(x_gateway_inference_objective="", x_gateway_inference_fairness_id=""))
+    exchange = new_exchange(director, read_headers=ReadHeaders.of({OBJECTIVE, FAIRNESS_ID}))
+    exchange.receive(headers(x_llm_d_inference_objective="", x_llm_d_inference_fairness_id=""))
     exchange.receive(body())
     assert (director.requests[0].objective, director.requests[0].flow) == (None, None)
 
@@ -410,7 +411,7 @@ def test_texts_of_a_client_are_bounded() -> None:
     long = "x" * 60_000
     names = (OBJECTIVE, FAIRNESS_ID, "x-request-id", "traceparent")
     request = RequestHeaders({":method": "POST", ":path": f"/v1/{long}", **dict.fromkeys(names, long)}, False)
-    picked = pick_request(request, EMPTY_BODY, 0, frozenset({OBJECTIVE, FAIRNESS_ID}))
+    picked = pick_request(request, EMPTY_BODY, 0, ReadHeaders.of({OBJECTIVE, FAIRNESS_ID}))
     for text in (picked.objective, picked.flow, picked.info.request_id, picked.info.trace, picked.info.path):
         assert text is not None
         assert len(text) == MAX_CHARACTERS

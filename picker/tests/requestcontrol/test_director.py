@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 from fleet import endpoint, scrape
+from msgspec.structs import replace
 from pick_stream import served_pool
 from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.in_flight import InFlightTracker
@@ -136,6 +137,17 @@ def test_an_inference_model_takes_precedence_over_a_rewrite() -> None:
     both = director(served([endpoint(1)], model("qwen", ("declared", 1)), rewrites=rewrites))
     assert assigned(both.assign(pick_request("qwen"))).served_model == "declared"
     assert assigned(both.assign(pick_request("unheard-of"))).served_model == "other"
+
+
+@pytest.mark.parametrize("unknown_models", [True, False])
+def test_a_rewrite_of_the_proxy_takes_precedence_over_the_pools_models(unknown_models: bool) -> None:
+    """The proxy may name a model that the pool does not declare."""
+    pool = served([endpoint(1)], model("qwen", ("declared", 1)))
+    rewriting = director(pool, unknown_models=unknown_models)
+    for requested in ("qwen", "unheard-of"):
+        outcome = rewriting.assign(replace(pick_request(requested), model_rewrite="canary"))
+        assert assigned(outcome).served_model == "canary"
+        assert assigned(outcome).request.model == "canary"
 
 
 @pytest.mark.parametrize(("priority", "passes"), [(-1, False), (0, True), (5, True)])

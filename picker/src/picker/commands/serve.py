@@ -21,6 +21,7 @@ from picker.endpoints.in_flight import InFlightTracker
 from picker.endpoints.metrics.schedule import ScrapeIntervals
 from picker.endpoints.metrics.scraper import Scraper, ScrapeSettings
 from picker.extproc.exchange import Exchange, Limits
+from picker.extproc.read_headers import ReadHeaders
 from picker.extproc.server import ExtProcServer
 from picker.grpc_server.tls import TlsFiles
 from picker.logs import configure_logging
@@ -94,9 +95,15 @@ class Picker:
         self.peers = self._peer_mode(publisher) if publisher is not None else None
         """The exchange with the other replicas; None if it is disabled."""
         self.flow_control = self._flow_control(director)
+        read_headers = ReadHeaders.of(
+            settings.trusted_headers,
+            settings.session_headers,
+            agents=settings.agent_sessions,
+            legacy=settings.legacy_names,
+        )
         limits = Limits(
             settings.max_body_bytes,
-            frozenset(settings.trusted_headers),
+            read_headers,
             settings.predict_ttft,
             settings.only_best_endpoint,
         )
@@ -106,6 +113,7 @@ class Picker:
             settings.health_address,
             _tls(settings),
             settings.silent_stream_limit_s,
+            settings.session_headers,
         )
         self._discovery = EdsServer(self._endpoints, settings.xds_address) if _serves_endpoints(settings) else None
         self.registry = process_registry()

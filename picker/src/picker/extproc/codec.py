@@ -1,6 +1,6 @@
 """Converts between the messages of `messages` and the protobuf of `envoy.service.ext_proc.v3`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import msgspec
@@ -33,26 +33,41 @@ from picker.extproc.messages import (
     TrailersReply,
 )
 from picker.protocol import (
+    AGENT_SESSIONS,
     DESTINATION,
     DESTINATION_SERVED,
     DESTINATION_SUBSET,
     FAIRNESS_ID,
     LB_NAMESPACE,
+    LEGACY_FAIRNESS_ID,
+    LEGACY_MODEL_REWRITE,
+    LEGACY_OBJECTIVE,
+    LEGACY_SLO_TPOT_MS,
+    LEGACY_SLO_TTFT_MS,
+    MODEL_REWRITE,
     OBJECTIVE,
+    SLO_TPOT_MS,
+    SLO_TTFT_MS,
     SUBSET_NAMESPACE,
     TRACE_METADATA,
 )
 
 _NAMES = (
     ":method", ":path", ":status", "content-type", "content-length", "content-encoding", "connection", "upgrade",
-    "x-request-id", TRACE_METADATA, OBJECTIVE, FAIRNESS_ID, PREDICT_TTFT,
+    "x-request-id", TRACE_METADATA, OBJECTIVE, LEGACY_OBJECTIVE, FAIRNESS_ID, LEGACY_FAIRNESS_ID, MODEL_REWRITE,
+    LEGACY_MODEL_REWRITE, SLO_TTFT_MS, LEGACY_SLO_TTFT_MS, SLO_TPOT_MS, LEGACY_SLO_TPOT_MS, *AGENT_SESSIONS,
+    PREDICT_TTFT,
 )  # fmt: skip
 """The headers that are read; the others are not copied."""
 
-_READ = {spelling: name for name in _NAMES for spelling in (name, name.title())}
-"""Their names by spelling: HTTP/2 and Envoy use lower case, some HTTP/1 proxies `Title-Case`."""
 
-_READ_BYTES = {spelling.encode(): name for spelling, name in _READ.items()}
+def kept_headers(*more: str) -> Mapping[bytes, str]:
+    """The headers that `decode` keeps: those of `_NAMES`, and `more`. Their names by spelling: HTTP/2 and Envoy use
+    lower case, some HTTP/1 proxies `Title-Case`."""
+    return {spelling.encode(): name for name in (*_NAMES, *more) for spelling in (name, name.title())}
+
+
+KEPT_HEADERS = kept_headers()
 
 _Mode = processing_mode_pb2.ProcessingMode
 _BODY_MODES = {number: BodyMode(name) for name, number in _Mode.BodySendMode.items()}
@@ -67,15 +82,17 @@ class _Rest(msgspec.Struct, frozen=True, gc=False):
     modes: Modes | None
 
 
-def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
+def decode(
+    data: bytes, pool: str | None, trace: str | None = None, kept: Mapping[bytes, str] = KEPT_HEADERS
+) -> Incoming:
     """Decodes a serialised `ProcessingRequest`. `trace` is the proxy's own `traceparent`, which replaces the client's.
-    Raises ProtocolViolation for bytes that are no valid message."""
+    `kept`: see `kept_headers`. Raises ProtocolViolation for bytes that are no valid message."""
     match data[:1]:
         case fast_decode.REQUEST_BODY:
             if (body := fast_decode.read_body(data)) is not None:
                 return body
         case fast_decode.REQUEST_HEADERS | fast_decode.RESPONSE_HEADERS as kind:
-            read = fast_decode.read_headers(data, _READ_BYTES)
+            read = fast_decode.read_headers(data, kept)
             rest = _rest(read.rest) if read is not None else None
             if read is not None and rest is not None:
                 headers, end_of_stream = read.headers, read.end_of_stream
@@ -86,7 +103,7 @@ def decode(data: bytes, pool: str | None, trace: str | None = None) -> Incoming:
                 return RequestHeaders(headers, end_of_stream, rest.subset, rest.modes, pool)
         case _:
             pass
-    return _decode(data, pool, trace)
+    return _decode(data, pool, trace, kept)
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +119,7 @@ def _rest(data: bytes) -> _Rest | None:
         return None
 
 
-def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
+def _decode(data: bytes, pool: str | None, trace: str | None, kept: Mapping[bytes, str]) -> Incoming:
     """Decodes any message with protobuf."""
     try:
         request = pb.ProcessingRequest.FromString(data)
@@ -110,7 +127,7 @@ def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
         raise ProtocolViolation("the message is not a ProcessingRequest") from error
     match request.WhichOneof("request"):
         case "request_headers":
-            headers = _headers(request.request_headers)
+            headers = _headers(request.request_headers, kept)
             if trace is not None:
                 headers[TRACE_METADATA] = trace
             return RequestHeaders(
@@ -126,7 +143,7 @@ def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
             return Trailers(Phase.REQUEST)
         case "response_headers":
             return ResponseHeaders(
-                _headers(request.response_headers), request.response_headers.end_of_stream, _served(request)
+                _headers(request.response_headers, kept), request.response_headers.end_of_stream, _served(request)
             )
         case "response_body":
             return Body(Phase.RESPONSE, request.response_body.body, request.response_body.end_of_stream)
@@ -136,10 +153,10 @@ def _decode(data: bytes, pool: str | None, trace: str | None) -> Incoming:
             raise ProtocolViolation("the ProcessingRequest is empty")
 
 
-def _headers(message: pb.HttpHeaders) -> dict[str, str]:
+def _headers(message: pb.HttpHeaders, kept: Mapping[bytes, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for header in message.headers.headers:
-        name = _READ.get(header.key)
+        name = kept.get(header.key.encode())
         if name is not None:
             raw = header.raw_value
             found[name] = raw.decode("latin-1") if raw else header.value

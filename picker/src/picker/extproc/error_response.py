@@ -3,6 +3,7 @@
 import msgspec
 
 from picker.extproc.messages import ImmediateReply
+from picker.protocol import DROPPED_REASON
 from picker.rejection import ERROR_TYPES, Rejection
 
 REASON_HEADER = "x-inference-gateway-reason"
@@ -12,7 +13,7 @@ RETRY_AFTER_S = 1
 
 
 def error_response(rejection: Rejection) -> ImmediateReply:
-    """Returns the response to a rejected request: status, reason header and JSON body."""
+    """Returns the response to a rejected request: status, reason headers and JSON body."""
     body = msgspec.json.encode(
         {
             "error": {
@@ -24,6 +25,8 @@ def error_response(rejection: Rejection) -> ImmediateReply:
         }
     )
     headers = [("content-type", "application/json"), (REASON_HEADER, rejection.reason)]
+    if (dropped := rejection.dropped_reason) is not None:
+        headers.append((DROPPED_REASON, dropped))
     if rejection.status == 415:
         # RFC 9110, 15.5.16: the content codings that the request could have used.
         headers.append(("accept-encoding", "identity"))

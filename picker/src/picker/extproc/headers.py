@@ -2,7 +2,8 @@
 
 from picker.bounded_text import shorten
 from picker.extproc.messages import NO_CHANGES, BodyMode, Changes, RequestHeaders
-from picker.protocol import DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET, FAIRNESS_ID, OBJECTIVE, TRACE_METADATA
+from picker.extproc.read_headers import DEFAULT_HEADERS, ReadHeaders
+from picker.protocol import DESTINATION, DESTINATION_SERVED, DESTINATION_SUBSET, TRACE_METADATA
 from picker.rejection import Rejection
 from picker.requestcontrol.apis import api_of
 from picker.requestcontrol.in_flight_request import InFlightRequest
@@ -53,22 +54,20 @@ def opens_tunnel(message: RequestHeaders) -> bool:
 
 
 def pick_request(
-    message: RequestHeaders, body: ParsedBody, body_bytes: int, trusted: frozenset[str] = frozenset()
+    message: RequestHeaders, body: ParsedBody, body_bytes: int, read: ReadHeaders = DEFAULT_HEADERS
 ) -> PickRequest:
-    """Returns the request as the director reads it. Of OBJECTIVE and FAIRNESS_ID only those in `trusted` are read.
+    """Returns the request as the director reads it. `read`: the headers that have an effect.
 
     Texts are kept, logged and used as labels, so the length of each is limited here. The query of the path is removed,
     because it may contain keys of clients."""
-    header = message.headers.get
+    headers = message.headers
+    header = headers.get
     path = header(":path", "").partition("?")[0]
-    return PickRequest(
-        message.pool,
-        body,
-        message.subset,
-        _bounded(header(OBJECTIVE)) if OBJECTIVE in trusted else None,
-        _bounded(header(FAIRNESS_ID)) if FAIRNESS_ID in trusted else None,
-        RequestInfo(shorten(path), _bounded(header("x-request-id")), _bounded(header(TRACE_METADATA)), body_bytes),
-    )
+    info = RequestInfo(shorten(path), _bounded(header("x-request-id")), _bounded(header(TRACE_METADATA)), body_bytes)
+    objective = flow = rewrite = None
+    if not read.only_slo:
+        objective, flow, rewrite = read.objective_of(headers), read.flow_of(headers), read.model_rewrite_of(headers)
+    return PickRequest(message.pool, body, message.subset, objective, flow, info, rewrite, read.slo_of(headers))
 
 
 def _bounded(value: str | None) -> str | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
+from msgspec.structs import replace
 
 from picker.bounded_text import shorten
 from picker.extproc.error_response import error_response
@@ -32,6 +33,7 @@ from picker.extproc.messages import (
     TrailersReply,
     duplex_pieces,
 )
+from picker.extproc.read_headers import DEFAULT_HEADERS, ReadHeaders
 from picker.rejection import Rejection, RejectReason, too_large
 from picker.requestcontrol.director import Director
 from picker.requestcontrol.flowcontrol.controller import FlowControl
@@ -66,8 +68,7 @@ class Limits:
 
     max_body_bytes: int = 16 << 20
     """Judgement: a prompt of 128k tokens is about half a MiB of text; images in a chat take the rest."""
-    trusted_headers: frozenset[str] = frozenset()
-    """Of `protocol.OBJECTIVE` and `protocol.FAIRNESS_ID`: those that a proxy or policy in front of the gateway sets."""
+    read_headers: ReadHeaders = DEFAULT_HEADERS
     predict_ttft: bool = False
     """Whether `headers.PREDICT_TTFT` has an effect."""
     only_best: bool = False
@@ -178,17 +179,23 @@ class RequestPhase:
 
     def resume(self, rejection: Rejection | None) -> list[Reply]:
         """Schedules a request that has left the queue, or rejects it with `rejection`."""
-        complete, self._complete, self._queued = self._complete, None, None
+        queued, self._queued = self._queued, None
+        complete, self._complete = self._complete, None
         if self.state is not RequestState.QUEUED or complete is None:
             return []
-        return self._reject(rejection, complete.request) if rejection is not None else self._pick(complete)
+        if rejection is not None:
+            return self._reject(rejection, complete.request)
+        if complete.request.slo is not None and self.queue is not None and queued is not None:
+            slo = complete.request.slo.after(self.queue.waited_s(queued))
+            complete = replace(complete, request=replace(complete.request, slo=slo))
+        return self._pick(complete)
 
     def reject(self, rejection: Rejection) -> list[Reply]:
         """Rejects a request whose body is not complete or not valid."""
         headers = self._headers
         if headers is None:
             return self._reject(rejection, PickRequest(None, EMPTY_BODY, None))
-        return self._reject(rejection, pick_request(headers, EMPTY_BODY, 0, self._limits.trusted_headers))
+        return self._reject(rejection, pick_request(headers, EMPTY_BODY, 0, self._limits.read_headers))
 
     def response_began(self) -> None:
         """Handles the response headers. If the request has no pick, the proxy has answered it itself."""
@@ -207,12 +214,14 @@ class RequestPhase:
         the reply to the request's headers can have one. Always None for proxies that do not send their modes."""
         if message.modes is None or self._mode is not BodyMode.BUFFERED:
             return None
-        self.not_sampled = not (self.predicts or self._director.wants_response_headers(message.pool))
+        read = self._limits.read_headers
+        renames = not read.only_slo and read.model_rewrite_of(message.headers) is not None
+        self.not_sampled = not (self.predicts or renames or self._director.wants_response_headers(message.pool))
         return None if self.not_sampled else ModeOverride(response_body=self.response_mode)
 
     def _pick_without_body(self, message: RequestHeaders) -> list[Reply]:
         """Schedules a request without a body (GET /v1/models), or whose body the proxy does not send."""
-        assigned = self._director.assign(pick_request(message, EMPTY_BODY, 0, self._limits.trusted_headers))
+        assigned = self._director.assign(pick_request(message, EMPTY_BODY, 0, self._limits.read_headers))
         if isinstance(assigned, Rejection):
             return self._answer(assigned)
         self.in_flight, self.state = assigned, RequestState.FORWARDED
@@ -256,7 +265,7 @@ class RequestPhase:
         read = read_request(headers, data) if data else EMPTY_BODY
         if isinstance(read, Rejection):
             return self.reject(read)
-        request = pick_request(headers, read, len(data), self._limits.trusted_headers)
+        request = pick_request(headers, read, len(data), self._limits.read_headers)
         complete = _Complete(request, data, end_of_stream, trailers)
         if self.queue is None or self.on_admitted is None:
             return self._pick(complete)

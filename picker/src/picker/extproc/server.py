@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from picker.extproc.exchange import Exchange
 from picker.extproc.stream import PROCESS, process
@@ -44,14 +44,15 @@ class ExtProcServer:
         health_address: str | None = None,
         tls: TlsFiles | None = None,
         silence_limit_s: float = SILENCE_LIMIT_S,
+        more_headers: Iterable[str] = (),
     ) -> None:
         """`address`, `health_address`: `host:port`; port 0 selects a free port (see `port`). Both serve health checks,
-        `health_address` always without TLS, as probes need it. `silence_limit_s`: see SILENCE_LIMIT_S. Raises OSError
-        if an address cannot be bound, and CertificatesUnusable."""
+        `health_address` always without TLS, as probes need it. `silence_limit_s`: see SILENCE_LIMIT_S. `more_headers`:
+        see `stream.process`. Raises OSError if an address cannot be bound, and CertificatesUnusable."""
         self._tls = WatchedTls(tls)
         self._health = Health(HEALTH_SERVICES)
         self._deadlines: Deadlines[Call] = Deadlines()
-        methods = {PROCESS: process(new_exchange), **self._health.methods}
+        methods = {PROCESS: process(new_exchange, more_headers), **self._health.methods}
         self._listener = Listener(address, methods, self._deadlines)
         self._health_listener = (
             Listener(health_address, self._health.methods, self._deadlines, health_limits())

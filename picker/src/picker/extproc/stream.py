@@ -1,10 +1,10 @@
 """Runs an exchange with Envoy over one call of the external processing service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from picker.extproc.codec import decode, encode
+from picker.extproc.codec import decode, encode, kept_headers
 from picker.extproc.exchange import Exchange
 from picker.extproc.messages import ProtocolViolation, Reply
 from picker.grpc_server.call import Call, CallContext, Method
@@ -21,22 +21,30 @@ log = structlog.get_logger(__name__)
 class ExtProcStream(Call):
     """Decodes the messages of a call for its exchange, and sends the exchange's replies."""
 
-    __slots__ = ("_exchange", "_pool", "_trace")
+    __slots__ = ("_exchange", "_kept", "_pool", "_trace")
 
     def __init__(
-        self, context: CallContext, stream_id: int, exchange: Exchange, pool: str | None, trace: str | None
+        self,
+        context: CallContext,
+        stream_id: int,
+        exchange: Exchange,
+        pool: str | None,
+        trace: str | None,
+        kept: Mapping[bytes, str],
     ) -> None:
+        """`kept`: see `codec.kept_headers`."""
         super().__init__(context, stream_id)
         self._exchange = exchange
         if exchange.queues:
             exchange.on_admitted(self._admitted)
         self._pool = pool
         self._trace = trace
+        self._kept = kept
 
     def received(self, message: bytes) -> None:
         exchange = self._exchange
         try:
-            for reply in exchange.receive(decode(message, self._pool, self._trace)):
+            for reply in exchange.receive(decode(message, self._pool, self._trace, self._kept)):
                 self.send(encode(reply))
             self.deadline_s = exchange.deadline_s
         except ProtocolViolation as violation:
@@ -83,12 +91,14 @@ class ExtProcStream(Call):
         self.end()
 
 
-def process(new_exchange: Callable[[], Exchange]) -> Method:
-    """Returns the handler of the service's only method. `new_exchange` is called for each stream."""
+def process(new_exchange: Callable[[], Exchange], more_headers: Iterable[str] = ()) -> Method:
+    """Returns the handler of the service's only method. `new_exchange` is called for each stream. `more_headers`: names
+    of headers that its exchanges read, besides those that the protocol defines."""
+    kept = kept_headers(*more_headers)
 
     def begin(context: CallContext, stream_id: int, call_headers: CallHeaders) -> Call:
         metadata = call_headers.headers
-        exchange = new_exchange()
-        return ExtProcStream(context, stream_id, exchange, metadata.get(POOL_METADATA), metadata.get(TRACE_METADATA))
+        pool, trace = metadata.get(POOL_METADATA), metadata.get(TRACE_METADATA)
+        return ExtProcStream(context, stream_id, new_exchange(), pool, trace, kept)
 
     return begin

@@ -144,10 +144,11 @@ class Director:
             )
         body = request.body
         requested = body.model
-        targets = pool.targets(requested) if requested is not None else None
-        if targets is None and requested is not None and not self._unknown_models:
+        rewrite = request.model_rewrite if requested is not None else None
+        targets = pool.targets(requested) if requested is not None and rewrite is None else None
+        if targets is None and rewrite is None and requested is not None and not self._unknown_models:
             return Rejection(RejectReason.MODEL_UNKNOWN, f"The model {requested!r} does not exist.", param="model")
-        target = choose_target(targets, self._rng) if targets is not None else requested
+        target = choose_target(targets, self._rng) if targets is not None else rewrite or requested
         seed = _seed(target, body.salt)
         scheduled = schedule(
             InferenceRequest(
@@ -158,6 +159,7 @@ class Director:
                 blocks=block_hashes(seed, body.prompt, BLOCK_BYTES, MAX_BLOCKS),
                 sequences=body.sequences,
                 subset=request.subset,
+                slo=request.slo,
             ),
             pool.endpoints,
             pool.scheduler,

@@ -3,6 +3,7 @@
 import msgspec
 
 from picker.requestcontrol.request_body import ParsedBody
+from picker.scheduling.latency_slo import LatencySlo
 
 
 class RequestInfo(msgspec.Struct, frozen=True, gc=False):
@@ -36,3 +37,6 @@ class PickRequest(msgspec.Struct, frozen=True, gc=False):
     flow: str | None = None
     """The fairness id that the client gave. Requests with None share a flow."""
     info: RequestInfo = NO_INFO
+    model_rewrite: str | None = None
+    """The servers' name for the model, from the proxy. It replaces the pool's own targets of the model."""
+    slo: LatencySlo | None = None

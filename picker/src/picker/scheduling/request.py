@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from picker.endpoints.endpoint import Endpoint
+from picker.scheduling.latency_slo import LatencySlo
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +25,8 @@ class InferenceRequest(msgspec.Struct, frozen=True, gc=False):
     """Answers that the server generates at once, each of which it counts as a request."""
     subset: frozenset[str] | None = None
     """Addresses that the proxy allows; None allows all, an empty set none."""
+    slo: LatencySlo | None = None
+    """The latencies that the client requests."""
 
 
 def allowed(endpoints: Sequence[Endpoint], subset: frozenset[str] | None) -> Sequence[Endpoint]:

@@ -7,6 +7,7 @@ from picker.endpoints.endpoint import Endpoint
 from picker.endpoints.prefix_cache.index import PrefixIndex
 from picker.rejection import Rejection, RejectReason
 from picker.resources.inference import Criticality, RoutingStrategy
+from picker.scheduling.latency_slo import attainable
 from picker.scheduling.request import InferenceRequest, Ranking, allowed
 from picker.scheduling.saturation import shed
 from picker.scheduling.strategies import STRATEGIES
@@ -48,10 +49,19 @@ class Scheduler:
                 RejectReason.SATURATED,
                 f"All model servers are busy and the request is {criticality}. Try again later.",
             )
+        if request.slo is not None and request.priority < 0 and not self._attainable(request, endpoints, now_s):
+            return Rejection(
+                RejectReason.SLO_UNATTAINABLE,
+                "No model server is predicted to keep the latency that the request asks for. Try again later.",
+            )
         endpoints = self._candidates(request, endpoints)
         cached = self._cached_tokens(request, endpoints)
         self._strategy.observe(endpoints, now_s)
         return self._ranked(self._strategy.costs(request, endpoints, cached, now_s), endpoints, cached)
+
+    def _attainable(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now_s: float) -> bool:
+        cached = self._cached_tokens(request, endpoints)
+        return request.slo is None or attainable(request.slo, request.prompt_tokens, endpoints, cached, now_s)
 
     def _candidates(self, request: InferenceRequest, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         """All endpoints of a small pool. Of a larger one a sample, and the holders of most of the prompt.

@@ -47,6 +47,7 @@ from picker.resources.inference import (
     TargetModel,
 )
 from picker.resources.names import ObjectName, PoolName
+from picker.scheduling.latency_slo import LatencySlo
 from picker.scheduling.scheduler import Scheduler
 
 POOL = PoolName("inference.networking.k8s.io", "default", "qwen")
@@ -327,13 +328,15 @@ def test_a_picker_that_stops_queues_no_requests() -> None:
 class QueueingExchange:
     """An exchange whose request is queued, and its replies after it left the queue."""
 
-    def __init__(self, mode: BodyMode = BodyMode.BUFFERED, served_model: str | None = None) -> None:
+    def __init__(
+        self, mode: BodyMode = BodyMode.BUFFERED, served_model: str | None = None, slo_ttft_ms: str | None = None
+    ) -> None:
         self.director = FakeDirector(served_model=served_model)
         self.queue = FakeQueue()
         self.exchange = Exchange(self.director, Limits(), queue=self.queue)
         self.exchange.on_admitted(self._resume)
         self.mode = mode
-        self.exchange.receive(headers(mode=mode))
+        self.exchange.receive(headers(mode=mode, x_llm_d_slo_ttft_ms=slo_ttft_ms or "none"))
         self.replies: list[Reply] = []
 
     def _resume(self, rejection: Rejection | None) -> None:
@@ -380,12 +383,20 @@ def test_a_queued_full_duplex_body_is_returned_whole_after_its_pick(with_trailer
     assert rest == ([TrailersReply(Phase.REQUEST)] if with_trailers else [])
 
 
+def test_the_time_in_the_queue_counts_as_latency() -> None:
+    queueing = QueueingExchange(slo_ttft_ms="1500")
+    queueing.exchange.receive(body())
+    queueing.queue.now_s = 0.6
+    queueing.admit()
+    assert queueing.director.requests[0].slo == LatencySlo(0.9)
+
+
 def test_a_queued_request_may_be_rejected() -> None:
     queueing = QueueingExchange()
     queueing.exchange.receive(body())
     [reply] = queueing.admit(Rejection(RejectReason.QUEUE_TIMEOUT, "No."))
     assert isinstance(reply, ImmediateReply)
-    assert (reply.status, queueing.director.requests, len(queueing.director.rejections)) == (503, [], 1)
+    assert (reply.status, queueing.director.requests, len(queueing.director.rejections)) == (429, [], 1)
 
 
 def test_a_request_that_does_not_fit_the_queue_is_rejected_at_once() -> None:

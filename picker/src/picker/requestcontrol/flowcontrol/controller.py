@@ -112,6 +112,10 @@ class FlowControl:
         if queue is not None:
             queue.remove(queued)
 
+    def waited_s(self, queued: QueuedRequest) -> float:
+        """How long `queued` has waited until now."""
+        return self._clock() - (queued.expires_s - queued.time_limit_s)
+
     def freed(self) -> None:
         """Releases requests after the current event, because an endpoint has become less busy. Several calls during one
         event cause one release."""
