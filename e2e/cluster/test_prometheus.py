@@ -24,7 +24,7 @@ GW_IP = [
     "gateway.envoyproxy.io/owning-gateway-namespace=default,gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway",
     "-o", "jsonpath={.items[0].spec.clusterIP}",
 ]  # fmt: skip
-EXPECTED = {"vllm:num_requests_running", "inference_pool_ready_pods", "envoy_http_downstream_rq_total"}
+EXPECTED = {"vllm:num_requests_running", "llm_d_epp_ready_endpoints", "envoy_http_downstream_rq_total"}
 """One metric of the model servers, one of the pickers and one of the proxies."""
 
 

@@ -22,6 +22,7 @@ from picker.requestcontrol.request_observer import RequestObserver
 from picker.requestcontrol.served_pool import ServedPool
 from picker.resources.inference import RoutingStrategy
 from picker.resources.names import PoolName
+from picker.scheduling.latency_slo import LatencySlo
 from picker.scheduling.scheduler import Scheduler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -44,21 +45,25 @@ class Watched:
     unknown_models: bool = True
     endpoints: list[Endpoint] = field(default_factory=lambda: [endpoint(1), endpoint(2, queue_depth=3, kv=0.25)])
     now_s: float = 0.0
+    legacy: bool = True
     pools: list[ServedPool] = field(init=False)
     director: Director = field(init=False)
 
     def __post_init__(self) -> None:
         self.requests = RequestMetrics()
         self.decisions = RecentDecisions(self.kept)
+        self.tracker = InFlightTracker()
         self.director = Director(
-            InFlightTracker(),
+            self.tracker,
             self.clock,
             Random(1),
             unknown_models=self.unknown_models,
             observers=[self.requests, *([self.decisions] if self.kept else []), *self.observers],
             timer=self.clock,
         )
-        self.metrics = PickerMetrics(self.requests.counters, lambda: self.pools, self.clock, lambda: 0)
+        self.metrics = PickerMetrics(
+            self.requests.counters, lambda: self.pools, self.clock, lambda: 0, legacy=self.legacy
+        )
         self.serve(served("a", self.endpoints))
 
     def clock(self) -> float:
@@ -76,11 +81,12 @@ class Watched:
         pool: str = "a",
         subset: frozenset[str] | None = None,
         trace: str | None = None,
+        slo: LatencySlo | None = None,
     ) -> InFlightRequest | Rejection:
         body = ParsedBody(model, prompt=b"x" * 4000, salt=b"", prompt_tokens=1000, output_tokens=100)
         name = PoolName("inference.networking.x-k8s.io", "default", pool)
         info = RequestInfo(request_id="id-1", trace=trace, body_bytes=4030)
-        return self.director.assign(PickRequest(str(name), body, subset, info=info))
+        return self.director.assign(PickRequest(str(name), body, subset, info=info, slo=slo))
 
     def scheduled(self, model: str | None = "m", *, pool: str = "a", trace: str | None = None) -> InFlightRequest:
         """Returns a request that an endpoint is assigned to."""

@@ -133,9 +133,57 @@ def test_priorities_beyond_the_limit_share_a_label() -> None:
 
 def test_waiting_priorities_beyond_the_limit_are_added_up() -> None:
     waiting = [QueueStats("default/a", number, 1, 10) for number in range(2 * MOST_PRIORITIES)]
-    requests, body_bytes = (list(family.samples) for family in FlowControlMetrics(lambda: waiting).collect())
-    assert len(requests) == MOST_PRIORITIES
-    assert (sum(s.value for s in requests), sum(s.value for s in body_bytes)) == (len(waiting), 10 * len(waiting))
+    metrics = FlowControlMetrics(lambda: waiting, lambda: (), lambda: 0.0)
+    families = {family.name: list(family.samples) for family in metrics.collect()}
+    for requests, body_bytes in (
+        ("inference_gateway_queued_requests", "inference_gateway_queued_bytes"),
+        ("llm_d_epp_flow_control_queue_size", "llm_d_epp_flow_control_queue_bytes"),
+    ):
+        # The labels of the criticalities -1, 0 and 1, and `other`; only 0 and 1 wait.
+        assert len(families[requests]) == MOST_PRIORITIES
+        assert sum(sample.value for sample in families[requests]) == len(waiting)
+        assert sum(sample.value for sample in families[body_bytes]) == 10 * len(waiting)
+
+
+def test_a_request_is_counted_in_llm_ds_words_by_priority() -> None:
+    watched = Watched()
+    request = watched.scheduled()
+    assert watched.value("llm_d_epp_request_total", priority="0", **MODEL) == 1
+    assert watched.value("llm_d_epp_request_running", priority="0", **MODEL) == 1
+    watched.end(request)
+    assert watched.value("llm_d_epp_request_running", priority="0", **MODEL) == 0
+    assert watched.value("llm_d_epp_request_duration_seconds_count", **MODEL) == 1
+    assert watched.value("llm_d_epp_request_size_bytes_sum", **MODEL) == 4030
+    assert isinstance(watched.assign(subset=frozenset()), Rejection)
+    assert watched.value("llm_d_epp_request_total", priority="0", **MODEL) == 2
+    assert watched.value("llm_d_epp_request_running", priority="0", **MODEL) == 0
+    error = {"error_code": "ServiceUnavailable", "priority": "0", **MODEL}
+    assert watched.value("llm_d_epp_request_error_total", **error) == 1
+
+
+def test_a_pool_is_measured_in_llm_ds_words() -> None:
+    watched = Watched()
+    watched.scheduled()
+    assert watched.value("llm_d_epp_ready_endpoints", name="a") == 2
+    assert watched.value("llm_d_epp_average_queue_size", name="a") == 1.5
+    assert watched.value("llm_d_epp_average_kv_cache_utilization", name="a") == 0.125
+    assert watched.value("llm_d_epp_average_running_requests", name="a") == 0
+    assert watched.value("llm_d_epp_per_endpoint_queue_size", name="a", model_server_endpoint="qwen-2") == 3
+    tracked = {"endpoint_name": "qwen-1", "namespace": "default"}
+    assert watched.value("llm_d_epp_inflight_requests", **tracked) == 1
+    assert watched.value("llm_d_epp_inflight_tokens", **tracked) == 1000
+
+
+def test_without_earlier_names_only_the_present_ones_are_reported() -> None:
+    """Nothing else is missing."""
+    with_earlier, without = Watched(), Watched(legacy=False)
+    names: list[set[str]] = []
+    for watched in (with_earlier, without):
+        watched.end(watched.scheduled())
+        names.append({family.name for family in watched.metrics.collect()})
+    earlier = ("inference_objective_", "inference_model_", "inference_pool_", "inference_extension_")
+    assert names[1] == {name for name in names[0] if not name.startswith(earlier)}
+    assert {name.partition("_epp_")[2] for name in names[1]} >= {"request", "ready_endpoints", "info"}
 
 
 def test_requests_to_an_unknown_pool_are_counted_without_a_pool() -> None:

@@ -122,7 +122,13 @@ class Picker:
         self.observability.register(self.registry)
         if self.peers is not None:
             self.registry.register(PeerMetrics(self.peers.clients))
-        self.registry.register(FlowControlMetrics(self.flow_control.waiting))
+        flow_control_metrics = FlowControlMetrics(
+            self.flow_control.waiting,
+            lambda: [pool for pool in self._reconciler.served if self.flow_control.queues_for(pool)],
+            clock,
+        )
+        self.flow_control.on_outcome = flow_control_metrics.count
+        self.registry.register(flow_control_metrics)
         self.certificates = _certificate_expiry(settings)
         """The remaining validity of the certificates; None without TLS."""
         if self.certificates is not None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client.core import Metric
 
@@ -22,8 +23,8 @@ def endpoint_labels(endpoints: Sequence[Endpoint]) -> Named:
     }
 
 
-def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric]:
-    """Returns the gauges of `pools`. `now_s` is on the clock of the scrapes."""
+def gauge_families(pools: Iterable[ServedPool], now_s: float, *, legacy: bool) -> Iterable[Metric]:
+    """Returns the gauges of `pools`. `now_s` is on the clock of the scrapes. `legacy`: under GAIE's names, too."""
     served = {pool.label: pool for pool in pools}
     named = {label: endpoint_labels(pool.endpoints) for label, pool in served.items()}
     yield gauge(
@@ -32,12 +33,13 @@ def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric
         ("pool", "strategy"),
         [((label, pool.scheduler.strategy.value), 1) for label, pool in served.items()],
     )
-    yield gauge(
-        "inference_extension_prefix_indexer_size",
-        "Distinct blocks of prompts that are expected in the prefix cache of any endpoint.",
-        (),
-        [((), sum(len(pool.prefixes) for pool in served.values()))],
-    )
+    for prefix in ("llm_d_epp", "inference_extension")[: 1 + legacy]:
+        yield gauge(
+            f"{prefix}_prefix_indexer_size",
+            "Distinct blocks of prompts that are expected in the prefix cache of any endpoint.",
+            (),
+            [((), sum(len(pool.prefixes) for pool in served.values()))],
+        )
     for name, documentation, of in _OF_ENDPOINTS:
         yield _of_endpoints(f"inference_gateway_{name}", documentation, named, of)
     for name, documentation, read in _OF_SCRAPES:
@@ -48,11 +50,42 @@ def gauge_families(pools: Iterable[ServedPool], now_s: float) -> Iterable[Metric
         named,
         _of_metrics(lambda metrics: now_s - metrics.scraped_at_s),
     )
-    yield from _gaie_gauges(named)
+    yield from _in_flight(named)
+    for names in (LLM_D_NAMES, GAIE_NAMES)[: 1 + legacy]:
+        yield from _upstream_gauges(named, names)
 
 
-def _gaie_gauges(named: Mapping[str, Named]) -> Iterable[Metric]:
-    """The gauges of GAIE's endpoint picker, by the pool's name without its namespace, as GAIE names pools."""
+class PoolGaugeNames(NamedTuple):
+    """The names of another endpoint picker's gauges of pools."""
+
+    prefix: str
+    ready: str
+    queue: str
+    endpoint: str
+    """The label of an endpoint."""
+
+
+LLM_D_NAMES = PoolGaugeNames("llm_d_epp", "ready_endpoints", "per_endpoint_queue_size", "model_server_endpoint")
+GAIE_NAMES = PoolGaugeNames("inference_pool", "ready_pods", "per_pod_queue_size", "model_server_pod")
+
+
+def _in_flight(named: Mapping[str, Named]) -> Iterable[Metric]:
+    """The in-flight tracker in llm-d's words. An endpoint of several pools of a namespace has one sample."""
+    endpoints = {
+        (name, label.partition("/")[0]): endpoint
+        for label, of_pool in named.items()
+        for name, endpoint in of_pool.items()
+    }
+    for name, documentation, read in (
+        ("inflight_requests", "Sequences that this picker sent to the endpoint and that have not ended.", _requests),
+        ("inflight_tokens", "Prompt tokens in flight there that are neither computed nor cached.", _prefill_tokens),
+    ):
+        samples = [(labels, read(endpoint)) for labels, endpoint in endpoints.items()]
+        yield gauge(f"llm_d_epp_{name}", documentation, ("endpoint_name", "namespace"), samples)
+
+
+def _upstream_gauges(named: Mapping[str, Named], names: PoolGaugeNames) -> Iterable[Metric]:
+    """The gauges of another endpoint picker, by the pool's name without its namespace, as it names pools."""
     pools = {label.partition("/")[2]: endpoints for label, endpoints in named.items()}
     metrics = {
         name: [endpoint.metrics for endpoint in endpoints.values() if endpoint.metrics]
@@ -61,19 +94,20 @@ def _gaie_gauges(named: Mapping[str, Named]) -> Iterable[Metric]:
     for family, documentation, read in (
         ("average_kv_cache_utilization", "Mean KV cache usage of the endpoints, 0 to 1.", _kv_cache_usage),
         ("average_queue_size", "Mean of the requests that wait at an endpoint.", _queue_depth),
+        ("average_running_requests", "Mean of the requests that run at an endpoint.", _running),
     ):
         means = [((name,), sum(map(read, some)) / len(some)) for name, some in metrics.items() if some]
-        yield gauge(f"inference_pool_{family}", documentation, ("name",), means)
+        yield gauge(f"{names.prefix}_{family}", documentation, ("name",), means)
     yield gauge(
-        "inference_pool_ready_pods",
+        f"{names.prefix}_{names.ready}",
         "Endpoints that requests may be sent to.",
         ("name",),
         [((name,), len(endpoints)) for name, endpoints in pools.items()],
     )
     yield gauge(
-        "inference_pool_per_pod_queue_size",
+        f"{names.prefix}_{names.queue}",
         "Requests that wait at an endpoint.",
-        ("name", "model_server_pod"),
+        ("name", names.endpoint),
         [
             ((name, label), endpoint.metrics.queue_depth)
             for name, endpoints in pools.items()
@@ -107,16 +141,28 @@ def _queue_depth(metrics: ServerMetrics) -> float:
     return metrics.queue_depth
 
 
+def _running(metrics: ServerMetrics) -> float:
+    return metrics.running
+
+
+def _requests(endpoint: Endpoint) -> float:
+    return endpoint.in_flight.requests - endpoint.peers_in_flight.requests
+
+
+def _prefill_tokens(endpoint: Endpoint) -> float:
+    return endpoint.in_flight.prefill_tokens - endpoint.peers_in_flight.prefill_tokens
+
+
 _OF_ENDPOINTS: Sequence[tuple[str, str, Callable[[Endpoint], float | None]]] = (
     (
         "in_flight_requests",
         "Sequences that this picker sent to the endpoint and that have not ended.",
-        lambda endpoint: endpoint.in_flight.requests - endpoint.peers_in_flight.requests,
+        _requests,
     ),
     (
         "in_flight_prefill_tokens",
         "Prompt tokens in flight at the endpoint that are not computed yet, without those expected in its cache.",
-        lambda endpoint: endpoint.in_flight.prefill_tokens - endpoint.peers_in_flight.prefill_tokens,
+        _prefill_tokens,
     ),
     (
         "in_flight_decode_tokens",
@@ -151,6 +197,6 @@ _OF_SCRAPES: Sequence[tuple[str, str, Callable[[ServerMetrics], float]]] = (
     (
         "endpoint_running_requests",
         "Requests that run at the endpoint, at the newest scrape.",
-        lambda metrics: metrics.running,
+        _running,
     ),
 )

@@ -1,4 +1,4 @@
-"""Limits the model names in metric labels, in number and in bytes. Each is on some 200 lines of a page."""
+"""Limits the model names in metric labels, in number and in bytes. Each is on some 290 lines of a page."""
 
 from picker.bounded_text import shorten
 
@@ -6,11 +6,11 @@ MOST_UNDECLARED = 100
 """Models without an object that have their own labels. Clients choose these names. Judgement."""
 
 UNDECLARED_BYTES = 24 << 10
-"""Of lines for those models, one line each: 100 names of 59 bytes, in both labels. They add at most 5 MiB to a page.
+"""Of lines for those models, one line each: 100 names of 59 bytes, in both labels. They add at most 7 MiB to a page.
 Judgement."""
 
 DECLARED_BYTES = 64 << 10
-"""Of lines for models with an object, one line each: 315 names of 40 bytes, in both labels. They add at most 14 MiB to
+"""Of lines for models with an object, one line each: 315 names of 40 bytes, in both labels. They add at most 20 MiB to
 a page. Judgement."""
 
 LINE_BYTES = 128

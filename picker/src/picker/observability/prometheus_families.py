@@ -1,8 +1,9 @@
 """Metric families of the request counters.
 
-They have the names of the Gateway API Inference Extension (GAIE), which existing dashboards use, and the picker's
-own names."""
+They have the names of llm-d's endpoint picker, those of the Gateway API Inference Extension (GAIE), which existing
+dashboards use, and the picker's own names."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -91,12 +92,13 @@ def model_families(counters: Sequence[RequestCounters]) -> Iterable[Metric]:
             [(model, sum(entry.running for entry in some)) for model, some in models.items()],
         )
         for name, documentation, of in _MODEL_HISTOGRAMS:
-            yield histogram(f"{prefix}_{name}", documentation, MODEL_LABELS, _not_empty(models, of))
+            yield histogram(f"{prefix}_{name}", documentation, MODEL_LABELS, not_empty(models, of))
 
 
-def _not_empty(
+def not_empty(
     models: Mapping[tuple[str, str], Sequence[RequestCounters]], of: Callable[[RequestCounters], Histogram]
 ) -> Iterator[tuple[Sequence[str], Histogram]]:
+    """Returns the sum of a histogram by model, for models that have any value."""
     for model, some in models.items():
         total = Histogram.total(of(entry) for entry in some)
         if total.count:
@@ -106,8 +108,8 @@ def _not_empty(
 def _errors(counters: Iterable[RequestCounters]) -> Mapping[str, int]:
     errors: dict[str, int] = {}
     for entry in counters:
-        for code, count in entry.errors.items():
-            errors[code] = errors.get(code, 0) + count
+        for (code, _), count in entry.errors.items():
+            errors[code.gaie] = errors.get(code.gaie, 0) + count
     return errors
 
 
@@ -125,6 +127,16 @@ def pool_families(counters: Iterable[RequestCounters]) -> Iterable[Metric]:
     for name, documentation, of in _POOL_COUNTERS:
         totals = [((pool,), sum(of(entry) for entry in some)) for pool, some in pools.items()]
         yield counter(f"inference_gateway_{name}", documentation, ("pool",), totals)
+    yield counter(
+        "inference_gateway_slo_total",
+        "Ended requests that asked for a latency, by whether it was kept.",
+        ("pool", "type", "outcome"),
+        [
+            ((pool, "ttft", outcome), count)
+            for pool, some in pools.items()
+            for outcome, count in sum((entry.ttft_slos for entry in some), Counter[str]()).items()
+        ],
+    )
     for name, documentation, of_histogram in _POOL_HISTOGRAMS:
         totals = [((pool,), Histogram.total(of_histogram(entry) for entry in some)) for pool, some in pools.items()]
         yield histogram(f"inference_gateway_{name}", documentation, ("pool",), totals)
@@ -158,23 +170,26 @@ _POOL_HISTOGRAMS: Sequence[tuple[str, str, Callable[[RequestCounters], Histogram
 )
 
 
-def picker_families(counters: Sequence[RequestCounters], failed_decisions: int) -> Iterable[Metric]:
-    """Returns the metrics of the decisions over all pools."""
+def picker_families(counters: Sequence[RequestCounters], failed_decisions: int, *, legacy: bool) -> Iterable[Metric]:
+    """Returns the metrics of the decisions over all pools. `legacy`: under GAIE's names, too."""
+    if counters:
+        body_bytes = sum(entry.settled().body_bytes.sum for entry in counters)
+        yield counter("inference_gateway_body_bytes_total", "Bytes of request bodies.", (), [((), body_bytes)])
+        for name, documentation, of in (
+            ("scheduler_e2e_duration_seconds", "Duration of a decision, prompt hashing included.", _decision_seconds),
+            ("prefix_indexer_hit_ratio", "Share of a prompt expected in the cache of the picked endpoint.", _hit_ratio),
+        ):
+            total = Histogram.total(of(entry) for entry in counters)
+            for prefix in ("llm_d_epp", "inference_extension")[: 1 + legacy]:
+                yield histogram(f"{prefix}_{name}", documentation, (), [((), total)])
+    if not legacy:
+        return
     yield counter(
         "inference_extension_scheduler_attempts_total",
         "Decisions that assigned an endpoint (success), and those that did not (failure).",
         ("status",),
         [(("success",), sum(entry.picked for entry in counters)), (("failure",), failed_decisions)],
     )
-    if counters:
-        for name, documentation, of in (
-            ("scheduler_e2e_duration_seconds", "Duration of a decision, prompt hashing included.", _decision_seconds),
-            ("prefix_indexer_hit_ratio", "Share of a prompt expected in the cache of the picked endpoint.", _hit_ratio),
-        ):
-            total = Histogram.total(of(entry) for entry in counters)
-            yield histogram(f"inference_extension_{name}", documentation, (), [((), total)])
-        body_bytes = sum(entry.settled().body_bytes.sum for entry in counters)
-        yield counter("inference_gateway_body_bytes_total", "Bytes of request bodies.", (), [((), body_bytes)])
 
 
 def _decision_seconds(counters: RequestCounters) -> Histogram:

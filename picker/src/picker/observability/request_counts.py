@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from typing import NamedTuple
 
 from picker.observability.histogram import Histogram
 from picker.observability.model_labels import ModelLabels
 from picker.observability.priority_labels import PriorityLabels, criticality_name
+from picker.observability.slo_outcome import SloOutcome, ttft_outcome
 from picker.rejection import SCHEDULING_REASONS, Rejection
 from picker.requestcontrol.in_flight_request import InFlightRequest
 from picker.requestcontrol.request_observer import RejectedRequest
@@ -30,21 +32,32 @@ RATIOS = tuple(tenths / 10 for tenths in range(11))
 FOLDED = 256
 """Requests that are added to the histograms at once. Measured: this delays one pick by some 0.15 ms."""
 
-ERROR_CODES = {
-    429: "InferencePoolResourceExhausted",
-    500: "Internal",
-    503: "ServiceUnavailable",
-}
-"""GAIE's error codes by the status of a rejection. All other statuses are BadRequest."""
 
-SERVER_ERROR = "ModelServerError"
-"""GAIE's error code of a model server's response with an error status."""
+class ErrorCode(NamedTuple):
+    """An error in the words of two endpoint pickers."""
+
+    gaie: str
+    llm_d: str
+
+
+ERROR_CODES = {
+    404: ErrorCode("BadRequest", "NotFound"),
+    429: ErrorCode("InferencePoolResourceExhausted", "ResourceExhausted"),
+    500: ErrorCode("Internal", "Internal"),
+    503: ErrorCode("ServiceUnavailable", "ServiceUnavailable"),
+}
+"""By the status of a rejection. All other statuses are BAD_REQUEST."""
+
+BAD_REQUEST = ErrorCode("BadRequest", "BadRequest")
+
+SERVER_ERROR = ErrorCode("ModelServerError", "ModelServerError")
+"""A model server's response with an error status."""
 
 
 class RequestCounters:
     """Counts the requests of one pool, strategy, model and target model."""
 
-    def __init__(self, pool: str, strategy: str, model: str, target: str) -> None:
+    def __init__(self, pool: str, strategy: str, model: str, target: str, priorities: PriorityLabels) -> None:
         self.pool = pool
         self.strategy = strategy
         self.model = model
@@ -52,8 +65,14 @@ class RequestCounters:
         self.picked = 0
         self.rerouted = 0
         self.rejections = 0
-        self.errors: Counter[str] = Counter()
-        """By GAIE's code."""
+        self.errors: Counter[tuple[ErrorCode, str]] = Counter()
+        """By code and label of the priority."""
+        self.by_priority: Counter[str] = Counter()
+        """Requests, rejected ones included, by label of their priority."""
+        self.ended_by_priority: Counter[str] = Counter()
+        """Requests that have no endpoint any more, rejected ones included."""
+        self.ttft_slos: Counter[SloOutcome] = Counter()
+        """Requests that asked for a time to the first token, by outcome."""
         self.decision_seconds = Histogram(DECISION_SECONDS)
         self.prompt_tokens = Histogram(TOKENS)
         self.cached_tokens = 0
@@ -62,9 +81,11 @@ class RequestCounters:
         self.seconds = Histogram(SECONDS)
         self.first_byte_seconds = Histogram(FIRST_BYTE_SECONDS)
         self._ended = 0
-        self._decisions: list[tuple[float, int, int, int]] = []
-        """Seconds, prompt tokens, cached tokens, and bytes of the body. They are numbers and not requests: requests
-        would stay alive, and Python's garbage collector would visit them."""
+        self._priorities = priorities
+        self._decisions: list[tuple[float, int, int, int, int]] = []
+        """Seconds, prompt tokens, cached tokens, bytes of the body, and priority. They are numbers and not requests:
+        requests would stay alive, and Python's garbage collector would visit them."""
+        self._ended_priorities: list[int] = []
         self._seconds: list[float] = []
         self._first_byte_seconds: list[float] = []
 
@@ -82,29 +103,35 @@ class RequestCounters:
         decisions = self._decisions
         decision_s = request.decided_s - request.begun_s
         tokens, cached = request.request.prompt_tokens, request.ranking.cached_tokens
-        decisions.append((decision_s, tokens, cached, request.info.body_bytes))
+        decisions.append((decision_s, tokens, cached, request.info.body_bytes, request.request.priority))
         if len(decisions) >= FOLDED:
             self._fold_decisions()
 
     def ended(self, request: InFlightRequest) -> None:
         """Counts the end of a scheduled request."""
         self._ended += 1
+        asked = request.request
+        self._ended_priorities.append(asked.priority)
         seconds = self._seconds
         if request.ended_s is not None:
             seconds.append(request.ended_s - request.begun_s)
         if request.response_s is not None:
             self._first_byte_seconds.append(request.response_s - request.begun_s)
             if request.status is not None and request.status >= 400:
-                self.errors[SERVER_ERROR] += 1
+                self.errors[SERVER_ERROR, self._priorities.of(asked.priority)] += 1
         if request.rerouted:
             self.rerouted += 1
+        if asked.slo is not None and asked.slo.ttft_s is not None:
+            self.ttft_slos[ttft_outcome(request, asked.slo.ttft_s)] += 1
         if len(seconds) >= FOLDED:
             self._fold_ends()
 
-    def rejected(self, rejection: Rejection) -> None:
-        """Counts a rejection."""
+    def rejected(self, rejection: Rejection, priority: str) -> None:
+        """Counts a rejection. `priority`: the label."""
         self.rejections += 1
-        self.errors[ERROR_CODES.get(rejection.status, "BadRequest")] += 1
+        self.by_priority[priority] += 1
+        self.ended_by_priority[priority] += 1
+        self.errors[ERROR_CODES.get(rejection.status, BAD_REQUEST), priority] += 1
 
     def settle(self) -> None:
         """Adds all recorded requests to the histograms."""
@@ -126,6 +153,9 @@ class RequestCounters:
         self.rerouted += other.rerouted
         self.cached_tokens += other.cached_tokens
         self.errors.update(other.errors)
+        self.by_priority.update(other.by_priority)
+        self.ended_by_priority.update(other.ended_by_priority)
+        self.ttft_slos.update(other.ttft_slos)
         for histogram, added in zip(self._histograms(), other._histograms(), strict=True):
             histogram.merge(added)
 
@@ -140,19 +170,27 @@ class RequestCounters:
         )
 
     def _fold_decisions(self) -> None:
-        seconds, tokens, cached, body_bytes = zip(*self._decisions, strict=True)
+        seconds, tokens, cached, body_bytes, priorities = zip(*self._decisions, strict=True)
         self._decisions.clear()
         self.decision_seconds.add(seconds)
         self.prompt_tokens.add(tokens)
         self.cached_tokens += sum(cached)
         self.hit_ratio.add([hit / prompt if hit else 0.0 for hit, prompt in zip(cached, tokens, strict=True)])
         self.body_bytes.add(body_bytes)
+        self._count_priorities(self.by_priority, priorities)
 
     def _fold_ends(self) -> None:
         self.seconds.add(self._seconds)
         self.first_byte_seconds.add(self._first_byte_seconds)
+        self._count_priorities(self.ended_by_priority, self._ended_priorities)
         self._seconds.clear()
         self._first_byte_seconds.clear()
+        self._ended_priorities.clear()
+
+    def _count_priorities(self, counts: Counter[str], priorities: Iterable[int]) -> None:
+        # Many requests have few priorities.
+        for priority, count in Counter(priorities).items():
+            counts[self._priorities.of(priority)] += count
 
 
 class CounterRegistry:
@@ -182,7 +220,7 @@ class CounterRegistry:
         key = pool, strategy, model, target
         counters = self._counters.get(key)
         if counters is None:
-            counters = self._counters[key] = RequestCounters(*key)
+            counters = self._counters[key] = RequestCounters(*key, self.priorities)
         return counters
 
     def unsettled(self) -> list[RequestCounters]:
@@ -201,11 +239,9 @@ class CounterRegistry:
 
     def rejected(self, request: RejectedRequest, counters: RequestCounters) -> None:
         """Counts a rejected request."""
-        rejection = request.rejection
-        counters.rejected(rejection)
-        priority = request.priority
-        labels = criticality_name(priority), self.priorities.of(priority)
-        self.rejections[request.pool, rejection.reason, *labels] += 1
+        rejection, priority = request.rejection, self.priorities.of(request.priority)
+        counters.rejected(rejection, priority)
+        self.rejections[request.pool, rejection.reason, criticality_name(request.priority), priority] += 1
         if rejection.reason in SCHEDULING_REASONS:
             self.failed_decisions += 1
 

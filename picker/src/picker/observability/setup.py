@@ -47,7 +47,9 @@ class Observability:
         self._traces = _traces(settings)
         self._requests = RequestMetrics()
         self.decisions = RecentDecisions(settings.kept_decisions)
-        self.metrics = PickerMetrics(self._requests.counters, pools, scrape_clock, refused_changes)
+        self.metrics = PickerMetrics(
+            self._requests.counters, pools, scrape_clock, refused_changes, legacy=settings.legacy_names
+        )
         self._pools = pools
         self._scrape_clock = scrape_clock
 

@@ -30,6 +30,7 @@ from picker.extproc.request_phase import EXTRA_MESSAGE_TIMEOUT_S
 from picker.rejection import Rejection, RejectReason
 from picker.requestcontrol.apis import COMPLETIONS, NO_WORK, Api
 from picker.requestcontrol.director import BLOCK_TOKENS, Director
+from picker.requestcontrol.flowcontrol.capacity import saturation
 from picker.requestcontrol.flowcontrol.controller import FlowControl
 from picker.requestcontrol.flowcontrol.queue import Bounds, QueuedRequest
 from picker.requestcontrol.in_flight_request import InFlightRequest
@@ -73,6 +74,8 @@ class Fleet:
         self.serve()
         self.control = FlowControl(self.director, self.clock, self.soon.append, self.bounds, TIME_LIMIT_S)
         self.tracker.on_freed = self.control.freed
+        self.control.on_outcome = lambda pool, priority, outcome: self.outcomes.append((pool, priority, outcome.value))
+        self.outcomes: list[tuple[str, int, str]] = []
 
     def serve(self, **settings: Any) -> None:
         """Serves the pool, with `settings` of its own."""
@@ -297,6 +300,47 @@ def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
     fleet.director.ended(filling)
     fleet.run_soon()
     assert (fleet.admitted, fleet.queued) == ([], 0)
+
+
+def test_each_request_leaves_with_one_outcome() -> None:
+    fleet, [filling] = full(bounds=Bounds(requests=1, body_bytes=1 << 20))
+    fleet.join("released")
+    assert isinstance(fleet.join("rejected"), Rejection)
+    fleet.join("displaced", "-2")
+    fleet.join("expired", "Sheddable")
+    critical = fleet.join("left", "Critical")
+    assert isinstance(critical, QueuedRequest)
+    fleet.control.leave(critical)
+    fleet.control.leave(critical)
+    assert fleet.join("sent on", "Critical") is not None
+    assert fleet.join("not queued", "Critical") is None
+    fleet.director.ended(filling)
+    fleet.run_soon()
+    expected = [
+        (0, "RejectedCapacity"), (-2, "EvictedOther"), (1, "EvictedContextCancelled"), (1, "Dispatched"),
+        (1, "Dispatched"), (0, "Dispatched"), (-1, "Dispatched"),
+    ]  # fmt: skip
+    assert fleet.outcomes == [("default/qwen", priority, outcome) for priority, outcome in expected]
+
+
+def test_a_request_whose_time_ran_out_has_another_outcome_than_a_critical_one() -> None:
+    fleet, _ = full()
+    fleet.join("one")
+    fleet.join("two", "Critical")
+    fleet.now_s += TIME_LIMIT_S
+    fleet.control.tick()
+    assert sorted(fleet.outcomes) == [("default/qwen", 0, "EvictedTTL"), ("default/qwen", 1, "Dispatched")]
+
+
+def test_saturation_is_1_where_requests_are_queued() -> None:
+    fleet = Fleet([endpoint(1), endpoint(2)], now_s=0.0)
+    assert saturation(fleet.endpoints, 0.0) == 0.0
+    fleet.endpoints[0].in_flight.requests = MAX_UNSCRAPED_BURST
+    assert saturation(fleet.endpoints, 0.0) == 0.0, "the other has room"
+    fleet.endpoints[1].in_flight.requests = MAX_UNSCRAPED_BURST
+    assert saturation(fleet.endpoints, 0.0) == 1.0
+    assert fleet.join("queued") is not None
+    assert saturation((), 0.0) == 1.0
 
 
 def test_without_endpoints_no_request_waits() -> None:

@@ -23,7 +23,7 @@ _POOL_RATE: Read = rate(_POOL)
 _RATE: Read = rate("")
 
 _REQUEST_TIME = ("envoy_http_downstream_rq_time",)
-_DECISION_TIME = ("inference_extension_scheduler_e2e_duration_seconds",)
+_DECISION_TIME = ("llm_d_epp_scheduler_e2e_duration_seconds",)
 _FIRST_BYTE = ("inference_gateway_time_to_first_byte_seconds",)
 _REQUEST = ("inference_gateway_request_seconds",)
 _REJECTIONS = _POOL_RATE("inference_gateway_rejections_total")
@@ -72,7 +72,7 @@ _NOW_ROW: tuple[Panel, ...] = (
     number("Picked", Unit.REQUESTS_PER_S, f"sum({_DECISIONS})"),
     number("Rejected", Unit.REQUESTS_PER_S, f"sum({_REJECTIONS}) or vector(0)"),
     number("Decision p99", Unit.SECONDS, quantile(0.99, _DECISION_TIME, _RATE)),
-    number("Endpoints ready", Unit.COUNT, "sum(max by (name) (inference_pool_ready_pods))"),
+    number("Endpoints ready", Unit.COUNT, "sum(max by (name) (llm_d_epp_ready_endpoints))"),
 )
 
 _PORTS: tuple[Panel, ...] = (
@@ -200,7 +200,7 @@ _PICKER: tuple[Panel, ...] = (
         Unit.CORES,
         (
             "sum by (pod, instance) (rate(process_cpu_seconds_total[$__rate_interval])"
-            " and on (pod, instance) inference_extension_info)",
+            " and on (pod, instance) llm_d_epp_info)",
             "{{pod}} {{instance}}",
         ),
         about="A picker runs in one thread, so one core is its limit.",
@@ -209,7 +209,7 @@ _PICKER: tuple[Panel, ...] = (
         "Memory of each picker",
         Unit.BYTES,
         (
-            "max by (pod, instance) (process_resident_memory_bytes and on (pod, instance) inference_extension_info)",
+            "max by (pod, instance) (process_resident_memory_bytes and on (pod, instance) llm_d_epp_info)",
             "{{pod}} {{instance}}",
         ),
     ),
@@ -219,17 +219,17 @@ _POOLS: tuple[Panel, ...] = (
     panel(
         "Ready endpoints",
         Unit.COUNT,
-        ("max by (name) (inference_pool_ready_pods)", "{{name}}"),
+        ("max by (name) (llm_d_epp_ready_endpoints)", "{{name}}"),
     ),
     panel(
         "Mean queue of a pool",
         Unit.COUNT,
-        ("max by (name) (inference_pool_average_queue_size)", "{{name}}"),
+        ("max by (name) (llm_d_epp_average_queue_size)", "{{name}}"),
     ),
     panel(
         "Mean KV cache utilisation of a pool",
         Unit.SHARE,
-        ("max by (name) (inference_pool_average_kv_cache_utilization)", "{{name}}"),
+        ("max by (name) (llm_d_epp_average_kv_cache_utilization)", "{{name}}"),
         high=1,
     ),
     _of_endpoints(
@@ -293,8 +293,7 @@ _CACHES_AND_MODELS: tuple[Panel, ...] = (
         "Requests of each model",
         Unit.REQUESTS_PER_S,
         (
-            "sum by (model_name, target_model_name)"
-            ' (rate(inference_objective_request_total{model_name!=""}[$__rate_interval]))',
+            'sum by (model_name, target_model_name) (rate(llm_d_epp_request_total{model_name!=""}[$__rate_interval]))',
             "{{model_name}} as {{target_model_name}}",
         ),
         kind=Kind.STACKED,
@@ -302,7 +301,7 @@ _CACHES_AND_MODELS: tuple[Panel, ...] = (
     panel(
         "Length of prompts by model, p95",
         Unit.TOKENS,
-        (quantile(0.95, ("inference_objective_input_tokens",), _RATE, "model_name"), "{{model_name}}"),
+        (quantile(0.95, ("llm_d_epp_request_input_tokens",), _RATE, "model_name"), "{{model_name}}"),
         about="Lengths are estimated by the picker.",
     ),
 )

@@ -73,7 +73,7 @@ SERVER_ALERTS = (
 GATEWAY_ALERTS = (
     Alert(
         "PoolWithoutReadyEndpoint",
-        "max by (name) (inference_pool_ready_pods) == 0",
+        "max by (name) (llm_d_epp_ready_endpoints) == 0",
         "1m",
         Severity.CRITICAL,
         "Pool {{ $labels.name }} has no ready endpoint",

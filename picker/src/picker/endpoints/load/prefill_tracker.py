@@ -67,6 +67,9 @@ class Prompt:
     """Number of first tokens that the server counts for it."""
     from_peer: bool = False
     """Whether another replica of the picker has sent and reported it."""
+    first_token_after_s: float = 0.0
+    first_token_by_s: float = inf
+    """The scrapes between which its first token is estimated to come."""
 
 
 class PrefillTracker:
@@ -135,6 +138,7 @@ class PrefillTracker:
             sequences += prompt.sequences
         for prompt in found:
             del self._prompts[prompt]
+            prompt.first_token_after_s, prompt.first_token_by_s = before_s, now_s
         return found
 
     def pending_prefill_tokens(self, progress: PrefillCounters, now_s: float) -> float:

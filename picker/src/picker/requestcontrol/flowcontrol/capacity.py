@@ -5,7 +5,13 @@ from math import inf
 
 from picker.endpoints.endpoint import Endpoint
 from picker.resources.inference import Criticality
-from picker.scheduling.saturation import SHEDDABLE_LIMIT, STALE_AFTER_S, SaturationLimit, has_capacity
+from picker.scheduling.saturation import (
+    SHEDDABLE_LIMIT,
+    STALE_AFTER_S,
+    SaturationLimit,
+    has_capacity,
+    predicted_wait_s,
+)
 
 QUEUEING_LIMITS: Mapping[Criticality, SaturationLimit] = {
     # Without a queue, Sheddable requests are rejected here.
@@ -27,6 +33,20 @@ def has_capacity_for(priority: int, endpoints: Sequence[Endpoint], now_s: float)
     reachable = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
     return not reachable or any(
         has_capacity(limit, endpoint, now_s) and not _outran_scrape(endpoint, now_s) for endpoint in reachable
+    )
+
+
+def saturation(endpoints: Sequence[Endpoint], now_s: float) -> float:
+    """How near the endpoints are to where a request of priority 0 is queued, which is 1. Above 1 it is how far they are
+    beyond. That of the one with the most room. 1 without a reachable endpoint, as at upstream."""
+    wait_s = QUEUEING_LIMITS[Criticality.STANDARD].wait_s
+    reachable = [endpoint for endpoint in endpoints if endpoint.unreachable_since_s is None]
+    return min(
+        (
+            max(predicted_wait_s(endpoint, now_s) / wait_s, float(_outran_scrape(endpoint, now_s)))
+            for endpoint in reachable
+        ),
+        default=1.0,
     )
 
 

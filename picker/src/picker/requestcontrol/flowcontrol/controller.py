@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from picker.endpoints.endpoint import Endpoint
 from picker.rejection import Rejection, RejectReason
@@ -33,6 +34,18 @@ class QueueStats:
     body_bytes: int
 
 
+class QueueOutcome(StrEnum):
+    """How a request left flow control, in llm-d's words."""
+
+    DISPATCHED = "Dispatched"
+    """Scheduled, at once or from the queue. The scheduler may still reject it."""
+    REJECTED_CAPACITY = "RejectedCapacity"
+    EVICTED_TTL = "EvictedTTL"
+    EVICTED_CONTEXT_CANCELLED = "EvictedContextCancelled"
+    EVICTED_OTHER = "EvictedOther"
+    """Rejected because requests of a higher priority needed its room."""
+
+
 class FlowControl:
     """The queues of all pools. Call `tick` every TICK_S, and `freed` when an endpoint has become less busy.
 
@@ -53,6 +66,8 @@ class FlowControl:
         `time_limit_s` and `enabled` apply to pools without settings of their own."""
         self._time_limit_s = time_limit_s
         self._enabled = enabled
+        self.on_outcome: Callable[[str, int, QueueOutcome], None] | None = None
+        """Called with the pool, as NAMESPACE/NAME, and the priority of each request that leaves flow control."""
         self._director = director
         self._clock = clock
         self._soon = soon
@@ -69,12 +84,13 @@ class FlowControl:
         A request that computes nothing on a server is never queued."""
         pool = self._director.served(request.pool)
         body = request.body
-        if pool is None or not self._queues_for(pool) or not (body.output_tokens or body.prompt_tokens):
+        if pool is None or not self.queues_for(pool) or not (body.output_tokens or body.prompt_tokens):
             return None
         priority = pool.priority(body.model, request.objective)
         queue = self._queues.get(pool.key)
         if has_capacity_for(priority, allowed(pool.endpoints, request.subset), self._clock()):
             if queue is None or not queue.goes_before(priority):
+                self._count(pool.key, priority, QueueOutcome.DISPATCHED)
                 return None
             # The requests before it are admitted with the next release.
             self.freed()
@@ -101,16 +117,22 @@ class FlowControl:
         )
         added = queue.add(queued)
         if isinstance(added, Rejection):
+            self._count(pool.key, priority, _unless_critical(priority, QueueOutcome.REJECTED_CAPACITY))
             return None if priority > 0 else added
         for displaced in added:
-            displaced.on_admitted(_displaced(displaced.priority))
+            self._leaves(displaced, QueueOutcome.EVICTED_OTHER, _displaced(displaced.priority))
         return queued
+
+    def queues_for(self, pool: ServedPool) -> bool:
+        """Whether requests to `pool` may be queued."""
+        own = pool.pool.settings.flow_control
+        return not self._stopped and (own if own is not None else self._enabled)
 
     def leave(self, queued: QueuedRequest) -> None:
         """Removes a request whose client has disconnected. No effect if it has already left the queue."""
         queue = self._queues.get(queued.pool)
-        if queue is not None:
-            queue.remove(queued)
+        if queue is not None and queue.remove(queued):
+            self._count(queued.pool, queued.priority, QueueOutcome.EVICTED_CONTEXT_CANCELLED)
 
     def waited_s(self, queued: QueuedRequest) -> float:
         """How long `queued` has waited until now."""
@@ -128,7 +150,7 @@ class FlowControl:
         now_s = self._clock()
         for queue in list(self._queues.values()):
             for queued in queue.expired(now_s):
-                queued.on_admitted(self._expired(queued))
+                self._leaves(queued, QueueOutcome.EVICTED_TTL, self._expired(queued))
         self._release()
 
     def stop(self) -> None:
@@ -136,7 +158,7 @@ class FlowControl:
         self._stopped = True
         for queue in list(self._queues.values()):
             for queued in queue.release(lambda _: True, lambda _: True):
-                queued.on_admitted(None)
+                self._leaves(queued, QueueOutcome.DISPATCHED)
         self._queues.clear()
 
     def waiting(self) -> Iterator[QueueStats]:
@@ -152,7 +174,7 @@ class FlowControl:
         for key, queue in list(self._queues.items()):
             pool = self._director.served(key)
             # Without flow control all requests are released. The director rejects those of a deleted pool.
-            self._release_from(queue, pool.endpoints if pool is not None and self._queues_for(pool) else ())
+            self._release_from(queue, pool.endpoints if pool is not None and self.queues_for(pool) else ())
             if not len(queue):
                 del self._queues[key]
 
@@ -167,11 +189,17 @@ class FlowControl:
             return subset is None or has_capacity_for(queued.priority, allowed(endpoints, subset), now_s)
 
         for queued in queue.release(has_capacity, may_go):
-            queued.on_admitted(None)
+            self._leaves(queued, QueueOutcome.DISPATCHED)
 
-    def _queues_for(self, pool: ServedPool) -> bool:
-        own = pool.pool.settings.flow_control
-        return not self._stopped and (own if own is not None else self._enabled)
+    def _leaves(self, queued: QueuedRequest, outcome: QueueOutcome, rejection: Rejection | None = None) -> None:
+        """Admits or rejects a request that has left its queue."""
+        self._count(queued.pool, queued.priority, _unless_critical(queued.priority, outcome))
+        queued.on_admitted(rejection)
+
+    def _count(self, key: str, priority: int, outcome: QueueOutcome) -> None:
+        pool = self._director.served(key)
+        if self.on_outcome is not None and pool is not None:
+            self.on_outcome(pool.label, priority, outcome)
 
     def _expired(self, request: QueuedRequest) -> Rejection | None:
         if request.priority > 0:
@@ -180,6 +208,11 @@ class FlowControl:
         criticality = Criticality.of_priority(request.priority)
         message = f"No model server had capacity for this {criticality} request within {limit}."
         return Rejection(RejectReason.QUEUE_TIMEOUT, message)
+
+
+def _unless_critical(priority: int, outcome: QueueOutcome) -> QueueOutcome:
+    """Requests of a priority above 0 are scheduled where others are rejected."""
+    return QueueOutcome.DISPATCHED if priority > 0 else outcome
 
 
 def _displaced(priority: int) -> Rejection | None:

@@ -92,12 +92,14 @@ class FlowQueue:
         band.add(request)
         return displaced
 
-    def remove(self, request: QueuedRequest) -> None:
-        """Removes a request whose client has disconnected. No effect if it does not wait."""
+    def remove(self, request: QueuedRequest) -> bool:
+        """Removes a request whose client has disconnected. Returns whether it waited."""
         band = self._bands.get(request.priority)
-        if band is not None and request in band.waiting:
-            band.remove(request)
-            self._drop_empty(request.priority)
+        if band is None or request not in band.waiting:
+            return False
+        band.remove(request)
+        self._drop_empty(request.priority)
+        return True
 
     def release(
         self, has_capacity: Callable[[int], bool], may_go: Callable[[QueuedRequest], bool]
