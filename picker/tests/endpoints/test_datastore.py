@@ -12,6 +12,7 @@ from picker.resources.inference import AppProtocol, InferencePool, RoutingStrate
 from picker.resources.names import ObjectName, PoolName
 from picker.resources.objects import AnyObject, Resources
 from picker.resources.services import Service
+from picker.sources.active_ports import ActivePorts
 from picker.sources.inventory import Inventory, ModelServer
 
 GROUP = "inference.networking.k8s.io"
@@ -142,6 +143,15 @@ def test_each_target_port_is_an_endpoint() -> None:
     endpoints.update(inventory([pool(ports=(8000, 8001))], A))
     assert addresses(endpoints) == ["10.0.0.1:8000", "10.0.0.1:8001"]
     assert [item.server for item in endpoints] == ["a", "a"]
+
+
+@pytest.mark.parametrize(("active", "found"), [(None, [8000, 8001]), ({8001, 9000}, [8001]), (set[int](), list[int]())])
+def test_only_active_ports_are_endpoints(active: set[int] | None, found: list[int]) -> None:
+    endpoints = Datastore()
+    ports = ActivePorts(frozenset(active) if active is not None else None)
+    endpoints.update(inventory([pool(ports=[8000, 8001])], replace(A, active_ports=ports)))
+    assert addresses(endpoints) == [f"10.0.0.1:{port}" for port in found]
+    assert endpoints.addresses(str(QWEN)) == tuple(addresses(endpoints))
 
 
 def test_a_servers_own_port_is_used() -> None:

@@ -117,7 +117,10 @@ def _pool_keys(pool: InferencePool, servers: Iterable[ModelServer]) -> Mapping[_
     by_address: dict[str, tuple[_EndpointKey, Mapping[str, str]]] = {}
     selected = list(_selected(servers, pool.name.namespace, pool.selector))
     for server in [server for server in selected if not server.terminating] or selected:
+        active = server.active_ports.ports
         for port in pool.target_ports:
+            if active is not None and port not in active:
+                continue
             address = join_address(server.address, server.port if own_port and server.port is not None else port)
             by_address.setdefault(address, (_EndpointKey(address, server.namespace, server.name), server.labels))
     return dict(by_address.values())

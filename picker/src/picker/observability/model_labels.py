@@ -6,7 +6,7 @@ MOST_UNDECLARED = 100
 """Models without an object that have their own labels. Clients choose these names. Judgement."""
 
 UNDECLARED_BYTES = 24 << 10
-"""Of lines for those models, one line each: 100 names of 59 bytes, in both labels. They add at most 7 MiB to a page.
+"""Of lines for those models, one line each: 100 names of 59 bytes, in both labels. They add at most 8 MiB to a page.
 Judgement."""
 
 DECLARED_BYTES = 64 << 10

@@ -21,6 +21,7 @@ from picker.resources.parse import KINDS, typed
 from picker.resources.pool_annotations import keep_settings, strategy_in_force
 from picker.resources.problems import field_path, sentence
 from picker.resources.wire import Object
+from picker.sources.active_ports import ANNOTATIONS, active_ports
 from picker.sources.diff import changes
 from picker.sources.informer import LIST_S, Informer, Json, Resource, resource
 from picker.sources.inventory import Inventory, ModelServer
@@ -210,8 +211,9 @@ def _keep_config_map(reader: ObjectReader, object_: Json, before: AnyObject | No
     return reader.keep({**object_, "apiVersion": "v1", "kind": "ConfigMap"}, before)
 
 
-def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer | None:
+def ready_server(pod: Json, before: ModelServer | None = None) -> ModelServer | None:
     """The pod as a model server. None for a pod that must get no requests: not ready, or without an address.
+    Logs an invalid annotation that `before` did not have.
 
     The kubelet probes the readiness of a terminating pod until its container stops."""
     metadata, status = pod["metadata"], cast(Json, pod.get("status") or {})
@@ -222,8 +224,14 @@ def ready_server(pod: Json, _before: ModelServer | None = None) -> ModelServer |
     if not any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions):
         return None
     labels = cast(Mapping[str, str], metadata.get("labels") or {})
+    ports = active_ports(cast(Mapping[str, object], metadata.get("annotations") or {}))
+    if ports.ignored is not None and (before is None or before.active_ports != ports):
+        title = f"Pod {metadata['namespace']}/{metadata['name']}"
+        problem = f"{title}: annotation {ANNOTATIONS[0]}: found {ports.ignored!r}; allowed are port numbers with commas"
+        kept = "all target ports" if ports.ports is None else f"{sorted(ports.ports)}"
+        log.error("source.invalid", problem=problem, kept=kept)
     terminating = "deletionTimestamp" in metadata
-    return ModelServer(metadata["name"], metadata["namespace"], address, None, labels, terminating)
+    return ModelServer(metadata["name"], metadata["namespace"], address, None, labels, terminating, ports)
 
 
 def _group_and_version(api_version: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from picker.resources.inference import InferencePool
 from picker.resources.objects import Resources
+from picker.sources.active_ports import ALL_PORTS, ActivePorts
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class ModelServer:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     terminating: bool = False
     """Whether it is asked to stop and still serves. It gets requests only in place of no server at all."""
+    active_ports: ActivePorts = ALL_PORTS
+    """Those of a pool's target ports at which it serves requests."""
 
 
 @dataclass(frozen=True, slots=True)
