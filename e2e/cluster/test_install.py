@@ -48,6 +48,7 @@ def test_the_pool_has_a_readable_status(release: Release) -> None:
         return [line.split() for line in shown.splitlines()]
 
     header, _ = table()
-    assert header == ["NAME", "PORT", "PICKER", "STRATEGY", "ACCEPTED", "RESOLVED", "AGE"]
+    assert header == ["NAME", "PORT", "PICKER", "STRATEGY", "SETTINGS", "ACCEPTED", "RESOLVED", "AGE"]
+    # A pool without settings of its own has none in its row.
     expected = ["vllm-qwen-pool", "8000", "inference-gateway-ext-proc", "DEFAULT", "True", "True"]
     until(lambda: table()[1][:6] == expected, f"the row begins with {expected}")
