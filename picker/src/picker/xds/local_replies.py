@@ -3,6 +3,7 @@
 Envoy answers some requests without a server: rule timeouts, rate limits, authentication. Its bodies are plain text,
 which clients of OpenAI's API cannot read. Other routes keep them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -83,26 +84,29 @@ def _is_own(mapper: hcm_pb2.ResponseMapper) -> bool:
     return cel_pb2.ExpressionFilter.FromString(extension.typed_config.value).expression.startswith(_TO_POOL)
 
 
-def _mapper(reply: _Reply) -> hcm_pb2.ResponseMapper:
-    expression = cel_pb2.ExpressionFilter(expression=f"{_TO_POOL} && {reply.codes} && {_PLAIN}")
-    body = {
-        "error": {
-            "message": f"{reply.message} (%RESPONSE_CODE_DETAILS%).",
-            "type": reply.error_type,
-            "param": None,
-            "code": reply.reason,
-        }
-    }
-    header = base_pb2.HeaderValue(key=REASON_HEADER, value=reply.reason)
+def error_mapper(
+    condition: str, error_type: str, reason: str, message: str, headers: Iterable[base_pb2.HeaderValueOption]
+) -> hcm_pb2.ResponseMapper:
+    """Returns a mapper of the responses for which the CEL expression `condition` is true, to an error in OpenAI's
+    format. `message` may contain Envoy's command operators."""
+    expression = cel_pb2.ExpressionFilter(expression=condition)
+    body = {"error": {"message": message, "type": error_type, "param": None, "code": reason}}
     return hcm_pb2.ResponseMapper(
         filter=accesslog_pb2.AccessLogFilter(
             extension_filter=accesslog_pb2.ExtensionFilter(name=CEL_FILTER, typed_config=pack_any(expression))
         ),
-        headers_to_add=[base_pb2.HeaderValueOption(header=header)],
+        headers_to_add=headers,
         body_format_override=substitution_format_string_pb2.SubstitutionFormatString(
             json_format=ParseDict(body, Struct()), content_type="application/json"
         ),
     )
+
+
+def _mapper(reply: _Reply) -> hcm_pb2.ResponseMapper:
+    condition = f"{_TO_POOL} && {reply.codes} && {_PLAIN}"
+    message = f"{reply.message} (%RESPONSE_CODE_DETAILS%)."
+    header = base_pb2.HeaderValue(key=REASON_HEADER, value=reply.reason)
+    return error_mapper(condition, reply.error_type, reply.reason, message, [base_pb2.HeaderValueOption(header=header)])
 
 
 _MAPPERS = tuple(map(_mapper, _REPLIES))

@@ -4,14 +4,13 @@ Without them the body is empty, or `no healthy upstream`."""
 
 from collections.abc import Iterable, Iterator
 
-from envoy.config.accesslog.v3 import accesslog_pb2
-from envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
-from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
 from picker.extproc.error_response import REASON_HEADER, RETRY_AFTER_S
+from picker.rejection import ERROR_TYPES
 from picker.xds.clusters import POOL_CLUSTER_PREFIX
-from picker.xds.protobuf import pack_any
+from picker.xds.local_replies import error_mapper
 
 _Option = base_pb2.HeaderValueOption
 
@@ -45,22 +44,11 @@ def with_picker_failures(
 
 def _mappers() -> Iterator[hcm_pb2.ResponseMapper]:
     for reason, condition, message in _REPLIES:
-        error = {"message": message, "type": "service_unavailable_error", "param": None, "code": reason}
-        body = substitution_format_string_pb2.SubstitutionFormatString(content_type="application/json")
-        body.json_format.update({"error": error})
         headers = {REASON_HEADER: reason, "retry-after": str(RETRY_AFTER_S)}
-        yield hcm_pb2.ResponseMapper(
-            filter=accesslog_pb2.AccessLogFilter(
-                extension_filter=accesslog_pb2.ExtensionFilter(
-                    name="envoy.access_loggers.extension_filters.cel",
-                    typed_config=pack_any(cel_pb2.ExpressionFilter(expression=condition)),
-                )
-            ),
-            body_format_override=body,
-            headers_to_add=[
-                _Option(
-                    header=base_pb2.HeaderValue(key=name, value=value), append_action=_Option.OVERWRITE_IF_EXISTS_OR_ADD
-                )
-                for name, value in headers.items()
-            ],
-        )
+        options = [
+            _Option(
+                header=base_pb2.HeaderValue(key=name, value=value), append_action=_Option.OVERWRITE_IF_EXISTS_OR_ADD
+            )
+            for name, value in headers.items()
+        ]
+        yield error_mapper(condition, ERROR_TYPES[503], reason, message, options)
