@@ -122,11 +122,11 @@ def schedule(
     predicted_s = 0.0 if queues else predicted_first_token_s(best, running, uncached)
     sequences = request.sequences
     # As if nothing were cached. A prediction that depends on the cache would disclose the prompts of other clients.
-    predicted_ttft_s = (
-        slowness * predicted_first_token_s(best, running, request.prompt_tokens)
-        if slowness is not None and predicted_s
-        else None
-    )
+    predicted_ttft_s = None
+    if slowness is not None and predicted_s:
+        is_uncached = uncached == request.prompt_tokens
+        first_token_s = predicted_s if is_uncached else predicted_first_token_s(best, running, request.prompt_tokens)
+        predicted_ttft_s = slowness * first_token_s
     in_flight = InFlightRequest(
         best,
         Prompt(uncached, predicted_s, now_s, sequences),
