@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pytest
 from fleet import endpoint, request, scheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +82,18 @@ def test_an_old_queue_depth_has_little_weight() -> None:
     free = endpoint(2, requests=24, running=24, in_flight_at_scrape=24)
     assert first(scheduler().schedule(request(), [queueing, free], 0)) is free
     assert first(scheduler().schedule(request(), [queueing, free], 30.0)) is queueing
+
+
+@pytest.mark.parametrize(("running", "takes_more"), [(60, True), (250, False)])
+def test_a_fast_server_gets_requests_until_its_steps_are_as_long(running: int, takes_more: bool) -> None:
+    """Three times as fast, it decodes 60 sequences sooner than the other decodes 20, and 250 later."""
+    slow = endpoint(1, requests=20, running=20, in_flight_at_scrape=20)
+    fast = endpoint(2, requests=running, running=running, in_flight_at_scrape=running)
+    for _ in range(200):
+        slow.speed.learn(0.4, 0.6, 0.0)
+        fast.speed.learn(0.4, 0.2, 0.0)
+    chosen = first(scheduler().schedule(request(), [slow, fast], 0))
+    assert chosen is (fast if takes_more else slow)
 
 
 def test_the_larger_cache_gets_more_requests() -> None:

@@ -25,19 +25,18 @@ class CostWeights:
 
     "Measured" refers to the simulator's scenarios on A10 and L20 (docs/results.md, docs/scheduling.md)."""
 
-    shared_steps: float = 40.0
-    """Steps in which the request and each running sequence delay each other by a sequence's time. Measured. Fewer than
-    it runs: the delay of a running sequence counts less than that of one that has no token yet."""
+    steps: float = 80.0
+    """Steps after the first token whose time counts: that of the step itself, and half that of each sequence that runs
+    there, which on the mean has half of its tokens left. Measured: with 40 a server of half the speed gets too many
+    requests; with a whole sequence's time a cached prefix attracts too little."""
     interruption: float = 0.1
-    """Share of its prefill by which the request delays each running sequence, for the same reason. Measured."""
+    """Share of its prefill by which the request delays each running sequence. Measured. Less than the whole: the delay
+    of a running sequence counts less than that of one that has no token yet."""
     kv_room: float = 6.0
     """Cost of the KV cache blocks of the request, for each running sequence, where those there will fill the cache: a
     multiple of the prefill of as many tokens. In proportion below that. Measured: 8 and 16 are worse."""
     queue: float = 10.0
     """Cost of a prefill for each request that waits on the server, as a multiple of it. Measured: 5 is worse."""
-    slowness_power: float = 2.5
-    """Exponent of the server's slowness: it also serves its later tokens slowly, so requests stay longer. Measured:
-    with 2 a server of half the speed gets too many requests, with 3 one of twice the speed."""
     error_rate: float = 10.0
     """Cost of a server whose every response is an error, as a multiple. Judgement: it ends requests at once and looks
     idle."""
@@ -63,8 +62,12 @@ UNKNOWN_SEQUENCE_TOKENS = 1500.0
 class EndpointTerms(NamedTuple):
     """The parts of an endpoint's cost that do not depend on the request. Times are in seconds at the pool's speed."""
 
-    factor: float
-    """Pressure times slowness to the power of `slowness_power`."""
+    slowness: float
+    """Relative to the fleet."""
+    pressure: float
+    """Factor of all but `steps_s`."""
+    steps_s: float
+    """Of later steps, without the sequences that run there."""
     first_step_s: float
     """Ahead of any first token there."""
     per_token_s: float
@@ -82,10 +85,10 @@ class EndpointTerms(NamedTuple):
 
 
 class PredictedCost:
-    """An endpoint's cost is the time to first token that the request would see there, plus the delay that it causes to
-    the others there, times how unhealthy the endpoint is.
+    """An endpoint's cost is the time that the request would take there for its first tokens, plus the delay that it
+    causes to the others there, times how unhealthy the endpoint is.
 
-        cost = health x (wait + prefill + running x delay + queue delay + adapter)
+        cost = health x (steps + pressure x (wait + prefill + running x delay + queue delay + adapter))
 
     Times are those of the pool's own step model (`terms.step_time`). Cached tokens of the prompt cost nothing, so a
     cached prefix attracts by as much as it saves."""
@@ -129,20 +132,22 @@ class PredictedCost:
         # Unpacked rather than read by name: this loop takes most of the time of a decision.
         for endpoint, uncached, count in zip(endpoints, uncached_tokens, requests_at(endpoints), strict=True):
             (
-                factor, first_step_s, per_token_s, shared_s, prefill_share, queue, next_step_tokens, queued_share,
+                slowness, pressed, steps_s, first_step_s, per_token_s, shared_s, prefill_share, queue, next_step,
+                queued_share,
             ) = terms_of(endpoint) or self._compute_terms(endpoint, now_s)  # fmt: skip
             prefill_s = per_token_s * uncached
             pending_s = per_token_s * (endpoint.in_flight.prefill_tokens + endpoint.foreign_prefill_tokens)
             wait_s = first_step_s + pending_s
             delay_s = count * (shared_s + prefill_share * prefill_s)
-            if queue and (queued := (queue + 1) * uncached) > next_step_tokens:
-                delay_s += queued_share * per_token_s * (queued - next_step_tokens)
-            costs.append((wait_s + prefill_s + delay_s) * factor * (1.0 + error_weight * endpoint.failing))
+            if queue and (queued := (queue + 1) * uncached) > next_step:
+                delay_s += queued_share * per_token_s * (queued - next_step)
+            seconds = steps_s + pressed * (wait_s + prefill_s + delay_s)
+            costs.append(seconds * slowness * (1.0 + error_weight * endpoint.failing))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
         return [
-            cost + adapter * (terms := self._terms[endpoint]).per_token_s * terms.factor
+            cost + adapter * (terms := self._terms[endpoint]).per_token_s * terms.slowness * terms.pressure
             for cost, adapter, endpoint in zip(costs, adapters, endpoints, strict=True)
         ]
 
@@ -152,10 +157,10 @@ class PredictedCost:
         if metrics is not None and missing:
             metrics = demand.with_missing(metrics, missing, requests_there(endpoint))
         # A queue of no more tokens, the prompt included, waits for no other request if the KV cache has room for it.
-        factor, room, queue, next_step, queued_share = 1.0, 0.0, 0, MAX_NUM_BATCHED_TOKENS, 0.0
+        pressed, room, queue, next_step, queued_share = 1.0, 0.0, 0, MAX_NUM_BATCHED_TOKENS, 0.0
         if metrics is not None:
             usage = demand.usage(metrics, requests_there(endpoint))
-            factor = pressure(usage, metrics.queue_depth, metrics.running)
+            pressed = pressure(usage, metrics.queue_depth, metrics.running)
             if metrics.cache_tokens:
                 room = weights.kv_room * demand.tokens / metrics.cache_tokens
                 next_step = min(next_step, (1.0 - metrics.kv_cache_usage) * metrics.cache_tokens)
@@ -163,19 +168,21 @@ class PredictedCost:
                 room = weights.kv_room * metrics.kv_cache_usage / max(1, metrics.running)
             queue = metrics.queue_depth
             queued_share = weights.queue / (1.0 + max(0.0, now_s - metrics.scraped_at_s) / QUEUE_HALF_AGE_S)
+        slowness = 1.0
         if self._fleet_slowness is not None:
             slowness = endpoint.speed.slowdown_vs(self._fleet_slowness, now_s)
             if missing and slowness < 1.0:
                 # A server that reports too little load may report too short times as well.
                 slowness = 1.0
-            factor *= slowness**weights.slowness_power
         step = self._step_time.time
         per_sequence_s = step.per_sequence_s + step.per_context_token_s * (demand.tokens or UNKNOWN_SEQUENCE_TOKENS)
         terms = self._terms[endpoint] = EndpointTerms(
-            factor=factor,
+            slowness=slowness,
+            pressure=pressed,
+            steps_s=weights.steps * step.base_s,
             first_step_s=FIRST_TOKEN_STEPS * step.base_s,
             per_token_s=step.per_prompt_token_s,
-            shared_s=weights.shared_steps * per_sequence_s + room * step.per_prompt_token_s * demand.answer_tokens,
+            shared_s=0.5 * weights.steps * per_sequence_s + room * step.per_prompt_token_s * demand.answer_tokens,
             prefill_share=weights.interruption + room,
             queue=queue,
             next_step_tokens=next_step,
