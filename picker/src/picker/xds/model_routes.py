@@ -171,12 +171,13 @@ def _reading_route(models: HostModels, filters: Mapping[str, Any], max_body_byte
     match = _Match(
         prefix="/",
         headers=[
+            # Envoy checks them in order. First those that fail when the route is selected again. "upgrade": the body of
+            # an upgraded connection does not end.
+            *(_Matcher(name=name, present_match=True, invert_match=True) for name in (*_READ, "upgrade")),
             _Matcher(
                 name="content-type",
                 string_match=string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=_READ_CONTENT_TYPES)),
             ),
-            # The body of an upgraded connection does not end.
-            *(_Matcher(name=name, present_match=True, invert_match=True) for name in ("upgrade", *_READ)),
         ],
     )
     route = _Route(
