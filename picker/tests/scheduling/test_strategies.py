@@ -96,6 +96,13 @@ def test_a_fast_server_gets_requests_until_its_steps_are_as_long(running: int, t
     assert chosen is (fast if takes_more else slow)
 
 
+def test_few_errors_weigh_no_more_than_few_requests() -> None:
+    """A server that has recovered is used again before its errors are forgotten."""
+    recovered, busy = endpoint(1), endpoint(2, requests=20, running=20, in_flight_at_scrape=20)
+    recovered.failing = 0.05
+    assert first(scheduler().schedule(request(), [recovered, busy], 0)) is recovered
+
+
 def test_the_larger_cache_gets_more_requests() -> None:
     """Each of them fills a smaller share of it."""
     small = endpoint(1, requests=9, running=9, kv=0.24, kv_blocks=5_800, in_flight_at_scrape=9)

@@ -88,7 +88,7 @@ class PredictedCost:
     """An endpoint's cost is the time that the request would take there for its first tokens, plus the delay that it
     causes to the others there, times how unhealthy the endpoint is.
 
-        cost = health x (steps + pressure x (wait + prefill + running x delay + queue delay + adapter))
+        cost = slowness x (steps + health x (wait + prefill + running x delay + queue delay + adapter))
 
     Times are those of the pool's own step model (`terms.step_time`). Cached tokens of the prompt cost nothing, so a
     cached prefix attracts by as much as it saves."""
@@ -141,8 +141,9 @@ class PredictedCost:
             delay_s = count * (shared_s + prefill_share * prefill_s)
             if queue and (queued := (queue + 1) * uncached) > next_step:
                 delay_s += queued_share * per_token_s * (queued - next_step)
-            seconds = steps_s + pressed * (wait_s + prefill_s + delay_s)
-            costs.append(seconds * slowness * (1.0 + error_weight * endpoint.failing))
+            # Errors do not multiply the later steps: a server that has recovered would wait until they are forgotten.
+            unhealthy = pressed * (1.0 + error_weight * endpoint.failing)
+            costs.append(slowness * (steps_s + unhealthy * (wait_s + prefill_s + delay_s)))
         adapters = self._lora.tokens(request.model, endpoints)
         if adapters is None:
             return costs
